@@ -1,0 +1,76 @@
+"""State: JetStream key-value buckets, each with one writer role (a runner hands over to its supervisor)."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from schemas.devices import Device
+from schemas.downloads import Download
+from schemas.instances import Instance, Node
+from schemas.models import ModelSpec
+from schemas.roles import Role
+
+V = TypeVar("V")
+
+_WATCHERS = (Role.GATEWAY, Role.OPERATOR)
+
+
+class Bucket(Generic[V]):
+    """One bucket. `expires`: values are put with a time to live, so the death of a writer shows."""
+
+    def __init__(
+        self,
+        name: str,
+        value: type[V],
+        *,
+        writers: Iterable[Role],
+        readers: Iterable[Role],
+        expires: bool = False,
+    ) -> None:
+        self.name = name
+        self.value = value
+        self.writers = frozenset(writers)
+        self.readers = frozenset(readers) | self.writers
+        self.expires = expires
+
+    @property
+    def stream(self) -> str:
+        """The stream that NATS keeps it in."""
+        return f"KV_{self.name}"
+
+    def subject(self, key: str) -> str:
+        return f"$KV.{self.name}.{key}"
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[V]:
+        return msgspec.json.Decoder(self.value)
+
+    def encode(self, value: V) -> bytes:
+        return msgspec.json.encode(value)
+
+    def decode(self, data: bytes) -> V:
+        return self._decoder.decode(data)
+
+
+MODELS = Bucket(
+    "models",
+    ModelSpec,
+    writers=[Role.SUPERVISOR],
+    readers=[*_WATCHERS, Role.DOWNLOADER, Role.RUNNER, Role.MONITOR],
+)
+INSTANCES = Bucket(
+    "instances",
+    Instance,
+    writers=[Role.RUNNER, Role.SUPERVISOR],
+    readers=[*_WATCHERS, Role.MONITOR],
+    expires=True,
+)
+NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+DEVICES = Bucket(
+    "devices", Device, writers=[Role.MONITOR], readers=[*_WATCHERS, Role.SUPERVISOR], expires=True
+)
+DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+
+ALL: tuple[Bucket[Any], ...] = (MODELS, INSTANCES, NODES, DEVICES, DOWNLOADS)

@@ -1,0 +1,142 @@
+"""Running engines and the node that owns them."""
+
+from enum import StrEnum
+
+from schemas.record import Record
+
+
+class InstanceState(StrEnum):
+    """Where an instance is in its life; only `NEXT_STATES` are legal steps."""
+
+    STARTING = "starting"
+    """Decided; its runner is being started."""
+    LOADING = "loading"
+    """The engine process runs and reads the model."""
+    PROBING = "probing"
+    """The engine says it is healthy; one real request proves it."""
+    READY = "ready"
+    """It pulls work."""
+    DRAINING = "draining"
+    """It takes no new work and finishes what it has."""
+    STOPPING = "stopping"
+    """The engine is being ended."""
+    STOPPED = "stopped"
+    """Gone as asked; memory is given back."""
+    FAILED = "failed"
+    """Gone otherwise; `error` says why."""
+
+
+_S = InstanceState
+NEXT_STATES: dict[InstanceState, frozenset[InstanceState]] = {
+    _S.STARTING: frozenset({_S.LOADING, _S.STOPPING, _S.STOPPED, _S.FAILED}),
+    _S.LOADING: frozenset({_S.PROBING, _S.STOPPING, _S.FAILED}),
+    _S.PROBING: frozenset({_S.READY, _S.STOPPING, _S.FAILED}),
+    _S.READY: frozenset({_S.DRAINING, _S.FAILED}),
+    _S.DRAINING: frozenset({_S.STOPPING, _S.FAILED}),
+    _S.STOPPING: frozenset({_S.STOPPED, _S.FAILED}),
+    _S.STOPPED: frozenset(),
+    _S.FAILED: frozenset(),
+}
+LIVE = frozenset(state for state, following in NEXT_STATES.items() if following)
+COMING = frozenset({_S.STARTING, _S.LOADING, _S.PROBING})
+
+
+class Reason(StrEnum):
+    """Why an instance is in its state."""
+
+    REQUESTED = "requested"
+    """Somebody asked for it: a person, a script or a waiting request."""
+    CRASHED = "crashed"
+    """A process ended by itself or was killed."""
+    UNHEALTHY = "unhealthy"
+    """It ran but did not get ready in its budget, or failed its probe."""
+    DRAINED = "drained"
+    """Its node is being cleared."""
+
+
+class Instance(Record):
+    """One engine process serving one model. Written by its runner while it lives, then by its supervisor."""
+
+    instance: str
+    model: str
+    node: str
+    engine: str
+    revision: int
+    """Revision of the model spec it runs."""
+    state: InstanceState
+    reason: Reason
+    changed_at: float
+    """Unix seconds of the last change of state."""
+    slots: int = 0
+    busy: int = 0
+    """Slots at work now."""
+    pid: int | None = None
+    """The runner's process; with `pid_started_at` no later process of that number is mistaken for it."""
+    pid_started_at: float | None = None
+    engine_pid: int | None = None
+    port: int | None = None
+    """Loopback port of the engine."""
+    load_s: float | None = None
+    """Seconds from start to ready."""
+    error: str | None = None
+    """One sentence and the engine's last lines, when failed."""
+    failures: int = 0
+    """Starts of this model that failed in a row, this one included."""
+    retry_at: float | None = None
+    """Unix seconds before which the scheduler does not try this model again."""
+
+    @property
+    def ever_ready(self) -> bool:
+        return self.load_s is not None
+
+
+class StartInstance(Record):
+    """To a node: run this revision of this model."""
+
+    instance: str
+    model: str
+    revision: int
+    failures: int = 0
+    """Failed starts in a row before this one."""
+
+
+class StopInstance(Record):
+    """To a node: drain and end this instance."""
+
+    instance: str
+    reason: Reason = Reason.REQUESTED
+
+
+class Accepted(Record):
+    """The work was taken; events tell the rest."""
+
+    accepted: bool = True
+
+
+class ClearNode(Record):
+    """To a node: end every instance. `drain_s`: how long running requests may take to finish."""
+
+    drain_s: float = 5.0
+
+
+class NodeCleared(Record):
+    """Every instance of the node is gone."""
+
+    stopped: int
+
+
+class EngineOffer(Record):
+    """An engine as a node sees it; `problem` says why it cannot be used there."""
+
+    engine: str
+    version: str | None = None
+    problem: str | None = None
+
+
+class Node(Record):
+    """One machine that runs instances. Its key lives as long as its supervisor renews it."""
+
+    node: str
+    version: str
+    engines: tuple[EngineOffer, ...] = ()
+    started_at: float

@@ -1,0 +1,95 @@
+"""The registry: what may be served, under which name."""
+
+from enum import StrEnum
+
+from schemas.grammar import check_model_name
+from schemas.record import Record
+
+
+class Mode(StrEnum):
+    """What a model is for; it decides which paths it answers."""
+
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+
+
+class Source(Record):
+    """Where the files came from."""
+
+    repo: str
+    revision: str
+    """The commit, 40 hex digits, never a branch."""
+    quant: str | None = None
+
+
+class ModelSpec(Record):
+    """One record of the registry: everything needed to start the model. `name` is what clients ask for."""
+
+    name: str
+    path: str
+    """The model file, relative to the store (the first shard where there are several)."""
+    aliases: tuple[str, ...] = ()
+    mode: Mode = Mode.CHAT
+    engine: str = "auto"
+    """An engine's name, or `auto`: llama-server where there is one, else the embedded llama.cpp."""
+    mmproj: str | None = None
+    """The vision projector, relative to the store."""
+    source: Source | None = None
+    n_parallel: int = 4
+    """Slots: how many requests one instance answers at a time."""
+    n_ctx: int = 8192
+    """Context in tokens, shared by the slots; the engine caps it at what the model was trained for."""
+    args: tuple[str, ...] = ()
+    """More arguments for the engine, as a list; never passed through a shell."""
+    start_budget_s: float | None = None
+    """How long loading may take; without it, by file size."""
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.aliases):
+            check_model_name(name)
+        if not 1 <= self.n_parallel <= 256:
+            raise ValueError("n_parallel must be between 1 and 256")
+        if not 16 <= self.n_ctx <= 16_777_216:
+            raise ValueError("n_ctx must be between 16 and 16777216 tokens")
+
+
+class ModelRef(Record):
+    """Which model, by name or alias."""
+
+    model: str
+
+
+class ModelStored(Record):
+    """The registry took the spec; `revision` is what compare-and-set refers to."""
+
+    name: str
+    revision: int
+
+
+class ModelChanged(Record):
+    """A spec was put into the registry."""
+
+    spec: ModelSpec
+    revision: int
+
+
+class ModelStarting(Record):
+    """The start was accepted, or the model is there already; events tell the rest."""
+
+    model: str
+    instance: str
+    state: str
+
+
+class ModelStopping(Record):
+    """These instances are on their way down."""
+
+    model: str
+    instances: tuple[str, ...]
+
+
+def find_model(name: str, specs: dict[str, ModelSpec]) -> ModelSpec | None:
+    """The spec that `name` stands for among `specs` (by model key): its own name first, then an alias."""
+    by_name = {spec.name: spec for spec in specs.values()}
+    return by_name.get(name) or next((spec for spec in specs.values() if name in spec.aliases), None)

@@ -1,0 +1,86 @@
+"""What each role may publish and subscribe, derived from the declarations and from nothing else."""
+
+from dataclasses import dataclass
+
+from schemas import buckets, streams, subjects
+from schemas.roles import SERVICES, Role, inbox_prefix
+from schemas.subject import Command
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """As the broker's configuration wants them. `responds`: may answer the requests it receives."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    responds: bool
+
+
+def permissions(role: Role) -> Permissions:
+    """Everything `role` may do on the broker."""
+    publish = [*_subjects_published(role), *_state(role), *_streams(role), *_setup(role)]
+    subscribe = [f"{inbox_prefix(role)}.>", *_subjects_subscribed(role)]
+    return Permissions(tuple(dict.fromkeys(publish)), tuple(dict.fromkeys(subscribe)), responds=_serves(role))
+
+
+def _subjects_published(role: Role) -> list[str]:
+    discovery = ["$SRV.>"] if role is Role.OPERATOR else []
+    return [subject.wildcard for subject in subjects.ALL if role in subject.publish] + discovery
+
+
+def _subjects_subscribed(role: Role) -> list[str]:
+    discovery = ["$SRV.>"] if role in SERVICES else []
+    return [subject.wildcard for subject in subjects.ALL if role in subject.subscribe] + discovery
+
+
+def _serves(role: Role) -> bool:
+    """Commands are answered; so is a runner's question whether its answer is still wanted."""
+    return any(isinstance(subject, Command) and subject.server is role for subject in subjects.ALL)
+
+
+def _state(role: Role) -> list[str]:
+    written = [bucket.subject(">") for bucket in buckets.ALL if role in bucket.writers]
+    return written + [
+        rule for bucket in buckets.ALL if role in bucket.readers for rule in _reading(bucket.stream)
+    ]
+
+
+def _streams(role: Role) -> list[str]:
+    rules = [rule for stream in streams.ALL if role in stream.readers for rule in _reading(stream.name)]
+    rules += [rule for stream in streams.ALL if role in stream.workers for rule in _working(stream.name)]
+    if role is Role.GATEWAY:
+        rules.append(f"$JS.API.STREAM.MSG.DELETE.{streams.INFER.name}")
+    if role in (Role.GATEWAY, Role.SUPERVISOR, Role.OPERATOR):
+        rules.append(f"$JS.API.STREAM.INFO.{streams.INFER.name}")
+    return rules
+
+
+def _reading(stream: str) -> list[str]:
+    return [
+        f"$JS.API.STREAM.INFO.{stream}",
+        f"$JS.API.STREAM.MSG.GET.{stream}",
+        f"$JS.API.DIRECT.GET.{stream}",
+        f"$JS.API.DIRECT.GET.{stream}.>",
+        f"$JS.API.CONSUMER.CREATE.{stream}",
+        f"$JS.API.CONSUMER.CREATE.{stream}.>",
+        f"$JS.API.CONSUMER.INFO.{stream}.*",
+        f"$JS.API.CONSUMER.DELETE.{stream}.*",
+        f"$JS.FC.{stream}.>",
+    ]
+
+
+def _working(stream: str) -> list[str]:
+    return [
+        f"$JS.API.CONSUMER.CREATE.{stream}.>",
+        f"$JS.API.CONSUMER.INFO.{stream}.*",
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*",
+        f"$JS.ACK.{stream}.>",
+    ]
+
+
+def _setup(role: Role) -> list[str]:
+    """The four services create what is missing; nobody may change or delete a stream."""
+    if role not in SERVICES:
+        return []
+    names = [stream.name for stream in streams.ALL] + [bucket.stream for bucket in buckets.ALL]
+    return ["$JS.API.INFO", *(f"$JS.API.STREAM.CREATE.{name}" for name in names)]

@@ -1,0 +1,24 @@
+"""Who logs in to the broker."""
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """One login each, with its own nkey; what it may do follows from the contract."""
+
+    GATEWAY = "gateway"
+    DOWNLOADER = "downloader"
+    SUPERVISOR = "supervisor"
+    RUNNER = "runner"
+    MONITOR = "monitor"
+    OPERATOR = "operator"
+    """A person or a script: the `yard` command, `modelyard.Client`, the nats CLI."""
+
+
+SERVICES = (Role.GATEWAY, Role.DOWNLOADER, Role.SUPERVISOR, Role.MONITOR)
+EVERYONE = frozenset(Role)
+
+
+def inbox_prefix(role: Role) -> str:
+    """Where replies to this role arrive. The operator keeps NATS' own default, so any client works."""
+    return "_INBOX" if role is Role.OPERATOR else f"_INBOX_{role}"

@@ -1,0 +1,65 @@
+"""The JetStream streams behind the kinds that are kept. Constants: whoever starts first ensures them."""
+
+from dataclasses import dataclass, field
+
+from schemas.roles import Role
+from schemas.subject import Kind
+
+_MIB = 1024 * 1024
+_HOUR_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream. `readers` may replay it whole; `workers` pull from it and acknowledge."""
+
+    name: str
+    kind: Kind
+    max_age_s: float
+    max_bytes: int
+    work_queue: bool = False
+    max_msgs_per_subject: int = -1
+    """In a work queue: how many may wait on one subject before the next is refused."""
+    duplicate_window_s: float = 120.0
+    readers: frozenset[Role] = field(default_factory=frozenset)
+    workers: frozenset[Role] = field(default_factory=frozenset)
+
+    @property
+    def subject(self) -> str:
+        return f"yard.{self.kind}.>"
+
+
+EVENTS = Stream(
+    "EVENTS",
+    Kind.EVENT,
+    max_age_s=7 * 24 * _HOUR_S,
+    max_bytes=256 * _MIB,
+    readers=frozenset({Role.GATEWAY, Role.MONITOR, Role.OPERATOR}),
+    workers=frozenset({Role.MONITOR}),
+)
+METRICS = Stream(
+    "METRICS",
+    Kind.METRIC,
+    max_age_s=24 * _HOUR_S,
+    max_bytes=128 * _MIB,
+    readers=frozenset({Role.GATEWAY, Role.OPERATOR}),
+)
+LOGS = Stream(
+    "LOGS",
+    Kind.LOG,
+    max_age_s=7 * 24 * _HOUR_S,
+    max_bytes=256 * _MIB,
+    readers=frozenset({Role.GATEWAY, Role.OPERATOR}),
+)
+INFER = Stream(
+    "INFER",
+    Kind.INFER,
+    max_age_s=24 * _HOUR_S,
+    max_bytes=1024 * _MIB,
+    work_queue=True,
+    max_msgs_per_subject=512,
+    workers=frozenset({Role.RUNNER}),
+)
+
+ALL = (EVENTS, METRICS, LOGS, INFER)
+BY_KIND = {stream.kind: stream for stream in ALL}

@@ -1,0 +1,135 @@
+"""What a subject is: a template, a payload type, a kind, and who may publish and subscribe."""
+
+import re
+from collections.abc import Iterable
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from schemas.grammar import check_token
+from schemas.roles import Role
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+class Kind(StrEnum):
+    """How a message is delivered; the second token of its subject says so."""
+
+    COMMAND = "command"
+    """Request and reply, a NATS micro service."""
+    EVENT = "event"
+    """A fact in the past tense, kept in the EVENTS stream, with CloudEvents headers."""
+    PROGRESS = "progress"
+    """Core NATS, lossy, at most every 500 ms a subject; an error or an end goes at once."""
+    METRIC = "metric"
+    """A sample, kept for a day in the METRICS stream."""
+    LOG = "log"
+    """Lines of a process in batches, kept in the LOGS stream."""
+    INFER = "infer"
+    """An inference request in the INFER work queue."""
+    CANCEL = "cancel"
+    """Core NATS: give this request up."""
+    REPLY = "reply"
+    """Core NATS: the numbered frames of one answer on their way to the gateway that asked."""
+
+
+class Subject(Generic[T]):
+    """One subject of the contract. Build with `subject(id=...)`, match with `wildcard`, read with `parse`."""
+
+    def __init__(
+        self,
+        template: str,
+        payload: type[T],
+        *,
+        publish: Iterable[Role],
+        subscribe: Iterable[Role],
+        summary: str,
+    ) -> None:
+        self.template = template
+        self.payload = payload
+        self.publish = frozenset(publish)
+        self.subscribe = frozenset(subscribe)
+        self.summary = summary
+        self.tokens = tuple(_PLACEHOLDER.findall(template))
+        self.kind = Kind(template.split(".")[1])
+        self.wildcard = _PLACEHOLDER.sub("*", template)
+        self._pattern = re.compile(_PLACEHOLDER.sub(r"(?P<\1>[^.]+)", template.replace(".", r"\.")))
+
+    def __call__(self, **tokens: str) -> str:
+        """The subject with these tokens. ValueError if one is missing, unknown or not a token."""
+        if set(tokens) != set(self.tokens):
+            raise ValueError(f"{self.template} takes {self.tokens}, not {tuple(tokens)}")
+        return self.template.format_map({name: check_token(token) for name, token in tokens.items()})
+
+    def matching(self, **tokens: str) -> str:
+        """The wildcard narrowed by some of the tokens, for a subscription."""
+        return self.template.format_map(
+            {name: check_token(tokens[name]) if name in tokens else "*" for name in self.tokens}
+        )
+
+    def parse(self, subject: str) -> dict[str, str]:
+        """The tokens of a received subject; ValueError if it is another one."""
+        match = self._pattern.fullmatch(subject)
+        if match is None:
+            raise ValueError(f"{subject} is not {self.template}")
+        return match.groupdict()
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[T]:
+        return msgspec.json.Decoder(self.payload)
+
+    def encode(self, payload: T) -> bytes:
+        """Payload to wire: JSON, or the bytes as they are."""
+        return payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
+
+    def decode(self, data: bytes) -> T:
+        """Wire to payload; msgspec.ValidationError says where it differs from the type."""
+        if self.payload is bytes:
+            return data  # type: ignore[return-value]  # T is bytes here
+        return self._decoder.decode(data)
+
+    def event_type(self, subject: str) -> str:
+        """CloudEvents `type` of a message on `subject`: the subject without its ids."""
+        tokens = subject.split(".")
+        return ".".join([*tokens[:3], tokens[-1]])
+
+    def __repr__(self) -> str:
+        return f"<Subject {self.template}>"
+
+
+class Command(Subject[T], Generic[T, R]):
+    """A subject that is answered with an `R`, or with an error in the one shape."""
+
+    def __init__(
+        self,
+        template: str,
+        payload: type[T],
+        reply: type[R],
+        *,
+        callers: Iterable[Role],
+        server: Role,
+        summary: str,
+    ) -> None:
+        super().__init__(template, payload, publish=callers, subscribe=[server], summary=summary)
+        self.reply = reply
+        self.server = server
+
+    @cached_property
+    def _reply_decoder(self) -> msgspec.json.Decoder[R]:
+        return msgspec.json.Decoder(self.reply)
+
+    def encode_reply(self, reply: R) -> bytes:
+        return reply if isinstance(reply, bytes) else msgspec.json.encode(reply)
+
+    def decode_reply(self, data: bytes) -> R:
+        if self.reply is bytes:
+            return data  # type: ignore[return-value]  # R is bytes here
+        return self._reply_decoder.decode(data)
+
+
+AnySubject = Subject[Any]

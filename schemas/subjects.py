@@ -1,0 +1,184 @@
+"""Every subject of the wire. A subject written anywhere else is a mistake."""
+
+from schemas.devices import Device
+from schemas.downloads import Download, DownloadRef, StartDownload
+from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
+from schemas.logs import LogBatch
+from schemas.models import ModelChanged, ModelRef, ModelSpec, ModelStarting, ModelStopping, ModelStored
+from schemas.requests import RequestFinished, RequestQueued, RequestStarted, UsageQuery, UsageReport
+from schemas.roles import Role
+from schemas.subject import AnySubject, Command, Subject
+
+_GATEWAY, _DOWNLOADER, _SUPERVISOR = Role.GATEWAY, Role.DOWNLOADER, Role.SUPERVISOR
+_RUNNER, _MONITOR, _OPERATOR = Role.RUNNER, Role.MONITOR, Role.OPERATOR
+_WATCHERS = (_GATEWAY, _OPERATOR)
+_CALLERS = (_GATEWAY, _OPERATOR)
+
+MODEL_PUT = Command(
+    "yard.command.model.put",
+    ModelSpec,
+    ModelStored,
+    callers=(*_CALLERS, _DOWNLOADER),
+    server=_SUPERVISOR,
+    summary="Put a model into the registry, new or changed.",
+)
+MODEL_START = Command(
+    "yard.command.model.start",
+    ModelRef,
+    ModelStarting,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Start a model, or say that it is there already.",
+)
+MODEL_STOP = Command(
+    "yard.command.model.stop",
+    ModelRef,
+    ModelStopping,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Drain and stop every instance of a model.",
+)
+NODE_START = Command(
+    "yard.command.node.{node}.start",
+    StartInstance,
+    Accepted,
+    callers=(_SUPERVISOR,),
+    server=_SUPERVISOR,
+    summary="The scheduler proposes a start; the node takes it or refuses.",
+)
+NODE_STOP = Command(
+    "yard.command.node.{node}.stop",
+    StopInstance,
+    Accepted,
+    callers=(_SUPERVISOR,),
+    server=_SUPERVISOR,
+    summary="Drain and stop one instance on this node.",
+)
+NODE_CLEAR = Command(
+    "yard.command.node.{node}.clear",
+    ClearNode,
+    NodeCleared,
+    callers=(_OPERATOR,),
+    server=_SUPERVISOR,
+    summary="Stop every instance on this node, and take no start after it; answered when they are gone.",
+)
+DOWNLOAD_START = Command(
+    "yard.command.download.start",
+    StartDownload,
+    Download,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Fetch a model from the hub and register it; a second asker joins a running download.",
+)
+DOWNLOAD_CANCEL = Command(
+    "yard.command.download.cancel",
+    DownloadRef,
+    Download,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="End a download; what is on disk stays for a later one.",
+)
+USAGE_QUERY = Command(
+    "yard.command.usage.query",
+    UsageQuery,
+    UsageReport,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Sum up usage by model.",
+)
+OPENAI_CHAT = Command(
+    "yard.command.openai.chat",
+    bytes,
+    bytes,
+    callers=(_OPERATOR,),
+    server=_GATEWAY,
+    summary="Chat completions over NATS: the same JSON; the answer in several replies, an empty one last.",
+)
+
+MODEL_CHANGED = Subject(
+    "yard.event.model.{model}.put",
+    ModelChanged,
+    publish=(_SUPERVISOR,),
+    subscribe=_WATCHERS,
+    summary="A model was put into the registry.",
+)
+INSTANCE_CHANGED = Subject(
+    "yard.event.instance.{instance}.{state}",
+    Instance,
+    publish=(_SUPERVISOR, _RUNNER),
+    subscribe=_WATCHERS,
+    summary="An instance reached a state.",
+)
+DOWNLOAD_CHANGED = Subject(
+    "yard.event.download.{download}.{state}",
+    Download,
+    publish=(_DOWNLOADER,),
+    subscribe=_WATCHERS,
+    summary="A download reached a state.",
+)
+REQUEST_QUEUED = Subject(
+    "yard.event.request.{request}.queued",
+    RequestQueued,
+    publish=(_GATEWAY,),
+    subscribe=(*_WATCHERS, _SUPERVISOR),
+    summary="An inference request waits for a slot.",
+)
+REQUEST_STARTED = Subject(
+    "yard.event.request.{request}.started",
+    RequestStarted,
+    publish=(_RUNNER,),
+    subscribe=_WATCHERS,
+    summary="A runner took the request.",
+)
+REQUEST_FINISHED = Subject(
+    "yard.event.request.{request}.finished",
+    RequestFinished,
+    publish=(_GATEWAY, _RUNNER),
+    subscribe=(*_WATCHERS, _MONITOR),
+    summary="The request ended; this is its usage record.",
+)
+DOWNLOAD_PROGRESS = Subject(
+    "yard.progress.download.{download}",
+    Download,
+    publish=(_DOWNLOADER,),
+    subscribe=_WATCHERS,
+    summary="How far a download is, at most every 500 ms.",
+)
+DEVICE_METRIC = Subject(
+    "yard.metric.device.{node}.{device}",
+    Device,
+    publish=(_MONITOR,),
+    subscribe=_WATCHERS,
+    summary="One sample of one device, once a second.",
+)
+INSTANCE_LOG = Subject(
+    "yard.log.{node}.{instance}",
+    LogBatch,
+    publish=(_RUNNER,),
+    subscribe=_WATCHERS,
+    summary="What an engine printed.",
+)
+INFER = Subject(
+    "yard.infer.{model}.{lane}",
+    bytes,
+    publish=(_GATEWAY,),
+    subscribe=(),
+    summary="An inference request: the client's body as it came.",
+)
+CANCEL = Subject(
+    "yard.cancel.{request}",
+    bytes,
+    publish=(_GATEWAY, _OPERATOR),
+    subscribe=(_GATEWAY, _RUNNER),
+    summary="Nobody waits for this request any more.",
+)
+ANSWER = Subject(
+    "yard.reply.{gateway}.{request}.{attempt}.{part}",
+    bytes,
+    publish=(_RUNNER,),
+    subscribe=(_GATEWAY,),
+    summary="One frame of an answer: `head`, then 1, 2, …, then `end`.",
+)
+
+ALL: tuple[AnySubject, ...] = tuple(value for value in globals().values() if isinstance(value, Subject))
+COMMANDS: tuple[Command, ...] = tuple(subject for subject in ALL if isinstance(subject, Command))  # type: ignore[type-arg]
