@@ -30,8 +30,8 @@ class Device(Record):
     memory_total_bytes: int
     memory_used_bytes: int
     memory_free_bytes: int
+    sampled_at: float
     utilization_pct: float | None = None
     temperature_c: float | None = None
     power_w: float | None = None
     processes: tuple[DeviceProcess, ...] = ()
-    sampled_at: float

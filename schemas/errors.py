@@ -12,8 +12,8 @@ class ErrorDetail(Record):
 
     message: str
     type: str
-    param: str | None = None
     code: str
+    param: str | None = None
 
 
 class ErrorBody(Record):

@@ -138,5 +138,5 @@ class Node(Record):
 
     node: str
     version: str
-    engines: tuple[EngineOffer, ...] = ()
     started_at: float
+    engines: tuple[EngineOffer, ...] = ()

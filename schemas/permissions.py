@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from schemas import buckets, streams, subjects
 from schemas.roles import SERVICES, Role, inbox_prefix
-from schemas.subject import Command
+from schemas.subject import Command, Kind
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,14 @@ def _subjects_published(role: Role) -> list[str]:
 
 def _subjects_subscribed(role: Role) -> list[str]:
     discovery = ["$SRV.>"] if role in SERVICES else []
-    return [subject.wildcard for subject in subjects.ALL if role in subject.subscribe] + discovery
+    kinds = [f"yard.{kind}.>" for kind in Kind if _may_hear_all(role, kind)]
+    return [subject.wildcard for subject in subjects.ALL if role in subject.subscribe] + kinds + discovery
+
+
+def _may_hear_all(role: Role, kind: Kind) -> bool:
+    """Who may subscribe to every subject of a kind may use one wildcard for it: `yard.event.>`."""
+    of_kind = [subject for subject in subjects.ALL if subject.kind is kind]
+    return kind is not Kind.COMMAND and all(role in subject.subscribe for subject in of_kind)
 
 
 def _serves(role: Role) -> bool:

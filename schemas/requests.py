@@ -30,9 +30,9 @@ class RequestQueued(Record):
     lane: Lane
     path: str
     stream: bool
+    queued_at: float
     key: str | None = None
     """Id of the API key, never the key."""
-    queued_at: float
 
 
 class RequestStarted(Record):
@@ -54,19 +54,19 @@ class RequestFinished(Record):
     lane: Lane
     path: str
     stream: bool
-    key: str | None = None
-    instance: str | None = None
-    node: str | None = None
     outcome: Outcome
     status: int
     """What HTTP said, or would have said; 499 when the client left."""
+    queued_at: float
+    finished_at: float
+    key: str | None = None
+    instance: str | None = None
+    node: str | None = None
     error: ErrorDetail | None = None
     prompt_tokens: int = 0
     """All prompt tokens, those from the cache included."""
     cached_tokens: int = 0
     completion_tokens: int = 0
-    queued_at: float
-    finished_at: float
     queue_ms: float | None = None
     first_token_ms: float | None = None
     """From queued to the first byte of the answer."""

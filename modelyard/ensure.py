@@ -1,0 +1,72 @@
+"""Create the streams and buckets of the contract where they are missing."""
+
+import asyncio
+import time
+
+import nats.errors
+import nats.js.errors
+from nats.js import api
+
+from modelyard.bus import RETRY_PAUSE_S, Bus
+from schemas import buckets, streams
+from schemas.errors import BrokerUnavailable
+
+_MARKER_TTL_S = 1.0
+"""How long a removal marker stays; watchers see an expiry only through it."""
+
+
+async def ensure_all(bus: Bus, *, patience_s: float = 10.0) -> None:
+    """Every stream and bucket, with the configurations of the contract. JetStream may still be waking up."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            await _ensure(bus)
+            return
+        except nats.js.errors.BadRequestError as error:
+            raise BrokerUnavailable(
+                f"The broker keeps a stream that differs from ours: {error.description}."
+            ) from error
+        except (TimeoutError, nats.errors.Error) as error:
+            if time.monotonic() > deadline:
+                raise BrokerUnavailable("JetStream did not come up on the broker.") from error
+        await asyncio.sleep(RETRY_PAUSE_S)
+
+
+async def _ensure(bus: Bus) -> None:
+    await asyncio.gather(
+        *(bus.js.add_stream(_stream_config(stream)) for stream in streams.ALL),
+        *(bus.js.add_stream(_bucket_config(bucket)) for bucket in buckets.ALL),
+    )
+
+
+def _stream_config(stream: streams.Stream) -> api.StreamConfig:
+    queue = stream.work_queue
+    return api.StreamConfig(
+        name=stream.name,
+        subjects=[stream.subject],
+        retention=api.RetentionPolicy.WORK_QUEUE if queue else api.RetentionPolicy.LIMITS,
+        discard=api.DiscardPolicy.NEW if queue else api.DiscardPolicy.OLD,
+        discard_new_per_subject=queue,
+        max_msgs_per_subject=stream.max_msgs_per_subject,
+        max_age=stream.max_age_s,
+        max_bytes=stream.max_bytes,
+        duplicate_window=stream.duplicate_window_s,
+        storage=api.StorageType.FILE,
+        allow_direct=True,
+    )
+
+
+def _bucket_config(bucket: buckets.Bucket[object]) -> api.StreamConfig:
+    """What NATS' own key-value clients expect of a bucket, with per-key expiry where the contract asks it."""
+    return api.StreamConfig(
+        name=bucket.stream,
+        subjects=[bucket.subject(">")],
+        max_msgs_per_subject=1,
+        discard=api.DiscardPolicy.NEW,
+        allow_direct=True,
+        allow_rollup_hdrs=True,
+        deny_delete=True,
+        allow_msg_ttl=True,
+        subject_delete_marker_ttl=_MARKER_TTL_S if bucket.expires else None,
+        storage=api.StorageType.FILE,
+    )

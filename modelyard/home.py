@@ -1,0 +1,73 @@
+"""The folder of one installation: who runs there, and where its broker is."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from modelyard.settings import Settings
+from schemas.record import Record
+
+DEFAULT_NATS_PORT = 4222
+
+
+class RunFile(Record):
+    """What `yard up` tells the other commands of this home."""
+
+    pid: int
+    nats_url: str
+    gateway_url: str
+
+
+class AlreadyRunning(Exception):
+    """Another `yard up` runs from this home."""
+
+
+def run_file(settings: Settings) -> Path:
+    return settings.run / "yard.json"
+
+
+def read_run_file(settings: Settings) -> RunFile | None:
+    """What the running `yard up` wrote; None if there is none."""
+    try:
+        return msgspec.json.decode(run_file(settings).read_bytes(), type=RunFile)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def write_run_file(settings: Settings, content: RunFile) -> None:
+    run_file(settings).write_bytes(msgspec.json.encode(content))
+
+
+def broker_url(settings: Settings) -> str:
+    """YARD_NATS_URL, else what `yard up` wrote down, else the embedded broker's usual place."""
+    if settings.nats_url:
+        return settings.nats_url
+    running = read_run_file(settings)
+    return running.nats_url if running else f"nats://127.0.0.1:{settings.nats_port or DEFAULT_NATS_PORT}"
+
+
+def prepare(settings: Settings) -> None:
+    """Make the folders. Only the owner may look: there are keys and logs inside."""
+    for folder in (settings.home, settings.models, settings.logs, settings.run, settings.credentials):
+        folder.mkdir(parents=True, exist_ok=True)
+    settings.home.chmod(0o700)
+
+
+def lock(settings: Settings) -> IO[str]:
+    """Hold the home for this process as long as the file stays open; AlreadyRunning if it is held."""
+    file = (settings.run / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        raise AlreadyRunning(
+            f"Modelyard runs from {settings.home} already (process {file.read().strip() or 'unknown'}); "
+            "stop it, or set YARD_HOME to another folder."
+        ) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

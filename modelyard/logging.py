@@ -1,0 +1,49 @@
+"""Logs: structlog to standard output, readable on a terminal, JSON elsewhere; other libraries' too."""
+
+import logging
+import sys
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, Processor
+
+Logger = structlog.stdlib.BoundLogger
+
+
+def _to_json(event: EventDict, **_: object) -> str:
+    return msgspec.json.encode(event, enc_hook=str).decode()
+
+
+def configure(level: str) -> None:
+    """Set up logging for this process, once, at its start."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    console = sys.stdout.isatty()
+    render: list[Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+
+
+def get(name: str) -> Logger:
+    """The logger of one module."""
+    logger: Logger = structlog.stdlib.get_logger(name)
+    return logger

@@ -1,0 +1,83 @@
+"""Serving commands as NATS micro services: decode, call the handler, reply or reply with the error."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import nats.micro
+from nats.micro.request import Request
+from nats.micro.service import Service
+
+import modelyard
+from modelyard import logging
+from modelyard.bus import Bus
+from modelyard.tasks import Tasks
+from schemas.errors import InternalError, InvalidJson, YardError
+from schemas.subject import Command
+
+log = logging.get(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+
+CommandHandler = Callable[[T], Awaitable[R]]
+RawHandler = Callable[[Request], Awaitable[None]]
+
+
+class Commands:
+    """The commands that one service answers, discoverable under `$SRV`."""
+
+    def __init__(self, service: Service, tasks: Tasks) -> None:
+        self._service = service
+        self._tasks = tasks
+
+    @classmethod
+    async def start(cls, bus: Bus, tasks: Tasks, description: str) -> "Commands":
+        """Announce the service under its role's name."""
+        service = await nats.micro.add_service(
+            bus.nc, name=str(bus.role), version=modelyard.__version__, description=description
+        )
+        return cls(service, tasks)
+
+    async def add(self, command: Command[T, R], handler: CommandHandler[T, R], **tokens: str) -> None:
+        """Answer `command` with what `handler` returns, or with the error it raises."""
+
+        async def respond(request: Request) -> None:
+            await request.respond(command.encode_reply(await handler(_decode(command, request))))
+
+        await self.add_raw(command, respond, **tokens)
+
+    async def add_raw(self, command: Command[Any, Any], handler: RawHandler, **tokens: str) -> None:
+        """As `add`, for a handler that replies by itself, more than once if it likes."""
+
+        async def on_request(request: Request) -> None:
+            # A task each: nats-py would otherwise keep the next request waiting behind this one.
+            self._tasks.spawn(_guarded(request, handler), f"command {request.subject}")
+
+        name = (
+            command.template.removeprefix("yard.command.").replace("{", "").replace("}", "").replace(".", "-")
+        )
+        await self._service.add_endpoint(name=name, subject=command(**tokens), handler=on_request)
+
+
+async def _guarded(request: Request, handler: RawHandler) -> None:
+    try:
+        await handler(request)
+    except YardError as error:
+        await respond_error(request, error)
+    except Exception:
+        log.exception("command_failed", subject=request.subject)
+        await respond_error(
+            request, InternalError("Something went wrong inside; the log of the service has it.")
+        )
+
+
+async def respond_error(request: Request, error: YardError) -> None:
+    """The one shape of an error, beside the headers that NATS services use for it."""
+    await request.respond_error(error.code, error.message.replace("\n", " "), data=error.encode())
+
+
+def _decode(command: Command[T, R], request: Request) -> T:
+    try:
+        return command.decode(request.data)
+    except msgspec.DecodeError as error:
+        raise InvalidJson(f"This is not what {request.subject} takes: {error}.") from error

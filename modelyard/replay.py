@@ -1,0 +1,63 @@
+"""Reading a kept kind (events, metrics, logs) from the past into the present."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Generic, TypeVar
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.js import api
+
+from modelyard.bus import Bus
+from schemas import streams
+from schemas.subject import Subject
+
+T = TypeVar("T")
+
+
+class Replayed(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """One kept message."""
+
+    subject: str
+    tokens: dict[str, str]
+    payload: T
+    stored_at: float
+
+
+async def replay(
+    bus: Bus, subject: Subject[T], *, since: float | None = None, follow: bool = True, **tokens: str
+) -> AsyncIterator[Replayed[T]]:
+    """Messages of `subject` stored at or after `since` (unix seconds; None: all), oldest first.
+
+    With `follow` it goes on with what comes; without, it ends when everything there is was given.
+    """
+    stream = streams.BY_KIND[subject.kind]
+    sub = await bus.js.subscribe(
+        subject.matching(**tokens), stream=stream.name, ordered_consumer=True, config=_config(since)
+    )
+    try:
+        info = await sub.consumer_info()
+        left = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
+        while follow or left:
+            msg = await sub.next_msg(timeout=None)
+            left -= 1
+            yield _replayed(subject, msg)
+    finally:
+        await sub.unsubscribe()
+
+
+def _config(since: float | None) -> api.ConsumerConfig:
+    if since is None:
+        return api.ConsumerConfig(deliver_policy=api.DeliverPolicy.ALL)
+    return api.ConsumerConfig(
+        deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=datetime.fromtimestamp(since, UTC)
+    )
+
+
+def _replayed(subject: Subject[T], msg: Msg) -> Replayed[T]:
+    return Replayed(
+        subject=msg.subject,
+        tokens=subject.parse(msg.subject),
+        payload=subject.decode(msg.data),
+        stored_at=msg.metadata.timestamp.timestamp(),
+    )

@@ -1,0 +1,75 @@
+"""The life of a service process: settings, logging, login, work until told to stop, a clean end."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from modelyard import logging
+from modelyard.bus import Bus
+from modelyard.ensure import ensure_all
+from modelyard.home import broker_url
+from modelyard.processes import die_with_parent
+from modelyard.settings import Settings, SettingsError, load
+from modelyard.tasks import Tasks
+from schemas.errors import YardError
+from schemas.roles import SERVICES, Role
+
+log = logging.get(__name__)
+
+ServiceMain = Callable[[Bus, Settings, Tasks], Awaitable[None]]
+"""Sets the service up and returns; its tasks run until the process is told to stop."""
+
+
+def run_service(role: Role, main: ServiceMain) -> None:
+    """Run `main` as this process until SIGTERM or SIGINT; end with 1 and one sentence if it cannot start."""
+    die_with_parent(signal.SIGTERM)
+    try:
+        settings = load()
+    except SettingsError as error:
+        sys.exit(f"yard: {error}")
+    logging.configure(settings.log_level)
+    sys.exit(run_loop(_serve(role, main, settings)))
+
+
+def run_loop(work: Coroutine[Any, Any, int]) -> int:
+    """asyncio.run on uvloop where there is one."""
+    if sys.platform == "win32":
+        return asyncio.run(work)
+    import uvloop
+
+    return uvloop.run(work)
+
+
+async def _serve(role: Role, main: ServiceMain, settings: Settings) -> int:
+    stop = stop_signal()
+    try:
+        bus = await Bus.connect(settings, role, url=broker_url(settings))
+        if role in SERVICES:
+            await ensure_all(bus)
+        async with Tasks() as tasks:
+            await main(bus, settings, tasks)
+            log.info("service_ready", service=role)
+            closed = asyncio.ensure_future(bus.closed.wait())
+            await asyncio.wait(
+                {closed, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED
+            )
+    except YardError as error:
+        log.error("service_failed", service=role, error=error.message)  # noqa: TRY400 - a sentence, no traceback
+        return 1
+    if bus.closed.is_set():
+        log.error("connection_closed", service=role)
+        return 1
+    await bus.close()
+    log.info("service_stopped", service=role)
+    return 0
+
+
+def stop_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop

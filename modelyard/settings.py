@@ -1,0 +1,137 @@
+"""Settings: environment variables with the prefix `YARD_`, read once and checked."""
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import platformdirs
+
+from schemas.record import Record
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message is one sentence for the person who set it."""
+
+
+class Settings(Record):
+    """Everything a process of Modelyard is told from outside."""
+
+    home: Path
+    """YARD_HOME: models, broker data, credentials, logs."""
+    host: str = "127.0.0.1"
+    """YARD_HOST: where the gateway listens."""
+    port: int = 8080
+    """YARD_PORT: the gateway's port; 0 takes any free one."""
+    nats_url: str | None = None
+    """YARD_NATS_URL: a broker that is there already; without it `yard up` starts its own."""
+    nats_port: int = 4222
+    """YARD_NATS_PORT: port of the broker that `yard up` starts; 0 takes any free one."""
+    llama_server: Path | None = None
+    """YARD_LLAMA_SERVER: a llama-server to use; else the one on PATH, else the embedded one."""
+    node: str = "local"
+    """YARD_NODE: name of this machine as a subject token; default its host name."""
+    allowed_hosts: tuple[str, ...] = ()
+    """YARD_ALLOWED_HOSTS: more host names, comma separated, under which browsers may reach the gateway."""
+    log_level: str = "info"
+    """YARD_LOG_LEVEL: debug, info, warning or error."""
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def credentials(self) -> Path:
+        return self.home / "keys"
+
+    @property
+    def run(self) -> Path:
+        return self.home / "run"
+
+    def as_environment(self) -> dict[str, str]:
+        """These settings as the variables that a child process reads them from."""
+        values = {
+            "YARD_HOME": str(self.home),
+            "YARD_HOST": self.host,
+            "YARD_PORT": str(self.port),
+            "YARD_NATS_PORT": str(self.nats_port),
+            "YARD_NODE": self.node,
+            "YARD_ALLOWED_HOSTS": ",".join(self.allowed_hosts),
+            "YARD_LOG_LEVEL": self.log_level,
+            "YARD_NATS_URL": self.nats_url,
+            "YARD_LLAMA_SERVER": str(self.llama_server) if self.llama_server else None,
+        }
+        return {name: value for name, value in values.items() if value}
+
+
+KNOWN = frozenset(f"YARD_{field.upper()}" for field in Settings.__struct_fields__)
+"""The names of all settings."""
+
+
+def unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Variables that look like settings and are none: most likely misspelt."""
+    return sorted(name for name in environ if name.startswith("YARD_") and name not in KNOWN)
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings; SettingsError with one sentence for the first wrong one."""
+    given = {name: value.strip() for name, value in environ.items() if name in KNOWN and value.strip()}
+    return Settings(
+        home=_home(given.get("YARD_HOME")),
+        host=given.get("YARD_HOST", "127.0.0.1"),
+        port=_port(given, "YARD_PORT", 8080),
+        nats_url=_nats_url(given.get("YARD_NATS_URL")),
+        nats_port=_port(given, "YARD_NATS_PORT", 4222),
+        llama_server=_executable(given.get("YARD_LLAMA_SERVER")),
+        node=_node(given.get("YARD_NODE")),
+        allowed_hosts=tuple(filter(None, map(str.strip, given.get("YARD_ALLOWED_HOSTS", "").split(",")))),
+        log_level=_log_level(given.get("YARD_LOG_LEVEL", "info")),
+    )
+
+
+def _home(value: str | None) -> Path:
+    path = Path(value).expanduser() if value else platformdirs.user_data_path("modelyard")
+    if path.exists() and not path.is_dir():
+        raise SettingsError(f"YARD_HOME={path} is a file; it must be a folder.")
+    return path.absolute()
+
+
+def _port(given: Mapping[str, str], name: str, default: int) -> int:
+    value = given.get(name, str(default))
+    if not value.isdecimal() or int(value) > 65535:
+        raise SettingsError(f"{name}={value} is not a port; give a number from 0 to 65535.")
+    return int(value)
+
+
+def _nats_url(value: str | None) -> str | None:
+    if value and not re.match(r"(nats|tls|ws|wss)://[^/\s]+", value):
+        raise SettingsError(f"YARD_NATS_URL={value} is not a broker's URL; it looks like nats://host:4222.")
+    return value
+
+
+def _executable(value: str | None) -> Path | None:
+    if value is None:
+        return None
+    path = Path(value).expanduser().absolute()
+    if not path.is_file() or not os.access(path, os.X_OK):
+        raise SettingsError(f"YARD_LLAMA_SERVER={value} is not a program that can be run.")
+    return path
+
+
+def _node(value: str | None) -> str:
+    if value is None:
+        return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "local"
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", value):
+        raise SettingsError(f"YARD_NODE={value} is not a node name; use letters, digits, '_' and '-'.")
+    return value
+
+
+def _log_level(value: str) -> str:
+    if value.lower() not in ("debug", "info", "warning", "error"):
+        raise SettingsError(f"YARD_LOG_LEVEL={value} is not debug, info, warning or error.")
+    return value.lower()

@@ -1,0 +1,166 @@
+"""State in buckets: `Store` reads and writes, `Mirror` follows one bucket in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+import msgspec
+import nats.errors
+import nats.js.errors
+from nats.js.kv import KeyValue
+
+from modelyard import logging
+from modelyard.bus import RETRY_PAUSE_S, Bus
+from modelyard.tasks import Tasks
+from schemas.buckets import Bucket
+from schemas.errors import BrokerUnavailable, Conflict
+
+log = logging.get(__name__)
+V = TypeVar("V")
+
+Listener = Callable[[str, V | None], None]
+"""Told of every change: the key, and its value or None when it is gone."""
+
+
+class Store(Generic[V]):
+    """Writing one bucket; compare-and-set where a revision is given."""
+
+    def __init__(self, bus: Bus, bucket: Bucket[V]) -> None:
+        self._bus = bus
+        self._bucket = bucket
+
+    async def put(self, key: str, value: V, *, last: int | None = None, ttl_s: int | None = None) -> int:
+        """Write and return the new revision.
+
+        `last`: the revision it must have now (0: none yet), else Conflict. `ttl_s`: whole seconds to live.
+        """
+        headers = {}
+        if last is not None:
+            headers["Nats-Expected-Last-Subject-Sequence"] = str(last)
+        if ttl_s is not None:
+            headers["Nats-TTL"] = f"{ttl_s}s"
+        return await self._write(key, self._bucket.encode(value), headers)
+
+    async def delete(self, key: str) -> None:
+        await self._write(key, b"", {"KV-Operation": "DEL"})
+
+    async def _write(self, key: str, data: bytes, headers: dict[str, str]) -> int:
+        self._bus.check(data)
+        try:
+            ack = await self._bus.js.publish(self._bucket.subject(key), data, headers=headers or None)
+        except nats.js.errors.BadRequestError as error:
+            if error.err_code == _WRONG_LAST_SEQUENCE:
+                raise Conflict(f"{self._bucket.name}/{key} was changed meanwhile; read it again.") from error
+            raise
+        except (TimeoutError, nats.errors.Error) as error:
+            raise BrokerUnavailable(f"{self._bucket.name}/{key} could not be written.") from error
+        return ack.seq
+
+
+_WRONG_LAST_SEQUENCE = 10071
+
+
+class Mirror(Generic[V]):
+    """A bucket followed in memory; rebuilt after every reconnect, since watchers can go blind there."""
+
+    def __init__(self, bus: Bus, bucket: Bucket[V]) -> None:
+        self.values: dict[str, V] = {}
+        self.revisions: dict[str, int] = {}
+        self._bus = bus
+        self._bucket = bucket
+        self._listeners: list[Listener[V]] = []
+        self._synced = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._rebuild = asyncio.Event()
+
+    def listen(self, listener: Listener[V]) -> Callable[[], None]:
+        """Call `listener` on every change from now on; the returned function ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def until(self, condition: Callable[[dict[str, V]], bool]) -> None:
+        """Wait until the values fulfil `condition`."""
+        while not condition(self.values):
+            self._changed.clear()
+            await self._changed.wait()
+
+    @classmethod
+    @asynccontextmanager
+    async def follow(cls, bus: Bus, bucket: Bucket[V], tasks: Tasks) -> AsyncIterator["Mirror[V]"]:
+        """A mirror that is complete on entry and follows until exit."""
+        mirror = cls(bus, bucket)
+        forget = bus.on_reconnect(mirror._rebuild.set)
+        task = tasks.spawn(mirror._run(), f"mirror {bucket.name}")
+        try:
+            await mirror._synced.wait()
+            yield mirror
+        finally:
+            forget()
+            task.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            self._rebuild.clear()
+            try:
+                await self._follow_until_rebuild()
+            except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+                log.warning("mirror_retries", bucket=self._bucket.name, error=str(error))
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _follow_until_rebuild(self) -> None:
+        kv = await self._bus.js.key_value(self._bucket.name)
+        watcher = await kv.watchall()
+        rebuild = asyncio.create_task(self._rebuild.wait())
+        following = asyncio.create_task(self._pump(watcher))
+        try:
+            done, _ = await asyncio.wait({rebuild, following}, return_when=asyncio.FIRST_COMPLETED)
+            if following in done:
+                following.result()
+        finally:
+            rebuild.cancel()
+            following.cancel()
+            if self._bus.connected:
+                await watcher.stop()  # type: ignore[no-untyped-call]
+
+    async def _pump(self, watcher: KeyValue.KeyWatcher) -> None:
+        seen: set[str] = set()
+        complete = False
+        async for entry in watcher:
+            if entry is None:
+                complete = True
+                for key in set(self.values) - seen:
+                    self._forget(key)
+                self._synced.set()
+            else:
+                self._apply(entry)
+                if not complete:
+                    seen.add(entry.key)
+
+    def _apply(self, entry: KeyValue.Entry) -> None:
+        if entry.operation is not None or not entry.value:
+            self._forget(entry.key)
+            return
+        if self.revisions.get(entry.key) == entry.revision:
+            return
+        try:
+            value = self._bucket.decode(entry.value)
+        except msgspec.DecodeError as error:
+            log.warning("value_not_understood", bucket=self._bucket.name, key=entry.key, error=str(error))
+            return
+        self.values[entry.key] = value
+        self.revisions[entry.key] = entry.revision or 0
+        self._tell(entry.key, value)
+
+    def _forget(self, key: str) -> None:
+        self.revisions.pop(key, None)
+        if self.values.pop(key, None) is not None:
+            self._tell(key, None)
+
+    def _tell(self, key: str, value: V | None) -> None:
+        self._changed.set()
+        for listener in tuple(self._listeners):
+            try:
+                listener(key, value)
+            except Exception:
+                log.exception("listener_failed", bucket=self._bucket.name, key=key)

@@ -1,0 +1,32 @@
+"""What every test may use: a home of its own and a real broker in it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from modelyard import home
+from modelyard.ensure import ensure_all
+from modelyard.settings import Settings, load
+from modelyard.up.broker import start_broker
+from modelyard.up.ports import claim
+from schemas.roles import Role
+from tests.support import Yard
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = load({"YARD_HOME": str(tmp_path / "home"), "YARD_NODE": "testnode"})
+    home.prepare(settings)
+    return settings
+
+
+@pytest.fixture
+async def yard(settings: Settings) -> AsyncIterator[Yard]:
+    port = claim("127.0.0.1", 0, "YARD_NATS_PORT")
+    broker = await start_broker(settings, port)
+    yard = Yard(settings, f"nats://127.0.0.1:{port}", broker)
+    await ensure_all(await yard.bus(Role.SUPERVISOR))
+    yield yard
+    await yard.close()
+    await broker.stop(2.0)

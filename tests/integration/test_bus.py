@@ -1,0 +1,178 @@
+"""The typed bus on a real broker."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from modelyard.micro import Commands
+from modelyard.replay import replay
+from modelyard.state import Mirror, Store
+from modelyard.tasks import Tasks
+from schemas import buckets, subjects
+from schemas.errors import (
+    BodyTooLarge,
+    BrokerUnavailable,
+    Conflict,
+    InvalidJson,
+    ModelNotFound,
+    ServiceUnavailable,
+)
+from schemas.instances import Instance, InstanceState, Reason
+from schemas.models import ModelRef, ModelSpec, ModelStarting
+from schemas.roles import Role
+from tests.support import Yard
+
+
+def instance(state: InstanceState = InstanceState.READY) -> Instance:
+    return Instance(
+        instance="i1",
+        model="demo",
+        node="n",
+        engine="e",
+        revision=1,
+        state=state,
+        reason=Reason.REQUESTED,
+        changed_at=1.0,
+    )
+
+
+async def start_model(ref: ModelRef) -> ModelStarting:
+    if ref.model != "demo":
+        raise ModelNotFound(f"There is no model {ref.model}.", param="model")
+    return ModelStarting(model=ref.model, instance="i1", state="starting")
+
+
+async def test_a_command_is_answered_and_its_errors_arrive_as_they_were_raised(yard: Yard) -> None:
+    supervisor, operator = await yard.bus(Role.SUPERVISOR), await yard.bus()
+    with pytest.raises(ServiceUnavailable):
+        await operator.call(subjects.MODEL_START, ModelRef(model="demo"))
+    async with Tasks() as tasks:
+        commands = await Commands.start(supervisor, tasks, "test")
+        await commands.add(subjects.MODEL_START, start_model)
+        await supervisor.nc.flush()
+        assert (await operator.call(subjects.MODEL_START, ModelRef(model="demo"))).instance == "i1"
+        with pytest.raises(ModelNotFound, match="no model other") as caught:
+            await operator.call(subjects.MODEL_START, ModelRef(model="other"))
+        assert caught.value.param == "model"
+        raw = await operator.nc.request(subjects.MODEL_START(), b'{"model": 3}', timeout=1)
+        with pytest.raises(InvalidJson, match="Expected `str`, got `int`"):
+            from modelyard.bus import raise_error
+
+            raise_error(raw)
+
+
+async def test_services_can_be_discovered(yard: Yard) -> None:
+    supervisor, operator = await yard.bus(Role.SUPERVISOR), await yard.bus()
+    async with Tasks() as tasks:
+        commands = await Commands.start(supervisor, tasks, "test")
+        await commands.add(subjects.MODEL_START, start_model)
+        await supervisor.nc.flush()
+        info = await operator.nc.request("$SRV.INFO.supervisor", b"", timeout=1)
+        assert b"yard.command.model.start" in info.data
+
+
+async def test_a_mirror_sees_puts_deletes_and_expiry(yard: Yard) -> None:
+    runner, gateway = await yard.bus(Role.RUNNER), await yard.bus(Role.GATEWAY)
+    store = Store(runner, buckets.INSTANCES)
+    await store.put("before", instance())
+    async with Tasks() as tasks, Mirror.follow(gateway, buckets.INSTANCES, tasks) as mirror:
+        assert mirror.values["before"].model == "demo"
+        await store.put("i1", instance(), ttl_s=1)
+        await mirror.until(lambda values: "i1" in values)
+        await store.delete("before")
+        await mirror.until(lambda values: "before" not in values)
+        async with asyncio.timeout(5):
+            await mirror.until(lambda values: "i1" not in values)
+        # A key may come back after it expired.
+        await store.put("i1", instance(), ttl_s=5)
+        await mirror.until(lambda values: "i1" in values)
+
+
+async def test_compare_and_set_refuses_an_old_revision(yard: Yard) -> None:
+    store = Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS)
+    spec = ModelSpec(name="demo", path="demo.gguf")
+    first = await store.put("demo", spec, last=0)
+    await store.put("demo", spec, last=first)
+    with pytest.raises(Conflict):
+        await store.put("demo", spec, last=first)
+
+
+async def test_a_mirror_is_whole_again_after_the_broker_was_killed(yard: Yard) -> None:
+    supervisor, gateway = await yard.bus(Role.SUPERVISOR), await yard.bus(Role.GATEWAY)
+    store = Store(supervisor, buckets.MODELS)
+    await store.put("a", ModelSpec(name="a", path="a.gguf"))
+    async with Tasks() as tasks, Mirror.follow(gateway, buckets.MODELS, tasks) as mirror:
+        assert yard.broker.pid is not None
+        back = asyncio.Event()
+        supervisor.on_reconnect(back.set)
+        os.kill(yard.broker.pid, signal.SIGKILL)
+        await yard.broker.wait()
+        await yard.broker.start()
+        await back.wait()
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await store.put("b", ModelSpec(name="b", path="b.gguf"))
+                    break
+                except BrokerUnavailable:
+                    await asyncio.sleep(0.05)
+            await mirror.until(lambda values: set(values) == {"a", "b"})
+
+
+async def test_events_can_be_replayed_and_followed(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    for state in (InstanceState.LOADING, InstanceState.READY):
+        await runner.emit(subjects.INSTANCE_CHANGED, instance(state), instance="i1", state=state)
+    old = [event.tokens["state"] async for event in replay(operator, subjects.INSTANCE_CHANGED, follow=False)]
+    assert old == ["loading", "ready"]
+    following = replay(operator, subjects.INSTANCE_CHANGED)
+    seen = [(await anext(following)).payload.state for _ in range(2)]
+    await runner.emit(
+        subjects.INSTANCE_CHANGED, instance(InstanceState.DRAINING), instance="i1", state="draining"
+    )
+    seen.append((await anext(following)).payload.state)
+    assert seen == [InstanceState.LOADING, InstanceState.READY, InstanceState.DRAINING]
+    since = (await anext(replay(operator, subjects.INSTANCE_CHANGED))).stored_at
+    later = [
+        event async for event in replay(operator, subjects.INSTANCE_CHANGED, since=since + 60, follow=False)
+    ]
+    assert later == []
+    await following.aclose()
+
+
+async def test_events_carry_cloudevents_headers(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    sub = await operator.nc.subscribe("yard.event.>")
+    await operator.nc.flush()
+    await runner.emit(subjects.INSTANCE_CHANGED, instance(), instance="i1", state="ready")
+    headers = (await sub.next_msg(timeout=2)).headers or {}
+    assert headers["ce-type"] == "yard.event.instance.ready"
+    assert headers["ce-id"] == headers["Nats-Msg-Id"]
+    assert headers["ce-specversion"] == "1.0"
+    assert headers["ce-source"] == "/modelyard/testnode/runner"
+
+
+async def test_a_role_may_not_do_what_the_contract_does_not_give_it(yard: Yard) -> None:
+    gateway, runner = await yard.bus(Role.GATEWAY), await yard.bus(Role.RUNNER)
+    sub = await (await yard.bus()).nc.subscribe("yard.event.>")
+    await gateway.nc.publish("yard.event.instance.i1.ready", b"{}")
+    await runner.nc.publish("yard.command.model.put", b"{}")
+    await runner.nc.publish("$KV.models.demo", b"{}")
+    await gateway.nc.flush()
+    await runner.nc.flush()
+    await runner.emit(subjects.INSTANCE_CHANGED, instance(), instance="i1", state="ready")
+    assert (await sub.next_msg(timeout=2)).data != b"{}", "the gateway's forgery did not pass"
+    assert sub.pending_msgs == 0
+    models = await (await yard.bus()).js.stream_info(buckets.MODELS.stream)
+    assert models.state.messages == 0
+
+
+async def test_a_message_over_the_limit_is_refused_and_the_connection_lives(yard: Yard) -> None:
+    operator = await yard.bus()
+    with pytest.raises(BodyTooLarge):
+        await operator.publish(subjects.CANCEL, b"x" * (operator.nc.max_payload + 1), request="r1")
+    await operator.publish(subjects.CANCEL, b"", request="r1")
+    await operator.nc.flush()
+    assert operator.connected
