@@ -136,9 +136,20 @@ class Bus:
         self.check(data)
         await self.nc.publish(subject(**tokens), data)
 
-    async def emit(self, event: Subject[T], payload: T, *, patience_s: float = 30.0, **tokens: str) -> None:
-        """Store an event; tried again for `patience_s`, and stored once however often it is tried."""
-        subject, data, headers = self._event(event, payload, tokens)
+    async def emit(
+        self,
+        event: Subject[T],
+        payload: T,
+        *,
+        event_id: str | None = None,
+        patience_s: float = 30.0,
+        **tokens: str,
+    ) -> None:
+        """Store an event; tried again for `patience_s`, and stored once however often it is tried.
+
+        `event_id`: where two sides may report the same fact, the id that makes it one event.
+        """
+        subject, data, headers = self._event(event, payload, tokens, event_id or new_id())
         deadline = time.monotonic() + patience_s
         while True:
             try:
@@ -152,15 +163,14 @@ class Bus:
 
     async def emit_nowait(self, event: Subject[T], payload: T, **tokens: str) -> None:
         """Send an event without waiting for its storage: for the hot path, where losing one costs little."""
-        subject, data, headers = self._event(event, payload, tokens)
+        subject, data, headers = self._event(event, payload, tokens, new_id())
         self.check(data)
         await self.nc.publish(subject, data, headers=headers)
 
     def _event(
-        self, event: Subject[T], payload: T, tokens: dict[str, str]
+        self, event: Subject[T], payload: T, tokens: dict[str, str], event_id: str
     ) -> tuple[str, bytes, dict[str, str]]:
         subject = event(**tokens)
-        event_id = new_id()
         headers = {
             "Nats-Msg-Id": event_id,
             "ce-specversion": "1.0",

@@ -1,0 +1,1 @@
+"""The runner: one small process that owns one engine process, so that no supervisor's death costs a model."""

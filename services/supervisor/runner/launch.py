@@ -1,0 +1,15 @@
+"""What a supervisor tells a runner, as one JSON document on its standard input."""
+
+from schemas.models import ModelSpec
+from schemas.record import Record
+
+
+class Launch(Record):
+    """Run this revision of this model as this instance."""
+
+    instance: str
+    spec: ModelSpec
+    revision: int
+    nats_url: str
+    failures: int = 0
+    """Starts of this model that failed in a row before."""
