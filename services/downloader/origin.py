@@ -7,7 +7,11 @@ from yarl import URL
 
 def same_origin(left: URL, right: URL) -> bool:
     """Whether scheme, host and port are all the same."""
-    return left.origin() == right.origin()
+    return _origin(left) == _origin(right)
+
+
+def _origin(url: URL) -> tuple[str, str, int | None]:
+    return url.scheme.lower(), (url.host or "").lower(), url.port
 
 
 def proxy_for(url: URL) -> str | None:

@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -236,5 +237,7 @@ async def test_it_dies_with_its_parent(hub: Hub, store: Path) -> None:
         ended, _, _ = await asyncio.to_thread(select.select, [child], [], [], 10)
         assert ended
     finally:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child, signal.SIGKILL)
         for handle in (reader, writer, child):
             os.close(handle)
