@@ -1,0 +1,56 @@
+"""Where a file of the hub may lie: the hub's paths are a stranger's text and never lead out of a folder."""
+
+from pathlib import Path
+
+_MAX_PART_BYTES = 255
+_MAX_PATH_BYTES = 1024
+_PART_SUFFIX_BYTES = len(".part")
+
+
+def resolve_inside(root: Path, hub_path: str) -> Path:
+    """The place of hub_path under root, symbolic links followed; ValueError if it would lie outside."""
+    parts = _checked_parts(hub_path)
+    real_root = root.resolve()
+    target = real_root.joinpath(*parts)
+    _check_inside(real_root, target, hub_path)
+    return target
+
+
+def check_folder(store_root: Path, folder: Path) -> Path:
+    """The folder itself, symbolic links followed; ValueError unless it lies strictly under store_root."""
+    if not folder.is_absolute() or ".." in folder.parts or "\0" in str(folder):
+        raise ValueError(f"The folder {str(folder)!r} must be an absolute path without '..'.")
+    _check_inside(store_root.resolve(), folder, str(folder))
+    return folder.resolve()
+
+
+def _checked_parts(hub_path: str) -> list[str]:
+    shown = repr(hub_path[:80])
+    if any(ord(char) < 32 or char == "\\" or "\ud800" <= char <= "\udfff" for char in hub_path):
+        raise ValueError(f"The repository lists a file with forbidden characters in its name: {shown}.")
+    if hub_path.startswith("/") or hub_path[1:2] == ":":
+        raise ValueError(f"The repository lists a file with an absolute path: {shown}.")
+    parts = hub_path.split("/")
+    if any(part in {"", ".", ".."} for part in parts):
+        raise ValueError(f"The repository lists a file with an unsafe path: {shown}.")
+    if any(_size_bytes(part) > _MAX_PART_BYTES - _PART_SUFFIX_BYTES for part in parts):
+        raise ValueError(f"The repository lists a file with a name too long to keep: {shown}.")
+    if _size_bytes(hub_path) > _MAX_PATH_BYTES:
+        raise ValueError(f"The repository lists a file with a path too long to keep: {shown}.")
+    return parts
+
+
+def _size_bytes(text: str) -> int:
+    return len(text.encode())
+
+
+def _check_inside(real_root: Path, target: Path, shown: str) -> None:
+    try:
+        real_target = target.resolve()
+        target.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError) as error:  # a RuntimeError is Python 3.11's word for a loop of links
+        raise ValueError(f"The path {shown[:80]!r} cannot be followed: {type(error).__name__}.") from error
+    if real_target == real_root or not real_target.is_relative_to(real_root):
+        raise ValueError(f"The path {shown[:80]!r} leads out of {real_root}; nothing was written.")

@@ -1,0 +1,163 @@
+"""One transfer in a process of its own: a job on stdin, messages on stdout, killed at any time without harm.
+
+Run as `python -m services.downloader.worker`. The exit code is 0 after Finished and 1 after Failed.
+"""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from services.downloader import hub
+from services.downloader.disk import file_bytes, part_path, require_free
+from services.downloader.errors import DownloadError
+from services.downloader.gguf_check import HEAD_BYTES, check_gguf
+from services.downloader.paths import check_folder, resolve_inside
+from services.downloader.progress import ProgressMeter
+from services.downloader.selection import RemoteFile, Selection, make_reference, select_files
+from services.downloader.transfer import Source, fetch_file, open_session
+from services.downloader.worker_messages import JOB_DECODER, Failed, Finished, Job, Resolved, Verified
+from services.downloader.worker_messages import WorkerMessage as Message
+
+_PR_SET_PDEATHSIG = 1
+_T = TypeVar("_T")
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A job with every question answered: what to fetch from which commit, and where each file goes."""
+
+    repo: str
+    resolved: Resolved
+    places: tuple[Path, ...]
+    margin_bytes: int
+
+
+def main() -> int:
+    """The whole life of the process."""
+    _die_with_parent()
+    hub.quiet_library()
+    line = sys.stdin.buffer.readline()
+    try:
+        _run(_read_job(line), _send)
+    except DownloadError as error:
+        _send(Failed(code=error.code, message=error.sentence))
+        return 1
+    except Exception as error:  # noqa: BLE001 - the process border: the parent always gets a last word
+        traceback.print_tb(error.__traceback__)  # to stderr, and not the text: it might quote a header
+        sentence = f"The download stopped on an unexpected {type(error).__name__}; try again."
+        _send(Failed(code="internal_error", message=sentence))
+        return 1
+    return 0
+
+
+def make_plan(job: Job) -> Plan:
+    """Ask the hub and decide; nothing is written yet."""
+    reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision))
+    folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
+    listing = hub.list_repo(reference)
+    selection = _or_fail("no_such_model", lambda: select_files(reference, listing.files))
+    resolved = _resolved(listing.commit, selection)
+    places = _or_fail("unsafe_path", lambda: [resolve_inside(folder, file.path) for file in resolved.files])
+    return Plan(repo=job.repo, resolved=resolved, places=tuple(places), margin_bytes=job.margin_bytes)
+
+
+async def fetch(plan: Plan, send: Callable[[Message], None]) -> None:
+    """Fetch the files one after the other; what is complete already is passed over."""
+    authorization = hub.authorization()
+    meter = ProgressMeter(send)
+    async with open_session() as session:
+        for file, place in zip(plan.resolved.files, plan.places, strict=True):
+            source = Source(
+                url=hub.file_url(plan.repo, file.path, plan.resolved.commit),
+                size_bytes=file.size_bytes,
+                sha256=file.sha256,
+                authorization=authorization,
+            )
+            meter.start_file(file.path)
+            await fetch_file(session, source, place, on_bytes=meter.on_bytes, margin_bytes=plan.margin_bytes)
+            meter.finish_file(file.size_bytes)
+            send(Verified(file=file.path))
+
+
+def _run(job: Job, send: Callable[[Message], None]) -> None:
+    plan = make_plan(job)
+    resolved = plan.resolved
+    send(resolved)
+    missing = [_missing_bytes(file, place) for file, place in zip(resolved.files, plan.places, strict=True)]
+    require_free(plan.places[0].parent, sum(missing), plan.margin_bytes)
+    asyncio.run(fetch(plan, send))
+    _or_fail("corrupt_gguf", lambda: _check_model(plan.places[0]))
+    send(
+        Finished(
+            commit=resolved.commit,
+            quant=resolved.quant,
+            bytes_total=resolved.bytes_total,
+            model_path=resolved.model_path,
+            mmproj_path=resolved.mmproj_path,
+        )
+    )
+
+
+def _resolved(commit: str, selection: Selection) -> Resolved:
+    files = selection.model_files + ((selection.mmproj,) if selection.mmproj else ())
+    return Resolved(
+        commit=commit,
+        quant=selection.quant,
+        files=files,
+        bytes_total=sum(file.size_bytes for file in files),
+        model_path=files[0].path,
+        mmproj_path=selection.mmproj.path if selection.mmproj else None,
+    )
+
+
+def _missing_bytes(file: RemoteFile, place: Path) -> int:
+    if file_bytes(place) == file.size_bytes:
+        return 0
+    return max(0, file.size_bytes - (file_bytes(part_path(place)) or 0))
+
+
+def _check_model(place: Path) -> None:
+    with place.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    check_gguf(head, place.stat().st_size)
+
+
+def _read_job(line: bytes) -> Job:
+    try:
+        return JOB_DECODER.decode(line)
+    except ValueError as error:
+        raise DownloadError("bad_job", f"The job is not readable: {error}.") from error
+
+
+def _or_fail(code: str, decide: Callable[[], _T]) -> _T:
+    """The pure parts speak in ValueErrors; the parent wants a code with it."""
+    try:
+        return decide()
+    except ValueError as error:
+        raise DownloadError(code, str(error)) from error
+
+
+def _send(message: Message) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _die_with_parent() -> None:
+    """On Linux the kernel kills us when the parent is gone; elsewhere the next write to stdout fails."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The repositories of the test hub: their files, counters, faults, and how the hub's API lists them."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CHUNK_BYTES = 64 * 1024
+ALWAYS = 1_000_000
+
+
+@dataclass(kw_only=True)
+class Faults:
+    """What goes wrong with one file; `*_times` count down, ALWAYS never reaches zero."""
+
+    cut_after_bytes: int | None = None  # of each answer's body
+    cut_times: int = ALWAYS
+    statuses: list[int] = field(default_factory=list)  # answered first, one each request: 500, 429, 403...
+    retry_after: str | None = None  # sent along with those
+    corrupt_times: int = 0  # the first byte of the body is flipped
+    bytes_per_s: float | None = None
+    redirect: str | None = None  # "cdn", "loop" or a URL
+    ignore_range: bool = False  # answers 200 with everything
+    etag: str | None = None
+    extra_bytes: bytes = b""  # after the end of the file
+
+
+@dataclass(kw_only=True)
+class HubFile:
+    """A file with its counters: GET requests at either server, and the body bytes sent by both."""
+
+    path: str
+    content: bytes | Path
+    lfs: bool
+    size_bytes: int
+    sha256: str
+    faults: Faults = field(default_factory=Faults)
+    requests: int = 0
+    bytes_sent: int = 0
+
+
+@dataclass(kw_only=True)
+class HubRepo:
+    """A repository at one commit, which `main` and the commit itself name."""
+
+    name: str
+    sha: str
+    gated: bool
+    hides_metadata: bool  # of a gated repository, which the real hub mostly shows
+    private: bool
+    files: dict[str, HubFile]
+    revisions: set[str]
+
+
+def body_chunks(file: HubFile, start: int) -> Iterator[bytes]:
+    """What the hub sends from byte start on, faults included."""
+    spoil = file.faults.corrupt_times > 0
+    file.faults.corrupt_times -= spoil
+    for chunk in _read(file.content, start):
+        yield bytes([chunk[0] ^ 0xFF]) + chunk[1:] if spoil else chunk
+        spoil = False
+    if file.faults.extra_bytes:
+        yield file.faults.extra_bytes
+
+
+def _read(content: bytes | Path, start: int) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        for offset in range(start, len(content), CHUNK_BYTES):
+            yield content[offset : offset + CHUNK_BYTES]
+        return
+    with content.open("rb") as file:
+        file.seek(start)
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def hub_file(path: str, content: bytes | Path, lfs: bool) -> HubFile:
+    """Hash and measure a file, streaming it."""
+    digest, size_bytes = hashlib.sha256(), 0
+    for chunk in _read(content, 0):
+        digest.update(chunk)
+        size_bytes += len(chunk)
+    return HubFile(path=path, content=content, lfs=lfs, size_bytes=size_bytes, sha256=digest.hexdigest())
+
+
+def _lfs(file: HubFile, key: str) -> dict[str, object]:
+    return {"lfs": {key: file.sha256, "size": file.size_bytes, "pointerSize": 134}} if file.lfs else {}
+
+
+def tree_entry(file: HubFile) -> dict[str, object]:
+    """One element of the answer to `/tree/REV`."""
+    entry = {"type": "file", "path": file.path, "size": file.size_bytes, "oid": file.sha256[:40]}
+    return entry | _lfs(file, "oid")
+
+
+def model_info(repo: HubRepo, *, blobs: bool) -> dict[str, object]:
+    """The answer to `/api/models/ID`; sizes and hashes only with blobs."""
+    siblings: list[dict[str, object]] = []
+    for file in repo.files.values():
+        sibling: dict[str, object] = {"rfilename": file.path}
+        if blobs:
+            sibling |= {"size": file.size_bytes, "blobId": file.sha256[:40]} | _lfs(file, "sha256")
+        siblings.append(sibling)
+    counts = {"tags": ["gguf"], "downloads": 0, "likes": 0}
+    gated = "manual" if repo.gated else False
+    state = {"private": repo.private, "gated": gated, "disabled": False}
+    return {"id": repo.name, "sha": repo.sha, "siblings": siblings} | counts | state

@@ -1,0 +1,60 @@
+"""No path of the hub leads out of its folder."""
+
+from pathlib import Path
+
+import pytest
+
+from services.downloader.paths import check_folder, resolve_inside
+
+
+@pytest.mark.parametrize("path", ["m.gguf", "Q4/m.gguf", "a b/ä-模型.gguf", "..m/m...gguf", "n" * 250])
+def test_ordinary_paths_lie_under_the_folder(tmp_path: Path, path: str) -> None:
+    assert resolve_inside(tmp_path, path) == tmp_path.resolve() / path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", ".", "..", "../m.gguf", "a/../../m.gguf", "a/..", "a//m.gguf", "a/", "./m.gguf", "a/./m.gguf"),
+        *("/etc/passwd", "//host/share", "C:/m.gguf", "a\\..\\m.gguf", "..\\m.gguf"),
+        *("m\0.gguf", "m\n.gguf", "\ud800.gguf", "n" * 256, "n" * 251, "ä" * 128, "n/" * 600 + "m"),
+    ],
+)
+def test_hostile_paths_are_refused_with_a_sentence(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ValueError, match=r"[a-z]+ .*\.$"):
+        resolve_inside(tmp_path, path)
+
+
+def test_a_symlink_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (root / "link").symlink_to(outside)
+    (root / "file.gguf").symlink_to(outside / "file.gguf")
+    for path in ("link/m.gguf", "file.gguf", "link"):
+        with pytest.raises(ValueError, match="leads out of"):
+            resolve_inside(root, path)
+
+
+def test_a_symlink_loop_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(ValueError, match="cannot be followed"):
+        resolve_inside(tmp_path, "loop/m.gguf")
+
+
+def test_a_root_that_is_a_symlink_itself_is_fine(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "store").symlink_to(real)
+    assert resolve_inside(tmp_path / "store", "m.gguf") == real.resolve() / "m.gguf"
+    assert check_folder(tmp_path / "store", tmp_path / "store" / "a") == real.resolve() / "a"
+
+
+@pytest.mark.parametrize("folder", ["", "..", "../other", "a/../../other"])
+def test_a_job_folder_must_lie_under_the_store(tmp_path: Path, folder: str) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    with pytest.raises(ValueError, match=r"leads out of|absolute path"):
+        check_folder(store, store / folder)
+    with pytest.raises(ValueError, match="absolute path"):
+        check_folder(store, Path("store"))
