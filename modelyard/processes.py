@@ -73,7 +73,7 @@ async def _readable(descriptor: int) -> None:
 
 
 async def _poll_gone(pid: int, created_at: float) -> None:
-    while is_same(pid, created_at):  # noqa: ASYNC110 - there is no event to wait for here
+    while is_same(pid, created_at):
         await asyncio.sleep(POLL_S)
 
 

@@ -1,8 +1,7 @@
 """State in buckets: `Store` reads and writes, `Mirror` follows one bucket in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -41,6 +40,16 @@ class Store(Generic[V]):
         if ttl_s is not None:
             headers["Nats-TTL"] = f"{ttl_s}s"
         return await self._write(key, self._bucket.encode(value), headers)
+
+    async def get(self, key: str) -> V | None:
+        """The value as the broker has it now; None if there is none."""
+        try:
+            msg = await self._bus.js.get_last_msg(self._bucket.stream, self._bucket.subject(key), direct=True)
+        except nats.js.errors.NotFoundError:
+            return None
+        except (TimeoutError, nats.errors.Error) as error:
+            raise BrokerUnavailable(f"{self._bucket.name}/{key} could not be read.") from error
+        return self._bucket.decode(msg.data) if msg.data else None
 
     async def delete(self, key: str) -> None:
         await self._write(key, b"", {"KV-Operation": "DEL"})
@@ -86,18 +95,13 @@ class Mirror(Generic[V]):
             await self._changed.wait()
 
     @classmethod
-    @asynccontextmanager
-    async def follow(cls, bus: Bus, bucket: Bucket[V], tasks: Tasks) -> AsyncIterator["Mirror[V]"]:
-        """A mirror that is complete on entry and follows until exit."""
+    async def start(cls, bus: Bus, bucket: Bucket[V], tasks: Tasks) -> "Mirror[V]":
+        """A mirror that is complete now and follows as long as `tasks` runs."""
         mirror = cls(bus, bucket)
-        forget = bus.on_reconnect(mirror._rebuild.set)
-        task = tasks.spawn(mirror._run(), f"mirror {bucket.name}")
-        try:
-            await mirror._synced.wait()
-            yield mirror
-        finally:
-            forget()
-            task.cancel()
+        bus.on_reconnect(mirror._rebuild.set)
+        tasks.spawn(mirror._run(), f"mirror {bucket.name}")
+        await mirror._synced.wait()
+        return mirror
 
     async def _run(self) -> None:
         while True:

@@ -24,7 +24,7 @@ _SENTENCES = {
 }
 
 
-class TryAgain(Exception):  # noqa: N818 - it is no error yet
+class TryAgain(Exception):
     """The attempt brought nothing, the next one may."""
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:

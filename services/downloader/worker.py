@@ -4,8 +4,6 @@ Run as `python -m services.downloader.worker`. The exit code is 0 after Finished
 """
 
 import asyncio
-import ctypes
-import os
 import signal
 import sys
 import traceback
@@ -15,18 +13,18 @@ from typing import TypeVar
 
 import msgspec
 
+from modelyard.gguf_check import HEAD_BYTES, check_gguf
+from modelyard.paths import check_folder, resolve_inside
+from modelyard.processes import die_with_parent
 from services.downloader import hub
 from services.downloader.disk import file_bytes, part_path, require_free
 from services.downloader.errors import DownloadError
-from services.downloader.gguf_check import HEAD_BYTES, check_gguf
-from services.downloader.paths import check_folder, resolve_inside
 from services.downloader.progress import ProgressMeter
 from services.downloader.selection import RemoteFile, Selection, make_reference, select_files
 from services.downloader.transfer import Source, fetch_file, open_session
 from services.downloader.worker_messages import JOB_DECODER, Failed, Finished, Job, Resolved, Verified
 from services.downloader.worker_messages import WorkerMessage as Message
 
-_PR_SET_PDEATHSIG = 1
 _T = TypeVar("_T")
 
 
@@ -41,7 +39,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> int:
     """The whole life of the process."""
-    _die_with_parent()
+    die_with_parent(signal.SIGKILL)
     hub.quiet_library()
     line = sys.stdin.buffer.readline()
     try:
@@ -147,16 +145,6 @@ def _or_fail(code: str, decide: Callable[[], _T]) -> _T:
 def _send(message: Message) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
     sys.stdout.buffer.flush()
-
-
-def _die_with_parent() -> None:
-    """On Linux the kernel kills us when the parent is gone; elsewhere the next write to stdout fails."""
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit(1)
 
 
 if __name__ == "__main__":

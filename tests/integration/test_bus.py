@@ -77,7 +77,8 @@ async def test_a_mirror_sees_puts_deletes_and_expiry(yard: Yard) -> None:
     runner, gateway = await yard.bus(Role.RUNNER), await yard.bus(Role.GATEWAY)
     store = Store(runner, buckets.INSTANCES)
     await store.put("before", instance())
-    async with Tasks() as tasks, Mirror.follow(gateway, buckets.INSTANCES, tasks) as mirror:
+    async with Tasks() as tasks:
+        mirror = await Mirror.start(gateway, buckets.INSTANCES, tasks)
         assert mirror.values["before"].model == "demo"
         await store.put("i1", instance(), ttl_s=1)
         await mirror.until(lambda values: "i1" in values)
@@ -103,7 +104,8 @@ async def test_a_mirror_is_whole_again_after_the_broker_was_killed(yard: Yard) -
     supervisor, gateway = await yard.bus(Role.SUPERVISOR), await yard.bus(Role.GATEWAY)
     store = Store(supervisor, buckets.MODELS)
     await store.put("a", ModelSpec(name="a", path="a.gguf"))
-    async with Tasks() as tasks, Mirror.follow(gateway, buckets.MODELS, tasks) as mirror:
+    async with Tasks() as tasks:
+        mirror = await Mirror.start(gateway, buckets.MODELS, tasks)
         assert yard.broker.pid is not None
         back = asyncio.Event()
         supervisor.on_reconnect(back.set)

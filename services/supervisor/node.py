@@ -1,0 +1,199 @@
+"""The node agent: starts runners, finds those that a dead supervisor left, and speaks for those that died."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import msgspec
+
+from modelyard import logging
+from modelyard.bus import Bus
+from modelyard.processes import end, is_same, started_at, wait_gone
+from modelyard.settings import Settings
+from modelyard.state import Mirror, Store
+from modelyard.tasks import Tasks
+from schemas import buckets, subjects
+from schemas.errors import BrokerUnavailable, Conflict, NotFound
+from schemas.instances import LIVE, Instance, InstanceState, Reason
+from services.supervisor.backoff import pause_s
+from services.supervisor.engines.base import minimal_environment
+from services.supervisor.runner.launch import Launch
+from services.supervisor.runner.run import DRAIN_S, STOP_S
+
+log = logging.get(__name__)
+
+_FIRST_RECORD_S = 15
+"""A runner takes over the record within this time, or it never came up."""
+_STOPPED_S = 5
+"""How long a stopped instance stays to be seen."""
+
+
+class NodeAgent:
+    """Owns the processes of one node, and the records of runners that are gone."""
+
+    def __init__(self, bus: Bus, tasks: Tasks, settings: Settings, instances: Mirror[Instance]) -> None:
+        self._bus = bus
+        self._tasks = tasks
+        self._settings = settings
+        self._instances = instances
+        self._store = Store(bus, buckets.INSTANCES)
+        self._watched: dict[str, tuple[int, float]] = {}
+        """Instance id to its runner's pid and start time."""
+        self._clearing = False
+
+    def adopt(self) -> None:
+        """Watch every runner of this node, now and whenever one shows up."""
+        self._instances.listen(self._on_instance)
+        for key, instance in tuple(self._instances.values.items()):
+            self._on_instance(key, instance)
+
+    def _on_instance(self, key: str, instance: Instance | None) -> None:
+        if instance is None or instance.node != self._settings.node or key in self._watched:
+            return
+        if instance.pid is not None and instance.pid_started_at is not None and instance.state in LIVE:
+            log.info("runner_adopted", instance=key, model=instance.model, pid=instance.pid)
+            self._watch(key, instance, instance.pid, instance.pid_started_at, None)
+
+    async def start(self, launch: Launch) -> None:
+        """Start a runner; Conflict while the node is being cleared."""
+        if self._clearing:
+            raise Conflict("This node is being cleared and takes no start.")
+        record = self._starting(launch)
+        await self._store.put(launch.instance, record, ttl_s=_FIRST_RECORD_S)
+        await self._forget_failed(launch.spec.name)
+        await self._emit(record)
+        process = self._spawn(launch)
+        created_at = started_at(process.pid) or time.time()
+        self._watch(launch.instance, record, process.pid, created_at, process)
+
+    def _spawn(self, launch: Launch) -> subprocess.Popen[bytes]:
+        """Detached: a session of its own, and no tie to our life."""
+        environment = {**minimal_environment(), **self._settings.as_environment()}
+        with (self._settings.logs / "runners.log").open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "services.supervisor.runner"],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(msgspec.json.encode(launch))
+        return process
+
+    def _watch(
+        self, key: str, record: Instance, pid: int, created_at: float, child: subprocess.Popen[bytes] | None
+    ) -> None:
+        self._watched[key] = (pid, created_at)
+        self._tasks.spawn(self._until_gone(key, record, pid, created_at, child), f"watch {key}")
+
+    async def _until_gone(
+        self, key: str, record: Instance, pid: int, created_at: float, child: subprocess.Popen[bytes] | None
+    ) -> None:
+        await wait_gone(pid, created_at)
+        if child is not None:
+            child.wait()
+        last = await self._last_record(key) or self._instances.values.get(key, record)
+        del self._watched[key]
+        if last.state is InstanceState.STOPPED:
+            await self._store.put(key, last, ttl_s=_STOPPED_S)
+        elif last.state is not InstanceState.FAILED:
+            await self._failed(last)
+
+    async def _last_record(self, key: str) -> Instance | None:
+        """What the runner wrote last; the mirror may be a moment behind its end."""
+        with contextlib.suppress(BrokerUnavailable):
+            return await self._store.get(key)
+        return None
+
+    async def _failed(self, last: Instance) -> None:
+        failures = 0 if last.ever_ready else last.failures + 1
+        how = "was killed or crashed" if last.ever_ready else "ended before the model was ready"
+        record = msgspec.structs.replace(
+            last,
+            state=InstanceState.FAILED,
+            reason=Reason.CRASHED,
+            changed_at=time.time(),
+            error=last.error or f"The runner {how}; its log is in {self._settings.logs / 'runners.log'}.",
+            busy=0,
+            failures=failures,
+            retry_at=time.time() + pause_s(failures),
+        )
+        await self._store.put(last.instance, record)
+        await self._emit(record)
+
+    async def stop(self, key: str) -> None:
+        """Drain and stop one instance; NotFound if it does not run here. Returns when it was told."""
+        if key not in self._watched:
+            raise NotFound(f"No instance {key} runs on this node.")
+        pid, created_at = self._watched[key]
+        self._signal(pid, created_at)
+        self._tasks.spawn(self._make_sure(key, DRAIN_S + 3 * STOP_S), f"stop {key}")
+
+    async def clear(self, drain_s: float) -> int:
+        """Stop everything, after `drain_s` without draining; how many there were, once all are gone."""
+        self._clearing = True
+        keys = list(self._watched)
+        for key in keys:
+            self._signal(*self._watched[key])
+        await self._gone(keys, drain_s)
+        for key in keys:
+            if key in self._watched:
+                self._signal(*self._watched[key])
+        await self._gone(keys, 2 * STOP_S)
+        await asyncio.gather(*(self._make_sure(key, 0.0) for key in keys))
+        return len(keys)
+
+    async def _gone(self, keys: list[str], patience_s: float) -> None:
+        waits = [asyncio.create_task(wait_gone(*self._watched[key])) for key in keys if key in self._watched]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=patience_s)
+            for task in late:
+                task.cancel()
+
+    async def _make_sure(self, key: str, patience_s: float) -> None:
+        """KILL the runner if it is still there after `patience_s`."""
+        if key not in self._watched:
+            return
+        pid, created_at = self._watched[key]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(wait_gone(pid, created_at), patience_s)
+            return
+        log.warning("runner_does_not_stop", instance=key, pid=pid)
+        await end(pid, created_at, grace_s=0.5)
+
+    def _signal(self, pid: int, created_at: float) -> None:
+        if is_same(pid, created_at):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    async def _forget_failed(self, model: str) -> None:
+        """A new start takes the place of the failures before it."""
+        for key, instance in tuple(self._instances.values.items()):
+            if instance.model == model and instance.state is InstanceState.FAILED:
+                await self._store.delete(key)
+
+    def _starting(self, launch: Launch) -> Instance:
+        return Instance(
+            instance=launch.instance,
+            model=launch.spec.name,
+            node=self._settings.node,
+            engine=launch.spec.engine,
+            revision=launch.revision,
+            state=InstanceState.STARTING,
+            reason=Reason.REQUESTED,
+            changed_at=time.time(),
+            failures=launch.failures,
+        )
+
+    async def _emit(self, record: Instance) -> None:
+        emitted = self._bus.emit(
+            subjects.INSTANCE_CHANGED, record, instance=record.instance, state=record.state
+        )
+        self._tasks.spawn(emitted, f"event {record.state}")

@@ -1,0 +1,35 @@
+"""What an engine prints, on the wire in batches."""
+
+import asyncio
+
+from modelyard.bus import Bus
+from schemas.errors import BrokerUnavailable
+from schemas.instances import Instance
+from schemas.logs import LogBatch
+from schemas.subjects import INSTANCE_LOG
+from services.supervisor.runner.engine_process import EngineProcess
+
+EVERY_S = 0.2
+MAX_LINES = 500
+"""More in one batch than this are left to the file: a flood must not fill the broker."""
+
+
+async def publish_lines(bus: Bus, engine: EngineProcess, instance: Instance) -> None:
+    """Publish what comes until cancelled."""
+    while True:
+        await asyncio.sleep(EVERY_S)
+        await flush_lines(bus, engine, instance)
+
+
+async def flush_lines(bus: Bus, engine: EngineProcess, instance: Instance) -> None:
+    """Publish what has not been published yet; while the broker is away it waits, up to a batch."""
+    lines = engine.pending_lines[-MAX_LINES:]
+    if not lines:
+        return
+    try:
+        batch = LogBatch(model=instance.model, lines=tuple(lines))
+        await bus.publish(INSTANCE_LOG, batch, node=instance.node, instance=instance.instance)
+    except BrokerUnavailable:
+        del engine.pending_lines[:-MAX_LINES]
+    else:
+        engine.pending_lines.clear()

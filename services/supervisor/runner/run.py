@@ -1,0 +1,176 @@
+"""The life of a runner: engine up, proven, at work; drained and down."""
+
+import asyncio
+import os
+import signal
+import time
+
+import structlog
+
+from modelyard import logging
+from modelyard.bus import Bus
+from modelyard.processes import started_at
+from modelyard.settings import Settings
+from modelyard.tasks import Tasks
+from schemas.errors import YardError
+from schemas.instances import Instance, InstanceState, Reason
+from schemas.roles import Role
+from services.supervisor.backoff import pause_s
+from services.supervisor.engines.base import EngineProblem
+from services.supervisor.runner.engine_process import EngineProcess
+from services.supervisor.runner.launch import Launch
+from services.supervisor.runner.life import Life
+from services.supervisor.runner.log_lines import flush_lines, publish_lines
+from services.supervisor.runner.start import Halted, Start, StartFailed
+from services.supervisor.runner.upstream import Upstream
+from services.supervisor.runner.work import Slots
+
+log = logging.get(__name__)
+
+DRAIN_S = 30.0
+"""How long running requests may take to finish after SIGTERM; a second SIGTERM ends them."""
+STOP_S = 5.0
+LONELY_S = 120.0
+"""Without a broker for so long a runner ends: nobody can use it, and nobody may be left to stop it."""
+_S = InstanceState
+
+
+class Crashed(Exception):
+    """The engine ended by itself after it was ready."""
+
+
+class Runner:
+    """One instance, from its launch to its last record."""
+
+    def __init__(self, bus: Bus, tasks: Tasks, launch: Launch, settings: Settings) -> None:
+        self._bus = bus
+        self._tasks = tasks
+        self._launch = launch
+        self._settings = settings
+        self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
+        self._life = Life(bus, tasks, first_record(launch, settings))
+        self._process: EngineProcess | None = None
+        self._upstream: Upstream | None = None
+
+    def on_term(self) -> None:
+        """First SIGTERM: drain. Second: now."""
+        (self._stop_now if self._stop.is_set() else self._stop).set()
+
+    async def run(self) -> None:
+        """Until the engine ended, as asked or not; its last state is written before this returns."""
+        renewing = self._tasks.spawn(self._life.keep_renewed(), "renew record")
+        try:
+            await self._work(await self._start())
+        except Halted:
+            await self._end(renewing)
+        except (EngineProblem, StartFailed) as error:
+            await self._fail(renewing, Reason.UNHEALTHY, str(error), failures=self._launch.failures + 1)
+        except Crashed as error:
+            await self._fail(renewing, Reason.CRASHED, str(error), failures=0)
+        else:
+            await self._end(renewing)
+
+    async def _start(self) -> Slots:
+        start = Start(self._launch.spec, self._settings, self._life, self._stop)
+        self._process = await start.process(self._follow)
+        self._upstream = await start.listening(self._process)
+        load_s = await start.proven(self._process, self._upstream)
+        slots = Slots(self._bus, self._tasks, self._life, self._launch.spec, self._upstream)
+        await slots.open()
+        await self._life.step(_S.READY, load_s=load_s, slots=self._launch.spec.n_parallel)
+        return slots
+
+    def _follow(self, process: EngineProcess) -> None:
+        self._tasks.spawn(process.follow(), "engine output")
+        self._tasks.spawn(publish_lines(self._bus, process, self._life.instance), "log lines")
+
+    async def _work(self, slots: Slots) -> None:
+        """Serve until told to stop, then let what runs finish; Crashed if the engine ends before."""
+        assert self._process is not None
+        crashed = asyncio.create_task(self._process.exited.wait())
+        stop = asyncio.create_task(self._stop.wait())
+        lonely = asyncio.create_task(self._lonely())
+        try:
+            await asyncio.wait({crashed, stop, lonely}, return_when=asyncio.FIRST_COMPLETED)
+            if not crashed.done():
+                await self._life.step(_S.DRAINING)
+                await self._drain(slots, crashed)
+            if crashed.done():
+                await self._let_answers_end(slots)
+                raise Crashed(self._process.epitaph())
+        finally:
+            for task in (crashed, stop, lonely):
+                task.cancel()
+
+    async def _drain(self, slots: Slots, crashed: asyncio.Task[bool]) -> None:
+        drained = asyncio.create_task(slots.drain())
+        now = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait({drained, now, crashed}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        if not drained.done():
+            log.warning("drain_cut_short", busy=slots.busy)
+        now.cancel()
+        drained.cancel()
+
+    async def _let_answers_end(self, slots: Slots) -> None:
+        """Requests of a dead engine are given back or told; that takes a moment."""
+        await asyncio.wait({asyncio.create_task(slots.drain())}, timeout=STOP_S)
+
+    async def _lonely(self) -> None:
+        """Return when the broker has been away for too long."""
+        while time.monotonic() - self._life.last_renewed < LONELY_S:
+            await asyncio.sleep(LONELY_S / 20)
+        log.error("no_broker_for_too_long", seconds=LONELY_S)
+
+    async def _end(self, renewing: asyncio.Task[None]) -> None:
+        await self._life.step(_S.STOPPING)
+        await self._clean_up(renewing)
+        await self._life.step(_S.STOPPED, busy=0)
+
+    async def _fail(self, renewing: asyncio.Task[None], reason: Reason, error: str, failures: int) -> None:
+        await self._clean_up(renewing)
+        retry_at = time.time() + pause_s(failures)
+        await self._life.step(_S.FAILED, reason, error=error, failures=failures, retry_at=retry_at, busy=0)
+
+    async def _clean_up(self, renewing: asyncio.Task[None]) -> None:
+        """The engine is gone and its last lines are out."""
+        renewing.cancel()
+        if self._upstream is not None:
+            await self._upstream.close()
+        if self._process is not None:
+            await self._process.stop(STOP_S)
+            await flush_lines(self._bus, self._process, self._life.instance)
+
+
+def first_record(launch: Launch, settings: Settings) -> Instance:
+    """The record as the supervisor wrote it, now with our process in it."""
+    return Instance(
+        instance=launch.instance,
+        model=launch.spec.name,
+        node=settings.node,
+        engine=launch.spec.engine,
+        revision=launch.revision,
+        state=_S.STARTING,
+        reason=Reason.REQUESTED,
+        changed_at=time.time(),
+        pid=os.getpid(),
+        pid_started_at=started_at(os.getpid()),
+        failures=launch.failures,
+    )
+
+
+async def run(launch: Launch, settings: Settings) -> int:
+    """Log in, live, log out; the exit code of the process."""
+    structlog.contextvars.bind_contextvars(instance=launch.instance, model=launch.spec.name)
+    try:
+        bus = await Bus.connect(settings, Role.RUNNER, url=launch.nats_url)
+    except YardError as error:
+        log.error("runner_failed", error=error.message)  # noqa: TRY400 - a sentence, no traceback
+        return 1
+    async with Tasks() as tasks:
+        runner = Runner(bus, tasks, launch, settings)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, runner.on_term)
+        await runner.run()
+    await bus.close()
+    return 0
