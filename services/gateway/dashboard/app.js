@@ -35,6 +35,7 @@ function toast(tone, text) {
 function status(connection) {
   const locked = connection.status === "locked";
   document.body.classList.toggle("locked", locked);
+  document.body.classList.toggle("stale", connection.status !== "open");
   store.dispatch("connection", { ...connection, refused: locked && loadKey() !== null });
   if (connection.status !== "open") return;
   if (store.state.logs.instance) feed.send({ type: "logs", instance: store.state.logs.instance });

@@ -5,6 +5,8 @@ import { conversation, readChunk } from "./chat.js";
 import { duration, plural } from "./format.js";
 import { chatModel } from "./select.js";
 
+const BROKEN_OFF = "The answer broke off before its end.";
+
 const seconds = () => performance.now() / 1000;
 
 export class Talk {
@@ -38,7 +40,8 @@ export class Talk {
     let tokens = null;
     for await (const event of chat(model, messages, signal)) {
       if (event.comment) this.store.dispatch("chatNote", { note: event.comment });
-      if (!event.data || event.data === "[DONE]") continue;
+      if (event.data === "[DONE]") return describe(asked, first, seconds(), tokens);
+      if (!event.data) continue;
       const piece = readChunk(JSON.parse(event.data));
       if (piece.error) throw new Error(piece.error);
       tokens = piece.tokens ?? tokens;
@@ -46,12 +49,13 @@ export class Talk {
       first ??= seconds();
       this.store.dispatch("chatPiece", piece);
     }
-    return describe(asked, first, seconds(), tokens);
+    throw new Error(BROKEN_OFF);
   }
 
   #explain(error) {
     if (error.name === "AbortError") this.store.dispatch("chatEnd", { note: "Stopped." });
-    else this.store.dispatch("chatEnd", { error: error.message });
+    // A TypeError is how a fetch body says that the connection is gone.
+    else this.store.dispatch("chatEnd", { error: error instanceof TypeError ? BROKEN_OFF : error.message });
     if (error.status === 401) this.onUnauthorized();
   }
 }
