@@ -1,7 +1,6 @@
 /** Numbers as people say them. A value that is not known is "" here; the view decides what to show instead. */
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-// eslint-disable-next-line no-control-regex
 const ANSI = /\u001b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)|[@-Z\\-_])/g;
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
