@@ -1,0 +1,81 @@
+/** What buttons, forms and selects do. Each takes the element's data set, or the fields of a form. */
+
+import { command, saveKey } from "./api.js";
+import { copyText } from "./clipboard.js";
+
+/** `app` has `store`, `feed`, `talk` and `toast`; actions reach the outside only through it. */
+export function createActions(app) {
+  const { store, feed, talk, toast } = app;
+
+  /** Runs `work` once at a time under `name`; what goes wrong is told. True if it worked. */
+  async function once(name, work) {
+    if (store.state.pending[name]) return false;
+    store.dispatch("pending", { name });
+    try {
+      await work();
+      return true;
+    } catch (error) {
+      app.failed(error);
+      return false;
+    } finally {
+      store.dispatch("settled", { name });
+    }
+  }
+
+  async function pull(reference, name, form) {
+    const started = await once("pull", () => command("download", "start", { reference, name: name || null }));
+    if (!started) return;
+    form?.reset();
+    toast("good", `Pulling ${reference}`);
+  }
+
+  function chooseLog(instance) {
+    store.dispatch("logs", { instance: instance || null });
+    feed.send({ type: "logs", instance: instance || null });
+  }
+
+  return {
+    start: ({ model }) => once(`start ${model}`, () => command("model", "start", { model })),
+    stop: ({ model }) => once(`stop ${model}`, () => command("model", "stop", { model })),
+    cancel: ({ download }) => once(`cancel ${download}`, () => command("download", "cancel", { download })),
+    pull: ({ reference, name }, form) => pull(reference.trim(), name.trim(), form),
+    "pull-again": ({ reference, name }) => pull(reference, name === reference ? null : name),
+
+    logs({ instance, value }) {
+      chooseLog(instance ?? value);
+      const panel = document.getElementById("logs");
+      if (instance) panel.scrollIntoView({ block: "nearest" });
+    },
+    follow: () => store.dispatch("follow", { follow: true }),
+
+    chatModel: ({ value }) => store.dispatch("chatModel", { model: value }),
+    "chat-clear": () => store.dispatch("chatClear"),
+    "chat-stop": () => talk.stop(),
+    ask({ prompt, text }, form) {
+      if (store.state.chat.busy) return;
+      const question = (prompt ?? text).trim();
+      if (!question) return;
+      form?.reset();
+      talk.ask(question);
+    },
+
+    async copy({ text }) {
+      if (await copyText(text)) toast("good", "Copied");
+      else toast("bad", "The browser does not allow copying here. Select the text and copy it by hand.");
+    },
+    dismiss: ({ id }) => store.dispatch("dismiss", { id: Number(id) }),
+
+    reconnect: () => feed.connect(),
+    "use-key"({ key }, form) {
+      saveKey(key.trim());
+      store.dispatch("keyed", { keyed: true });
+      form.reset();
+      feed.connect();
+    },
+    "forget-key"() {
+      saveKey(null);
+      store.dispatch("keyed", { keyed: false });
+      feed.connect();
+    },
+  };
+}

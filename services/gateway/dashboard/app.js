@@ -1,0 +1,113 @@
+/** Puts the page together: the feed fills the store, the store repaints panels, events call actions. */
+
+import { createActions } from "./actions.js";
+import { command, loadKey, protocols } from "./api.js";
+import { Feed } from "./feed.js";
+import { atBottom, Painter } from "./paint.js";
+import { createStore } from "./store.js";
+import { Talk } from "./talk.js";
+import * as chat from "./views/chat.js";
+import * as connect from "./views/connect.js";
+import * as devices from "./views/devices.js";
+import * as downloads from "./views/downloads.js";
+import * as instances from "./views/instances.js";
+import * as key from "./views/key.js";
+import * as logs from "./views/logs.js";
+import * as models from "./views/models.js";
+import * as toasts from "./views/toasts.js";
+import * as top from "./views/top.js";
+
+const PANELS = { top, connect, key, models, downloads, chat, devices, instances, logs, toasts };
+const FROM_GATEWAY = ["snapshot", "delta", "log"];
+const USAGE_EVERY_MS = 15_000;
+const TOAST_MS = { good: 3_000, bad: 9_000 };
+
+const painter = new Painter(PANELS, () => ({ ...store.state, origin: location.origin }));
+const store = createStore(() => painter.schedule());
+
+let toasted = 0;
+function toast(tone, text) {
+  const id = (toasted += 1);
+  store.dispatch("toast", { id, tone, text });
+  setTimeout(() => store.dispatch("dismiss", { id }), TOAST_MS[tone]);
+}
+
+function status(connection) {
+  const locked = connection.status === "locked";
+  document.body.classList.toggle("locked", locked);
+  document.body.classList.toggle("stale", connection.status !== "open");
+  store.dispatch("connection", { ...connection, refused: locked && loadKey() !== null });
+  if (connection.status !== "open") return;
+  if (store.state.logs.instance) feed.send({ type: "logs", instance: store.state.logs.instance });
+}
+
+function lock() {
+  feed.close();
+  status({ status: "locked" });
+}
+
+function failed(error) {
+  if (error.status === 401) lock();
+  else toast("bad", error.message);
+}
+
+async function refreshUsage() {
+  if (document.hidden || store.state.connection.status !== "open") return;
+  // Usage is an extra: a monitor that is away must not disturb anybody.
+  const report = await command("usage", "query", {}).catch(() => null);
+  if (report) store.dispatch("usage", report);
+}
+
+const feed = new Feed({
+  url: `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`,
+  protocols: () => protocols(loadKey()),
+  onStatus: status,
+  onMessage(message) {
+    if (message.error) toast("bad", message.error.message);
+    else if (FROM_GATEWAY.includes(message.type)) store.dispatch(message.type, message.data);
+    // Not before the gateway has let us in.
+    if (message.type === "snapshot") refreshUsage();
+  },
+});
+const talk = new Talk({ store, onUnauthorized: lock, onAnswered: refreshUsage });
+const actions = createActions({ store, feed, talk, toast, failed });
+
+document.addEventListener("click", (event) => {
+  const element = event.target.closest("button[data-action]");
+  if (element && element.getAttribute("aria-disabled") !== "true") actions[element.dataset.action](element.dataset);
+});
+
+document.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const form = event.target;
+  actions[form.dataset.action](Object.fromEntries(new FormData(form)), form);
+});
+
+document.addEventListener("change", ({ target }) => {
+  if (target.dataset.change) actions[target.dataset.change]({ value: target.value });
+});
+
+document.addEventListener("keydown", (event) => {
+  const sends = event.target.dataset?.enter === "submit" && event.key === "Enter";
+  // During composition Enter picks a word, it does not send.
+  if (!sends || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  event.target.form.requestSubmit();
+});
+
+// Scroll events do not bubble, but they can be captured.
+document.addEventListener(
+  "scroll",
+  ({ target }) => {
+    if (target.dataset?.scroll === "logs") store.dispatch("follow", { follow: atBottom(target) });
+  },
+  true,
+);
+
+window.addEventListener("online", () => feed.connect());
+setInterval(() => store.dispatch("tick", { now: Date.now() / 1000 }), 1000);
+setInterval(refreshUsage, USAGE_EVERY_MS);
+
+store.dispatch("tick", { now: Date.now() / 1000 });
+store.dispatch("keyed", { keyed: loadKey() !== null });
+feed.connect();

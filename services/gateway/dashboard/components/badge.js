@@ -1,0 +1,25 @@
+/** The state of something as a coloured word. Colour is never the only sign: the word says it too. */
+
+import { html } from "../html.js";
+
+const STATES = {
+  idle: ["Asleep", "calm"],
+  starting: ["Starting", "busy"],
+  loading: ["Loading", "busy"],
+  probing: ["Trying a first request", "busy"],
+  ready: ["Ready", "good"],
+  draining: ["Finishing its work", "busy"],
+  stopping: ["Stopping", "busy"],
+  stopped: ["Stopped", "calm"],
+  failed: ["Failed", "bad"],
+  queued: ["Waiting its turn", "calm"],
+  resolving: ["Looking up files", "busy"],
+  transferring: ["Downloading", "busy"],
+  finished: ["Done", "good"],
+  cancelled: ["Cancelled", "calm"],
+};
+
+export function stateBadge(state) {
+  const [word, tone] = STATES[state] ?? [state, "calm"];
+  return html`<span class="badge ${tone}">${word}</span>`;
+}

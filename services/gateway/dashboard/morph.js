@@ -1,0 +1,67 @@
+/** Brings an element to new content by changing only what differs, so focus, typed text and scrolling stay. */
+
+const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE ? node.getAttribute("data-key") : null);
+
+/** `markup` is what the `html` tag made; a template's content is inert until it is moved over. */
+export function render(root, markup) {
+  const template = document.createElement("template");
+  template.innerHTML = String(markup);
+  morphChildren(root, template.content);
+}
+
+function morphChildren(parent, wanted) {
+  const nodes = [...wanted.childNodes];
+  const kept = new Set(nodes.map(keyOf).filter(Boolean));
+  const keyed = new Map();
+  for (const child of [...parent.childNodes]) {
+    const key = keyOf(child);
+    if (key !== null && kept.has(key)) keyed.set(key, child);
+    else if (key !== null) child.remove();
+  }
+  let cursor = parent.firstChild;
+  for (const node of nodes) {
+    const match = findMatch(node, cursor, keyed);
+    if (match === null) {
+      parent.insertBefore(node, cursor);
+      continue;
+    }
+    if (match === cursor) cursor = cursor.nextSibling;
+    else parent.insertBefore(match, cursor);
+    morphNode(match, node);
+  }
+  while (cursor) {
+    const next = cursor.nextSibling;
+    cursor.remove();
+    cursor = next;
+  }
+}
+
+function findMatch(node, cursor, keyed) {
+  const key = keyOf(node);
+  if (key !== null) {
+    const match = keyed.get(key);
+    return match && match.nodeName === node.nodeName ? match : null;
+  }
+  return cursor && keyOf(cursor) === null && cursor.nodeName === node.nodeName ? cursor : null;
+}
+
+function morphNode(node, wanted) {
+  if (node.nodeType !== Node.ELEMENT_NODE) {
+    if (node.nodeValue !== wanted.nodeValue) node.nodeValue = wanted.nodeValue;
+    return;
+  }
+  morphAttributes(node, wanted);
+  morphChildren(node, wanted);
+  // Once a person has chosen, a select no longer follows its options' attributes.
+  if (node.dataset.value !== undefined && node.value !== node.dataset.value) node.value = node.dataset.value;
+}
+
+function morphAttributes(node, wanted) {
+  for (const { name, value } of wanted.attributes) {
+    if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+  }
+  for (const { name } of [...node.attributes]) {
+    const belongsToPerson = name === "open" && node.nodeName === "DETAILS";
+    if (!wanted.hasAttribute(name) && !belongsToPerson) node.removeAttribute(name);
+  }
+}

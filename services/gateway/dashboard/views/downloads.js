@@ -1,0 +1,95 @@
+/** Models on their way from the hub, and the form that asks for another one. */
+
+import { progressBar } from "../components/bar.js";
+import { stateBadge } from "../components/badge.js";
+import { copyable } from "../components/copyable.js";
+import { empty, heading, waiting } from "../components/panel.js";
+import { ago, bytes, duration, percent, plural, speed } from "../format.js";
+import { html } from "../html.js";
+import { isRunning, sortedDownloads } from "../select.js";
+
+export const needs = ["loaded", "downloads", "pending", "now"];
+
+const SHOWN = 8;
+
+export function view(state) {
+  const downloads = sortedDownloads(state).slice(0, SHOWN);
+  const running = downloads.filter(isRunning).length;
+  return html`${heading("downloads", "Downloads", running > 0 && `${running} running`)}
+    ${pullForm(state.pending.pull)}
+    ${!state.loaded ? waiting : downloads.length === 0 ? nothing : ""}
+    <ul class="cards">${downloads.map((download) => card(download, state))}</ul>`;
+}
+
+function pullForm(waits) {
+  return html`<form class="pull" data-action="pull" autocomplete="off">
+    <label class="grow"><span>Pull a model</span>
+      <input name="reference" required spellcheck="false" autocapitalize="none" placeholder="org/name:Q4_K_M"
+        aria-describedby="pull-hint">
+    </label>
+    <label><span>Name it <span class="muted">(if you like)</span></span>
+      <input name="name" spellcheck="false" autocapitalize="none" placeholder="as referred to">
+    </label>
+    <button type="submit" class="primary" ${waits && html`aria-disabled="true"`}>Pull</button>
+    <p id="pull-hint" class="muted hint">A repository on the hub with GGUF files, a colon, and the quantization.</p>
+  </form>`;
+}
+
+const nothing = empty(
+  "No downloads yet",
+  html`<p>The same works in a terminal:</p>
+    <p>${copyable("yard pull REPO:QUANT", { prompt: true })}</p>
+    <p class="muted">Every byte is checked against the hub’s hash, and a broken line is picked up where it broke.</p>`,
+);
+
+function card(download, state) {
+  const running = isRunning(download);
+  return html`<li class="card download ${download.state}" data-key="${download.download}">
+    <div class="card-head">
+      <div class="card-title"><h3>${download.model}</h3> ${stateBadge(download.state)}</div>
+      ${running
+        ? cancelButton(download, state.pending)
+        : html`<span class="muted when">${ago(download.changed_at, state.now)}</span>`}
+    </div>
+    ${download.reference !== download.model && html`<p class="muted reference">${download.reference}</p>`}
+    ${running && html`${progressBar(`Download of ${download.model}`, progressOf(download))}
+      <p class="numbers">${numbers(download)}</p>`}
+    ${download.state === "finished" && html`<p class="muted">${size(download)}, all verified. Ready to be used.</p>`}
+    ${download.error && html`<p class="complaint">${download.error.message}</p>`}
+    ${["failed", "cancelled"].includes(download.state) && again(download)}
+  </li>`;
+}
+
+function progressOf(download) {
+  return download.state === "transferring" ? percent(download.bytes_done, download.bytes_total) : null;
+}
+
+function numbers(download) {
+  if (download.state !== "transferring") return html`<span class="muted">Starts in a moment</span>`;
+  const done = progressOf(download);
+  const ofTotal = download.bytes_total ? ` of ${bytes(download.bytes_total)}` : "";
+  const eta = duration(download.eta_s == null ? null : Math.round(download.eta_s));
+  return html`${done !== null && html`<strong>${Math.floor(done)} %</strong>`}
+    <span>${bytes(download.bytes_done)}${ofTotal}</span>
+    ${download.speed_bytes_s != null && html`<span>${speed(download.speed_bytes_s)}</span>`}
+    ${eta && html`<span>${eta} left</span>`}
+    ${download.files?.length > 1 && html`<span>file ${Math.min(download.files_done + 1, download.files.length)} of
+      ${download.files.length}</span>`}`;
+}
+
+function size(download) {
+  const files = download.files?.length ? ` in ${plural(download.files.length, "file")}` : "";
+  return `${bytes(download.bytes_total ?? download.bytes_done)}${files}`;
+}
+
+function cancelButton(download, pending) {
+  return html`<button type="button" class="small" data-action="cancel" data-download="${download.download}"
+    ${pending[`cancel ${download.download}`] && html`aria-disabled="true"`}
+    aria-label="Cancel the download of ${download.model}">Cancel</button>`;
+}
+
+function again(download) {
+  const kept = download.bytes_done > 0 ? `${bytes(download.bytes_done)} stay on disk. ` : "";
+  return html`<p class="muted">${kept}<button type="button" class="link-like" data-action="pull-again"
+    data-reference="${download.reference}" data-name="${download.model}">Pull it again</button></p>`;
+}

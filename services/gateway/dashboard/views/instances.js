@@ -1,0 +1,69 @@
+/** The engine processes: where they run, how busy they are, and the way to their logs. */
+
+import { slotDots } from "../components/bar.js";
+import { stateBadge } from "../components/badge.js";
+import { empty, heading, waiting } from "../components/panel.js";
+import { ago, duration, plural, splitError } from "../format.js";
+import { html } from "../html.js";
+import { isLive, sortedInstances } from "../select.js";
+
+export const needs = ["loaded", "instances", "logs.instance", "now"];
+
+const PAST = 5;
+
+export function view(state) {
+  const all = sortedInstances(state);
+  const live = all.filter(isLive);
+  const past = all.filter((instance) => !isLive(instance)).slice(0, PAST);
+  return html`${heading("instances", "Instances", live.length > 0 && `${live.length} running`)}
+    ${!state.loaded ? waiting : live.length ? table(live, "Running instances", state) : nobody(past.length > 0)}
+    ${past.length > 0 &&
+    html`<details class="past"><summary>${plural(past.length, "instance")} that ended lately</summary>
+      ${table(past, "Instances that ended", state)}</details>`}`;
+}
+
+function nobody(before) {
+  const why = "An instance is one running engine with one model in its memory.";
+  const how = "Start a model above, or simply send it a request: it comes up by itself.";
+  return empty(before ? "Nothing is running now" : "Nothing has run yet", html`<p>${why} ${how}</p>`);
+}
+
+function table(instances, caption, state) {
+  return html`<div class="table-wrap" data-key="${caption}"><table>
+    <caption class="sr">${caption}</caption>
+    <thead><tr>
+      <th scope="col">Model</th><th scope="col">State</th><th scope="col">Slots</th><th scope="col">Node</th>
+      <th scope="col">Engine</th><th scope="col">Port</th><th scope="col">Load time</th><th scope="col">Since</th>
+      <th scope="col"><span class="sr">Log</span></th>
+    </tr></thead>
+    <tbody>${instances.map((instance) => row(instance, state))}</tbody>
+  </table></div>`;
+}
+
+function row(instance, state) {
+  const chosen = state.logs.instance === instance.instance;
+  const unknown = html`<span class="muted">–</span>`;
+  return html`<tr data-key="${instance.instance}" class="${chosen && "chosen"}">
+    <th scope="row">${instance.model}<small class="muted id">${instance.instance}</small></th>
+    <td data-label="State">${stateBadge(instance.state)}${why(instance)}</td>
+    <td data-label="Slots">${isLive(instance) ? slotDots(instance.busy ?? 0, instance.slots ?? 0) : unknown}</td>
+    <td data-label="Node">${instance.node}</td>
+    <td data-label="Engine">${instance.engine}</td>
+    <td data-label="Port">${instance.port ?? unknown}</td>
+    <td data-label="Load time">${duration(instance.load_s) || unknown}</td>
+    <td data-label="Since">${ago(instance.changed_at, state.now)}</td>
+    <td><button type="button" class="small" data-action="logs" data-instance="${instance.instance}"
+      aria-pressed="${String(chosen)}" aria-label="Log of ${instance.model}">Log</button></td>
+  </tr>`;
+}
+
+const REASONS = {
+  crashed: "A process ended by itself",
+  unhealthy: "It did not get ready in time",
+  drained: "Its node is being cleared",
+};
+
+function why(instance) {
+  const sentence = splitError(instance.error).sentence || REASONS[instance.reason];
+  return sentence ? html`<small class="muted why">${sentence}</small>` : "";
+}

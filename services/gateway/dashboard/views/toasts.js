@@ -1,0 +1,14 @@
+/** Short notices: what went wrong with something that was asked for, or that it is on its way. */
+
+import { html } from "../html.js";
+
+export const needs = ["toasts"];
+
+export function view({ toasts }) {
+  return html`${toasts.map(
+    ({ id, tone, text }) => html`<div class="toast ${tone}" data-key="${id}">
+      <p>${text}</p>
+      <button type="button" class="small quiet" data-action="dismiss" data-id="${id}" aria-label="Dismiss">×</button>
+    </div>`,
+  )}`;
+}

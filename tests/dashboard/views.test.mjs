@@ -1,0 +1,51 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { initialState } from "../../services/gateway/dashboard/store.js";
+
+const EVIL = `<img src=x onerror=alert(1)>"'`;
+const NAMES = ["chat", "connect", "devices", "downloads", "instances", "key", "logs", "models", "toasts", "top"];
+const views = await Promise.all(NAMES.map((name) => import(`../../services/gateway/dashboard/views/${name}.js`)));
+
+const evilState = {
+  ...initialState,
+  loaded: true,
+  origin: EVIL,
+  models: { m: { name: EVIL, aliases: [EVIL], mode: EVIL, source: { quant: EVIL } }, c: { name: `${EVIL}2`, aliases: [] } },
+  instances: {
+    a: { instance: EVIL, model: EVIL, node: EVIL, engine: EVIL, state: "failed", error: `${EVIL}\n${EVIL}`, changed_at: 1 },
+    b: { instance: "b", model: EVIL, node: EVIL, engine: EVIL, state: EVIL, changed_at: 2, engine_pid: 7 },
+  },
+  nodes: { n: { node: EVIL, version: EVIL, engines: [{ engine: EVIL, version: EVIL }, { engine: EVIL, problem: EVIL }] } },
+  devices: { d: { node: EVIL, device: EVIL, kind: EVIL, name: EVIL, memory_total_bytes: 2, memory_used_bytes: 1, processes: [{ pid: 7 }] } },
+  downloads: { d: { download: EVIL, reference: EVIL, model: `${EVIL}3`, state: "failed", error: { message: EVIL }, changed_at: 1, created_at: 1, bytes_done: 0 } },
+  logs: { instance: EVIL, lines: [{ at: 1, text: EVIL, id: 0 }], next: 1, follow: true },
+  chat: { model: null, busy: false, turns: [{ role: "user", text: EVIL }, { role: "assistant", text: EVIL, thinking: EVIL, note: EVIL, error: EVIL, stats: EVIL }] },
+  toasts: [{ id: 1, tone: "bad", text: EVIL }],
+};
+
+test("no view lets text become markup", () => {
+  for (const { view } of views) assert.ok(!String(view(evilState)).includes("<img"), view.name);
+});
+
+test("every view can show an empty yard, before and after the first snapshot", () => {
+  for (const { view } of views) {
+    for (const state of [initialState, { ...initialState, loaded: true }]) assert.doesNotThrow(() => view(state));
+  }
+});
+
+test("no view needs what the content security policy forbids", () => {
+  for (const { view } of views) assert.doesNotMatch(String(view(evilState)), /<[^>]*\s(style|on\w+)="/);
+});
+
+test("every view names parts of the state that exist", () => {
+  const state = { ...initialState, origin: "" };
+  for (const { needs } of views) for (const path of needs) assert.ok(path.split(".")[0] in state, path);
+});
+
+test("an empty yard teaches the next step", () => {
+  const texts = Object.fromEntries(NAMES.map((name, index) => [name, String(views[index].view({ ...initialState, loaded: true }))]));
+  assert.match(texts.downloads, /yard pull REPO:QUANT/);
+  assert.match(texts.models, /yard pull /);
+  assert.match(String(views[1].view({ ...initialState, origin: "http://yard:8080" })), /http:\/\/yard:8080\/v1/);
+});
