@@ -1,5 +1,6 @@
 """The folder of one installation: who runs there, and where its broker is."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -71,3 +72,23 @@ def lock(settings: Settings) -> IO[str]:
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+class RunnerFile(Record):
+    """A runner's process, written by itself for the time without a broker or supervisor."""
+
+    pid: int
+    started_at: float
+
+
+def runner_file(settings: Settings, instance: str) -> Path:
+    return settings.run / f"runner-{instance}.json"
+
+
+def read_runners(settings: Settings) -> list[RunnerFile]:
+    """Every runner that did not take its file away; its process may be gone all the same."""
+    runners = []
+    for path in settings.run.glob("runner-*.json"):
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            runners.append(msgspec.json.decode(path.read_bytes(), type=RunnerFile))
+    return runners

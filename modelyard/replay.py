@@ -1,6 +1,6 @@
 """Reading a kept kind (events, metrics, logs) from the past into the present."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
@@ -26,7 +26,7 @@ class Replayed(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
 
 async def replay(
     bus: Bus, subject: Subject[T], *, since: float | None = None, follow: bool = True, **tokens: str
-) -> AsyncIterator[Replayed[T]]:
+) -> AsyncGenerator[Replayed[T], None]:
     """Messages of `subject` stored at or after `since` (unix seconds; None: all), oldest first.
 
     With `follow` it goes on with what comes; without, it ends when everything there is was given.

@@ -13,6 +13,7 @@ from modelyard.home import broker_url
 from modelyard.processes import die_with_parent
 from modelyard.settings import Settings, SettingsError, load
 from modelyard.tasks import Tasks
+from modelyard.up.child import EXIT_CONFIG
 from schemas.errors import YardError
 from schemas.roles import SERVICES, Role
 
@@ -27,10 +28,11 @@ def run_service(role: Role, main: ServiceMain) -> None:
     die_with_parent(signal.SIGTERM)
     try:
         settings = load()
+        logging.configure(settings.log_level)
+        sys.exit(run_loop(_serve(role, main, settings)))
     except SettingsError as error:
-        sys.exit(f"yard: {error}")
-    logging.configure(settings.log_level)
-    sys.exit(run_loop(_serve(role, main, settings)))
+        sys.stderr.write(f"yard: {error}\n")
+        sys.exit(EXIT_CONFIG)
 
 
 def run_loop(work: Coroutine[Any, Any, int]) -> int:

@@ -1,7 +1,7 @@
 """Background tasks that are never lost: an exception is logged, a stop cancels and waits."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +15,11 @@ class Tasks:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closers: list[Callable[[], Awaitable[None]]] = []
+
+    def before_cancel(self, closer: Callable[[], Awaitable[None]]) -> None:
+        """Await `closer` when the block is left, while the tasks still run; the last given comes first."""
+        self._closers.append(closer)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Start `work` now; its exception, if any, is logged under `name`."""
@@ -39,6 +44,8 @@ class Tasks:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for closer in reversed(self._closers):
+            await closer()
         for task in tuple(self._tasks):
             task.cancel()
         await self.settle()

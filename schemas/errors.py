@@ -115,6 +115,12 @@ class QueueFull(YardError):
     code, status, type = "queue_full", 429, "rate_limit_error"
 
 
+class Cancelled(YardError):
+    """Somebody cancelled the request."""
+
+    code, status, type = "cancelled", 499, "cancelled"
+
+
 class InternalError(YardError):
     """A fault of ours; the log has the details."""
 

@@ -9,7 +9,15 @@ from msgspec import Struct
 
 from services.downloader.answers import TryAgain, check_status, continues, strong_etag
 from services.downloader.backoff import RetryPolicy
-from services.downloader.disk import CHUNK_BYTES, MARGIN_BYTES, file_bytes, part_path, publish, require_free
+from services.downloader.disk import (
+    CHUNK_BYTES,
+    MARGIN_BYTES,
+    file_bytes,
+    hash_file,
+    part_path,
+    publish,
+    require_free,
+)
 from services.downloader.errors import TransferError, disk_error
 from services.downloader.part_file import PartFile
 from services.downloader.redirects import get_bytes
@@ -50,10 +58,10 @@ async def fetch_file(
 ) -> None:
     """Bring source to dest or raise TransferError; on_bytes hears how many bytes of the file are here now.
 
-    A dest of the right size counts as done. What was fetched before lies in `<dest>.part` and is continued.
+    A dest with the right bytes counts as done; its hash is checked, for another commit may have as many.
+    What was fetched before lies in `<dest>.part` and is continued.
     """
-    if file_bytes(dest) == source.size_bytes:
-        on_bytes(source.size_bytes)
+    if is_there(source, dest, on_bytes):
         return
     part = part_path(dest)
     if source.sha256 is None:  # nothing could prove that the old bytes belong to this file
@@ -69,6 +77,19 @@ async def fetch_file(
         "hash_mismatch",
         f"{dest.name} arrived damaged twice: its sha256 or size is not what the hub lists. Try again later.",
     )
+
+
+def is_there(source: Source, dest: Path, on_bytes: OnBytes) -> bool:
+    """Whether dest holds what the hub lists."""
+    if file_bytes(dest) != source.size_bytes:
+        return False
+    if source.sha256 is None:
+        on_bytes(source.size_bytes)
+        return True
+    try:
+        return hash_file(dest, on_bytes).hexdigest() == source.sha256
+    except OSError as error:
+        raise disk_error(error, dest.name) from error
 
 
 class _Fetch:

@@ -91,7 +91,7 @@ def _run(job: Job, send: Callable[[Message], None]) -> None:
     missing = [_missing_bytes(file, place) for file, place in zip(resolved.files, plan.places, strict=True)]
     require_free(plan.places[0].parent, sum(missing), plan.margin_bytes)
     asyncio.run(fetch(plan, send))
-    _or_fail("corrupt_gguf", lambda: _check_model(plan.places[0]))
+    _check_model(plan.places[0])
     send(
         Finished(
             commit=resolved.commit,
@@ -122,9 +122,14 @@ def _missing_bytes(file: RemoteFile, place: Path) -> int:
 
 
 def _check_model(place: Path) -> None:
+    """What is no model does not stay where models lie."""
     with place.open("rb") as file:
         head = file.read(HEAD_BYTES)
-    check_gguf(head, place.stat().st_size)
+    try:
+        check_gguf(head, place.stat().st_size)
+    except ValueError as error:
+        place.unlink()
+        raise DownloadError("corrupt_gguf", f"{place.name} from the hub is not a model. {error}") from error
 
 
 def _read_job(line: bytes) -> Job:

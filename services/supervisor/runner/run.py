@@ -5,10 +5,12 @@ import os
 import signal
 import time
 
+import msgspec
 import structlog
 
 from modelyard import logging
 from modelyard.bus import Bus
+from modelyard.home import RunnerFile, runner_file
 from modelyard.processes import started_at
 from modelyard.settings import Settings
 from modelyard.tasks import Tasks
@@ -166,11 +168,15 @@ async def run(launch: Launch, settings: Settings) -> int:
     except YardError as error:
         log.error("runner_failed", error=error.message)  # noqa: TRY400 - a sentence, no traceback
         return 1
+    me = RunnerFile(pid=os.getpid(), started_at=started_at(os.getpid()) or time.time())
+    file = runner_file(settings, launch.instance)
+    file.write_bytes(msgspec.json.encode(me))
     async with Tasks() as tasks:
         runner = Runner(bus, tasks, launch, settings)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, runner.on_term)
         await runner.run()
+    file.unlink(missing_ok=True)
     await bus.close()
     return 0

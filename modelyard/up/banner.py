@@ -1,0 +1,38 @@
+"""What a person sees when the yard is up."""
+
+from rich.console import Console
+from rich.table import Table
+
+from modelyard.home import RunFile
+from modelyard.settings import Settings
+
+DEMO = "demo"
+
+
+def show(console: Console, settings: Settings, running: RunFile, seconds: float) -> None:
+    """Where everything is, and one line to try."""
+    base = f"{running.gateway_url}/v1"
+    table = Table.grid(padding=(0, 2))
+    for label, value in (
+        ("Dashboard", f"{running.gateway_url}/"),
+        ("OpenAI base URL", base),
+        ("NATS", running.nats_url),
+        ("Data", str(settings.home)),
+    ):
+        table.add_row(f"  {label}", value)
+    console.print()
+    console.print(f"[bold]Modelyard is up[/bold] after {seconds:.1f} s.", highlight=False)
+    console.print(table, highlight=False)
+    console.print()
+    console.print("  Try it:", highlight=False)
+    # One long line on purpose, and not through rich: it has to survive being copied.
+    console.file.write(f"  {curl_line(base)}\n")
+    console.print()
+    console.print("  Ctrl-C stops everything.", highlight=False)
+    console.print()
+
+
+def curl_line(base: str) -> str:
+    """A chat with the demo model, streamed."""
+    body = f'{{"model":"{DEMO}","stream":true,"messages":[{{"role":"user","content":"Hello!"}}]}}'
+    return f"curl -sN {base}/chat/completions -H 'Content-Type: application/json' -d '{body}'"

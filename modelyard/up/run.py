@@ -1,0 +1,181 @@
+"""`yard up`, from the first check to the last process gone."""
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+
+import msgspec
+import nats.errors
+from rich.console import Console
+
+from modelyard import home, settings
+from modelyard.broker import BrokerMissing
+from modelyard.bus import Bus
+from modelyard.credentials import ensure_seeds
+from modelyard.processes import end
+from modelyard.service import run_loop, stop_signal
+from modelyard.settings import Settings, SettingsError
+from modelyard.up import banner
+from modelyard.up.broker import HOST as BROKER_HOST
+from modelyard.up.broker import start_broker
+from modelyard.up.child import EXIT_CONFIG, CannotStart, Child
+from modelyard.up.news import News
+from modelyard.up.ports import claim
+from schemas import subjects
+from schemas.errors import YardError
+from schemas.instances import ClearNode
+from schemas.roles import SERVICES, Role
+
+READY_PATIENCE_S = 30.0
+DRAIN_S = 2.0
+STOP_S = 5.0
+_POLL_S = 0.05
+
+
+def run_up() -> int:
+    """Run everything in the foreground; the exit code. Sentences for what is wrong go to standard error."""
+    try:
+        configured = settings.load()
+        for name in settings.unknown():
+            sys.stderr.write(f"yard: there is no setting {name}; it is ignored.\n")
+        home.prepare(configured)
+        with home.lock(configured):
+            return run_loop(Up(configured, Console()).run())
+    except (SettingsError, home.AlreadyRunning, CannotStart, BrokerMissing) as error:
+        sys.stderr.write(f"yard: {error}\n")
+        return EXIT_CONFIG
+    except PermissionError as error:
+        sys.stderr.write(f"yard: {error.filename} cannot be written: {error.strerror}.\n")
+        return EXIT_CONFIG
+
+
+class Up:
+    """The broker, the four services, and the terminal."""
+
+    def __init__(self, configured: Settings, console: Console) -> None:
+        self._settings = configured
+        self._console = console
+        self._broker: Child | None = None
+        self._services: list[Child] = []
+        self._began = time.monotonic()
+
+    async def run(self) -> int:
+        stop = stop_signal()
+        try:
+            url = await self._start_broker()
+            running = self._start_file(url)
+            bus = await Bus.connect(self._settings, Role.OPERATOR, url=url)
+            await self._start_services(running)
+            watch = [asyncio.create_task(child.keep_running()) for child in self._children()]
+            stopping = asyncio.create_task(stop.wait())
+            try:
+                if await self._until_ready(bus, watch, stopping):
+                    await self._show(bus, running)
+                    await asyncio.wait({stopping, *watch}, return_when=asyncio.FIRST_COMPLETED)
+                self._check(watch)
+            finally:
+                stop.clear()
+                await self._stop(bus, stop)
+        finally:
+            await self._end_children()
+            await self._end_leftovers()
+            home.run_file(self._settings).unlink(missing_ok=True)
+        return 0
+
+    def _children(self) -> list[Child]:
+        return [child for child in (self._broker, *self._services) if child is not None]
+
+    async def _start_broker(self) -> str:
+        if self._settings.nats_url is not None:
+            ensure_seeds(self._settings.credentials)
+            return self._settings.nats_url
+        port = claim(BROKER_HOST, self._settings.nats_port, "YARD_NATS_PORT")
+        self._broker = await start_broker(self._settings, port)
+        return f"nats://{BROKER_HOST}:{port}"
+
+    def _start_file(self, url: str) -> home.RunFile:
+        """Settle the gateway's port, and tell the other commands of this home where everything is."""
+        port = claim(self._settings.host, self._settings.port, "YARD_PORT")
+        self._settings = msgspec.structs.replace(self._settings, port=port)
+        shown = self._settings.host if self._settings.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
+        host = f"[{shown}]" if ":" in shown else shown
+        running = home.RunFile(pid=os.getpid(), nats_url=url, gateway_url=f"http://{host}:{port}")
+        home.write_run_file(self._settings, running)
+        return running
+
+    async def _start_services(self, running: home.RunFile) -> None:
+        environment = {**os.environ, **self._settings.as_environment(), "YARD_NATS_URL": running.nats_url}
+        for role in SERVICES:
+            argv = [sys.executable, "-m", f"services.{role}"]
+            child = Child(str(role), argv, environment, self._settings.logs / f"{role}.log")
+            await child.start()
+            self._services.append(child)
+
+    async def _until_ready(
+        self, bus: Bus, watch: list[asyncio.Task[int]], stopping: asyncio.Task[bool]
+    ) -> bool:
+        """Wait until every service answers; False if we are to stop before."""
+        ready = asyncio.create_task(_all_answer(bus))
+        done, _ = await asyncio.wait(
+            {ready, stopping, *watch}, timeout=READY_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        ready.cancel()
+        self._check(watch)
+        if not done:
+            missing = [child for child in self._services if child.starts > 1] or self._services
+            said = "; ".join(f"{child.name}: {child.last_line()}" for child in missing)
+            raise CannotStart(f"The services did not come up in {READY_PATIENCE_S:g} s. {said}")
+        return not stopping.done()
+
+    def _check(self, watch: list[asyncio.Task[int]]) -> None:
+        """A child that gave up was set up wrongly: its last line says how."""
+        for child, task in zip(self._children(), watch, strict=True):
+            if task.done():
+                raise CannotStart(child.last_line().removeprefix("yard: "))
+
+    async def _show(self, bus: Bus, running: home.RunFile) -> None:
+        banner.show(self._console, self._settings, running, time.monotonic() - self._began)
+        await News(self._console).follow(bus)
+
+    async def _stop(self, bus: Bus, again: asyncio.Event) -> None:
+        """Let running answers finish for a moment; a second Ctrl-C does not wait for that."""
+        self._console.print("\n  Stopping …", highlight=False)
+        clearing = asyncio.create_task(self._clear(bus))
+        hurry = asyncio.create_task(again.wait())
+        await asyncio.wait({clearing, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        clearing.cancel()
+        hurry.cancel()
+        await bus.close()
+
+    async def _clear(self, bus: Bus) -> None:
+        with contextlib.suppress(YardError):
+            await bus.call(
+                subjects.NODE_CLEAR, ClearNode(drain_s=DRAIN_S), timeout_s=20, node=self._settings.node
+            )
+
+    async def _end_children(self) -> None:
+        await asyncio.gather(*(child.stop(STOP_S) for child in self._services))
+        if self._broker is not None:
+            await self._broker.stop(STOP_S)
+
+    async def _end_leftovers(self) -> None:
+        """Runners that the supervisor could not end any more."""
+        for runner in home.read_runners(self._settings):
+            await end(runner.pid, runner.started_at, grace_s=1.0)
+
+
+async def _all_answer(bus: Bus) -> None:
+    """Each service announces itself as its last step."""
+    for role in SERVICES:
+        while not await _answers(bus, role):
+            await asyncio.sleep(_POLL_S)
+
+
+async def _answers(bus: Bus, role: Role) -> bool:
+    try:
+        await bus.nc.request(f"$SRV.PING.{role}", b"", timeout=1)
+    except (TimeoutError, nats.errors.Error):
+        return False
+    return True

@@ -1,0 +1,32 @@
+"""The demo model: made here on the first start, so that there is an answer without any download."""
+
+import asyncio
+
+from modelyard import logging
+from modelyard.bus import Bus
+from modelyard.settings import Settings
+from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
+from schemas.errors import Conflict
+from schemas.models import ModelSpec
+from services.downloader.register import register
+
+log = logging.get(__name__)
+
+NAME = "demo"
+PATH = "modelyard/demo.gguf"
+_DONE = "demo-registered"
+
+
+async def ensure_demo(bus: Bus, settings: Settings) -> None:
+    """Make and register it once a home; who deletes it later does not get it back."""
+    done = settings.run / _DONE
+    if done.exists():
+        return
+    path = settings.models / PATH
+    path.parent.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(write_reciter, path, DEMO_SENTENCE)
+    try:
+        await register(bus, ModelSpec(name=NAME, path=PATH, n_ctx=8192))
+    except Conflict as error:
+        log.info("demo_not_registered", reason=error.message)
+    done.touch()

@@ -1,0 +1,70 @@
+"""Every command and every bucket of the contract over HTTP, derived from it."""
+
+import msgspec
+from aiohttp import web
+
+import modelyard
+from modelyard.bus import Bus
+from modelyard.settings import Settings
+from modelyard.state import Mirror
+from schemas import subjects
+from schemas.errors import BrokerUnavailable, InvalidJson, NotFound
+from schemas.roles import Role
+from schemas.subject import Command
+
+TIMEOUT_S = 10.0
+_BY_NAME = {
+    command.template: command
+    for command in subjects.COMMANDS
+    if Role.GATEWAY in command.publish and not command.tokens
+}
+
+
+class Admin:
+    """Handlers of `/api/…`."""
+
+    def __init__(self, bus: Bus, settings: Settings, mirrors: dict[str, Mirror[object]]) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._mirrors = mirrors
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/api/command/{noun}/{verb}", self.on_command),
+            web.get("/api/state/{bucket}", self.on_state),
+            web.get("/api/info", self.on_info),
+            web.get("/api/health", self.on_health),
+            web.get("/health", self.on_health),
+        ]
+
+    async def on_command(self, request: web.Request) -> web.Response:
+        noun, verb = request.match_info["noun"], request.match_info["verb"]
+        command = _BY_NAME.get(f"yard.command.{noun}.{verb}")
+        if command is None:
+            known = ", ".join(sorted(name.removeprefix("yard.command.") for name in _BY_NAME))
+            raise NotFound(f"There is no command {noun}.{verb}; there are {known}.")
+        payload = _decode(command, await request.read())
+        reply = await self._bus.call(command, payload, timeout_s=TIMEOUT_S)
+        return web.Response(body=command.encode_reply(reply), content_type="application/json")
+
+    async def on_state(self, request: web.Request) -> web.Response:
+        mirror = self._mirrors.get(request.match_info["bucket"])
+        if mirror is None:
+            raise NotFound(f"There is no such state; there are {', '.join(sorted(self._mirrors))}.")
+        return web.Response(body=msgspec.json.encode(mirror.values), content_type="application/json")
+
+    async def on_info(self, _request: web.Request) -> web.Response:
+        info = {"name": "modelyard", "version": modelyard.__version__, "node": self._settings.node}
+        return web.Response(body=msgspec.json.encode(info), content_type="application/json")
+
+    async def on_health(self, _request: web.Request) -> web.Response:
+        if not self._bus.connected:
+            raise BrokerUnavailable("The broker cannot be reached now.")
+        return web.Response(body=b'{"status":"ok"}', content_type="application/json")
+
+
+def _decode(command: Command[object, object], body: bytes) -> object:
+    try:
+        return command.decode(body or b"{}")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidJson(f"This is not what {command.template} takes: {error}.") from error

@@ -1,0 +1,184 @@
+"""`/ws`: a snapshot of all state on connect, then what changed, merged to one message every 500 ms."""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+from functools import partial
+
+import msgspec
+from aiohttp import WSMsgType, web
+
+from modelyard import logging
+from modelyard.bus import Bus
+from modelyard.replay import replay
+from modelyard.state import Mirror
+from modelyard.tasks import Tasks
+from schemas import subjects
+from schemas.downloads import Download
+from schemas.errors import Unauthorized
+from schemas.record import Record
+from services.gateway.exposure import Keys
+from services.gateway.middleware import bearer
+
+log = logging.get(__name__)
+
+EVERY_S = 0.5
+PING_S = 20.0
+MAX_WAITING = 64
+"""Messages a viewer may be behind before it is let go; it comes back with a new snapshot."""
+PROTOCOL = "yard.v1"
+_KEY_PROTOCOL = "yard.key."
+_UNAUTHORIZED_CLOSE = 4401
+Changes = dict[str, dict[str, object]]
+
+
+class _Wish(Record):
+    """What a viewer may ask for."""
+
+    type: str
+    instance: str | None = None
+
+
+class Feed:
+    """Sends state to every viewer; the number of viewers costs the broker nothing."""
+
+    def __init__(self, bus: Bus, tasks: Tasks, keys: Keys, mirrors: dict[str, Mirror[object]]) -> None:
+        self._bus = bus
+        self._tasks = tasks
+        self._keys = keys
+        self._mirrors = mirrors
+        self._viewers: set[Viewer] = set()
+        self._changes: Changes = {}
+        self._dirty = asyncio.Event()
+
+    async def open(self) -> None:
+        """Follow all state, and download progress between two states."""
+        for name, mirror in self._mirrors.items():
+            mirror.listen(partial(self._changed, name))
+        await self._bus.subscribe(subjects.DOWNLOAD_PROGRESS, self._on_progress)
+        self._tasks.spawn(self._run(), "feed")
+
+    async def _on_progress(self, tokens: dict[str, str], download: Download) -> None:
+        self._changed("downloads", tokens["download"], download)
+
+    def _changed(self, bucket: str, key: str, value: object) -> None:
+        if self._viewers:
+            self._changes.setdefault(bucket, {})[key] = value
+            self._dirty.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            changes, self._changes = self._changes, {}
+            message = _message("delta", changes)
+            for viewer in tuple(self._viewers):
+                viewer.send(message)
+            await asyncio.sleep(EVERY_S)
+
+    async def on_connect(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(heartbeat=PING_S, compress=True, protocols=(PROTOCOL,))
+        await socket.prepare(request)
+        try:
+            self._keys.check(bearer(request) or _key_of_protocols(request))
+        except Unauthorized:
+            await socket.close(code=_UNAUTHORIZED_CLOSE, message=b"an API key is needed")
+            return socket
+        viewer = Viewer(self._bus, request, socket)
+        viewer.send(_message("snapshot", {name: mirror.values for name, mirror in self._mirrors.items()}))
+        self._viewers.add(viewer)
+        try:
+            await viewer.run()
+        finally:
+            self._viewers.discard(viewer)
+        return socket
+
+    async def close(self) -> None:
+        """Say goodbye, so that pages reconnect at once."""
+        for viewer in tuple(self._viewers):
+            await viewer.close()
+
+
+class Viewer:
+    """One open page."""
+
+    def __init__(self, bus: Bus, request: web.Request, socket: web.WebSocketResponse) -> None:
+        self._bus = bus
+        self._request = request
+        self._socket = socket
+        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue(MAX_WAITING)
+        self._logs: asyncio.Task[None] | None = None
+
+    def send(self, message: bytes) -> None:
+        """Queue a message; a viewer too far behind is let go."""
+        try:
+            self._outgoing.put_nowait(message)
+        except asyncio.QueueFull:
+            log.warning("viewer_too_slow")
+            if self._request.transport is not None:
+                self._request.transport.abort()
+
+    async def run(self) -> None:
+        """Until the page is closed."""
+        writer = asyncio.create_task(self._write())
+        try:
+            async for incoming in self._socket:
+                if incoming.type is WSMsgType.TEXT:
+                    self._on_wish(incoming.data)
+        finally:
+            writer.cancel()
+            self._stop_logs()
+
+    async def close(self) -> None:
+        await self._socket.close(code=1001, message=b"the gateway stops")
+
+    async def _write(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await self._socket.send_str((await self._outgoing.get()).decode())
+
+    def _on_wish(self, text: str) -> None:
+        try:
+            wish = msgspec.json.decode(text, type=_Wish)
+        except msgspec.DecodeError as error:
+            log.info("wish_not_understood", error=str(error))
+            return
+        if wish.type == "logs":
+            self._stop_logs()
+            if wish.instance:
+                self._logs = asyncio.create_task(self._follow_logs(wish.instance))
+
+    def _stop_logs(self) -> None:
+        if self._logs is not None:
+            self._logs.cancel()
+            self._logs = None
+
+    async def _follow_logs(self, instance: str) -> None:
+        lines = replay(self._bus, subjects.INSTANCE_LOG, instance=instance)
+        try:
+            async for batch in lines:
+                content = {
+                    "instance": instance,
+                    "model": batch.payload.model,
+                    "lines": batch.payload.lines,
+                }
+                await self._outgoing.put(_message("log", content))
+        except ValueError as error:
+            log.info("log_not_followed", error=str(error))
+        finally:
+            await lines.aclose()
+
+
+def _message(kind: str, data: object) -> bytes:
+    return msgspec.json.encode({"type": kind, "data": data})
+
+
+def _key_of_protocols(request: web.Request) -> str | None:
+    """Browsers cannot set headers on a WebSocket; the key comes as a subprotocol, base64url."""
+    for offered in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+        encoded = offered.strip().removeprefix(_KEY_PROTOCOL)
+        if encoded != offered.strip():
+            with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+                return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+    return None

@@ -1,0 +1,91 @@
+"""What every HTTP request passes: errors in the one shape, Host and Origin, API key."""
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from modelyard import logging
+from schemas.errors import (
+    BadRequest,
+    BodyTooLarge,
+    Forbidden,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    YardError,
+)
+from services.gateway.exposure import Keys, Origins
+
+log = logging.get(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+KEY_ID = web.RequestKey("key_id", str)
+_OPEN = frozenset({"/health", "/ws"})
+"""Without a key: the health check, and the WebSocket, which asks for the key itself."""
+
+
+def error_response(error: YardError) -> web.Response:
+    """An error in the one shape."""
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    return web.Response(
+        body=error.encode(), status=error.status, content_type="application/json", headers=headers
+    )
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every failure becomes a sentence with a code; what we did not foresee is logged and 500."""
+    try:
+        return await handler(request)
+    except YardError as error:
+        return error_response(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return error_response(_from_aiohttp(request, error))
+    except ConnectionError:
+        # The client left; nobody reads this.
+        raise
+    except Exception:
+        log.exception("request_failed", path=request.path)
+        return error_response(InternalError("Something went wrong inside; the gateway's log has it."))
+
+
+def _from_aiohttp(request: web.Request, error: web.HTTPException) -> YardError:
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return BodyTooLarge(f"The body is over the limit of {request.client_max_size} bytes.")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return MethodNotAllowed(f"{request.path} does not take {request.method}, but {allowed}.")
+    if error.status == 404:
+        return NotFound(f"There is no {request.path} here.")
+    if error.status == 403:
+        return Forbidden(f"{request.path} is not served.")
+    return BadRequest(error.reason)
+
+
+def guard(origins: Origins, keys: Keys) -> Middleware:
+    """Let in who may come in."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origins.check(request.headers.get("Host"), request.headers.get("Origin"))
+        if _needs_key(request.path) and (key_id := keys.check(bearer(request))):
+            request[KEY_ID] = key_id
+        return await handler(request)
+
+    return check
+
+
+def _needs_key(path: str) -> bool:
+    """The page itself is public; all it shows comes from paths that are not."""
+    return path.startswith(("/v1/", "/api/")) and path not in _OPEN
+
+
+def bearer(request: web.Request) -> str | None:
+    """The API key of a request, as OpenAI clients or as Anthropic clients send it."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        return token.strip()
+    return request.headers.get("X-Api-Key")

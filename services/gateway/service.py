@@ -1,0 +1,69 @@
+"""The gateway: the HTTP edge of the yard."""
+
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from modelyard import logging
+from modelyard.bus import Bus
+from modelyard.micro import Commands
+from modelyard.settings import Settings, SettingsError
+from modelyard.state import Mirror
+from modelyard.tasks import Tasks
+from schemas import buckets, subjects
+from services.gateway.admin import Admin
+from services.gateway.catalog import Catalog
+from services.gateway.exposure import Keys, Origins, check_listening
+from services.gateway.feed import Feed
+from services.gateway.inference import Inference
+from services.gateway.middleware import errors, guard
+from services.gateway.nats_openai import NatsOpenAI
+from services.gateway.openai import OpenAI
+from services.gateway.page import page_routes
+
+log = logging.get(__name__)
+
+SHUTDOWN_S = 2.0
+DASHBOARD = Path(__file__).parent / "dashboard"
+
+
+async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
+    """Set up and listen; `Tasks` keeps the rest going."""
+    keys = Keys.read(settings.credentials)
+    check_listening(settings, keys)
+    mirrors: dict[str, Mirror[Any]] = {
+        bucket.name: await Mirror.start(bus, bucket, tasks) for bucket in buckets.ALL
+    }
+    catalog = Catalog(mirrors[buckets.MODELS.name], mirrors[buckets.INSTANCES.name])
+    inference = Inference(bus, tasks, catalog)
+    feed = Feed(bus, tasks, keys, mirrors)
+    await inference.open()
+    await feed.open()
+    app = web.Application(
+        middlewares=[errors, guard(Origins(settings), keys)], client_max_size=bus.max_body_bytes
+    )
+    app.router.add_routes(OpenAI(bus, catalog, inference).routes())
+    app.router.add_routes(Admin(bus, settings, mirrors).routes())
+    app.router.add_routes([web.get("/ws", feed.on_connect), *page_routes(DASHBOARD)])
+    runner = await _listen(app, settings)
+    tasks.before_cancel(runner.cleanup)
+    tasks.before_cancel(feed.close)
+    commands = await Commands.start(bus, tasks, "The HTTP edge: OpenAI API, admin API, dashboard.")
+    await commands.add_raw(subjects.OPENAI_CHAT, NatsOpenAI(inference).on_chat)
+
+
+async def _listen(app: web.Application, settings: Settings) -> web.AppRunner:
+    # A handler whose client left is cancelled at once; that is how we learn that nobody waits.
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise SettingsError(
+            f"The gateway cannot listen on {settings.host} port {settings.port} ({error.strerror}); "
+            "set YARD_PORT to a free port, or end the program that has it."
+        ) from error
+    log.info("gateway_listens", host=settings.host, port=settings.port)
+    return runner
