@@ -1,0 +1,8 @@
+"""The monitor as a process: `python -m services.monitor`."""
+
+from modelyard.service import run_service
+from schemas.roles import Role
+from services.monitor.service import main
+
+if __name__ == "__main__":
+    run_service(Role.MONITOR, main)

@@ -1,0 +1,28 @@
+"""The monitor: what the hardware does, and what was used."""
+
+from modelyard.bus import Bus
+from modelyard.micro import Commands
+from modelyard.settings import Settings
+from modelyard.tasks import Tasks
+from schemas import subjects
+from services.monitor.devices.adapter import DeviceAdapter
+from services.monitor.devices.host import HostAdapter
+from services.monitor.devices.nvml import NvmlAdapter
+from services.monitor.sampling import DeviceOutlet, Sampler
+from services.monitor.usage import UsageKeeper
+
+USAGE_FILE = "usage.sqlite"
+
+
+async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
+    """Start sampling and counting, then answer."""
+    adapters: tuple[DeviceAdapter, ...] = (HostAdapter(settings.node), NvmlAdapter(settings.node))
+    outlet = DeviceOutlet(bus)
+    for adapter in adapters:
+        tasks.spawn(Sampler(adapter, outlet).run(), f"sample {adapter.name}")
+    usage = await UsageKeeper.open(bus, settings.home / USAGE_FILE)
+    tasks.spawn(usage.run(), "usage")
+    # Last: whoever waits for the monitor takes its announcement as "ready".
+    commands = await Commands.start(bus, tasks, "Devices, metrics and usage.")
+    await commands.add(subjects.USAGE_QUERY, usage.report)
+    await bus.nc.flush()

@@ -1,0 +1,330 @@
+"""The monitor on a real broker: devices, usage, and what dies under it."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from modelyard.bus import Bus
+from modelyard.replay import replay
+from modelyard.state import Mirror
+from modelyard.tasks import Tasks
+from modelyard.up.child import Child
+from schemas import buckets, streams, subjects
+from schemas.devices import Device, DeviceKind
+from schemas.errors import BadRequest, BrokerUnavailable, DeadlineExceeded, InternalError, ServiceUnavailable
+from schemas.requests import Lane, Outcome, RequestFinished, UsageQuery, UsageReport
+from schemas.roles import Role
+from services.monitor.sampling import DeviceOutlet, Sampler
+from services.monitor.service import USAGE_FILE, main
+from services.monitor.thread import OwnThread
+from services.monitor.usage import CONSUMER, UsageKeeper
+from services.monitor.usage_store import UsageStore
+from tests.support import Yard
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 20.0
+POLL_S = 0.02
+
+
+@asynccontextmanager
+async def monitor(yard: Yard) -> AsyncIterator[Bus]:
+    """The service in this process, from its start to a clean stop."""
+    bus = await yard.bus(Role.MONITOR)
+    async with Tasks() as tasks:
+        await main(bus, yard.settings, tasks)
+        yield bus
+    await bus.close()
+
+
+def record(request: str, model: str = "demo") -> RequestFinished:
+    return RequestFinished(
+        request=request,
+        model=model,
+        lane=Lane.INTERACTIVE,
+        path="/v1/chat/completions",
+        stream=False,
+        outcome=Outcome.OK,
+        status=200,
+        queued_at=1.0,
+        finished_at=2.0,
+        prompt_tokens=10,
+        completion_tokens=2,
+    )
+
+
+async def emit(bus: Bus, requests: Iterable[str]) -> None:
+    for request in requests:
+        await bus.emit(subjects.REQUEST_FINISHED, record(request), request=request)
+
+
+async def usage(operator: Bus, until: Callable[[UsageReport], bool], recent: int = 0) -> UsageReport:
+    """The first report that fulfils the condition. Nothing announces a commit, so it is asked for again."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                report = await operator.call(subjects.USAGE_QUERY, UsageQuery(recent=recent))
+                if until(report):
+                    return report
+            except (ServiceUnavailable, DeadlineExceeded, BrokerUnavailable):
+                pass
+            await asyncio.sleep(POLL_S)
+
+
+def at_least(count: int) -> Callable[[UsageReport], bool]:
+    return lambda report: sum(model.requests for model in report.models) >= count
+
+
+async def restart_broker(yard: Yard) -> None:
+    assert yard.broker.pid is not None
+    os.kill(yard.broker.pid, signal.SIGKILL)
+    await yard.broker.wait()
+    await yard.broker.start()
+
+
+async def test_devices_stand_in_the_bucket_and_are_kept_as_metrics(yard: Yard) -> None:
+    operator = await yard.bus()
+    async with (
+        monitor(yard),
+        Tasks() as tasks,
+        Mirror.follow(operator, buckets.DEVICES, tasks) as devices,
+        asyncio.timeout(PATIENCE_S),
+    ):
+        await devices.until(lambda values: "testnode.cpu" in values)
+        first = devices.values["testnode.cpu"]
+        assert first.memory_total_bytes > 0
+        await devices.until(lambda values: values["testnode.cpu"].sampled_at > first.sampled_at)
+        second = devices.values["testnode.cpu"]
+        assert second.sampled_at - first.sampled_at > 0.5
+        kept = [metric async for metric in replay(operator, subjects.DEVICE_METRIC, follow=False)]
+        assert kept[0].tokens == {"node": "testnode", "device": "cpu"}
+        assert first in [metric.payload for metric in kept]
+
+
+async def test_a_device_that_nobody_samples_any_more_expires(yard: Yard) -> None:
+    operator = await yard.bus()
+    async with monitor(yard), Tasks() as tasks, Mirror.follow(operator, buckets.DEVICES, tasks) as devices:
+        await devices.until(lambda values: "testnode.cpu" in values)
+        bucket = buckets.DEVICES
+        kept = await operator.js.get_last_msg(bucket.stream, bucket.subject("testnode.cpu"))
+        assert (kept.headers or {})["Nats-TTL"] == "10s"
+
+
+class Scripted:
+    """An adapter that does as told."""
+
+    def __init__(self, name: str, sample: Callable[[], list[Device]]) -> None:
+        self.name = name
+        self._sample = sample
+
+    def sample(self, now: float) -> list[Device]:
+        return self._sample()
+
+
+def device(name: str) -> Device:
+    return Device(
+        node="testnode",
+        device=name,
+        kind=DeviceKind.GPU,
+        name="card",
+        memory_total_bytes=1,
+        memory_used_bytes=0,
+        memory_free_bytes=1,
+        sampled_at=1.0,
+    )
+
+
+async def test_an_adapter_that_hangs_or_fails_stops_no_other(yard: Yard) -> None:
+    bus, operator = await yard.bus(Role.MONITOR), await yard.bus()
+    release, failures = threading.Event(), [RuntimeError("first"), RuntimeError("second")]
+
+    def hang() -> list[Device]:
+        release.wait(PATIENCE_S)
+        return [device("slow")]
+
+    def recover() -> list[Device]:
+        if failures:
+            raise failures.pop()
+        return [device("recovered")]
+
+    outlet = DeviceOutlet(bus)
+    async with Tasks() as tasks, Mirror.follow(operator, buckets.DEVICES, tasks) as devices:
+        for adapter in (Scripted("hangs", hang), Scripted("fails", recover)):
+            tasks.spawn(Sampler(adapter, outlet, period_s=0.05).run(), adapter.name)
+        async with asyncio.timeout(PATIENCE_S):
+            await devices.until(lambda values: set(values) == {"testnode.recovered"})
+            release.set()
+            await devices.until(lambda values: set(values) == {"testnode.recovered", "testnode.slow"})
+
+
+async def test_a_request_that_is_reported_twice_counts_once(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    async with monitor(yard):
+        await emit(runner, ["r1", "r1", "r2"])
+        report = await usage(operator, at_least(2), recent=10)
+        assert {one.request for one in report.recent} == {"r1", "r2"}
+        (model,) = report.models
+        assert (model.model, model.requests, model.prompt_tokens, model.completion_tokens) == (
+            "demo",
+            2,
+            20,
+            4,
+        )
+
+
+async def test_a_question_out_of_bounds_is_refused(yard: Yard) -> None:
+    operator = await yard.bus()
+    async with monitor(yard):
+        for recent in (-1, 100_000):
+            with pytest.raises(BadRequest, match="from 0 to 1000"):
+                await operator.call(subjects.USAGE_QUERY, UsageQuery(recent=recent))
+
+
+async def test_what_happens_while_the_monitor_is_away_is_counted_when_it_is_back(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    await emit(runner, ["before"])
+    async with monitor(yard):
+        await usage(operator, at_least(1))
+    await emit(runner, ["between"])
+    async with monitor(yard):
+        report = await usage(operator, at_least(2), recent=10)
+    assert {one.request for one in report.recent} == {"before", "between"}
+
+
+@pytest.mark.parametrize("data", [b"nonsense", b'{"request": 3}', b'{"model": "\xff"}'])
+async def test_a_record_that_cannot_be_read_is_given_up_and_holds_up_no_other(
+    yard: Yard, data: bytes
+) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    async with monitor(yard):
+        await runner.js.publish(subjects.REQUEST_FINISHED(request="bad"), data)
+        await emit(runner, ["good"])
+        await usage(operator, at_least(1))
+        async with asyncio.timeout(PATIENCE_S):
+            while (await operator.js.consumer_info(streams.EVENTS.name, CONSUMER)).num_ack_pending:
+                await asyncio.sleep(POLL_S)
+
+
+async def test_a_consumer_that_was_removed_is_made_anew(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    async with monitor(yard):
+        await emit(runner, ["r1"])
+        await usage(operator, at_least(1))
+        await operator.js.delete_consumer(streams.EVENTS.name, CONSUMER)
+        await emit(runner, ["r2"])
+        report = await usage(operator, at_least(2))
+        assert report.models[0].requests == 2
+
+
+class FullDisk(UsageStore):
+    """A store that cannot write at first."""
+
+    refusals = 1
+
+    def add(self, records: Iterable[RequestFinished]) -> int:
+        if self.refusals:
+            self.refusals -= 1
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().add(records)
+
+
+async def test_a_record_that_the_disk_does_not_take_comes_again(yard: Yard) -> None:
+    runner, bus = await yard.bus(Role.RUNNER), await yard.bus(Role.MONITOR)
+    thread = OwnThread("usage")
+    store = await thread.run(FullDisk, yard.settings.home / USAGE_FILE)
+    keeper = UsageKeeper(bus, store, thread)
+    async with Tasks() as tasks:
+        tasks.spawn(keeper.run(), "usage")
+        await emit(runner, ["r1", "r2"])
+        async with asyncio.timeout(PATIENCE_S):
+            while not at_least(2)(await keeper.report(UsageQuery())):
+                await asyncio.sleep(POLL_S)
+    assert store.refusals == 0
+
+
+async def test_a_file_that_is_no_database_is_refused_with_a_sentence(yard: Yard) -> None:
+    path = yard.settings.home / USAGE_FILE
+    path.write_text("this is no database" * 100)
+    with pytest.raises(InternalError, match=r"usage\.sqlite cannot be opened"):
+        await UsageKeeper.open(await yard.bus(Role.MONITOR), path)
+
+
+async def test_sampling_and_counting_go_on_after_the_broker_was_killed(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    async with (
+        monitor(yard),
+        Tasks() as tasks,
+        Mirror.follow(operator, buckets.DEVICES, tasks) as devices,
+        asyncio.timeout(2 * PATIENCE_S),
+    ):
+        await devices.until(lambda values: "testnode.cpu" in values)
+        await emit(runner, ["before"])
+        await restart_broker(yard)
+        last = devices.values["testnode.cpu"].sampled_at
+        await emit(runner, ["after"])
+        await devices.until(lambda values: values["testnode.cpu"].sampled_at > last + 2)
+        report = await usage(operator, at_least(2), recent=10)
+        assert {one.request for one in report.recent} == {"before", "after"}
+
+
+def monitor_process(yard: Yard) -> Child:
+    """`python -m services.monitor`, as `yard up` starts it."""
+    env = {**os.environ, **yard.settings.as_environment(), "YARD_NATS_URL": yard.url, "PYTHONPATH": str(ROOT)}
+    return Child(
+        "monitor", [sys.executable, "-m", "services.monitor"], env, yard.settings.logs / "monitor.log"
+    )
+
+
+async def emit_until(stop: asyncio.Event, bus: Bus) -> set[str]:
+    """A request every few milliseconds; all that there were."""
+    requests: set[str] = set()
+    while not stop.is_set():
+        request = f"r{len(requests)}"
+        await emit(bus, [request])
+        requests.add(request)
+        await asyncio.sleep(0.002)
+    return requests
+
+
+async def test_a_monitor_that_is_killed_while_requests_finish_loses_and_doubles_none(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    process = monitor_process(yard)
+    await process.start()
+    stop = asyncio.Event()
+    emitting = asyncio.create_task(emit_until(stop, runner))
+    counted = 0
+    for _ in range(2):
+        report = await usage(operator, at_least(counted + 50))
+        counted = report.models[0].requests
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        await process.wait()
+        await process.start()
+    await usage(operator, at_least(counted + 50))
+    stop.set()
+    emitted = await emitting
+    await usage(operator, at_least(len(emitted)))
+    await process.stop(5.0)
+    store = UsageStore(yard.settings.home / USAGE_FILE)
+    report = store.report(UsageQuery(recent=2 * len(emitted)))
+    store.close()
+    assert sorted(one.request for one in report.recent) == sorted(emitted)
+    assert report.models[0].prompt_tokens == 10 * len(emitted)
+
+
+async def test_a_monitor_that_is_told_to_stop_ends_at_once_and_well(yard: Yard) -> None:
+    operator = await yard.bus()
+    process = monitor_process(yard)
+    await process.start()
+    await usage(operator, at_least(0))
+    async with asyncio.timeout(5):
+        await process.stop(5.0)
+        assert await process.wait() == 0
+    assert "service_stopped" in process.last_line()
