@@ -52,6 +52,7 @@ class Bus:
         """CloudEvents `source` of what this process emits."""
         self.closed = asyncio.Event()
         """Set when the connection is gone for good; the process should end and be started anew."""
+        self._closing = False
         self._reconnect_hooks: set[Callable[[], None]] = set()
         self.nc = Client()
         self.js: JetStreamContext
@@ -99,7 +100,8 @@ class Bus:
         log.warning("broker_error", error=str(error) or type(error).__name__)
 
     async def _on_disconnect(self) -> None:
-        log.warning("broker_disconnected")
+        if not self._closing:
+            log.warning("broker_disconnected")
 
     async def _on_reconnect(self) -> None:
         log.info("broker_reconnected")
@@ -218,6 +220,7 @@ class Bus:
 
     async def close(self) -> None:
         """Deliver what is on its way, then leave."""
+        self._closing = True
         if not self.nc.is_closed:
             try:
                 await asyncio.wait_for(self.nc.drain(), 5)

@@ -94,9 +94,9 @@ async def test_devices_stand_in_the_bucket_and_are_kept_as_metrics(yard: Yard) -
     async with (
         monitor(yard),
         Tasks() as tasks,
-        Mirror.follow(operator, buckets.DEVICES, tasks) as devices,
         asyncio.timeout(PATIENCE_S),
     ):
+        devices = await Mirror.start(operator, buckets.DEVICES, tasks)
         await devices.until(lambda values: "testnode.cpu" in values)
         first = devices.values["testnode.cpu"]
         assert first.memory_total_bytes > 0
@@ -110,7 +110,8 @@ async def test_devices_stand_in_the_bucket_and_are_kept_as_metrics(yard: Yard) -
 
 async def test_a_device_that_nobody_samples_any_more_expires(yard: Yard) -> None:
     operator = await yard.bus()
-    async with monitor(yard), Tasks() as tasks, Mirror.follow(operator, buckets.DEVICES, tasks) as devices:
+    async with monitor(yard), Tasks() as tasks:
+        devices = await Mirror.start(operator, buckets.DEVICES, tasks)
         await devices.until(lambda values: "testnode.cpu" in values)
         bucket = buckets.DEVICES
         kept = await operator.js.get_last_msg(bucket.stream, bucket.subject("testnode.cpu"))
@@ -155,7 +156,8 @@ async def test_an_adapter_that_hangs_or_fails_stops_no_other(yard: Yard) -> None
         return [device("recovered")]
 
     outlet = DeviceOutlet(bus)
-    async with Tasks() as tasks, Mirror.follow(operator, buckets.DEVICES, tasks) as devices:
+    async with Tasks() as tasks:
+        devices = await Mirror.start(operator, buckets.DEVICES, tasks)
         for adapter in (Scripted("hangs", hang), Scripted("fails", recover)):
             tasks.spawn(Sampler(adapter, outlet, period_s=0.05).run(), adapter.name)
         async with asyncio.timeout(PATIENCE_S):
@@ -261,9 +263,9 @@ async def test_sampling_and_counting_go_on_after_the_broker_was_killed(yard: Yar
     async with (
         monitor(yard),
         Tasks() as tasks,
-        Mirror.follow(operator, buckets.DEVICES, tasks) as devices,
         asyncio.timeout(2 * PATIENCE_S),
     ):
+        devices = await Mirror.start(operator, buckets.DEVICES, tasks)
         await devices.until(lambda values: "testnode.cpu" in values)
         await emit(runner, ["before"])
         await restart_broker(yard)

@@ -1,0 +1,35 @@
+"""One yard for the tests that leave it as it was; those that break it start their own."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from modelyard.tinymodels import write_babbler
+from schemas.models import ModelSpec
+from tests.e2e.yard_process import YardProcess, running_yard
+
+SLOW = "test/slow"
+
+
+@pytest.fixture(scope="session")
+def slow_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that never stops by itself and is slow enough to be interrupted."""
+    path = tmp_path_factory.mktemp("gguf") / "slow.gguf"
+    write_babbler(path, n_embd=512, n_layer=8, n_ff=2048)
+    return path
+
+
+async def put_slow(yard: YardProcess, gguf: Path) -> None:
+    """Register the slow model under `SLOW`."""
+    place = yard.models / "test" / "slow.gguf"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+        place.hardlink_to(gguf)
+    await yard.put(ModelSpec(name=SLOW, path="test/slow.gguf", n_parallel=2, aliases=("slow",)))
+
+
+@pytest.fixture
+async def yard(tmp_path: Path) -> AsyncIterator[YardProcess]:
+    async with running_yard(tmp_path / "home") as yard:
+        yield yard

@@ -1,0 +1,192 @@
+"""`yard up` as a person starts it: a real process, found and ended by its own handle."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+from modelyard.bus import Bus
+from modelyard.settings import Settings, load
+from modelyard.state import Mirror
+from modelyard.tasks import Tasks
+from schemas import buckets, subjects
+from schemas.instances import Instance, InstanceState
+from schemas.models import ModelSpec
+from schemas.roles import Role
+
+UP_S = 30.0
+
+
+class YardProcess:
+    """A running yard, its login, and its processes."""
+
+    def __init__(self, home: Path, process: asyncio.subprocess.Process, screen: list[str], bus: Bus) -> None:
+        self.home = home
+        self.process = process
+        self.screen = screen
+        self.bus = bus
+
+    @property
+    def url(self) -> str:
+        return self._shown("OpenAI base URL").removesuffix("/v1")
+
+    @property
+    def nats_url(self) -> str:
+        return self._shown("NATS")
+
+    @property
+    def curl(self) -> str:
+        return next(line.strip() for line in self.screen if line.strip().startswith("curl "))
+
+    @property
+    def models(self) -> Path:
+        return self.home / "models"
+
+    def _shown(self, label: str) -> str:
+        line = next(line for line in self.screen if line.strip().startswith(label))
+        return line.strip().removeprefix(label).strip()
+
+    def processes(self) -> dict[int, psutil.Process]:
+        """Every process of this home, whoever its parent is."""
+        found = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("YARD_HOME") == str(self.home) or str(self.home) in process.cmdline():
+                    found[process.pid] = process
+                elif any(str(self.home) in word for word in process.cmdline()):
+                    found[process.pid] = process
+        return found
+
+    def service(self, name: str) -> psutil.Process:
+        """The process of one service."""
+        return next(
+            process
+            for process in self.processes().values()
+            if process.cmdline()[-2:] == ["-m", f"services.{name}"]
+        )
+
+    async def put(self, spec: ModelSpec) -> None:
+        await self.bus.call(subjects.MODEL_PUT, spec)
+
+    async def interrupt(self) -> int:
+        """Ctrl-C, and wait for the end."""
+        await self.bus.close()
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGINT)
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+    async def kill_everything(self) -> None:
+        """For the end of a test that went wrong: nothing of this home stays."""
+        for process in self.processes().values():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        await self.process.wait()
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """A person's environment with a home of its own and any free ports."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("YARD_", "HF_"))}
+    own = {
+        "YARD_HOME": str(home),
+        "YARD_PORT": "0",
+        "YARD_NATS_PORT": "0",
+        "YARD_NODE": "testnode",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "COLUMNS": "200",
+    }
+    return {**clean, **own, **more}
+
+
+@contextlib.asynccontextmanager
+async def running_yard(home: Path, **more: str) -> AsyncIterator[YardProcess]:
+    """Start `yard up` and wait for its banner; on exit it is interrupted, and everything must be gone."""
+    env = environment(home, **more)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "modelyard.cli",
+        "up",
+        env=env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    screen = await asyncio.wait_for(_until_up(process), UP_S)
+    reading = asyncio.create_task(_read_on(process, screen))
+    yard = YardProcess(home, process, screen, await _login(home, screen))
+    try:
+        yield yard
+        await yard.interrupt()
+        await reading
+    finally:
+        reading.cancel()
+        await yard.bus.nc.close()
+        await yard.kill_everything()
+
+
+async def _until_up(process: asyncio.subprocess.Process) -> list[str]:
+    assert process.stdout is not None
+    screen: list[str] = []
+    async for line in process.stdout:
+        screen.append(line.decode().rstrip())
+        if "Ctrl-C" in screen[-1]:
+            return screen
+    raise AssertionError("yard up ended:\n" + "\n".join(screen))
+
+
+async def _read_on(process: asyncio.subprocess.Process, screen: list[str]) -> None:
+    assert process.stdout is not None
+    async for line in process.stdout:
+        screen.append(line.decode().rstrip())
+
+
+def settings_of(home: Path, nats_url: str) -> Settings:
+    return load({"YARD_HOME": str(home), "YARD_NODE": "testnode", "YARD_NATS_URL": nats_url})
+
+
+async def _login(home: Path, screen: list[str]) -> Bus:
+    url = next(line.split()[-1] for line in screen if line.strip().startswith("NATS"))
+    return await Bus.connect(settings_of(home, url), Role.OPERATOR, url=url)
+
+
+class Watching:
+    """The instances of a yard, as they change."""
+
+    def __init__(self, mirror: Mirror[Instance]) -> None:
+        self.mirror = mirror
+
+    def of(self, model: str) -> list[Instance]:
+        return [instance for instance in self.mirror.values.values() if instance.model == model]
+
+    async def until(self, model: str, *states: InstanceState, patience_s: float = 20.0) -> Instance:
+        """Wait until an instance of `model` is in one of `states`."""
+        async with asyncio.timeout(patience_s):
+            await self.mirror.until(lambda _: any(i.state in states for i in self.of(model)))
+        return next(instance for instance in self.of(model) if instance.state in states)
+
+
+@contextlib.asynccontextmanager
+async def watching(bus: Bus) -> AsyncIterator[Watching]:
+    async with Tasks() as tasks:
+        yield Watching(await Mirror.start(bus, buckets.INSTANCES, tasks))
+
+
+async def busy_slots(port: int) -> int:
+    """What the engine itself says."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}/slots") as response,
+    ):
+        return sum(slot["is_processing"] for slot in await response.json())
+
+
+async def until_idle(port: int, patience_s: float) -> None:
+    """Wait until no slot of the engine works."""
+    async with asyncio.timeout(patience_s):
+        while await busy_slots(port):
+            await asyncio.sleep(0.02)
