@@ -57,7 +57,9 @@ async def _pieces(bus: Bus, body: bytes, patience_s: float) -> AsyncGenerator[by
 
 async def _next(replies: asyncio.Queue[Msg | None], patience_s: float) -> Msg:
     try:
-        msg = await asyncio.wait_for(replies.get(), patience_s)
+        # Not wait_for: before Python 3.12 it swallows a Ctrl-C that comes together with a piece.
+        async with asyncio.timeout(patience_s):
+            msg = await replies.get()
     except TimeoutError:
         raise DeadlineExceeded(f"Nothing more of the answer came in {patience_s:g} s.") from None
     if msg is None:

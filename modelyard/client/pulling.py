@@ -50,8 +50,10 @@ async def _next(bus: Bus, updates: _Updates, latest: Download) -> Download:
     blind = 0
     while True:
         update = None
+        # Not wait_for: before Python 3.12 it swallows a Ctrl-C that comes together with an update.
         with contextlib.suppress(TimeoutError):
-            update = await asyncio.wait_for(updates.get(), _SILENCE_S)
+            async with asyncio.timeout(_SILENCE_S):
+                update = await updates.get()
         if update is None:
             try:
                 update, blind = await _read(bus, latest.download), 0

@@ -1,5 +1,6 @@
 """One-shot reads of what the broker keeps, without leaving a consumer behind."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -61,7 +62,8 @@ async def read_stream(bus: Bus, stream: str, subject: str) -> list[Msg]:
 async def _read_page(sub: Subscription, stream: str, messages: list[Msg]) -> int | None:
     """Add one answer's messages; the sequence to go on at, or None at the end."""
     while True:
-        msg = await sub.next_msg(timeout=_PATIENCE_S)
+        async with asyncio.timeout(_PATIENCE_S):
+            msg = await sub.next_msg(timeout=None)
         headers = msg.headers or {}
         match headers.get("Status"):
             case None:
