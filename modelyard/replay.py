@@ -1,6 +1,7 @@
 """Reading a kept kind (events, metrics, logs) from the past into the present."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
@@ -8,10 +9,12 @@ import msgspec
 from nats.aio.msg import Msg
 from nats.js import api
 
+from modelyard import logging
 from modelyard.bus import Bus
 from schemas import streams
 from schemas.subject import Subject
 
+log = logging.get(__name__)
 T = TypeVar("T")
 
 
@@ -31,9 +34,23 @@ async def replay(
 
     With `follow` it goes on with what comes; without, it ends when everything there is was given.
     """
-    stream = streams.BY_KIND[subject.kind]
+    stream, filter_subject = streams.BY_KIND[subject.kind], subject.matching(**tokens)
+    async with aclosing(kept(bus, stream, filter_subject, since=since, follow=follow)) as messages:
+        async for msg in messages:
+            try:
+                message = _replayed(subject, msg)
+            except msgspec.DecodeError as error:
+                log.warning("message_not_understood", subject=msg.subject, error=str(error))
+            else:
+                yield message
+
+
+async def kept(
+    bus: Bus, stream: streams.Stream, filter_subject: str, *, since: float | None = None, follow: bool = True
+) -> AsyncGenerator[Msg, None]:
+    """As `replay`, for any subjects of one stream, undecoded."""
     sub = await bus.js.subscribe(
-        subject.matching(**tokens), stream=stream.name, ordered_consumer=True, config=_config(since)
+        filter_subject, stream=stream.name, ordered_consumer=True, config=_config(since)
     )
     try:
         info = await sub.consumer_info()
@@ -41,9 +58,10 @@ async def replay(
         while follow or left:
             msg = await sub.next_msg(timeout=None)
             left -= 1
-            yield _replayed(subject, msg)
+            yield msg
     finally:
-        await sub.unsubscribe()
+        if bus.connected:
+            await sub.unsubscribe()
 
 
 def _config(since: float | None) -> api.ConsumerConfig:

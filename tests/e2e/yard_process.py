@@ -57,9 +57,8 @@ class YardProcess:
         found = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("YARD_HOME") == str(self.home) or str(self.home) in process.cmdline():
-                    found[process.pid] = process
-                elif any(str(self.home) in word for word in process.cmdline()):
+                words = [process.environ().get("YARD_HOME", ""), *process.cmdline()]
+                if any(str(self.home) in word for word in words):
                     found[process.pid] = process
         return found
 

@@ -1,0 +1,78 @@
+"""`yard events`."""
+
+import argparse
+import time
+from contextlib import aclosing
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from modelyard.cli.output import emit, say
+from modelyard.cli.text import clock, duration
+from modelyard.cli.verbs import Verbs
+
+if TYPE_CHECKING:
+    from modelyard.client import Client, Event
+
+_SINCE_S = 600.0
+_FACTS = (
+    "model",
+    "name",
+    "instance",
+    "node",
+    "download",
+    "request",
+    "outcome",
+    "state",
+    "tokens_per_s",
+    "error",
+)
+"""What of an event's data goes on its line, as far as it has it."""
+
+
+def register(verbs: Verbs) -> None:
+    parser = verbs.add("events", "Show what happened in the yard.", _events, json="JSON lines")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what happens from now on")
+    parser.add_argument(
+        "--since",
+        type=duration,
+        default=_SINCE_S,
+        metavar="TIME",
+        help="how far back to begin, like 10m (the default), 2h or 7d; more than 7 days are not kept",
+    )
+
+
+async def _events(yard: "Client", arguments: argparse.Namespace) -> None:
+    since = time.time() - arguments.since
+    async with aclosing(yard.events(since, follow=arguments.follow)) as events:
+        async for event in events:
+            if arguments.json:
+                emit(event)
+            else:
+                say(line(event))
+
+
+def line(event: "Event") -> str:
+    """One event on one line: when, what, and about what."""
+    what = event.headers.get("ce-type", event.subject).removeprefix("yard.event.")
+    return f"{_when(event)}  {what:<22} {_facts(event.data)}".rstrip()
+
+
+def _when(event: "Event") -> str:
+    try:
+        return clock(datetime.fromisoformat(event.headers["ce-time"]).timestamp())
+    except (KeyError, ValueError):
+        return "-" * len(clock(0))
+
+
+def _facts(data: Any) -> str:
+    if not isinstance(data, dict):
+        return ""
+    facts = {**data["spec"], **data} if isinstance(data.get("spec"), dict) else data
+    return " ".join(f"{name}={_short(facts[name])}" for name in _FACTS if facts.get(name) is not None)
+
+
+def _short(value: Any) -> str:
+    """The first line of a text; of an error, its sentence."""
+    if isinstance(value, dict):
+        value = value.get("message") or value.get("code") or ""
+    return f"{value:.1f}" if isinstance(value, float) else (str(value).splitlines() or [""])[0]

@@ -1,0 +1,36 @@
+"""The command line's grammar."""
+
+import argparse
+
+import modelyard
+from modelyard.cli import chat, events, listing, logs, ps, pull, start, stop, up, usage
+from modelyard.cli.verbs import Verbs
+
+_DESCRIPTION = "A yard for local language models: fetch them, start them, talk to them, watch them."
+_EPILOG = """\
+exit status:
+  0    done
+  1    the yard said no; the reason is on standard error
+  2    the command line is wrong
+  3    the yard cannot be reached: no broker, another home, or the service is not there
+  78   a setting is wrong
+  130  interrupted
+
+`yard up` runs the yard; every other command talks to it over NATS. YARD_HOME says which yard is meant,
+YARD_NATS_URL where its broker is.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """A new parser with every verb."""
+    top = argparse.ArgumentParser(
+        prog="yard",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
+    verbs = Verbs(top)
+    for verb in (up, pull, listing, ps, start, stop, chat, logs, events, usage):
+        verb.register(verbs)
+    return top

@@ -1,0 +1,59 @@
+"""Numbers and times as people read them, and durations as they write them."""
+
+import argparse
+import re
+import time
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"(\d+[smhdw])+")
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
+_SIZE_STEP = 1000
+
+
+def duration(text: str) -> float:
+    """Seconds of `90s`, `10m`, `2h`, `7d` or `1h30m`; an argparse error for anything else."""
+    if not _DURATION.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write it like 30s, 10m, 2h or 7d")
+    return float(sum(int(part[:-1]) * _UNITS_S[part[-1]] for part in re.findall(r"\d+[smhdw]", text)))
+
+
+def spell_duration(seconds: float) -> str:
+    """The two largest units that matter: `45s`, `3m 20s`, `2h 5m`, `4d 1h`."""
+    left = max(0, round(seconds))
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        parts.append((count, unit))
+    first = next((index for index, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return " ".join(f"{count}{unit}" for count, unit in parts[first : first + 2] if count) or "0s"
+
+
+def spell_size(count: float | None) -> str:
+    """Bytes in steps of a thousand, as hubs and disks are sold: `731 B`, `4.9 MB`, `13.2 GB`."""
+    if count is None:
+        return "-"
+    if count < _SIZE_STEP:
+        return f"{count:.0f} B"
+    units = ["kB", "MB", "GB", "TB"]
+    count /= _SIZE_STEP
+    while round(count, 1) >= _SIZE_STEP and len(units) > 1:
+        count /= _SIZE_STEP
+        del units[0]
+    return f"{count:.1f} {units[0]}"
+
+
+def ago(then: float, now: float | None = None) -> str:
+    """How long `then` is past, in its largest unit: `3m`, `2h`."""
+    return spell_duration((time.time() if now is None else now) - then).split(" ")[0]
+
+
+def clock(at: float) -> str:
+    """The local day and time, short."""
+    return time.strftime("%m-%d %H:%M:%S", time.localtime(at))
+
+
+def safe(text: str) -> str:
+    """`text` without what would steer the terminal: engines and models print what they like."""
+    return _ESCAPES.sub("", text)

@@ -1,0 +1,75 @@
+"""Chat over NATS: one request, the answer in pieces, and a cancel when nobody reads on."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from nats.aio.msg import Msg
+
+from modelyard.bus import Bus, raise_error
+from modelyard.client.sse import Events, delta
+from schemas import subjects
+from schemas.errors import BrokerUnavailable, DeadlineExceeded, ServiceUnavailable
+from schemas.grammar import new_id
+
+REQUEST_HEADER = "Yard-Request"
+
+
+async def chat(bus: Bus, body: dict[str, Any], *, patience_s: float) -> AsyncGenerator[str, None]:
+    """The text of the answer to `body`, piece by piece."""
+    events = Events()
+    async with aclosing(_pieces(bus, msgspec.json.encode(body), patience_s)) as pieces:
+        async for piece in pieces:
+            for data in events.feed(piece):
+                if text := delta(data):
+                    yield text
+
+
+async def _pieces(bus: Bus, body: bytes, patience_s: float) -> AsyncGenerator[bytes, None]:
+    """The answer's bytes as they come. Left before the end, the request is cancelled."""
+    bus.check(body)
+    request, inbox, replies, over = new_id(), bus.nc.new_inbox(), asyncio.Queue[Msg | None](), False
+
+    async def on_reply(msg: Msg) -> None:
+        replies.put_nowait(msg)
+
+    sub = await bus.nc.subscribe(inbox, cb=on_reply)
+    forget = bus.on_reconnect(lambda: replies.put_nowait(None))
+    try:
+        headers = {REQUEST_HEADER: request}
+        await bus.nc.publish(subjects.OPENAI_CHAT(), body, reply=inbox, headers=headers)
+        while True:
+            msg = await _next(replies, patience_s)
+            over = _is_last(msg)
+            raise_error(msg)
+            if over:
+                return
+            yield msg.data
+    finally:
+        forget()
+        if bus.connected:
+            await sub.unsubscribe()
+            if not over:
+                await bus.publish(subjects.CANCEL, b"", request=request)
+
+
+async def _next(replies: asyncio.Queue[Msg | None], patience_s: float) -> Msg:
+    try:
+        # Not wait_for: before Python 3.12 it swallows a Ctrl-C that comes together with a piece.
+        async with asyncio.timeout(patience_s):
+            msg = await replies.get()
+    except TimeoutError:
+        raise DeadlineExceeded(f"Nothing more of the answer came in {patience_s:g} s.") from None
+    if msg is None:
+        # Pieces that came meanwhile are lost, and nothing in the later ones would show it.
+        raise BrokerUnavailable("The connection to the broker was lost in the middle of the answer.")
+    return msg
+
+
+def _is_last(msg: Msg) -> bool:
+    headers = msg.headers or {}
+    if headers.get("Status") == "503":
+        raise ServiceUnavailable(f"The {subjects.OPENAI_CHAT.server} is not there to answer.")
+    return not msg.data or "Nats-Service-Error-Code" in headers

@@ -1,0 +1,143 @@
+"""`Client`: the yard for scripts, with the operator's login."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+from modelyard.bus import Bus
+from modelyard.client import kept
+from modelyard.client.chatting import chat
+from modelyard.client.pulling import pull
+from modelyard.client.reading import read_bucket
+from modelyard.client.starting import starting
+from modelyard.home import broker_url
+from modelyard.settings import Settings, load
+from schemas import buckets, subjects
+from schemas.devices import Device
+from schemas.downloads import Download, DownloadRef, StartDownload
+from schemas.errors import BadRequest, DeadlineExceeded
+from schemas.instances import Instance, Node
+from schemas.logs import LogLine
+from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
+from schemas.requests import UsageQuery, UsageReport
+from schemas.roles import Role
+
+
+class Client:
+    """One connection to the yard. Whatever it refuses is raised as an error of `schemas.errors`.
+
+    What returns a generator works while it is iterated; close it (`contextlib.aclosing`) to leave early.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls, settings: Settings | None = None, url: str | None = None, *, timeout_s: float = 10.0
+    ) -> AsyncIterator[Self]:
+        """Log in; BrokerUnavailable if that does not work in time.
+
+        Settings default to the environment's, the URL to the broker of the yard that runs with them.
+        """
+        settings = settings or load()
+        url = url or broker_url(settings)
+        bus = await Bus.connect(settings, Role.OPERATOR, url=url, timeout_s=timeout_s)
+        try:
+            yield cls(bus)
+        finally:
+            await bus.close()
+
+    async def models(self) -> dict[str, ModelSpec]:
+        """The registry, by model key."""
+        return await read_bucket(self.bus, buckets.MODELS)
+
+    async def instances(self) -> dict[str, Instance]:
+        """Running engines and what is remembered of ended ones, by instance id."""
+        return await read_bucket(self.bus, buckets.INSTANCES)
+
+    async def nodes(self) -> dict[str, Node]:
+        """The machines that are there, by name."""
+        return await read_bucket(self.bus, buckets.NODES)
+
+    async def devices(self) -> dict[str, Device]:
+        """The newest sample of every device, by `node.device`."""
+        return await read_bucket(self.bus, buckets.DEVICES)
+
+    async def downloads(self) -> dict[str, Download]:
+        """Downloads, ended ones included, by id."""
+        return await read_bucket(self.bus, buckets.DOWNLOADS)
+
+    async def start(self, model: str) -> ModelStarting:
+        """Have `model` started, unless it is there already. The answer names the instance to wait for."""
+        return await self.bus.call(subjects.MODEL_START, ModelRef(model=model))
+
+    async def stop(self, model: str) -> ModelStopping:
+        """Drain and stop every instance of `model`."""
+        return await self.bus.call(subjects.MODEL_STOP, ModelRef(model=model))
+
+    def starting(self, model: str, instance: str | None = None) -> AsyncGenerator[Instance, None]:
+        """Every step of `model` on its way to ready, the last one included; StartFailed if it fails.
+
+        Give the `instance` that `start` named, so that no earlier failure is taken for this start's.
+        """
+        return starting(self.bus, model, instance)
+
+    async def wait_ready(
+        self, model: str, timeout_s: float | None = None, *, instance: str | None = None
+    ) -> Instance:
+        """As `starting`, the last step only; DeadlineExceeded if that takes longer than `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                ready = [step async for step in self.starting(model, instance)][-1]
+        except TimeoutError:
+            raise DeadlineExceeded(f"{model} was not ready after {timeout_s:g} s.") from None
+        return ready
+
+    def pull(self, reference: str, name: str | None = None) -> AsyncGenerator[Download, None]:
+        """Have a model fetched, or join who fetches it already; every update until one of `ENDED`.
+
+        Leaving early leaves the download running; `cancel_download` ends it.
+        """
+        return pull(self.bus, StartDownload(reference=reference, name=name))
+
+    async def cancel_download(self, download: str) -> Download:
+        """End a download; what is on disk stays for a later one."""
+        return await self.bus.call(subjects.DOWNLOAD_CANCEL, DownloadRef(download=download))
+
+    async def usage(
+        self, since: float | None = None, model: str | None = None, recent: int = 0
+    ) -> UsageReport:
+        """Sums by model since `since` (unix seconds; None: all), and the `recent` newest records."""
+        query = UsageQuery(since=since, model=model, recent=recent)
+        return await self.bus.call(subjects.USAGE_QUERY, query, timeout_s=30.0)
+
+    def events(self, since: float | None = None, *, follow: bool = True) -> AsyncGenerator[kept.Event, None]:
+        """Everything that happened since `since` (unix seconds; None: all that is kept), oldest first.
+
+        With `follow` it goes on with what happens; without, it ends with the newest.
+        """
+        return kept.events(self.bus, since, follow=follow)
+
+    def logs(self, model_or_instance: str, *, follow: bool = False) -> AsyncGenerator[LogLine, None]:
+        """What an engine printed: of one instance, or of a model's newest."""
+        return kept.logs(self.bus, model_or_instance, follow=follow)
+
+    def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        patience_s: float = 300.0,
+        **params: Any,
+    ) -> AsyncGenerator[str, None]:
+        """The answer's text as it is written. `params` go into the request as they are (temperature, …).
+
+        Leaving early cancels the request. `patience_s`: how long nothing at all may come.
+        """
+        if params.get("stream") is False:
+            raise BadRequest("Chat over NATS always streams; join the pieces instead.", param="stream")
+        body = {**params, "model": model, "messages": messages, "stream": True}
+        return chat(self.bus, body, patience_s=patience_s)

@@ -1,0 +1,78 @@
+"""What the yard remembers: events of every kind, and the lines of an instance."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from modelyard.bus import Bus
+from modelyard.client.reading import read_bucket, read_stream, said_as_ours
+from modelyard.replay import kept, replay
+from schemas import buckets, streams, subjects
+from schemas.errors import NotFound
+from schemas.instances import Instance
+from schemas.logs import LogLine
+from schemas.models import find_model
+from schemas.record import Record
+
+
+class Event(Record):
+    """One event as it is kept: CloudEvents attributes in the headers, facts in the data."""
+
+    subject: str
+    headers: dict[str, str]
+    data: Any
+
+
+async def events(bus: Bus, since: float | None, *, follow: bool) -> AsyncGenerator[Event, None]:
+    """Every event of the yard since `since`, oldest first."""
+    bus.check(b"")
+    stream = streams.EVENTS
+    messages = kept(bus, stream, stream.subject, since=since, follow=follow)
+    with said_as_ours():
+        async with aclosing(messages):
+            async for msg in messages:
+                yield Event(subject=msg.subject, headers=dict(msg.headers or {}), data=_json(msg.data))
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return data.decode(errors="replace")
+
+
+async def logs(bus: Bus, name: str, *, follow: bool) -> AsyncGenerator[LogLine, None]:
+    """The lines of the instance `name`, or of the newest instance of the model `name`."""
+    instance = await _instance(bus, name)
+    batches = replay(bus, subjects.INSTANCE_LOG, follow=follow, instance=instance)
+    with said_as_ours():
+        async with aclosing(batches):
+            async for batch in batches:
+                for line in batch.payload.lines:
+                    yield line
+
+
+async def _instance(bus: Bus, name: str) -> str:
+    """Which instance `name` means; NotFound if there never was one, as far as the yard remembers."""
+    known = await read_bucket(bus, buckets.INSTANCES)
+    if name in known:
+        return name
+    spec = find_model(name, await read_bucket(bus, buckets.MODELS))
+    model = spec.name if spec else name
+    for instances in (list(known.values()), await _past(bus)):
+        of_model = [each for each in instances if each.model == model]
+        if of_model:
+            return max(of_model, key=lambda each: each.changed_at).instance
+        if any(each.instance == name for each in instances):
+            return name
+    what = "The model {} has not run in the last days." if spec else "There is no model or instance {}."
+    raise NotFound(what.format(name), param="model")
+
+
+async def _past(bus: Bus) -> list[Instance]:
+    """Every state that an instance reached, as far back as events are kept."""
+    changed = subjects.INSTANCE_CHANGED
+    messages = await read_stream(bus, streams.EVENTS.name, changed.wildcard)
+    return [changed.decode(msg.data) for msg in messages]

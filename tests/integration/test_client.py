@@ -1,0 +1,345 @@
+"""The client for scripts, against stand-ins for the services on a real broker."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from itertools import pairwise
+
+import pytest
+
+from modelyard.client import Client
+from modelyard.settings import Settings
+from modelyard.state import Store
+from schemas import buckets
+from schemas.devices import Device, DeviceKind
+from schemas.downloads import Download, DownloadState
+from schemas.errors import (
+    BadRequest,
+    BrokerUnavailable,
+    DeadlineExceeded,
+    EngineFailed,
+    ModelNotFound,
+    NotFound,
+    QueueFull,
+    ServiceUnavailable,
+    StartFailed,
+)
+from schemas.instances import InstanceState
+from schemas.models import ModelSpec
+from schemas.roles import Role
+from tests.standins import Services, instance, print_lines, services
+from tests.support import Yard
+
+
+@pytest.fixture
+async def standins(yard: Yard) -> AsyncIterator[Services]:
+    async with services(yard) as started:
+        yield started
+
+
+@pytest.fixture
+async def client(yard: Yard) -> AsyncIterator[Client]:
+    async with Client.connect(yard.settings, yard.url) as client:
+        yield client
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+async def test_without_arguments_the_environment_says_where_the_yard_is(
+    yard: Yard, standins: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YARD_HOME", str(yard.settings.home))
+    monkeypatch.setenv("YARD_NATS_URL", yard.url)
+    async with Client.connect() as client:
+        assert "demo" in await client.models()
+
+
+async def test_a_broker_that_is_not_there_is_told_in_time(settings: Settings, yard: Yard) -> None:
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1 does not answer"):
+        async with Client.connect(yard.settings, "nats://127.0.0.1:1", timeout_s=0.5):
+            pass
+
+
+async def test_state_is_read_by_key_and_what_was_deleted_is_not_there(yard: Yard, client: Client) -> None:
+    supervisor, monitor = await yard.bus(Role.SUPERVISOR), await yard.bus(Role.MONITOR)
+    assert await client.models() == {}
+    models, instances = Store(supervisor, buckets.MODELS), Store(supervisor, buckets.INSTANCES)
+    for name in ("a", "b"):
+        await models.put(name, ModelSpec(name=name, path=f"{name}.gguf"))
+    await models.put("a", ModelSpec(name="a", path="new.gguf"))
+    await models.delete("b")
+    assert {key: spec.path for key, spec in (await client.models()).items()} == {"a": "new.gguf"}
+    await instances.put("i1", instance("i1", "a", InstanceState.READY))
+    device = Device(
+        node="n",
+        device="cpu",
+        kind=DeviceKind.CPU,
+        name="CPU",
+        memory_total_bytes=3,
+        memory_used_bytes=1,
+        memory_free_bytes=2,
+        sampled_at=1.0,
+    )
+    await Store(monitor, buckets.DEVICES).put("n.cpu", device)
+    assert (await client.instances())["i1"].model == "a"
+    assert await client.devices() == {"n.cpu": device}
+    assert await client.downloads() == {}
+    assert await client.nodes() == {}
+
+
+async def test_a_bucket_of_many_values_is_read_whole(yard: Yard, client: Client) -> None:
+    downloader = await yard.bus(Role.DOWNLOADER)
+    for number in range(2500):
+        download = Download(
+            download=f"d{number}",
+            reference="r",
+            model="m",
+            state=DownloadState.FAILED,
+            created_at=1,
+            changed_at=1,
+        )
+        await downloader.nc.publish(
+            buckets.DOWNLOADS.subject(download.download), buckets.DOWNLOADS.encode(download)
+        )
+    await Store(downloader, buckets.DOWNLOADS).put("last", download)
+    assert len(await client.downloads()) == 2501
+
+
+async def test_commands_without_a_service_say_which_one_is_missing(client: Client) -> None:
+    with pytest.raises(ServiceUnavailable, match="supervisor"):
+        await client.start("demo")
+    with pytest.raises(ServiceUnavailable, match="downloader"):
+        await anext(client.pull("org/demo"))
+    with pytest.raises(ServiceUnavailable, match="gateway"):
+        await anext(client.chat("demo", user("hi")))
+
+
+async def test_a_model_is_started_and_waited_for(client: Client, standins: Services) -> None:
+    starting = await client.start("d")
+    assert (starting.model, starting.state) == ("demo", "starting")
+    ready = await client.wait_ready("d", 5.0, instance=starting.instance)
+    assert ready.state is InstanceState.READY
+    assert await client.wait_ready("demo", 5.0) == ready, "it is ready already"
+    assert (await client.stop("demo")).instances == ("de1",)
+
+
+async def test_a_start_that_fails_is_raised_with_the_engines_reason(
+    client: Client, standins: Services
+) -> None:
+    starting = await client.start("broken")
+    with pytest.raises(StartFailed, match="out of memory"):
+        await client.wait_ready("broken", 5.0, instance=starting.instance)
+    with pytest.raises(StartFailed, match="out of memory"):
+        await client.wait_ready("broken", 5.0)
+
+
+async def test_an_earlier_failure_is_not_taken_for_that_of_this_start(
+    client: Client, standins: Services
+) -> None:
+    supervisor = standins.supervisor
+    await supervisor.put(instance("old", "demo", InstanceState.FAILED, at=99.0, error="old"))
+    waiting = asyncio.ensure_future(client.wait_ready("demo", 5.0, instance="de1"))
+    await client.start("demo")
+    assert (await waiting).instance == "de1"
+
+
+async def test_waiting_ends_when_the_model_is_stopped_or_takes_too_long(
+    client: Client, standins: Services
+) -> None:
+    supervisor = standins.supervisor
+    with pytest.raises(DeadlineExceeded, match="demo was not ready after"):
+        await client.wait_ready("demo", 0.2)
+    with pytest.raises(ModelNotFound):
+        await client.wait_ready("other", 5.0)
+    await supervisor.put(instance("i1", "demo", InstanceState.LOADING))
+    steps = client.starting("demo", "i1")
+    assert (await anext(steps)).state is InstanceState.LOADING
+    await supervisor.instances.delete("i1")
+    with pytest.raises(StartFailed, match="stopped before it was ready"):
+        await anext(steps)
+
+
+async def test_a_pull_gives_every_update_until_the_end(client: Client, standins: Services) -> None:
+    async with asyncio.timeout(10):
+        updates = [update async for update in client.pull("org/demo", "mine")]
+    assert updates[0].state is DownloadState.QUEUED
+    assert updates[-1].state is DownloadState.FINISHED
+    assert updates[-1].bytes_done == updates[-1].bytes_total
+    assert {update.model for update in updates} == {"mine"}
+    assert all(before != after for before, after in pairwise(updates))
+    assert any(update.speed_bytes_s for update in updates)
+
+
+async def test_a_pull_sees_the_end_though_no_message_told_it(client: Client, standins: Services) -> None:
+    async with asyncio.timeout(10):
+        updates = [update.state async for update in client.pull("org/quiet")]
+    assert updates == [DownloadState.QUEUED, DownloadState.FINISHED]
+
+
+async def test_a_pull_goes_on_over_a_broker_that_was_killed(
+    yard: Yard, client: Client, standins: Services
+) -> None:
+    async with asyncio.timeout(30), aclosing(client.pull("org/long")) as updates:
+        while (await anext(updates)).state is not DownloadState.TRANSFERRING:
+            pass
+        back = asyncio.Event()
+        standins.downloader.bus.on_reconnect(back.set)
+        assert yard.broker.pid is not None
+        os.kill(yard.broker.pid, signal.SIGKILL)
+        await yard.broker.wait()
+        await yard.broker.start()
+        await back.wait()
+        standins.downloader.cancelled.set()
+        assert [update.state async for update in updates][-1] is DownloadState.CANCELLED
+
+
+async def test_a_download_can_be_cancelled_by_another(client: Client, standins: Services) -> None:
+    async with asyncio.timeout(10), aclosing(client.pull("org/long")) as updates:
+        first = await anext(updates)
+        await client.cancel_download(first.download)
+        assert [update.state async for update in updates][-1] is DownloadState.CANCELLED
+    with pytest.raises(NotFound):
+        await client.cancel_download("other")
+    with pytest.raises(BadRequest, match="not on the hub"):
+        await anext(client.pull("org/wrong"))
+
+
+async def test_usage_is_asked_for_as_given(client: Client, standins: Services) -> None:
+    report = await client.usage(since=5.0, model="demo", recent=3)
+    assert report.models[0].requests == 12
+    query = standins.monitor.queries[0]
+    assert (query.since, query.model, query.recent) == (5.0, "demo", 3)
+
+
+async def test_events_of_every_kind_are_given_from_the_past_into_the_present(
+    client: Client, standins: Services
+) -> None:
+    await standins.supervisor.put(instance("i1", "demo", InstanceState.READY))
+    async with asyncio.timeout(10):
+        [old] = [event async for event in client.events(follow=False)]
+        assert old.subject == "yard.event.instance.i1.ready"
+        assert old.headers["ce-type"] == "yard.event.instance.ready"
+        assert old.data["model"] == "demo"
+        async with aclosing(client.events()) as events:
+            assert await anext(events) == old
+            async for _ in client.pull("org/demo"):
+                pass
+            assert (await anext(events)).subject == "yard.event.download.demo.transferring"
+
+
+async def test_logs_are_those_of_the_newest_instance(yard: Yard, client: Client, standins: Services) -> None:
+    put = standins.supervisor.put
+    await put(instance("old", "demo", InstanceState.FAILED, at=1.0))
+    await put(instance("new", "demo", InstanceState.READY, at=2.0))
+    await print_lines(yard, "old", "demo", "first life")
+    await print_lines(yard, "new", "demo", "second", "life")
+
+    async def lines(name: str) -> list[str]:
+        return [line.text async for line in client.logs(name)]
+
+    assert await lines("demo") == await lines("first") == await lines("new") == ["second", "life"]
+    assert await lines("old") == ["first life"]
+    await standins.supervisor.instances.delete("old")
+    await standins.supervisor.instances.delete("new")
+    assert await lines("old") == ["first life"], "the instance is gone, its lines are kept"
+    assert await lines("demo") == ["second", "life"]
+    with pytest.raises(NotFound, match="broken has not run"):
+        await lines("broken")
+    with pytest.raises(NotFound, match=r"no model or instance a\.b"):
+        await lines("a.b")
+
+
+async def test_logs_can_be_followed(yard: Yard, client: Client, standins: Services) -> None:
+    await standins.supervisor.put(instance("i1", "demo", InstanceState.READY))
+    async with asyncio.timeout(10), aclosing(client.logs("demo", follow=True)) as lines:
+        await print_lines(yard, "i1", "demo", "one")
+        assert (await anext(lines)).text == "one"
+        await print_lines(yard, "i1", "demo", "two")
+        assert (await anext(lines)).text == "two"
+
+
+async def test_chat_gives_the_text_in_pieces(client: Client, standins: Services) -> None:
+    pieces = [text async for text in client.chat("demo", user("you \u00e4\u00f6\u00fc"), temperature=0.5)]
+    assert pieces == ["Hello, ", "you \u00e4\u00f6\u00fc", "!"]
+    [body] = standins.gateway.bodies
+    assert body == {
+        "model": "demo",
+        "messages": user("you \u00e4\u00f6\u00fc"),
+        "stream": True,
+        "temperature": 0.5,
+    }
+    assert standins.gateway.cancelled.empty(), "an answer that was read to its end is not cancelled"
+
+
+async def test_what_the_gateway_refuses_is_raised(client: Client, standins: Services) -> None:
+    with pytest.raises(QueueFull):
+        await anext(client.chat("demo", user("full")))
+    with pytest.raises(ModelNotFound):
+        await anext(client.chat("other", user("hi")))
+    with pytest.raises(BadRequest, match="always streams"):
+        client.chat("demo", user("hi"), stream=False)
+
+
+async def test_an_answer_that_breaks_off_ends_with_its_error(client: Client, standins: Services) -> None:
+    pieces = []
+    with pytest.raises(EngineFailed, match="broke off"):
+        async for text in client.chat("demo", user("break")):
+            pieces.append(text)
+    assert pieces == ["Hello, ", "break", "!"]
+
+
+async def test_an_answer_left_early_is_cancelled(client: Client, standins: Services) -> None:
+    async with aclosing(client.chat("demo", user("endless"))) as pieces:
+        assert await anext(pieces) == "Hello, "
+    async with asyncio.timeout(5):
+        assert await standins.gateway.cancelled.get() == standins.gateway.requests[0]
+
+
+async def test_an_answer_that_goes_silent_is_given_up_and_cancelled(
+    client: Client, standins: Services
+) -> None:
+    with pytest.raises(DeadlineExceeded, match="Nothing more of the answer came"):
+        [text async for text in client.chat("demo", user("endless"), patience_s=0.2)]
+    async with asyncio.timeout(5):
+        assert await standins.gateway.cancelled.get() == standins.gateway.requests[0]
+
+
+async def test_an_answer_over_a_lost_connection_is_an_error_never_an_answer_with_a_hole(
+    yard: Yard, client: Client, standins: Services
+) -> None:
+    async with asyncio.timeout(20), aclosing(client.chat("demo", user("endless"))) as pieces:
+        for _ in range(3):
+            await anext(pieces)
+        assert yard.broker.pid is not None
+        os.kill(yard.broker.pid, signal.SIGKILL)
+        await yard.broker.wait()
+        await yard.broker.start()
+        with pytest.raises(BrokerUnavailable, match="in the middle of the answer"):
+            await anext(pieces)
+
+
+async def test_a_broker_without_a_yard_is_told_from_one_with_none_of_its_services(settings: Settings) -> None:
+    from modelyard.up.broker import start_broker
+    from modelyard.up.ports import claim
+
+    port = claim("127.0.0.1", 0, "YARD_NATS_PORT")
+    broker = await start_broker(settings, port)
+    try:
+        async with Client.connect(settings, f"nats://127.0.0.1:{port}") as client:
+            with pytest.raises(ServiceUnavailable, match="no yard was ever started"):
+                await client.models()
+            with pytest.raises(ServiceUnavailable, match="No yard was ever started"):
+                await anext(client.events())
+    finally:
+        await broker.stop(2.0)
+
+
+def test_the_client_is_found_where_scripts_look_for_it() -> None:
+    import modelyard
+
+    assert modelyard.Client is Client
+    assert not hasattr(modelyard, "Server")

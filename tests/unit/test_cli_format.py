@@ -1,0 +1,239 @@
+"""Sizes, durations, lines and tables as people read them."""
+
+import argparse
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelyard.cli import events, listing, output, progress, text, usage
+from modelyard.client import Event
+from modelyard.client.sse import Events, delta
+from modelyard.client.starting import leading
+from schemas.downloads import Download, DownloadState
+from schemas.errors import EngineFailed, QueueFull
+from schemas.instances import Instance, InstanceState, Reason
+from schemas.requests import ModelUsage, UsageReport
+
+
+def instance(name: str, state: InstanceState, changed_at: float = 1.0, model: str = "demo") -> Instance:
+    return Instance(
+        instance=name,
+        model=model,
+        node="n",
+        engine="e",
+        revision=1,
+        state=state,
+        reason=Reason.REQUESTED,
+        changed_at=changed_at,
+    )
+
+
+def download(**changed: object) -> Download:
+    facts: dict[str, object] = {
+        "download": "d1",
+        "reference": "org/demo:Q4",
+        "model": "demo",
+        "state": DownloadState.TRANSFERRING,
+        "created_at": 1.0,
+        "changed_at": 1.0,
+    }
+    return Download(**{**facts, **changed})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("30s", 30), ("10m", 600), ("2h", 7200), ("7d", 604800), ("1h30m", 5400), ("1w", 604800)],
+)
+def test_durations_are_read_as_they_are_written(written: str, seconds: float) -> None:
+    assert text.duration(written) == seconds
+
+
+@pytest.mark.parametrize("wrong", ["", "10", "m", "-5m", "5 m", "10minutes", "1.5h"])
+def test_a_duration_without_a_unit_is_refused_with_an_example(wrong: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="write it like 30s"):
+        text.duration(wrong)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spelt"),
+    [
+        (0, "0s"),
+        (0.4, "0s"),
+        (59.6, "1m"),
+        (200, "3m 20s"),
+        (7500, "2h 5m"),
+        (349200, "4d 1h"),
+        (-3, "0s"),
+        (3605, "1h"),
+    ],
+)
+def test_durations_are_spelt_in_their_two_largest_units(seconds: float, spelt: str) -> None:
+    assert text.spell_duration(seconds) == spelt
+
+
+@pytest.mark.parametrize(
+    ("count", "spelt"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (4_920_000, "4.9 MB"),
+        (13_200_000_000, "13.2 GB"),
+        (5_000_000_000_000_000, "5000.0 TB"),
+    ],
+)
+def test_sizes_are_spelt_in_steps_of_a_thousand(count: float | None, spelt: str) -> None:
+    assert text.spell_size(count) == spelt
+
+
+def test_what_would_steer_the_terminal_is_taken_out() -> None:
+    assert text.safe("\x1b[31mred\x1b[0m \x1b]0;title\x07\tand\nmore\x07\r\x9b") == "red \tand\nmore"
+
+
+def test_a_table_prints_its_cells_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "org/[bold]model:smile:" + "x" * 90
+    output.table(("MODEL", ">SIZE"), [(name, "1.0 GB"), ("b", "12.0 MB")])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["MODEL", "SIZE"], [name, "1.0", "GB"], ["b", "12.0", "MB"]]
+
+
+def test_a_table_fits_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    output.table(
+        ("MODEL", "INSTANCE", "NODE", "ENGINE", "STATE"),
+        [("q" * 60, "0123456789abcdef", "node", "llama.cpp", "ready")],
+    )
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "0123456789abcdef" in printed
+    assert printed.count("q") == 60
+
+
+def test_a_download_is_one_line() -> None:
+    under_way = download(bytes_total=2_000_000, bytes_done=500_000, speed_bytes_s=1_000_000.0, eta_s=90.0)
+    assert progress.line(under_way) == "demo: transferring, 25%, 500.0 kB of 2.0 MB, 1.0 MB/s, 1m 30s left"
+    assert progress.line(download(state=DownloadState.QUEUED)) == "demo: queued"
+
+
+def test_progress_lines_come_at_a_change_of_state_and_else_seldom(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = progress.Lines()
+    for done in range(100):
+        lines.show(download(bytes_total=100, bytes_done=done))
+    lines.show(download(state=DownloadState.FINISHED))
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "demo: transferring",
+        "demo: finished",
+    ]
+
+
+def test_an_event_is_one_line() -> None:
+    event = Event(
+        subject="yard.event.instance.i1.failed",
+        headers={"ce-type": "yard.event.instance.failed", "ce-time": "2026-01-02T03:04:05Z"},
+        data={"model": "demo", "instance": "i1", "error": "it broke\nand more", "pid": None},
+    )
+    assert events.line(event).split("  ", 1)[1].split() == [
+        "instance.failed",
+        "model=demo",
+        "instance=i1",
+        "error=it",
+        "broke",
+    ]
+    stranger = Event(subject="yard.event.new.thing", headers={}, data=[1])
+    assert events.line(stranger).endswith("  new.thing")
+
+
+def test_usage_of_several_models_is_summed_up() -> None:
+    def of(model: str) -> ModelUsage:
+        return ModelUsage(
+            model=model,
+            requests=1500,
+            failed=1,
+            cancelled=0,
+            prompt_tokens=10,
+            cached_tokens=0,
+            completion_tokens=5,
+        )
+
+    assert len(usage.rows(UsageReport(models=(of("a"),)))) == 1
+    assert usage.rows(UsageReport(models=(of("a"), of("b"))))[-1] == (
+        "total",
+        "3,000",
+        "2",
+        "0",
+        "20",
+        "0",
+        "10",
+    )
+
+
+def test_a_model_is_in_the_most_telling_state_of_its_instances() -> None:
+    instances = [instance("a", InstanceState.FAILED), instance("b", InstanceState.LOADING)]
+    assert listing.state_of("demo", instances) == "loading"
+    assert listing.state_of("other", instances) == "stopped"
+    assert set(listing._PRECEDENCE) == set(InstanceState)
+
+
+def test_a_models_size_is_what_its_newest_finished_download_brought() -> None:
+    finished = DownloadState.FINISHED
+    downloads = [
+        download(state=finished, bytes_total=1),
+        download(state=finished, bytes_total=2, changed_at=2.0),
+        download(bytes_total=3, changed_at=3.0),
+    ]
+    assert listing.size_of("demo", downloads) == 2
+    assert listing.size_of("other", downloads) is None
+
+
+def test_a_ready_instance_decides_then_the_one_asked_for_then_the_newest() -> None:
+    failed, loading = instance("old", InstanceState.FAILED, 9.0), instance("new", InstanceState.LOADING, 1.0)
+    ready, other = instance("r", InstanceState.READY), instance("x", InstanceState.READY, model="other")
+    assert leading([failed, loading, ready, other], "demo", "new") is ready
+    assert leading([failed, loading, other], "demo", "new") is loading
+    assert leading([failed, other], "demo", "new") is None
+    assert leading([failed, loading], "demo", None) is loading
+    assert leading([failed], "demo", None) is failed
+
+
+@given(st.lists(st.integers(0, 200)))
+def test_an_event_stream_reads_the_same_wherever_it_is_cut(cuts: list[int]) -> None:
+    stream = (
+        ': waiting\n\ndata: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
+        'data: {"choices":[{"delta":{"content":"Gr\u00fc"}}]}\r\n\r\n'
+        'event: x\ndata:{"choices":[{"delta":{"content":"\u00dfe"}}]}\n\n'
+        'data: {"choices":[]}\n\ndata: [DONE]\n\n'
+    ).encode()
+    marks = [0, *sorted(cuts), len(stream)]
+    events = Events()
+    datas = [data for begin, end in pairwise(marks) for data in events.feed(stream[begin:end])]
+    assert "".join(map(delta, datas)) == "Gr\u00fc\u00dfe"
+
+
+def test_an_error_in_a_stream_is_raised_as_what_it_is() -> None:
+    with pytest.raises(QueueFull, match="too many"):
+        delta(b'{"error": {"message": "too many", "type": "rate_limit_error", "code": "queue_full"}}')
+    for broken in (b"{", b"[]", b'{"error": "oh"}'):
+        with pytest.raises(EngineFailed):
+            delta(broken)
+
+
+def test_the_version_is_told_without_loading_what_verbs_need() -> None:
+    code = (
+        "import sys\nfrom modelyard.cli import main\n"
+        "try:\n    main(['--version'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'nats', 'rich', 'aiohttp', 'structlog'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("yard ")
