@@ -194,10 +194,13 @@ class Gateway:
         stream = b": waiting\n\n" + b"".join(_chunk(text) for text in ("Hello, ", said, "!"))
         if said == "break":
             stream += b"data: " + EngineFailed("It broke off.").encode() + b"\n\n"
+        if said == "nonsense":
+            stream = b'{"error":{"message":"Too long.","type":"x","code":"exceed_context_size_error"}}'
         for begin in range(0, len(stream), 50):
             await request.respond(stream[begin : begin + 50])
         if said != "endless":
-            await request.respond(b"data: [DONE]\n\n")
+            if said not in ("cut", "nonsense"):
+                await request.respond(b"data: [DONE]\n\n")
             await request.respond(b"")
 
 

@@ -9,7 +9,7 @@ import msgspec
 from nats.aio.msg import Msg
 
 from modelyard.bus import Bus, raise_error
-from modelyard.client.sse import Events, delta
+from modelyard.client.sse import DONE, Events, cut_short, delta
 from schemas import subjects
 from schemas.errors import BrokerUnavailable, DeadlineExceeded, ServiceUnavailable
 from schemas.grammar import new_id
@@ -19,12 +19,14 @@ REQUEST_HEADER = "Yard-Request"
 
 async def chat(bus: Bus, body: dict[str, Any], *, patience_s: float) -> AsyncGenerator[str, None]:
     """The text of the answer to `body`, piece by piece."""
-    events = Events()
+    events, data = Events(), b""
     async with aclosing(_pieces(bus, msgspec.json.encode(body), patience_s)) as pieces:
         async for piece in pieces:
             for data in events.feed(piece):
                 if text := delta(data):
                     yield text
+    if data != DONE:
+        raise cut_short(events.rest)
 
 
 async def _pieces(bus: Bus, body: bytes, patience_s: float) -> AsyncGenerator[bytes, None]:

@@ -292,6 +292,14 @@ async def test_an_answer_that_breaks_off_ends_with_its_error(client: Client, sta
     assert pieces == ["Hello, ", "break", "!"]
 
 
+async def test_an_answer_never_ends_silently_before_its_end(client: Client, standins: Services) -> None:
+    # What an engine refuses comes as the JSON it would send over HTTP, not as a stream.
+    with pytest.raises(BadRequest, match="Too long"):
+        await anext(client.chat("demo", user("nonsense")))
+    with pytest.raises(EngineFailed, match="ended before it was complete"):
+        [text async for text in client.chat("demo", user("cut"))]
+
+
 async def test_an_answer_left_early_is_cancelled(client: Client, standins: Services) -> None:
     async with aclosing(client.chat("demo", user("endless"))) as pieces:
         assert await anext(pieces) == "Hello, "
