@@ -98,8 +98,9 @@ class Mirror(Generic[V]):
     async def start(cls, bus: Bus, bucket: Bucket[V], tasks: Tasks) -> "Mirror[V]":
         """A mirror that is complete now and follows as long as `tasks` runs."""
         mirror = cls(bus, bucket)
-        bus.on_reconnect(mirror._rebuild.set)
-        tasks.spawn(mirror._run(), f"mirror {bucket.name}")
+        forget = bus.on_reconnect(mirror._rebuild.set)
+        following = tasks.spawn(mirror._run(), f"mirror {bucket.name}")
+        following.add_done_callback(lambda _: forget())
         await mirror._synced.wait()
         return mirror
 

@@ -39,6 +39,8 @@ NEXT_STATES: dict[InstanceState, frozenset[InstanceState]] = {
 }
 LIVE = frozenset(state for state, following in NEXT_STATES.items() if following)
 COMING = frozenset({_S.STARTING, _S.LOADING, _S.PROBING})
+SERVING = COMING | {_S.READY}
+"""It takes requests now or soon; the other living ones are on their way down."""
 
 
 class Reason(StrEnum):

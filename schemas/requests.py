@@ -132,6 +132,8 @@ class AnswerEnd(Record):
     error: ErrorDetail | None = None
 
 
+REQUEST_HEADER = "Yard-Request"
+"""On a command: an id for the request that the caller chose, so that he can cancel it."""
 HEAD = "head"
 END = "end"
 ALIVE = "alive"

@@ -13,8 +13,7 @@ from modelyard.client.sse import DONE, Events, cut_short, delta
 from schemas import subjects
 from schemas.errors import BrokerUnavailable, DeadlineExceeded, ServiceUnavailable
 from schemas.grammar import new_id
-
-REQUEST_HEADER = "Yard-Request"
+from schemas.requests import REQUEST_HEADER
 
 
 async def chat(bus: Bus, body: dict[str, Any], *, patience_s: float) -> AsyncGenerator[str, None]:

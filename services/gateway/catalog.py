@@ -23,7 +23,7 @@ class Catalog:
         spec = find_model(name, self.models.values)
         if spec is None:
             raise ModelNotFound(
-                f"There is no model {name!r}; GET /v1/models lists those there are.", param="model"
+                f"There is no model {name!r}; the list of models has those there are.", param="model"
             )
         return spec
 

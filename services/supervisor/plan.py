@@ -2,11 +2,9 @@
 
 import msgspec
 
-from schemas.instances import COMING, LIVE, Instance, InstanceState
+from schemas.instances import COMING, LIVE, SERVING, Instance
 from schemas.models import ModelSpec
 from schemas.record import Record
-
-_GIVING_UP_MEMORY = frozenset({InstanceState.DRAINING, InstanceState.STOPPING})
 
 
 class World(Record):
@@ -59,7 +57,7 @@ def plan(world: World) -> Plan:
 def _reason_to_wait(own: list[Instance], pause_until: float, now: float) -> str | None:
     """None: start now. Empty: it is served. Otherwise what it waits for."""
     live = [instance for instance in own if instance.state in LIVE]
-    if any(instance.state not in _GIVING_UP_MEMORY for instance in live):
+    if any(instance.state in SERVING for instance in live):
         coming = all(instance.state in COMING for instance in live)
         return "it is being started" if coming else ""
     if live:

@@ -15,6 +15,7 @@ from schemas import buckets, subjects
 from schemas.errors import BrokerUnavailable, Conflict
 from schemas.instances import (
     LIVE,
+    SERVING,
     Accepted,
     ClearNode,
     Instance,
@@ -56,15 +57,15 @@ class Supervisor:
 
     async def on_start(self, ref: ModelRef) -> ModelStarting:
         model = self._registry.find(ref.model).name
-        if not self._live(model):
+        if not self._serving(model):
             self._scheduler.want(model)
             try:
                 async with asyncio.timeout(4):
-                    await self._instances.until(lambda _: bool(self._live(model)))
+                    await self._instances.until(lambda _: bool(self._serving(model)))
             except TimeoutError:
                 reason = self._scheduler.reasons.get(model, "the node did not take it")
                 raise Conflict(f"{model} was not started: {reason}.") from None
-        instance = self._live(model)[0]
+        instance = self._serving(model)[0]
         return ModelStarting(model=model, instance=instance.instance, state=instance.state)
 
     async def on_stop(self, ref: ModelRef) -> ModelStopping:
@@ -96,6 +97,10 @@ class Supervisor:
 
     async def on_node_clear(self, order: ClearNode) -> NodeCleared:
         return NodeCleared(stopped=await self._agent.clear(order.drain_s))
+
+    def _serving(self, model: str) -> list[Instance]:
+        """Those that serve or will; not those on their way down."""
+        return [instance for instance in self._live(model) if instance.state in SERVING]
 
     def _live(self, model: str) -> list[Instance]:
         return [

@@ -1,6 +1,7 @@
 """Chats over HTTP as tests need them: a stream that can be watched, left and measured."""
 
 import contextlib
+import io
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -60,7 +61,7 @@ async def post(url: str, path: str, data: bytes, **headers: str) -> tuple[int, d
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
         session.post(
-            url + path, data=data, headers={"Content-Type": "application/json", **headers}
+            url + path, data=io.BytesIO(data), headers={"Content-Type": "application/json", **headers}
         ) as response,
     ):
         return response.status, await response.json()

@@ -34,7 +34,7 @@ async def test_a_killed_supervisor_costs_no_stream_and_the_next_one_adopts_the_r
     yard: YardProcess, slow_gguf: Path
 ) -> None:
     await put_slow(yard, slow_gguf)
-    async with watching(yard.bus) as instances, streaming(yard.url, SLOW, max_tokens=600) as stream:
+    async with watching(yard.bus) as instances, streaming(yard.url, SLOW, max_tokens=400) as stream:
         await stream.read_tokens(3)
         before = await instances.until(SLOW, InstanceState.READY)
         supervisor = yard.service("supervisor")

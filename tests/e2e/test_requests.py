@@ -1,0 +1,243 @@
+"""One yard, many requests: what goes in, what comes out, and what is refused at the door."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from modelyard.client import Client
+from modelyard.tinymodels import DEMO_SENTENCE, write_embedder
+from schemas import subjects
+from schemas.errors import ModelNotFound
+from schemas.instances import InstanceState
+from schemas.models import Mode, ModelRef, ModelSpec
+from schemas.requests import Outcome
+from tests.e2e.chatting import HELLO, chat, post, streaming
+from tests.e2e.yard_process import YardProcess, running_yard, settings_of, watching
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+CHAT = "/v1/chat/completions"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardProcess]:
+    async with running_yard(tmp_path_factory.mktemp("yard") / "home") as yard:
+        yield yard
+
+
+async def test_two_requests_to_a_stopped_model_start_it_once_and_both_are_answered(yard: YardProcess) -> None:
+    async with watching(yard.bus) as instances:
+        assert instances.of("demo") == []
+        events = await yard.bus.nc.subscribe(subjects.INSTANCE_CHANGED.matching(state="starting"))
+        await yard.bus.nc.flush()
+        answers = await asyncio.gather(chat(yard.url, "demo"), chat(yard.url, "demo"))
+        assert [answer["choices"][0]["message"]["content"] for _, answer in answers] == [DEMO_SENTENCE] * 2
+        assert len(instances.of("demo")) == 1
+        await yard.bus.nc.flush()
+        assert events.pending_msgs == 1
+
+
+async def test_every_step_of_a_request_is_an_event(yard: YardProcess) -> None:
+    seen = await yard.bus.nc.subscribe("yard.event.request.>")
+    await yard.bus.nc.flush()
+    async with streaming(yard.url, "demo", stream_options={"include_usage": True}) as stream:
+        lines = await stream.read_rest()
+    usage = json.loads(lines[-2])["usage"]
+    last = {}
+    while len(last) < 3:
+        msg = await seen.next_msg(timeout=5)
+        last[msg.subject.rsplit(".", 1)[1]] = msg
+    assert set(last) == {"queued", "started", "finished"}
+    record = subjects.REQUEST_FINISHED.decode(last["finished"].data)
+    assert record.outcome is Outcome.OK
+    assert (record.prompt_tokens, record.completion_tokens) == (
+        usage["prompt_tokens"],
+        usage["completion_tokens"],
+    )
+    assert record.first_token_ms is not None
+    assert record.queue_ms is not None
+    assert (last["finished"].headers or {})["ce-type"] == "yard.event.request.finished"
+
+
+async def test_the_monitor_keeps_one_usage_record_a_request(yard: YardProcess) -> None:
+    async with Client.connect(settings_of(yard.home, yard.nats_url)) as client:
+        before = {row.model: row.requests for row in (await client.usage()).models}.get("demo", 0)
+        await chat(yard.url, "demo")
+        async with asyncio.timeout(10):
+            while True:
+                report = await client.usage(recent=1)
+                if {row.model: row.requests for row in report.models}.get("demo", 0) == before + 1:
+                    break
+        assert report.recent[0].completion_tokens == 29
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code", "words"),
+    [
+        (b'{"model":"nobody","messages":[]}', 404, "model_not_found", "nobody"),
+        (b'{"model":"demo","messages":', 400, "invalid_json", "JSON"),
+        (b'{"messages":[]}', 400, "invalid_json", "model"),
+        (b'{"model":3}', 400, "invalid_json", "model"),
+        (b"[]", 400, "invalid_json", "object"),
+        (b"", 400, "invalid_json", "JSON"),
+        (b'{"model":"demo","messages":7}', 400, None, ""),
+        (b'{"model":"demo","messages":[],"stream_options":7}', 400, "bad_request", "object"),
+        (b"x" * 9_000_000, 413, "body_too_large", "limit"),
+    ],
+)
+async def test_bad_requests_are_refused_in_the_one_shape(
+    yard: YardProcess, data: bytes, status: int, code: str | None, words: str
+) -> None:
+    answered, body = await post(yard.url, CHAT, data)
+    assert answered == status, body
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert code is None or body["error"]["code"] == code
+    assert words in body["error"]["message"]
+    assert isinstance(body["error"]["code"], str)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/nothing", 404), ("GET", CHAT, 405), ("DELETE", "/v1/models", 405), ("GET", "/../x", 404)],
+)
+async def test_paths_that_are_not_there_are_errors_in_the_one_shape(
+    yard: YardProcess, method: str, path: str, status: int
+) -> None:
+    async with aiohttp.ClientSession() as session, session.request(method, yard.url + path) as response:
+        assert response.status == status
+        assert set((await response.json())["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_foreign_hosts_and_origins_are_refused(yard: YardProcess) -> None:
+    """A page of another site, or a name that was rebound to this address, must not reach the yard."""
+    for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+        status, body = await post(yard.url, "/api/command/model/start", b'{"model":"demo"}', **headers)
+        assert (status, body["error"]["code"]) == (403, "forbidden")
+    own = {"Origin": yard.url}
+    status, body = await post(yard.url, "/api/command/model/start", b'{"model":"demo"}', **own)
+    assert (status, body["model"]) == (200, "demo")
+
+
+async def test_a_model_of_another_mode_is_named_as_such(yard: YardProcess) -> None:
+    write_embedder(yard.models / "embedder.gguf")
+    await yard.put(ModelSpec(name="embedder", path="embedder.gguf", mode=Mode.EMBEDDING))
+    status, body = await chat(yard.url, "embedder")
+    assert (status, body["error"]["code"]) == (400, "wrong_mode")
+
+
+async def test_an_embedding_model_passes_its_own_probe(yard: YardProcess) -> None:
+    write_embedder(yard.models / "embedder2.gguf")
+    await yard.put(ModelSpec(name="embedder2", path="embedder2.gguf", mode=Mode.EMBEDDING, n_ctx=512))
+    await yard.bus.call(subjects.MODEL_START, ModelRef(model="embedder2"))
+    async with watching(yard.bus) as instances:
+        await instances.until("embedder2", InstanceState.READY)
+    await yard.bus.call(subjects.MODEL_STOP, ModelRef(model="embedder2"))
+
+
+async def test_a_corrupt_model_fails_with_one_clear_sentence_and_pauses(yard: YardProcess) -> None:
+    for name, content in (("page", b"<html>not a model</html>" * 50), ("torn", torn(yard))):
+        (yard.models / f"{name}.gguf").write_bytes(content)
+        await yard.put(ModelSpec(name=name, path=f"{name}.gguf"))
+        status, body = await chat(yard.url, name)
+        assert (status, body["error"]["code"]) == (503, "model_start_failed")
+        assert f"{name} could not be started" in body["error"]["message"]
+        async with watching(yard.bus) as instances:
+            failed = await instances.until(name, InstanceState.FAILED)
+        assert failed.error in body["error"]["message"]
+        assert failed.retry_at is not None
+        assert (await chat(yard.url, name))[0] == 503, "while it pauses it is refused at once"
+        info = await yard.bus.js.stream_info("INFER", subjects_filter=">")
+        assert not info.state.subjects, "nothing is left in the queue"
+
+
+def torn(yard: YardProcess) -> bytes:
+    whole = (yard.models / "modelyard" / "demo.gguf").read_bytes()
+    return whole[: len(whole) // 2]
+
+
+async def test_a_missing_file_is_told(yard: YardProcess) -> None:
+    await yard.put(ModelSpec(name="missing", path="nowhere/missing.gguf"))
+    status, body = await chat(yard.url, "missing")
+    assert (status, body["error"]["code"]) == (503, "model_start_failed")
+    assert "is not in the store" in body["error"]["message"]
+
+
+async def test_names_that_leave_the_store_are_refused(yard: YardProcess) -> None:
+    for path in ("../outside.gguf", "/etc/passwd", "a/../../b.gguf"):
+        status, body = await post(
+            yard.url, "/api/command/model/put", json.dumps({"name": "sly", "path": path}).encode()
+        )
+        assert status == 400, (path, body)
+
+
+async def test_chat_over_nats_gives_the_same_text(yard: YardProcess) -> None:
+    async with Client.connect(settings_of(yard.home, yard.nats_url)) as client:
+        text = "".join([piece async for piece in client.chat("demo", HELLO)])
+        assert text == DEMO_SENTENCE
+        with pytest.raises(ModelNotFound):
+            _ = [piece async for piece in client.chat("nobody", HELLO)]
+
+
+async def test_health_models_and_state(yard: YardProcess) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{yard.url}/health") as response:
+            assert await response.json() == {"status": "ok"}
+        async with session.get(f"{yard.url}/v1/models/demo") as response:
+            model = await response.json()
+            assert (model["id"], model["object"], model["state"]) == ("demo", "model", "ready")
+        async with session.get(f"{yard.url}/api/state/instances") as response:
+            assert any(value["model"] == "demo" for value in (await response.json()).values())
+
+
+async def test_the_page_is_served_and_its_feed_begins_with_a_snapshot(yard: YardProcess) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{yard.url}/") as response:
+            assert "Content-Security-Policy" in response.headers
+            assert "<title>" in await response.text()
+        async with session.get(f"{yard.url}/app.js") as response:
+            assert "javascript" in response.content_type
+        async with session.ws_connect(f"{yard.url}/ws", protocols=["yard.v1"]) as socket:
+            snapshot = await socket.receive_json(timeout=5)
+            assert snapshot["type"] == "snapshot"
+            assert "demo" in snapshot["data"]["models"]
+            assert "testnode" in snapshot["data"]["nodes"]
+            delta = await socket.receive_json(timeout=5)
+            assert delta["type"] == "delta"
+            instance = next(key for key, i in snapshot["data"]["instances"].items() if i["model"] == "demo")
+            await socket.send_json({"type": "logs", "instance": instance})
+            async with asyncio.timeout(5):
+                lines: list[str] = []
+                while not any("listening" in line for line in lines):
+                    message = await socket.receive_json()
+                    lines += [line["text"] for line in message["data"].get("lines", ())]
+
+
+async def test_secrets_are_in_no_log_and_no_command_line(yard: YardProcess) -> None:
+    seeds = [path.read_text().strip() for path in (yard.home / "keys").glob("*.nk")]
+    assert len(seeds) == 6
+    texts = [path.read_text(errors="replace") for path in (yard.home / "logs").glob("*")]
+    texts += [" ".join(process.cmdline()) for process in yard.processes().values()]
+    assert not [seed for seed in seeds for text in texts if seed in text]
+    assert all((path.stat().st_mode & 0o077) == 0 for path in (yard.home / "keys").glob("*.nk"))
+    engine = next(p for p in yard.processes().values() if any("embedded_server" in w for w in p.cmdline()))
+    assert not [name for name in engine.environ() if name.startswith(("YARD_", "HF_"))]
+    assert os.environ.get("PATH") == engine.environ()["PATH"]
+
+
+async def test_a_broker_that_is_gone_is_503_in_the_one_shape(yard: YardProcess) -> None:
+    """The broker is stopped, not killed, so that nobody starts it anew."""
+    broker = next(p for p in yard.processes().values() if p.name() == "nats-server")
+    broker.suspend()
+    try:
+        async with asyncio.timeout(30):
+            status, body = await chat(yard.url, "demo")
+            assert (status, body["error"]["code"]) == (503, "broker_unavailable")
+    finally:
+        broker.resume()
+    async with asyncio.timeout(30):
+        while (await chat(yard.url, "demo"))[0] != 200:
+            await asyncio.sleep(0.05)
