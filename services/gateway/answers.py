@@ -1,6 +1,7 @@
 """Answers on their way in: frames put in order, handed to whoever waits, given up when nobody does."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -33,6 +34,8 @@ class Answer:
         """Whether the runner ended it, and so wrote the usage record."""
         self.seq = 0
         """Where it stands in the stream."""
+        self.heard_at = queued_at
+        """When its runner was last heard of, in unix seconds."""
         self._attempt = ""
         self._next = 1
         self._buffered_bytes = 0
@@ -55,6 +58,7 @@ class Answer:
         """Take a frame from the wire."""
         if self.ended:
             return
+        self.heard_at = time.time()
         if part == HEAD:
             self._on_head(attempt, _head.decode(data))
         elif attempt != self._attempt and not (part == END and self.instance is None):
@@ -66,13 +70,14 @@ class Answer:
 
     def sees(self, attempt: str, frames: int) -> bool:
         """Whether this answer has all `frames` that were sent in `attempt` so far; if not, it is failed."""
+        self.heard_at = time.time()
         if attempt == self._attempt and frames >= self._next and not self.ended:
-            self.fail(EngineFailed("Parts of the answer were lost on the way; please try again."))
+            self.fail(_lost())
         return not self.ended
 
     def _on_head(self, attempt: str, head: AnswerHead) -> None:
         if self.instance is not None:
-            self.fail(EngineFailed("The runner died while it answered; please try again."))
+            self.fail(runner_died())
             return
         self._attempt, self.instance = attempt, head.instance
         if not self._first.done():
@@ -82,7 +87,7 @@ class Answer:
         if number < self._next:
             return
         if number > self._next:
-            self.fail(EngineFailed("Parts of the answer were lost on the way; please try again."))
+            self.fail(_lost())
             return
         self._next += 1
         self._buffered_bytes += len(data)
@@ -96,7 +101,7 @@ class Answer:
         if end.error is not None:
             self.fail(from_body(ErrorBody(error=end.error)), by_runner=True)
         elif end.frames >= self._next:
-            self.fail(EngineFailed("Parts of the answer were lost on the way; please try again."))
+            self.fail(_lost())
         else:
             self.ended = self.by_runner = True
             self._pieces.put_nowait(None)
@@ -111,3 +116,12 @@ class Answer:
             # A client that left does not ask any more; that is no reason for a warning.
             self._first.exception()
         self._pieces.put_nowait(error)
+
+
+def runner_died() -> EngineFailed:
+    """What a client is told whose answer broke off."""
+    return EngineFailed("The runner died while it answered; please try again.")
+
+
+def _lost() -> EngineFailed:
+    return EngineFailed("Parts of the answer were lost on the way; please try again.")

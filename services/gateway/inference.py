@@ -40,13 +40,15 @@ from schemas.requests import (
     RequestQueued,
     StillWanted,
 )
-from services.gateway.answers import Answer
+from services.gateway.answers import Answer, runner_died
 from services.gateway.catalog import Catalog, start_failed
 
 log = logging.get(__name__)
 
 DEADLINE_S = 3600.0
 """How long a request may wait and run."""
+SILENCE_S = 6.0
+"""A runner at work is heard of every 2 s; silent for so long, and without a record, it is dead."""
 BROKER_PATIENCE_S = 10.0
 """How long requests wait for a broker that went away."""
 CLIENT_LEFT = 499
@@ -214,18 +216,24 @@ class Inference:
             answer.fail(Cancelled("The request was cancelled."))
 
     def _on_instance(self, key: str, instance: Instance | None) -> None:
-        gone = instance is None or instance.state not in LIVE
-        if gone:
-            for answer in tuple(self._answers.values()):
-                if answer.instance == key:
-                    answer.fail(EngineFailed("The runner died while it answered; please try again."))
-        if instance is None or instance.state is not InstanceState.FAILED or instance.ever_ready:
+        # A record that merely expired proves nothing: the broker may have been away longer than its runner.
+        if instance is None or instance.state in LIVE:
+            return
+        for answer in tuple(self._answers.values()):
+            if answer.instance == key:
+                answer.fail(runner_died())
+        if instance.state is not InstanceState.FAILED or instance.ever_ready:
             return
         if self._catalog.start_failure(instance.model) is None:
             return
         for answer in tuple(self._answers.values()):
             if answer.spec.name == instance.model and answer.instance is None:
                 answer.fail(start_failed(instance))
+
+    def _is_silent(self, answer: Answer, now: float) -> bool:
+        """Whether an answer has begun and nothing more is to be expected of its runner."""
+        known = answer.instance is None or answer.instance in self._catalog.instances.values
+        return not known and now - answer.heard_at > SILENCE_S
 
     async def _watch(self) -> None:
         """Fail what waited too long, for a slot or for the broker."""
@@ -237,6 +245,8 @@ class Inference:
             for answer in tuple(self._answers.values()):
                 if now > answer.queued_at + DEADLINE_S:
                     answer.fail(DeadlineExceeded(f"The request took longer than {DEADLINE_S:.0f} s."))
+                elif self._is_silent(answer, now) and away_since is None:
+                    answer.fail(runner_died())
                 elif away_since is not None and now - away_since > BROKER_PATIENCE_S:
                     answer.fail(BrokerUnavailable("The broker went away while the request waited."))
 

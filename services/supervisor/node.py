@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,6 +33,14 @@ _STOPPED_S = 5
 """How long a stopped instance stays to be seen."""
 
 
+class _Runner(NamedTuple):
+    """A process, told from later ones of its number by when it started."""
+
+    model: str
+    pid: int
+    created_at: float
+
+
 class NodeAgent:
     """Owns the processes of one node, and the records of runners that are gone."""
 
@@ -41,8 +50,9 @@ class NodeAgent:
         self._settings = settings
         self._instances = instances
         self._store = Store(bus, buckets.INSTANCES)
-        self._watched: dict[str, tuple[int, float]] = {}
-        """Instance id to its runner's pid and start time."""
+        self._watched: dict[str, _Runner] = {}
+        """By instance id."""
+        self._stopping: set[str] = set()
         self._clearing = False
 
     def adopt(self) -> None:
@@ -62,6 +72,9 @@ class NodeAgent:
         """Start a runner; Conflict while the node is being cleared."""
         if self._clearing:
             raise Conflict("This node is being cleared and takes no start.")
+        if self._serves(launch.spec.name):
+            # Its record may have expired while the broker was away; its process tells the truth.
+            raise Conflict(f"{launch.spec.name} runs on this node already.")
         record = self._starting(launch)
         await self._store.put(launch.instance, record, ttl_s=_FIRST_RECORD_S)
         await self._forget_failed(launch.spec.name)
@@ -90,7 +103,7 @@ class NodeAgent:
     def _watch(
         self, key: str, record: Instance, pid: int, created_at: float, child: subprocess.Popen[bytes] | None
     ) -> None:
-        self._watched[key] = (pid, created_at)
+        self._watched[key] = _Runner(record.model, pid, created_at)
         self._tasks.spawn(self._until_gone(key, record, pid, created_at, child), f"watch {key}")
 
     async def _until_gone(
@@ -101,6 +114,7 @@ class NodeAgent:
             child.wait()
         last = await self._last_record(key) or self._instances.values.get(key, record)
         del self._watched[key]
+        self._stopping.discard(key)
         if last.state is InstanceState.STOPPED:
             await self._store.put(key, last, ttl_s=_STOPPED_S)
         elif last.state is not InstanceState.FAILED:
@@ -132,8 +146,7 @@ class NodeAgent:
         """Drain and stop one instance; NotFound if it does not run here. Returns when it was told."""
         if key not in self._watched:
             raise NotFound(f"No instance {key} runs on this node.")
-        pid, created_at = self._watched[key]
-        self._signal(pid, created_at)
+        self._signal(key)
         self._tasks.spawn(self._make_sure(key, DRAIN_S + 3 * STOP_S), f"stop {key}")
 
     async def clear(self, drain_s: float) -> int:
@@ -141,17 +154,17 @@ class NodeAgent:
         self._clearing = True
         keys = list(self._watched)
         for key in keys:
-            self._signal(*self._watched[key])
+            self._signal(key)
         await self._gone(keys, drain_s)
         for key in keys:
-            if key in self._watched:
-                self._signal(*self._watched[key])
+            self._signal(key)
         await self._gone(keys, 2 * STOP_S)
         await asyncio.gather(*(self._make_sure(key, 0.0) for key in keys))
         return len(keys)
 
     async def _gone(self, keys: list[str], patience_s: float) -> None:
-        waits = [asyncio.create_task(wait_gone(*self._watched[key])) for key in keys if key in self._watched]
+        runners = [self._watched[key] for key in keys if key in self._watched]
+        waits = [asyncio.create_task(wait_gone(runner.pid, runner.created_at)) for runner in runners]
         if waits:
             _, late = await asyncio.wait(waits, timeout=patience_s)
             for task in late:
@@ -161,17 +174,25 @@ class NodeAgent:
         """KILL the runner if it is still there after `patience_s`."""
         if key not in self._watched:
             return
-        pid, created_at = self._watched[key]
+        runner = self._watched[key]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(wait_gone(pid, created_at), patience_s)
+            await asyncio.wait_for(wait_gone(runner.pid, runner.created_at), patience_s)
             return
-        log.warning("runner_does_not_stop", instance=key, pid=pid)
-        await end(pid, created_at, grace_s=0.5)
+        log.warning("runner_does_not_stop", instance=key, pid=runner.pid)
+        await end(runner.pid, runner.created_at, grace_s=0.5)
 
-    def _signal(self, pid: int, created_at: float) -> None:
-        if is_same(pid, created_at):
+    def _signal(self, key: str) -> None:
+        """SIGTERM: the first means drain, the second now."""
+        runner = self._watched.get(key)
+        if runner is not None and is_same(runner.pid, runner.created_at):
+            self._stopping.add(key)
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+                os.kill(runner.pid, signal.SIGTERM)
+
+    def _serves(self, model: str) -> bool:
+        return any(
+            runner.model == model and key not in self._stopping for key, runner in self._watched.items()
+        )
 
     async def _forget_failed(self, model: str) -> None:
         """A new start takes the place of the failures before it."""

@@ -64,7 +64,7 @@ class Supervisor:
                     await self._instances.until(lambda _: bool(self._serving(model)))
             except TimeoutError:
                 reason = self._scheduler.reasons.get(model, "the node did not take it")
-                raise Conflict(f"{model} was not started: {reason}.") from None
+                raise Conflict(f"{model} is not started yet: {reason}.") from None
         instance = self._serving(model)[0]
         return ModelStarting(model=model, instance=instance.instance, state=instance.state)
 

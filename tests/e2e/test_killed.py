@@ -186,3 +186,41 @@ async def test_a_killed_service_comes_back(yard: YardProcess, service: str) -> N
     old.kill()
     await until_service_restarted(yard, service, old.pid)
     assert (await chat(yard.url, "demo"))[0] == 200
+
+
+async def test_a_broker_killed_in_mid_stream_never_ends_a_stream_silently(
+    yard: YardProcess, slow_gguf: Path
+) -> None:
+    await put_slow(yard, slow_gguf)
+    async with watching(yard.bus) as instances, streaming(yard.url, SLOW, max_tokens=400) as stream:
+        await stream.read_tokens(3)
+        before = await instances.until(SLOW, InstanceState.READY)
+        next(p for p in yard.processes().values() if p.name() == "nats-server").kill()
+        lines = await stream.read_rest()
+        assert lines[-1] == "[DONE]" or stream.error is not None, lines[-1]
+        assert before.port is not None
+        await until_idle(before.port, 20.0)
+        async with asyncio.timeout(30):
+            while (await chat(yard.url, SLOW, max_tokens=3))[0] != 200:
+                await asyncio.sleep(0.05)
+        after = await instances.until(SLOW, InstanceState.READY)
+        assert after.instance == before.instance, "the model was not loaded again"
+
+
+async def test_a_broker_away_for_long_costs_no_loaded_model(yard: YardProcess, slow_gguf: Path) -> None:
+    """Longer than records live: the runner's own expires, and no second runner may be started for it."""
+    await put_slow(yard, slow_gguf)
+    async with watching(yard.bus) as instances, streaming(yard.url, SLOW, max_tokens=20000) as stream:
+        await stream.read_tokens(3)
+        before = await instances.until(SLOW, InstanceState.READY)
+        broker = next(p for p in yard.processes().values() if p.name() == "nats-server")
+        broker.suspend()
+        try:
+            # Not to wait for anything to happen, but for nothing to: records live for 6 s.
+            await asyncio.sleep(9)
+        finally:
+            broker.resume()
+        async with asyncio.timeout(30):
+            while (await chat(yard.url, SLOW, max_tokens=3))[0] != 200:
+                await asyncio.sleep(0.05)
+        assert [i.instance for i in instances.of(SLOW) if i.state is InstanceState.READY] == [before.instance]

@@ -31,5 +31,8 @@ class Cancels:
             event.set()
         return event
 
+    def is_open(self, request: str) -> bool:
+        return request in self._running
+
     def close(self, request: str) -> None:
         self._running.pop(request, None)

@@ -34,6 +34,7 @@ class Life:
         self._tasks = tasks
         self._store = Store(bus, buckets.INSTANCES)
         self._dirty = asyncio.Event()
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def step(self, state: InstanceState, reason: Reason | None = None, **changes: Any) -> None:
         """Go to `state`, with further `changes` of the record, and say so."""
@@ -46,7 +47,13 @@ class Life:
         emitted = self._bus.emit(
             subjects.INSTANCE_CHANGED, self.instance, instance=self.instance.instance, state=state
         )
-        self._tasks.spawn(emitted, f"event {state}")
+        self._telling.add(task := self._tasks.spawn(emitted, f"event {state}"))
+        task.add_done_callback(self._telling.discard)
+
+    async def told(self, patience_s: float) -> None:
+        """Wait until every event is stored; a process that ends now would take them with it."""
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=patience_s)
 
     def set_busy(self, busy: int) -> None:
         """Show how many slots are at work, soon."""

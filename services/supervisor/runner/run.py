@@ -32,6 +32,8 @@ log = logging.get(__name__)
 DRAIN_S = 30.0
 """How long running requests may take to finish after SIGTERM; a second SIGTERM ends them."""
 STOP_S = 5.0
+TELL_S = 5.0
+"""How long the last events may take to be stored."""
 LONELY_S = 120.0
 """Without a broker for so long a runner ends: nobody can use it, and nobody may be left to stop it."""
 _S = InstanceState
@@ -71,6 +73,7 @@ class Runner:
             await self._fail(renewing, Reason.CRASHED, str(error), failures=0)
         else:
             await self._end(renewing)
+        await self._life.told(TELL_S)
 
     async def _start(self) -> Slots:
         start = Start(self._launch.spec, self._settings, self._life, self._stop)

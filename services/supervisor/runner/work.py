@@ -115,6 +115,10 @@ class Slots:
             await pull.unsubscribe()
 
     async def _take(self, msg: Msg) -> None:
+        if self.cancels.is_open((msg.headers or {}).get("Nats-Msg-Id", "")):
+            # Redelivered after the broker was away, while we are still at it.
+            log.info("already_at_work", subject=msg.subject)
+            return
         self.busy += 1
         self.life.set_busy(self.busy)
         try:

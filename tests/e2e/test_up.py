@@ -1,0 +1,115 @@
+"""Starting and stopping the yard: settings, ports, homes, and the death of `yard up` itself."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from modelyard.processes import wait_gone
+from modelyard.up.ports import claim
+from schemas.instances import InstanceState
+from tests.e2e.chatting import chat
+from tests.e2e.yard_process import environment, running_yard, watching
+
+
+async def yard_up(home: Path, **more: str) -> tuple[int, str]:
+    """`yard up` where it must refuse: exit code and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "modelyard.cli",
+        "up",
+        env=environment(home, **more),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 40)
+    assert process.returncode is not None
+    return process.returncode, out.decode()
+
+
+@pytest.mark.parametrize("setting", ["YARD_PORT", "YARD_NATS_PORT"])
+async def test_a_taken_port_is_one_clear_sentence(tmp_path: Path, setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = await yard_up(tmp_path / "home", **{setting: str(port)})
+    assert code == 78
+    assert f"Port {port}" in said
+    assert setting in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("YARD_PORT", "web"),
+        ("YARD_NATS_PORT", "70000"),
+        ("YARD_NATS_URL", "localhost"),
+        ("YARD_LLAMA_SERVER", "/nowhere/llama-server"),
+        ("YARD_NODE", "a b"),
+        ("YARD_HOST", "0.0.0.0"),
+    ],
+)
+async def test_a_wrong_setting_is_one_clear_sentence(tmp_path: Path, name: str, value: str) -> None:
+    code, said = await yard_up(tmp_path / "home", **{name: value})
+    assert code == 78
+    assert name in said
+    assert value in said
+    assert "Traceback" not in said
+
+
+async def test_one_home_holds_one_yard(tmp_path: Path) -> None:
+    async with running_yard(tmp_path / "home") as yard:
+        code, said = await yard_up(tmp_path / "home")
+        assert code == 78
+        assert f"process {yard.process.pid}" in said
+        assert (await chat(yard.url, "demo"))[0] == 200
+
+
+async def test_a_yard_whose_head_was_killed_is_adopted_by_the_next(tmp_path: Path) -> None:
+    """Broker and services go with `yard up`; the runner waits, and its model is not loaded again."""
+    ports = {
+        "YARD_PORT": str(claim("127.0.0.1", 0, "")),
+        "YARD_NATS_PORT": str(claim("127.0.0.1", 0, "")),
+    }
+    async with running_yard(tmp_path / "home", **ports) as first:
+        assert (await chat(first.url, "demo"))[0] == 200
+        async with watching(first.bus) as instances:
+            loaded = await instances.until("demo", InstanceState.READY)
+        children = [first.service(name) for name in ("gateway", "downloader", "supervisor", "monitor")]
+        os.kill(first.process.pid, signal.SIGKILL)
+        await first.process.wait()
+        async with asyncio.timeout(20):
+            for child in children:
+                await wait_gone(child.pid, child.create_time())
+        async with running_yard(tmp_path / "home", **ports) as second:
+            async with watching(second.bus) as instances:
+                again = await instances.until("demo", InstanceState.READY)
+            assert (again.instance, again.pid) == (loaded.instance, loaded.pid)
+            assert (await chat(second.url, "demo"))[0] == 200
+            assert await second.interrupt() == 0
+            assert again.pid is not None
+            assert again.pid_started_at is not None
+            await asyncio.wait_for(wait_gone(again.pid, again.pid_started_at), 1)
+
+
+async def test_with_keys_the_gateway_listens_for_others_and_asks_for_them(tmp_path: Path) -> None:
+    keys = tmp_path / "home" / "keys"
+    keys.mkdir(parents=True)
+    (keys / "api-keys").write_text("# mine\nsesame-sesame\n")
+    async with running_yard(tmp_path / "home", YARD_HOST="0.0.0.0") as yard:
+        status, body = await chat(yard.url, "demo")
+        assert (status, body["error"]["code"]) == (401, "invalid_api_key")
+        from openai import AsyncOpenAI, AuthenticationError
+
+        async with AsyncOpenAI(base_url=f"{yard.url}/v1", api_key="sesame-sesame", max_retries=0) as client:
+            assert [model.id for model in (await client.models.list()).data] == ["demo"]
+        async with AsyncOpenAI(base_url=f"{yard.url}/v1", api_key="wrong", max_retries=0) as client:
+            with pytest.raises(AuthenticationError):
+                await client.models.list()
+        logs = [path.read_text(errors="replace") for path in (tmp_path / "home" / "logs").glob("*")]
+        assert not [text for text in logs if "sesame" in text]
