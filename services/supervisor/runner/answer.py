@@ -130,6 +130,9 @@ class Answer:
     async def _keep(self) -> None:
         """Keep the message ours and the gateway in sight while we work."""
         missing = 0
+        if self._attempt == 1:
+            # Most answers are done by then and need no question; a second attempt asks at once.
+            await asyncio.sleep(KEEP_ALIVE_S / 2)
         while True:
             wanted = await self._frames.still_wanted()
             missing = missing + 1 if wanted is False else 0
