@@ -7,6 +7,9 @@ import nkeys
 
 from schemas.roles import Role
 
+API_KEYS = "api-keys"
+"""File of the gateway's API keys beside the seeds: one a line."""
+
 
 def seed_path(folder: Path, role: Role) -> Path:
     return folder / f"{role}.nk"

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from modelyard.credentials import API_KEYS
 from modelyard.settings import Settings, SettingsError
 from schemas.errors import Forbidden, Unauthorized
 
-KEY_FILE = "api-keys"
-"""In YARD_HOME/keys: one API key a line."""
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -25,7 +24,7 @@ class Keys:
     def read(cls, folder: Path) -> "Keys":
         """From the key file; none if there is no file."""
         try:
-            lines = (folder / KEY_FILE).read_text().splitlines()
+            lines = (folder / API_KEYS).read_text().splitlines()
         except FileNotFoundError:
             return cls(())
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -59,7 +58,7 @@ def check_listening(settings: Settings, keys: Keys) -> None:
     if not keys and not _is_loopback(settings.host):
         raise SettingsError(
             f"YARD_HOST={settings.host} would let others in without a key; write at least one API key "
-            f"into {settings.credentials / KEY_FILE}, or listen on 127.0.0.1."
+            f"into {settings.credentials / API_KEYS}, or listen on 127.0.0.1."
         )
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from modelyard.broker import find_server
 from schemas import subjects
 from schemas.errors import ErrorBody
 from schemas.instances import InstanceState
@@ -467,3 +469,22 @@ async def test_every_verb_explains_itself(yard: Yard, verb: str) -> None:
     assert done.code == 0
     assert done.out.startswith(f"usage: yard {verb}".rstrip())
     assert verb in ("", "up") or "--json" in done.out
+
+
+async def test_init_prepares_a_home_once(tmp_path: Path) -> None:
+    home = tmp_path / "fresh"
+    environment = {**os.environ, "YARD_HOME": str(home)}
+    words = [sys.executable, "-m", "modelyard.cli", "init", "--nats-host", "0.0.0.0", "--nats-port", "4333"]
+    first = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    key = (home / "keys" / "api-keys").read_text().strip()
+    assert key in first.stdout
+    assert (home / "keys" / "api-keys").stat().st_mode & 0o077 == 0
+    seeds = {path.name: path.read_text() for path in (home / "keys").glob("*.nk")}
+    assert len(seeds) == 6
+    again = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    assert key not in again.stdout
+    assert seeds == {path.name: path.read_text() for path in (home / "keys").glob("*.nk")}
+    checked = subprocess.run(
+        [str(find_server()), "-t", "-c", str(home / "run" / "nats.conf")], capture_output=True, timeout=30
+    )
+    assert checked.returncode == 0, checked.stderr

@@ -1,0 +1,17 @@
+# One image for the four services; the broker is the official nats image.
+FROM python:3.12-slim
+
+RUN useradd --create-home --uid 1000 yard \
+    && mkdir /data && chown yard:yard /data
+WORKDIR /app
+COPY pyproject.toml README.md LICENSE ./
+COPY schemas schemas
+COPY modelyard modelyard
+COPY services services
+# Editable, so that the page's files are served from where they lie.
+RUN pip install --no-cache-dir --editable .
+
+USER yard
+ENV YARD_HOME=/data PYTHONUNBUFFERED=1
+VOLUME /data
+CMD ["yard", "--help"]

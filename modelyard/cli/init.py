@@ -1,0 +1,60 @@
+"""`yard init`: prepare a home for a stack whose parts are started one by one, as in compose.yaml."""
+
+import argparse
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelyard.cli.output import say
+from modelyard.cli.verbs import WRONG_SETTING, Verbs, complain
+
+if TYPE_CHECKING:
+    from modelyard.settings import Settings
+
+_SUMMARY = "Make credentials, a broker configuration and an API key, for parts started one by one."
+
+
+def register(verbs: Verbs) -> None:
+    parser = verbs.local("init", _SUMMARY, run)
+    parser.add_argument("--nats-host", default="127.0.0.1", help="where the broker listens (%(default)s)")
+    parser.add_argument("--nats-port", default=4222, type=int, help="its port (%(default)s)")
+    parser.add_argument("--nats-store", type=Path, help="where it keeps its data (YARD_HOME/nats)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """What is there already stays as it is, but for the broker's configuration."""
+    from modelyard import home
+    from modelyard.broker import configuration
+    from modelyard.credentials import ensure_seeds
+    from modelyard.settings import SettingsError, load
+
+    try:
+        settings = load()
+    except SettingsError as error:
+        complain(str(error))
+        return WRONG_SETTING
+    home.prepare(settings)
+    ensure_seeds(settings.credentials)
+    config = settings.run / "nats.conf"
+    store = arguments.nats_store or settings.home / "nats"
+    config.write_text(
+        configuration(settings.credentials, store, host=arguments.nats_host, port=arguments.nats_port)
+    )
+    say(f"The broker's configuration is {config}.")
+    _ensure_api_key(settings)
+    return 0
+
+
+def _ensure_api_key(settings: "Settings") -> None:
+    """One random key where there is none; shown this once, and never again."""
+    from modelyard.credentials import API_KEYS
+
+    path = settings.credentials / API_KEYS
+    if path.exists():
+        say(f"API keys are in {path}.")
+        return
+    key = f"yard-{secrets.token_urlsafe(24)}"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(key + "\n")
+    say(f"Your API key, also in {path}: {key}")
