@@ -1,0 +1,181 @@
+"""The wire as an AsyncAPI 3.0 document, derived from the contract: `python -m modelyard.asyncapi`."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+import modelyard
+from schemas import buckets, streams, subjects
+from schemas.buckets import Bucket
+from schemas.errors import ErrorBody
+from schemas.requests import END, HEAD, AnswerEnd, AnswerHead
+from schemas.roles import Role
+from schemas.streams import Stream
+from schemas.subject import AnySubject, Command, Kind
+
+Json = dict[str, Any]
+
+_JSON = "application/json"
+_BYTES = "application/octet-stream"
+_SCHEMAS = "#/components/schemas/"
+_FRAMES: dict[str, type] = {HEAD: AnswerHead, END: AnswerEnd}
+"""The frames of an answer that are not the bytes of it."""
+_CLOUD_EVENT = ("Nats-Msg-Id", "ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time")
+_INFER = ("Nats-Msg-Id", "Yard-Reply", "Yard-Path", "Yard-Stream", "Yard-Queued-At", "Yard-Deadline-At")
+_HEADERS = {Kind.EVENT: _CLOUD_EVENT, Kind.INFER: _INFER}
+
+
+def document() -> Json:
+    """Everything that crosses the wire, in the order in which the contract declares it."""
+    channels: Json = {}
+    operations: Json = {}
+    for name, subject in _named_subjects():
+        channels |= _channels(name, subject)
+        operations |= _operations(name, subject)
+    for bucket in buckets.ALL:
+        name = f"bucket_{bucket.name}"
+        channels[name] = _bucket_channel(bucket)
+        operations |= _pair(name, bucket.writers, bucket.readers)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Modelyard",
+            "version": modelyard.__version__,
+            "description": "Every message between the services of Modelyard, its runners and its users.",
+        },
+        "defaultContentType": _JSON,
+        "channels": channels,
+        "operations": operations,
+        "components": {"schemas": _schemas()},
+        "x-streams": {stream.name: _stream(stream) for stream in streams.ALL},
+    }
+
+
+def text() -> str:
+    """The document as it lies in `docs/asyncapi.json`."""
+    return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+
+
+def payloads() -> tuple[type, ...]:
+    """Every type that is JSON on the wire, each once."""
+    found: list[type] = []
+    for subject in subjects.ALL:
+        found += [subject.payload, *([subject.reply] if isinstance(subject, Command) else [])]
+    found += [*(bucket.value for bucket in buckets.ALL), *_FRAMES.values(), ErrorBody]
+    return tuple(dict.fromkeys(payload for payload in found if payload is not bytes))
+
+
+def _named_subjects() -> Iterator[tuple[str, AnySubject]]:
+    names = {id(value): name.lower() for name, value in vars(subjects).items()}
+    for subject in subjects.ALL:
+        yield names[id(subject)], subject
+
+
+def _channels(name: str, subject: AnySubject) -> Json:
+    """The channel of a subject, and for a command the one on which it is answered."""
+    message = {"summary": subject.summary, **_content(subject.payload), **_headers(subject.kind)}
+    messages = {"message": message}
+    if subject is subjects.ANSWER:
+        messages |= {
+            part: {"summary": _first_line(frame), **_content(frame)} for part, frame in _FRAMES.items()
+        }
+    channel = {
+        "address": subject.template,
+        "summary": subject.summary,
+        "messages": messages,
+        **_parameters(subject.tokens),
+        "x-kind": subject.kind.value,
+    }
+    if (stream := streams.BY_KIND.get(subject.kind)) is not None:
+        channel["x-stream"] = stream.name
+    if not isinstance(subject, Command):
+        return {name: channel}
+    replies = {"reply": _content(subject.reply), "error": _content(ErrorBody)}
+    return {
+        name: channel,
+        f"{name}_reply": {
+            "address": None,
+            "description": "The reply subject of the request: an inbox of the caller.",
+            "messages": replies,
+        },
+    }
+
+
+def _operations(name: str, subject: AnySubject) -> Json:
+    receivers = set(subject.subscribe)
+    if (stream := streams.BY_KIND.get(subject.kind)) is not None:
+        receivers |= stream.readers | stream.workers
+    operations = _pair(name, subject.publish, receivers)
+    if isinstance(subject, Command):
+        for operation in operations.values():
+            operation["reply"] = {"channel": {"$ref": f"#/channels/{name}_reply"}}
+    return operations
+
+
+def _pair(channel: str, senders: Iterable[Role], receivers: Iterable[Role]) -> Json:
+    """Sending and receiving any message of the channel, each with the roles that may."""
+    return {
+        f"{action}_{channel}": {
+            "action": action,
+            "channel": {"$ref": f"#/channels/{channel}"},
+            "x-roles": sorted(role.value for role in roles),
+        }
+        for action, roles in (("send", senders), ("receive", receivers))
+    }
+
+
+def _bucket_channel(bucket: Bucket[Any]) -> Json:
+    return {
+        "address": bucket.subject("{key}"),
+        "summary": f"The bucket {bucket.name}: {_first_line(bucket.value)}",
+        "messages": {"value": _content(bucket.value)},
+        **_parameters(("key",)),
+        "x-stream": bucket.stream,
+        "x-expires": bucket.expires,
+    }
+
+
+def _parameters(tokens: Iterable[str]) -> Json:
+    parameters = {token: {"description": "One token: letters, digits, `_`, `=`, `-`."} for token in tokens}
+    return {"parameters": parameters} if parameters else {}
+
+
+def _content(payload: type) -> Json:
+    if payload is bytes:
+        return {"contentType": _BYTES, "payload": {"type": "string", "format": "binary"}}
+    return {"contentType": _JSON, "payload": {"$ref": _SCHEMAS + payload.__name__}}
+
+
+def _headers(kind: Kind) -> Json:
+    names = _HEADERS.get(kind)
+    if names is None:
+        return {}
+    properties = {name: {"type": "string"} for name in names}
+    return {"headers": {"type": "object", "properties": properties, "required": list(names)}}
+
+
+def _stream(stream: Stream) -> Json:
+    return {
+        "subject": stream.subject,
+        "max_age_s": stream.max_age_s,
+        "max_bytes": stream.max_bytes,
+        "work_queue": stream.work_queue,
+        "readers": sorted(role.value for role in stream.readers),
+        "workers": sorted(role.value for role in stream.workers),
+    }
+
+
+def _schemas() -> Json:
+    _, schemas = msgspec.json.schema_components(payloads(), ref_template=_SCHEMAS + "{name}")
+    return dict(sorted(schemas.items()))
+
+
+def _first_line(payload: type) -> str:
+    return (payload.__doc__ or "").strip().partition("\n")[0]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())

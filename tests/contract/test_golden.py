@@ -1,0 +1,35 @@
+"""Golden files: what was once written must be read for ever. A type never changes, it only gains fields."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from modelyard.asyncapi import payloads
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("payload", payloads(), ids=lambda payload: payload.__name__)
+def test_the_golden_file_of_every_message_still_decodes_to_the_same(payload: type) -> None:
+    path = GOLDEN / f"{payload.__name__}.json"
+    assert path.exists(), f"write an example of {payload.__name__} with every field set into {path}"
+    text = path.read_bytes()
+    value = msgspec.json.decode(text, type=payload)
+    assert json.loads(msgspec.json.encode(value)) == json.loads(text), "a field was renamed, or lost"
+    fields = {field.encode_name for field in msgspec.structs.fields(payload)}
+    missing = fields - json.loads(text).keys()
+    assert not missing, f"{path.name} shows every field; add {sorted(missing)}"
+
+
+@pytest.mark.parametrize("payload", payloads(), ids=lambda payload: payload.__name__)
+def test_fields_of_a_newer_peer_are_ignored(payload: type) -> None:
+    example: dict[str, Any] = json.loads((GOLDEN / f"{payload.__name__}.json").read_bytes())
+    newer = msgspec.json.encode({**example, "from_the_future": {"a": 1}})
+    assert msgspec.json.decode(newer, type=payload) == msgspec.convert(example, type=payload)
+
+
+def test_no_golden_file_is_left_over() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.json")} == {payload.__name__ for payload in payloads()}

@@ -1,0 +1,74 @@
+"""What a role may do follows from the contract, and is no more than it needs."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from modelyard.broker import configuration, find_server
+from modelyard.credentials import ensure_seeds
+from schemas import buckets, subjects
+from schemas.permissions import permissions
+from schemas.roles import SERVICES, Role
+
+EVERY_ROLE = pytest.mark.parametrize("role", list(Role))
+
+
+@EVERY_ROLE
+def test_nobody_may_do_everything(role: Role) -> None:
+    allowed = permissions(role)
+    for rule in (*allowed.publish, *allowed.subscribe):
+        assert rule not in {">", "yard.>", "$JS.API.>", "$JS.>", "$KV.>", "_INBOX.>"} or (
+            rule == "_INBOX.>" and role is Role.OPERATOR
+        )
+        assert not rule.startswith(
+            ("$JS.API.STREAM.UPDATE", "$JS.API.STREAM.DELETE", "$JS.API.STREAM.PURGE", "$SYS")
+        )
+
+
+@EVERY_ROLE
+def test_only_writers_write_a_bucket_and_only_readers_read_it(role: Role) -> None:
+    allowed = permissions(role).publish
+    for bucket in buckets.ALL:
+        assert (bucket.subject(">") in allowed) == (role in bucket.writers)
+        assert (f"$JS.API.CONSUMER.CREATE.{bucket.stream}" in allowed) == (role in bucket.readers)
+
+
+@EVERY_ROLE
+def test_only_callers_call_and_only_the_server_serves(role: Role) -> None:
+    allowed = permissions(role)
+    for command in subjects.COMMANDS:
+        assert (command.wildcard in allowed.publish) == (role in command.publish)
+        assert (command.wildcard in allowed.subscribe) == (role is command.server)
+
+
+@EVERY_ROLE
+def test_only_services_create_streams_and_only_servers_answer(role: Role) -> None:
+    allowed = permissions(role)
+    creating = [rule for rule in allowed.publish if rule.startswith("$JS.API.STREAM.CREATE")]
+    assert bool(creating) == (role in SERVICES)
+    assert allowed.responds == any(command.server is role for command in subjects.COMMANDS)
+
+
+@EVERY_ROLE
+def test_replies_to_one_role_cannot_be_read_by_another(role: Role) -> None:
+    inboxes = {
+        other: next(r for r in permissions(other).subscribe if r.startswith("_INBOX")) for other in Role
+    }
+    assert len(set(inboxes.values())) == len(Role)
+    assert all(inboxes[role] not in permissions(other).subscribe for other in Role if other is not role)
+
+
+def test_prompts_and_answers_are_for_gateway_and_runner_alone() -> None:
+    for role in Role:
+        heard = permissions(role).subscribe
+        assert subjects.INFER.wildcard not in heard
+        assert (subjects.ANSWER.wildcard in heard) == (role is Role.GATEWAY)
+
+
+def test_the_broker_takes_the_configuration(tmp_path: Path) -> None:
+    ensure_seeds(tmp_path / "keys")
+    config = tmp_path / "nats.conf"
+    config.write_text(configuration(tmp_path / "keys", tmp_path / "store", host="127.0.0.1", port=4222))
+    checked = subprocess.run([str(find_server()), "-t", "-c", str(config)], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
