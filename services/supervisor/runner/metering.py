@@ -26,7 +26,8 @@ class _Chunk(Record):
     choices: tuple[msgspec.Raw, ...] | None = None
     usage: _Usage | None = None
     timings: _Timings | None = None
-    error: msgspec.Raw | None = None
+    # Not `Raw | None`: msgspec takes nothing but null for that.
+    error: msgspec.Raw = msgspec.Raw()
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -63,7 +64,7 @@ class Meter:
         self._count(chunk)
         return Seen(
             usage_only=chunk.usage is not None and not chunk.choices,
-            error=chunk.error is not None,
+            error=bytes(chunk.error) not in (b"", b"null"),
         )
 
     def _count(self, chunk: _Chunk) -> None:

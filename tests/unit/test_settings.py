@@ -1,0 +1,61 @@
+"""Settings: defaults, and one sentence for each that is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from modelyard.settings import SettingsError, load, unknown
+
+
+def test_defaults(tmp_path: Path) -> None:
+    settings = load({"YARD_HOME": str(tmp_path)})
+    assert (settings.host, settings.port, settings.nats_port) == ("127.0.0.1", 8080, 4222)
+    assert settings.nats_url is None
+    assert settings.models == tmp_path / "models"
+
+
+def test_an_empty_variable_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    assert load({"YARD_HOME": str(tmp_path), "YARD_PORT": " "}).port == 8080
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("YARD_PORT", "web"),
+        ("YARD_PORT", "-1"),
+        ("YARD_PORT", "65536"),
+        ("YARD_NATS_PORT", "4222.5"),
+        ("YARD_NATS_URL", "localhost:4222"),
+        ("YARD_NATS_URL", "http://localhost"),
+        ("YARD_LLAMA_SERVER", "/nowhere"),
+        ("YARD_LLAMA_SERVER", "/etc/passwd"),
+        ("YARD_NODE", "a.b"),
+        ("YARD_LOG_LEVEL", "loud"),
+        ("YARD_HOME", "/etc/passwd"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_with_its_name(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load({"YARD_HOME": str(tmp_path), name: value})
+    assert str(caught.value).startswith(f"{name}={value}")
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_survive_the_way_to_a_child(tmp_path: Path) -> None:
+    settings = load(
+        {
+            "YARD_HOME": str(tmp_path),
+            "YARD_PORT": "1",
+            "YARD_NATS_URL": "nats://broker:4222",
+            "YARD_NODE": "n1",
+            "YARD_ALLOWED_HOSTS": "a.example, b.example,",
+            "YARD_LLAMA_SERVER": "/bin/sh",
+            "YARD_LOG_LEVEL": "DEBUG",
+        }
+    )
+    assert settings.allowed_hosts == ("a.example", "b.example")
+    assert load(settings.as_environment()) == settings
+
+
+def test_misspelt_settings_are_found() -> None:
+    assert unknown({"YARD_PROT": "1", "YARD_PORT": "1", "PATH": "x"}) == ["YARD_PROT"]
