@@ -224,3 +224,26 @@ async def test_a_broker_away_for_long_costs_no_loaded_model(yard: YardProcess, s
             while (await chat(yard.url, SLOW, max_tokens=3))[0] != 200:
                 await asyncio.sleep(0.05)
         assert [i.instance for i in instances.of(SLOW) if i.state is InstanceState.READY] == [before.instance]
+
+
+async def test_a_stopped_model_finishes_what_it_answers(yard: YardProcess, slow_gguf: Path) -> None:
+    await put_slow(yard, slow_gguf)
+    async with watching(yard.bus) as instances, streaming(yard.url, SLOW, max_tokens=300) as stream:
+        await stream.read_tokens(3)
+        await yard.bus.call(subjects.MODEL_STOP, ModelRef(model=SLOW))
+        await instances.until(SLOW, InstanceState.DRAINING)
+        lines = await stream.read_rest()
+        assert lines[-1] == "[DONE]"
+        assert '"finish_reason":"length"' in lines[-2]
+        await instances.until(SLOW, InstanceState.STOPPED)
+
+
+async def test_ctrl_c_in_mid_stream_tells_the_client(yard: YardProcess, slow_gguf: Path) -> None:
+    await put_slow(yard, slow_gguf)
+    async with streaming(yard.url, SLOW, max_tokens=20000) as stream:
+        await stream.read_tokens(3)
+        stopping = asyncio.create_task(yard.interrupt())
+        await stream.read_rest()
+        assert stream.error is not None
+        assert stream.error["code"] == "engine_failed"
+        assert await stopping == 0

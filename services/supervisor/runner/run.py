@@ -53,6 +53,8 @@ class Runner:
         self._settings = settings
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._life = Life(bus, tasks, first_record(launch, settings))
+        self._cut_short = False
+        """Whether we ended the engine while it still answered."""
         self._process: EngineProcess | None = None
         self._upstream: Upstream | None = None
 
@@ -100,7 +102,7 @@ class Runner:
             if not crashed.done():
                 await self._life.step(_S.DRAINING)
                 await self._drain(slots, crashed)
-            if crashed.done():
+            if crashed.done() and not self._cut_short:
                 await self._let_answers_end(slots)
                 raise Crashed(self._process.epitaph())
         finally:
@@ -111,10 +113,13 @@ class Runner:
         drained = asyncio.create_task(slots.drain())
         now = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({drained, now, crashed}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
-        if not drained.done():
+        if not drained.done() and not crashed.done():
             log.warning("drain_cut_short", busy=slots.busy)
+            self._cut_short = True
+            assert self._process is not None
+            await self._process.stop(STOP_S)
+            await self._let_answers_end(slots)
         now.cancel()
-        drained.cancel()
 
     async def _let_answers_end(self, slots: Slots) -> None:
         """Requests of a dead engine are given back or told; that takes a moment."""

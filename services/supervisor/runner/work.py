@@ -53,7 +53,8 @@ class Slots:
     async def drain(self) -> None:
         """Take no new work, and return when what runs has ended."""
         self._draining.set()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        # Not gather: who stops waiting must not cancel the answers.
+        await asyncio.wait(self._loops)
 
     async def _ensure_consumer(self) -> None:
         config = api.ConsumerConfig(
@@ -119,10 +120,16 @@ class Slots:
             # Redelivered after the broker was away, while we are still at it.
             log.info("already_at_work", subject=msg.subject)
             return
+        try:
+            answer = Answer(self, msg)
+        except (KeyError, ValueError):
+            log.exception("request_not_understood", subject=msg.subject)
+            await msg.term()
+            return
         self.busy += 1
         self.life.set_busy(self.busy)
         try:
-            await Answer(self, msg).run()
+            await answer.run()
         except Exception:
             # Whatever it was, this slot must serve the next one; the request is redelivered.
             log.exception("answer_failed", subject=msg.subject)
