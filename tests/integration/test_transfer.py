@@ -87,8 +87,18 @@ async def test_a_file_that_is_here_already_costs_nothing(
 ) -> None:
     dest.parent.mkdir()
     dest.write_bytes(CONTENT)
-    assert await fetch(session, source_of(hub, remote), dest) == [SIZE_BYTES]
+    assert (await fetch(session, source_of(hub, remote), dest))[-1] == SIZE_BYTES
     assert hub.seen == []
+
+
+async def test_another_commits_bytes_of_the_same_number_are_replaced(
+    hub: Hub, session: aiohttp.ClientSession, remote: HubFile, dest: Path
+) -> None:
+    """Only the size used to be compared, so that an updated model of the same size was never fetched."""
+    dest.parent.mkdir()
+    dest.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    await fetch(session, source_of(hub, remote), dest)
+    assert dest.read_bytes() == CONTENT
 
 
 async def test_an_empty_file_arrives_without_a_request(
