@@ -108,4 +108,4 @@ def test_a_start_knows_how_often_it_failed_before() -> None:
 
 
 def test_pauses_grow_and_end_at_a_minute() -> None:
-    assert [pause_s(failures) for failures in range(8)] == [0, 2, 4, 8, 16, 32, 60, 60]
+    assert [pause_s(failures) for failures in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
