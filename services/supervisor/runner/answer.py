@@ -1,11 +1,8 @@
 """One request from its pull to its acknowledgement: every way it can go, one usage record."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -16,9 +13,7 @@ from schemas.errors import DeadlineExceeded, EngineFailed, ErrorDetail, YardErro
 from schemas.requests import InferHeaders, Lane, Outcome, RequestFinished, RequestStarted
 from services.supervisor.runner.frames import Frames
 from services.supervisor.runner.relay import EngineGone, Relay, Relayed
-
-if TYPE_CHECKING:
-    from services.supervisor.runner.work import Slots
+from services.supervisor.runner.workplace import Workplace
 
 log = logging.get(__name__)
 
@@ -33,16 +28,16 @@ CLIENT_LEFT = 499
 class Answer:
     """Serves one message of the queue."""
 
-    def __init__(self, slots: Slots, msg: Msg) -> None:
-        self._slots = slots
+    def __init__(self, workplace: Workplace, msg: Msg) -> None:
+        self._workplace = workplace
         self._msg = msg
-        self._instance = slots.life.instance
+        self._instance = workplace.life.instance
         self._headers = InferHeaders.from_nats(msg.headers or {})
         self._attempt = msg.metadata.num_delivered or 1
         self._started_at = time.time()
-        self._frames = Frames(slots.bus, self._headers.reply, self._headers.request, self._attempt)
-        self._relay = Relay(slots.upstream, self._frames, self._instance.instance)
-        self._cancelled = slots.cancels.open(self._headers.request)
+        self._frames = Frames(workplace.bus, self._headers.reply, self._headers.request, self._attempt)
+        self._relay = Relay(workplace.upstream, self._frames, self._instance.instance)
+        self._cancelled = workplace.cancels.open(self._headers.request)
 
     async def run(self) -> None:
         """Answer, refuse or give up; the message is acknowledged or given back."""
@@ -57,13 +52,13 @@ class Answer:
         finally:
             for task in (work, *watch):
                 task.cancel()
-            self._slots.cancels.close(self._headers.request)
+            self._workplace.cancels.close(self._headers.request)
 
     async def _work(self) -> None:
         if (refusal := self._refusal()) is not None:
             await self._finish(Outcome.FAILED, refusal.status, refusal.body().error, cut=True)
             return
-        await self._slots.bus.emit_nowait(
+        await self._workplace.bus.emit_nowait(
             subjects.REQUEST_STARTED, self._started(), request=self._headers.request
         )
         try:
@@ -98,7 +93,7 @@ class Answer:
         work.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await work
-        if not await self._slots.upstream.settle(self._slots.busy - 1):
+        if not await self._workplace.upstream.settle(self._workplace.busy - 1):
             log.warning("engine_still_busy", request=self._headers.request)
         await self._finish(Outcome.CANCELLED, CLIENT_LEFT, None, announce=False)
 
@@ -117,7 +112,7 @@ class Answer:
         """
         record = self._record(outcome, status, error)
         request = self._headers.request
-        emitted = self._slots.bus.emit(
+        emitted = self._workplace.bus.emit(
             subjects.REQUEST_FINISHED, record, event_id=f"{request}.finished", request=request
         )
         if announce:

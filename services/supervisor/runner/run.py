@@ -26,6 +26,7 @@ from services.supervisor.runner.log_lines import flush_lines, publish_lines
 from services.supervisor.runner.start import Halted, Start, StartFailed
 from services.supervisor.runner.upstream import Upstream
 from services.supervisor.runner.work import Slots
+from services.supervisor.runner.workplace import Workplace
 
 log = logging.get(__name__)
 
@@ -82,7 +83,8 @@ class Runner:
         self._process = await start.process(self._follow)
         self._upstream = await start.listening(self._process)
         load_s = await start.proven(self._process, self._upstream)
-        slots = Slots(self._bus, self._tasks, self._life, self._launch.spec, self._upstream)
+        workplace = Workplace(self._bus, self._life, self._upstream)
+        slots = Slots(workplace, self._tasks, self._launch.spec)
         await slots.open()
         await self._life.step(_S.READY, load_s=load_s, slots=self._launch.spec.n_parallel)
         return slots
@@ -114,7 +116,7 @@ class Runner:
         now = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({drained, now, crashed}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
         if not drained.done() and not crashed.done():
-            log.warning("drain_cut_short", busy=slots.busy)
+            log.warning("drain_cut_short", busy=slots.workplace.busy)
             self._cut_short = True
             assert self._process is not None
             await self._process.stop(STOP_S)

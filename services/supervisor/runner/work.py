@@ -9,16 +9,14 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
 from modelyard import logging
-from modelyard.bus import RETRY_PAUSE_S, Bus
+from modelyard.bus import RETRY_PAUSE_S
 from modelyard.tasks import Tasks
 from schemas import streams, subjects
 from schemas.grammar import model_key
 from schemas.models import ModelSpec
 from schemas.requests import Lane
 from services.supervisor.runner.answer import Answer
-from services.supervisor.runner.cancels import Cancels
-from services.supervisor.runner.life import Life
-from services.supervisor.runner.upstream import Upstream
+from services.supervisor.runner.workplace import Workplace
 
 log = logging.get(__name__)
 
@@ -31,13 +29,10 @@ PULL_S = 5.0
 class Slots:
     """The slots of one engine, each with its own pull on the model's queue."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, life: Life, spec: ModelSpec, upstream: Upstream) -> None:
-        self.busy = 0
-        self.cancels = Cancels()
-        self.upstream = upstream
-        self.bus = bus
-        self.tasks = tasks
-        self.life = life
+    def __init__(self, workplace: Workplace, tasks: Tasks, spec: ModelSpec) -> None:
+        self.workplace = workplace
+        self._bus = workplace.bus
+        self._tasks = tasks
         self._spec = spec
         self._consumer = f"runner-{model_key(spec.name)}-{Lane.INTERACTIVE}"
         self._draining = asyncio.Event()
@@ -45,10 +40,10 @@ class Slots:
 
     async def open(self) -> None:
         """Begin to pull."""
-        await self.bus.subscribe(subjects.CANCEL, self.cancels.on_cancel)
+        await self._bus.subscribe(subjects.CANCEL, self.workplace.cancels.on_cancel)
         await self._ensure_consumer()
         for slot in range(self._spec.n_parallel):
-            self._loops.append(self.tasks.spawn(self._serve(), f"slot {slot}"))
+            self._loops.append(self._tasks.spawn(self._serve(), f"slot {slot}"))
 
     async def drain(self) -> None:
         """Take no new work, and return when what runs has ended."""
@@ -65,12 +60,12 @@ class Slots:
             ack_wait=ACK_WAIT_S,
             max_ack_pending=1000,
         )
-        await self.bus.js.add_consumer(streams.INFER.name, config)
+        await self._bus.js.add_consumer(streams.INFER.name, config)
 
     async def _serve(self) -> None:
         while not self._draining.is_set():
             try:
-                pull = await self.bus.js.pull_subscribe_bind(self._consumer, streams.INFER.name)
+                pull = await self._bus.js.pull_subscribe_bind(self._consumer, streams.INFER.name)
             except (TimeoutError, nats.errors.Error):
                 await asyncio.sleep(RETRY_PAUSE_S)
                 continue
@@ -116,23 +111,21 @@ class Slots:
             await pull.unsubscribe()
 
     async def _take(self, msg: Msg) -> None:
-        if self.cancels.is_open((msg.headers or {}).get("Nats-Msg-Id", "")):
+        if self.workplace.cancels.is_open((msg.headers or {}).get("Nats-Msg-Id", "")):
             # Redelivered after the broker was away, while we are still at it.
             log.info("already_at_work", subject=msg.subject)
             return
         try:
-            answer = Answer(self, msg)
+            answer = Answer(self.workplace, msg)
         except (KeyError, ValueError):
             log.exception("request_not_understood", subject=msg.subject)
             await msg.term()
             return
-        self.busy += 1
-        self.life.set_busy(self.busy)
+        self.workplace.enter()
         try:
             await answer.run()
         except Exception:
             # Whatever it was, this slot must serve the next one; the request is redelivered.
             log.exception("answer_failed", subject=msg.subject)
         finally:
-            self.busy -= 1
-            self.life.set_busy(self.busy)
+            self.workplace.leave()

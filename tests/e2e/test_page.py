@@ -1,0 +1,69 @@
+"""The dashboard in a real browser, on a real yard."""
+
+from pathlib import Path
+
+import pytest
+
+from modelyard.tinymodels import DEMO_SENTENCE
+from tests.e2e.browser import CHROMIUM, browsing
+from tests.e2e.yard_process import YardProcess, running_yard
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with")
+BADGE = "document.querySelector('[data-key=demo]').innerText"
+
+
+async def test_a_person_starts_chats_reads_the_log_and_stops(yard: YardProcess, tmp_path: Path) -> None:
+    async with browsing(tmp_path / "profile", f"{yard.url}/") as page:
+        await page.until_text("No model loaded")
+        await page.until_text("Live")
+        await page.click("Start")
+        await page.until(f"{BADGE}.includes('Ready')")
+        await page.type("textarea[name=prompt]", "Hello!")
+        await page.click("Send")
+        await page.until_text(DEMO_SENTENCE)
+        await page.click("Log")
+        await page.until_text("listening on http://127.0.0.1")
+        await page.until("document.body.innerText.includes('1 request')")
+        await page.click("Stop")
+        await page.until(f"{BADGE}.includes('Start') && !{BADGE}.includes('Ready')")
+        assert page.complaints == []
+
+
+async def test_a_pull_that_fails_says_why(yard: YardProcess, tmp_path: Path) -> None:
+    async with browsing(tmp_path / "profile", f"{yard.url}/") as page:
+        await page.type("input[name=reference]", "org/nowhere")
+        await page.click("Pull")
+        await page.until_text("org/nowhere")
+        await page.until_text("Failed")
+        await page.until_text("Nobody answers at 127.0.0.1")
+
+
+async def test_the_page_comes_back_by_itself_after_the_gateway_died(
+    yard: YardProcess, tmp_path: Path
+) -> None:
+    async with browsing(tmp_path / "profile", f"{yard.url}/") as page:
+        await page.until_text("Live")
+        yard.service("gateway").kill()
+        await page.until_text("Disconnected")
+        await page.until_text("Live")
+        await page.click("Start")
+        await page.until(f"{BADGE}.includes('Ready')")
+
+
+async def test_with_a_key_the_page_asks_for_it(tmp_path: Path) -> None:
+    keys = tmp_path / "home" / "keys"
+    keys.mkdir(parents=True)
+    (keys / "api-keys").write_text("sesame-sesame\n")
+    async with (
+        running_yard(tmp_path / "home") as yard,
+        browsing(tmp_path / "profile", f"{yard.url}/") as page,
+    ):
+        await page.type("input[name=key]", "wrong")
+        await page.click("Open")
+        await page.until_text("That key was not accepted")
+        await page.evaluate("document.querySelector('input[name=key]').value = ''")
+        await page.type("input[name=key]", "sesame-sesame")
+        await page.click("Open")
+        await page.until_text("No model loaded")
+        await page.click("Start")
+        await page.until(f"{BADGE}.includes('Ready')")
