@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 
 import aiohttp
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -223,7 +224,8 @@ async def test_secrets_are_in_no_log_and_no_command_line(yard: YardProcess) -> N
     texts += [" ".join(process.cmdline()) for process in yard.processes().values()]
     assert not [seed for seed in seeds for text in texts if seed in text]
     assert all((path.stat().st_mode & 0o077) == 0 for path in (yard.home / "keys").glob("*.nk"))
-    engine = next(p for p in yard.processes().values() if any("embedded_server" in w for w in p.cmdline()))
+    async with watching(yard.bus) as instances:
+        engine = psutil.Process((await instances.until("demo", InstanceState.READY)).engine_pid)
     assert not [name for name in engine.environ() if name.startswith(("YARD_", "HF_"))]
     assert os.environ.get("PATH") == engine.environ()["PATH"]
 
