@@ -1,6 +1,10 @@
 # One image for the four services; the broker is the official nats image.
 FROM python:3.12-slim
 
+# libgomp is what the embedded llama.cpp links against and the slim image leaves out.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 yard \
     && mkdir /data && chown yard:yard /data
 WORKDIR /app

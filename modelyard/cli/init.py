@@ -18,22 +18,37 @@ _SUMMARY = "Make credentials, a broker configuration and an API key, for parts s
 def register(verbs: Verbs) -> None:
     parser = verbs.local("init", _SUMMARY, run)
     parser.add_argument("--nats-host", default="127.0.0.1", help="where the broker listens (%(default)s)")
-    parser.add_argument("--nats-port", default=4222, type=int, help="its port (%(default)s)")
+    parser.add_argument("--nats-port", default=4222, type=port, help="its port (%(default)s)")
     parser.add_argument("--nats-store", type=Path, help="where it keeps its data (YARD_HOME/nats)")
+
+
+def port(text: str) -> int:
+    """A port that a broker can listen on and others can be told of."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port; give a number from 1 to 65535")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """What is there already stays as it is, but for the broker's configuration."""
-    from modelyard import home
-    from modelyard.broker import configuration
-    from modelyard.credentials import ensure_seeds
     from modelyard.settings import SettingsError, load
 
     try:
-        settings = load()
+        _prepare(load(), arguments)
     except SettingsError as error:
         complain(str(error))
         return WRONG_SETTING
+    except OSError as error:
+        complain(f"{error.filename} cannot be written: {error.strerror}.")
+        return WRONG_SETTING
+    return 0
+
+
+def _prepare(settings: "Settings", arguments: argparse.Namespace) -> None:
+    from modelyard import home
+    from modelyard.broker import configuration
+    from modelyard.credentials import ensure_seeds
+
     home.prepare(settings)
     ensure_seeds(settings.credentials)
     config = settings.run / "nats.conf"
@@ -43,7 +58,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     say(f"The broker's configuration is {config}.")
     _ensure_api_key(settings)
-    return 0
 
 
 def _ensure_api_key(settings: "Settings") -> None:

@@ -488,3 +488,22 @@ async def test_init_prepares_a_home_once(tmp_path: Path) -> None:
         [str(find_server()), "-t", "-c", str(home / "run" / "nats.conf")], capture_output=True, timeout=30
     )
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "words", "code", "said"),
+    [
+        ("file/home", (), 78, "cannot be written"),
+        ("home", ("--nats-port", "99999"), 2, "not a port"),
+    ],
+)
+async def test_init_says_in_a_sentence_why_it_cannot(
+    tmp_path: Path, place: str, words: tuple[str, ...], code: int, said: str
+) -> None:
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "YARD_HOME": str(tmp_path / place)}
+    line = [sys.executable, "-m", "modelyard.cli", "init", *words]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
