@@ -65,10 +65,10 @@ def _ensure_api_key(settings: "Settings") -> None:
     from modelyard.credentials import API_KEYS
 
     path = settings.credentials / API_KEYS
-    if path.exists():
+    if path.exists() and path.read_text().strip():
         say(f"API keys are in {path}.")
         return
     key = f"yard-{secrets.token_urlsafe(24)}"
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         file.write(key + "\n")
     say(f"Your API key, also in {path}: {key}")

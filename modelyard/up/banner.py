@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from modelyard.credentials import API_KEYS
 from modelyard.home import RunFile
 from modelyard.settings import Settings
 
@@ -26,13 +27,15 @@ def show(console: Console, settings: Settings, running: RunFile, seconds: float)
     console.print()
     console.print("  Try it:", highlight=False)
     # One long line on purpose, and not through rich: it has to survive being copied.
-    console.file.write(f"  {curl_line(base)}\n")
+    console.file.write(f"  {curl_line(base, settings)}\n")
     console.print()
     console.print("  Ctrl-C stops everything.", highlight=False)
     console.print()
 
 
-def curl_line(base: str) -> str:
-    """A chat with the demo model, streamed."""
+def curl_line(base: str, settings: Settings) -> str:
+    """A chat with the demo model, streamed. Where a key is needed it is read from its file, not shown."""
+    keys = settings.credentials / API_KEYS
+    key = f""" -H "Authorization: Bearer $(grep -v '^#' '{keys}' | head -n 1)\"""" if keys.exists() else ""
     body = f'{{"model":"{DEMO}","stream":true,"messages":[{{"role":"user","content":"Hello!"}}]}}'
-    return f"curl -sN {base}/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    return f"curl -sN {base}/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'"

@@ -110,6 +110,11 @@ class Downloads:
                 await self._step(self._downloads[key], state=_S.FAILED, error=error.body().error)
             except _TransferFailed as error:
                 await self._step(self._downloads[key], state=_S.FAILED, error=error.detail)
+            except OSError as error:
+                failed = _TransferFailed(
+                    "worker_failed", f"The transfer could not be started: {error.strerror}."
+                )
+                await self._step(self._downloads[key], state=_S.FAILED, error=failed.detail)
             else:
                 await self._step(self._downloads[key], **finished_fields(finished, self._downloads[key]))
 

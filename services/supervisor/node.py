@@ -79,7 +79,11 @@ class NodeAgent:
         await self._store.put(launch.instance, record, ttl_s=_FIRST_RECORD_S)
         await self._forget_failed(launch.spec.name)
         await self._emit(record)
-        process = self._spawn(launch)
+        try:
+            process = self._spawn(launch)
+        except OSError as error:
+            await self._failed(record, f"The runner could not be started: {error.strerror}.")
+            return
         created_at = started_at(process.pid) or time.time()
         self._watch(launch.instance, record, process.pid, created_at, process)
 
@@ -126,15 +130,17 @@ class NodeAgent:
             return await self._store.get(key)
         return None
 
-    async def _failed(self, last: Instance) -> None:
+    async def _failed(self, last: Instance, error: str | None = None) -> None:
+        """Speak for a runner that cannot: its last state is a failure, with the reason that is known."""
         failures = 0 if last.ever_ready else last.failures + 1
         how = "was killed or crashed" if last.ever_ready else "ended before the model was ready"
+        known = error or last.error
         record = msgspec.structs.replace(
             last,
             state=InstanceState.FAILED,
             reason=Reason.CRASHED,
             changed_at=time.time(),
-            error=last.error or f"The runner {how}; its log is in {self._settings.logs / 'runners.log'}.",
+            error=known or f"The runner {how}; its log is in {self._settings.logs / 'runners.log'}.",
             busy=0,
             failures=failures,
             retry_at=time.time() + pause_s(failures),

@@ -104,6 +104,10 @@ async def test_with_keys_the_gateway_listens_for_others_and_asks_for_them(tmp_pa
     async with running_yard(tmp_path / "home", YARD_HOST="0.0.0.0") as yard:
         status, body = await chat(yard.url, "demo")
         assert (status, body["error"]["code"]) == (401, "invalid_api_key")
+        curl = await asyncio.create_subprocess_shell(yard.curl, stdout=asyncio.subprocess.PIPE)
+        out, _ = await asyncio.wait_for(curl.communicate(), 20)
+        assert b"data: [DONE]" in out, "the printed line works with a key too, and does not show it"
+        assert "sesame" not in yard.curl
         from openai import AsyncOpenAI, AuthenticationError
 
         async with AsyncOpenAI(base_url=f"{yard.url}/v1", api_key="sesame-sesame", max_retries=0) as client:

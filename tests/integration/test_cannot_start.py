@@ -1,0 +1,48 @@
+"""Where a process of ours cannot even be started, somebody says so."""
+
+import asyncio
+
+from modelyard.settings import Settings
+from modelyard.state import Mirror
+from modelyard.tasks import Tasks
+from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
+from schemas import buckets, subjects
+from schemas.downloads import StartDownload
+from schemas.instances import InstanceState
+from schemas.models import ModelRef, ModelSpec
+from schemas.roles import Role
+from services.downloader.service import main as downloader
+from services.supervisor.service import main as supervisor
+from tests.support import Yard
+
+
+async def test_a_download_whose_worker_cannot_be_started_fails(yard: Yard, settings: Settings) -> None:
+    (settings.run / "demo-registered").touch()
+    (settings.logs / "downloads.log").mkdir()
+    operator = await yard.bus()
+    ended = await operator.nc.subscribe(subjects.DOWNLOAD_CHANGED.matching(state="failed"))
+    async with Tasks() as tasks:
+        await downloader(await yard.bus(Role.DOWNLOADER), settings, tasks)
+        await operator.call(subjects.DOWNLOAD_START, StartDownload(reference="org/name"))
+        failed = subjects.DOWNLOAD_CHANGED.decode((await ended.next_msg(timeout=10)).data)
+    assert failed.error is not None
+    assert "could not be started" in failed.error.message
+
+
+async def test_a_model_whose_runner_cannot_be_started_fails(yard: Yard, settings: Settings) -> None:
+    (settings.logs / "runners.log").mkdir()
+    write_reciter(settings.models / "demo.gguf", DEMO_SENTENCE)
+    operator = await yard.bus()
+    async with Tasks() as tasks:
+        await supervisor(await yard.bus(Role.SUPERVISOR), settings, tasks)
+        instances = await Mirror.start(operator, buckets.INSTANCES, tasks)
+        await operator.call(subjects.MODEL_PUT, ModelSpec(name="demo", path="demo.gguf"))
+        starting = asyncio.create_task(operator.call(subjects.MODEL_START, ModelRef(model="demo")))
+        async with asyncio.timeout(10):
+            await instances.until(
+                lambda values: any(i.state is InstanceState.FAILED for i in values.values())
+            )
+        (failed,) = instances.values.values()
+        starting.cancel()
+    assert "could not be started" in (failed.error or "")
+    assert failed.retry_at is not None
