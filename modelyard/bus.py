@@ -200,7 +200,17 @@ class Bus:
             except Exception:
                 log.exception("handler_failed", subject=msg.subject)
 
-        return await self.nc.subscribe(subject.matching(**tokens), queue=queue, cb=on_message)
+        subscription = await self.nc.subscribe(subject.matching(**tokens), queue=queue, cb=on_message)
+        await self.settle()
+        return subscription
+
+    async def settle(self) -> None:
+        """Wait until the broker has all that was sent: from then on nobody finds us not yet subscribed."""
+        try:
+            await self.nc.flush(timeout=ACK_TIMEOUT_S)
+        except (TimeoutError, nats.errors.Error) as error:
+            # A broker that went away is told of every subscription when it is back.
+            log.warning("broker_slow", error=str(error) or type(error).__name__)
 
     async def call(self, command: Command[T, R], payload: T, *, timeout_s: float = 5.0, **tokens: str) -> R:
         """Ask and wait for the answer; an error of the other side is raised here as it was there."""

@@ -26,7 +26,8 @@ RawHandler = Callable[[Request], Awaitable[None]]
 class Commands:
     """The commands that one service answers, discoverable under `$SRV`."""
 
-    def __init__(self, service: Service, tasks: Tasks) -> None:
+    def __init__(self, bus: Bus, service: Service, tasks: Tasks) -> None:
+        self._bus = bus
         self._service = service
         self._tasks = tasks
 
@@ -36,7 +37,7 @@ class Commands:
         service = await nats.micro.add_service(
             bus.nc, name=str(bus.role), version=modelyard.__version__, description=description
         )
-        return cls(service, tasks)
+        return cls(bus, service, tasks)
 
     async def add(self, command: Command[T, R], handler: CommandHandler[T, R], **tokens: str) -> None:
         """Answer `command` with what `handler` returns, or with the error it raises."""
@@ -57,6 +58,7 @@ class Commands:
             command.template.removeprefix("yard.command.").replace("{", "").replace("}", "").replace(".", "-")
         )
         await self._service.add_endpoint(name=name, subject=command(**tokens), handler=on_request)
+        await self._bus.settle()
 
 
 async def _guarded(request: Request, handler: RawHandler) -> None:

@@ -51,7 +51,6 @@ async def test_a_command_is_answered_and_its_errors_arrive_as_they_were_raised(y
     async with Tasks() as tasks:
         commands = await Commands.start(supervisor, tasks, "test")
         await commands.add(subjects.MODEL_START, start_model)
-        await supervisor.nc.flush()
         assert (await operator.call(subjects.MODEL_START, ModelRef(model="demo"))).instance == "i1"
         with pytest.raises(ModelNotFound, match="no model other") as caught:
             await operator.call(subjects.MODEL_START, ModelRef(model="other"))
@@ -63,12 +62,34 @@ async def test_a_command_is_answered_and_its_errors_arrive_as_they_were_raised(y
             raise_error(raw)
 
 
+async def test_who_says_it_serves_is_already_heard_by_the_broker(yard: Yard) -> None:
+    """The broker is held still: nobody may say that it listens before the broker could know."""
+    supervisor = await yard.bus(Role.SUPERVISOR)
+
+    async def on_queued(_tokens: dict[str, str], _: object) -> None: ...
+
+    assert yard.broker.pid is not None
+    async with Tasks() as tasks:
+        commands = await Commands.start(supervisor, tasks, "test")
+        await supervisor.nc.flush()
+        os.kill(yard.broker.pid, signal.SIGSTOP)
+        listening = [
+            asyncio.ensure_future(commands.add(subjects.MODEL_START, start_model)),
+            asyncio.ensure_future(supervisor.subscribe(subjects.REQUEST_QUEUED, on_queued)),
+        ]
+        try:
+            done, _ = await asyncio.wait(listening, timeout=0.2)
+        finally:
+            os.kill(yard.broker.pid, signal.SIGCONT)
+        assert not done
+        await asyncio.gather(*listening)
+
+
 async def test_services_can_be_discovered(yard: Yard) -> None:
     supervisor, operator = await yard.bus(Role.SUPERVISOR), await yard.bus()
     async with Tasks() as tasks:
         commands = await Commands.start(supervisor, tasks, "test")
         await commands.add(subjects.MODEL_START, start_model)
-        await supervisor.nc.flush()
         info = await operator.nc.request("$SRV.INFO.supervisor", b"", timeout=1)
         assert b"yard.command.model.start" in info.data
 
@@ -158,7 +179,9 @@ async def test_events_carry_cloudevents_headers(yard: Yard) -> None:
 
 async def test_a_role_may_not_do_what_the_contract_does_not_give_it(yard: Yard) -> None:
     gateway, runner = await yard.bus(Role.GATEWAY), await yard.bus(Role.RUNNER)
-    sub = await (await yard.bus()).nc.subscribe("yard.event.>")
+    operator = await yard.bus()
+    sub = await operator.nc.subscribe("yard.event.>")
+    await operator.nc.flush()
     await gateway.nc.publish("yard.event.instance.i1.ready", b"{}")
     await runner.nc.publish("yard.command.model.put", b"{}")
     await runner.nc.publish("$KV.models.demo", b"{}")
