@@ -1,5 +1,6 @@
 """What every test may use: a home of its own and a real broker in it."""
 
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from modelyard.up.broker import start_broker
 from modelyard.up.ports import claim
 from schemas.roles import Role
 from tests.support import Yard
+
+# A shell starts its background jobs deaf to Ctrl-C, and so would be the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
