@@ -37,6 +37,7 @@ R = TypeVar("R")
 HEADER_ALLOWANCE_BYTES = 4096
 """Headers count towards max_payload, and one byte too many closes the connection for good."""
 ACK_TIMEOUT_S = 2.0
+SETTLE_TIMEOUT_S = 2
 RETRY_PAUSE_S = 0.25
 
 Handler = Callable[[dict[str, str], T], Awaitable[None]]
@@ -207,7 +208,7 @@ class Bus:
     async def settle(self) -> None:
         """Wait until the broker has all that was sent: from then on nobody finds us not yet subscribed."""
         try:
-            await self.nc.flush(timeout=ACK_TIMEOUT_S)
+            await self.nc.flush(timeout=SETTLE_TIMEOUT_S)
         except (TimeoutError, nats.errors.Error) as error:
             # A broker that went away is told of every subscription when it is back.
             log.warning("broker_slow", error=str(error) or type(error).__name__)

@@ -11,7 +11,7 @@ from nats.js.kv import KeyValue
 
 from modelyard import logging
 from modelyard.bus import RETRY_PAUSE_S, Bus
-from modelyard.tasks import Tasks
+from modelyard.tasks import Tasks, cancel
 from schemas.buckets import Bucket
 from schemas.errors import BrokerUnavailable, Conflict
 
@@ -123,8 +123,7 @@ class Mirror(Generic[V]):
             if following in done:
                 following.result()
         finally:
-            rebuild.cancel()
-            following.cancel()
+            await cancel(rebuild, following)
             if self._bus.connected:
                 await watcher.stop()  # type: ignore[no-untyped-call]
 

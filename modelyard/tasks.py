@@ -9,6 +9,20 @@ from modelyard import logging
 
 log = logging.get(__name__)
 
+CANCEL_AGAIN_S = 1.0
+
+
+async def cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel and wait until all have ended.
+
+    Again and again: before Python 3.12 `asyncio.wait_for`, and so nats-py, loses a cancel that comes
+    together with the result it waits for.
+    """
+    while running := {task for task in tasks if not task.done()}:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
+
 
 class Tasks:
     """A set of tasks that live as long as the `async with` block. One failing does not end the others."""
@@ -33,11 +47,6 @@ class Tasks:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("task_failed", task=task.get_name(), exc_info=error)
 
-    async def settle(self) -> None:
-        """Wait until every task has ended by itself."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -46,6 +55,5 @@ class Tasks:
     ) -> None:
         for closer in reversed(self._closers):
             await closer()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await self.settle()
+        while self._tasks:
+            await cancel(*self._tasks)

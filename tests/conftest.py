@@ -12,6 +12,7 @@ from modelyard.settings import Settings, load
 from modelyard.up.broker import start_broker
 from modelyard.up.ports import claim
 from schemas.roles import Role
+from tests.standins import Services, services
 from tests.support import Yard
 
 # A shell starts its background jobs deaf to Ctrl-C, and so would be the commands that tests interrupt.
@@ -34,3 +35,10 @@ async def yard(settings: Settings) -> AsyncIterator[Yard]:
     yield yard
     await yard.close()
     await broker.stop(2.0)
+
+
+@pytest.fixture
+async def standins(yard: Yard) -> AsyncIterator[Services]:
+    """Stand-ins for the four services."""
+    async with services(yard) as started:
+        yield started

@@ -2,12 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from modelyard.cli.output import emit
-from modelyard.cli.text import safe
+from modelyard.cli.answering import answer, user
 from modelyard.cli.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -19,7 +16,6 @@ Without PROMPT it is a conversation: Ctrl-C breaks an answer off, Ctrl-D ends. A
 is taken as the prompt:
   git diff | yard chat demo
 """
-Message = dict[str, str]
 
 
 def register(verbs: Verbs) -> None:
@@ -43,25 +39,3 @@ async def _chat(yard: "Client", arguments: argparse.Namespace) -> None:
 
         raise BadRequest("There is no prompt: give one, or pipe a text in.", param="prompt")
     await answer(yard, arguments.model, [*begin, user(prompt)], [], as_json=arguments.json)
-
-
-def user(prompt: str) -> Message:
-    """What a person says, as a message."""
-    return {"role": "user", "content": prompt}
-
-
-async def answer(
-    yard: "Client", model: str, messages: Sequence[Message], said: list[str], *, as_json: bool
-) -> None:
-    """Print the answer as it comes, and note in `said` what was printed, however it ends."""
-    try:
-        async with aclosing(yard.chat(model, messages)) as pieces:
-            async for text in pieces:
-                said.append(text)
-                if as_json:
-                    emit({"delta": text})
-                else:
-                    print(safe(text), end="", flush=True)
-    finally:
-        if not as_json and said and not said[-1].endswith("\n"):
-            print(flush=True)

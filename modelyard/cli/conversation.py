@@ -7,7 +7,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING
 
-from modelyard.cli.chat import Message, answer, user
+from modelyard.cli.answering import Message, answer, user
 from modelyard.cli.verbs import complain
 from schemas.errors import BrokerUnavailable, ServiceUnavailable, YardError
 

@@ -11,7 +11,7 @@ from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.tasks import Tasks, cancel
 from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download, DownloadRef, DownloadState, StartDownload
 from schemas.errors import BadRequest, BrokerUnavailable, ErrorDetail, NotFound, YardError
@@ -89,8 +89,7 @@ class Downloads:
             raise NotFound(f"There is no download {ref.download}.")
         task = self._running.pop(ref.download, None)
         if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+            await cancel(task)
             await self._step(self._downloads[ref.download], state=_S.CANCELLED)
         return self._downloads[ref.download]
 

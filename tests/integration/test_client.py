@@ -29,14 +29,8 @@ from schemas.errors import (
 from schemas.instances import InstanceState
 from schemas.models import ModelSpec
 from schemas.roles import Role
-from tests.standins import Services, instance, print_lines, services
+from tests.standins import Services, instance, print_lines
 from tests.support import Yard
-
-
-@pytest.fixture
-async def standins(yard: Yard) -> AsyncIterator[Services]:
-    async with services(yard) as started:
-        yield started
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ class Answer:
         self._frames = Frames(workplace.bus, self._headers.reply, self._headers.request, self._attempt)
         self._relay = Relay(workplace.upstream, self._frames, self._instance.instance)
         self._cancelled = workplace.cancels.open(self._headers.request)
+        self._over = False
 
     async def run(self) -> None:
         """Answer, refuse or give up; the message is acknowledged or given back."""
@@ -50,6 +51,7 @@ class Answer:
             else:
                 await self._give_up(work)
         finally:
+            self._over = True
             for task in (work, *watch):
                 task.cancel()
             self._workplace.cancels.close(self._headers.request)
@@ -128,7 +130,8 @@ class Answer:
         if self._attempt == 1:
             # Most answers are done by then and need no question; a second attempt asks at once.
             await asyncio.sleep(KEEP_ALIVE_S / 2)
-        while True:
+        # The flag too: a cancel can be lost in a request whose answer comes in the same moment.
+        while not self._over:
             wanted = await self._frames.still_wanted()
             missing = missing + 1 if wanted is False else 0
             if missing >= (1 if self._attempt > 1 else GONE_AFTER):

@@ -10,7 +10,7 @@ from nats.js import JetStreamContext, api
 
 from modelyard import logging
 from modelyard.bus import RETRY_PAUSE_S
-from modelyard.tasks import Tasks
+from modelyard.tasks import Tasks, cancel
 from schemas import streams, subjects
 from schemas.grammar import model_key
 from schemas.models import ModelSpec
@@ -93,9 +93,9 @@ class Slots:
         drain = asyncio.ensure_future(self._draining.wait())
         try:
             await asyncio.wait({fetch, drain}, return_when=asyncio.FIRST_COMPLETED)
-            if not fetch.done():
-                return None
-            with contextlib.suppress(TimeoutError):
+            # Cancelled in the moment in which it has its message, it still gives it to us.
+            await cancel(fetch)
+            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
                 return fetch.result()[0]
             return None
         finally:

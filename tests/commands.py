@@ -1,0 +1,143 @@
+"""The `yard` command as a real process, with or without a terminal."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import sys
+from typing import Any
+
+import msgspec
+
+from schemas.errors import ErrorBody
+from tests.support import Yard
+
+PATIENCE_S = 20
+
+
+class Done(msgspec.Struct, frozen=True):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Standard output as the one JSON document that it must be."""
+        assert self.out.count("\n") == 1
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        """Standard output as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def environment(yard: Yard, **more: str) -> dict[str, str]:
+    """As a person's shell would have it, pointing at this yard."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("YARD_")},
+        "YARD_HOME": str(yard.settings.home),
+        "YARD_NATS_URL": yard.url,
+        "TZ": "UTC",
+        **more,
+    }
+
+
+async def begin(yard: Yard, *args: str, **more: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "modelyard.cli", *args),
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        env=environment(yard, **more),
+    )
+
+
+async def run(yard: Yard, *args: str, stdin: str = "", **more: str) -> Done:
+    """One command to its end, which must be orderly whatever it says."""
+    process = await begin(yard, *args, **more)
+    async with asyncio.timeout(PATIENCE_S):
+        out, err = await process.communicate(stdin.encode())
+    assert process.returncode is not None
+    assert b"Traceback" not in err, err.decode()
+    return Done(process.returncode, out.decode(), err.decode())
+
+
+async def refused(yard: Yard, *args: str) -> str:
+    """The sentence of a command that the yard says no to; with --json the same error in its one shape."""
+    plain, machine = await run(yard, *args), await run(yard, *args, "--json")
+    assert (plain.code, machine.code) == (1, 1)
+    assert plain.err.startswith("yard: ")
+    error = msgspec.json.decode(machine.out.splitlines()[-1], type=ErrorBody).error
+    assert plain.err == machine.err
+    assert error.message in plain.err
+    return error.code
+
+
+async def line_with(stream: asyncio.StreamReader, part: bytes) -> bytes:
+    """The first line with `part` in it."""
+    async for line in stream:
+        if part in line:
+            return line
+    raise AssertionError(f"{part!r} was never printed")
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process, screen: int) -> None:
+        self.process = process
+        self._screen = screen
+        self._loop = asyncio.get_running_loop()
+        self._seen = b""
+        self._more = asyncio.Event()
+        self._loop.add_reader(screen, self._read)
+
+    def _read(self) -> None:
+        try:
+            self._seen += os.read(self._screen, 65536)
+        except OSError:
+            # What a terminal says when its program is gone.
+            self._loop.remove_reader(self._screen)
+        self._more.set()
+
+    async def see(self, text: str) -> str:
+        """Wait until `text` is on the screen; what is before it, and it, need not be seen again."""
+        async with asyncio.timeout(PATIENCE_S):
+            while text.encode() not in self._seen:
+                self._more.clear()
+                await self._more.wait()
+        before, self._seen = self._seen.split(text.encode(), 1)
+        return before.decode()
+
+    def type(self, keys: str) -> None:
+        os.write(self._screen, keys.encode())
+
+    async def end(self) -> int:
+        async with asyncio.timeout(PATIENCE_S):
+            code = await self.process.wait()
+        self._loop.remove_reader(self._screen)
+        os.close(self._screen)
+        return code
+
+
+async def on_terminal(yard: Yard, *args: str) -> Terminal:
+    screen, end = pty.openpty()
+
+    def take_over() -> None:
+        with contextlib.suppress(OSError):
+            os.setsid()
+        os.close(os.open(os.ttyname(0), os.O_RDWR))
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "modelyard.cli", *args),
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        env=environment(yard, TERM="xterm", COLUMNS="80", LINES="25"),
+        preexec_fn=take_over,
+    )
+    os.close(end)
+    return Terminal(process, screen)

@@ -1,0 +1,69 @@
+"""`yard chat`: one prompt, or a conversation on a terminal."""
+
+import asyncio
+import signal
+
+from tests.commands import PATIENCE_S, begin, on_terminal, refused, run
+from tests.standins import Services
+from tests.support import Yard
+
+
+async def test_chat_answers_a_prompt_from_the_line_or_from_a_pipe(yard: Yard, standins: Services) -> None:
+    assert (await run(yard, "chat", "demo", "you")).out == "Hello, you!\n"
+    assert (await run(yard, "chat", "demo", stdin="piped\n", PYTHONUTF8="1")).out == "Hello, piped!\n"
+    deltas = (await run(yard, "chat", "demo", "you", "--system", "be brief", "--json")).lines
+    assert deltas == [{"delta": "Hello, "}, {"delta": "you"}, {"delta": "!"}]
+    assert standins.gateway.bodies[-1]["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "you"},
+    ]
+
+
+async def test_a_chat_that_is_refused_or_breaks_off_says_so(yard: Yard, standins: Services) -> None:
+    assert await refused(yard, "chat", "other", "hi") == "model_not_found"
+    assert await refused(yard, "chat", "demo", "break") == "engine_failed"
+    assert await refused(yard, "chat", "demo", "") == "bad_request"
+    assert (await run(yard, "chat", "demo", "break")).out == "Hello, break!\n"
+
+
+async def test_an_interrupted_answer_is_cancelled(yard: Yard, standins: Services) -> None:
+    process = await begin(yard, "chat", "demo", "endless")
+    assert process.stdout is not None
+    async with asyncio.timeout(PATIENCE_S):
+        assert await process.stdout.readexactly(5) == b"Hello"
+        process.send_signal(signal.SIGINT)
+        assert await standins.gateway.cancelled.get() == standins.gateway.requests[0]
+        await process.communicate()
+    assert process.returncode == 130
+
+
+async def test_a_conversation_remembers_and_ctrl_c_breaks_off_one_answer(
+    yard: Yard, standins: Services
+) -> None:
+    terminal = await on_terminal(yard, "chat", "demo")
+    await terminal.see("> ")
+    terminal.type("you\n")
+    await terminal.see("Hello, you!")
+    await terminal.see("> ")
+    terminal.type("endless\n")
+    await terminal.see("Hello, endless!")
+    terminal.type("\x03")
+    assert await standins.gateway.cancelled.get() == standins.gateway.requests[1]
+    await terminal.see("> ")
+    terminal.type("full\n")
+    await terminal.see("yard: Too many requests wait.")
+    await terminal.see("> ")
+    terminal.type("again\n")
+    await terminal.see("Hello, again!")
+    await terminal.see("> ")
+    terminal.type("\x04")
+    assert await terminal.end() == 0
+    said = [message["content"] for message in standins.gateway.bodies[-1]["messages"]]  # type: ignore[attr-defined]
+    assert said == ["you", "Hello, you!", "endless", "Hello, endless!", "again"]
+
+
+async def test_ctrl_c_at_the_prompt_ends_a_conversation(yard: Yard, standins: Services) -> None:
+    terminal = await on_terminal(yard, "chat", "demo")
+    await terminal.see("> ")
+    terminal.type("\x03")
+    assert await terminal.end() == 130

@@ -1,0 +1,115 @@
+"""What `yard` refuses, and `yard init`."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from modelyard.broker import find_server
+from tests.commands import run
+from tests.support import Yard
+
+
+async def test_without_a_broker_every_command_says_so_soon(yard: Yard) -> None:
+    began = time.monotonic()
+    lines = (
+        "list",
+        "ps",
+        "start demo",
+        "stop demo",
+        "pull r",
+        "logs demo",
+        "events",
+        "usage",
+        "chat demo hi",
+    )
+    commands = [run(yard, *line.split(), "--json", YARD_NATS_URL="nats://127.0.0.1:1") for line in lines]
+    for done in await asyncio.gather(*commands):
+        assert done.code == 3
+        assert done.err.startswith("yard: The broker at nats://127.0.0.1:1 does not answer")
+        assert done.err.count("\n") == 1
+        assert done.document["error"]["code"] == "broker_unavailable"
+    assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize(
+    "args", [("start", "demo"), ("stop", "demo"), ("pull", "org/demo"), ("usage",), ("chat", "demo", "hi")]
+)
+async def test_a_service_that_is_not_there_is_named(yard: Yard, args: tuple[str, ...]) -> None:
+    done = await run(yard, *args)
+    assert done.code == 3
+    assert "is not there to answer" in done.err
+    assert "`yard up`" in done.err
+
+
+async def test_another_home_is_told(yard: Yard, tmp_path: Path) -> None:
+    done = await run(yard, "list", YARD_HOME=str(tmp_path / "elsewhere"))
+    assert done.code == 3
+    assert "is YARD_HOME right" in done.err
+
+
+async def test_a_wrong_setting_ends_with_its_sentence(yard: Yard) -> None:
+    done = await run(yard, "list", YARD_PORT="many")
+    assert (done.code, done.err) == (
+        78,
+        "yard: YARD_PORT=many is not a port; give a number from 0 to 65535.\n",
+    )
+
+
+@pytest.mark.parametrize("args", [(), ("fly",), ("start",), ("events", "--since", "soon")])
+async def test_a_wrong_command_line_is_a_usage_error(yard: Yard, args: tuple[str, ...]) -> None:
+    done = await run(yard, *args)
+    assert done.code == 2
+    assert "usage: yard" in done.err
+
+
+@pytest.mark.parametrize(
+    "verb", ["", "up", "pull", "list", "ps", "start", "stop", "logs", "events", "usage", "chat"]
+)
+async def test_every_verb_explains_itself(yard: Yard, verb: str) -> None:
+    done = await run(yard, *filter(None, [verb]), "--help")
+    assert done.code == 0
+    assert done.out.startswith(f"usage: yard {verb}".rstrip())
+    assert verb in ("", "up") or "--json" in done.out
+
+
+async def test_init_prepares_a_home_once(tmp_path: Path) -> None:
+    home = tmp_path / "fresh"
+    environment = {**os.environ, "YARD_HOME": str(home)}
+    words = [sys.executable, "-m", "modelyard.cli", "init", "--nats-host", "0.0.0.0", "--nats-port", "4333"]
+    first = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    key = (home / "keys" / "api-keys").read_text().strip()
+    assert key in first.stdout
+    assert (home / "keys" / "api-keys").stat().st_mode & 0o077 == 0
+    seeds = {path.name: path.read_text() for path in (home / "keys").glob("*.nk")}
+    assert len(seeds) == 6
+    again = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    assert key not in again.stdout
+    assert seeds == {path.name: path.read_text() for path in (home / "keys").glob("*.nk")}
+    checked = subprocess.run(
+        [str(find_server()), "-t", "-c", str(home / "run" / "nats.conf")], capture_output=True, timeout=30
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "words", "code", "said"),
+    [
+        ("file/home", (), 78, "cannot be written"),
+        ("home", ("--nats-port", "99999"), 2, "not a port"),
+    ],
+)
+async def test_init_says_in_a_sentence_why_it_cannot(
+    tmp_path: Path, place: str, words: tuple[str, ...], code: int, said: str
+) -> None:
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "YARD_HOME": str(tmp_path / place)}
+    line = [sys.executable, "-m", "modelyard.cli", "init", *words]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,32 @@
+"""Background tasks end when they are told to, even those that miss it the first time."""
+
+import asyncio
+import contextlib
+
+from modelyard import tasks
+from modelyard.tasks import Tasks, cancel
+
+
+async def hard_of_hearing(heard: list[int]) -> None:
+    """Loses its first cancel, as asyncio.wait_for does when the result comes in the same moment."""
+    heard.append(0)
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    heard.append(1)
+    await asyncio.Event().wait()
+
+
+async def test_a_task_that_misses_its_cancel_is_cancelled_again() -> None:
+    heard: list[int] = []
+    async with asyncio.timeout(10 * tasks.CANCEL_AGAIN_S), Tasks() as group:
+        group.spawn(hard_of_hearing(heard), "deaf")
+        await asyncio.sleep(0)
+    assert heard == [0, 1]
+
+
+async def test_cancel_returns_when_all_have_ended() -> None:
+    heard: list[int] = []
+    both = asyncio.create_task(hard_of_hearing(heard)), asyncio.create_task(asyncio.Event().wait())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(cancel(*both), 10 * tasks.CANCEL_AGAIN_S)
+    assert all(task.cancelled() for task in both)
