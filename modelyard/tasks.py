@@ -57,3 +57,5 @@ class Tasks:
             await closer()
         while self._tasks:
             await cancel(*self._tasks)
+            # One that ended this very moment is taken out by its callback, which has to get its turn.
+            await asyncio.sleep(0)

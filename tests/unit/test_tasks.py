@@ -30,3 +30,12 @@ async def test_cancel_returns_when_all_have_ended() -> None:
     await asyncio.sleep(0)
     await asyncio.wait_for(cancel(*both), 10 * tasks.CANCEL_AGAIN_S)
     assert all(task.cancelled() for task in both)
+
+
+async def test_a_task_that_ends_in_the_moment_of_the_stop_is_waited_for_too() -> None:
+    async def brief() -> None: ...
+
+    async with Tasks() as group:
+        ended = group.spawn(brief(), "brief")
+        await asyncio.sleep(0)
+    assert ended.done()
