@@ -3,8 +3,15 @@
 import asyncio
 import contextlib
 
+import pytest
+
 from modelyard import tasks
 from modelyard.tasks import Tasks, cancel
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "CANCEL_AGAIN_S", 0.05)
 
 
 async def hard_of_hearing(heard: list[int]) -> None:
@@ -18,7 +25,7 @@ async def hard_of_hearing(heard: list[int]) -> None:
 
 async def test_a_task_that_misses_its_cancel_is_cancelled_again() -> None:
     heard: list[int] = []
-    async with asyncio.timeout(10 * tasks.CANCEL_AGAIN_S), Tasks() as group:
+    async with asyncio.timeout(5), Tasks() as group:
         group.spawn(hard_of_hearing(heard), "deaf")
         await asyncio.sleep(0)
     assert heard == [0, 1]
@@ -28,7 +35,7 @@ async def test_cancel_returns_when_all_have_ended() -> None:
     heard: list[int] = []
     both = asyncio.create_task(hard_of_hearing(heard)), asyncio.create_task(asyncio.Event().wait())
     await asyncio.sleep(0)
-    await asyncio.wait_for(cancel(*both), 10 * tasks.CANCEL_AGAIN_S)
+    await asyncio.wait_for(cancel(*both), 5)
     assert all(task.cancelled() for task in both)
 
 
