@@ -1,5 +1,12 @@
 """What tests share: logins to a running broker, and waiting for conditions."""
 
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 from modelyard.bus import Bus
 from modelyard.settings import Settings
 from modelyard.up.child import Child
@@ -24,3 +31,20 @@ class Yard:
     async def close(self) -> None:
         for bus in self._open:
             await bus.nc.close()
+
+
+@contextlib.asynccontextmanager
+async def held_still(pid: int) -> AsyncIterator[None]:
+    """A process stopped as a debugger would stop it; every thread stands still inside the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        while not all(_stands(thread) for thread in Path(f"/proc/{pid}/task").iterdir()):
+            await asyncio.sleep(0)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _stands(thread: Path) -> bool:
+    """Whether the kernel says `T` of a thread; the name before that may have spaces."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"

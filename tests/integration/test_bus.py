@@ -22,7 +22,7 @@ from schemas.errors import (
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec, ModelStarting
 from schemas.roles import Role
-from tests.support import Yard
+from tests.support import Yard, held_still
 
 
 def instance(state: InstanceState = InstanceState.READY) -> Instance:
@@ -72,15 +72,12 @@ async def test_who_says_it_serves_is_already_heard_by_the_broker(yard: Yard) -> 
     async with Tasks() as tasks:
         commands = await Commands.start(supervisor, tasks, "test")
         await supervisor.nc.flush()
-        os.kill(yard.broker.pid, signal.SIGSTOP)
-        listening = [
-            asyncio.ensure_future(commands.add(subjects.MODEL_START, start_model)),
-            asyncio.ensure_future(supervisor.subscribe(subjects.REQUEST_QUEUED, on_queued)),
-        ]
-        try:
+        async with held_still(yard.broker.pid):
+            listening = [
+                asyncio.ensure_future(commands.add(subjects.MODEL_START, start_model)),
+                asyncio.ensure_future(supervisor.subscribe(subjects.REQUEST_QUEUED, on_queued)),
+            ]
             done, _ = await asyncio.wait(listening, timeout=0.2)
-        finally:
-            os.kill(yard.broker.pid, signal.SIGCONT)
         assert not done
         await asyncio.gather(*listening)
 
