@@ -57,7 +57,7 @@ def _streams(role: Role) -> list[str]:
     rules += [rule for stream in streams.ALL if role in stream.workers for rule in _working(stream.name)]
     if role is Role.GATEWAY:
         rules.append(f"$JS.API.STREAM.MSG.DELETE.{streams.INFER.name}")
-    if role in (Role.GATEWAY, Role.SUPERVISOR, Role.OPERATOR):
+    if role in (Role.GATEWAY, Role.SUPERVISOR, Role.RUNNER, Role.OPERATOR):
         rules.append(f"$JS.API.STREAM.INFO.{streams.INFER.name}")
     return rules
 

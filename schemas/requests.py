@@ -3,8 +3,17 @@
 from collections.abc import Mapping
 from enum import StrEnum
 
+import msgspec
+
 from schemas.errors import ErrorDetail
 from schemas.record import Record
+
+REQUEST_HEADER = "Yard-Request"
+"""The id of a request. On a command: one that the caller chose, so that he can cancel it."""
+INFER_HEADER = "Yard-Infer"
+"""On a message of the work queue: `InferHeaders` as JSON, beside the body that is the client's."""
+ANYONE = "anyone"
+"""The queue of those who need no key."""
 
 
 class Lane(StrEnum):
@@ -73,8 +82,18 @@ class RequestFinished(Record):
     tokens_per_s: float | None = None
 
 
-class InferHeaders(Record):
-    """What travels beside the body in `yard.infer.…`; the message id is the request id."""
+class Continues(Record):
+    """An answer that broke off goes on: what its first part was."""
+
+    id: str
+    """Of the completion; every chunk of an answer has the same."""
+    created: int
+    completion_tokens: int
+    """Sent already; they are part of the new prompt."""
+
+
+class InferHeaders(Record, omit_defaults=True):
+    """What travels beside the body in `yard.infer.…`."""
 
     request: str
     reply: str
@@ -83,67 +102,27 @@ class InferHeaders(Record):
     stream: bool
     queued_at: float
     deadline_at: float
+    lane: Lane = Lane.INTERACTIVE
+    attempt: int = 1
+    """How often the gateway asked; more than once only after a runner or an engine died at it."""
     key: str | None = None
     traceparent: str | None = None
+    continues: Continues | None = None
 
     def to_nats(self) -> dict[str, str]:
         """As NATS headers. `Nats-Msg-Id` makes publishing twice harmless."""
-        headers = {
-            "Nats-Msg-Id": self.request,
-            "Yard-Reply": self.reply,
-            "Yard-Path": self.path,
-            "Yard-Stream": "1" if self.stream else "0",
-            "Yard-Queued-At": f"{self.queued_at:.6f}",
-            "Yard-Deadline-At": f"{self.deadline_at:.3f}",
+        return {
+            "Nats-Msg-Id": f"{self.request}.{self.attempt}",
+            INFER_HEADER: msgspec.json.encode(self).decode(),
         }
-        if self.key:
-            headers["Yard-Key"] = self.key
-        if self.traceparent:
-            headers["traceparent"] = self.traceparent
-        return headers
 
     @classmethod
     def from_nats(cls, headers: Mapping[str, str]) -> "InferHeaders":
-        """ValueError or KeyError if a header is missing or not what it should be."""
-        return cls(
-            request=headers["Nats-Msg-Id"],
-            reply=headers["Yard-Reply"],
-            path=headers["Yard-Path"],
-            stream=headers["Yard-Stream"] == "1",
-            queued_at=float(headers["Yard-Queued-At"]),
-            deadline_at=float(headers["Yard-Deadline-At"]),
-            key=headers.get("Yard-Key"),
-            traceparent=headers.get("traceparent"),
-        )
+        """KeyError or msgspec.DecodeError if they are not those of a request."""
+        return _infer_headers.decode(headers[INFER_HEADER])
 
 
-class AnswerHead(Record):
-    """Frame 0 of an answer."""
-
-    status: int
-    content_type: str
-    instance: str
-
-
-class AnswerEnd(Record):
-    """The last frame: how many frames of bytes came before it, and the error that cut the answer short."""
-
-    frames: int
-    error: ErrorDetail | None = None
-
-
-REQUEST_HEADER = "Yard-Request"
-"""On a command: an id for the request that the caller chose, so that he can cancel it."""
-HEAD = "head"
-END = "end"
-ALIVE = "alive"
-"""A request, not a frame: the runner asks whether anybody still waits for the answer."""
-
-
-class StillWanted(Record):
-    """The gateway's answer to `alive`."""
-
-    wanted: bool
+_infer_headers = msgspec.json.Decoder(InferHeaders)
 
 
 class UsageQuery(Record):

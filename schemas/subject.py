@@ -34,6 +34,8 @@ class Kind(StrEnum):
     """An inference request in the INFER work queue."""
     CANCEL = "cancel"
     """Core NATS: give this request up."""
+    RESEND = "resend"
+    """Core NATS: frames of an answer were lost on the way."""
     REPLY = "reply"
     """Core NATS: the numbered frames of one answer on their way to the gateway that asked."""
 

@@ -2,6 +2,7 @@
 
 from schemas.devices import Device
 from schemas.downloads import Download, DownloadRef, StartDownload
+from schemas.frames import Check, Checked, Resend
 from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
 from schemas.logs import LogBatch
 from schemas.models import ModelChanged, ModelRef, ModelSpec, ModelStarting, ModelStopping, ModelStored
@@ -86,6 +87,14 @@ USAGE_QUERY = Command(
     server=_MONITOR,
     summary="Sum up usage by model.",
 )
+ANSWER_CHECK = Command(
+    "yard.command.gateway.{gateway}.check",
+    Check,
+    Checked,
+    callers=(_RUNNER,),
+    server=_GATEWAY,
+    summary="A runner asks which of its answers somebody still waits for.",
+)
 OPENAI_CHAT = Command(
     "yard.command.openai.chat",
     bytes,
@@ -117,21 +126,21 @@ DOWNLOAD_CHANGED = Subject(
     summary="A download reached a state.",
 )
 REQUEST_QUEUED = Subject(
-    "yard.event.request.{request}.queued",
+    "yard.event.request.{model}.{request}.queued",
     RequestQueued,
     publish=(_GATEWAY,),
-    subscribe=(*_WATCHERS, _SUPERVISOR),
+    subscribe=(*_WATCHERS, _SUPERVISOR, _RUNNER),
     summary="An inference request waits for a slot.",
 )
 REQUEST_STARTED = Subject(
-    "yard.event.request.{request}.started",
+    "yard.event.request.{model}.{request}.started",
     RequestStarted,
     publish=(_RUNNER,),
     subscribe=_WATCHERS,
     summary="A runner took the request.",
 )
 REQUEST_FINISHED = Subject(
-    "yard.event.request.{request}.finished",
+    "yard.event.request.{model}.{request}.finished",
     RequestFinished,
     publish=(_GATEWAY, _RUNNER),
     subscribe=(*_WATCHERS, _MONITOR),
@@ -159,11 +168,11 @@ INSTANCE_LOG = Subject(
     summary="What an engine printed.",
 )
 INFER = Subject(
-    "yard.infer.{model}.{lane}",
+    "yard.infer.{model}.{lane}.{key}",
     bytes,
     publish=(_GATEWAY,),
     subscribe=(),
-    summary="An inference request: the client's body as it came.",
+    summary="An inference request: the client's body as it came. A queue for each key, served in turns.",
 )
 CANCEL = Subject(
     "yard.cancel.{request}",
@@ -172,12 +181,26 @@ CANCEL = Subject(
     subscribe=(_GATEWAY, _RUNNER),
     summary="Nobody waits for this request any more.",
 )
+RESEND = Subject(
+    "yard.resend.{request}",
+    Resend,
+    publish=(_GATEWAY,),
+    subscribe=(_RUNNER,),
+    summary="Frames of an answer were lost; send them again.",
+)
 ANSWER = Subject(
-    "yard.reply.{gateway}.{request}.{attempt}.{part}",
+    "yard.reply.{gateway}.{request}.frame",
     bytes,
     publish=(_RUNNER,),
     subscribe=(_GATEWAY,),
-    summary="One frame of an answer: `head`, then 1, 2, …, then `end`.",
+    summary="One frame of an answer: a line of JSON that numbers it, then bytes of the answer.",
+)
+STORED = Subject(
+    "yard.reply.{gateway}.{request}.stored",
+    bytes,
+    publish=(),
+    subscribe=(_GATEWAY,),
+    summary="The broker's own word that it has the request, or why it has not.",
 )
 
 ALL: tuple[AnySubject, ...] = tuple(value for value in globals().values() if isinstance(value, Subject))

@@ -1,62 +1,79 @@
-"""The answer on its way back: numbered frames over core NATS to the gateway that asked."""
+"""The answer on its way back: numbered frames over core NATS, kept until the gateway has them."""
 
-import asyncio
+import collections
+import contextlib
 import time
 
-import msgspec
 import nats.errors
 
 from modelyard.bus import Bus
-from schemas.errors import ErrorDetail
-from schemas.requests import ALIVE, END, HEAD, AnswerEnd, AnswerHead, StillWanted
+from schemas.frames import AnswerEnd, AnswerHead, Frame, Resend, encode_frame
+from schemas.requests import InferHeaders
 from schemas.subjects import ANSWER
 
-CONFIRM_TIMEOUT_S = 2.0
-CONFIRM_TRIES = 5
-FRAME_BYTES = 1024 * 1024
+FRAME_BYTES = 512 * 1024
 """Larger pieces are cut, so that no frame comes near the broker's limit."""
+KEPT_BYTES = 8 * 1024 * 1024
+"""How much of one answer is kept to be sent again."""
 
 
 class Frames:
     """Sends the frames of one attempt at one request."""
 
-    def __init__(self, bus: Bus, gateway: str, request: str, attempt: int) -> None:
-        self.count = 0
-        """Frames of bytes sent so far."""
+    def __init__(self, bus: Bus, headers: InferHeaders, delivery: int) -> None:
         self.started_at: float | None = None
-        """When the first frame of bytes left, in unix seconds."""
+        """When the first bytes left, in unix seconds."""
+        self.ended = False
+        self.delivery = delivery
+        self._headers = headers
         self._bus = bus
-        self._subject = ANSWER(gateway=gateway, request=request, attempt=str(attempt), part="PART")[:-4]
+        self._subject = ANSWER(gateway=headers.reply, request=headers.request)
+        self._next = 0
+        self._head: AnswerHead | None = None
+        self._kept: collections.deque[tuple[int, bytes]] = collections.deque()
+        self._kept_bytes = 0
 
-    async def head(self, head: AnswerHead) -> None:
-        await self._bus.nc.publish(self._subject + HEAD, msgspec.json.encode(head))
+    def head(self, head: AnswerHead) -> None:
+        """Status and type; they travel with the first bytes."""
+        self._head = head
 
-    async def data(self, data: bytes) -> None:
+    async def data(self, data: bytes, end: AnswerEnd | None = None) -> None:
+        """Send bytes as they are; with `end`, they are the last."""
         self.started_at = self.started_at or time.time()
-        for start in range(0, len(data), FRAME_BYTES):
-            self.count += 1
-            await self._bus.nc.publish(self._subject + str(self.count), data[start : start + FRAME_BYTES])
+        last = max(len(data) - 1, 0) // FRAME_BYTES * FRAME_BYTES
+        for start in range(0, last + 1, FRAME_BYTES):
+            await self._send(data[start : start + FRAME_BYTES], end if start == last else None)
 
-    async def end(self, error: ErrorDetail | None = None) -> None:
-        """Send the last frame until the gateway has it or is gone: without it a client would wait on."""
-        end = msgspec.json.encode(AnswerEnd(frames=self.count, error=error))
-        for _ in range(CONFIRM_TRIES):
-            try:
-                await self._bus.nc.request(self._subject + END, end, timeout=CONFIRM_TIMEOUT_S)
-                return
-            except nats.errors.NoRespondersError:
-                await asyncio.sleep(0.5)
-            except (TimeoutError, nats.errors.Error):
-                continue
+    async def end(self, end: AnswerEnd) -> None:
+        """Send the last frame, without bytes."""
+        await self._send(b"", end)
 
-    async def still_wanted(self) -> bool | None:
-        """Whether anybody waits for the answer; None if the gateway cannot be asked now."""
-        frames = msgspec.json.encode(AnswerEnd(frames=self.count))
-        try:
-            msg = await self._bus.nc.request(self._subject + ALIVE, frames, timeout=CONFIRM_TIMEOUT_S)
-        except nats.errors.NoRespondersError:
-            # Nobody listens: the gateway is gone, or on its way back after the broker was.
-            return False if self._bus.connected else None
-        except (TimeoutError, nats.errors.Error):
-            return None
-        return msgspec.json.decode(msg.data, type=StillWanted).wanted
+    async def _send(self, data: bytes, end: AnswerEnd | None) -> None:
+        frame = Frame(
+            attempt=self._headers.attempt,
+            delivery=self.delivery,
+            number=self._next,
+            head=self._head if self._next == 0 else None,
+            end=end,
+        )
+        message = encode_frame(frame, data)
+        self._next += 1
+        self.ended = end is not None
+        self._kept.append((frame.number, message))
+        self._kept_bytes += len(message)
+        while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
+            self._kept_bytes -= len(self._kept.popleft()[1])
+        await self._publish(message)
+
+    async def resend(self, wanted: Resend) -> None:
+        """Send again what the gateway misses. What is not kept any more it will not get."""
+        if (wanted.attempt, wanted.delivery) != (self._headers.attempt, self.delivery):
+            return
+        for number, message in tuple(self._kept):
+            if number >= wanted.number:
+                await self._publish(message)
+
+    async def _publish(self, message: bytes) -> None:
+        # What the broker does not take while it is away, the gateway will ask for.
+        with contextlib.suppress(nats.errors.Error):
+            await self._bus.nc.publish(self._subject, message)

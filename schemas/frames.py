@@ -1,0 +1,78 @@
+"""How an answer travels from a runner to the gateway that asked: numbered frames, each one message."""
+
+import msgspec
+
+from schemas.errors import ErrorDetail
+from schemas.record import Record
+
+
+class AnswerHead(Record):
+    """What HTTP says before the body; it comes with frame 0."""
+
+    status: int
+    content_type: str
+    instance: str
+
+
+class AnswerEnd(Record):
+    """It comes with the last frame."""
+
+    error: ErrorDetail | None = None
+    """What cut the answer short; None if it is whole."""
+    again: bool = False
+    """The engine broke off: somebody else may answer, or go on."""
+
+
+class Frame(Record, omit_defaults=True):
+    """The first line of a frame, as JSON; the bytes of the answer follow after a newline."""
+
+    attempt: int
+    """How often the gateway asked; frames of an earlier attempt are late."""
+    delivery: int
+    """How often the broker handed this attempt out; two runners may be at it after a stall."""
+    number: int
+    """0, 1, 2, …; a gap is asked for again."""
+    head: AnswerHead | None = None
+    end: AnswerEnd | None = None
+
+
+_decoder = msgspec.json.Decoder(Frame)
+
+
+def encode_frame(frame: Frame, data: bytes) -> bytes:
+    """The message of a frame."""
+    return b"%b\n%b" % (msgspec.json.encode(frame), data)
+
+
+def decode_frame(message: bytes) -> tuple[Frame, bytes]:
+    """A frame and its bytes; msgspec.DecodeError if it is none."""
+    line, _, data = message.partition(b"\n")
+    return _decoder.decode(line), data
+
+
+class Resend(Record):
+    """The gateway misses frames: send those from `number` on again."""
+
+    attempt: int
+    delivery: int
+    number: int
+
+
+class Running(Record):
+    """An answer that a runner is at."""
+
+    request: str
+    attempt: int
+    delivery: int
+
+
+class Check(Record):
+    """A runner asks which of its answers somebody still waits for."""
+
+    running: tuple[Running, ...]
+
+
+class Checked(Record):
+    """Those that nobody waits for."""
+
+    unwanted: tuple[str, ...]
