@@ -59,15 +59,17 @@ class Resend(Record):
 
 
 class Running(Record):
-    """An answer that a runner is at."""
+    """An answer that a runner is at, or has just given."""
 
     request: str
     attempt: int
     delivery: int
+    frames: int
+    """Sent so far."""
 
 
 class Check(Record):
-    """A runner asks which of its answers somebody still waits for."""
+    """A runner asks which of its answers somebody still waits for. Those who miss frames ask for them."""
 
     running: tuple[Running, ...]
 

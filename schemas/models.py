@@ -1,6 +1,9 @@
 """The registry: what may be served, under which name."""
 
 from enum import StrEnum
+from typing import Any
+
+import msgspec
 
 from schemas.grammar import check_model_name
 from schemas.record import Record
@@ -12,6 +15,8 @@ class Mode(StrEnum):
     CHAT = "chat"
     EMBEDDING = "embedding"
     RERANK = "rerank"
+    COMPLETION = "completion"
+    TRANSCRIPTION = "transcription"
 
 
 class Source(Record):
@@ -21,6 +26,17 @@ class Source(Record):
     revision: str
     """The commit, 40 hex digits, never a branch."""
     quant: str | None = None
+
+
+class ParameterPolicy(Record):
+    """What the owner of a model rules about the fields of a request's body."""
+
+    defaults: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Filled in where a request does not say."""
+    forced: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Set whatever a request says."""
+    dropped: tuple[str, ...] = ()
+    """Taken out."""
 
 
 class ModelSpec(Record):
@@ -42,6 +58,12 @@ class ModelSpec(Record):
     """Context in tokens, shared by the slots; the engine caps it at what the model was trained for."""
     args: tuple[str, ...] = ()
     """More arguments for the engine, as a list; never passed through a shell."""
+    parameters: ParameterPolicy = ParameterPolicy()
+    """What is done to the fields of its requests."""
+    queue_max: int = 512
+    """How many requests may wait for it at once."""
+    queue_wait_s: float = 600.0
+    """How long a request may wait for a slot."""
     start_budget_s: float | None = None
     """How long loading may take; without it, by file size."""
 
@@ -50,6 +72,10 @@ class ModelSpec(Record):
             check_model_name(name)
         if not 1 <= self.n_parallel <= 256:
             raise ValueError("n_parallel must be between 1 and 256")
+        if not 1 <= self.queue_max <= 100_000:
+            raise ValueError("queue_max must be between 1 and 100000 requests")
+        if not 0 < self.queue_wait_s <= 86_400:
+            raise ValueError("queue_wait_s must be more than 0 and at most a day")
         if not 16 <= self.n_ctx <= 16_777_216:
             raise ValueError("n_ctx must be between 16 and 16777216 tokens")
 

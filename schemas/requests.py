@@ -105,6 +105,8 @@ class InferHeaders(Record, omit_defaults=True):
     lane: Lane = Lane.INTERACTIVE
     attempt: int = 1
     """How often the gateway asked; more than once only after a runner or an engine died at it."""
+    content_type: str = "application/json"
+    """Of the body."""
     key: str | None = None
     traceparent: str | None = None
     continues: Continues | None = None

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from services.supervisor.runner.body import upstream_body
 from services.supervisor.runner.completion import Completion
+from services.supervisor.runner.sse import EventSplitter, event_data
+
 from services.supervisor.runner.metering import Meter
 from services.supervisor.runner.relay import engine_error
-from services.supervisor.runner.sse import EventSplitter, event_data
 
 STREAM = b': ping\n\ndata: {"a":1}\n\ndata:{"b":2}\r\n\r\nevent: x\ndata: 1\ndata: 2\n\ndata: [DONE]\n\n'
 DATA = [None, b'{"a":1}', b'{"b":2}', b"1\n2", b"[DONE]"]

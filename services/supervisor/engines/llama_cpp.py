@@ -10,7 +10,7 @@ from schemas.models import Mode, ModelSpec
 from services.supervisor.engines.base import EngineProblem, Files, ServerCommand, minimal_environment
 
 _LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
-_MODE_ARGS = {Mode.CHAT: (), Mode.EMBEDDING: ("--embedding",), Mode.RERANK: ("--reranking",)}
+_MODE_ARGS = {Mode.EMBEDDING: ("--embedding",), Mode.RERANK: ("--reranking",)}
 
 
 def listening_port(line: str) -> int | None:
@@ -33,7 +33,7 @@ class LlamaCpp:
         program = _find(settings)
         if program is None:
             raise EngineProblem("There is no llama-server on PATH; set YARD_LLAMA_SERVER to one.")
-        argv = (str(program), *_arguments(spec, files), *_MODE_ARGS[spec.mode], *spec.args)
+        argv = (str(program), *_arguments(spec, files), *_MODE_ARGS.get(spec.mode, ()), *spec.args)
         return ServerCommand(argv=argv, env=minimal_environment())
 
     def port(self, line: str) -> int | None:

@@ -3,169 +3,156 @@
 import asyncio
 import contextlib
 import time
+from typing import TYPE_CHECKING
 
 import nats.errors
 from nats.aio.msg import Msg
 
 from modelyard import logging
 from schemas import subjects
-from schemas.errors import DeadlineExceeded, EngineFailed, ErrorDetail, YardError
-from schemas.requests import InferHeaders, Lane, Outcome, RequestFinished, RequestStarted
+from schemas.errors import DeadlineExceeded, EngineFailed, ErrorDetail
+from schemas.frames import AnswerEnd, Running
+from schemas.grammar import model_key
+from schemas.requests import InferHeaders, Outcome, RequestFinished, RequestStarted
 from services.supervisor.runner.frames import Frames
 from services.supervisor.runner.relay import EngineGone, Relay, Relayed
-from services.supervisor.runner.workplace import Workplace
+
+if TYPE_CHECKING:
+    from services.supervisor.runner.desk import Desk
 
 log = logging.get(__name__)
 
-KEEP_ALIVE_S = 2.0
-MAX_ATTEMPTS = 2
-"""A request that took its engine down twice is not tried a third time."""
-GONE_AFTER = 3
-"""Checks in a row that must find no gateway before it counts as gone: it may be reconnecting."""
 CLIENT_LEFT = 499
 
 
 class Answer:
-    """Serves one message of the queue."""
+    """Serves one message of the queue. `run` holds the slot, `close` stores what is left to store."""
 
-    def __init__(self, workplace: Workplace, msg: Msg) -> None:
-        self._workplace = workplace
+    def __init__(self, desk: "Desk", msg: Msg) -> None:
+        self.headers = InferHeaders.from_nats(msg.headers or {})
+        self.request = self.headers.request
+        self.frames = Frames(desk.bus, self.headers, msg.metadata.num_delivered or 1)
+        self._desk = desk
         self._msg = msg
-        self._instance = workplace.life.instance
-        self._headers = InferHeaders.from_nats(msg.headers or {})
-        self._attempt = msg.metadata.num_delivered or 1
+        self._instance = desk.life.instance
+        self._model_key = model_key(self._instance.model)
         self._started_at = time.time()
-        self._frames = Frames(workplace.bus, self._headers.reply, self._headers.request, self._attempt)
-        self._relay = Relay(workplace.upstream, self._frames, self._instance.instance)
-        self._cancelled = workplace.cancels.open(self._headers.request)
+        self._relay = Relay(
+            desk.upstream, self.frames, self._instance.instance, self.headers, desk.spec.parameters
+        )
+        self._record: RequestFinished | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._cancelled = False
         self._over = False
 
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        if self._over or self._cancelled:
+            return
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def running(self) -> Running:
+        """How far it is, for its gateway."""
+        return Running(
+            request=self.request,
+            attempt=self.headers.attempt,
+            delivery=self.frames.delivery,
+            frames=self.frames.count,
+        )
+
+    async def keep(self) -> None:
+        """Keep the message ours for a while more."""
+        with contextlib.suppress(nats.errors.Error):
+            await self._msg.in_progress()
+
     async def run(self) -> None:
-        """Answer, refuse or give up; the message is acknowledged or given back."""
-        work = asyncio.create_task(self._work())
-        watch = [asyncio.create_task(self._keep()), asyncio.create_task(self._cancelled.wait())]
+        """Answer, refuse or give up; when it returns, the engine is free again."""
+        self._task = asyncio.current_task()
         try:
-            await asyncio.wait({work, watch[1]}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-            else:
-                await self._give_up(work)
+            if not self._cancelled:
+                await self._work()
+        except asyncio.CancelledError:
+            if not self._cancelled or self._task is None:
+                raise
+            self._task.uncancel()
         finally:
             self._over = True
-            for task in (work, *watch):
-                task.cancel()
-            self._workplace.cancels.close(self._headers.request)
+        if self._cancelled and self._record is None:
+            await self._give_up()
 
-    async def _work(self) -> None:
-        if (refusal := self._refusal()) is not None:
-            await self._finish(Outcome.FAILED, refusal.status, refusal.body().error, cut=True)
-            return
-        await self._workplace.bus.emit_nowait(
-            subjects.REQUEST_STARTED, self._started(), request=self._headers.request
-        )
-        try:
-            relayed = await self._relay.run(self._headers.path, self._msg.data, stream=self._headers.stream)
-        except EngineGone as error:
-            await self._engine_gone(error)
-        else:
-            await self._relayed(relayed)
-
-    def _refusal(self) -> YardError | None:
-        if self._attempt > MAX_ATTEMPTS:
-            return EngineFailed("This request took its engine down twice; it is not tried again.")
-        if self._started_at > self._headers.deadline_at:
-            return DeadlineExceeded("The request waited longer than it was allowed to.")
-        return None
-
-    async def _relayed(self, relayed: Relayed) -> None:
-        outcome = Outcome.FAILED if relayed.error else Outcome.OK
-        await self._finish(outcome, relayed.status, relayed.error)
-
-    async def _engine_gone(self, error: EngineGone) -> None:
-        """Nothing sent yet: somebody else may answer. Otherwise the client is told, in so many words."""
-        log.warning("engine_broke_off", request=self._headers.request, error=str(error))
-        if self._frames.started_at is None and self._attempt < MAX_ATTEMPTS:
-            await self._msg.nak(delay=1.0)
-            return
-        failed = EngineFailed("The engine broke off while it answered; please try again.")
-        await self._finish(Outcome.FAILED, failed.status, failed.body().error, cut=True)
-
-    async def _give_up(self, work: asyncio.Task[None]) -> None:
-        """Close the engine's connection, and hold the slot until the engine has let go too."""
-        work.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
-        if not await self._workplace.upstream.settle(self._workplace.busy - 1):
-            log.warning("engine_still_busy", request=self._headers.request)
-        await self._finish(Outcome.CANCELLED, CLIENT_LEFT, None, announce=False)
-
-    async def _finish(
-        self,
-        outcome: Outcome,
-        status: int,
-        error: ErrorDetail | None,
-        *,
-        cut: bool = False,
-        announce: bool = True,
-    ) -> None:
-        """Last frame and usage record side by side, then the acknowledgement.
-
-        `cut`: the answer is not whole and `error` says why. `announce`: somebody waits for the last frame.
-        """
-        record = self._record(outcome, status, error)
-        request = self._headers.request
-        emitted = self._workplace.bus.emit(
-            subjects.REQUEST_FINISHED, record, event_id=f"{request}.finished", request=request
-        )
-        if announce:
-            await asyncio.gather(self._frames.end(error if cut else None), emitted)
-        else:
-            await emitted
+    async def close(self) -> None:
+        """Store the usage record, then let go of the message."""
+        if self._record is not None:
+            await self._desk.bus.emit(
+                subjects.REQUEST_FINISHED,
+                self._record,
+                event_id=f"{self.request}.finished",
+                model=self._model_key,
+                request=self.request,
+            )
         with contextlib.suppress(nats.errors.Error):
             await self._msg.ack()
 
-    async def _keep(self) -> None:
-        """Keep the message ours and the gateway in sight while we work."""
-        missing = 0
-        if self._attempt == 1:
-            # Most answers are done by then and need no question; a second attempt asks at once.
-            await asyncio.sleep(KEEP_ALIVE_S / 2)
-        # The flag too: a cancel can be lost in a request whose answer comes in the same moment.
-        while not self._over:
-            wanted = await self._frames.still_wanted()
-            missing = missing + 1 if wanted is False else 0
-            if missing >= (1 if self._attempt > 1 else GONE_AFTER):
-                self._cancelled.set()
-            await asyncio.sleep(KEEP_ALIVE_S)
-            with contextlib.suppress(nats.errors.Error):
-                await self._msg.in_progress()
+    async def _work(self) -> None:
+        if self._started_at > self.headers.deadline_at:
+            late = DeadlineExceeded("The request waited longer than it was allowed to.")
+            await self._fail(late.status, late.body().error)
+            return
+        await self._desk.bus.emit_nowait(
+            subjects.REQUEST_STARTED, self._started(), model=self._model_key, request=self.request
+        )
+        try:
+            relayed = await self._relay.run(self._msg.data)
+        except EngineGone as error:
+            # Whether somebody else may go on is for the gateway to say: it knows what the client has.
+            log.warning("engine_broke_off", request=self.request, error=str(error))
+            gone = EngineFailed("The engine broke off while it answered; please try again.")
+            await self.frames.end(AnswerEnd(error=gone.body().error, again=True))
+        else:
+            self._note(relayed)
+
+    def _note(self, relayed: Relayed) -> None:
+        outcome = Outcome.FAILED if relayed.error else Outcome.OK
+        self._record = self._finished(outcome, relayed.status, relayed.error)
+
+    async def _fail(self, status: int, error: ErrorDetail) -> None:
+        await self.frames.end(AnswerEnd(error=error))
+        self._record = self._finished(Outcome.FAILED, status, error)
+
+    async def _give_up(self) -> None:
+        """The engine's connection is closed; hold the slot until the engine has let go too."""
+        if not await self._desk.upstream.settle(self._desk.busy - 1):
+            log.warning("engine_still_busy", request=self.request)
+        self._record = self._finished(Outcome.CANCELLED, CLIENT_LEFT, None)
 
     def _started(self) -> RequestStarted:
         return RequestStarted(
-            request=self._headers.request,
+            request=self.request,
             model=self._instance.model,
             instance=self._instance.instance,
             node=self._instance.node,
-            attempt=self._attempt,
+            attempt=self.headers.attempt,
             queue_ms=self._queue_ms(),
         )
 
     def _queue_ms(self) -> float:
-        return round((self._started_at - self._headers.queued_at) * 1000, 3)
+        return round((self._started_at - self.headers.queued_at) * 1000, 3)
 
-    def _record(self, outcome: Outcome, status: int, error: ErrorDetail | None) -> RequestFinished:
-        meter, first = self._relay.meter, self._frames.started_at
+    def _finished(self, outcome: Outcome, status: int, error: ErrorDetail | None) -> RequestFinished:
+        meter, first = self._relay.dialect.meter, self.frames.started_at
         return RequestFinished(
-            request=self._headers.request,
+            request=self.request,
             model=self._instance.model,
-            lane=Lane.INTERACTIVE,
-            path=self._headers.path,
-            stream=self._headers.stream,
+            lane=self.headers.lane,
+            path=self.headers.path,
+            stream=self.headers.stream,
             outcome=outcome,
             status=status,
-            queued_at=self._headers.queued_at,
+            queued_at=self.headers.queued_at,
             finished_at=time.time(),
-            key=self._headers.key,
+            key=self.headers.key,
             instance=self._instance.instance,
             node=self._instance.node,
             error=error,
@@ -173,6 +160,6 @@ class Answer:
             cached_tokens=meter.cached_tokens,
             completion_tokens=meter.completion_tokens,
             queue_ms=self._queue_ms(),
-            first_token_ms=round((first - self._headers.queued_at) * 1000, 3) if first else None,
+            first_token_ms=round((first - self.headers.queued_at) * 1000, 3) if first else None,
             tokens_per_s=meter.tokens_per_s,
         )

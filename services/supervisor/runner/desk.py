@@ -13,8 +13,9 @@ from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.tasks import Tasks
 from schemas import subjects
-from schemas.errors import DeadlineExceeded, ServiceUnavailable
-from schemas.frames import Check, Resend, Running
+from schemas.errors import ServiceUnavailable, YardError
+from schemas.frames import Check, Resend
+from schemas.models import ModelSpec
 from services.supervisor.runner.answer import Answer
 from services.supervisor.runner.fair import QueueName
 from services.supervisor.runner.life import Life
@@ -34,11 +35,12 @@ _CANCELS_KEPT = 4096
 class Desk:
     """Slots, and what is in them."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, life: Life, upstream: Upstream, slots: int) -> None:
+    def __init__(self, bus: Bus, tasks: Tasks, life: Life, upstream: Upstream, spec: ModelSpec) -> None:
         self.bus = bus
         self.life = life
         self.upstream = upstream
-        self.slots = slots
+        self.spec = spec
+        self.slots = spec.n_parallel
         self.running: collections.Counter[QueueName] = collections.Counter()
         """How many requests of each queue are at work."""
         self.on_free: Callable[[], Awaitable[None]] | None = None
@@ -56,6 +58,7 @@ class Desk:
         """Hear cancels and wishes for lost frames; keep what runs ours."""
         await self.bus.subscribe(subjects.CANCEL, self._on_cancel)
         await self.bus.subscribe(subjects.RESEND, self._on_resend)
+        self.bus.on_reconnect(self._on_reconnect)
         self._tasks.spawn(self._keep(), "keep answers")
 
     @property
@@ -138,37 +141,46 @@ class Desk:
             if answer.request == tokens["request"]:
                 await answer.frames.resend(wanted)
 
+    def _on_reconnect(self) -> None:
+        """What was on its way when the broker went is lost: tell the gateways at once how far we are."""
+        self._tasks.spawn(self._check_all(), "check after reconnect")
+
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(CHECK_S)
             while self._ended and self._ended[0][0] < time.monotonic() - KEPT_S:
                 self._ended.popleft()
-            by_gateway: dict[str, list[Answer]] = {}
             for answer in tuple(self._answers.values()):
                 await answer.keep()
-                by_gateway.setdefault(answer.headers.reply, []).append(answer)
-            for gateway in self._missing.keys() - by_gateway.keys():
-                del self._missing[gateway]
-            await asyncio.gather(*(self._check(*group) for group in by_gateway.items()))
+            await self._check_all()
+
+    async def _check_all(self) -> None:
+        """Ask every gateway about its answers, those included that ended since we asked last."""
+        since = time.monotonic() - 2 * CHECK_S
+        ended = [answer for ended_at, answer in self._ended if ended_at > since]
+        by_gateway: dict[str, list[Answer]] = {}
+        for answer in (*self._answers.values(), *ended):
+            by_gateway.setdefault(answer.headers.reply, []).append(answer)
+        for gateway in self._missing.keys() - by_gateway.keys():
+            del self._missing[gateway]
+        await asyncio.gather(*(self._check(*group) for group in by_gateway.items()))
 
     async def _check(self, gateway: str, answers: list[Answer]) -> None:
-        """Ask a gateway whether anybody still waits; one that is gone for good waits for nothing."""
-        running = tuple(
-            Running(request=one.request, attempt=one.headers.attempt, delivery=one.frames.delivery)
-            for one in answers
-        )
+        """One that is gone for good waits for nothing."""
+        running = tuple(answer.running() for answer in answers)
         try:
             checked = await self.bus.call(
                 subjects.ANSWER_CHECK, Check(running=running), timeout_s=CHECK_S, gateway=gateway
             )
-            unwanted = set(checked.unwanted)
-            self._missing[gateway] = 0
         except ServiceUnavailable:
             self._missing[gateway] += 1
             gone = self._missing[gateway] >= GONE_AFTER or all(one.headers.attempt > 1 for one in answers)
-            unwanted = {one.request for one in answers} if gone else set()
-        except (DeadlineExceeded, nats.errors.Error):
+            unwanted = {one.request for one in answers} if gone else set[str]()
+        except (YardError, nats.errors.Error):
             return
+        else:
+            self._missing[gateway] = 0
+            unwanted = set(checked.unwanted)
         for answer in answers:
             if answer.request in unwanted:
                 answer.cancel()

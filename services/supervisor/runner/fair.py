@@ -31,7 +31,7 @@ def batch_slots(slots: int) -> int:
 
 
 def whose_turn(queues: Iterable[Queue], running: Mapping[QueueName, int], slots: int) -> Queue | None:
-    """The queue to serve next: `interactive` first, then whoever has least at work, then who waited longest."""
+    """The queue to serve next: `interactive` first, then who has least at work, then who waited longest."""
     at_batch = sum(count for name, count in running.items() if name.lane is Lane.BATCH)
     open_lanes = {Lane.INTERACTIVE} if at_batch >= batch_slots(slots) else set(Lane)
     waiting = [queue for queue in queues if queue.filled and queue.name.lane in open_lanes]

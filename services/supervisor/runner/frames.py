@@ -28,7 +28,8 @@ class Frames:
         self._headers = headers
         self._bus = bus
         self._subject = ANSWER(gateway=headers.reply, request=headers.request)
-        self._next = 0
+        self.count = 0
+        """Frames sent so far."""
         self._head: AnswerHead | None = None
         self._kept: collections.deque[tuple[int, bytes]] = collections.deque()
         self._kept_bytes = 0
@@ -52,12 +53,12 @@ class Frames:
         frame = Frame(
             attempt=self._headers.attempt,
             delivery=self.delivery,
-            number=self._next,
-            head=self._head if self._next == 0 else None,
+            number=self.count,
+            head=self._head if self.count == 0 else None,
             end=end,
         )
         message = encode_frame(frame, data)
-        self._next += 1
+        self.count += 1
         self.ended = end is not None
         self._kept.append((frame.number, message))
         self._kept_bytes += len(message)

@@ -52,6 +52,10 @@ class Intake:
         self._desk.on_free = self.fill
         self._tasks.spawn(self._keep_looking(), "intake")
 
+    @property
+    def busy(self) -> int:
+        return self._desk.busy
+
     async def drain(self) -> None:
         """Take no new work, and return when what runs has ended."""
         self._draining = True

@@ -72,16 +72,16 @@ class Pulls:
         self._drop_old()
         return sum(pull.credits for pull in self._open.values() if bool(pull.wait_s) is waiting)
 
-    async def open(self, queue: QueueName, credits: int, wait_s: float) -> None:
-        """Ask for up to `credits` requests; without `wait_s` only for those that wait already."""
+    async def open(self, queue: QueueName, wanted: int, wait_s: float) -> None:
+        """Ask for up to `wanted` requests; without `wait_s` only for those that wait already."""
         number = str(next(self._numbers))
-        self._open[number] = Pull(queue, credits, wait_s, time.monotonic() + wait_s + GRACE_S)
+        self._open[number] = Pull(queue, wanted, wait_s, time.monotonic() + wait_s + GRACE_S)
         how = {"expires": int(wait_s * 1e9)} if wait_s else {"no_wait": True}
         try:
             await self._ensure(queue)
             await self._bus.nc.publish(
                 f"$JS.API.CONSUMER.MSG.NEXT.{streams.INFER.name}.{self._consumer(queue)}",
-                msgspec.json.encode({"batch": credits, **how}),
+                msgspec.json.encode({"batch": wanted, **how}),
                 reply=f"{self._inbox}.{number}",
             )
         except BaseException:

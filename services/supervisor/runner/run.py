@@ -19,14 +19,14 @@ from schemas.instances import Instance, InstanceState, Reason
 from schemas.roles import Role
 from services.supervisor.backoff import pause_s
 from services.supervisor.engines.base import EngineProblem
+from services.supervisor.runner.desk import Desk
 from services.supervisor.runner.engine_process import EngineProcess
+from services.supervisor.runner.intake import Intake
 from services.supervisor.runner.launch import Launch
 from services.supervisor.runner.life import Life
 from services.supervisor.runner.log_lines import flush_lines, publish_lines
 from services.supervisor.runner.start import Halted, Start, StartFailed
 from services.supervisor.runner.upstream import Upstream
-from services.supervisor.runner.work import Slots
-from services.supervisor.runner.workplace import Workplace
 
 log = logging.get(__name__)
 
@@ -78,22 +78,23 @@ class Runner:
             await self._end(renewing)
         await self._life.told(TELL_S)
 
-    async def _start(self) -> Slots:
+    async def _start(self) -> Intake:
         start = Start(self._launch.spec, self._settings, self._life, self._stop)
         self._process = await start.process(self._follow)
         self._upstream = await start.listening(self._process)
         load_s = await start.proven(self._process, self._upstream)
-        workplace = Workplace(self._bus, self._life, self._upstream)
-        slots = Slots(workplace, self._tasks, self._launch.spec)
-        await slots.open()
-        await self._life.step(_S.READY, load_s=load_s, slots=self._launch.spec.n_parallel)
-        return slots
+        desk = Desk(self._bus, self._tasks, self._life, self._upstream, self._launch.spec)
+        intake = Intake(self._bus, self._tasks, self._launch.spec.name, desk)
+        await desk.open()
+        await intake.open()
+        await self._life.step(_S.READY, load_s=load_s, slots=desk.slots)
+        return intake
 
     def _follow(self, process: EngineProcess) -> None:
         self._tasks.spawn(process.follow(), "engine output")
         self._tasks.spawn(publish_lines(self._bus, process, self._life.instance), "log lines")
 
-    async def _work(self, slots: Slots) -> None:
+    async def _work(self, intake: Intake) -> None:
         """Serve until told to stop, then let what runs finish; Crashed if the engine ends before."""
         assert self._process is not None
         crashed = asyncio.create_task(self._process.exited.wait())
@@ -103,29 +104,29 @@ class Runner:
             await asyncio.wait({crashed, stop, lonely}, return_when=asyncio.FIRST_COMPLETED)
             if not crashed.done():
                 await self._life.step(_S.DRAINING)
-                await self._drain(slots, crashed)
+                await self._drain(intake, crashed)
             if crashed.done() and not self._cut_short:
-                await self._let_answers_end(slots)
+                await self._let_answers_end(intake)
                 raise Crashed(self._process.epitaph())
         finally:
             for task in (crashed, stop, lonely):
                 task.cancel()
 
-    async def _drain(self, slots: Slots, crashed: asyncio.Task[bool]) -> None:
-        drained = asyncio.create_task(slots.drain())
+    async def _drain(self, intake: Intake, crashed: asyncio.Task[bool]) -> None:
+        drained = asyncio.create_task(intake.drain())
         now = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({drained, now, crashed}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
         if not drained.done() and not crashed.done():
-            log.warning("drain_cut_short", busy=slots.workplace.busy)
+            log.warning("drain_cut_short", busy=intake.busy)
             self._cut_short = True
             assert self._process is not None
             await self._process.stop(STOP_S)
-            await self._let_answers_end(slots)
+            await self._let_answers_end(intake)
         now.cancel()
 
-    async def _let_answers_end(self, slots: Slots) -> None:
+    async def _let_answers_end(self, intake: Intake) -> None:
         """Requests of a dead engine are given back or told; that takes a moment."""
-        await asyncio.wait({asyncio.create_task(slots.drain())}, timeout=STOP_S)
+        await asyncio.wait({asyncio.create_task(intake.drain())}, timeout=STOP_S)
 
     async def _lonely(self) -> None:
         """Return when the broker has been away for too long."""

@@ -18,6 +18,7 @@ _PROBES: dict[Mode, tuple[str, bytes]] = {
         "/v1/chat/completions",
         b'{"messages":[{"role":"user","content":"hello"}],"max_tokens":1,"cache_prompt":false}',
     ),
+    Mode.COMPLETION: ("/v1/completions", b'{"prompt":"hello","max_tokens":1,"cache_prompt":false}'),
     Mode.EMBEDDING: ("/v1/embeddings", b'{"input":"hello"}'),
     Mode.RERANK: ("/v1/rerank", b'{"query":"hello","documents":["hello","there"],"top_n":1}'),
 }
@@ -43,9 +44,11 @@ class Upstream:
         await self._session.close()
 
     @asynccontextmanager
-    async def post(self, path: str, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def post(
+        self, path: str, body: bytes, content_type: str = "application/json"
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One request. Leaving the block early closes the connection, which ends the work in the engine."""
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": content_type}
         async with self._session.post(self._base + path, data=body, headers=headers) as response:
             yield response
 

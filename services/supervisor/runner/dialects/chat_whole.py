@@ -11,7 +11,7 @@ _TEXTS = ("content", "reasoning_content", "refusal")
 Json = dict[str, Any]
 
 
-class Completion:
+class ChatWhole:
     """Grows with every chunk; `encode` is the whole `chat.completion`."""
 
     def __init__(self) -> None:

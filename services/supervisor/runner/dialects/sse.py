@@ -34,3 +34,8 @@ def event_data(event: bytes) -> bytes | None:
     """The data of an event, `data:` with or without a space; None for a comment."""
     lines = [line[5:].removeprefix(b" ") for line in _LINE.split(event) if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None
+
+
+def write_event(data: bytes) -> bytes:
+    """An event of one line of data."""
+    return b"data: " + data + b"\n\n"

@@ -1,0 +1,89 @@
+"""The events of Anthropic's Messages API."""
+
+from typing import Any
+
+import msgspec
+
+from schemas.record import Record
+from services.supervisor.runner.dialects.base import Dialect, engine_error
+
+
+class _Usage(Record):
+    input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Message(Record):
+    usage: _Usage | None = None
+
+
+class _Event(Record):
+    type: str = ""
+    message: _Message | None = None
+    usage: _Usage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+_any = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Messages(Dialect):
+    def __init__(self) -> None:
+        super().__init__()
+        self._message: dict[str, Any] = {}
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._arguments: dict[int, str] = {}
+
+    def read(self, data: bytes) -> bool:
+        try:
+            event = _decode(data)
+        except msgspec.DecodeError:
+            return True
+        if event.type == "content_block_delta":
+            self.meter.completion_tokens += 1
+        if bytes(event.error) not in (b"", b"null"):
+            self.error = engine_error(data, 500)
+        if event.message is not None:
+            self._count(event.message.usage)
+        self._count(event.usage)
+        self.done = self.done or event.type == "message_stop"
+        return True
+
+    def _count(self, usage: _Usage | None) -> None:
+        """Anthropic counts what came from the cache apart; our prompt tokens are all of them."""
+        if usage is None:
+            return
+        if usage.input_tokens is not None:
+            self.meter.cached_tokens = usage.cache_read_input_tokens or 0
+            self.meter.prompt_tokens = usage.input_tokens + self.meter.cached_tokens
+        if usage.output_tokens:
+            self.meter.completion_tokens = usage.output_tokens
+
+    def collect(self, data: bytes) -> None:
+        event = _any(data)
+        kind, index = event.get("type"), event.get("index", 0)
+        if kind == "message_start":
+            self._message = event["message"]
+        elif kind == "content_block_start":
+            self._blocks[index] = event["content_block"]
+        elif kind == "content_block_delta":
+            self._add(index, event["delta"])
+        elif kind == "message_delta":
+            self._message |= event["delta"]
+            self._message["usage"] = {**self._message.get("usage", {}), **event.get("usage", {})}
+
+    def _add(self, index: int, delta: dict[str, Any]) -> None:
+        block = self._blocks[index]
+        if "partial_json" in delta:
+            self._arguments[index] = self._arguments.get(index, "") + delta["partial_json"]
+        for name in ("text", "thinking", "signature"):
+            if name in delta:
+                block[name] = block.get(name, "") + delta[name]
+
+    def whole(self) -> bytes:
+        for index, arguments in self._arguments.items():
+            self._blocks[index]["input"] = msgspec.json.decode(arguments or "{}")
+        content = [self._blocks[index] for index in sorted(self._blocks)]
+        return msgspec.json.encode({**self._message, "content": content})
