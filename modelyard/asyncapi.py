@@ -11,7 +11,8 @@ import modelyard
 from schemas import buckets, streams, subjects
 from schemas.buckets import Bucket
 from schemas.errors import ErrorBody
-from schemas.requests import END, HEAD, AnswerEnd, AnswerHead
+from schemas.frames import Frame
+from schemas.requests import INFER_HEADER, InferHeaders
 from schemas.roles import Role
 from schemas.streams import Stream
 from schemas.subject import AnySubject, Command, Kind
@@ -21,10 +22,8 @@ Json = dict[str, Any]
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
 _SCHEMAS = "#/components/schemas/"
-_FRAMES: dict[str, type] = {HEAD: AnswerHead, END: AnswerEnd}
-"""The frames of an answer that are not the bytes of it."""
 _CLOUD_EVENT = ("Nats-Msg-Id", "ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time")
-_INFER = ("Nats-Msg-Id", "Yard-Reply", "Yard-Path", "Yard-Stream", "Yard-Queued-At", "Yard-Deadline-At")
+_INFER = ("Nats-Msg-Id", INFER_HEADER)
 _HEADERS = {Kind.EVENT: _CLOUD_EVENT, Kind.INFER: _INFER}
 
 
@@ -64,7 +63,7 @@ def payloads() -> tuple[type, ...]:
     found: list[type] = []
     for subject in subjects.ALL:
         found += [subject.payload, *([subject.reply] if isinstance(subject, Command) else [])]
-    found += [*(bucket.value for bucket in buckets.ALL), *_FRAMES.values(), ErrorBody]
+    found += [*(bucket.value for bucket in buckets.ALL), Frame, InferHeaders, ErrorBody]
     return tuple(dict.fromkeys(payload for payload in found if payload is not bytes))
 
 
@@ -77,15 +76,12 @@ def _named_subjects() -> Iterator[tuple[str, AnySubject]]:
 def _channels(name: str, subject: AnySubject) -> Json:
     """The channel of a subject, and for a command the one on which it is answered."""
     message = {"summary": subject.summary, **_content(subject.payload), **_headers(subject.kind)}
-    messages = {"message": message}
     if subject is subjects.ANSWER:
-        messages |= {
-            part: {"summary": _first_line(frame), **_content(frame)} for part, frame in _FRAMES.items()
-        }
+        message["x-first-line"] = {"$ref": _SCHEMAS + Frame.__name__}
     channel = {
         "address": subject.template,
         "summary": subject.summary,
-        "messages": messages,
+        "messages": {"message": message},
         **_parameters(subject.tokens),
         "x-kind": subject.kind.value,
     }
@@ -153,7 +149,12 @@ def _headers(kind: Kind) -> Json:
     names = _HEADERS.get(kind)
     if names is None:
         return {}
-    properties = {name: {"type": "string"} for name in names}
+    properties: Json = {name: {"type": "string"} for name in names}
+    if INFER_HEADER in properties:
+        properties[INFER_HEADER] |= {
+            "contentMediaType": _JSON,
+            "contentSchema": {"$ref": _SCHEMAS + InferHeaders.__name__},
+        }
     return {"headers": {"type": "object", "properties": properties, "required": list(names)}}
 
 

@@ -54,10 +54,9 @@ class Commands:
             # A task each: nats-py would otherwise keep the next request waiting behind this one.
             self._tasks.spawn(_guarded(request, handler), f"command {request.subject}")
 
-        name = (
-            command.template.removeprefix("yard.command.").replace("{", "").replace("}", "").replace(".", "-")
-        )
-        await self._service.add_endpoint(name=name, subject=command(**tokens), handler=on_request)
+        subject = command(**tokens)
+        name = subject.removeprefix("yard.command.").replace(".", "-")
+        await self._service.add_endpoint(name=name, subject=subject, handler=on_request)
         await self._bus.settle()
 
 

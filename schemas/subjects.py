@@ -95,13 +95,13 @@ ANSWER_CHECK = Command(
     server=_GATEWAY,
     summary="A runner asks which of its answers somebody still waits for.",
 )
-OPENAI_CHAT = Command(
-    "yard.command.openai.chat",
+OPENAI = Command(
+    "yard.command.openai.{endpoint}",
     bytes,
     bytes,
     callers=(_OPERATOR,),
     server=_GATEWAY,
-    summary="Chat completions over NATS: the same JSON; the answer in several replies, an empty one last.",
+    summary="Inference over NATS: the same JSON; the answer in several replies, an empty one last.",
 )
 
 MODEL_CHANGED = Subject(

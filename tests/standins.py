@@ -175,7 +175,7 @@ class Gateway:
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
 
     async def set_up(self, commands: Commands) -> None:
-        await commands.add_raw(subjects.OPENAI_CHAT, self.chat)
+        await commands.add_raw(subjects.OPENAI, self.chat, endpoint="chat")
 
         async def on_cancel(tokens: dict[str, str], _: bytes) -> None:
             self.cancelled.put_nowait(tokens["request"])

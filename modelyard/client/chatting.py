@@ -40,7 +40,7 @@ async def _pieces(bus: Bus, body: bytes, patience_s: float) -> AsyncGenerator[by
     forget = bus.on_reconnect(lambda: replies.put_nowait(None))
     try:
         headers = {REQUEST_HEADER: request}
-        await bus.nc.publish(subjects.OPENAI_CHAT(), body, reply=inbox, headers=headers)
+        await bus.nc.publish(subjects.OPENAI(endpoint="chat"), body, reply=inbox, headers=headers)
         while True:
             msg = await _next(replies, patience_s)
             over = _is_last(msg)
@@ -72,5 +72,5 @@ async def _next(replies: asyncio.Queue[Msg | None], patience_s: float) -> Msg:
 def _is_last(msg: Msg) -> bool:
     headers = msg.headers or {}
     if headers.get("Status") == "503":
-        raise ServiceUnavailable(f"The {subjects.OPENAI_CHAT.server} is not there to answer.")
+        raise ServiceUnavailable(f"The {subjects.OPENAI.server} is not there to answer.")
     return not msg.data or "Nats-Service-Error-Code" in headers

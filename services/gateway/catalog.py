@@ -3,12 +3,10 @@
 import time
 
 from modelyard.state import Mirror
+from schemas.endpoints import endpoint_of, paths_of
 from schemas.errors import ModelNotFound, StartFailed, WrongMode
 from schemas.instances import LIVE, Instance, InstanceState
-from schemas.models import Mode, ModelSpec, find_model
-
-PATH_MODES = {"/v1/chat/completions": Mode.CHAT}
-"""Which mode serves which path."""
+from schemas.models import ModelSpec, find_model
 
 
 class Catalog:
@@ -29,10 +27,12 @@ class Catalog:
 
     def check(self, spec: ModelSpec, path: str) -> None:
         """WrongMode if the model does not serve `path`; StartFailed while it pauses after a failed start."""
-        wanted = PATH_MODES[path]
-        if spec.mode is not wanted:
+        modes = endpoint_of(path).modes
+        if modes and spec.mode not in modes:
+            wanted, serves = " or ".join(sorted(modes)), " and ".join(paths_of(spec.mode))
             raise WrongMode(
-                f"{spec.name} is a model for {spec.mode}; {path} needs one for {wanted}.", param="model"
+                f"{spec.name} is a model for {spec.mode} and serves {serves}; {path} needs one for {wanted}.",
+                param="model",
             )
         failed = self.start_failure(spec.name)
         if failed is not None and failed.retry_at is not None and failed.retry_at > time.time():
@@ -45,6 +45,11 @@ class Catalog:
             return None
         failed = [i for i in own if i.state is InstanceState.FAILED and not i.ever_ready]
         return max(failed, key=lambda instance: instance.changed_at, default=None)
+
+    def slots(self, spec: ModelSpec) -> int:
+        """How many requests of a model are answered at a time: by those that run, or by one that would."""
+        ready = [i for i in self.instances.values.values() if i.model == spec.name]
+        return sum(i.slots for i in ready if i.state is InstanceState.READY) or spec.n_parallel
 
     def state(self, model: str) -> str:
         """The state of a model: that of its liveliest instance, else `stopped`."""

@@ -11,15 +11,15 @@ from modelyard.micro import Commands
 from modelyard.settings import Settings, SettingsError
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
-from schemas import buckets, subjects
+from schemas import buckets
 from services.gateway.admin import Admin
+from services.gateway.apis.openai import OpenAI
+from services.gateway.apis.over_nats import OverNats
 from services.gateway.catalog import Catalog
 from services.gateway.exposure import Keys, Origins, check_listening
 from services.gateway.feed import Feed
-from services.gateway.inference import Inference
+from services.gateway.inference.inference import Inference
 from services.gateway.middleware import errors, guard
-from services.gateway.nats_openai import NatsOpenAI
-from services.gateway.openai import OpenAI
 from services.gateway.page import page_routes
 
 log = logging.get(__name__)
@@ -38,19 +38,19 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     catalog = Catalog(mirrors[buckets.MODELS.name], mirrors[buckets.INSTANCES.name])
     inference = Inference(bus, tasks, catalog)
     feed = Feed(bus, tasks, keys, mirrors)
-    await inference.open()
     await feed.open()
     app = web.Application(
         middlewares=[errors, guard(Origins(settings), keys)], client_max_size=bus.max_body_bytes
     )
-    app.router.add_routes(OpenAI(bus, catalog, inference).routes())
+    app.router.add_routes(OpenAI(catalog, inference).routes())
     app.router.add_routes(Admin(bus, settings, mirrors).routes())
     app.router.add_routes([web.get("/ws", feed.on_connect), *page_routes(DASHBOARD)])
+    commands = await Commands.start(bus, tasks, "The HTTP edge: OpenAI API, admin API, dashboard.")
+    await inference.open(commands)
     runner = await _listen(app, settings)
     tasks.before_cancel(runner.cleanup)
     tasks.before_cancel(feed.close)
-    commands = await Commands.start(bus, tasks, "The HTTP edge: OpenAI API, admin API, dashboard.")
-    await commands.add_raw(subjects.OPENAI_CHAT, NatsOpenAI(inference).on_chat)
+    await OverNats(inference).open(commands)
 
 
 async def _listen(app: web.Application, settings: Settings) -> web.AppRunner:

@@ -148,7 +148,7 @@ def test_the_streams_do_not_take_each_others_messages() -> None:
     [
         ("yard.event.model.m1.put", "yard.event.model.put"),
         ("yard.event.instance.i1.ready", "yard.event.instance.ready"),
-        ("yard.event.request.r1.finished", "yard.event.request.finished"),
+        ("yard.event.request.demo.r1.finished", "yard.event.request.finished"),
     ],
 )
 def test_the_type_of_an_event_has_no_ids(subject: str, event_type: str) -> None:
@@ -158,5 +158,5 @@ def test_the_type_of_an_event_has_no_ids(subject: str, event_type: str) -> None:
 def test_bytes_pass_as_they_are() -> None:
     assert subjects.INFER.encode(b"\xff{") == b"\xff{"
     assert subjects.INFER.decode(b"\xff{") == b"\xff{"
-    assert subjects.OPENAI_CHAT.encode_reply(b"") == b""
-    assert subjects.OPENAI_CHAT.decode_reply(b"x") == b"x"
+    assert subjects.OPENAI.encode_reply(b"") == b""
+    assert subjects.OPENAI.decode_reply(b"x") == b"x"

@@ -62,7 +62,7 @@ def record(request: str, model: str = "demo") -> RequestFinished:
 
 async def emit(bus: Bus, requests: Iterable[str]) -> None:
     for request in requests:
-        await bus.emit(subjects.REQUEST_FINISHED, record(request), request=request)
+        await bus.emit(subjects.REQUEST_FINISHED, record(request), model="demo", request=request)
 
 
 async def usage(operator: Bus, until: Callable[[UsageReport], bool], recent: int = 0) -> UsageReport:
@@ -206,7 +206,7 @@ async def test_a_record_that_cannot_be_read_is_given_up_and_holds_up_no_other(
 ) -> None:
     runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
     async with monitor(yard):
-        await runner.js.publish(subjects.REQUEST_FINISHED(request="bad"), data)
+        await runner.js.publish(subjects.REQUEST_FINISHED(model="demo", request="bad"), data)
         await emit(runner, ["good"])
         await usage(operator, at_least(1))
         async with asyncio.timeout(PATIENCE_S):

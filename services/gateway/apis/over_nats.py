@@ -1,32 +1,45 @@
-"""The OpenAI API over NATS: the same JSON, the answer in several replies, an empty one last."""
+"""The same APIs over NATS: the same JSON, the answer in several replies, an empty one last."""
 
+from functools import partial
 from http import HTTPStatus
 
 import msgspec
 from nats.micro.request import Request
 
+from modelyard.micro import Commands
+from schemas import subjects
+from schemas.endpoints import ENDPOINTS, Endpoint
 from schemas.errors import BadRequest, ErrorBody, InternalError, YardError, from_body
 from schemas.grammar import check_token, new_id
 from schemas.requests import REQUEST_HEADER
-from services.gateway.inference import Ask, Inference
-from services.gateway.openai import CHAT
+from services.gateway.inference.ask import Ask, read_asked
+from services.gateway.inference.inference import Inference
 
 
-class NatsOpenAI:
+class OverNats:
     """Handlers of `yard.command.openai.…`."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
 
-    async def on_chat(self, request: Request) -> None:
+    async def open(self, commands: Commands) -> None:
+        """Serve every endpoint under its name."""
+        for endpoint in ENDPOINTS:
+            handler = partial(self._on_request, endpoint)
+            await commands.add_raw(subjects.OPENAI, handler, endpoint=endpoint.name)
+
+    async def _on_request(self, endpoint: Endpoint, request: Request) -> None:
         headers = request.headers or {}
+        asked = read_asked(request.data, endpoint.path)
         ask = Ask(
-            path=CHAT,
+            path=endpoint.path,
             body=request.data,
+            model=asked.model,
+            stream=bool(asked.stream),
             traceparent=headers.get("traceparent"),
             request=_chosen_id(headers.get(REQUEST_HEADER)),
         )
-        async with self._inference.ask(ask) as (answer, _):
+        async with self._inference.ask(ask) as answer:
             head = await answer.head()
             if head.status != HTTPStatus.OK:
                 raise _refusal(b"".join([piece async for piece in answer.body()]))

@@ -1,0 +1,31 @@
+"""Reading the model's name out of a form with a file in it."""
+
+import asyncio
+
+import aiohttp
+from aiohttp import web
+
+from schemas.errors import BadRequest
+
+_NAME_BYTES = 1024
+
+
+async def model_of_form(request: web.Request, body: bytes) -> str:
+    """The field `model` of a multipart body; BadRequest if there is none or the form is broken."""
+    content = aiohttp.StreamReader(_Protocol(), limit=2**16)
+    content.feed_data(body)
+    content.feed_eof()
+    try:
+        async for part in aiohttp.MultipartReader(request.headers, content):
+            if isinstance(part, aiohttp.BodyPartReader) and part.name == "model":
+                return bytes(await part.read_chunk(_NAME_BYTES)).decode()
+    except (ValueError, UnicodeDecodeError, aiohttp.ClientError) as error:
+        raise BadRequest(f"The form cannot be read: {error}.") from error
+    raise BadRequest("The form has no field `model`.", param="model")
+
+
+class _Protocol(aiohttp.base_protocol.BaseProtocol):
+    """What a stream reader wants to hold back: there is nothing to hold back here."""
+
+    def __init__(self) -> None:
+        super().__init__(asyncio.get_running_loop())
