@@ -1,0 +1,1 @@
+"""`make bench`: what the yard costs, as ratios in one run on one machine."""
