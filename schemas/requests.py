@@ -107,6 +107,8 @@ class InferHeaders(Record, omit_defaults=True):
     """How often the gateway asked; more than once only after a runner or an engine died at it."""
     content_type: str = "application/json"
     """Of the body."""
+    body_parts: int = 0
+    """In so many pieces the body lies in the BODIES stream; 0 if it is in the message."""
     key: str | None = None
     traceparent: str | None = None
     continues: Continues | None = None

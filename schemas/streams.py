@@ -23,6 +23,8 @@ class Stream:
     duplicate_window_s: float = 120.0
     readers: frozenset[Role] = field(default_factory=frozenset)
     workers: frozenset[Role] = field(default_factory=frozenset)
+    fetchers: frozenset[Role] = field(default_factory=frozenset)
+    """Who may fetch single messages, by their subject."""
 
     @property
     def subject(self) -> str:
@@ -60,6 +62,13 @@ INFER = Stream(
     max_msgs_per_subject=512,
     workers=frozenset({Role.RUNNER}),
 )
+BODIES = Stream(
+    "BODIES",
+    Kind.BODY,
+    max_age_s=6 * _HOUR_S,
+    max_bytes=4096 * _MIB,
+    fetchers=frozenset({Role.RUNNER}),
+)
 
-ALL = (EVENTS, METRICS, LOGS, INFER)
+ALL = (EVENTS, METRICS, LOGS, INFER, BODIES)
 BY_KIND = {stream.kind: stream for stream in ALL}

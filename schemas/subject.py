@@ -32,6 +32,8 @@ class Kind(StrEnum):
     """Lines of a process in batches, kept in the LOGS stream."""
     INFER = "infer"
     """An inference request in the INFER work queue."""
+    BODY = "body"
+    """A piece of a body too large for one message, kept in the BODIES stream until its request ends."""
     CANCEL = "cancel"
     """Core NATS: give this request up."""
     RESEND = "resend"

@@ -174,6 +174,13 @@ INFER = Subject(
     subscribe=(),
     summary="An inference request: the client's body as it came. A queue for each key, served in turns.",
 )
+BODY = Subject(
+    "yard.body.{request}.{part}",
+    bytes,
+    publish=(_GATEWAY,),
+    subscribe=(),
+    summary="A piece of a request's body that is too large for one message: 0, 1, 2, ….",
+)
 CANCEL = Subject(
     "yard.cancel.{request}",
     bytes,

@@ -18,6 +18,7 @@ from services.gateway.apis.over_nats import OverNats
 from services.gateway.catalog import Catalog
 from services.gateway.exposure import Keys, Origins, check_listening
 from services.gateway.feed import Feed
+from services.gateway.inference.bodies import MAX_BODY_BYTES
 from services.gateway.inference.inference import Inference
 from services.gateway.middleware import errors, guard
 from services.gateway.page import page_routes
@@ -40,7 +41,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     feed = Feed(bus, tasks, keys, mirrors)
     await feed.open()
     app = web.Application(
-        middlewares=[errors, guard(Origins(settings), keys)], client_max_size=bus.max_body_bytes
+        middlewares=[errors, guard(Origins(settings), keys)], client_max_size=MAX_BODY_BYTES
     )
     app.router.add_routes(OpenAI(catalog, inference).routes())
     app.router.add_routes(Admin(bus, settings, mirrors).routes())

@@ -35,8 +35,10 @@ class Answer:
         self.seq = 0
         """Where it stands in the stream; 0 while the broker has not said."""
         self.attempt = 1
-        self.strikes = 0
+        self.deaths = 0
         """How many runners or engines died at it."""
+        self.by_reference = False
+        """Whether its body lies in the broker in pieces."""
         self.instance: str | None = None
         """Who is at it; None while it waits."""
         self.ended = False
@@ -177,8 +179,3 @@ class Answer:
             return
         self.ended, self.by_runner, self._error = True, by_runner, error
         self._more.set()
-
-
-def runner_died() -> EngineFailed:
-    """What a client is told whose answer broke off for good."""
-    return EngineFailed("The engine broke off while it answered; please try again.")

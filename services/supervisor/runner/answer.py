@@ -14,6 +14,7 @@ from schemas.errors import DeadlineExceeded, EngineFailed, ErrorDetail
 from schemas.frames import AnswerEnd, Running
 from schemas.grammar import model_key
 from schemas.requests import InferHeaders, Outcome, RequestFinished, RequestStarted
+from services.supervisor.runner.bodies import fetch_body
 from services.supervisor.runner.frames import Frames
 from services.supervisor.runner.relay import EngineGone, Relay, Relayed
 
@@ -104,14 +105,20 @@ class Answer:
             subjects.REQUEST_STARTED, self._started(), model=self._model_key, request=self.request
         )
         try:
-            relayed = await self._relay.run(self._msg.data)
+            relayed = await self._relay.run(await self._body())
         except EngineGone as error:
             # Whether somebody else may go on is for the gateway to say: it knows what the client has.
             log.warning("engine_broke_off", request=self.request, error=str(error))
             gone = EngineFailed("The engine broke off while it answered; please try again.")
             await self.frames.end(AnswerEnd(error=gone.body().error, again=True))
+        except EngineFailed as error:
+            await self._fail(error.status, error.body().error)
         else:
             self._note(relayed)
+
+    async def _body(self) -> bytes:
+        parts = self.headers.body_parts
+        return await fetch_body(self._desk.bus, self.request, parts) if parts else self._msg.data
 
     def _note(self, relayed: Relayed) -> None:
         outcome = Outcome.FAILED if relayed.error else Outcome.OK
