@@ -103,7 +103,7 @@ def _channels(name: str, subject: AnySubject) -> Json:
 def _operations(name: str, subject: AnySubject) -> Json:
     receivers = set(subject.subscribe)
     if (stream := streams.BY_KIND.get(subject.kind)) is not None:
-        receivers |= stream.readers | stream.workers
+        receivers |= stream.readers | stream.workers | stream.fetchers
     operations = _pair(name, subject.publish, receivers)
     if isinstance(subject, Command):
         for operation in operations.values():
