@@ -22,6 +22,7 @@ from services.gateway.inference.bodies import MAX_BODY_BYTES
 from services.gateway.inference.inference import Inference
 from services.gateway.middleware import errors, guard
 from services.gateway.page import page_routes
+from services.gateway.queue import Queue
 
 log = logging.get(__name__)
 
@@ -44,6 +45,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
         middlewares=[errors, guard(Origins(settings), keys)], client_max_size=MAX_BODY_BYTES
     )
     app.router.add_routes(OpenAI(catalog, inference).routes())
+    app.router.add_routes(Queue(inference).routes())
     app.router.add_routes(Admin(bus, settings, mirrors).routes())
     app.router.add_routes([web.get("/ws", feed.on_connect), *page_routes(DASHBOARD)])
     commands = await Commands.start(bus, tasks, "The HTTP edge: OpenAI API, admin API, dashboard.")
