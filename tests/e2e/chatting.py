@@ -33,6 +33,14 @@ class Stream:
             self._keep(line)
         return self.lines
 
+    async def read_comment(self) -> str:
+        """Read on until a comment comes."""
+        async for line in self.response.content:
+            self._keep(line)
+            if line.startswith(b":"):
+                return line.decode()[1:].strip()
+        raise AssertionError(f"the stream ended: {self.lines[-3:]}")
+
     def _keep(self, line: bytes) -> None:
         if line.startswith(b"data:"):
             self.lines.append(line.decode().strip().removeprefix("data:").strip())
@@ -45,12 +53,13 @@ class Stream:
 
 
 @contextlib.asynccontextmanager
-async def streaming(url: str, model: str, **params: Any) -> AsyncIterator[Stream]:
+async def streaming(url: str, model: str, *, key: str | None = None, **params: Any) -> AsyncIterator[Stream]:
     """A streamed chat; leaving the block closes the connection."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     body = {"model": model, "messages": HELLO, "stream": True, **params}
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session,
-        session.post(f"{url}/v1/chat/completions", json=body) as response,
+        session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response,
     ):
         assert response.status == 200, await response.text()
         yield Stream(response)

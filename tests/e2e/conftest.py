@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,15 @@ def slow_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-async def put_slow(yard: YardProcess, gguf: Path) -> None:
+async def put_slow(yard: YardProcess, gguf: Path, *, n_parallel: int = 2, **more: Any) -> None:
     """Register the slow model under `SLOW`."""
     place = yard.models / "test" / "slow.gguf"
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.exists():
         place.hardlink_to(gguf)
-    await yard.put(ModelSpec(name=SLOW, path="test/slow.gguf", n_parallel=2, aliases=("slow",)))
+    await yard.put(
+        ModelSpec(name=SLOW, path="test/slow.gguf", n_parallel=n_parallel, aliases=("slow",), **more)
+    )
 
 
 @pytest.fixture
