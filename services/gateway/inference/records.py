@@ -5,7 +5,7 @@ import time
 
 from modelyard.bus import Bus
 from schemas import subjects
-from schemas.errors import YardError
+from schemas.errors import Cancelled, YardError
 from schemas.grammar import model_key
 from schemas.requests import Outcome, RequestFinished
 from services.gateway.inference.answer import Answer
@@ -43,7 +43,7 @@ def unfinished(answer: Answer, error: YardError | None) -> RequestFinished:
         lane=ask.lane,
         path=ask.path,
         stream=ask.stream,
-        outcome=Outcome.FAILED if error else Outcome.CANCELLED,
+        outcome=Outcome.CANCELLED if error is None or isinstance(error, Cancelled) else Outcome.FAILED,
         status=error.status if error else CLIENT_LEFT,
         queued_at=answer.queued_at,
         finished_at=time.time(),
