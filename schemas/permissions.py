@@ -61,6 +61,8 @@ def _streams(role: Role) -> list[str]:
         rules.append(f"$JS.API.STREAM.MSG.DELETE.{streams.INFER.name}")
     if role in (Role.GATEWAY, Role.SUPERVISOR, Role.RUNNER, Role.OPERATOR):
         rules.append(f"$JS.API.STREAM.INFO.{streams.INFER.name}")
+    if role is Role.OPERATOR:
+        rules.append(f"$JS.API.STREAM.INFO.{streams.BODIES.name}")
     return rules
 
 

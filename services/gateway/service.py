@@ -53,6 +53,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     runner = await _listen(app, settings)
     tasks.before_cancel(runner.cleanup)
     tasks.before_cancel(feed.close)
+    tasks.before_cancel(inference.close)
     await OverNats(inference).open(commands)
 
 

@@ -301,5 +301,5 @@ async def test_ctrl_c_in_mid_stream_tells_the_client(yard: YardProcess, slow_ggu
         stopping = asyncio.create_task(yard.interrupt())
         await stream.read_rest()
         assert stream.error is not None
-        assert stream.error["code"] == "engine_failed"
+        assert stream.error["code"] == "service_unavailable"
         assert await stopping == 0

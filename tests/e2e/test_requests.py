@@ -87,7 +87,7 @@ async def test_the_monitor_keeps_one_usage_record_a_request(yard: YardProcess) -
         (b"", 400, "invalid_json", "JSON"),
         (b'{"model":"demo","messages":7}', 400, None, ""),
         (b'{"model":"demo","messages":[],"stream_options":7}', 400, "bad_request", "object"),
-        (b"x" * 9_000_000, 413, "body_too_large", "limit"),
+        (b"x" * 105_000_000, 413, "body_too_large", "limit"),
     ],
 )
 async def test_bad_requests_are_refused_in_the_one_shape(
@@ -243,3 +243,15 @@ async def test_a_broker_that_is_gone_is_503_in_the_one_shape(yard: YardProcess) 
     async with asyncio.timeout(30):
         while (await chat(yard.url, "demo"))[0] != 200:
             await asyncio.sleep(0.05)
+
+
+async def test_a_body_of_many_megabytes_arrives_whole_and_is_forgotten(yard: YardProcess) -> None:
+    """Larger than any message of the broker: it goes in pieces, and only the engine reads it."""
+    picture = "A" * 20_000_000
+    body = {"model": "demo", "messages": [{"role": "user", "content": "Hello!"}], "user": picture}
+    status, answer = await post(yard.url, CHAT, json.dumps(body).encode())
+    assert status == 200, answer
+    assert answer["choices"][0]["message"]["content"] == DEMO_SENTENCE
+    async with asyncio.timeout(10):
+        while (await yard.bus.js.stream_info("BODIES")).state.messages:
+            await asyncio.sleep(0.02)

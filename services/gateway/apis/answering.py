@@ -21,70 +21,90 @@ SAY_EVERY_S = 5.0
 
 async def respond(request: web.Request, inference: Inference, ask: Ask) -> web.StreamResponse:
     """Ask, and answer as the engine does. An error before the first byte is an HTTP error."""
-    response: web.StreamResponse | None = None
-    try:
-        async with inference.ask(ask) as answer:
-            if ask.stream and ask.endpoint.style is not Style.PLAIN:
-                response = await _wait(request, inference, answer)
-            head = await answer.head()
-            if head.content_type != EVENTS:
-                body = b"".join([piece async for piece in answer.body()])
-                if response is None:
-                    return _whole(head, body, ask.request)
-                # We said 200 when it began to wait; what the engine says now is an event.
-                await response.write(error_event(ask.endpoint.style, _error_in(body)))
-            else:
-                response = response or await _begin(request, ask, None)
-                async for piece in answer.body():
-                    await response.write(piece)
-    except YardError as error:
-        if response is None:
-            raise
-        await response.write(error_event(ask.endpoint.style, error))
-    await response.write_eof()
-    return response
+    return await _Reply(request, inference, ask).send()
 
 
-async def _wait(request: web.Request, inference: Inference, answer: Answer) -> web.StreamResponse | None:
-    """Wait for the head; the response, if it had to begin before that."""
-    response: web.StreamResponse | None = None
-    while True:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SAY_EVERY_S):
-                await answer.head()
-                return response
-        if answer.waits:
-            place = inference.place(answer)
-            response = response or await _begin(request, answer.ask, place)
-            said = f": waiting, position {place.position}, about {place.expected_wait_s:g} s\n\n"
-        else:
-            response = response or await _begin(request, answer.ask, None)
-            said = ": the model reads the prompt\n\n"
-        await response.write(said.encode())
+class _Reply:
+    """One HTTP response; it has begun once a byte of it is on its way."""
+
+    def __init__(self, request: web.Request, inference: Inference, ask: Ask) -> None:
+        self._request = request
+        self._inference = inference
+        self._ask = ask
+        self._begun: web.StreamResponse | None = None
+
+    async def send(self) -> web.StreamResponse:
+        try:
+            async with self._inference.ask(self._ask) as answer:
+                whole = await self._answer(answer)
+                if whole is not None:
+                    return whole
+        except YardError as error:
+            if self._begun is None:
+                raise
+            await self._begun.write(error_event(self._ask.endpoint.style, error))
+        response = await self._begin()
+        await response.write_eof()
+        return response
+
+    async def _answer(self, answer: Answer) -> web.Response | None:
+        """The response if it is not a stream; a stream is written as it comes."""
+        if self._ask.stream and self._ask.endpoint.style is not Style.PLAIN:
+            await self._say_that_it_waits(answer)
+        head = await answer.head()
+        if head.content_type != EVENTS:
+            body = b"".join([piece async for piece in answer.body()])
+            if self._begun is None:
+                return _whole(head, body, self._ask.request)
+            # We said 200 when it began to wait; what the engine says now is an event.
+            raise from_body(msgspec.json.decode(body, type=ErrorBody))
+        response = await self._begin()
+        async for piece in answer.body():
+            await response.write(piece)
+        return None
+
+    async def _say_that_it_waits(self, answer: Answer) -> None:
+        """Until the head is there."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAY_EVERY_S):
+                    await answer.head()
+                    return
+            place = self._inference.place(answer) if answer.waits else None
+            response = await self._begin(place)
+            await response.write(_comment(place))
+
+    async def _begin(self, place: Place | None = None) -> web.StreamResponse:
+        if self._begun is not None:
+            return self._begun
+        headers = {
+            "X-Request-Id": self._ask.request,
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",
+        }
+        response = web.StreamResponse(headers=headers | place_headers(place))
+        response.content_type = EVENTS
+        self._begun = response
+        await response.prepare(self._request)
+        return response
 
 
-async def _begin(request: web.Request, ask: Ask, place: Place | None) -> web.StreamResponse:
-    headers = {"X-Request-Id": ask.request, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    if place is not None:
-        headers |= place_headers(place)
-    response = web.StreamResponse(headers=headers)
-    response.content_type = EVENTS
-    await response.prepare(request)
-    return response
-
-
-def place_headers(place: Place) -> dict[str, str]:
+def place_headers(place: Place | None) -> dict[str, str]:
     """Where a request stood when its answer began."""
+    if place is None:
+        return {}
     return {"X-Queue-Position": str(place.position), "X-Queue-Expected-Wait-S": f"{place.expected_wait_s:g}"}
+
+
+def _comment(place: Place | None) -> bytes:
+    if place is None:
+        return b": the model reads the prompt\n\n"
+    return f": waiting, position {place.position}, about {place.expected_wait_s:g} s\n\n".encode()
 
 
 def _whole(head: AnswerHead, body: bytes, request: str) -> web.Response:
     headers = {"X-Request-Id": request}
     return web.Response(body=body, status=head.status, content_type=head.content_type, headers=headers)
-
-
-def _error_in(body: bytes) -> YardError:
-    return from_body(msgspec.json.decode(body, type=ErrorBody))
 
 
 def error_event(style: Style, error: YardError) -> bytes:

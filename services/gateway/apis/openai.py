@@ -3,7 +3,8 @@
 import msgspec
 from aiohttp import web
 
-from schemas.endpoints import ENDPOINTS
+from schemas.endpoints import BY_PATH, ENDPOINTS
+from schemas.errors import NotFound
 from schemas.models import ModelSpec
 from services.gateway.apis.answering import respond
 from services.gateway.apis.form import model_of_form
@@ -23,9 +24,10 @@ class OpenAI:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/v1/models", self.on_models),
+            web.route("*", "/v1/models", _only_get),
             web.get("/v1/models/{model:.+}", self.on_model),
             *(web.post(endpoint.path, self.on_infer) for endpoint in ENDPOINTS),
-            web.post("/v1/{path:.+}", self.on_infer),
+            web.route("*", "/v1/{path:.+}", self.on_other),
         ]
 
     async def on_models(self, _request: web.Request) -> web.Response:
@@ -47,9 +49,21 @@ class OpenAI:
             "state": self._catalog.state(spec.name),
         }
 
+    async def on_other(self, request: web.Request) -> web.StreamResponse:
+        """A path of an engine that we know nothing of."""
+        if request.path in BY_PATH:
+            raise web.HTTPMethodNotAllowed(request.method, ["POST"])
+        if request.method != "POST":
+            raise NotFound(f"There is no {request.method} {request.path} here.")
+        return await self.on_infer(request)
+
     async def on_infer(self, request: web.Request) -> web.StreamResponse:
         """Any request for a model: queued, answered, passed on as its engine says it."""
         return await respond(request, self._inference, await ask_of(request))
+
+
+async def _only_get(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPMethodNotAllowed(request.method, ["GET"])
 
 
 async def ask_of(request: web.Request) -> Ask:

@@ -15,7 +15,14 @@ from modelyard.bus import Bus
 from modelyard.micro import Commands
 from modelyard.tasks import Tasks
 from schemas import subjects
-from schemas.errors import BrokerUnavailable, Cancelled, DeadlineExceeded, EngineFailed, YardError
+from schemas.errors import (
+    BrokerUnavailable,
+    Cancelled,
+    DeadlineExceeded,
+    EngineFailed,
+    ServiceUnavailable,
+    YardError,
+)
 from schemas.frames import Check, Checked, Resend, decode_frame
 from schemas.grammar import new_id
 from schemas.instances import LIVE, Instance, InstanceState
@@ -37,6 +44,7 @@ BROKER_PATIENCE_S = 10.0
 """How long requests wait for a broker that went away."""
 STORE_S = 5.0
 """How long the broker may take to say that it has a request."""
+GOODBYE_S = 1.0
 LAST_FRAMES_S = 0.3
 """Frames of a runner may be read after the news of its death."""
 
@@ -90,6 +98,15 @@ class Inference:
                 self._tasks.spawn(forget_body(self._bus, ask.request), "forget body")
             if answer.by_runner:
                 self._durations.note(spec.name, time.time() - answer.queued_at)
+
+    async def close(self) -> None:
+        """The gateway stops: whoever still waits is told, and has a moment to hear it."""
+        for answer in self._answers.values():
+            answer.fail(ServiceUnavailable("The yard is being stopped; please try again later."))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                while self._answers:
+                    await asyncio.sleep(0.01)
 
     def waiting(self, model: str | None = None) -> Iterable[Answer]:
         """Those that are still in the queue, oldest first."""
