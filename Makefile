@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check setup clean
+.PHONY: bench run test check setup clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/yard up
@@ -17,6 +17,9 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/pytest -q tests/unit tests/contract
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench
 
 setup: $(VENV)/.dev
 

@@ -27,6 +27,8 @@ _ACK_WAIT_S = 5.0
 """After this the broker gives again what a killed monitor had in its hands; a commit takes milliseconds."""
 _AGAIN_S = 1.0
 """When to give again what the disk did not take."""
+_GATHER_S = 0.1
+"""A fetch brings what is there already, often one: between two, a few may gather for one transaction."""
 _RETRY_PAUSE_S = 0.5
 
 
@@ -82,7 +84,9 @@ class UsageKeeper:
         pull = await self._bus.js.pull_subscribe_bind(CONSUMER, streams.EVENTS.name)
         try:
             while self._bus.connected:
-                await self._fold(await _fetch(pull))
+                if messages := await _fetch(pull):
+                    await self._fold(messages)
+                    await asyncio.sleep(_GATHER_S)
                 if self._interrupted:
                     log.info("usage_goes_on")
                     self._interrupted = False

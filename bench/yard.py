@@ -1,0 +1,89 @@
+"""A yard to be measured: a real `yard up` in a home of its own, with any engine."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+from bench.client import Target
+
+_URL = re.compile(r"OpenAI base URL\s+http://127\.0\.0\.1:(\d+)/v1")
+
+
+@dataclass
+class Usage:
+    """Of every process of the yard but its engine."""
+
+    cpu_s: float
+    rss_mib: float
+
+
+class MeasuredYard:
+    """The yard's own way to its model, and the direct one."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        self._home = home
+        self.through = Target("modelyard", port, "demo")
+        self.direct = Target("engine", 0, "demo")
+
+    async def warm_up(self, slots: int) -> None:
+        """Have the demo model started with so many slots, and find where its engine listens."""
+        base = f"http://127.0.0.1:{self.through.port}"
+        spec = {"name": "demo", "path": "modelyard/demo.gguf", "n_parallel": slots, "n_ctx": 512 * slots}
+        body = {"model": "demo", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1}
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"{base}/api/command/model/put", json=spec) as response:
+                response.raise_for_status()
+            async with session.post(f"{base}/v1/chat/completions", json=body) as response:
+                response.raise_for_status()
+            async with session.get(f"{base}/api/state/instances") as response:
+                (instance,) = (await response.json()).values()
+        self.direct = Target("engine", instance["port"], "demo")
+
+    def usage(self) -> Usage:
+        """What it has used so far."""
+        total = Usage(0.0, 0.0)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("YARD_HOME") == str(self._home):
+                    times = process.cpu_times()
+                    total.cpu_s += times.user + times.system
+                    total.rss_mib += process.memory_info().rss / 2**20
+        return total
+
+
+@contextlib.asynccontextmanager
+async def measured_yard(slots: int, **environment: str) -> AsyncIterator[MeasuredYard]:
+    """`yard up`, warm; ended with Ctrl-C."""
+    with tempfile.TemporaryDirectory(prefix="yard-bench-") as home:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "modelyard.cli", "up"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={**os.environ, "YARD_HOME": home, "YARD_PORT": "0", "YARD_NATS_PORT": "0", **environment},
+        )
+        try:
+            yard = MeasuredYard(Path(home), await _port(process))
+            await yard.warm_up(slots)
+            yield yard
+        finally:
+            process.send_signal(signal.SIGINT)
+            await process.communicate()
+
+
+async def _port(process: asyncio.subprocess.Process) -> int:
+    assert process.stdout is not None
+    async with asyncio.timeout(30):
+        async for line in process.stdout:
+            if match := _URL.search(line.decode()):
+                return int(match[1])
+    raise RuntimeError("the yard did not come up")
