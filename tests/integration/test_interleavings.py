@@ -1,0 +1,182 @@
+"""Whatever comes together: every request ends once, is recorded once, and leaves nothing behind."""
+
+import asyncio
+import collections
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from modelyard.micro import Commands
+from modelyard.state import Mirror, Store
+from modelyard.tasks import Tasks
+from schemas import buckets, streams, subjects
+from schemas.errors import EngineFailed, YardError
+from schemas.instances import Instance, InstanceState, Reason
+from schemas.models import ModelSpec
+from schemas.requests import Lane, Outcome
+from schemas.roles import Role
+from services.gateway.catalog import Catalog
+from services.gateway.inference.ask import Ask
+from services.gateway.inference.inference import Inference
+from services.supervisor.runner.desk import Desk
+from services.supervisor.runner.intake import Intake
+from services.supervisor.runner.life import Life
+from services.supervisor.runner.upstream import Upstream
+from tests.support import Yard
+
+PATH = "/v1/chat/completions"
+SPEC = ModelSpec(name="demo", path="demo.gguf", n_parallel=3)
+REQUESTS = 60
+
+
+class Engine:
+    """Streams as many tokens as asked for; breaks off when a request says so; counts what it is at."""
+
+    def __init__(self) -> None:
+        self.busy = 0
+        self.most = 0
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        try:
+            return await self._stream(request, body["max_tokens"], dies=body.get("user") == "dies")
+        finally:
+            self.busy -= 1
+
+    async def _stream(self, request: web.Request, tokens: int, *, dies: bool) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_type = "text/event-stream"
+        await response.prepare(request)
+        for number in range(tokens):
+            if dies and number == tokens // 2:
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+            await response.write(b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"w"}}]}\n\n')
+            await asyncio.sleep(0.002)
+        usage = b'{"prompt_tokens":1,"completion_tokens":%d}' % tokens
+        await response.write(b'data: {"id":"c","choices":[],"usage":' + usage + b"}\n\ndata: [DONE]\n\n")
+        return response
+
+    async def slots(self, _request: web.Request) -> web.Response:
+        return web.json_response([{"is_processing": True}] * self.busy)
+
+
+@contextlib.asynccontextmanager
+async def engine() -> AsyncIterator[tuple[Engine, int]]:
+    running, app = Engine(), web.Application()
+    app.router.add_post(PATH, running.chat)
+    app.router.add_get("/slots", running.slots)
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield running, runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def path(yard: Yard, port: int) -> AsyncIterator[tuple[Inference, Desk]]:
+    """The gateway's half and the runner's half of the inference path, on a real broker."""
+    gateway, runner = await yard.bus(Role.GATEWAY), await yard.bus(Role.RUNNER)
+    await Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", SPEC)
+    async with Tasks() as tasks:
+        life = Life(runner, tasks, record())
+        for state in (InstanceState.LOADING, InstanceState.PROBING, InstanceState.READY):
+            await life.step(state)
+        upstream = Upstream(port)
+        desk = Desk(runner, tasks, life, upstream, SPEC)
+        await desk.open()
+        await Intake(runner, tasks, SPEC.name, desk).open()
+        catalog = Catalog(
+            await Mirror.start(gateway, buckets.MODELS, tasks),
+            await Mirror.start(gateway, buckets.INSTANCES, tasks),
+        )
+        inference = Inference(gateway, tasks, catalog)
+        await inference.open(await Commands.start(gateway, tasks, "test"))
+        yield inference, desk
+        await upstream.close()
+
+
+def record() -> Instance:
+    return Instance(
+        instance="i1",
+        model="demo",
+        node="testnode",
+        engine="test",
+        revision=1,
+        state=InstanceState.STARTING,
+        reason=Reason.REQUESTED,
+        changed_at=time.time(),
+    )
+
+
+async def one(inference: Inference, chance: random.Random) -> Outcome:
+    """One client: patient, impatient, or one whose request takes the engine down."""
+    stream, dies = chance.random() < 0.5, chance.random() < 0.15
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": chance.randint(1, 15)}
+    body |= {"stream": stream, **({"user": "dies"} if dies else {})}
+    ask = Ask(
+        path=PATH,
+        body=msgspec.json.encode({"model": "demo", **body}),
+        model="demo",
+        stream=stream,
+        key=chance.choice((None, "a", "b")),
+        lane=chance.choice((Lane.INTERACTIVE, Lane.INTERACTIVE, Lane.BATCH)),
+    )
+    patience_s = chance.choice((30.0, 30.0, chance.random() * 0.2))
+    await asyncio.sleep(chance.random() * 0.3)
+    try:
+        async with asyncio.timeout(patience_s), inference.ask(ask) as answer:
+            await answer.head()
+            async for _ in answer.body():
+                pass
+    except TimeoutError:
+        assert patience_s < 30, "a patient client waits for nothing"
+        return Outcome.CANCELLED
+    except EngineFailed:
+        assert dies, "somebody else's death is not mine"
+        return Outcome.FAILED
+    except YardError as error:
+        raise AssertionError(error.message) from error
+    return Outcome.OK
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_every_request_ends_once_and_nothing_is_left(yard: Yard, seed: int) -> None:
+    operator = await yard.bus()
+    finished = await operator.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
+    await operator.nc.flush()
+    chance = random.Random(seed)
+    async with engine() as (running, port), path(yard, port) as (inference, desk):
+        clients = [one(inference, random.Random(chance.random())) for _ in range(REQUESTS)]
+        outcomes = await asyncio.wait_for(asyncio.gather(*clients), 60)
+        await asyncio.wait_for(desk.idle(), 20)
+        assert running.most <= SPEC.n_parallel
+        assert (running.busy, desk.busy, desk.free) == (0, 0, SPEC.n_parallel)
+        assert not list(inference.waiting())
+        async with asyncio.timeout(20):
+            while (await operator.js.stream_info(streams.INFER.name)).state.messages:
+                await asyncio.sleep(0.02)
+        async with asyncio.timeout(20):
+            while finished.pending_msgs < REQUESTS:
+                await asyncio.sleep(0.02)
+    records = collections.Counter[str]()
+    seen = collections.Counter[Outcome]()
+    for _ in range(REQUESTS):
+        finish = subjects.REQUEST_FINISHED.decode((await finished.next_msg(timeout=1)).data)
+        records[finish.request] += 1
+        seen[finish.outcome] += 1
+    assert set(records.values()) == {1}
+    assert sum(seen.values()) == len(outcomes)
+    # A client may lose patience in the moment in which its answer is whole: then both are right.
+    assert seen[Outcome.FAILED] <= outcomes.count(Outcome.FAILED) + outcomes.count(Outcome.CANCELLED)
+    assert seen[Outcome.OK] >= outcomes.count(Outcome.OK)
