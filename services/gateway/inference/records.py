@@ -10,7 +10,7 @@ from schemas.grammar import model_key
 from schemas.requests import Outcome, RequestFinished
 from services.gateway.inference.answer import Answer
 
-RUNNER_RECORDS_S = 40.0
+RUNNER_RECORDS_S = 5.0
 """How long a runner may take to record a cancelled request before we do it."""
 CLIENT_LEFT = 499
 
