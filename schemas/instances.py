@@ -72,6 +72,8 @@ class Instance(Record):
     slots: int = 0
     busy: int = 0
     """Slots at work now."""
+    waiting: int = 0
+    """Requests that wait in the queues of its model, which all instances of it share."""
     pid: int | None = None
     """The runner's process; with `pid_started_at` no later process of that number is mistaken for it."""
     pid_started_at: float | None = None

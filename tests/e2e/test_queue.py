@@ -13,7 +13,7 @@ from schemas import subjects
 from schemas.requests import Outcome
 from tests.e2e.chatting import HELLO, Stream, chat, streaming
 from tests.e2e.conftest import SLOW, put_slow
-from tests.e2e.yard_process import YardProcess, running_yard
+from tests.e2e.yard_process import YardProcess, running_yard, watching
 
 PATIENCE_S = 30
 
@@ -51,6 +51,9 @@ async def test_who_waits_is_told_where_and_goes_when_he_likes(yard: YardProcess,
             assert stream.response.headers["X-Queue-Position"] == "2"
             waiting = await until_waiting(yard, 2)
             assert [one["place"]["position"] for one in waiting] == [1, 2]
+            async with watching(yard.bus) as instances, asyncio.timeout(PATIENCE_S):
+                while [(i.busy, i.waiting) for i in instances.of(SLOW)] != [(1, 2)]:
+                    await asyncio.sleep(0.05)
             assert waiting[1]["request"] == stream.response.headers["X-Request-Id"]
             async with aiohttp.ClientSession() as session:
                 gone = f"{yard.url}/api/queue/{waiting[1]['request']}"

@@ -21,6 +21,8 @@ class Queue:
     name: QueueName
     filled: bool = False
     """Whether something may wait in it."""
+    waiting: int = 0
+    """How many, as far as we heard: exact whenever one is taken."""
     served_at: float = 0.0
     """Monotonic seconds when a request was taken from it last."""
 

@@ -103,6 +103,8 @@ class Intake:
                 )
                 for subject in info.state.subjects or {}:
                     self._queue(queue_of(subject)).filled = True
+                for queue in tuple(self._queues.values()):
+                    self._note(queue, await self._pulls.pending(queue.name))
             await self.fill()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look_now.wait(), LOOK_S)
@@ -117,16 +119,21 @@ class Intake:
     async def _on_word(self, _tokens: dict[str, str], request: RequestQueued) -> None:
         """Somebody queued a request for our model, perhaps in a queue we did not know."""
         name = QueueName(request.lane, request.key or ANYONE)
-        if len(self._queues) == 1 and name in self._queues:
+        known = name in self._queues
+        queue = self._queue(name)
+        if not self._desk.free:
+            self._note(queue, queue.waiting + 1)
+        if known and len(self._queues) == 1:
             return
-        self._queue(name).filled = True
+        queue.filled = True
         self._looks_left[name] = LOOKS_AFTER_WORD
         await self.fill()
 
     async def _on_request(self, name: QueueName, msg: Msg) -> None:
         queue = self._queue(name)
         queue.served_at = time.monotonic()
-        queue.filled = msg.metadata.num_pending > 0
+        self._note(queue, msg.metadata.num_pending)
+        queue.filled = queue.waiting > 0
         if self._draining or not self._desk.free:
             await msg.nak()
             return
@@ -134,9 +141,14 @@ class Intake:
         if len(self._queues) > 1:
             await self.fill()
 
+    def _note(self, queue: Queue, waiting: int) -> None:
+        queue.waiting = waiting
+        self._desk.life.set_waiting(sum(one.waiting for one in self._queues.values()))
+
     async def _on_empty(self, name: QueueName) -> None:
         queue = self._queue(name)
         queue.filled = False
+        self._note(queue, 0)
         if len(self._queues) > 1 and self._looks_left[name] > 0:
             self._looks_left[name] -= 1
             self._tasks.spawn(self._look_again(queue), "look again")

@@ -60,6 +60,12 @@ class Life:
         self.instance = msgspec.structs.replace(self.instance, busy=busy)
         self._dirty.set()
 
+    def set_waiting(self, waiting: int) -> None:
+        """Show how many requests wait, soon."""
+        if waiting != self.instance.waiting:
+            self.instance = msgspec.structs.replace(self.instance, waiting=waiting)
+            self._dirty.set()
+
     async def keep_renewed(self) -> None:
         """Renew until cancelled."""
         while True:

@@ -88,6 +88,13 @@ class Pulls:
             self._open.pop(number, None)
             raise
 
+    async def pending(self, queue: QueueName) -> int:
+        """How many wait in a queue; those that leave it unasked are not told of."""
+        if queue not in self._known:
+            return 0
+        info = await self._bus.js.consumer_info(streams.INFER.name, self._consumer(queue))
+        return info.num_pending or 0
+
     def _drop_old(self) -> None:
         now = time.monotonic()
         for number, pull in tuple(self._open.items()):
