@@ -17,6 +17,7 @@ from modelyard.processes import end, is_same, started_at, wait_gone
 from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
+from modelyard.tracing import tracing_environment
 from schemas import buckets, subjects
 from schemas.errors import BrokerUnavailable, Conflict, NotFound
 from schemas.instances import LIVE, Instance, InstanceState, Reason
@@ -89,7 +90,7 @@ class NodeAgent:
 
     def _spawn(self, launch: Launch) -> subprocess.Popen[bytes]:
         """Detached: a session of its own, and no tie to our life."""
-        environment = {**minimal_environment(), **self._settings.as_environment()}
+        environment = {**minimal_environment(), **tracing_environment(), **self._settings.as_environment()}
         with (self._settings.logs / "runners.log").open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "services.supervisor.runner"],

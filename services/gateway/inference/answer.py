@@ -31,6 +31,8 @@ class Answer:
     def __init__(self, ask: Ask, spec: ModelSpec, broken: Callable[["Answer"], None]) -> None:
         self.ask = ask
         self.spec = spec
+        self.traceparent = ask.traceparent
+        """What its runner's span is below of."""
         self.queued_at = time.time()
         self.seq = 0
         """Where it stands in the stream; 0 while the broker has not said."""

@@ -14,6 +14,7 @@ from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.micro import Commands
 from modelyard.tasks import Tasks
+from modelyard.tracing import span
 from schemas import subjects
 from schemas.errors import (
     BrokerUnavailable,
@@ -82,9 +83,13 @@ class Inference:
         answer = Answer(ask, spec, self._on_broken)
         self._answers[ask.request] = answer
         try:
-            await self._post.send(answer, ask.body)
-            await self._post.announce(answer)
-            yield answer
+            with span(
+                ask.path, ask.traceparent, gen_ai__request__model=spec.name, yard__lane=ask.lane
+            ) as traced:
+                answer.traceparent = traced.traceparent
+                await self._post.send(answer, ask.body)
+                await self._post.announce(answer)
+                yield answer
         except YardError as error:
             answer.fail(error)
             await self._settle(answer, error)

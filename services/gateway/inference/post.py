@@ -71,7 +71,7 @@ class Post:
             content_type=ask.content_type,
             body_parts=parts,
             key=ask.key,
-            traceparent=ask.traceparent,
+            traceparent=answer.traceparent,
             continues=continues,
         )
 

@@ -9,6 +9,7 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from modelyard import logging
+from modelyard.tracing import span
 from schemas import subjects
 from schemas.errors import DeadlineExceeded, EngineFailed, ErrorDetail
 from schemas.frames import AnswerEnd, Running
@@ -73,7 +74,7 @@ class Answer:
         self._task = asyncio.current_task()
         try:
             if not self._cancelled:
-                await self._work()
+                await self._traced()
         except asyncio.CancelledError:
             if not self._cancelled or self._task is None:
                 raise
@@ -95,6 +96,19 @@ class Answer:
             )
         with contextlib.suppress(nats.errors.Error):
             await self._msg.ack()
+
+    async def _traced(self) -> None:
+        headers, instance = self.headers, self._instance
+        with span(f"engine {headers.path}", headers.traceparent, yard__instance=instance.instance) as traced:
+            self._relay.traceparent = traced.traceparent
+            await self._work()
+            meter = self._relay.dialect.meter
+            traced.note(
+                gen_ai__response__model=instance.model,
+                gen_ai__usage__input_tokens=meter.prompt_tokens,
+                gen_ai__usage__output_tokens=meter.completion_tokens,
+                yard__queue_ms=self._queue_ms(),
+            )
 
     async def _work(self) -> None:
         if self._started_at > self.headers.deadline_at:

@@ -44,6 +44,7 @@ class Relay:
         policy: ParameterPolicy,
     ) -> None:
         self.dialect: Dialect = dialect_of(headers)
+        self.traceparent: str | None = None
         self._upstream = upstream
         self._frames = frames
         self._instance = instance
@@ -59,7 +60,9 @@ class Relay:
             refused = BadRequest(f"The body is not what {path} takes: {error}.")
             return await self._answer_error(refused.status, refused.body().error)
         try:
-            async with self._upstream.post(path, asked, self._headers.content_type) as response:
+            async with self._upstream.post(
+                path, asked, self._headers.content_type, self.traceparent
+            ) as response:
                 if response.status != 200:
                     detail = engine_error(await response.read(), response.status)
                     return await self._answer_error(response.status, detail)

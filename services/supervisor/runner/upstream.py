@@ -45,10 +45,14 @@ class Upstream:
 
     @asynccontextmanager
     async def post(
-        self, path: str, body: bytes, content_type: str = "application/json"
+        self,
+        path: str,
+        body: bytes,
+        content_type: str = "application/json",
+        traceparent: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One request. Leaving the block early closes the connection, which ends the work in the engine."""
-        headers = {"Content-Type": content_type}
+        headers = {"Content-Type": content_type} | ({"traceparent": traceparent} if traceparent else {})
         async with self._session.post(self._base + path, data=body, headers=headers) as response:
             yield response
 
