@@ -86,31 +86,37 @@ async def engine() -> AsyncIterator[tuple[Engine, int]]:
 
 
 @contextlib.asynccontextmanager
-async def path(yard: Yard, port: int) -> AsyncIterator[tuple[Inference, Desk]]:
-    """The gateway's half and the runner's half of the inference path, on a real broker."""
-    gateway, runner = await yard.bus(Role.GATEWAY), await yard.bus(Role.RUNNER)
+async def path(yard: Yard, *ports: int) -> AsyncIterator[tuple[Inference, list[Desk]]]:
+    """The gateway's half and a runner's half for each engine of the inference path, on a real broker."""
+    gateway = await yard.bus(Role.GATEWAY)
     await Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", SPEC)
     async with Tasks() as tasks:
-        life = Life(runner, tasks, record())
-        for state in (InstanceState.LOADING, InstanceState.PROBING, InstanceState.READY):
-            await life.step(state)
-        upstream = Upstream(port)
-        desk = Desk(runner, tasks, life, upstream, SPEC)
-        await desk.open()
-        await Intake(runner, tasks, SPEC.name, desk).open()
+        desks = [await desk(await yard.bus(Role.RUNNER), tasks, port) for port in ports]
         catalog = Catalog(
             await Mirror.start(gateway, buckets.MODELS, tasks),
             await Mirror.start(gateway, buckets.INSTANCES, tasks),
         )
         inference = Inference(gateway, tasks, catalog)
         await inference.open(await Commands.start(gateway, tasks, "test"))
-        yield inference, desk
-        await upstream.close()
+        yield inference, desks
+        for one in desks:
+            await one.upstream.close()
 
 
-def record() -> Instance:
+async def desk(bus: Bus, tasks: Tasks, port: int) -> Desk:
+    """A runner without its process."""
+    life = Life(bus, tasks, record(f"i{port}"))
+    for state in (InstanceState.LOADING, InstanceState.PROBING, InstanceState.READY):
+        await life.step(state)
+    opened = Desk(bus, tasks, life, Upstream(port), SPEC)
+    await opened.open()
+    await Intake(bus, tasks, SPEC.name, opened).open()
+    return opened
+
+
+def record(instance: str) -> Instance:
     return Instance(
-        instance="i1",
+        instance=instance,
         model="demo",
         node="testnode",
         engine="test",
@@ -161,12 +167,17 @@ async def records(bus: Bus) -> list[RequestFinished]:
 @pytest.mark.parametrize("seed", range(4))
 async def test_every_request_ends_once_and_nothing_is_left(yard: Yard, seed: int) -> None:
     operator, chance = await yard.bus(), random.Random(seed)
-    async with engine() as (running, port), path(yard, port) as (inference, desk):
+    async with (
+        engine() as (first, port),
+        engine() as (second, other_port),
+        path(yard, port, other_port) as (inference, desks),
+    ):
         clients = [one(inference, random.Random(chance.random())) for _ in range(REQUESTS)]
         outcomes = await asyncio.wait_for(asyncio.gather(*clients), 60)
-        await asyncio.wait_for(desk.idle(), 20)
-        assert running.most <= SPEC.n_parallel
-        assert (running.busy, desk.busy, desk.free) == (0, 0, SPEC.n_parallel)
+        for running, at in zip((first, second), desks, strict=True):
+            await asyncio.wait_for(at.idle(), 20)
+            assert 0 < running.most <= SPEC.n_parallel, "both share the queue"
+            assert (running.busy, at.busy, at.free) == (0, 0, SPEC.n_parallel)
         assert not list(inference.waiting())
         async with asyncio.timeout(20):
             while (await operator.js.stream_info(streams.INFER.name)).state.messages:
