@@ -1,0 +1,206 @@
+"""The real client libraries over every endpoint: the same texts everywhere, streamed or not."""
+
+from collections.abc import AsyncIterator
+
+import anthropic
+import msgspec
+import openai
+import pytest
+import pytest_asyncio
+
+from modelyard.tinymodels import DEMO_SENTENCE, write_embedder, write_reranker
+from schemas import subjects
+from schemas.endpoints import ENDPOINTS
+from schemas.models import Mode, ModelSpec
+from schemas.requests import Outcome
+from tests.e2e.chatting import HELLO, post
+from tests.e2e.yard_process import YardProcess, running_yard
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+FIRST_WORDS = DEMO_SENTENCE.split(",")[0]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardProcess]:
+    async with running_yard(tmp_path_factory.mktemp("yard") / "home") as yard:
+        (yard.models / "test").mkdir()
+        write_embedder(yard.models / "test" / "embed.gguf")
+        write_reranker(yard.models / "test" / "rerank.gguf")
+        await yard.put(ModelSpec(name="embed", path="test/embed.gguf", mode=Mode.EMBEDDING, n_ctx=512))
+        await yard.put(ModelSpec(name="rerank", path="test/rerank.gguf", mode=Mode.RERANK, n_ctx=512))
+        yield yard
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def client(yard: YardProcess) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{yard.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def claude(yard: YardProcess) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    async with anthropic.AsyncAnthropic(base_url=yard.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+async def test_models_are_listed_and_found_by_name_and_alias(client: openai.AsyncOpenAI) -> None:
+    names = [model.id async for model in client.models.list()]
+    assert {"demo", "embed", "rerank"} <= set(names)
+    assert (await client.models.retrieve("demo")).id == "demo"
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("nobody")
+
+
+async def test_chat_completions(client: openai.AsyncOpenAI) -> None:
+    whole = await client.chat.completions.create(model="demo", messages=HELLO)  # type: ignore[call-overload]
+    assert whole.choices[0].message.content == DEMO_SENTENCE
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+    stream = await client.chat.completions.create(  # type: ignore[call-overload]
+        model="demo", messages=HELLO, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == DEMO_SENTENCE
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+async def test_text_completions(client: openai.AsyncOpenAI) -> None:
+    whole = await client.completions.create(model="demo", prompt="Hello", max_tokens=8)
+    stream = await client.completions.create(model="demo", prompt="Hello", max_tokens=8, stream=True)
+    text = "".join([chunk.choices[0].text async for chunk in stream if chunk.choices])
+    assert text == whole.choices[0].text
+    assert f"Hello{text}".startswith(FIRST_WORDS)
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 8
+
+
+async def test_responses(client: openai.AsyncOpenAI) -> None:
+    whole = await client.responses.create(model="demo", input="Hello!")
+    assert whole.output_text == DEMO_SENTENCE
+    assert whole.usage is not None
+    assert whole.usage.output_tokens > 20
+    stream = await client.responses.create(model="demo", input="Hello!", stream=True)
+    events = [event async for event in stream]
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == DEMO_SENTENCE
+    assert events[-1].type == "response.completed"
+    assert events[-1].response.status == "completed"
+
+
+async def test_embeddings(client: openai.AsyncOpenAI) -> None:
+    answer = await client.embeddings.create(model="embed", input=["fetch a model", "fetch a model", "no"])
+    one, same, other = [entry.embedding for entry in answer.data]
+    assert one == pytest.approx(same)
+    assert one != other
+    assert answer.usage.prompt_tokens > 0
+
+
+async def test_messages(claude: anthropic.AsyncAnthropic) -> None:
+    whole = await claude.messages.create(model="demo", messages=HELLO, max_tokens=100)  # type: ignore[call-overload]
+    assert whole.content[0].text == DEMO_SENTENCE
+    assert whole.stop_reason == "end_turn"
+    assert whole.usage.output_tokens > 20
+    async with claude.messages.stream(model="demo", messages=HELLO, max_tokens=100) as stream:  # type: ignore[arg-type]
+        text = "".join([piece async for piece in stream.text_stream])
+        last = await stream.get_final_message()
+    assert text == DEMO_SENTENCE
+    assert last.usage.output_tokens == whole.usage.output_tokens
+    counted = await claude.messages.count_tokens(model="demo", messages=HELLO)  # type: ignore[arg-type]
+    cached = whole.usage.cache_read_input_tokens or 0
+    assert counted.input_tokens == whole.usage.input_tokens + cached
+
+
+async def test_paths_of_the_engine_itself(yard: YardProcess) -> None:
+    status, scores = await post(
+        yard.url,
+        "/v1/rerank",
+        b'{"model":"rerank","query":"fetch a model","documents":["bananas","fetch the model"]}',
+    )
+    assert (status, len(scores["results"])) == (200, 2)
+    _, tokens = await post(yard.url, "/tokenize", b'{"model":"demo","content":"Hello from Modelyard,"}')
+    assert tokens["tokens"]
+    body = msgspec.json.encode({"model": "demo", "tokens": tokens["tokens"]})
+    _, text = await post(yard.url, "/detokenize", body)
+    assert text["content"].strip() == "Hello from Modelyard,"
+    _, prompt = await post(
+        yard.url, "/apply-template", msgspec.json.encode({"model": "demo", "messages": HELLO})
+    )
+    assert "Hello!" in prompt["prompt"]
+    status, refused = await post(yard.url, "/v1/of/nobody", b'{"model":"demo"}')
+    assert status == 404
+    assert set(refused["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "right"),
+    [
+        ("/v1/embeddings", "demo", "/v1/chat/completions"),
+        ("/v1/chat/completions", "embed", "/v1/embeddings"),
+        ("/v1/messages", "rerank", "/v1/rerank"),
+        ("/v1/audio/transcriptions", "demo", "/v1/responses"),
+    ],
+)
+async def test_the_wrong_mode_is_told_the_right_path(
+    yard: YardProcess, path: str, model: str, right: str
+) -> None:
+    status, answer = await post(yard.url, path, msgspec.json.encode({"model": model, "input": "x"}))
+    assert (status, answer["error"]["code"]) == (400, "wrong_mode")
+    assert right in answer["error"]["message"]
+
+
+async def test_errors_arrive_as_the_libraries_name_them(
+    client: openai.AsyncOpenAI, claude: anthropic.AsyncAnthropic
+) -> None:
+    with pytest.raises(openai.NotFoundError, match="nobody"):
+        await client.embeddings.create(model="nobody", input="x")
+    with pytest.raises(openai.BadRequestError, match="embedding"):
+        await client.embeddings.create(model="demo", input="x")
+    with pytest.raises(anthropic.NotFoundError, match="nobody"):
+        await claude.messages.create(model="nobody", messages=HELLO, max_tokens=1)  # type: ignore[call-overload]
+
+
+BODIES = {
+    "chat": {"model": "demo", "messages": HELLO},
+    "completions": {"model": "demo", "prompt": "Hello", "max_tokens": 8},
+    "responses": {"model": "demo", "input": "Hello!"},
+    "messages": {"model": "demo", "messages": HELLO, "max_tokens": 100},
+    "count_tokens": {"model": "demo", "messages": HELLO, "max_tokens": 100},
+    "embeddings": {"model": "embed", "input": "fetch a model"},
+    "rerank": {"model": "rerank", "query": "fetch", "documents": ["a", "fetch"]},
+    "tokenize": {"model": "demo", "content": "Hello"},
+}
+CHANGES = {"id", "created", "created_at", "completed_at", "timings", "usage", "output"}
+"""What two answers to the same question differ in."""
+
+
+@pytest.mark.parametrize("name", BODIES)
+async def test_over_nats_it_is_the_same_json(yard: YardProcess, name: str) -> None:
+    path = next(endpoint.path for endpoint in ENDPOINTS if endpoint.name == name)
+    body = msgspec.json.encode(BODIES[name])
+    status, over_http = await post(yard.url, path, body)
+    assert status == 200, over_http
+    inbox = yard.bus.nc.new_inbox()
+    replies = await yard.bus.nc.subscribe(inbox)
+    await yard.bus.nc.publish(subjects.OPENAI(endpoint=name), body, reply=inbox)
+    pieces = []
+    while piece := (await replies.next_msg(timeout=20)).data:
+        pieces.append(piece)
+    over_nats = msgspec.json.decode(b"".join(pieces))
+    if isinstance(over_http, dict):
+        assert set(over_nats) == set(over_http)
+        for key in over_http.keys() - CHANGES:
+            assert over_nats[key] == over_http[key]
+    else:
+        assert over_nats == over_http
+
+
+async def test_every_request_is_metered(yard: YardProcess) -> None:
+    finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
+    await yard.bus.nc.flush()
+    for name, body in BODIES.items():
+        path = next(endpoint.path for endpoint in ENDPOINTS if endpoint.name == name)
+        await post(yard.url, path, msgspec.json.encode(body))
+        record = subjects.REQUEST_FINISHED.decode((await finished.next_msg(timeout=10)).data)
+        assert (record.path, record.outcome, record.model) == (path, Outcome.OK, body["model"])
+        assert record.prompt_tokens > 0 or name in ("count_tokens", "tokenize")
+        assert (record.completion_tokens > 0) == (name in ("chat", "completions", "responses", "messages"))
