@@ -168,3 +168,9 @@ def from_body(body: ErrorBody) -> YardError:
     """The exception that a received error stands for; an unknown code (a newer peer) is an internal error."""
     detail = body.error
     return BY_CODE.get(detail.code, InternalError)(detail.message, param=detail.param)
+
+
+def from_error_body(body: bytes) -> YardError:
+    """The exception that an engine's answer stands for; a code of its own makes it a bad request."""
+    refused = from_body(msgspec.json.decode(body, type=ErrorBody))
+    return refused if type(refused) is not InternalError else BadRequest(refused.message, param=refused.param)

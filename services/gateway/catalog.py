@@ -25,6 +25,10 @@ class Catalog:
             )
         return spec
 
+    def has(self, name: str) -> bool:
+        """Whether there is a model of this name or alias."""
+        return find_model(name, self.models.values) is not None
+
     def check(self, spec: ModelSpec, path: str) -> None:
         """WrongMode if the model does not serve `path`; StartFailed while it pauses after a failed start."""
         modes = endpoint_of(path).modes

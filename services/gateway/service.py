@@ -13,6 +13,8 @@ from modelyard.state import Mirror
 from modelyard.tasks import Tasks
 from schemas import buckets
 from services.gateway.admin import Admin
+from services.gateway.apis.ollama.handlers import Ollama
+from services.gateway.apis.ollama.listing import Listing
 from services.gateway.apis.openai import OpenAI
 from services.gateway.apis.over_nats import OverNats
 from services.gateway.catalog import Catalog
@@ -45,6 +47,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
         middlewares=[errors, guard(Origins(settings), keys)], client_max_size=MAX_BODY_BYTES
     )
     app.router.add_routes(OpenAI(catalog, inference).routes())
+    app.router.add_routes(Ollama(inference, Listing(catalog)).routes())
     app.router.add_routes(Queue(inference).routes())
     app.router.add_routes(Admin(bus, settings, mirrors).routes())
     app.router.add_routes([web.get("/ws", feed.on_connect), *page_routes(DASHBOARD)])

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import anthropic
 import msgspec
+import ollama
 import openai
 import pytest
 import pytest_asyncio
@@ -108,6 +109,50 @@ async def test_messages(claude: anthropic.AsyncAnthropic) -> None:
     counted = await claude.messages.count_tokens(model="demo", messages=HELLO)  # type: ignore[arg-type]
     cached = whole.usage.cache_read_input_tokens or 0
     assert counted.input_tokens == whole.usage.input_tokens + cached
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def llama(yard: YardProcess) -> AsyncIterator[ollama.AsyncClient]:
+    async with ollama.AsyncClient(host=yard.url) as client:
+        yield client
+
+
+async def test_ollamas_chat(llama: ollama.AsyncClient) -> None:
+    whole = await llama.chat(model="demo:latest", messages=HELLO)
+    assert whole.message.content == DEMO_SENTENCE
+    assert whole.done_reason == "stop"
+    assert whole.eval_count
+    parts = [part async for part in await llama.chat(model="demo", messages=HELLO, stream=True)]
+    assert "".join(part.message.content or "" for part in parts) == DEMO_SENTENCE
+    assert [part.done for part in parts[-2:]] == [False, True]
+    assert (parts[-1].eval_count, parts[-1].prompt_eval_count) == (whole.eval_count, whole.prompt_eval_count)
+    short = await llama.chat(model="demo", messages=HELLO, options={"num_predict": 2})
+    assert short.done_reason == "length"
+
+
+async def test_ollamas_generate(llama: ollama.AsyncClient) -> None:
+    assert (await llama.generate(model="demo", prompt="Hello!", system="Be brief.")).response == DEMO_SENTENCE
+    parts = [part async for part in await llama.generate(model="demo", prompt="Hello!", stream=True)]
+    assert "".join(part.response for part in parts) == DEMO_SENTENCE
+    raw = await llama.generate(model="demo", prompt="Hello", raw=True, options={"num_predict": 8})
+    assert f"Hello{raw.response}".startswith(FIRST_WORDS)
+
+
+async def test_ollamas_embed(llama: ollama.AsyncClient) -> None:
+    one, same = (await llama.embed(model="embed", input=["fetch a model", "fetch a model"])).embeddings
+    assert one == pytest.approx(same)
+    assert (await llama.embeddings(model="embed", prompt="fetch a model")).embedding == pytest.approx(one)
+
+
+async def test_ollamas_lists(llama: ollama.AsyncClient) -> None:
+    assert {"demo", "embed", "rerank"} <= {model.model for model in (await llama.list()).models}
+    assert "demo" in {model.model for model in (await llama.ps()).models}
+    assert (await llama.show("demo")).capabilities == ["completion"]
+    with pytest.raises(ollama.ResponseError, match="nobody") as caught:
+        await llama.chat(model="nobody", messages=HELLO)
+    assert caught.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="embedding"):
+        await llama.embed(model="demo", input="x")
 
 
 async def test_paths_of_the_engine_itself(yard: YardProcess) -> None:

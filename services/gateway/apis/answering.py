@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from schemas.endpoints import Style
-from schemas.errors import ErrorBody, YardError, from_body
+from schemas.errors import YardError, from_error_body
 from schemas.frames import AnswerHead
 from services.gateway.inference.answer import Answer
 from services.gateway.inference.ask import Ask
@@ -57,7 +57,7 @@ class _Reply:
             if self._begun is None:
                 return _whole(head, body, self._ask.request)
             # We said 200 when it began to wait; what the engine says now is an event.
-            raise from_body(msgspec.json.decode(body, type=ErrorBody))
+            raise from_error_body(body)
         response = await self._begin()
         async for piece in answer.body():
             await response.write(piece)

@@ -3,13 +3,12 @@
 from functools import partial
 from http import HTTPStatus
 
-import msgspec
 from nats.micro.request import Request
 
 from modelyard.micro import Commands
 from schemas import subjects
 from schemas.endpoints import ENDPOINTS, Endpoint
-from schemas.errors import BadRequest, ErrorBody, InternalError, YardError, from_body
+from schemas.errors import BadRequest, from_error_body
 from schemas.grammar import check_token, new_id
 from schemas.requests import REQUEST_HEADER
 from services.gateway.inference.ask import Ask, read_asked
@@ -42,7 +41,7 @@ class OverNats:
         async with self._inference.ask(ask) as answer:
             head = await answer.head()
             if head.status != HTTPStatus.OK:
-                raise _refusal(b"".join([piece async for piece in answer.body()]))
+                raise from_error_body(b"".join([piece async for piece in answer.body()]))
             async for piece in answer.body():
                 await request.respond(piece)
         await request.respond(b"")
@@ -53,9 +52,3 @@ def _chosen_id(chosen: str | None) -> str:
         return check_token(chosen) if chosen else new_id()
     except ValueError as error:
         raise BadRequest(f"{REQUEST_HEADER}: {error}.") from error
-
-
-def _refusal(body: bytes) -> YardError:
-    """What the engine said, which over HTTP would have been the body of a 4xx or 5xx."""
-    refused = from_body(msgspec.json.decode(body, type=ErrorBody))
-    return refused if type(refused) is not InternalError else BadRequest(refused.message)
