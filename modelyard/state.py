@@ -43,13 +43,18 @@ class Store(Generic[V]):
 
     async def get(self, key: str) -> V | None:
         """The value as the broker has it now; None if there is none."""
+        entry = await self.entry(key)
+        return entry[0] if entry else None
+
+    async def entry(self, key: str) -> tuple[V, int] | None:
+        """The value and its revision, for compare-and-set."""
         try:
             msg = await self._bus.js.get_last_msg(self._bucket.stream, self._bucket.subject(key), direct=True)
         except nats.js.errors.NotFoundError:
             return None
         except (TimeoutError, nats.errors.Error) as error:
             raise BrokerUnavailable(f"{self._bucket.name}/{key} could not be read.") from error
-        return self._bucket.decode(msg.data) if msg.data else None
+        return (self._bucket.decode(msg.data), msg.seq or 0) if msg.data else None
 
     async def delete(self, key: str) -> None:
         await self._write(key, b"", {"KV-Operation": "DEL"})

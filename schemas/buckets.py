@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from schemas.batches import Batch, Lease, StoredFile
 from schemas.devices import Device
 from schemas.downloads import Download
 from schemas.instances import Instance, Node
@@ -72,5 +73,8 @@ DEVICES = Bucket(
     "devices", Device, writers=[Role.MONITOR], readers=[*_WATCHERS, Role.SUPERVISOR], expires=True
 )
 DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
+BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
+LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY], readers=_WATCHERS, expires=True)
 
-ALL: tuple[Bucket[Any], ...] = (MODELS, INSTANCES, NODES, DEVICES, DOWNLOADS)
+ALL: tuple[Bucket[Any], ...] = (MODELS, INSTANCES, NODES, DEVICES, DOWNLOADS, FILES, BATCHES, LEASES)

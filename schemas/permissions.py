@@ -55,9 +55,12 @@ def _state(role: Role) -> list[str]:
 def _streams(role: Role) -> list[str]:
     rules = [rule for stream in streams.ALL if role in stream.readers for rule in _reading(stream.name)]
     rules += [rule for stream in streams.ALL if role in stream.workers for rule in _working(stream.name)]
-    rules += [f"$JS.API.DIRECT.GET.{one.name}.>" for one in streams.ALL if role in one.fetchers]
+    for one in streams.ALL:
+        if role in one.fetchers:
+            rules += [f"$JS.API.DIRECT.GET.{one.name}.>", f"$JS.API.STREAM.INFO.{one.name}"]
+        if role in one.purgers:
+            rules.append(f"$JS.API.STREAM.PURGE.{one.name}")
     if role is Role.GATEWAY:
-        rules.append(f"$JS.API.STREAM.PURGE.{streams.BODIES.name}")
         rules.append(f"$JS.API.STREAM.MSG.DELETE.{streams.INFER.name}")
     if role in (Role.GATEWAY, Role.SUPERVISOR, Role.RUNNER, Role.OPERATOR):
         rules.append(f"$JS.API.STREAM.INFO.{streams.INFER.name}")

@@ -23,6 +23,10 @@ class Stream:
     duplicate_window_s: float = 120.0
     readers: frozenset[Role] = field(default_factory=frozenset)
     workers: frozenset[Role] = field(default_factory=frozenset)
+    once: bool = False
+    """One message a subject, for good: the second is refused."""
+    purgers: frozenset[Role] = field(default_factory=frozenset)
+    """Who may take out what belongs to something that is gone."""
     fetchers: frozenset[Role] = field(default_factory=frozenset)
     """Who may fetch single messages, by their subject."""
 
@@ -68,7 +72,26 @@ BODIES = Stream(
     max_age_s=6 * _HOUR_S,
     max_bytes=4096 * _MIB,
     fetchers=frozenset({Role.RUNNER}),
+    purgers=frozenset({Role.GATEWAY}),
+)
+FILES = Stream(
+    "FILES",
+    Kind.FILE,
+    max_age_s=30 * 24 * _HOUR_S,
+    max_bytes=16 * 1024 * _MIB,
+    fetchers=frozenset({Role.GATEWAY}),
+    purgers=frozenset({Role.GATEWAY}),
+)
+RESULTS = Stream(
+    "RESULTS",
+    Kind.RESULT,
+    max_age_s=30 * 24 * _HOUR_S,
+    max_bytes=16 * 1024 * _MIB,
+    once=True,
+    max_msgs_per_subject=1,
+    fetchers=frozenset({Role.GATEWAY}),
+    purgers=frozenset({Role.GATEWAY}),
 )
 
-ALL = (EVENTS, METRICS, LOGS, INFER, BODIES)
+ALL = (EVENTS, METRICS, LOGS, INFER, BODIES, FILES, RESULTS)
 BY_KIND = {stream.kind: stream for stream in ALL}

@@ -1,5 +1,6 @@
 """Every subject of the wire. A subject written anywhere else is a mistake."""
 
+from schemas.batches import LineResult
 from schemas.devices import Device
 from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.frames import Check, Checked, Resend
@@ -180,6 +181,20 @@ BODY = Subject(
     publish=(_GATEWAY,),
     subscribe=(),
     summary="A piece of a request's body that is too large for one message: 0, 1, 2, ….",
+)
+FILE = Subject(
+    "yard.file.{file}.{part}",
+    bytes,
+    publish=(_GATEWAY,),
+    subscribe=(),
+    summary="A piece of a file: 0, 1, 2, ….",
+)
+RESULT = Subject(
+    "yard.result.{batch}.{line}",
+    LineResult,
+    publish=(_GATEWAY,),
+    subscribe=(),
+    summary="The answer to one line of a batch.",
 )
 CANCEL = Subject(
     "yard.cancel.{request}",

@@ -17,6 +17,9 @@ from services.gateway.apis.ollama.handlers import Ollama
 from services.gateway.apis.ollama.listing import Listing
 from services.gateway.apis.openai import OpenAI
 from services.gateway.apis.over_nats import OverNats
+from services.gateway.batches.batches import Batches
+from services.gateway.batches.files import Files
+from services.gateway.batches.http import FilesAndBatches
 from services.gateway.catalog import Catalog
 from services.gateway.exposure import Keys, Origins, check_listening
 from services.gateway.feed import Feed
@@ -46,6 +49,9 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     app = web.Application(
         middlewares=[errors, guard(Origins(settings), keys)], client_max_size=MAX_BODY_BYTES
     )
+    files = Files(bus, mirrors[buckets.FILES.name])
+    batches = Batches(bus, tasks, files, mirrors[buckets.BATCHES.name], inference)
+    app.router.add_routes(FilesAndBatches(files, batches).routes())
     app.router.add_routes(OpenAI(catalog, inference).routes())
     app.router.add_routes(Ollama(inference, Listing(catalog)).routes())
     app.router.add_routes(Queue(inference).routes())
@@ -53,6 +59,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     app.router.add_routes([web.get("/ws", feed.on_connect), *page_routes(DASHBOARD)])
     commands = await Commands.start(bus, tasks, "The HTTP edge: OpenAI API, admin API, dashboard.")
     await inference.open(commands)
+    batches.open()
     runner = await _listen(app, settings)
     tasks.before_cancel(runner.cleanup)
     tasks.before_cancel(feed.close)

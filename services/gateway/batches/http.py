@@ -1,0 +1,164 @@
+"""`/v1/files` and `/v1/batches`, as OpenAI has them."""
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from schemas.batches import Batch, LineError, StoredFile
+from schemas.endpoints import BY_PATH
+from schemas.errors import BadRequest, InvalidJson
+from schemas.record import Record
+from services.gateway.batches.batches import Batches
+from services.gateway.batches.files import Files
+from services.gateway.middleware import KEY_ID
+
+Json = dict[str, Any]
+_PAGE = 20
+_MOST = 100
+
+
+class _Made(Record):
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+
+
+class FilesAndBatches:
+    """Handlers; everything belongs to the key it was made with."""
+
+    def __init__(self, files: Files, batches: Batches) -> None:
+        self._files = files
+        self._batches = batches
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/v1/files", self.on_put),
+            web.get("/v1/files", self.on_files),
+            web.get("/v1/files/{file}", self.on_file),
+            web.get("/v1/files/{file}/content", self.on_content),
+            web.delete("/v1/files/{file}", self.on_delete),
+            web.post("/v1/batches", self.on_make),
+            web.get("/v1/batches", self.on_batches),
+            web.get("/v1/batches/{batch}", self.on_batch),
+            web.post("/v1/batches/{batch}/cancel", self.on_cancel),
+        ]
+
+    async def on_put(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        file, purpose = form.get("file"), form.get("purpose")
+        if not isinstance(file, web.FileField) or not isinstance(purpose, str):
+            raise BadRequest("The form needs a `file` and a `purpose`.")
+        stored = await self._files.put(file.file.read(), file.filename, purpose, request.get(KEY_ID))
+        return _json(file_object(stored))
+
+    async def on_files(self, request: web.Request) -> web.Response:
+        files = self._files.all(request.get(KEY_ID))
+        if purpose := request.query.get("purpose"):
+            files = [file for file in files if file.purpose == purpose]
+        return _json(page([file_object(file) for file in files], request))
+
+    async def on_file(self, request: web.Request) -> web.Response:
+        return _json(file_object(await self._file(request)))
+
+    async def on_content(self, request: web.Request) -> web.Response:
+        data = await self._files.read(await self._file(request))
+        return web.Response(body=data, content_type="application/octet-stream")
+
+    async def on_delete(self, request: web.Request) -> web.Response:
+        file = await self._file(request)
+        await self._files.delete(file)
+        return _json({"id": file.file, "object": "file", "deleted": True})
+
+    async def _file(self, request: web.Request) -> StoredFile:
+        return await self._files.find(request.match_info["file"], request.get(KEY_ID))
+
+    async def on_make(self, request: web.Request) -> web.Response:
+        try:
+            made = msgspec.json.decode(await request.read(), type=_Made)
+        except msgspec.DecodeError as error:
+            raise InvalidJson(f"The body is not what /v1/batches takes: {error}.") from error
+        if made.endpoint not in BY_PATH:
+            raise BadRequest(f"A batch cannot ask {made.endpoint}.", param="endpoint")
+        batch = await self._batches.make(
+            made.endpoint,
+            made.input_file_id,
+            made.completion_window,
+            made.metadata,
+            request.get(KEY_ID),
+        )
+        return _json(batch_object(batch))
+
+    async def on_batches(self, request: web.Request) -> web.Response:
+        batches = self._batches.all(request.get(KEY_ID))
+        return _json(page([batch_object(batch) for batch in batches], request))
+
+    async def on_batch(self, request: web.Request) -> web.Response:
+        batch = await self._batches.find(request.match_info["batch"], request.get(KEY_ID))
+        return _json(batch_object(batch))
+
+    async def on_cancel(self, request: web.Request) -> web.Response:
+        batch = await self._batches.cancel(request.match_info["batch"], request.get(KEY_ID))
+        return _json(batch_object(batch))
+
+
+def page(entries: list[Json], request: web.Request) -> Json:
+    """A part of a list, as `after` and `limit` ask for it."""
+    after, limit = request.query.get("after"), request.query.get("limit", str(_PAGE))
+    if not limit.isdecimal() or not 1 <= int(limit) <= _MOST:
+        raise BadRequest(f"`limit` must be from 1 to {_MOST}.", param="limit")
+    start = next((number + 1 for number, entry in enumerate(entries) if entry["id"] == after), 0)
+    shown = entries[start : start + int(limit)]
+    return {
+        "object": "list",
+        "data": shown,
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
+        "has_more": start + int(limit) < len(entries),
+    }
+
+
+def file_object(file: StoredFile) -> Json:
+    """A file as OpenAI's clients read it."""
+    return {
+        "id": file.file,
+        "object": "file",
+        "bytes": file.size_bytes,
+        "created_at": int(file.created_at),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+    }
+
+
+def batch_object(batch: Batch) -> Json:
+    """A batch as OpenAI's clients read it."""
+    changed = {f"{batch.state}_at": int(batch.changed_at)}
+    return {
+        "id": batch.batch,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "errors": {"object": "list", "data": [_error(error) for error in batch.errors]}
+        if batch.errors
+        else None,
+        "input_file_id": batch.input_file,
+        "completion_window": batch.completion_window,
+        "status": batch.state,
+        "output_file_id": batch.output_file,
+        "error_file_id": batch.error_file,
+        "created_at": int(batch.created_at),
+        "in_progress_at": int(batch.started_at) if batch.started_at else None,
+        "expires_at": int(batch.expires_at),
+        "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
+        "metadata": batch.metadata,
+        **changed,
+    }
+
+
+def _error(error: LineError) -> Json:
+    return {"code": error.code, "message": error.message, "line": error.line, "param": error.param}
+
+
+def _json(content: Json) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")

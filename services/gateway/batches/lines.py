@@ -1,0 +1,102 @@
+"""The lines of a batch: read, checked, and written again with their answers. Pure."""
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from schemas.batches import LineError, LineResult
+from schemas.errors import BadRequest
+from schemas.record import Record
+
+MAX_LINES = 50_000
+MAX_ERRORS = 50
+_WINDOW = re.compile(r"([1-9]\d{0,3})([hd])")
+_SECONDS = {"h": 3600, "d": 86400}
+_MAX_WINDOW_S = 30 * 86400
+
+
+class Line(Record):
+    """One request."""
+
+    number: int
+    """From 1, as editors count."""
+    custom_id: str
+    model: str
+    body: bytes
+
+
+class _Body(Record):
+    model: str
+
+
+class _Given(Record):
+    custom_id: str
+    method: str
+    url: str
+    body: msgspec.Raw
+
+
+_given, _body = msgspec.json.Decoder(_Given), msgspec.json.Decoder(_Body)
+
+
+def window_s(text: str) -> float:
+    """Seconds of a completion window such as `24h` or `7d`."""
+    match = _WINDOW.fullmatch(text)
+    seconds = int(match[1]) * _SECONDS[match[2]] if match else 0
+    if not 0 < seconds <= _MAX_WINDOW_S:
+        raise BadRequest(
+            f"completion_window {text!r} is none: say 1h to 720h, or 1d to 30d.", param="completion_window"
+        )
+    return float(seconds)
+
+
+def read_lines(data: bytes, endpoint: str) -> tuple[list[Line], list[LineError]]:
+    """The requests of a file, and what is wrong with it. A model that is not there is its line's error."""
+    lines, errors, seen = list[Line](), list[LineError](), set[str]()
+    texts = [(number, text) for number, text in enumerate(data.split(b"\n"), 1) if text.strip()]
+    if not texts:
+        return [], [LineError(code="empty_file", message="The file has no lines.")]
+    if len(texts) > MAX_LINES:
+        message = f"The file has {len(texts)} lines; at most {MAX_LINES} are taken."
+        return [], [LineError(code="too_many_lines", message=message)]
+    for number, text in texts:
+        found = _read_line(number, text, endpoint, seen)
+        if isinstance(found, LineError):
+            errors.append(found)
+        else:
+            lines.append(found)
+        if len(errors) >= MAX_ERRORS:
+            break
+    return lines, errors
+
+
+def _read_line(number: int, text: bytes, endpoint: str, seen: set[str]) -> Line | LineError:
+    try:
+        given = _given.decode(text)
+        model = _body.decode(given.body).model
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return LineError(code="invalid_line", message=f"The line cannot be read: {error}.", line=number)
+    if given.method != "POST" or given.url != endpoint:
+        message = f"The line says {given.method} {given.url}, the batch POST {endpoint}."
+        return LineError(code="mismatched_endpoint", message=message, line=number, param="url")
+    if given.custom_id in seen:
+        message = f"custom_id {given.custom_id!r} was there before."
+        return LineError(code="duplicate_custom_id", message=message, line=number, param="custom_id")
+    seen.add(given.custom_id)
+    return Line(number=number, custom_id=given.custom_id, model=model, body=bytes(given.body))
+
+
+def write_results(batch: str, results: Iterable[LineResult]) -> tuple[bytes, bytes]:
+    """The output file and the error file, in the order of the lines."""
+    good, bad = list[bytes](), list[bytes]()
+    for result in sorted(results, key=lambda result: result.line):
+        response = {"status_code": result.status, "request_id": result.request, "body": result.body}
+        line = {
+            "id": f"{batch}-{result.line}",
+            "custom_id": result.custom_id,
+            "response": response,
+            "error": None,
+        }
+        (good if result.status == 200 else bad).append(msgspec.json.encode(line) + b"\n")
+    return b"".join(good), b"".join(bad)

@@ -1,0 +1,132 @@
+"""Batches with the real client: whole, in order, once, whatever dies."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai.types import Batch
+
+from modelyard.tinymodels import DEMO_SENTENCE
+from tests.e2e.chatting import HELLO
+from tests.e2e.conftest import SLOW, put_slow
+from tests.e2e.yard_process import YardProcess
+
+CHAT = "/v1/chat/completions"
+ENDED = {"completed", "failed", "cancelled", "expired"}
+
+
+@pytest.fixture
+async def client(yard: YardProcess) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{yard.url}/v1", api_key="none", max_retries=20) as client:
+        yield client
+
+
+def lines(count: int, model: str, **params: Any) -> list[dict[str, Any]]:
+    body = {"model": model, "messages": HELLO, **params}
+    return [
+        {"custom_id": f"line-{number}", "method": "POST", "url": CHAT, "body": body}
+        for number in range(count)
+    ]
+
+
+async def begin(client: openai.AsyncOpenAI, requests: list[dict[str, Any]]) -> Batch:
+    data = "\n".join(json.dumps(request) for request in requests).encode()
+    file = await client.files.create(file=("requests.jsonl", data), purpose="batch")
+    assert file.bytes == len(data)
+    return await client.batches.create(
+        input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={"who": "test"}
+    )
+
+
+async def until(client: openai.AsyncOpenAI, batch: Batch, *, answered: int | None = None) -> Batch:
+    """Until it has ended, or so many lines are answered."""
+    async with asyncio.timeout(90):
+        while True:
+            now = await client.batches.retrieve(batch.id)
+            assert now.request_counts is not None
+            done = now.request_counts.completed + now.request_counts.failed
+            if now.status in ENDED or (answered is not None and done >= answered):
+                return now
+            await asyncio.sleep(0.1)
+
+
+async def results(client: openai.AsyncOpenAI, file: str | None) -> list[dict[str, Any]]:
+    assert file is not None
+    content = await client.files.content(file)
+    return [json.loads(line) for line in content.text.splitlines()]
+
+
+async def test_a_batch_is_answered_line_by_line(client: openai.AsyncOpenAI) -> None:
+    requests = lines(20, "demo")
+    requests[3]["body"] = {"model": "nobody", "messages": HELLO}
+    requests[7]["body"] = {"model": "demo", "messages": 7}
+    batch = await until(client, await begin(client, requests))
+    assert batch.status == "completed"
+    assert batch.metadata == {"who": "test"}
+    assert batch.request_counts is not None
+    assert batch.request_counts.to_dict() == {"total": 20, "completed": 18, "failed": 2}
+    good, bad = await results(client, batch.output_file_id), await results(client, batch.error_file_id)
+    assert [line["custom_id"] for line in good] == [
+        f"line-{number}" for number in range(20) if number not in (3, 7)
+    ]
+    texts = {line["response"]["body"]["choices"][0]["message"]["content"] for line in good}
+    assert texts == {DEMO_SENTENCE}
+    assert [(line["custom_id"], line["response"]["status_code"]) for line in bad] == [
+        ("line-3", 404),
+        ("line-7", 400),
+    ]
+    assert batch.id in [one.id async for one in client.batches.list()]
+
+
+async def test_a_file_that_is_no_batch_fails_with_its_lines(client: openai.AsyncOpenAI) -> None:
+    requests = lines(2, "demo")
+    requests[1]["custom_id"] = "line-0"
+    batch = await until(client, await begin(client, requests))
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    assert [(error.code, error.line) for error in batch.errors.data or ()] == [("duplicate_custom_id", 2)]
+
+
+async def test_a_gateway_killed_in_the_middle_costs_no_line_and_doubles_none(
+    yard: YardProcess, client: openai.AsyncOpenAI, slow_gguf: Path
+) -> None:
+    await put_slow(yard, slow_gguf)
+    begun = await begin(client, lines(24, SLOW, max_tokens=30))
+    await until(client, begun, answered=4)
+    yard.service("gateway").kill()
+    batch = await until(client, begun)
+    assert batch.status == "completed"
+    good = await results(client, batch.output_file_id)
+    assert [line["custom_id"] for line in good] == [f"line-{number}" for number in range(24)]
+
+
+async def test_a_cancelled_batch_keeps_what_was_answered(
+    yard: YardProcess, client: openai.AsyncOpenAI, slow_gguf: Path
+) -> None:
+    await put_slow(yard, slow_gguf)
+    begun = await begin(client, lines(200, SLOW, max_tokens=30))
+    await until(client, begun, answered=2)
+    assert (await client.batches.cancel(begun.id)).status == "cancelling"
+    batch = await until(client, begun)
+    assert batch.status == "cancelled"
+    assert 2 <= len(await results(client, batch.output_file_id)) < 200
+    async with asyncio.timeout(20):
+        while (await yard.bus.js.stream_info("INFER")).state.messages:
+            await asyncio.sleep(0.05)
+
+
+async def test_files_come_and_go(client: openai.AsyncOpenAI) -> None:
+    data = b"x" * 3_000_000
+    file = await client.files.create(file=("large.bin", data), purpose="user_data")
+    assert (await client.files.retrieve(file.id)).filename == "large.bin"
+    assert (await client.files.content(file.id)).content == data
+    assert [one.id async for one in client.files.list(purpose="user_data")] == [file.id]
+    with pytest.raises(openai.BadRequestError, match="user_data"):
+        await client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
+    assert (await client.files.delete(file.id)).deleted
+    with pytest.raises(openai.NotFoundError):
+        await client.files.retrieve(file.id)

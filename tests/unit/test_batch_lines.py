@@ -1,0 +1,71 @@
+"""The lines of a batch."""
+
+import json
+
+import msgspec
+import pytest
+
+from schemas.batches import LineResult
+from schemas.errors import BadRequest
+from services.gateway.batches.lines import MAX_ERRORS, MAX_LINES, read_lines, window_s, write_results
+
+CHAT = "/v1/chat/completions"
+
+
+def line(name: str, **changes: object) -> bytes:
+    given = {"custom_id": name, "method": "POST", "url": CHAT, "body": {"model": "m", "messages": []}}
+    return json.dumps(given | changes).encode()
+
+
+def test_lines_are_numbered_as_editors_count_and_blank_ones_are_none() -> None:
+    lines, errors = read_lines(line("a") + b"\n\n  \n" + line("b") + b"\r\n", CHAT)
+    assert not errors
+    assert [(one.number, one.custom_id, one.model) for one in lines] == [(1, "a", "m"), (4, "b", "m")]
+    assert json.loads(lines[0].body) == {"model": "m", "messages": []}
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "at"),
+    [
+        (b"", "empty_file", None),
+        (b"\n \n", "empty_file", None),
+        (b"x\n" * (MAX_LINES + 1), "too_many_lines", None),
+        (line("a") + b"\n{", "invalid_line", 2),
+        (b'{"custom_id":"a"}', "invalid_line", 1),
+        (line("a", body={"messages": []}), "invalid_line", 1),
+        (b"\xff\xfe", "invalid_line", 1),
+        (line("a", url="/v1/embeddings"), "mismatched_endpoint", 1),
+        (line("a", method="GET"), "mismatched_endpoint", 1),
+        (line("a") + b"\n" + line("a"), "duplicate_custom_id", 2),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(data: bytes, code: str, at: int | None) -> None:
+    _, errors = read_lines(data, CHAT)
+    assert [(error.code, error.line) for error in errors] == [(code, at)]
+
+
+def test_a_file_of_nonsense_is_not_told_line_by_line() -> None:
+    assert len(read_lines(b"x\n" * 1000, CHAT)[1]) == MAX_ERRORS
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("24h", 86400), ("1h", 3600), ("7d", 604800)])
+def test_windows(text: str, seconds: float) -> None:
+    assert window_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0h", "24", "h", "-1h", "31d", "99999h", "1.5h", "24h "])
+def test_a_window_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(BadRequest, match="completion_window"):
+        window_s(text)
+
+
+def test_results_are_in_the_order_of_their_lines_and_sorted_by_fate() -> None:
+    def result(number: int, status: int) -> LineResult:
+        return LineResult(
+            line=number, custom_id=f"c{number}", request="r", status=status, body=msgspec.Raw(b'{"x":1}')
+        )
+
+    good, bad = write_results("b", [result(3, 200), result(1, 200), result(2, 404)])
+    assert [json.loads(text)["custom_id"] for text in good.splitlines()] == ["c1", "c3"]
+    (only,) = bad.splitlines()
+    assert json.loads(only)["response"] == {"status_code": 404, "request_id": "r", "body": {"x": 1}}
