@@ -28,7 +28,8 @@ def test_the_golden_file_of_every_message_still_decodes_to_the_same(payload: typ
 def test_fields_of_a_newer_peer_are_ignored(payload: type) -> None:
     example: dict[str, Any] = json.loads((GOLDEN / f"{payload.__name__}.json").read_bytes())
     newer = msgspec.json.encode({**example, "from_the_future": {"a": 1}})
-    assert msgspec.json.decode(newer, type=payload) == msgspec.convert(example, type=payload)
+    today = msgspec.json.encode(example)
+    assert msgspec.json.decode(newer, type=payload) == msgspec.json.decode(today, type=payload)
 
 
 def test_no_golden_file_is_left_over() -> None:

@@ -65,15 +65,16 @@ async def test_every_step_of_a_request_is_an_event(yard: YardProcess) -> None:
 
 
 async def test_the_monitor_keeps_one_usage_record_a_request(yard: YardProcess) -> None:
-    async with Client.connect(settings_of(yard.home, yard.nats_url)) as client:
-        before = {row.model: row.requests for row in (await client.usage()).models}.get("demo", 0)
-        await chat(yard.url, "demo")
+    async with (
+        aiohttp.ClientSession() as session,
+        Client.connect(settings_of(yard.home, yard.nats_url)) as client,
+    ):
+        async with session.post(yard.url + CHAT, json={"model": "demo", "messages": HELLO}) as response:
+            request = response.headers["X-Request-Id"]
         async with asyncio.timeout(10):
-            while True:
-                report = await client.usage(recent=1)
-                if {row.model: row.requests for row in report.models}.get("demo", 0) == before + 1:
-                    break
-        assert report.recent[0].completion_tokens == 29
+            while not (mine := [r for r in (await client.usage(recent=50)).recent if r.request == request]):
+                await asyncio.sleep(0.02)
+        assert [record.completion_tokens for record in mine] == [29]
 
 
 @pytest.mark.parametrize(
