@@ -1,0 +1,36 @@
+"""Any inference path over plain NATS, streamed: .venv/bin/python examples/infer_nats.py [ENDPOINT] [MODEL] [SEED].
+
+The answer comes in several replies, an empty one last; a message to `yard.cancel.ID` gives it up.
+"""
+
+import asyncio
+import json
+import sys
+import uuid
+from pathlib import Path
+
+import nats
+
+
+async def main() -> None:
+    endpoint, model, seed = [*sys.argv[1:], *["chat", "demo", None][len(sys.argv) - 1 :]]
+    seed = seed or str(Path("~/.local/share/modelyard/keys/operator.nk").expanduser())
+    connection = await nats.connect("nats://127.0.0.1:4222", nkeys_seed=seed, inbox_prefix=b"_INBOX")
+    replies = await connection.subscribe(inbox := connection.new_inbox())
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
+    request = uuid.uuid4().hex
+    await connection.publish(
+        f"yard.command.openai.{endpoint}",
+        json.dumps(body).encode(),
+        reply=inbox,
+        headers={"Yard-Request": request},
+    )
+    try:
+        while piece := (await replies.next_msg(timeout=600)).data:
+            sys.stdout.write(piece.decode())
+    finally:
+        await connection.publish(f"yard.cancel.{request}", b"")
+        await connection.close()
+
+
+asyncio.run(main())
