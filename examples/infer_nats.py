@@ -1,22 +1,24 @@
-"""Any inference path over plain NATS, streamed: .venv/bin/python examples/infer_nats.py [ENDPOINT] [MODEL] [SEED].
+"""Any inference path over plain NATS: .venv/bin/python examples/infer_nats.py [ENDPOINT] [MODEL] [SEED FILE].
 
 The answer comes in several replies, an empty one last; a message to `yard.cancel.ID` gives it up.
 """
 
 import asyncio
 import json
+import os
 import sys
 import uuid
-from pathlib import Path
 
 import nats
 
+DEFAULTS = ("chat", "demo", os.path.expanduser("~/.local/share/modelyard/keys/operator.nk"))  # noqa: PTH111
+
 
 async def main() -> None:
-    endpoint, model, seed = [*sys.argv[1:], *["chat", "demo", None][len(sys.argv) - 1 :]]
-    seed = seed or str(Path("~/.local/share/modelyard/keys/operator.nk").expanduser())
-    connection = await nats.connect("nats://127.0.0.1:4222", nkeys_seed=seed, inbox_prefix=b"_INBOX")
-    replies = await connection.subscribe(inbox := connection.new_inbox())
+    endpoint, model, seed = (*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :])
+    connection = await nats.connect("nats://127.0.0.1:4222", nkeys_seed=seed)
+    inbox = connection.new_inbox()
+    replies = await connection.subscribe(inbox)
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
     request = uuid.uuid4().hex
     await connection.publish(
