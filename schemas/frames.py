@@ -55,6 +55,7 @@ class Resend(Record):
 
     attempt: int
     delivery: int
+    """0 for any, while nothing of it was heard."""
     number: int
 
 

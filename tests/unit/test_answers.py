@@ -60,6 +60,13 @@ async def test_what_is_missing_is_asked_for_again_and_the_answer_is_whole(answer
     assert await body(answer) == b"abcd"
 
 
+async def test_a_lost_beginning_is_asked_for_too(answer: Answer) -> None:
+    assert answer.on_frame(frame(1, delivery=2), b"b") == Resend(attempt=1, delivery=2, number=0)
+    answer.on_frame(frame(0, delivery=2), b"a")
+    answer.on_frame(frame(1, delivery=2, end=AnswerEnd()), b"b")
+    assert await body(answer) == b"ab"
+
+
 async def test_another_attempt_begins_where_the_client_is(answer: Answer) -> None:
     answer.on_frame(frame(0), b"a")
     answer.try_again()

@@ -116,9 +116,9 @@ class Answer:
 
     def _is_of_this_delivery(self, frame: Frame) -> bool:
         """Of two runners at the same attempt the first one heard is believed."""
-        if self._next == 0 and frame.number == 0:
+        if self._next == 0:
             self._delivery = frame.delivery
-        return frame.delivery == self._delivery or self._next == 0
+        return frame.delivery == self._delivery
 
     def _take(self, frame: Frame, data: bytes) -> None:
         if frame.head is not None:

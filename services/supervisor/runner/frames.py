@@ -68,7 +68,7 @@ class Frames:
 
     async def resend(self, wanted: Resend) -> None:
         """Send again what the gateway misses. What is not kept any more it will not get."""
-        if (wanted.attempt, wanted.delivery) != (self._headers.attempt, self.delivery):
+        if wanted.attempt != self._headers.attempt or wanted.delivery not in (0, self.delivery):
             return
         for number, message in tuple(self._kept):
             if number >= wanted.number:
