@@ -1,6 +1,6 @@
 """What every HTTP request passes: errors in the one shape, Host and Origin, API key."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -20,36 +20,45 @@ from services.gateway.exposure import Keys, Origins
 log = logging.get(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Encode = Callable[[YardError], bytes]
 KEY_ID = web.RequestKey("key_id", str)
 _OPEN = frozenset({"/health", "/ws"})
 """Without a key: the health check, and the WebSocket, which asks for the key itself."""
 
 
-def error_response(error: YardError) -> web.Response:
-    """An error in the one shape."""
+def error_response(error: YardError, encode: Encode = YardError.encode) -> web.Response:
+    """An error in the one shape, or as `encode` says it."""
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
     return web.Response(
-        body=error.encode(), status=error.status, content_type="application/json", headers=headers
+        body=encode(error), status=error.status, content_type="application/json", headers=headers
     )
 
 
-@web.middleware
-async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every failure becomes a sentence with a code; what we did not foresee is logged and 500."""
-    try:
-        return await handler(request)
-    except YardError as error:
-        return error_response(error)
-    except web.HTTPException as error:
-        if error.status < 400:
+def errors(shapes: Mapping[str, Encode]) -> Middleware:
+    """Every failure becomes a sentence with a code; what we did not foresee is logged and 500.
+
+    `shapes` has the paths whose clients read errors in another shape than the one.
+    """
+
+    @web.middleware
+    async def catch(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except YardError as error:
+            told = error
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            told = _from_aiohttp(request, error)
+        except ConnectionError:
+            # The client left; nobody reads this.
             raise
-        return error_response(_from_aiohttp(request, error))
-    except ConnectionError:
-        # The client left; nobody reads this.
-        raise
-    except Exception:
-        log.exception("request_failed", path=request.path)
-        return error_response(InternalError("Something went wrong inside; the gateway's log has it."))
+        except Exception:
+            log.exception("request_failed", path=request.path)
+            told = InternalError("Something went wrong inside; the gateway's log has it.")
+        return error_response(told, shapes.get(request.path, YardError.encode))
+
+    return catch
 
 
 def _from_aiohttp(request: web.Request, error: web.HTTPException) -> YardError:

@@ -13,7 +13,8 @@ from modelyard.state import Mirror
 from modelyard.tasks import Tasks
 from schemas import buckets
 from services.gateway.admin import Admin
-from services.gateway.apis.ollama.handlers import Ollama
+from services.gateway.apis.ollama.answers import error_body
+from services.gateway.apis.ollama.handlers import PATHS, Ollama
 from services.gateway.apis.ollama.listing import Listing
 from services.gateway.apis.openai import OpenAI
 from services.gateway.apis.over_nats import OverNats
@@ -47,7 +48,8 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     feed = Feed(bus, tasks, keys, mirrors)
     await feed.open()
     app = web.Application(
-        middlewares=[errors, guard(Origins(settings), keys)], client_max_size=MAX_BODY_BYTES
+        middlewares=[errors(dict.fromkeys(PATHS, error_body)), guard(Origins(settings), keys)],
+        client_max_size=MAX_BODY_BYTES,
     )
     files = Files(bus, mirrors[buckets.FILES.name])
     batches = Batches(bus, tasks, files, mirrors[buckets.BATCHES.name], inference)

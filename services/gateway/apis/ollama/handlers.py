@@ -1,144 +1,109 @@
-"""`/api/chat`, `/api/generate`, `/api/embed`: asked like any other request, answered in Ollama's words."""
+"""Ollama's paths: asked like any other request, answered in Ollama's words."""
 
-import functools
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+import time
 
 import msgspec
 from aiohttp import web
 
-from schemas.errors import InvalidJson, YardError, from_error_body
-from services.gateway.apis.ollama.answers import Translation, embeddings, error_body
+from services.gateway.apis.ollama.answers import Translation
+from services.gateway.apis.ollama.asked import Chat, Embed, Generate, OldEmbed, Show
+from services.gateway.apis.ollama.asking import Asking, read
+from services.gateway.apis.ollama.infill import Infill
 from services.gateway.apis.ollama.listing import Listing
-from services.gateway.apis.ollama.requests import Chat, Embed, Generate, OldEmbed, chat_body, generate_body
-from services.gateway.apis.sse import data_of
-from services.gateway.inference.answer import Answer
-from services.gateway.inference.ask import Ask
+from services.gateway.apis.ollama.requests import (
+    CHAT,
+    EMBED,
+    INFILL,
+    chat_body,
+    generate_body,
+    generate_path,
+    lets_go,
+    says_nothing,
+)
+from services.gateway.apis.ollama.vectors import embedded, embedded_one, nothing_embedded
+from services.gateway.inference.ask import JSON
 from services.gateway.inference.inference import Inference
-from services.gateway.middleware import KEY_ID
 
-T = TypeVar("T")
-CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-_LINES = "application/x-ndjson"
-_JSON = "application/json"
+_NAMES = ("chat", "generate", "embed", "embeddings", "tags", "ps", "show", "version")
+PATHS = frozenset(f"/api/{name}" for name in _NAMES)
+"""Their errors are said in Ollama's words, wherever they come from."""
 
 
 class Ollama:
     """Handlers of Ollama's paths."""
 
     def __init__(self, inference: Inference, listing: Listing) -> None:
-        self._inference = inference
+        self._asking = Asking(inference, listing)
         self._listing = listing
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.post("/api/chat", in_ollamas_words(self.on_chat)),
-            web.post("/api/generate", in_ollamas_words(self.on_generate)),
-            web.post("/api/embed", in_ollamas_words(self.on_embed)),
-            web.post("/api/embeddings", in_ollamas_words(self.on_old_embed)),
-            web.get("/api/tags", self._listing.on_tags),
-            web.get("/api/ps", self._listing.on_ps),
-            web.post("/api/show", in_ollamas_words(self._listing.on_show)),
-            web.get("/api/version", self._listing.on_version),
+            web.post("/api/chat", self.on_chat),
+            web.post("/api/generate", self.on_generate),
+            web.post("/api/embed", self.on_embed),
+            web.post("/api/embeddings", self.on_old_embed),
+            web.get("/api/tags", self.on_tags),
+            web.get("/api/ps", self.on_ps),
+            web.post("/api/show", self.on_show),
+            web.get("/api/version", self.on_version),
         ]
 
     async def on_chat(self, request: web.Request) -> web.StreamResponse:
         asked = await read(request, Chat)
-        translation = Translation(asked.model, chat=True)
-        return await self._send(request, CHAT, chat_body(asked), translation)
+        said = Translation(asked.model, chat=True)
+        if says_nothing(asked):
+            return await self._load(request, asked, said)
+        lines = said if asked.streams else None
+        return await self._asking.send(request, CHAT, chat_body(asked), said.whole, lines)
 
     async def on_generate(self, request: web.Request) -> web.StreamResponse:
         asked = await read(request, Generate)
-        path = TEXT if asked.raw else CHAT
-        return await self._send(request, path, generate_body(asked), Translation(asked.model, chat=False))
+        said = Translation(asked.model, chat=False)
+        if says_nothing(asked):
+            return await self._load(request, asked, said)
+        path = generate_path(asked, self._listing.find(asked.model).mode)
+        whole = Infill(said, lines=asked.streams).whole if path == INFILL else said.whole
+        lines = said if asked.streams else None
+        return await self._asking.send(request, path, generate_body(asked, path), whole, lines)
+
+    async def _load(
+        self, request: web.Request, asked: Chat | Generate, said: Translation
+    ) -> web.StreamResponse:
+        """Nothing is said: the model is started. One that may go is left to the yard, which has others."""
+        if not lets_go(asked):
+            return await self._asking.load(request, asked.model, said.nothing("load"))
+        self._listing.find(asked.model)
+        return web.Response(body=said.nothing("unload"), content_type=JSON)
 
     async def on_embed(self, request: web.Request) -> web.StreamResponse:
-        asked = await read(request, Embed)
-        vectors, tokens = await self._embed(request, asked.model, asked.input)
-        answer = {"model": asked.model, "embeddings": vectors, "prompt_eval_count": tokens}
-        return web.Response(body=msgspec.json.encode(answer), content_type=_JSON)
+        asked, began_ns = await read(request, Embed), time.monotonic_ns()
+        if not asked.input:
+            return await self._asking.load(request, asked.model, nothing_embedded(asked.model))
+
+        def whole(body: bytes) -> bytes:
+            return embedded(asked, body, time.monotonic_ns() - began_ns)
+
+        return await self._asking.send(request, EMBED, {"model": asked.model, "input": asked.input}, whole)
 
     async def on_old_embed(self, request: web.Request) -> web.StreamResponse:
         asked = await read(request, OldEmbed)
-        (vector, *_), _tokens = await self._embed(request, asked.model, asked.prompt)
-        return web.Response(body=msgspec.json.encode({"embedding": vector}), content_type=_JSON)
+        if not asked.prompt:
+            return await self._asking.load(request, asked.model, b'{"embedding":[]}')
+        body = {"model": asked.model, "input": asked.prompt}
+        return await self._asking.send(request, EMBED, body, embedded_one)
 
-    async def _embed(
-        self, request: web.Request, model: str, texts: str | tuple[str, ...]
-    ) -> tuple[list[Any], int]:
-        async with self._inference.ask(self._ask(request, EMBED, {"model": model, "input": texts})) as answer:
-            return embeddings(await _whole(answer))
+    async def on_tags(self, _request: web.Request) -> web.Response:
+        return _json(self._listing.tags())
 
-    async def _send(
-        self, request: web.Request, path: str, body: dict[str, Any], translation: Translation
-    ) -> web.StreamResponse:
-        ask = self._ask(request, path, body)
-        async with self._inference.ask(ask) as answer:
-            if not ask.stream:
-                whole = translation.whole(await _whole(answer))
-                return web.Response(body=whole, content_type=_JSON)
-            if (await answer.head()).status != 200:
-                await _whole(answer)
-            return await _stream(request, answer, translation)
+    async def on_ps(self, _request: web.Request) -> web.Response:
+        return _json(self._listing.running())
 
-    def _ask(self, request: web.Request, path: str, body: dict[str, Any]) -> Ask:
-        model = self._listing.known_name(body["model"])
-        return Ask(
-            path=path,
-            body=msgspec.json.encode({**body, "model": model}),
-            model=model,
-            stream=bool(body.get("stream")),
-            key=request.get(KEY_ID),
-            traceparent=request.headers.get("traceparent"),
-        )
+    async def on_show(self, request: web.Request) -> web.Response:
+        return _json(self._listing.show(await read(request, Show)))
+
+    async def on_version(self, _request: web.Request) -> web.Response:
+        return _json(self._listing.version())
 
 
-async def _whole(answer: Answer) -> bytes:
-    """The engine's whole answer; raises the error that it may be."""
-    head = await answer.head()
-    body = b"".join([piece async for piece in answer.body()])
-    if head.status != 200:
-        raise from_error_body(body)
-    return body
-
-
-async def _stream(request: web.Request, answer: Answer, translation: Translation) -> web.StreamResponse:
-    response = web.StreamResponse()
-    response.content_type = _LINES
-    await response.prepare(request)
-    try:
-        async for data in data_of(answer.body()):
-            if line := translation.line(data):
-                await response.write(line)
-        await response.write(translation.last())
-    except YardError as error:
-        await response.write(error_body(error) + b"\n")
-    await response.write_eof()
-    return response
-
-
-async def read(request: web.Request, kind: type[T]) -> T:
-    """A body of this kind; InvalidJson says where it is not."""
-    try:
-        return msgspec.json.decode(await request.read(), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidJson(f"The body is not what {request.path} takes: {error}.") from error
-
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def in_ollamas_words(handler: Handler) -> Handler:
-    """Errors as Ollama's clients read them: `{"error": sentence}`."""
-
-    @functools.wraps(handler)
-    async def handle(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except YardError as error:
-            headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else {}
-            return web.Response(
-                body=error_body(error), status=error.status, content_type=_JSON, headers=headers
-            )
-
-    return handle
+def _json(content: dict[str, object]) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type=JSON)

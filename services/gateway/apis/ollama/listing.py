@@ -1,21 +1,22 @@
-"""`/api/tags`, `/api/ps`, `/api/show`, `/api/version`: the yard's models in Ollama's words."""
+"""The yard's models in Ollama's words: those there are, those that run, and what one of them can."""
 
-from typing import Any
+import hashlib
 
 import msgspec
-from aiohttp import web
 
 import modelyard
 from schemas.errors import BadRequest
 from schemas.instances import InstanceState
 from schemas.models import Mode, ModelSpec
 from services.gateway.apis.ollama.answers import now
-from services.gateway.apis.ollama.requests import Show
+from services.gateway.apis.ollama.asked import Show
 from services.gateway.catalog import Catalog
 
-Json = dict[str, Any]
+Json = dict[str, object]
 _LATEST = ":latest"
-_CAPABILITIES = {Mode.CHAT: ["completion"], Mode.COMPLETION: ["completion"], Mode.EMBEDDING: ["embedding"]}
+_FOREVER = "2318-01-01T00:00:00Z"
+"""As Ollama writes that a model is not to go by itself."""
+_ABILITIES = {Mode.CHAT: ["completion"], Mode.COMPLETION: ["completion"], Mode.EMBEDDING: ["embedding"]}
 """What each mode can, in Ollama's words."""
 
 
@@ -30,38 +31,46 @@ class Listing:
         bare = name.removesuffix(_LATEST)
         return bare if bare != name and not self._catalog.has(name) else name
 
-    async def on_tags(self, _request: web.Request) -> web.Response:
-        return _json({"models": [_entry(spec) for spec in self._catalog.models.values.values()]})
+    def find(self, name: str) -> ModelSpec:
+        """The model of this name, alias or tag; ModelNotFound if there is none."""
+        return self._catalog.resolve(self.known_name(name))
 
-    async def on_ps(self, _request: web.Request) -> web.Response:
-        running = [
-            spec
-            for spec in self._catalog.models.values.values()
-            if self._catalog.state(spec.name) == InstanceState.READY
-        ]
-        never = {"expires_at": "0001-01-01T00:00:00Z", "size_vram": 0}
-        return _json({"models": [_entry(spec) | never for spec in running]})
+    def tags(self) -> Json:
+        """All models, for `/api/tags`."""
+        return {"models": [_entry(spec) for spec in self._specs()]}
 
-    async def on_show(self, request: web.Request) -> web.Response:
-        asked = msgspec.json.decode(await request.read(), type=Show)
+    def running(self) -> Json:
+        """Those that are ready, for `/api/ps`."""
+        ready = [spec for spec in self._specs() if self._catalog.state(spec.name) == InstanceState.READY]
+        return {"models": [_entry(spec) | _running(spec) for spec in ready]}
+
+    def show(self, asked: Show) -> Json:
+        """One model, for `/api/show`."""
         name = asked.model or asked.name
         if not name:
             raise BadRequest("Which model? The body has no `model`.", param="model")
-        spec = self._catalog.resolve(self.known_name(name))
-        return _json(
-            {
-                "details": _details(spec),
-                "model_info": {"general.basename": spec.name, "general.context_length": spec.n_ctx},
-                "capabilities": _CAPABILITIES.get(spec.mode, []),
-                "modified_at": now(),
-                "parameters": "",
-                "template": "",
-                "modelfile": "",
-            }
-        )
+        return shown(self.find(name))
 
-    async def on_version(self, _request: web.Request) -> web.Response:
-        return _json({"version": modelyard.__version__})
+    def version(self) -> Json:
+        """Ours, for `/api/version`."""
+        return {"version": modelyard.__version__}
+
+    def _specs(self) -> list[ModelSpec]:
+        return sorted(self._catalog.models.values.values(), key=lambda spec: spec.name)
+
+
+def shown(spec: ModelSpec) -> Json:
+    """What is known of a model without opening its file."""
+    vision = ["vision"] if spec.mmproj else []
+    return {
+        "details": _details(spec),
+        "model_info": {"general.basename": spec.name, "general.context_length": spec.n_ctx},
+        "capabilities": [*_ABILITIES.get(spec.mode, []), *vision],
+        "modified_at": now(),
+        "parameters": "",
+        "template": "",
+        "modelfile": "",
+    }
 
 
 def _entry(spec: ModelSpec) -> Json:
@@ -70,9 +79,14 @@ def _entry(spec: ModelSpec) -> Json:
         "model": spec.name,
         "modified_at": now(),
         "size": 0,
-        "digest": "",
+        # It tells one state of a model from another, which is what clients compare it for.
+        "digest": hashlib.sha256(msgspec.json.encode(spec)).hexdigest(),
         "details": _details(spec),
     }
+
+
+def _running(spec: ModelSpec) -> Json:
+    return {"expires_at": _FOREVER, "size_vram": 0, "context_length": spec.n_ctx}
 
 
 def _details(spec: ModelSpec) -> Json:
@@ -85,7 +99,3 @@ def _details(spec: ModelSpec) -> Json:
         "parameter_size": "",
         "quantization_level": quant or "",
     }
-
-
-def _json(content: Json) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type="application/json")

@@ -1,154 +1,110 @@
-"""What Ollama's clients ask, as OpenAI's API has it. Pure."""
-
-from typing import Any
+"""What Ollama's clients ask, as our own paths take it. Pure."""
 
 import msgspec
 
-from schemas.record import Record
+from schemas.errors import BadRequest
+from schemas.models import Mode
+from services.gateway.apis.ollama.asked import Chat, Common, Generate, Message, Options
+from services.gateway.apis.ollama.turns import turns
 
-Json = dict[str, Any]
+Body = dict[str, object]
 
-_OPTIONS = {
-    "num_predict": "max_tokens",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "seed": "seed",
-    "stop": "stop",
-    "repeat_penalty": "repeat_penalty",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-}
-"""Ollama's names and ours; what is not here is about loading a model and not for a request to say."""
+CHAT, TEXT, INFILL, EMBED = "/v1/chat/completions", "/v1/completions", "/infill", "/v1/embeddings"
+_RENAMED = {"num_predict": "max_tokens", "num_keep": "n_keep"}
+"""Options of another name here; the others are called the same."""
 
 
-class ToolFunction(Record):
-    name: str
-    arguments: Json = msgspec.field(default_factory=dict)
-
-
-class ToolCall(Record):
-    function: ToolFunction
-
-
-class Message(Record):
-    """One turn of a chat."""
-
-    role: str
-    content: str = ""
-    images: tuple[str, ...] = ()
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_name: str | None = None
-    thinking: str | None = None
-
-
-class Chat(Record):
-    """`POST /api/chat`."""
-
-    model: str
-    messages: tuple[Message, ...] = ()
-    stream: bool = True
-    tools: tuple[Json, ...] | None = None
-    format: str | Json | None = None
-    options: Json | None = None
-    think: bool | str | None = None
-
-
-class Generate(Record):
-    """`POST /api/generate`."""
-
-    model: str
-    prompt: str = ""
-    system: str | None = None
-    suffix: str | None = None
-    images: tuple[str, ...] = ()
-    raw: bool = False
-    stream: bool = True
-    format: str | Json | None = None
-    options: Json | None = None
-    think: bool | str | None = None
-
-
-class Embed(Record):
-    """`POST /api/embed`."""
-
-    model: str
-    input: str | tuple[str, ...] = ""
-
-
-class OldEmbed(Record):
-    """`POST /api/embeddings`."""
-
-    model: str
-    prompt: str = ""
-
-
-class Show(Record):
-    """`POST /api/show`: newer clients say `model`, older ones `name`."""
-
-    model: str | None = None
-    name: str | None = None
-
-
-def chat_body(chat: Chat) -> Json:
+def chat_body(chat: Chat) -> Body:
     """As `/v1/chat/completions` takes it."""
-    body: Json = {"model": chat.model, "messages": [_message(message) for message in chat.messages]}
+    body: Body = {"model": chat.model, "messages": turns(chat.messages or ())}
     if chat.tools:
-        body["tools"] = list(chat.tools)
-    return body | _common(chat.options, chat.format, chat.think, stream=chat.stream)
+        body["tools"] = chat.tools
+    return body | _streaming(chat) | _sampling(chat.options) | _shape(chat) | _thinking(chat)
 
 
-def generate_body(asked: Generate) -> Json:
-    """As `/v1/chat/completions` takes it, or with `raw` as `/v1/completions` does."""
-    common = _common(asked.options, asked.format, asked.think, stream=asked.stream)
-    if asked.raw:
-        return {"model": asked.model, "prompt": asked.prompt} | common
-    turns = [Message(role="system", content=asked.system)] if asked.system else []
-    turns.append(Message(role="user", content=asked.prompt, images=asked.images))
-    return {"model": asked.model, "messages": [_message(turn) for turn in turns]} | common
+def generate_path(asked: Generate, mode: Mode) -> str:
+    """Where a prompt goes: a hole to be filled, a text to go on with, or a turn of a chat."""
+    if asked.suffix:
+        return INFILL
+    return TEXT if asked.raw or mode is Mode.COMPLETION else CHAT
 
 
-def _common(
-    options: Json | None, shape: str | Json | None, think: bool | str | None, *, stream: bool
-) -> Json:
-    body: Json = {"stream": stream}
-    if stream:
-        body["stream_options"] = {"include_usage": True}
-    for name, value in (options or {}).items():
-        # A negative number of tokens means "no limit", which is ours when nothing is said.
-        if name in _OPTIONS and not (name == "num_predict" and value < 0):
-            body[_OPTIONS[name]] = value
-    if shape == "json":
-        body["response_format"] = {"type": "json_object"}
-    elif isinstance(shape, dict):
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": shape}}
-    if think is not None:
-        body["chat_template_kwargs"] = {"enable_thinking": bool(think)}
-    return body
+def generate_body(asked: Generate, path: str) -> Body:
+    """A prompt as `path` takes it."""
+    if path == CHAT:
+        return chat_body(_as_chat(asked))
+    if path == INFILL:
+        hole: Body = {"input_prefix": asked.prompt or "", "input_suffix": asked.suffix or ""}
+        return {"model": asked.model} | hole | _sampling(asked.options)
+    body: Body = {"model": asked.model, "prompt": asked.prompt or ""}
+    return body | _streaming(asked) | _sampling(asked.options) | _grammar(asked)
 
 
-def _message(message: Message) -> Json:
-    said: Json = {"role": message.role, "content": message.content}
-    if message.images:
-        pictures = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images]
-        said["content"] = [{"type": "text", "text": message.content}, *pictures]
-    if message.thinking:
-        said["reasoning_content"] = message.thinking
-    if message.tool_calls:
-        said["tool_calls"] = [_tool_call(number, call) for number, call in enumerate(message.tool_calls)]
-    if message.role == "tool":
-        said["tool_call_id"] = message.tool_name or "call_0"
-    return said
+def _as_chat(asked: Generate) -> Chat:
+    system = [Message(role="system", content=asked.system)] if asked.system else []
+    return Chat(
+        model=asked.model,
+        messages=(*system, Message(role="user", content=asked.prompt, images=asked.images)),
+        stream=asked.stream,
+        format=asked.format,
+        options=asked.options,
+        think=asked.think,
+    )
 
 
-def _tool_call(number: int, call: ToolCall) -> Json:
-    arguments = msgspec.json.encode(call.function.arguments).decode()
-    function = {"name": call.function.name, "arguments": arguments}
-    return {"id": f"call_{number}", "type": "function", "function": function}
+def says_nothing(asked: Chat | Generate) -> bool:
+    """Whether nothing is said: then Ollama loads the model, or lets it go."""
+    if isinstance(asked, Chat):
+        return not asked.messages
+    return not (asked.prompt or asked.suffix or asked.images)
 
 
-def _data_url(image: str) -> str:
-    """Ollama sends bare base64; what it begins with tells what it is."""
-    kind = "jpeg" if image.startswith("/9j/") else "webp" if image.startswith("UklGR") else "png"
-    return f"data:image/{kind};base64,{image}"
+def lets_go(asked: Common) -> bool:
+    """Whether a request that says nothing wants the model away."""
+    return str(asked.keep_alive).rstrip("hms") in ("0", "0.0")
+
+
+def _streaming(asked: Common) -> Body:
+    if not asked.streams:
+        return {"stream": False}
+    return {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def _sampling(options: Options | None) -> Body:
+    given = msgspec.structs.asdict(options) if options else {}
+    # A number of tokens that is not positive means "no limit", which is ours when nothing is said.
+    if (given.get("num_predict") or 0) <= 0:
+        given.pop("num_predict", None)
+    return {_RENAMED.get(name, name): value for name, value in given.items() if value is not None}
+
+
+def _schema(asked: Common) -> dict[str, object] | None:
+    """The schema of the answer: `{}` for any JSON, None where it need not be JSON."""
+    if isinstance(asked.format, dict):
+        return asked.format
+    if asked.format not in (None, "", "json"):
+        raise BadRequest(f'`format` is "json" or a JSON schema, not {asked.format!r}.', param="format")
+    return {} if asked.format else None
+
+
+def _shape(asked: Common) -> Body:
+    if (schema := _schema(asked)) is None:
+        return {}
+    if not schema:
+        return {"response_format": {"type": "json_object"}}
+    named = {"name": "answer", "schema": schema}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+def _grammar(asked: Common) -> Body:
+    """The text path has llama.cpp's own name for it."""
+    schema = _schema(asked)
+    return {} if schema is None else {"json_schema": schema or {"type": "object"}}
+
+
+def _thinking(asked: Common) -> Body:
+    """`think` is yes, no, or how much."""
+    if asked.think is None:
+        return {}
+    effort = {"reasoning_effort": asked.think} if isinstance(asked.think, str) and asked.think else {}
+    return {"chat_template_kwargs": {"enable_thinking": bool(asked.think), **effort}}
