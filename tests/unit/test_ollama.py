@@ -1,94 +1,381 @@
 """Ollama's words and ours."""
 
 import json
+import math
 from typing import Any
 
 import msgspec
 import pytest
 
+from schemas.errors import BadRequest, EngineFailed
+from schemas.models import Mode, ModelSpec
 from services.gateway.apis.ollama.answers import Translation
-from services.gateway.apis.ollama.requests import Chat, Generate, chat_body, generate_body
+from services.gateway.apis.ollama.asked import Chat, Embed, Generate
+from services.gateway.apis.ollama.infill import Infill
+from services.gateway.apis.ollama.listing import shown
+from services.gateway.apis.ollama.requests import (
+    chat_body,
+    generate_body,
+    generate_path,
+    lets_go,
+    says_nothing,
+)
+from services.gateway.apis.ollama.turns import turns
+from services.gateway.apis.ollama.vectors import embedded, shortened
+
+CHAT, TEXT, INFILL = "/v1/chat/completions", "/v1/completions", "/infill"
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 
 
-def asked(**fields: Any) -> dict[str, Any]:
-    return chat_body(msgspec.convert({"model": "m", **fields}, Chat))
+def chat(**fields: Any) -> Chat:
+    return msgspec.json.decode(json.dumps({"model": "m", **fields}), type=Chat)
+
+
+def generate(**fields: Any) -> Generate:
+    return msgspec.json.decode(json.dumps({"model": "m", **fields}), type=Generate)
+
+
+def plain(value: object) -> Any:
+    """As it goes over the wire."""
+    return json.loads(msgspec.json.encode(value))
+
+
+NULLS = dict.fromkeys(("stream", "format", "options", "think", "keep_alive", "tools", "messages"))
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
         ({}, {"stream": True, "stream_options": {"include_usage": True}}),
-        ({"stream": False, "options": {"num_predict": 5, "num_ctx": 9}}, {"stream": False, "max_tokens": 5}),
-        ({"stream": False, "options": {"num_predict": -1, "seed": 3}}, {"stream": False, "seed": 3}),
-        ({"stream": False, "format": "json"}, {"stream": False, "response_format": {"type": "json_object"}}),
-        (
-            {"stream": False, "think": False},
-            {"stream": False, "chat_template_kwargs": {"enable_thinking": False}},
-        ),
+        (NULLS, {"stream": True, "stream_options": {"include_usage": True}}),
+        ({"stream": False, "keep_alive": "5m", "template": "x"}, {"stream": False}),
+        ({"stream": False, "tools": []}, {"stream": False}),
+        ({"stream": False, "tools": [TOOL]}, {"stream": False, "tools": [TOOL]}),
     ],
 )
-def test_options_have_their_names_here(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert asked(**given) == {"model": "m", "messages": [], **expected}
+def test_a_chat_streams_unless_it_is_told_not_to(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert plain(chat_body(chat(**given))) == {"model": "m", "messages": [], **expected}
 
 
-def test_a_schema_is_a_response_format() -> None:
-    schema = {"type": "object"}
-    shape = asked(format=schema)["response_format"]
-    assert shape == {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"num_predict": 5, "num_ctx": 9, "num_gpu": 1, "nobody": "knows"}, {"max_tokens": 5}),
+        ({"num_predict": 5, "temperature": 1}, {"max_tokens": 5, "temperature": 1.0}),
+        ({"num_predict": -1, "seed": 3}, {"seed": 3}),
+        ({"num_predict": -2}, {}),
+        ({"num_predict": None, "stop": None}, {}),
+        ({"temperature": 0, "seed": 0}, {"temperature": 0.0, "seed": 0}),
+        ({"stop": "x"}, {"stop": "x"}),
+        ({"stop": ["x", "y"]}, {"stop": ["x", "y"]}),
+        ({"top_k": 3, "top_p": 0.5, "min_p": 0.1}, {"top_k": 3, "top_p": 0.5, "min_p": 0.1}),
+        ({"repeat_penalty": 1.1, "repeat_last_n": 9}, {"repeat_penalty": 1.1, "repeat_last_n": 9}),
+        ({"typical_p": 0.9, "num_keep": 4, "mirostat": 2}, {"typical_p": 0.9, "n_keep": 4, "mirostat": 2}),
+    ],
+)
+def test_options_have_their_names_here(options: dict[str, Any], expected: dict[str, Any]) -> None:
+    body = plain(chat_body(chat(stream=False, options=options)))
+    assert body == {"model": "m", "messages": [], "stream": False, **expected}
 
 
-def test_pictures_and_tools_are_said_our_way() -> None:
-    call = {"function": {"name": "f", "arguments": {"x": 1}}}
-    messages = asked(
-        messages=[
-            {"role": "user", "content": "What?", "images": ["/9j/abc", "iVBOR"]},
-            {"role": "assistant", "tool_calls": [call]},
-            {"role": "tool", "content": "2", "tool_name": "f"},
-        ]
-    )["messages"]
-    kinds = [part["image_url"]["url"].split(";")[0] for part in messages[0]["content"][1:]]
-    assert kinds == ["data:image/jpeg", "data:image/png"]
-    assert messages[1]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":1}'}
-    assert messages[2]["tool_call_id"] == "f"
+@pytest.mark.parametrize("options", [{"num_predict": "five"}, {"num_predict": 5.5}, {"stop": 3}, [], "x"])
+def test_options_of_the_wrong_type_are_refused(options: Any) -> None:
+    with pytest.raises(msgspec.ValidationError, match="options"):
+        chat(options=options)
 
 
-def test_raw_goes_to_the_text_path() -> None:
-    body = generate_body(Generate(model="m", prompt="p", raw=True, stream=False))
-    assert body == {"model": "m", "prompt": "p", "stream": False}
-    turns = generate_body(Generate(model="m", prompt="p", system="s"))["messages"]
-    assert [turn["role"] for turn in turns] == ["system", "user"]
+NAMED = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
 
 
-def lines(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    translation = Translation("m", chat=True)
-    out = [translation.line(json.dumps(chunk).encode()) for chunk in chunks] + [translation.last()]
-    return [json.loads(line) for line in out if line]
+@pytest.mark.parametrize(
+    ("shape", "chat_fields", "text_fields"),
+    [
+        (None, {}, {}),
+        ("", {}, {}),
+        ("json", {"response_format": {"type": "json_object"}}, {"json_schema": {"type": "object"}}),
+        (SCHEMA, {"response_format": NAMED}, {"json_schema": SCHEMA}),
+    ],
+)
+def test_a_format_is_a_response_format_or_on_the_text_path_a_schema(
+    shape: Any, chat_fields: dict[str, Any], text_fields: dict[str, Any]
+) -> None:
+    asked = plain(chat_body(chat(stream=False, format=shape)))
+    assert asked == {"model": "m", "messages": [], "stream": False, **chat_fields}
+    raw = plain(generate_body(generate(prompt="p", raw=True, stream=False, format=shape), TEXT))
+    assert raw == {"model": "m", "prompt": "p", "stream": False, **text_fields}
+
+
+def test_another_format_is_refused_by_name() -> None:
+    with pytest.raises(BadRequest, match="'yaml'"):
+        chat_body(chat(format="yaml"))
+
+
+@pytest.mark.parametrize(
+    ("think", "expected"),
+    [
+        (True, {"enable_thinking": True}),
+        (False, {"enable_thinking": False}),
+        ("low", {"enable_thinking": True, "reasoning_effort": "low"}),
+        (None, None),
+    ],
+)
+def test_thinking_is_for_the_template(think: Any, expected: dict[str, Any] | None) -> None:
+    assert chat_body(chat(think=think)).get("chat_template_kwargs") == expected
+
+
+def said(*messages: dict[str, Any]) -> Any:
+    return plain(turns(chat(messages=messages).messages or ()))
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"role": "user", "content": "Hi"}, {"content": "Hi"}),
+        ({"role": "assistant", "content": None}, {"content": ""}),
+        (
+            {"role": "assistant", "content": "4", "thinking": "2+2"},
+            {"content": "4", "reasoning_content": "2+2"},
+        ),
+        ({"role": "user", "content": "Hi", "images": None, "tool_calls": None}, {"content": "Hi"}),
+        ({"role": "tool", "content": "2"}, {"content": "2", "tool_call_id": "call_unknown"}),
+    ],
+)
+def test_a_turn(message: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert said(message) == [{"role": message["role"], **expected}]
+
+
+@pytest.mark.parametrize(
+    ("image", "url"),
+    [
+        ("/9j/abc", "data:image/jpeg;base64,/9j/abc"),
+        ("iVBOR", "data:image/png;base64,iVBOR"),
+        ("UklGRx", "data:image/webp;base64,UklGRx"),
+        ("R0lGODx", "data:image/gif;base64,R0lGODx"),
+        ("data:image/png;base64,iVBOR", "data:image/png;base64,iVBOR"),
+    ],
+)
+def test_pictures_are_parts(image: str, url: str) -> None:
+    picture = {"type": "image_url", "image_url": {"url": url}}
+    (turn,) = said({"role": "user", "content": "What?", "images": [image]})
+    assert turn["content"] == [{"type": "text", "text": "What?"}, picture]
+    (silent,) = said({"role": "user", "images": [image]})
+    assert silent["content"] == [picture]
+
+
+def call(name: str, **more: Any) -> dict[str, Any]:
+    return {"function": {"name": name, "arguments": {"x": 1}}, **more}
+
+
+def test_calls_get_ids_and_results_those_of_their_calls() -> None:
+    asked = said(
+        {"role": "assistant", "tool_calls": [call("f"), call("g"), call("f")]},
+        {"role": "tool", "content": "of g", "tool_name": "g"},
+        {"role": "tool", "content": "of the first f", "tool_name": "f"},
+        {"role": "tool", "content": "of the second f"},
+        {"role": "assistant", "tool_calls": [call("f", id="mine"), call("f")]},
+        {"role": "tool", "content": "by its id", "tool_name": "f", "tool_call_id": "mine"},
+        {"role": "tool", "content": "the rest", "tool_name": "f"},
+    )
+    made = [one["id"] for turn in asked for one in turn.get("tool_calls", ())]
+    assert made == ["call_0", "call_1", "call_2", "mine", "call_4"]
+    results = [turn["tool_call_id"] for turn in asked if turn["role"] == "tool"]
+    assert results == ["call_1", "call_0", "call_2", "mine", "call_4"]
+    first = asked[0]["tool_calls"][0]
+    assert first["function"] == {"name": "f", "arguments": '{"x":1}'}
+    assert asked[1]["name"] == "g"
+
+
+@pytest.mark.parametrize(
+    ("fields", "mode", "path"),
+    [
+        ({"prompt": "p"}, Mode.CHAT, CHAT),
+        ({"prompt": "p", "raw": True}, Mode.CHAT, TEXT),
+        ({"prompt": "p"}, Mode.COMPLETION, TEXT),
+        ({"prompt": "p", "suffix": "s"}, Mode.CHAT, INFILL),
+        ({"prompt": "p", "suffix": ""}, Mode.CHAT, CHAT),
+        # It is refused there, with the paths that it has.
+        ({"prompt": "p"}, Mode.EMBEDDING, CHAT),
+    ],
+)
+def test_where_a_prompt_goes(fields: dict[str, Any], mode: Mode, path: str) -> None:
+    assert generate_path(generate(**fields), mode) == path
+
+
+def test_a_prompt_on_each_path() -> None:
+    asked = generate(prompt="p", system="s", suffix="e", stream=False, options={"num_predict": 2})
+    assert plain(generate_body(asked, CHAT)) == {
+        "model": "m",
+        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}],
+        "stream": False,
+        "max_tokens": 2,
+    }
+    assert plain(generate_body(asked, TEXT)) == {
+        "model": "m",
+        "prompt": "p",
+        "stream": False,
+        "max_tokens": 2,
+    }
+    hole = {"model": "m", "input_prefix": "p", "input_suffix": "e", "max_tokens": 2}
+    assert plain(generate_body(asked, INFILL)) == hole
+
+
+@pytest.mark.parametrize(
+    ("asked", "nothing", "away"),
+    [
+        (chat(), True, False),
+        (chat(messages=[], keep_alive=0), True, True),
+        (chat(messages=[{"role": "user", "content": ""}]), False, False),
+        (generate(), True, False),
+        (generate(prompt="", keep_alive="0s"), True, True),
+        (generate(prompt="", keep_alive="10m"), True, False),
+        (generate(prompt="", keep_alive=-1), True, False),
+        (generate(suffix="x"), False, False),
+        (generate(images=["iVBOR"]), False, False),
+    ],
+)
+def test_who_says_nothing_wants_the_model_loaded_or_away(
+    asked: Chat | Generate, nothing: bool, away: bool
+) -> None:
+    assert (says_nothing(asked), lets_go(asked)) == (nothing, away)
+
+
+def lines(*chunks: dict[str, Any], chat: bool = True) -> list[dict[str, Any]]:
+    translation = Translation("m", chat=chat)
+    out = [translation.line(json.dumps(chunk).encode()) for chunk in chunks]
+    out += [translation.line(b"[DONE]"), translation.last()]
+    return [json.loads(line) for line in b"".join(out).splitlines()]
+
+
+def delta(**fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": None}]}
+
+
+LENGTH = {"choices": [{"delta": {}, "finish_reason": "length"}]}
+COUNTS = {
+    "choices": [],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+    "timings": {"prompt_ms": 0.001, "predicted_ms": 0.002},
+}
 
 
 def test_a_stream_is_lines_and_the_last_has_the_counts() -> None:
-    said = lines(
-        [
-            {"choices": [{"delta": {"role": "assistant", "content": None}}]},
-            {"choices": [{"delta": {"reasoning_content": "Hm."}}]},
-            {"choices": [{"delta": {"content": "Hi"}}]},
-            {"choices": [{"delta": {}, "finish_reason": "length"}]},
-            {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
-        ]
-    )
-    assert [line["message"]["content"] for line in said] == ["", "Hi", ""]
-    assert said[0]["message"]["thinking"] == "Hm."
-    last = said[-1]
-    assert (last["done"], last["done_reason"]) == (True, "length")
+    first = delta(role="assistant", content=None)
+    came = lines(first, delta(reasoning_content="Hm."), delta(content="Hi"), LENGTH, COUNTS)
+    assert [line["message"]["content"] for line in came] == ["", "Hi", ""]
+    assert came[0]["message"]["thinking"] == "Hm."
+    assert [line["done"] for line in came] == [False, False, True]
+    last = came[-1]
+    assert last["done_reason"] == "length"
     assert (last["prompt_eval_count"], last["eval_count"]) == (3, 2)
+    assert (last["prompt_eval_duration"], last["eval_duration"]) == (1000, 2000)
+    assert last["total_duration"] == last["load_duration"] + 3000
+    assert all(line["model"] == "m" and line["created_at"].endswith("Z") for line in came)
 
 
-def test_tool_calls_come_whole_with_the_last_line() -> None:
-    part = [{"delta": {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": '{"x"'}}]}}]
-    rest = [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]}}]
-    (last,) = lines([{"choices": part}, {"choices": rest}])
-    assert last["message"]["tool_calls"] == [{"function": {"name": "f", "arguments": {"x": 1}}}]
+def test_a_stream_of_text_is_a_response() -> None:
+    came = lines({"choices": [{"text": "Hi", "finish_reason": None}]}, COUNTS, chat=False)
+    assert [line["response"] for line in came] == ["Hi", ""]
+    assert "message" not in came[0]
 
 
-def test_an_error_in_the_middle_is_a_line() -> None:
-    line = Translation("m", chat=False).line(b'{"error":{"message":"no"}}')
-    assert json.loads(line) == {"error": "no"}
+@pytest.mark.parametrize(
+    ("completion", "chat", "expected"),
+    [
+        ({"message": {"content": "Hi"}}, True, {"message": {"role": "assistant", "content": "Hi"}}),
+        (
+            {"message": {"content": "Hi", "reasoning_content": "Hm."}},
+            False,
+            {"response": "Hi", "thinking": "Hm."},
+        ),
+        ({"text": "Hi"}, False, {"response": "Hi"}),
+        ({"message": {"content": None}}, False, {"response": ""}),
+    ],
+)
+def test_a_whole_answer_is_one_object(
+    completion: dict[str, Any], chat: bool, expected: dict[str, Any]
+) -> None:
+    body = {**COUNTS, "choices": [{"index": 0, "finish_reason": "stop", **completion}]}
+    answer = json.loads(Translation("m", chat=chat).whole(json.dumps(body).encode()))
+    assert expected.items() <= answer.items()
+    assert (answer["done"], answer["done_reason"], answer["eval_count"]) == (True, "stop", 2)
+
+
+def part(arguments: str, name: str | None = None, index: int = 0, **more: Any) -> dict[str, Any]:
+    function = {"arguments": arguments} | ({"name": name} if name else {})
+    return {"index": index, "function": function, **more}
+
+
+CALLED = [{"id": "a", "function": {"name": "f", "arguments": {"x": 1}}}]
+
+
+def test_calls_of_tools_come_whole_before_the_last_line() -> None:
+    pieces = [delta(tool_calls=[part('{"x"', "f", id="a")]), delta(tool_calls=[part(":1}")])]
+    called, last = lines(*pieces)
+    assert (called["message"]["tool_calls"], called["done"]) == (CALLED, False)
+    assert ("tool_calls" in last["message"], last["done"]) == (False, True)
+    message = {"content": "", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": '{"x":1}'}}]}
+    body = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
+    whole = json.loads(Translation("m", chat=True).whole(json.dumps(body).encode()))
+    assert whole["message"]["tool_calls"] == CALLED
+
+
+def test_several_calls_are_told_apart_and_may_have_no_arguments() -> None:
+    called, _ = lines(delta(tool_calls=[part("", "g", index=1), part("{}", "f")]))
+    assert [one["function"]["name"] for one in called["message"]["tool_calls"]] == ["f", "g"]
+    assert [one["function"]["arguments"] for one in called["message"]["tool_calls"]] == [{}, {}]
+
+
+def test_a_call_that_was_cut_is_left_out_and_one_that_is_broken_is_an_error() -> None:
+    cut = delta(tool_calls=[part('{"x"', "f")])
+    (last,) = lines(cut, LENGTH)
+    assert last["done_reason"] == "length"
+    with pytest.raises(EngineFailed, match="called f"):
+        lines(cut)
+
+
+def test_an_error_in_the_middle_is_the_last_line() -> None:
+    came = lines(delta(content="Hi"), {"error": {"message": "no"}}, delta(content="more"))
+    assert came[1:] == [{"error": "no"}]
+
+
+@pytest.mark.parametrize("stop_type", ["limit", "eos"])
+def test_a_filled_hole_is_an_answer_or_a_stream(stop_type: str) -> None:
+    body = json.dumps(
+        {"content": "x", "stop_type": stop_type, "tokens_evaluated": 3, "tokens_predicted": 2}
+    ).encode()
+    whole = json.loads(Infill(Translation("m", chat=False), lines=False).whole(body))
+    assert (whole["response"], whole["eval_count"]) == ("x", 2)
+    assert whole["done_reason"] == ("length" if stop_type == "limit" else "stop")
+    text, last = Infill(Translation("m", chat=False), lines=True).whole(body).splitlines()
+    assert (json.loads(text)["response"], json.loads(last)["done"]) == ("x", True)
+
+
+def test_vectors_come_in_the_order_of_their_texts() -> None:
+    data = [{"index": 1, "embedding": [0.0, 1.0]}, {"index": 0, "embedding": [1.0, 0.0]}]
+    body = json.dumps({"data": data, "usage": {"prompt_tokens": 4}}).encode()
+    answer = json.loads(embedded(Embed(model="m", input=("a", "b")), body, 7))
+    assert answer["embeddings"] == [[1.0, 0.0], [0.0, 1.0]]
+    assert (answer["prompt_eval_count"], answer["total_duration"]) == (4, 7)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "expected"),
+    [(None, [3.0, 4.0, 12.0]), (9, [3.0, 4.0, 12.0]), (2, [0.6, 0.8]), (1, [1.0]), (-1, [3.0, 4.0, 12.0])],
+)
+def test_a_shortened_vector_has_length_one_again(dimensions: int | None, expected: list[float]) -> None:
+    assert shortened([3.0, 4.0, 12.0], dimensions) == pytest.approx(expected)
+    assert math.hypot(*shortened([0.0, 0.0, 1.0], 2)) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "capabilities"),
+    [
+        ({}, ["completion"]),
+        ({"mmproj": "p.gguf"}, ["completion", "vision"]),
+        ({"mode": Mode.EMBEDDING}, ["embedding"]),
+        ({"mode": Mode.RERANK}, []),
+    ],
+)
+def test_what_a_model_can(fields: dict[str, Any], capabilities: list[str]) -> None:
+    assert shown(ModelSpec(name="m", path="m.gguf", **fields))["capabilities"] == capabilities
