@@ -8,6 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import ollama
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -179,6 +180,26 @@ async def test_a_stream_that_is_cut_ends_with_an_error(yard: YardProcess, slow_g
 async def test_a_client_that_leaves_ends_the_work(yard: YardProcess, slow_gguf: Path) -> None:
     async with cut(yard, slow_gguf) as (_, stream):
         assert await stream.readline()
+
+
+async def test_an_engine_that_dies_in_the_middle_is_told_in_the_last_line(
+    yard: YardProcess, slow_gguf: Path
+) -> None:
+    """With tools nobody can go on where it broke off."""
+    await put_slow(yard, slow_gguf)
+    finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
+    await yard.bus.nc.flush()
+    asked = {"model": SLOW, "messages": HELLO, "tools": [TOOL], "options": {"num_predict": 6000}}
+    async with aiohttp.ClientSession() as session, session.post(f"{yard.url}/api/chat", json=asked) as stream:
+        await stream.content.readline()
+        async with watching(yard.bus) as instances:
+            engine = (await instances.until(SLOW, InstanceState.READY)).engine_pid
+        psutil.Process(engine).kill()
+        lines = [json.loads(line) async for line in stream.content]
+    assert "broke off" in lines[-1]["error"]
+    assert not [line for line in lines[:-1] if line["done"]]
+    record = subjects.REQUEST_FINISHED.decode((await finished.next_msg(timeout=20)).data)
+    assert (record.outcome, record.error.code) == (Outcome.FAILED, "engine_failed")
 
 
 async def test_the_key_is_asked_for_in_ollamas_words(tmp_path: Path) -> None:
