@@ -1,6 +1,7 @@
 """The real client libraries over every endpoint: the same texts everywhere, streamed or not."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
 
 import anthropic
 import msgspec
@@ -18,6 +19,7 @@ from tests.e2e.chatting import HELLO, post
 from tests.e2e.yard_process import YardProcess, running_yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+STATUS_ERRORS = (openai.APIStatusError, anthropic.APIStatusError, ollama.ResponseError)
 FIRST_WORDS = DEMO_SENTENCE.split(",")[0]
 
 
@@ -27,7 +29,11 @@ async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardPr
         (yard.models / "test").mkdir()
         write_embedder(yard.models / "test" / "embed.gguf")
         write_reranker(yard.models / "test" / "rerank.gguf")
-        await yard.put(ModelSpec(name="embed", path="test/embed.gguf", mode=Mode.EMBEDDING, n_ctx=512))
+        await yard.put(
+            ModelSpec(
+                name="embed", path="test/embed.gguf", mode=Mode.EMBEDDING, n_ctx=512, aliases=("vectors",)
+            )
+        )
         await yard.put(ModelSpec(name="rerank", path="test/rerank.gguf", mode=Mode.RERANK, n_ctx=512))
         yield yard
 
@@ -48,6 +54,7 @@ async def test_models_are_listed_and_found_by_name_and_alias(client: openai.Asyn
     names = [model.id async for model in client.models.list()]
     assert {"demo", "embed", "rerank"} <= set(names)
     assert (await client.models.retrieve("demo")).id == "demo"
+    assert (await client.models.retrieve("vectors")).id == "embed"
     with pytest.raises(openai.NotFoundError):
         await client.models.retrieve("nobody")
 
@@ -193,15 +200,161 @@ async def test_the_wrong_mode_is_told_the_right_path(
     assert right in answer["error"]["message"]
 
 
-async def test_errors_arrive_as_the_libraries_name_them(
-    client: openai.AsyncOpenAI, claude: anthropic.AsyncAnthropic
-) -> None:
-    with pytest.raises(openai.NotFoundError, match="nobody"):
-        await client.embeddings.create(model="nobody", input="x")
-    with pytest.raises(openai.BadRequestError, match="embedding"):
-        await client.embeddings.create(model="demo", input="x")
-    with pytest.raises(anthropic.NotFoundError, match="nobody"):
-        await claude.messages.create(model="nobody", messages=HELLO, max_tokens=1)  # type: ignore[call-overload]
+class Clients(NamedTuple):
+    """One of each library."""
+
+    gpt: openai.AsyncOpenAI
+    claude: anthropic.AsyncAnthropic
+    llama: ollama.AsyncClient
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def clients(
+    client: openai.AsyncOpenAI, claude: anthropic.AsyncAnthropic, llama: ollama.AsyncClient
+) -> Clients:
+    return Clients(client, claude, llama)
+
+
+async def _gpt_chat(to: Clients, model: str) -> str:
+    return (await to.gpt.chat.completions.create(model=model, messages=HELLO)).choices[0].message.content
+
+
+async def _gpt_chat_stream(to: Clients, model: str) -> str:
+    stream = await to.gpt.chat.completions.create(model=model, messages=HELLO, stream=True)
+    return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+
+
+async def _gpt_responses(to: Clients, model: str) -> str:
+    return (await to.gpt.responses.create(model=model, input="Hello!")).output_text
+
+
+async def _gpt_responses_stream(to: Clients, model: str) -> str:
+    stream = await to.gpt.responses.create(model=model, input="Hello!", stream=True)
+    return "".join([event.delta async for event in stream if event.type == "response.output_text.delta"])
+
+
+async def _claude(to: Clients, model: str) -> str:
+    return (await to.claude.messages.create(model=model, messages=HELLO, max_tokens=100)).content[0].text
+
+
+async def _claude_stream(to: Clients, model: str) -> str:
+    async with to.claude.messages.stream(model=model, messages=HELLO, max_tokens=100) as stream:
+        return "".join([piece async for piece in stream.text_stream])
+
+
+async def _llama_chat(to: Clients, model: str) -> str:
+    return (await to.llama.chat(model=model, messages=HELLO)).message.content
+
+
+async def _llama_chat_stream(to: Clients, model: str) -> str:
+    stream = await to.llama.chat(model=model, messages=HELLO, stream=True)
+    return "".join([part.message.content async for part in stream])
+
+
+async def _llama_generate(to: Clients, model: str) -> str:
+    return (await to.llama.generate(model=model, prompt="Hello!")).response
+
+
+async def _llama_generate_stream(to: Clients, model: str) -> str:
+    stream = await to.llama.generate(model=model, prompt="Hello!", stream=True)
+    return "".join([part.response async for part in stream])
+
+
+TALKS = [
+    _gpt_chat,
+    _gpt_chat_stream,
+    _gpt_responses,
+    _gpt_responses_stream,
+    _claude,
+    _claude_stream,
+    _llama_chat,
+    _llama_chat_stream,
+    _llama_generate,
+    _llama_generate_stream,
+]
+
+
+async def _gpt_completions(to: Clients, model: str) -> str:
+    answer = await to.gpt.completions.create(model=model, prompt="Hello", max_tokens=12)
+    return answer.choices[0].text
+
+
+async def _gpt_completions_stream(to: Clients, model: str) -> str:
+    stream = await to.gpt.completions.create(model=model, prompt="Hello", max_tokens=12, stream=True)
+    return "".join([chunk.choices[0].text async for chunk in stream if chunk.choices])
+
+
+async def _llama_raw(to: Clients, model: str) -> str:
+    options = {"num_predict": 12}
+    return (await to.llama.generate(model=model, prompt="Hello", raw=True, options=options)).response
+
+
+async def _llama_raw_stream(to: Clients, model: str) -> str:
+    options = {"num_predict": 12}
+    stream = await to.llama.generate(model=model, prompt="Hello", raw=True, options=options, stream=True)
+    return "".join([part.response async for part in stream])
+
+
+TEXTS = [_gpt_completions, _gpt_completions_stream, _llama_raw, _llama_raw_stream]
+
+
+async def _gpt_embed(to: Clients, model: str) -> list[float]:
+    return (await to.gpt.embeddings.create(model=model, input="fetch a model")).data[0].embedding
+
+
+async def _llama_embed(to: Clients, model: str) -> list[float]:
+    return (await to.llama.embed(model=model, input="fetch a model")).embeddings[0]
+
+
+async def _llama_old_embed(to: Clients, model: str) -> list[float]:
+    return (await to.llama.embeddings(model=model, prompt="fetch a model")).embedding
+
+
+VECTORS = [_gpt_embed, _llama_embed, _llama_old_embed]
+
+
+async def _gpt_model(to: Clients, model: str) -> object:
+    return await to.gpt.models.retrieve(model)
+
+
+async def _claude_count(to: Clients, model: str) -> object:
+    return await to.claude.messages.count_tokens(model=model, messages=HELLO)
+
+
+async def _llama_show(to: Clients, model: str) -> object:
+    return await to.llama.show(model)
+
+
+OTHERS = [_gpt_model, _claude_count, _llama_show]
+Call = Callable[[Clients, str], Awaitable[Any]]
+
+
+def named(call: Call) -> str:
+    return call.__name__.strip("_")
+
+
+async def test_every_api_says_the_same(clients: Clients) -> None:
+    assert {named(call): await call(clients, "demo") for call in TALKS} == {
+        named(call): DEMO_SENTENCE for call in TALKS
+    }
+    texts = {named(call): await call(clients, "demo") for call in TEXTS}
+    assert len(set(texts.values())) == 1, texts
+    first, *others = [await call(clients, "vectors") for call in VECTORS]
+    assert others == [pytest.approx(first)] * 2
+
+
+@pytest.mark.parametrize("call", TALKS + TEXTS + VECTORS + OTHERS, ids=named)
+async def test_a_model_that_is_not_there_is_404(clients: Clients, call: Call) -> None:
+    with pytest.raises(STATUS_ERRORS, match="nobody") as caught:
+        await call(clients, "nobody")
+    assert caught.value.status_code == 404
+
+
+@pytest.mark.parametrize("call", TALKS + TEXTS + VECTORS + [_claude_count], ids=named)
+async def test_a_model_of_another_mode_is_400_with_the_right_path(clients: Clients, call: Call) -> None:
+    with pytest.raises(STATUS_ERRORS, match="/v1/rerank") as caught:
+        await call(clients, "rerank")
+    assert caught.value.status_code == 400
 
 
 BODIES = {
