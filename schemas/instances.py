@@ -48,12 +48,29 @@ class Reason(StrEnum):
 
     REQUESTED = "requested"
     """Somebody asked for it: a person, a script or a waiting request."""
+    IDLE = "idle"
+    """Nobody asked for its model for its `ttl_s`, or the queue needs fewer replicas."""
+    EVICTED = "evicted"
+    """Another model needs its memory."""
+    REPLACED = "replaced"
+    """Its model was changed; another instance takes its place."""
     CRASHED = "crashed"
     """A process ended by itself or was killed."""
+    OOM = "oom"
+    """The engine could not get the memory it wanted."""
     UNHEALTHY = "unhealthy"
     """It ran but did not get ready in its budget, or failed its probe."""
     DRAINED = "drained"
     """Its node is being cleared."""
+
+
+class Reserved(Record):
+    """Memory of one device that an instance may use, and what was measured there."""
+
+    device: str
+    predicted_bytes: int
+    measured_bytes: int | None = None
+    """At ready, as the system counts it; None until then, and where it cannot be known."""
 
 
 class Instance(Record):
@@ -69,6 +86,16 @@ class Instance(Record):
     reason: Reason
     changed_at: float
     """Unix seconds of the last change of state."""
+    profile: str | None = None
+    """The profile it runs in; None: none was needed."""
+    reserved: tuple[Reserved, ...] = ()
+    """Its memory, a device each, from before its process starts until after it is gone."""
+    started_at: float = 0.0
+    ready_at: float | None = None
+    used_at: float | None = None
+    """When its last request ended, in unix seconds."""
+    progress: float | None = None
+    """How much of the model is loaded, 0 to 1, where the engine says."""
     slots: int = 0
     busy: int = 0
     """Slots at work now."""

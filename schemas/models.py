@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from schemas.grammar import check_model_name
+from schemas.profiles import EmbeddingOptions, Lora, Profile, Replicas
 from schemas.record import Record
 
 
@@ -17,6 +18,9 @@ class Mode(StrEnum):
     RERANK = "rerank"
     COMPLETION = "completion"
     TRANSCRIPTION = "transcription"
+
+
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
 class Source(Record):
@@ -51,6 +55,9 @@ class ModelSpec(Record):
     """An engine's name, or `auto`: llama-server where there is one, else the embedded llama.cpp."""
     mmproj: str | None = None
     """The vision projector, relative to the store."""
+    chat_template: str | None = None
+    """A Jinja file in place of the model's own template, relative to the store."""
+    loras: tuple[Lora, ...] = ()
     source: Source | None = None
     n_parallel: int = 4
     """Slots: how many requests one instance answers at a time."""
@@ -58,6 +65,22 @@ class ModelSpec(Record):
     """Context in tokens, shared by the slots; the engine caps it at what the model was trained for."""
     args: tuple[str, ...] = ()
     """More arguments for the engine, as a list; never passed through a shell."""
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    """More environment variables for the engine."""
+    cache_type: str = "f16"
+    """How llama.cpp keeps keys and values: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl."""
+    profiles: tuple[Profile, ...] = ()
+    """The ways to run it, best first; none: on a GPU with room, else on the CPU."""
+    embedding: EmbeddingOptions = EmbeddingOptions()
+    replicas: Replicas = Replicas()
+    autostart: bool = False
+    """Started with the yard, and again whenever there is room."""
+    ttl_s: float | None = None
+    """Unloaded after so many seconds without a request; None: only when its memory is needed."""
+    pinned: bool = False
+    """Never evicted for another model."""
+    priority: int = 0
+    """Where two models want the same memory at once, the higher is served first."""
     parameters: ParameterPolicy = ParameterPolicy()
     """What is done to the fields of its requests."""
     queue_max: int = 512
@@ -76,6 +99,13 @@ class ModelSpec(Record):
             raise ValueError("queue_max must be between 1 and 100000 requests")
         if not 0 < self.queue_wait_s <= 86_400:
             raise ValueError("queue_wait_s must be more than 0 and at most a day")
+        if self.ttl_s is not None and self.ttl_s <= 0:
+            raise ValueError("ttl_s must be more than 0 seconds; leave it null to keep the model")
+        if self.cache_type not in CACHE_TYPES:
+            raise ValueError(f"cache_type must be one of {', '.join(CACHE_TYPES)}")
+        names = [profile.name for profile in self.profiles]
+        if len(set(names)) < len(names):
+            raise ValueError("two profiles have the same name")
         if not 16 <= self.n_ctx <= 16_777_216:
             raise ValueError("n_ctx must be between 16 and 16777216 tokens")
 

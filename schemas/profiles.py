@@ -1,0 +1,76 @@
+"""How a model may be run: on which devices, with how much memory, how often, and as what kind of vectors."""
+
+import msgspec
+
+from schemas.record import Record
+
+ANY_GPU = "gpu"
+"""In place of a device's name: whichever GPU has room."""
+CPU = "cpu"
+"""The device that every node has: its main memory."""
+
+
+class DeviceNeed(Record):
+    """One device that a profile uses."""
+
+    device: str
+    """A device's id (a GPU's UUID, `cpu`), its name as the monitor shows it, or `gpu` for any GPU."""
+    memory_mib: int | None = None
+    """What the model takes there; without it the model's file tells."""
+
+    def __post_init__(self) -> None:
+        if not self.device:
+            raise ValueError("device must not be empty")
+        if self.memory_mib is not None and not 0 <= self.memory_mib <= 64 * 1024 * 1024:
+            raise ValueError("memory_mib must be between 0 and 67108864")
+
+
+class Profile(Record):
+    """One way to run a model. Profiles are tried in their order; what is None is as the model says."""
+
+    name: str = "default"
+    devices: tuple[DeviceNeed, ...] = ()
+    """All of them are used together; none: a GPU if one has room, else the CPU."""
+    args: tuple[str, ...] = ()
+    """Arguments for the engine after those of the model."""
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    """More environment variables for the engine; they are shown to whoever may read the registry."""
+    n_ctx: int | None = None
+    n_parallel: int | None = None
+
+
+class Replicas(Record):
+    """How many instances of a model the scheduler keeps: between `min` and `max`, as its queue asks."""
+
+    min: int = 0
+    max: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min <= self.max <= 64 or self.max < 1:
+            raise ValueError("replicas must be 0 <= min <= max, with max between 1 and 64")
+
+
+class Lora(Record):
+    """An adapter on top of a model."""
+
+    path: str
+    """Relative to the store."""
+    scale: float = 1.0
+
+
+class EmbeddingOptions(Record):
+    """How an embedding model of the sentence-transformers engine is used."""
+
+    task: str | None = None
+    """The name of the model's own prompt, such as `query` or `document`."""
+    dimensions: int | None = None
+    """Vectors are cut to so many numbers, for models trained for that."""
+    normalize: bool = True
+    batch_size: int = 32
+    """Texts that go through the model at once."""
+
+    def __post_init__(self) -> None:
+        if self.dimensions is not None and self.dimensions < 1:
+            raise ValueError("dimensions must be at least 1")
+        if not 1 <= self.batch_size <= 4096:
+            raise ValueError("batch_size must be between 1 and 4096")
