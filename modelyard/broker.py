@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from modelyard import credentials
+from schemas import streams
 from schemas.permissions import permissions
 from schemas.roles import Role
 
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+MAX_FILE_BYTES = sum(stream.max_bytes for stream in streams.ALL) + 4 * 1024**3
+"""What every stream may take at most, and room for the buckets.
+
+Left to itself the broker takes three quarters of the free disk, and where that is less than the streams may
+take at most it refuses to create them.
+"""
 
 
 class BrokerMissing(Exception):
@@ -42,7 +49,11 @@ def configuration(keys: Path, store: Path, *, host: str, port: int) -> str:
         "write_deadline": "10s",
         "ping_interval": "20s",
         "ping_max": 2,
-        "jetstream": {"store_dir": str(store), "sync_interval": "10s"},
+        "jetstream": {
+            "store_dir": str(store),
+            "sync_interval": "10s",
+            "max_file_store": MAX_FILE_BYTES,
+        },
         "accounts": {"YARD": account},
     }
     return json.dumps(document, indent=2) + "\n"

@@ -28,7 +28,7 @@ async def ensure_all(bus: Bus, *, patience_s: float = 10.0) -> None:
             ) from error
         except (TimeoutError, nats.errors.Error) as error:
             if time.monotonic() > deadline:
-                raise BrokerUnavailable("JetStream did not come up on the broker.") from error
+                raise BrokerUnavailable(f"JetStream did not come up on the broker: {error}.") from error
         await asyncio.sleep(RETRY_PAUSE_S)
 
 

@@ -1,5 +1,6 @@
 """What a role may do follows from the contract, and is no more than it needs."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -74,3 +75,9 @@ def test_the_broker_takes_the_configuration(tmp_path: Path) -> None:
     config.write_text(configuration(tmp_path / "keys", tmp_path / "store", host="127.0.0.1", port=4222))
     checked = subprocess.run([str(find_server()), "-t", "-c", str(config)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_the_broker_makes_room_for_every_stream_however_full_the_disk_is(tmp_path: Path) -> None:
+    ensure_seeds(tmp_path / "keys")
+    config = json.loads(configuration(tmp_path / "keys", tmp_path, host="127.0.0.1", port=4222))
+    assert config["jetstream"]["max_file_store"] > sum(stream.max_bytes for stream in streams.ALL)
