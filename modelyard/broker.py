@@ -15,7 +15,7 @@ MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
 MAX_FILE_BYTES = 2 * sum(stream.max_bytes for stream in streams.ALL) + 4 * 1024**3
 """Twice what every stream may take at most, and room for the buckets.
 
-Left to itself the broker allows three quarters of the free disk, and refuses a stream that could outgrow that.
+Left to itself the broker allows three quarters of the free disk and refuses streams that could outgrow it.
 Twice, since a stream that is there already is counted once more when it is ensured again.
 """
 
