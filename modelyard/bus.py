@@ -16,6 +16,7 @@ from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
 from modelyard import credentials, logging
+from modelyard.outbox import Message, Outbox
 from modelyard.settings import Settings
 from schemas.errors import (
     BodyTooLarge,
@@ -56,6 +57,7 @@ class Bus:
         self._closing = False
         self._reconnect_hooks: set[Callable[[], None]] = set()
         self.nc = Client()
+        self._outbox = Outbox(self.nc)
         self.js: JetStreamContext
 
     @classmethod
@@ -152,7 +154,7 @@ class Bus:
 
         `event_id`: where two sides may report the same fact, the id that makes it one event.
         """
-        subject, data, headers = self._event(event, payload, tokens, event_id or new_id())
+        subject, data, headers = self._event(event, payload, tokens, event_id)
         deadline = time.monotonic() + patience_s
         while True:
             try:
@@ -166,14 +168,28 @@ class Bus:
 
     async def emit_nowait(self, event: Subject[T], payload: T, **tokens: str) -> None:
         """Send an event without waiting for its storage: for the hot path, where losing one costs little."""
-        subject, data, headers = self._event(event, payload, tokens, new_id())
-        self.check(data)
-        await self.nc.publish(subject, data, headers=headers)
+        message = self._event(event, payload, tokens)
+        self.check(message.data)
+        await self.nc.publish(message.subject, message.data, headers=message.headers)
+
+    def emit_later(self, event: Subject[T], payload: T, **tokens: str) -> None:
+        """Send an event a moment later, with others in one write; it is lost where the broker is away."""
+        self._outbox.later(self._event(event, payload, tokens))
+
+    async def emit_kept(
+        self, event: Subject[T], payload: T, *, event_id: str | None = None, **tokens: str
+    ) -> None:
+        """Send an event now, and again until it is stored; `kept` says when all are."""
+        await self._outbox.keep(self._event(event, payload, tokens, event_id))
+
+    async def kept(self) -> None:
+        """Return when every event given to `emit_kept` is stored, or given up and logged."""
+        await self._outbox.empty()
 
     def _event(
-        self, event: Subject[T], payload: T, tokens: dict[str, str], event_id: str
-    ) -> tuple[str, bytes, dict[str, str]]:
-        subject = event(**tokens)
+        self, event: Subject[T], payload: T, tokens: dict[str, str], event_id: str | None = None
+    ) -> Message:
+        subject, event_id = event(**tokens), event_id or new_id()
         headers = {
             "Nats-Msg-Id": event_id,
             "ce-specversion": "1.0",
@@ -183,7 +199,7 @@ class Bus:
             "ce-time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "content-type": "application/json",
         }
-        return subject, event.encode(payload), headers
+        return Message(subject, event.encode(payload), headers)
 
     async def subscribe(
         self, subject: Subject[T], handler: Handler[T], *, queue: str = "", **tokens: str

@@ -198,3 +198,34 @@ async def test_a_message_over_the_limit_is_refused_and_the_connection_lives(yard
     await operator.publish(subjects.CANCEL, b"", request="r1")
     await operator.nc.flush()
     assert operator.connected
+
+
+async def test_a_kept_event_outlives_a_broker_that_does_not_listen(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelyard.outbox.AGAIN_S", 0.2)
+    bus = await yard.bus(Role.SUPERVISOR)
+    assert yard.broker.pid is not None
+    async with held_still(yard.broker.pid):
+        for number in range(3):
+            await bus.emit_kept(
+                subjects.INSTANCE_CHANGED, instance(), event_id=f"e{number}", instance="i1", state="ready"
+            )
+        # Long enough for each to be sent more than once.
+        await asyncio.sleep(0.5)
+    await asyncio.wait_for(bus.kept(), 5)
+    info = await (await yard.bus()).js.stream_info("EVENTS")
+    assert info.state.messages == 3
+
+
+async def test_events_for_later_go_out_together(yard: Yard) -> None:
+    bus, operator = await yard.bus(Role.SUPERVISOR), await yard.bus()
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    async def hear(tokens: dict[str, str], _instance: Instance) -> None:
+        await heard.put(tokens["state"])
+
+    await operator.subscribe(subjects.INSTANCE_CHANGED, hear)
+    for state in ("starting", "loading", "ready"):
+        bus.emit_later(subjects.INSTANCE_CHANGED, instance(), instance="i1", state=state)
+    assert [await asyncio.wait_for(heard.get(), 5) for _ in range(3)] == ["starting", "loading", "ready"]

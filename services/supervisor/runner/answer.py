@@ -85,9 +85,9 @@ class Answer:
             await self._give_up()
 
     async def close(self) -> None:
-        """Store the usage record, then let go of the message."""
+        """Send the usage record off, then let go of the message; the broker takes them in this order."""
         if self._record is not None:
-            await self._desk.bus.emit(
+            await self._desk.bus.emit_kept(
                 subjects.REQUEST_FINISHED,
                 self._record,
                 event_id=f"{self.request}.finished",
@@ -115,7 +115,7 @@ class Answer:
             late = DeadlineExceeded("The request waited longer than it was allowed to.")
             await self._fail(late.status, late.body().error)
             return
-        await self._desk.bus.emit_nowait(
+        self._desk.bus.emit_later(
             subjects.REQUEST_STARTED, self._started(), model=self._model_key, request=self.request
         )
         try:

@@ -72,6 +72,7 @@ class Desk:
     async def idle(self) -> None:
         """Return when every answer has ended and is recorded."""
         await self._idle.wait()
+        await self.bus.kept()
 
     def take(self, queue: QueueName, msg: Msg) -> None:
         """Begin to answer a request; there must be a free slot."""
