@@ -11,7 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.client import Samples, Target, load
+from bench.client import Samples, load
+from bench.others import litellm, llama_router
+from bench.way import Way
 from bench.yard import MeasuredYard, measured_yard
 
 PACE_TOKENS_S = 100
@@ -19,17 +21,24 @@ _STREAMS = 32
 
 
 async def main() -> None:
-    """Print three tables."""
+    """Print four tables."""
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         fast, paced = _launcher(Path(folder), 0), _launcher(Path(folder), PACE_TOKENS_S)
         async with measured_yard(16, YARD_LLAMA_SERVER=str(fast)) as yard:
-            await short(console, yard, "A synthetic engine, one token an answer", (2000, 6400))
+            async with litellm(yard.direct.target.port) as others:
+                ways = (yard.direct, yard.through, *others)
+                await short(console, ways, "A synthetic engine, one token an answer", (2000, 6400))
             await burst(console, yard)
         async with measured_yard(_STREAMS, YARD_LLAMA_SERVER=str(paced)) as yard:
             await streams(console, yard)
-    async with measured_yard(4) as yard:
-        await short(console, yard, "llama.cpp with a tiny model, one token an answer", (300, 640))
+    async with (
+        measured_yard(4) as yard,
+        litellm(yard.direct.target.port) as proxies,
+        llama_router(yard.models) as routers,
+    ):
+        ways = (yard.direct, yard.through, *proxies, *routers)
+        await short(console, ways, "llama.cpp with a tiny model, one token an answer", (300, 640))
 
 
 def _launcher(folder: Path, pace: int) -> Path:
@@ -46,67 +55,67 @@ def _launcher(folder: Path, pace: int) -> Path:
     return path
 
 
-async def short(console: Console, yard: MeasuredYard, title: str, requests: tuple[int, int]) -> None:
-    """Many short requests, by one client and by 32."""
-    table = _table(
-        title, ("clients", "way", "p50 ms", "p99 ms", "added p50 ms", "requests/s", "CPU us/request")
-    )
+async def short(console: Console, ways: Sequence[Way], title: str, requests: tuple[int, int]) -> None:
+    """Many short requests, by one client and by 32; the first way is what the others are compared with."""
+    table = _table(title, _SHORT_COLUMNS)
     for clients, count in zip((1, _STREAMS), requests, strict=True):
         base: Samples | None = None
-        for target in (yard.direct, yard.through):
-            seen, cpu_s = await _measured(yard, target, clients, count, 1, stream=False)
+        for way in ways:
+            seen, cpu_s = await _measured(way, clients, count, 1, stream=False)
             base = base or seen
-            added = seen.percentile(0.5) - base.percentile(0.5)
-            table.add_row(
-                str(clients),
-                target.name,
-                f"{seen.percentile(0.5):.2f}",
-                f"{seen.percentile(0.99):.2f}",
-                f"{added:.2f}",
-                f"{seen.requests_per_s:.0f}",
-                f"{cpu_s / count * 1e6:.0f}",
-            )
+            times = [
+                f"{time:.2f}"
+                for share in (0.5, 0.99)
+                for time in (seen.percentile(share), seen.percentile(share) - base.percentile(share))
+            ]
+            cost = "" if way is ways[0] else f"{cpu_s / count * 1e6:.0f}"
+            memory = f"{way.usage().rss_mib:.0f}"
+            table.add_row(str(clients), way.target.name, *times, f"{seen.requests_per_s:.0f}", cost, memory)
     console.print(table)
+
+
+_SHORT_COLUMNS = (
+    *("clients", "way", "p50 ms", "added p50", "p99 ms", "added p99"),
+    *("requests/s", "CPU us/request", "memory MiB"),
+)
 
 
 async def burst(console: Console, yard: MeasuredYard) -> None:
     """Long answers as fast as they come."""
     table = _table("A synthetic engine, 16 streams of 500 tokens at once", _STREAM_COLUMNS)
-    for target in (yard.direct, yard.through):
-        seen, cpu_s = await _measured(yard, target, 16, 64, 500, stream=True)
-        _add_stream(table, target, seen, cpu_s, yard)
+    for way in (yard.direct, yard.through):
+        _add_stream(table, way, *await _measured(way, 16, 64, 500, stream=True))
     console.print(table)
 
 
 async def streams(console: Console, yard: MeasuredYard) -> None:
     """Answers at the pace of a real model."""
     table = _table(f"{_STREAMS} clients, an engine with {PACE_TOKENS_S} tokens/s a stream", _STREAM_COLUMNS)
-    for target in (yard.direct, yard.through):
-        seen, cpu_s = await _measured(yard, target, _STREAMS, _STREAMS, 300, stream=True)
-        _add_stream(table, target, seen, cpu_s, yard)
+    for way in (yard.direct, yard.through):
+        _add_stream(table, way, *await _measured(way, _STREAMS, _STREAMS, 300, stream=True))
     console.print(table)
 
 
 _STREAM_COLUMNS = ("way", "first token p50 ms", "tokens/s", "CPU us/token", "memory MiB")
 
 
-def _add_stream(table: Table, target: Target, seen: Samples, cpu_s: float, yard: MeasuredYard) -> None:
+def _add_stream(table: Table, way: Way, seen: Samples, cpu_s: float) -> None:
     table.add_row(
-        target.name,
+        way.target.name,
         f"{seen.first_p50_ms:.1f}",
         f"{seen.tokens_per_s:.0f}",
         f"{cpu_s / max(1, seen.tokens) * 1e6:.1f}",
-        f"{yard.usage().rss_mib:.0f}",
+        f"{way.usage().rss_mib:.0f}",
     )
 
 
 async def _measured(
-    yard: MeasuredYard, target: Target, clients: int, requests: int, max_tokens: int, *, stream: bool
+    way: Way, clients: int, requests: int, max_tokens: int, *, stream: bool
 ) -> tuple[Samples, float]:
-    await load(target, clients=clients, requests=clients, max_tokens=1, stream=stream)
-    before = yard.usage().cpu_s
-    seen = await load(target, clients=clients, requests=requests, max_tokens=max_tokens, stream=stream)
-    return seen, yard.usage().cpu_s - before
+    await load(way.target, clients=clients, requests=clients, max_tokens=1, stream=stream)
+    before = way.usage().cpu_s
+    seen = await load(way.target, clients=clients, requests=requests, max_tokens=max_tokens, stream=stream)
+    return seen, way.usage().cpu_s - before
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

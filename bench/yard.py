@@ -8,23 +8,15 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import psutil
 
 from bench.client import Target
+from bench.way import Usage, Way, usage_of
 
 _URL = re.compile(r"OpenAI base URL\s+http://127\.0\.0\.1:(\d+)/v1")
-
-
-@dataclass
-class Usage:
-    """Of every process of the yard but its engine."""
-
-    cpu_s: float
-    rss_mib: float
 
 
 class MeasuredYard:
@@ -32,12 +24,17 @@ class MeasuredYard:
 
     def __init__(self, home: Path, port: int) -> None:
         self._home = home
-        self.through = Target("modelyard", port, "demo")
-        self.direct = Target("engine", 0, "demo")
+        self.through = Way(Target("modelyard", port, "demo"), self._usage)
+        self.direct = Way(Target("engine", 0, "demo"), self._usage)
+
+    @property
+    def models(self) -> Path:
+        """The folder of the demo model."""
+        return self._home / "models" / "modelyard"
 
     async def warm_up(self, slots: int) -> None:
         """Have the demo model started with so many slots, and find where its engine listens."""
-        base = f"http://127.0.0.1:{self.through.port}"
+        base = f"http://127.0.0.1:{self.through.target.port}"
         spec = {"name": "demo", "path": "modelyard/demo.gguf", "n_parallel": slots, "n_ctx": 512 * slots}
         body = {"model": "demo", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1}
         async with aiohttp.ClientSession() as session:
@@ -47,18 +44,16 @@ class MeasuredYard:
                 response.raise_for_status()
             async with session.get(f"{base}/api/state/instances") as response:
                 (instance,) = (await response.json()).values()
-        self.direct = Target("engine", instance["port"], "demo")
+        self.direct = Way(Target("engine", instance["port"], "demo"), self._usage)
 
-    def usage(self) -> Usage:
-        """What it has used so far."""
-        total = Usage(0.0, 0.0)
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("YARD_HOME") == str(self._home):
-                    times = process.cpu_times()
-                    total.cpu_s += times.user + times.system
-                    total.rss_mib += process.memory_info().rss / 2**20
-        return total
+    def _usage(self) -> Usage:
+        """Of every process of the yard but its engine."""
+        return usage_of(process for process in psutil.process_iter() if self._is_ours(process))
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return bool(process.environ().get("YARD_HOME") == str(self._home))
+        return False
 
 
 @contextlib.asynccontextmanager
