@@ -15,7 +15,7 @@ _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 def read_model(path: Path) -> Header:
-    """The header of a model, its other shards counted in; GgufError, or OSError where a file is unreadable."""
+    """The header of a model, its other shards counted in; GgufError, or OSError for what cannot be read."""
     shards = shard_paths(path)
     contents = [read_contents(shard) for shard in shards]
     tensors = tuple(tensor for part in contents for tensor in part.tensors)

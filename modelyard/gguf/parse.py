@@ -5,6 +5,8 @@ Version 2 and 3, little endian. The format: https://github.com/ggml-org/ggml/blo
 
 from typing import NamedTuple
 
+import msgspec
+
 from modelyard.gguf.check import HEAD_BYTES, MAX_KEY_BYTES, check_gguf
 from modelyard.gguf.cursor import Cursor
 from modelyard.gguf.errors import GgufError, NeedMore
@@ -25,7 +27,7 @@ _CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q
 _CODE_BYTES = {"B": 1, "b": 1, "?": 1, "H": 2, "h": 2, "I": 4, "i": 4, "f": 4, "Q": 8, "q": 8, "d": 8}
 
 
-class Skipped(NamedTuple):
+class Skipped(msgspec.Struct, frozen=True):
     """A value that was passed over: so many elements of an array, or bytes of a string."""
 
     length: int
