@@ -62,7 +62,7 @@ class Cursor:
         try:
             for _ in range(count):
                 at += 8 + unpack(buffer, at)[0]
-        except (struct.error, IndexError):
+        except (struct.error, OverflowError):
             # The length itself lies outside, because the string before it ends there or because bytes lack.
             raise self._beyond(at + 8) from None
         self.skip(at - self.at)

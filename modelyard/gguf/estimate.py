@@ -1,6 +1,7 @@
 """How much memory llama.cpp takes for a model: a pure calculation from its header and how it is to be run.
 
-Sources are llama.cpp's own allocations: llama-model.cpp (load_tensors, create_memory), llama-kv-cache.cpp, llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp and llama-context.cpp (sched_reserve).
+Sources are llama.cpp's own allocations: llama-model.cpp (load_tensors, create_memory), llama-kv-cache.cpp,
+llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp and llama-context.cpp (sched_reserve).
 Weights, cache and state come out as llama.cpp reports them; the compute buffer is an upper bound.
 What llama-server keeps of old prompts in main memory (`--cache-ram`, context checkpoints) grows later, and is
 not counted.

@@ -1,6 +1,7 @@
 """What each layer keeps for a token and for a slot, by llama.cpp's llama-model.cpp and llama-hparams.cpp.
 
-Layers of an architecture that is not named here are taken to keep everything: too much rather than too little.
+Layers of an architecture that is not named here are taken to keep everything, rather too much than too
+little.
 """
 
 import msgspec
