@@ -2,8 +2,9 @@
 
 ggml lays the tensors of a graph over each other as far as their lives allow, so the buffer is what lives
 all the time plus the largest thing beside it. The factors come from what llama-server reports
-(`sched_reserve: compute buffer size`) for llama, qwen3, gemma3, bert and mamba models of several widths:
-there it is 5 x width + 3 x feed-forward. Rounded up, with N tokens in a batch, in floats of 4 bytes:
+(`sched_reserve: compute buffer size`) for models of the architectures llama, qwen3, qwen3moe, gemma3,
+deepseek2, lfm2, bert and mamba: it is 5 x width + 3 x feed-forward for most. Rounded up, with N tokens in
+a batch and in floats of 4 bytes:
 
     N x (8 x width + the largest of: feed-forward, attention, scores, state, logits) + the mask, N x cells
 """

@@ -10,6 +10,9 @@ MAX_HEADER_BYTES = 64 * 1024 * 1024
 MAX_STRINGS = 2_000_000
 """How many strings the arrays of one header may hold together; it bounds the time to skip them."""
 
+MAX_NUMBERS = 200_000
+"""How many numbers of one header are kept; as Python objects they take many times their bytes."""
+
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
@@ -21,6 +24,7 @@ class Cursor:
         self._buffer = buffer
         self._size_bytes = size_bytes
         self._strings_left = MAX_STRINGS
+        self._numbers_left = MAX_NUMBERS
         self.at = at
 
     def u32(self) -> int:
@@ -37,6 +41,9 @@ class Cursor:
 
     def numbers(self, code: str, count: int) -> tuple[int | float | bool, ...]:
         """So many numbers, of the type that `struct` knows by `code`."""
+        if count > self._numbers_left:
+            raise GgufError(f"The GGUF header holds more than {MAX_NUMBERS} numbers; the file is damaged.")
+        self._numbers_left -= count
         layout = struct.Struct(f"<{count}{code}")
         return layout.unpack_from(self._buffer, self.skip(layout.size))
 

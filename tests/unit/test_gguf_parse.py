@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.gguf.cursor import MAX_STRINGS
+from modelyard.gguf.cursor import MAX_NUMBERS, MAX_STRINGS
 from modelyard.gguf.errors import GgufError, NeedMore
 from modelyard.gguf.files import read_contents, read_model, shard_paths
 from modelyard.gguf.header import make_header
@@ -71,9 +71,8 @@ def test_a_file_cut_anywhere_is_refused() -> None:
             parse(GOOD[:end], end)
 
 
-def file(*entries: bytes, tensors: tuple[bytes, ...] = (), n_entries: int | None = None) -> bytes:
-    count = len(entries) if n_entries is None else n_entries
-    return head(len(tensors), count) + b"".join(entries) + b"".join(tensors) + bytes(4096)
+def file(*entries: bytes, tensors: tuple[bytes, ...] = ()) -> bytes:
+    return head(len(tensors), len(entries)) + b"".join(entries) + b"".join(tensors) + bytes(4096)
 
 
 ARCHITECTURE = entry("general.architecture", "llama")
@@ -176,6 +175,13 @@ def test_the_worst_array_of_strings_is_bounded() -> None:
         raw = file(ARCHITECTURE, array, text("b") + struct.pack("<IIQ", 9, 8, 1))
         parse(raw, len(raw))
     assert time.perf_counter() - begun < 2.0
+
+
+def test_many_lists_of_numbers_do_not_fill_the_memory() -> None:
+    lists = (entry(f"key{number}", [1] * MAX_KEPT) for number in range(MAX_NUMBERS // MAX_KEPT + 1))
+    raw = file(ARCHITECTURE, *lists)
+    with pytest.raises(GgufError, match="more than 200000 numbers"):
+        parse(raw, len(raw))
 
 
 def test_a_file_is_read_no_further_than_its_header(tmp_path: Path) -> None:
