@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from modelyard.gguf_check import HEAD_BYTES, check_gguf
+from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.paths import check_folder, resolve_inside
 from modelyard.processes import die_with_parent
 from services.downloader import hub

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from modelyard.gguf_check import HEAD_BYTES, check_gguf
+from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.paths import resolve_inside
 from modelyard.settings import Settings
 from schemas.instances import InstanceState
