@@ -34,6 +34,20 @@ def usage(tokens: int) -> bytes:
     return chunk(choices=[], usage=counts)
 
 
+def completion(tokens: int) -> bytes:
+    """The whole answer for a client that does not stream."""
+    message = {"role": "assistant", "content": "word " * tokens}
+    body = {
+        "id": _ID,
+        "object": "chat.completion",
+        "created": 0,
+        "model": "bench",
+        "choices": [{"index": 0, "message": message, "finish_reason": "length"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1},
+    }
+    return json.dumps(body).encode()
+
+
 class Connection(asyncio.Protocol):
     """One request a connection, as llama-server has it."""
 
@@ -65,7 +79,11 @@ class Connection(asyncio.Protocol):
         elif path == b"/slots":
             self._whole(b"[]")
         else:
-            tokens = json.loads(body).get("max_tokens") or 1
+            asked = json.loads(body)
+            tokens = asked.get("max_tokens") or 1
+            if not asked.get("stream"):
+                self._whole(completion(tokens))
+                return
             if PACE_TOKENS_S:
                 self._pacing = asyncio.ensure_future(self._paced(tokens))
                 return

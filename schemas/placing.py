@@ -1,0 +1,73 @@
+"""Who runs where: what a node has, what a model would take there, and what the scheduler would do."""
+
+from schemas.record import Record
+
+
+class NodeDevice(Record):
+    """A device of a node as the scheduler counts with it."""
+
+    device: str
+    name: str
+    memory_bytes: int
+    """What all instances together may take there."""
+
+
+class Need(Record):
+    """Memory of one device."""
+
+    device: str
+    memory_bytes: int
+
+
+class Option(Record):
+    """One way to run a model on one node: a profile on certain devices."""
+
+    node: str
+    profile: str
+    needs: tuple[Need, ...]
+    """In the engine's order; a device each."""
+    load_s: float | None = None
+    """How long it took to load last time."""
+
+
+class ModelRevision(Record):
+    """A model as the registry has it at one revision."""
+
+    model: str
+    revision: int
+
+
+class Options(Record):
+    """How a node could run a model, best first."""
+
+    options: tuple[Option, ...] = ()
+    problem: str | None = None
+    """Why it could not, in a sentence, when there is none."""
+
+
+class Cordon(Record):
+    """To a node: take new starts or not; `drain` also ends what runs there."""
+
+    cordoned: bool = True
+    drain: bool = False
+
+
+class PlanQuery(Record):
+    """What would happen if somebody asked for this model now?"""
+
+    model: str
+
+
+class PlanAnswer(Record):
+    """The scheduler's answer, for people in `text`; nothing was done."""
+
+    model: str
+    text: str
+    node: str | None = None
+    profile: str | None = None
+    evicts: tuple[str, ...] = ()
+    """Models that would have to go."""
+    keeps: tuple[str, ...] = ()
+    """Models that keep running."""
+    expected_s: float | None = None
+    """About how long until it answers."""

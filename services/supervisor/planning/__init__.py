@@ -1,0 +1,1 @@
+"""Who should run where: pure decisions over a snapshot of the world."""

@@ -1,0 +1,72 @@
+"""Who leaves without anybody needing the memory: models that were changed or deleted, and idle ones."""
+
+from typing import NamedTuple
+
+import msgspec
+
+from schemas.instances import Instance, Reason
+from services.supervisor.planning.world import World, is_ready, is_serving, resting_since
+
+EXTRA_REST_S = 60.0
+"""A replica beyond the first is let go after so long without work."""
+
+
+class Retirement(NamedTuple):
+    """Who goes, and why."""
+
+    instance: Instance
+    reason: Reason
+
+
+class Retired(msgspec.Struct):
+    """Everybody who goes, and when the next may have to."""
+
+    stops: list[Retirement] = msgspec.field(default_factory=list)
+    looks: list[float] = msgspec.field(default_factory=list)
+
+
+def retire(world: World) -> Retired:
+    """Who leaves now."""
+    retired = Retired()
+    for instance in world.instances:
+        if is_serving(instance) and instance.model not in world.models:
+            retired.stops.append(Retirement(instance, Reason.REQUESTED))
+    for name in world.models:
+        serving = [one for one in world.of(name) if is_serving(one)]
+        changed = [one for one in serving if one.instance in world.replaced]
+        if changed:
+            retired.stops += [Retirement(one, Reason.REPLACED) for one in _in_turn(serving, changed)]
+        else:
+            _retire_idle(world, name, serving, retired)
+    return retired
+
+
+def _in_turn(serving: list[Instance], changed: list[Instance]) -> list[Instance]:
+    """Replicas are replaced one after another, so that the model stays there."""
+    rest = [one for one in serving if one not in changed]
+    return changed if len(changed) == len(serving) == 1 or not all(map(is_ready, rest)) else changed[:1]
+
+
+def _retire_idle(world: World, name: str, serving: list[Instance], retired: Retired) -> None:
+    if world.waiting(name) or name in world.wanted:
+        return
+    spec = world.models[name]
+    kept = max(spec.replicas.min, int(spec.autostart), int(spec.pinned))
+    resting = sorted((one for one in serving if is_ready(one) and not one.busy), key=resting_since)
+    staying = len(serving)
+    for one in resting:
+        limit_s = _limit_s(spec.ttl_s, extra=staying > max(kept, 1))
+        if limit_s is None or staying <= kept:
+            continue
+        gone_at = resting_since(one) + limit_s
+        if gone_at <= world.now:
+            retired.stops.append(Retirement(one, Reason.IDLE))
+            staying -= 1
+        else:
+            retired.looks.append(gone_at)
+
+
+def _limit_s(ttl_s: float | None, *, extra: bool) -> float | None:
+    if not extra:
+        return ttl_s
+    return EXTRA_REST_S if ttl_s is None else min(ttl_s, EXTRA_REST_S)
