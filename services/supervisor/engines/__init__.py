@@ -23,7 +23,7 @@ def choose(spec: ModelSpec, settings: Settings) -> Engine:
         broken = [offer.problem for offer in found.broken if offer.engine == spec.engine and offer.problem]
         there_are = f"There is no engine {spec.engine}; there are {', '.join(found.engines)} and auto."
         raise EngineProblem(broken[0] if broken else there_are)
-    if (problem := engine.refusal(spec, kind) or _offer(engine, settings).problem) is not None:
+    if (problem := _refusal(engine, spec, kind) or _offer(engine, settings).problem) is not None:
         raise EngineProblem(problem)
     return engine
 
@@ -36,7 +36,7 @@ def format_of(spec: ModelSpec, settings: Settings) -> Format:
 def _first_usable(spec: ModelSpec, kind: Format, settings: Settings) -> Engine:
     problems = []
     for name, engine in find(settings).engines.items():
-        if not engine.automatic or engine.refusal(spec, kind) is not None:
+        if not engine.automatic or _refusal(engine, spec, kind) is not None:
             continue
         if (problem := _offer(engine, settings).problem) is None:
             return engine
@@ -46,8 +46,17 @@ def _first_usable(spec: ModelSpec, kind: Format, settings: Settings) -> Engine:
     raise EngineProblem(f"No engine serves {kind} models for {spec.mode}; name the engine of {spec.name}.")
 
 
+def _refusal(engine: Engine, spec: ModelSpec, kind: Format) -> str | None:
+    try:
+        return engine.refusal(spec, kind)
+    except Exception as error:  # noqa: BLE001 - one that a stranger wrote must not hide the others
+        return f"The engine {engine.name} cannot be asked: {type(error).__name__}: {error}"
+
+
 def _offer(engine: Engine, settings: Settings) -> EngineOffer:
     try:
         return engine.offer(settings)
     except Exception as error:  # noqa: BLE001 - one that a stranger wrote must not hide the others
-        return EngineOffer(engine=engine.name, problem=f"It cannot be asked: {type(error).__name__}: {error}")
+        return EngineOffer(
+            engine=engine.name, problem=f"The engine cannot be asked: {type(error).__name__}: {error}"
+        )

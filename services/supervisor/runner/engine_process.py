@@ -60,9 +60,7 @@ class EngineProcess:
         """Keep what it prints until it ends."""
         assert self._process is not None
         assert self._process.stdout is not None
-        ended = asyncio.create_task(self._end())
-        await self._keep_output(self._process.stdout)
-        await ended
+        await asyncio.gather(self._keep_output(self._process.stdout), self._end())
         self.exited.set()
 
     async def _end(self) -> None:

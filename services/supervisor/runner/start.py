@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from modelyard import logging
 from modelyard.settings import Settings
 from schemas.instances import InstanceState, Placement
 from schemas.models import ModelSpec
@@ -17,6 +18,7 @@ from services.supervisor.runner.ports import NoFreePort, accepts, free_port, is_
 from services.supervisor.runner.upstream import Upstream
 
 T = TypeVar("T")
+log = logging.get(__name__)
 
 _HEALTH_POLL_S = 0.02
 _BASE_BUDGET_S = 60.0
@@ -56,6 +58,10 @@ class Start:
             engine, port, command = self._command()
         except (EngineProblem, NoFreePort) as error:
             raise StartFailed(str(error)) from error
+        except Exception as error:
+            # A plugin's fault is told like any other.
+            log.exception("engine_has_no_command", engine=self._spec.engine)
+            raise StartFailed(f"The engine does not say how to start it: {error!r}") from error
         process = EngineProcess(engine, self._settings.logs / f"{self._life.instance.instance}.log", port)
         try:
             await process.start(command)
