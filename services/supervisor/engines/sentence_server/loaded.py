@@ -24,7 +24,7 @@ class LoadedEncoder:
             trust_remote_code=False,
             model_kwargs=_SAFE,
         )
-        self.tasks = tuple(name for name, prompt in self._model.prompts.items() if prompt)
+        self.tasks = tuple(self._model.prompts)
         (sample,) = self.embed(None, ["sample"])
         self.dimensions = len(sample.vector)
 
@@ -78,7 +78,6 @@ def _count(model: Any, *texts: list[str]) -> list[int]:
     tokenizer = model.tokenizer
     if not callable(tokenizer):
         return [len(one.ids) for one in tokenizer.encode_batch(*texts)]
-    limit = getattr(model, "max_seq_length", None)
-    limit = limit if isinstance(limit, int) else None
+    limit = model.max_seq_length if isinstance(model.max_seq_length, int) else None
     encoded = tokenizer(*texts, truncation=limit is not None, max_length=limit)
     return [len(ids) for ids in encoded["input_ids"]]
