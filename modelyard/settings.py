@@ -30,6 +30,8 @@ class Settings(Record):
     """YARD_NATS_PORT: port of the broker that `yard up` starts; 0 takes any free one."""
     llama_server: Path | None = None
     """YARD_LLAMA_SERVER: a llama-server to use; else the one on PATH, else the embedded one."""
+    vllm: Path | None = None
+    """YARD_VLLM: a vllm to use; else the one on PATH."""
     node: str = "local"
     """YARD_NODE: name of this machine as a subject token; default its host name."""
     allowed_hosts: tuple[str, ...] = ()
@@ -53,6 +55,10 @@ class Settings(Record):
     def run(self) -> Path:
         return self.home / "run"
 
+    @property
+    def engine_plugins(self) -> Path:
+        return self.home / "plugins" / "engines"
+
     def as_environment(self) -> dict[str, str]:
         """These settings as the variables that a child process reads them from."""
         values = {
@@ -65,6 +71,7 @@ class Settings(Record):
             "YARD_LOG_LEVEL": self.log_level,
             "YARD_NATS_URL": self.nats_url,
             "YARD_LLAMA_SERVER": str(self.llama_server) if self.llama_server else None,
+            "YARD_VLLM": str(self.vllm) if self.vllm else None,
         }
         return {name: value for name, value in values.items() if value}
 
@@ -87,7 +94,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         port=_port(given, "YARD_PORT", 8080),
         nats_url=_nats_url(given.get("YARD_NATS_URL")),
         nats_port=_port(given, "YARD_NATS_PORT", 4222),
-        llama_server=_executable(given.get("YARD_LLAMA_SERVER")),
+        llama_server=_executable(given, "YARD_LLAMA_SERVER"),
+        vllm=_executable(given, "YARD_VLLM"),
         node=_node(given.get("YARD_NODE")),
         allowed_hosts=tuple(filter(None, map(str.strip, given.get("YARD_ALLOWED_HOSTS", "").split(",")))),
         log_level=_log_level(given.get("YARD_LOG_LEVEL", "info")),
@@ -114,12 +122,12 @@ def _nats_url(value: str | None) -> str | None:
     return value
 
 
-def _executable(value: str | None) -> Path | None:
-    if value is None:
+def _executable(given: Mapping[str, str], name: str) -> Path | None:
+    if (value := given.get(name)) is None:
         return None
     path = Path(value).expanduser().absolute()
     if not path.is_file() or not os.access(path, os.X_OK):
-        raise SettingsError(f"YARD_LLAMA_SERVER={value} is not a program that can be run.")
+        raise SettingsError(f"{name}={value} is not a program that can be run.")
     return path
 
 

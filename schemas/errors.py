@@ -67,6 +67,12 @@ class WrongMode(_Invalid):
     code, status = "wrong_mode", 400
 
 
+class NotServed(_Invalid):
+    """The engine of this model does not serve this path."""
+
+    code, status = "not_served", 501
+
+
 class Unauthorized(_Invalid):
     """No valid API key."""
 

@@ -2,6 +2,10 @@
 
 from enum import StrEnum
 
+import msgspec
+
+from schemas.models import ModelSpec
+from schemas.profiles import CPU
 from schemas.record import Record
 
 
@@ -29,8 +33,9 @@ class InstanceState(StrEnum):
 _S = InstanceState
 NEXT_STATES: dict[InstanceState, frozenset[InstanceState]] = {
     _S.STARTING: frozenset({_S.LOADING, _S.STOPPING, _S.STOPPED, _S.FAILED}),
-    _S.LOADING: frozenset({_S.PROBING, _S.STOPPING, _S.FAILED}),
-    _S.PROBING: frozenset({_S.READY, _S.STOPPING, _S.FAILED}),
+    # Back to LOADING: its port was taken in the last moment, and it is started once more.
+    _S.LOADING: frozenset({_S.LOADING, _S.PROBING, _S.STOPPING, _S.FAILED}),
+    _S.PROBING: frozenset({_S.LOADING, _S.READY, _S.STOPPING, _S.FAILED}),
     _S.READY: frozenset({_S.DRAINING, _S.FAILED}),
     _S.DRAINING: frozenset({_S.STOPPING, _S.FAILED}),
     _S.STOPPING: frozenset({_S.STOPPED, _S.FAILED}),
@@ -119,6 +124,56 @@ class Instance(Record):
     @property
     def ever_ready(self) -> bool:
         return self.load_s is not None
+
+
+class PlacedDevice(Record):
+    """One device that an instance was given."""
+
+    device: str
+    """Its id: a GPU's UUID, or `cpu`."""
+    memory_mib: int | None = None
+    """What the instance may take there."""
+    total_mib: int | None = None
+    """What there is; engines that want a share of a device need both."""
+
+    def __post_init__(self) -> None:
+        if self.memory_mib is not None and self.memory_mib < 0:
+            raise ValueError("memory_mib must not be negative")
+        if self.total_mib is not None and self.total_mib < 1:
+            raise ValueError("total_mib must be at least 1")
+
+
+class Placement(Record):
+    """Where and how an instance runs, as was decided. What is None or empty is as the model says."""
+
+    profile: str | None = None
+    devices: tuple[PlacedDevice, ...] = ()
+    """In the order in which the engine sees them; none: it takes what it finds."""
+    n_ctx: int | None = None
+    n_parallel: int | None = None
+    args: tuple[str, ...] = ()
+    """After those of the model."""
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    """Over that of the model."""
+
+    @property
+    def gpus(self) -> tuple[PlacedDevice, ...]:
+        return tuple(device for device in self.devices if device.device != CPU)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it was decided that no GPU is used."""
+        return bool(self.devices) and not self.gpus
+
+    def applied_to(self, spec: ModelSpec) -> ModelSpec:
+        """The model as it runs in this place."""
+        return msgspec.structs.replace(
+            spec,
+            n_ctx=self.n_ctx or spec.n_ctx,
+            n_parallel=self.n_parallel or spec.n_parallel,
+            args=(*spec.args, *self.args),
+            env={**spec.env, **self.env},
+        )
 
 
 class StartInstance(Record):

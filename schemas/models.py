@@ -48,11 +48,14 @@ class ModelSpec(Record):
 
     name: str
     path: str
-    """The model file, relative to the store (the first shard where there are several)."""
+    """Relative to the store: a GGUF file (the first shard of several), or a folder of safetensors.
+
+    The engine `command` gets it as `{model}` and need not find anything there.
+    """
     aliases: tuple[str, ...] = ()
     mode: Mode = Mode.CHAT
     engine: str = "auto"
-    """An engine's name, or `auto`: llama-server where there is one, else the embedded llama.cpp."""
+    """An engine's name, or `auto`: llama.cpp for a GGUF file, sentence-transformers or vLLM for a folder."""
     mmproj: str | None = None
     """The vision projector, relative to the store."""
     chat_template: str | None = None
@@ -67,6 +70,8 @@ class ModelSpec(Record):
     """More arguments for the engine, as a list; never passed through a shell."""
     env: dict[str, str] = msgspec.field(default_factory=dict)
     """More environment variables for the engine."""
+    health_path: str = "/health"
+    """Where an engine `command` answers 200 once it is ready."""
     cache_type: str = "f16"
     """How llama.cpp keeps keys and values: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl."""
     profiles: tuple[Profile, ...] = ()
@@ -101,6 +106,8 @@ class ModelSpec(Record):
             raise ValueError("queue_wait_s must be more than 0 and at most a day")
         if self.ttl_s is not None and self.ttl_s <= 0:
             raise ValueError("ttl_s must be more than 0 seconds; leave it null to keep the model")
+        if not self.health_path.startswith("/"):
+            raise ValueError("health_path must begin with /")
         if self.cache_type not in CACHE_TYPES:
             raise ValueError(f"cache_type must be one of {', '.join(CACHE_TYPES)}")
         names = [profile.name for profile in self.profiles]

@@ -3,29 +3,60 @@
 from modelyard.settings import Settings
 from schemas.instances import EngineOffer
 from schemas.models import ModelSpec
-from services.supervisor.engines.base import Engine, EngineProblem
-from services.supervisor.engines.embedded import Embedded
-from services.supervisor.engines.llama_cpp import LlamaCpp
-
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LlamaCpp(), Embedded())}
-"""In order of preference for `auto`."""
+from services.supervisor.engines.base import Engine, EngineProblem, Format
+from services.supervisor.engines.find import find
 
 
 def offers(settings: Settings) -> tuple[EngineOffer, ...]:
-    """What this node can run, and why not where it cannot."""
-    return tuple(engine.offer(settings) for engine in ENGINES.values())
+    """What this node can run, and why not where it cannot; also the plugins that are broken."""
+    found = find(settings)
+    return (*(_offer(engine, settings) for engine in found.engines.values()), *found.broken)
 
 
 def choose(spec: ModelSpec, settings: Settings) -> Engine:
     """The engine for a model on this node; EngineProblem with a sentence if there is none."""
+    kind = format_of(spec, settings)
     if spec.engine == "auto":
-        usable = [name for name, engine in ENGINES.items() if engine.offer(settings).problem is None]
-        if not usable:
-            raise EngineProblem("No engine can be used on this node; install llama.cpp's llama-server.")
-        return ENGINES[usable[0]]
-    engine = ENGINES.get(spec.engine)
-    if engine is None:
-        raise EngineProblem(f"There is no engine {spec.engine}; there are {', '.join(ENGINES)} and auto.")
-    if (problem := engine.offer(settings).problem) is not None:
+        return _first_usable(spec, kind, settings)
+    found = find(settings)
+    if (engine := found.engines.get(spec.engine)) is None:
+        broken = [offer.problem for offer in found.broken if offer.engine == spec.engine and offer.problem]
+        there_are = f"There is no engine {spec.engine}; there are {', '.join(found.engines)} and auto."
+        raise EngineProblem(broken[0] if broken else there_are)
+    if (problem := _refusal(engine, spec, kind) or _offer(engine, settings).problem) is not None:
         raise EngineProblem(problem)
     return engine
+
+
+def format_of(spec: ModelSpec, settings: Settings) -> Format:
+    """What the model's path leads to on this node."""
+    return Format.SAFETENSORS if (settings.models / spec.path).is_dir() else Format.GGUF
+
+
+def _first_usable(spec: ModelSpec, kind: Format, settings: Settings) -> Engine:
+    problems = []
+    for name, engine in find(settings).engines.items():
+        if not engine.automatic or _refusal(engine, spec, kind) is not None:
+            continue
+        if (problem := _offer(engine, settings).problem) is None:
+            return engine
+        problems.append(f"{name}: {problem}")
+    if problems:
+        raise EngineProblem(f"No engine for {spec.name} can be used on this node. {' '.join(problems)}")
+    raise EngineProblem(f"No engine serves {kind} models for {spec.mode}; name the engine of {spec.name}.")
+
+
+def _refusal(engine: Engine, spec: ModelSpec, kind: Format) -> str | None:
+    try:
+        return engine.refusal(spec, kind)
+    except Exception as error:  # noqa: BLE001 - one that a stranger wrote must not hide the others
+        return f"The engine {engine.name} cannot be asked: {type(error).__name__}: {error}"
+
+
+def _offer(engine: Engine, settings: Settings) -> EngineOffer:
+    try:
+        return engine.offer(settings)
+    except Exception as error:  # noqa: BLE001 - one that a stranger wrote must not hide the others
+        return EngineOffer(
+            engine=engine.name, problem=f"The engine cannot be asked: {type(error).__name__}: {error}"
+        )

@@ -1,21 +1,34 @@
-"""What an engine is to a runner: how to start its server and how to read where it listens."""
+"""What an engine is to a runner: how to start its server, where it listens, and what it answers there."""
 
 import os
+import re
+from abc import abstractmethod
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from modelyard.settings import Settings
-from schemas.instances import EngineOffer
+from schemas.instances import EngineOffer, Placement
 from schemas.models import ModelSpec
 from schemas.record import Record
 
 _PASSED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _PASSED_PREFIXES = ("CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GGML_", "LLAMA_", "OMP_", "ONEAPI_", "ZE_", "VK_")
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 class EngineProblem(Exception):
     """The engine cannot serve this model here; the message says why."""
+
+
+class Format(StrEnum):
+    """What a model's `path` leads to."""
+
+    GGUF = "gguf"
+    """A file of llama.cpp's."""
+    SAFETENSORS = "safetensors"
+    """A folder with config.json and weights, as the hub has it."""
 
 
 class Files(Record):
@@ -23,6 +36,8 @@ class Files(Record):
 
     model: Path
     mmproj: Path | None = None
+    chat_template: Path | None = None
+    loras: tuple[Path, ...] = ()
 
 
 class ServerCommand(Record):
@@ -32,30 +47,106 @@ class ServerCommand(Record):
     env: dict[str, str]
 
 
+class Api(Record):
+    """What the server answers over HTTP, beside the paths of the model's mode."""
+
+    health: str = "/health"
+    """Answers 200 once the model can be asked, and not before."""
+    slots: str | None = None
+    """Lists what it works on, as llama.cpp's /slots; None: it lets go when its client does, or cannot say."""
+    lacks: frozenset[str] = frozenset()
+    """Paths of `schemas.endpoints` that it does not have."""
+
+
 class Engine(Protocol):
-    """One kind of server process that speaks HTTP on loopback."""
+    """One kind of server process that speaks HTTP on loopback.
+
+    A class that inherits from this one has to say `name`, `refusal` and `command`. To end, a server gets
+    SIGTERM when no request is at work any more, and SIGKILL 5 s later; that goes for all its processes.
+    """
 
     name: str
+    automatic: bool = True
+    """Whether `auto` may choose it."""
+    needs_files: bool = True
+    """Whether the model's path must lead to a model that looks like one."""
+    tells_port: bool = False
+    """Whether it takes a free port itself and prints which; else it gets one."""
 
     def offer(self, settings: Settings) -> EngineOffer:
         """Whether it can be used on this node."""
+        return EngineOffer(engine=self.name)
+
+    @abstractmethod
+    def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
+        """Why it cannot serve such a model on any machine, in a sentence; None if it can."""
         ...
 
-    def command(self, spec: ModelSpec, files: Files, settings: Settings) -> ServerCommand:
-        """How to start it for this model on a free port of its own choice."""
+    @abstractmethod
+    def command(
+        self, spec: ModelSpec, files: Files, placement: Placement, port: int, settings: Settings
+    ) -> ServerCommand:
+        """How to start it; `spec` is as placed already, `port` is 0 for an engine that tells its own."""
         ...
 
     def port(self, line: str) -> int | None:
         """The port it listens on, if this line of its output says so."""
-        ...
+        return None
+
+    def api(self, spec: ModelSpec) -> Api:
+        """What its server answers."""
+        return Api()
 
 
-def minimal_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+_ENGINE = (
+    "name",
+    "automatic",
+    "needs_files",
+    "tells_port",
+    "offer",
+    "refusal",
+    "command",
+    "port",
+    "api",
+)
+
+
+def checked(engine: Engine) -> Engine:
+    """`engine` if it is one, whoever wrote it; TypeError or ValueError with what is wrong."""
+    if missing := [name for name in _ENGINE if not hasattr(engine, name)]:
+        raise TypeError(f"The engine lacks {', '.join(missing)}.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", engine.name) or engine.name == "auto":
+        raise ValueError(f"{engine.name!r} is no name for an engine: use letters, digits, '.', '_' and '-'.")
+    return engine
+
+
+def minimal_environment(environ: Mapping[str, str] = os.environ, *prefixes: str) -> dict[str, str]:
     """What an engine needs of our environment and no more: no token, no credential."""
+    wanted = (*_PASSED_PREFIXES, "LC_", *prefixes)
     passed = {
         name: value
         for name, value in environ.items()
-        if name in _PASSED or name.startswith(_PASSED_PREFIXES) or name.startswith("LC_")
+        if name in _PASSED or (name.startswith(wanted) and not any(word in name for word in _SECRET))
     }
     # Without it llama.cpp starts a debugger when it aborts.
     return {**passed, "GGML_NO_BACKTRACE": "1"}
+
+
+def device_environment(placement: Placement) -> dict[str, str]:
+    """The GPUs that a process may see, by their UUIDs: so two equal cards are told apart."""
+    if not placement.devices:
+        return {}
+    visible = ",".join(gpu.device for gpu in placement.gpus)
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": visible}
+
+
+def engine_environment(
+    spec: ModelSpec, placement: Placement, own: Mapping[str, str] | None = None, *prefixes: str
+) -> dict[str, str]:
+    """The environment of an engine: ours in part, then its `own`, the model's, and what was decided."""
+    return {
+        **minimal_environment(os.environ, *prefixes),
+        **(own or {}),
+        **spec.env,
+        **device_environment(placement),
+    }

@@ -1,41 +1,63 @@
 """The embedded engine: llama.cpp's server out of the xllamacpp wheel, as a process of its own."""
 
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import msgspec
 
 from modelyard.settings import Settings
-from schemas.instances import EngineOffer
+from schemas.instances import EngineOffer, Placement
 from schemas.models import ModelSpec
-from services.supervisor.engines.base import EngineProblem, Files, ServerCommand, minimal_environment
+from services.supervisor.engines.base import Api, Engine, Files, Format, ServerCommand, engine_environment
 from services.supervisor.engines.embedded_server import Options
-from services.supervisor.engines.llama_cpp import listening_port
+from services.supervisor.engines.llama_cpp import (
+    LLAMA_API,
+    gguf_refusal,
+    gpu_layers,
+    listening_port,
+    tensor_split,
+)
 
 
-class Embedded:
+class Embedded(Engine):
     """Needs nothing but the wheel; runs on the CPU, or where the installed wheel was built for."""
 
     name = "embedded"
+    tells_port = True
 
     def offer(self, settings: Settings) -> EngineOffer:
-        problem = None if find_spec("xllamacpp") else "The Python package xllamacpp is not installed."
-        return EngineOffer(engine=self.name, problem=problem)
+        if find_spec("xllamacpp") is None:
+            return EngineOffer(engine=self.name, problem="The Python package xllamacpp is not installed.")
+        return EngineOffer(engine=self.name, version=version("xllamacpp"))
 
-    def command(self, spec: ModelSpec, files: Files, settings: Settings) -> ServerCommand:
+    def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
         if spec.args:
-            raise EngineProblem("The embedded engine takes no further arguments; use llama-server for them.")
+            return "The embedded engine takes no further arguments; use llama-server for them."
+        return gguf_refusal(spec, kind)
+
+    def command(
+        self, spec: ModelSpec, files: Files, placement: Placement, port: int, settings: Settings
+    ) -> ServerCommand:
         options = Options(
             model=str(files.model),
             mmproj=str(files.mmproj) if files.mmproj else None,
+            chat_template=str(files.chat_template) if files.chat_template else None,
+            loras=tuple((str(path), lora.scale) for path, lora in zip(files.loras, spec.loras, strict=True)),
             alias=spec.name,
             mode=spec.mode,
             n_parallel=spec.n_parallel,
             n_ctx=spec.n_ctx,
+            cache_type=spec.cache_type,
+            n_gpu_layers=gpu_layers(placement),
+            tensor_split=tuple(tensor_split(placement)),
         )
         module = "services.supervisor.engines.embedded_server"
         argv = (sys.executable, "-m", module, msgspec.json.encode(options).decode())
-        return ServerCommand(argv=argv, env=minimal_environment())
+        return ServerCommand(argv=argv, env=engine_environment(spec, placement))
 
     def port(self, line: str) -> int | None:
         return listening_port(line)
+
+    def api(self, spec: ModelSpec) -> Api:
+        return LLAMA_API

@@ -2,15 +2,29 @@
 
 import re
 import shutil
+import subprocess
+from functools import lru_cache
 from pathlib import Path
 
 from modelyard.settings import Settings
-from schemas.instances import EngineOffer
+from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
-from services.supervisor.engines.base import EngineProblem, Files, ServerCommand, minimal_environment
+from services.supervisor.engines.base import (
+    Api,
+    Engine,
+    EngineProblem,
+    Files,
+    Format,
+    ServerCommand,
+    engine_environment,
+)
 
+_MISSING = "There is no llama-server on PATH; set YARD_LLAMA_SERVER to one."
 _LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
+_VERSION = re.compile(r"^version: (\S+)", re.MULTILINE)
 _MODE_ARGS = {Mode.EMBEDDING: ("--embedding",), Mode.RERANK: ("--reranking",)}
+ALL_LAYERS = 999
+LLAMA_API = Api(slots="/slots")
 
 
 def listening_port(line: str) -> int | None:
@@ -19,25 +33,56 @@ def listening_port(line: str) -> int | None:
     return int(match[1]) if match else None
 
 
-class LlamaCpp:
+def gguf_refusal(spec: ModelSpec, kind: Format) -> str | None:
+    """What llama.cpp cannot serve, however it is packed."""
+    if kind is not Format.GGUF:
+        return f"llama.cpp serves GGUF files, and {spec.path} is a folder."
+    if spec.mode is Mode.TRANSCRIPTION and spec.mmproj is None:
+        return f"To transcribe, llama.cpp needs an audio projector: give {spec.name} an mmproj."
+    return None
+
+
+def gpu_layers(placement: Placement) -> int | None:
+    """How many layers go to GPUs; None where llama.cpp should find out, or the profile's arguments say."""
+    if placement.on_cpu:
+        return 0
+    return ALL_LAYERS if placement.gpus and placement.gpus == placement.devices else None
+
+
+def tensor_split(placement: Placement) -> list[int]:
+    """The shares of several GPUs, where they are given; else empty."""
+    shares = [gpu.memory_mib for gpu in placement.gpus if gpu.memory_mib]
+    return shares if len(shares) == len(placement.gpus) > 1 else []
+
+
+class LlamaCpp(Engine):
     """llama-server from YARD_LLAMA_SERVER or PATH."""
 
     name = "llama.cpp"
+    tells_port = True
 
     def offer(self, settings: Settings) -> EngineOffer:
-        found = _find(settings)
-        problem = None if found else "There is no llama-server on PATH; set YARD_LLAMA_SERVER to one."
-        return EngineOffer(engine=self.name, problem=problem)
+        if (program := _find(settings)) is None:
+            return EngineOffer(engine=self.name, problem=_MISSING)
+        return EngineOffer(engine=self.name, version=_version(program, program.stat().st_mtime))
 
-    def command(self, spec: ModelSpec, files: Files, settings: Settings) -> ServerCommand:
-        program = _find(settings)
-        if program is None:
-            raise EngineProblem("There is no llama-server on PATH; set YARD_LLAMA_SERVER to one.")
-        argv = (str(program), *_arguments(spec, files), *_MODE_ARGS.get(spec.mode, ()), *spec.args)
-        return ServerCommand(argv=argv, env=minimal_environment())
+    def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
+        return gguf_refusal(spec, kind)
+
+    def command(
+        self, spec: ModelSpec, files: Files, placement: Placement, port: int, settings: Settings
+    ) -> ServerCommand:
+        if (program := _find(settings)) is None:
+            raise EngineProblem(_MISSING)
+        chosen = (*_arguments(spec, files, placement), *_lora_arguments(spec, files))
+        argv = (str(program), *chosen, *_MODE_ARGS.get(spec.mode, ()), *spec.args)
+        return ServerCommand(argv=argv, env=engine_environment(spec, placement))
 
     def port(self, line: str) -> int | None:
         return listening_port(line)
+
+    def api(self, spec: ModelSpec) -> Api:
+        return LLAMA_API
 
 
 def _find(settings: Settings) -> Path | None:
@@ -45,15 +90,47 @@ def _find(settings: Settings) -> Path | None:
     return settings.llama_server or (Path(on_path) if on_path else None)
 
 
-def _arguments(spec: ModelSpec, files: Files) -> list[str]:
+@lru_cache(maxsize=8)
+def _version(program: Path, _changed_at: float) -> str | None:
+    """What it says of itself; asked once for each program, since that starts it."""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=2, check=False)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    match = _VERSION.search(done.stdout + done.stderr)
+    return match[1] if match else None
+
+
+def _arguments(spec: ModelSpec, files: Files, placement: Placement) -> list[str]:
+    cache_type = spec.cache_type if spec.cache_type != "f16" else None
     values = {
         "--model": files.model,
         "--mmproj": files.mmproj,
+        "--chat-template-file": files.chat_template,
         "--alias": spec.name,
         "--host": "127.0.0.1",
         "--port": 0,
         "--parallel": spec.n_parallel,
         "--ctx-size": spec.n_ctx,
+        "--cache-type-k": cache_type,
+        "--cache-type-v": cache_type,
+        "--n-gpu-layers": gpu_layers(placement),
+        "--tensor-split": ",".join(map(str, tensor_split(placement))) or None,
     }
     pairs = [text for flag, value in values.items() if value is not None for text in (flag, str(value))]
     return [*pairs, "--kv-unified", "--metrics", "--slots", "--jinja"]
+
+
+def _lora_arguments(spec: ModelSpec, files: Files) -> list[str]:
+    """One flag for all adapters: of a repeated one llama-server keeps the last."""
+    if not files.loras:
+        return []
+    for path in files.loras:
+        if set(str(path)) & set(',:"'):
+            raise EngineProblem(
+                f"llama-server cannot take the adapter {path}: rename it without , : and quotes."
+            )
+    if all(lora.scale == 1 for lora in spec.loras):
+        return ["--lora", ",".join(map(str, files.loras))]
+    scaled = zip(files.loras, spec.loras, strict=True)
+    return ["--lora-scaled", ",".join(f"{path}:{lora.scale}" for path, lora in scaled)]

@@ -3,13 +3,14 @@
 import asyncio
 import collections
 import contextlib
+import os
 import signal
 import time
 from pathlib import Path
 from typing import BinaryIO
 
 from modelyard import logging
-from modelyard.processes import dying_with_parent
+from modelyard.processes import dying_with_parent, started_at, wait_gone
 from schemas.logs import LogLine
 from services.supervisor.engines.base import Engine, ServerCommand
 
@@ -23,13 +24,17 @@ _TAIL_LINES = 40
 class EngineProcess:
     """One server process. It dies with us, by order of the kernel."""
 
-    def __init__(self, engine: Engine, log_path: Path) -> None:
+    def __init__(self, engine: Engine, log_path: Path, given_port: int | None = None) -> None:
+        self.engine = engine
+        self.given_port = given_port
+        """The port that we chose for it; None if it chooses."""
         self.port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """Loopback port, once the engine said it."""
+        """Loopback port, once it is known."""
+        if given_port is not None:
+            self.port.set_result(given_port)
         self.exited = asyncio.Event()
         self.pending_lines: list[LogLine] = []
         """Lines not yet published."""
-        self._engine = engine
         self._log_path = log_path
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._process: asyncio.subprocess.Process | None = None
@@ -55,17 +60,29 @@ class EngineProcess:
         """Keep what it prints until it ends."""
         assert self._process is not None
         assert self._process.stdout is not None
+        await asyncio.gather(self._keep_output(self._process.stdout), self._end())
+        self.exited.set()
+
+    async def _end(self) -> None:
+        """Once it has ended: what it started itself goes with it, or would keep memory and our pipe."""
+        assert self._process is not None
+        # Not `wait()`: depending on the loop that waits for the pipe too.
+        if (created_at := started_at(self.pid)) is not None:
+            await wait_gone(self.pid, created_at)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await self._process.wait()
+
+    async def _keep_output(self, stdout: asyncio.StreamReader) -> None:
         rest = b""
         with self._log_path.open("ab", buffering=0) as file:
-            while data := await self._process.stdout.read(_READ_BYTES):
+            while data := await stdout.read(_READ_BYTES):
                 *lines, rest = (rest + data).split(b"\n")
                 self._keep(file, lines)
                 if len(rest) > MAX_LINE_BYTES:
                     self._keep(file, [rest])
                     rest = b""
             self._keep(file, [rest] if rest else [])
-        await self._process.wait()
-        self.exited.set()
 
     def _keep(self, file: BinaryIO, lines: list[bytes]) -> None:
         for line in lines:
@@ -74,7 +91,7 @@ class EngineProcess:
             if text:
                 self._tail.append(text)
                 self.pending_lines.append(LogLine(at=time.time(), text=text))
-            if not self.port.done() and (port := self._engine.port(text)) is not None:
+            if not self.port.done() and (port := self.engine.port(text)) is not None:
                 self.port.set_result(port)
 
     async def stop(self, grace_s: float) -> None:

@@ -1,5 +1,6 @@
 """What a supervisor tells a runner, as one JSON document on its standard input."""
 
+from schemas.instances import Placement
 from schemas.models import ModelSpec
 from schemas.record import Record
 
@@ -13,3 +14,5 @@ class Launch(Record):
     nats_url: str
     failures: int = 0
     """Starts of this model that failed in a row before."""
+    placement: Placement = Placement()
+    """Where and how, as the scheduler decided."""

@@ -25,7 +25,7 @@ from services.supervisor.runner.intake import Intake
 from services.supervisor.runner.launch import Launch
 from services.supervisor.runner.life import Life
 from services.supervisor.runner.log_lines import flush_lines, publish_lines
-from services.supervisor.runner.start import Halted, Start, StartFailed
+from services.supervisor.runner.start import Halted, PortTaken, Start, StartFailed
 from services.supervisor.runner.upstream import Upstream
 
 log = logging.get(__name__)
@@ -51,6 +51,7 @@ class Runner:
         self._bus = bus
         self._tasks = tasks
         self._launch = launch
+        self._spec = launch.placement.applied_to(launch.spec)
         self._settings = settings
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._life = Life(bus, tasks, first_record(launch, settings))
@@ -79,16 +80,24 @@ class Runner:
         await self._life.told(TELL_S)
 
     async def _start(self) -> Intake:
-        start = Start(self._launch.spec, self._settings, self._life, self._stop)
-        self._process = await start.process(self._follow)
-        self._upstream = await start.listening(self._process)
-        load_s = await start.proven(self._process, self._upstream)
-        desk = Desk(self._bus, self._tasks, self._life, self._upstream, self._launch.spec)
-        intake = Intake(self._bus, self._tasks, self._launch.spec.name, desk)
+        start = Start(self._spec, self._launch.placement, self._settings, self._life, self._stop)
+        try:
+            upstream, load_s = await self._prove(start)
+        except PortTaken as error:
+            log.warning("port_was_taken", error=str(error))
+            await self._put_down()
+            upstream, load_s = await self._prove(start)
+        desk = Desk(self._bus, self._tasks, self._life, upstream, self._spec)
+        intake = Intake(self._bus, self._tasks, self._spec.name, desk)
         await desk.open()
         await intake.open()
         await self._life.step(_S.READY, load_s=load_s, slots=desk.slots)
         return intake
+
+    async def _prove(self, start: Start) -> tuple[Upstream, float]:
+        self._process = await start.process(self._follow)
+        self._upstream = await start.listening(self._process)
+        return self._upstream, await start.proven(self._process, self._upstream)
 
     def _follow(self, process: EngineProcess) -> None:
         self._tasks.spawn(process.follow(), "engine output")
@@ -147,6 +156,9 @@ class Runner:
     async def _clean_up(self, renewing: asyncio.Task[None]) -> None:
         """The engine is gone and its last lines are out."""
         renewing.cancel()
+        await self._put_down()
+
+    async def _put_down(self) -> None:
         if self._upstream is not None:
             await self._upstream.close()
         if self._process is not None:
@@ -165,6 +177,7 @@ def first_record(launch: Launch, settings: Settings) -> Instance:
         state=_S.STARTING,
         reason=Reason.REQUESTED,
         changed_at=time.time(),
+        profile=launch.placement.profile,
         pid=os.getpid(),
         pid_started_at=started_at(os.getpid()),
         failures=launch.failures,

@@ -3,21 +3,22 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TypeVar
 
-from modelyard.gguf.check import HEAD_BYTES, check_gguf
-from modelyard.paths import resolve_inside
+from modelyard import logging
 from modelyard.settings import Settings
-from schemas.instances import InstanceState
+from schemas.instances import InstanceState, Placement
 from schemas.models import ModelSpec
 from services.supervisor.engines import choose
-from services.supervisor.engines.base import Engine, EngineProblem, Files
+from services.supervisor.engines.base import Engine, EngineProblem, ServerCommand
 from services.supervisor.runner.engine_process import EngineProcess
+from services.supervisor.runner.files import check_files, size_bytes
 from services.supervisor.runner.life import Life
+from services.supervisor.runner.ports import NoFreePort, accepts, free_port, is_taken
 from services.supervisor.runner.upstream import Upstream
 
 T = TypeVar("T")
+log = logging.get(__name__)
 
 _HEALTH_POLL_S = 0.02
 _BASE_BUDGET_S = 60.0
@@ -29,6 +30,10 @@ class StartFailed(Exception):
     """The engine did not get ready; the message says why."""
 
 
+class PortTaken(StartFailed):
+    """Between our look and the engine's start somebody else took its port."""
+
+
 class Halted(Exception):
     """Somebody asked to stop before it was ready."""
 
@@ -36,8 +41,11 @@ class Halted(Exception):
 class Start:
     """One start of an engine. `stop` set meanwhile ends it with Halted."""
 
-    def __init__(self, spec: ModelSpec, settings: Settings, life: Life, stop: asyncio.Event) -> None:
+    def __init__(
+        self, spec: ModelSpec, placement: Placement, settings: Settings, life: Life, stop: asyncio.Event
+    ) -> None:
         self._spec = spec
+        self._placement = placement
         self._settings = settings
         self._life = life
         self._stop = stop
@@ -46,10 +54,15 @@ class Start:
 
     async def process(self, follow: Callable[[EngineProcess], None]) -> EngineProcess:
         """Check the files and start the process; `follow` begins to read its output."""
-        engine, files = self._engine(), check_files(self._spec, self._settings.models)
-        self._budget_s = budget_s(self._spec, files.model.stat().st_size)
-        command = engine.command(self._spec, files, self._settings)
-        process = EngineProcess(engine, self._settings.logs / f"{self._life.instance.instance}.log")
+        try:
+            engine, port, command = self._command()
+        except (EngineProblem, NoFreePort) as error:
+            raise StartFailed(str(error)) from error
+        except Exception as error:
+            # A plugin's fault is told like any other.
+            log.exception("engine_has_no_command", engine=self._spec.engine)
+            raise StartFailed(f"The engine does not say how to start it: {error!r}") from error
+        process = EngineProcess(engine, self._settings.logs / f"{self._life.instance.instance}.log", port)
         try:
             await process.start(command)
         except OSError as error:
@@ -59,10 +72,12 @@ class Start:
         return process
 
     async def listening(self, process: EngineProcess) -> Upstream:
-        """Wait until it says where it listens."""
+        """Wait until it listens, and says where if it chose."""
         port = await self._guard(process, asyncio.shield(process.port), "say where it listens")
+        if process.given_port is not None:
+            await self._guard(process, _accepting(port), f"listen on port {port}")
         await self._life.step(InstanceState.PROBING, port=port)
-        return Upstream(port)
+        return Upstream(port, process.engine.api(self._spec), self._spec.name)
 
     async def proven(self, process: EngineProcess, upstream: Upstream) -> float:
         """Wait until it is healthy and answered one real request; seconds since the start."""
@@ -72,11 +87,14 @@ class Start:
             raise StartFailed(f"The engine started, but its first request failed: {wrong}")
         return round(time.monotonic() - self._began, 3)
 
-    def _engine(self) -> Engine:
-        try:
-            return choose(self._spec, self._settings)
-        except EngineProblem as error:
-            raise StartFailed(str(error)) from error
+    def _command(self) -> tuple[Engine, int | None, ServerCommand]:
+        """The engine, the port that it gets if it cannot choose one, and how it is started."""
+        spec, settings = self._spec, self._settings
+        engine = choose(spec, settings)
+        files = check_files(spec, settings.models, engine)
+        self._budget_s = budget_s(spec, size_bytes(files.model))
+        port = None if engine.tells_port else free_port()
+        return engine, port, engine.command(spec, files, self._placement, port or 0, settings)
 
     async def _guard(self, process: EngineProcess, work: Awaitable[T], what: str) -> T:
         """The result of `work`, unless the engine ends, the budget is used up or somebody asks to stop."""
@@ -90,7 +108,8 @@ class Start:
             if self._stop.is_set():
                 raise Halted
             if process.exited.is_set():
-                raise StartFailed(process.epitaph())
+                taken = process.given_port is not None and is_taken(process.given_port)
+                raise (PortTaken if taken else StartFailed)(process.epitaph())
             raise StartFailed(f"The engine did not {what} within {self._budget_s:.0f} s.")
         finally:
             for waiting in (task, *alarms):
@@ -102,22 +121,9 @@ def budget_s(spec: ModelSpec, size_bytes: int) -> float:
     return spec.start_budget_s or _BASE_BUDGET_S + size_bytes / _BUDGET_BYTES_PER_S
 
 
-def check_files(spec: ModelSpec, store: Path) -> Files:
-    """The model's files, if they are there, inside the store, and look like a model; else StartFailed."""
-    try:
-        files = Files(
-            model=resolve_inside(store, spec.path),
-            mmproj=resolve_inside(store, spec.mmproj) if spec.mmproj else None,
-        )
-        with files.model.open("rb") as file:
-            check_gguf(file.read(HEAD_BYTES), files.model.stat().st_size)
-    except FileNotFoundError:
-        raise StartFailed(f"The file {spec.path} of model {spec.name} is not in the store.") from None
-    except OSError as error:
-        raise StartFailed(f"The file {spec.path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise StartFailed(f"{spec.path}: {error}") from error
-    return files
+async def _accepting(port: int) -> None:
+    while not await accepts(port):
+        await asyncio.sleep(_HEALTH_POLL_S)
 
 
 async def _healthy(upstream: Upstream) -> None:

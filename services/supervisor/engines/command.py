@@ -1,0 +1,82 @@
+"""The engine `command`: any program that serves HTTP, started as the model's `args` say."""
+
+import re
+import shutil
+
+import msgspec
+
+from modelyard.settings import Settings
+from schemas.instances import Placement
+from schemas.models import ModelSpec
+from services.supervisor.engines.base import (
+    Api,
+    Engine,
+    EngineProblem,
+    Files,
+    Format,
+    ServerCommand,
+    engine_environment,
+)
+
+_PLACEHOLDER = re.compile(r"\{\{(?P<literal>\w+)\}\}|\{(?P<name>\w+)\}")
+
+
+class Command(Engine):
+    """`args` is the whole argument list, the program first; `{port}` and others are filled in.
+
+    The server has to listen on 127.0.0.1 at that port, to answer 200 at the model's `health_path` once it is
+    ready, and to serve the paths of the model's mode.
+    """
+
+    name = "command"
+    automatic = False
+    needs_files = False
+
+    def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
+        if not spec.args:
+            return f"The engine command starts what args say: give {spec.name} a program and its arguments."
+        if not any("{port}" in text for text in (*spec.args, *spec.env.values())):
+            return f"The engine command chooses the port: write {{port}} in the args or env of {spec.name}."
+        return None
+
+    def command(
+        self, spec: ModelSpec, files: Files, placement: Placement, port: int, settings: Settings
+    ) -> ServerCommand:
+        values = _values(spec, files, placement, port)
+        program, *rest = (fill(text, values) for text in spec.args)
+        env = {name: fill(text, values) for name, text in spec.env.items()}
+        environment = engine_environment(msgspec.structs.replace(spec, env=env), placement)
+        if (found := shutil.which(program, path=environment.get("PATH"))) is None:
+            raise EngineProblem(f"There is no program {program} that could be started for {spec.name}.")
+        return ServerCommand(argv=(found, *rest), env=environment)
+
+    def api(self, spec: ModelSpec) -> Api:
+        return Api(health=spec.health_path)
+
+
+def fill(text: str, values: dict[str, str]) -> str:
+    """`text` with every `{name}` replaced; EngineProblem for an unknown one. `{{name}}` becomes `{name}`."""
+
+    def value(match: re.Match[str]) -> str:
+        if match["literal"]:
+            return f"{{{match['literal']}}}"
+        if (name := match["name"]) not in values:
+            known = ", ".join(f"{{{one}}}" for one in values)
+            unknown = f"There is no placeholder {{{name}}}; there are {known}."
+            raise EngineProblem(f"{unknown} Where the word itself is meant, double its braces.")
+        return values[name]
+
+    return _PLACEHOLDER.sub(value, text)
+
+
+def _values(spec: ModelSpec, files: Files, placement: Placement, port: int) -> dict[str, str]:
+    return {
+        "port": str(port),
+        "model": str(files.model),
+        "name": spec.name,
+        "n_ctx": str(spec.n_ctx),
+        "n_parallel": str(spec.n_parallel),
+        "mmproj": str(files.mmproj or ""),
+        "chat_template": str(files.chat_template or ""),
+        "devices": ",".join(device.device for device in placement.devices),
+    }

@@ -1,0 +1,83 @@
+"""The real models. Only this file imports sentence-transformers, and so torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sentence_transformers import CrossEncoder, SentenceTransformer
+
+from services.supervisor.engines.sentence_server.model import Embedded, ModelProblem, Pair, Scored
+from services.supervisor.engines.sentence_server.options import Options
+
+_SAFE = {"use_safetensors": True}
+"""Weights of other kinds can hold programs."""
+
+
+class LoadedEncoder:
+    """A SentenceTransformer."""
+
+    def __init__(self, options: Options) -> None:
+        self._model = SentenceTransformer(
+            options.model,
+            device=options.device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs=_SAFE,
+        )
+        self.tasks = tuple(self._model.prompts)
+        (sample,) = self.embed(None, ["sample"])
+        self.dimensions = len(sample.vector)
+
+    def embed(self, task: str | None, texts: Sequence[str]) -> list[Embedded]:
+        """Prompts are put before the texts by the library, which knows whether they are pooled too."""
+        vectors = self._model.encode(
+            list(texts),
+            prompt_name=task,
+            batch_size=len(texts),
+            show_progress_bar=False,
+            convert_to_numpy=True,
+            normalize_embeddings=False,
+        )
+        prompt = self._model.prompts.get(task or self._model.default_prompt_name or "", "")
+        counts = _count(self._model, [prompt + text for text in texts])
+        return [
+            Embedded(vector=np.asarray(vector, dtype=np.float32), tokens=tokens)
+            for vector, tokens in zip(vectors, counts, strict=True)
+        ]
+
+
+class LoadedRanker:
+    """A CrossEncoder with one score for a pair."""
+
+    def __init__(self, options: Options) -> None:
+        self._model = CrossEncoder(
+            options.model,
+            device=options.device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs=_SAFE,
+        )
+        if self._model.num_labels != 1:
+            raise ModelProblem(
+                f"The model gives {self._model.num_labels} scores a pair; a reranker gives one."
+            )
+
+    def score(self, _kind: None, pairs: Sequence[Pair]) -> list[Scored]:
+        """As the model's own configuration says, most often between 0 and 1."""
+        scores = self._model.predict(
+            list(pairs), batch_size=len(pairs), show_progress_bar=False, convert_to_numpy=True
+        )
+        counts = _count(self._model, [query for query, _ in pairs], [document for _, document in pairs])
+        return [
+            Scored(score=float(score), tokens=tokens) for score, tokens in zip(scores, counts, strict=True)
+        ]
+
+
+def _count(model: Any, *texts: list[str]) -> list[int]:
+    """How many tokens the model really saw of each text or pair."""
+    tokenizer = model.tokenizer
+    if not callable(tokenizer):
+        return [len(one.ids) for one in tokenizer.encode_batch(*texts)]
+    limit = model.max_seq_length if isinstance(model.max_seq_length, int) else None
+    encoded = tokenizer(*texts, truncation=limit is not None, max_length=limit)
+    return [len(ids) for ids in encoded["input_ids"]]

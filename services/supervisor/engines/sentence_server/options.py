@@ -1,0 +1,17 @@
+"""What the server is started with, as one JSON document in its arguments."""
+
+from schemas.models import Mode
+from schemas.profiles import EmbeddingOptions
+from schemas.record import Record
+
+
+class Options(Record):
+    """One model."""
+
+    model: str
+    """Its folder."""
+    name: str
+    mode: Mode
+    device: str | None = None
+    """`cpu`, or None for a GPU if one can be seen."""
+    embedding: EmbeddingOptions = EmbeddingOptions()

@@ -1,0 +1,115 @@
+"""vLLM: `vllm serve` for folders of safetensors, on GPUs."""
+
+import math
+import re
+import shutil
+from pathlib import Path
+
+from modelyard.settings import Settings
+from schemas.instances import EngineOffer, Placement
+from schemas.models import Mode, ModelSpec
+from services.supervisor.engines.base import (
+    Api,
+    Engine,
+    EngineProblem,
+    Files,
+    Format,
+    ServerCommand,
+    engine_environment,
+)
+from services.supervisor.engines.safetensors import trained_context
+
+_MISSING = "There is no vllm on PATH; set YARD_VLLM to one."
+_DIST_INFO = re.compile(r"vllm-([^-]+)\.dist-info")
+_POOLING = frozenset({Mode.EMBEDDING, Mode.RERANK})
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""What lies in the store is served; nothing is fetched, nothing is told."""
+_OWN = {
+    **OFFLINE,
+    "VLLM_NO_USAGE_STATS": "1",
+    # Its processes talk to each other on this machine alone.
+    "VLLM_HOST_IP": "127.0.0.1",
+}
+_LACKS = frozenset({"/apply-template", "/infill"})
+
+
+class Vllm(Engine):
+    """vllm from YARD_VLLM or PATH; it may live in a virtual environment of its own."""
+
+    name = "vllm"
+
+    def offer(self, settings: Settings) -> EngineOffer:
+        if (program := _find(settings)) is None:
+            return EngineOffer(engine=self.name, problem=_MISSING)
+        return EngineOffer(engine=self.name, version=_version(program))
+
+    def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
+        if kind is not Format.SAFETENSORS:
+            return f"vLLM serves folders of safetensors, and {spec.path} is none."
+        if spec.mmproj:
+            return f"vLLM takes no mmproj: what {spec.name} needs is in its folder."
+        if spec.loras:
+            return (
+                "vLLM serves adapters under their own names: give --enable-lora and --lora-modules as args."
+            )
+        return None
+
+    def command(
+        self, spec: ModelSpec, files: Files, placement: Placement, port: int, settings: Settings
+    ) -> ServerCommand:
+        if (program := _find(settings)) is None:
+            raise EngineProblem(_MISSING)
+        argv = (
+            str(program),
+            "serve",
+            str(files.model),
+            *_arguments(spec, files, placement, port),
+            *spec.args,
+        )
+        env = engine_environment(spec, placement, _OWN, "VLLM_", "NCCL_", "TORCH", "XDG_CACHE_HOME")
+        return ServerCommand(argv=argv, env=env)
+
+    def api(self, spec: ModelSpec) -> Api:
+        return Api(lacks=_LACKS)
+
+
+def _find(settings: Settings) -> Path | None:
+    on_path = shutil.which("vllm")
+    return settings.vllm or (Path(on_path) if on_path else None)
+
+
+def _version(program: Path) -> str | None:
+    """Of the environment that the program lives in; to ask itself takes many seconds."""
+    folders = program.resolve().parent.parent.glob("lib/python*/site-packages/vllm-*.dist-info")
+    found = [match[1] for folder in folders if (match := _DIST_INFO.fullmatch(folder.name))]
+    return found[0] if found else None
+
+
+def _arguments(spec: ModelSpec, files: Files, placement: Placement, port: int) -> list[str]:
+    share = memory_share(placement)
+    values = {
+        "--host": "127.0.0.1",
+        "--port": port,
+        # vLLM refuses more than the model was trained for.
+        "--max-model-len": min(spec.n_ctx, trained_context(files.model) or spec.n_ctx),
+        "--max-num-seqs": spec.n_parallel,
+        "--tensor-parallel-size": len(placement.gpus) if len(placement.gpus) > 1 else None,
+        "--gpu-memory-utilization": share,
+        "--chat-template": files.chat_template,
+        "--runner": "pooling" if spec.mode in _POOLING else None,
+    }
+    pairs = [text for flag, value in values.items() if value is not None for text in (flag, str(value))]
+    return ["--served-model-name", spec.name, *spec.aliases, *pairs]
+
+
+def memory_share(placement: Placement) -> float | None:
+    """The part of each GPU that vLLM may take: one number for all, so the smallest; None if not given."""
+    shares = [gpu.memory_mib / gpu.total_mib for gpu in placement.gpus if gpu.memory_mib and gpu.total_mib]
+    if not shares or len(shares) < len(placement.gpus):
+        return None
+    return min(max(math.floor(min(shares) * 1000) / 1000, 0.001), 1.0)

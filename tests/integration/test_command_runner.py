@@ -1,0 +1,187 @@
+"""A real runner with an engine `command`: started as placed, asked over the queue, ended with all of it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from modelyard.micro import Commands
+from modelyard.replay import replay
+from modelyard.state import Mirror, Store
+from modelyard.tasks import Tasks
+from schemas import buckets, subjects
+from schemas.frames import AnswerHead
+from schemas.instances import Instance, InstanceState, PlacedDevice, Placement
+from schemas.models import ModelSpec
+from schemas.roles import Role
+from services.gateway.catalog import Catalog
+from services.gateway.inference.ask import Ask
+from services.gateway.inference.inference import Inference
+from services.supervisor.runner.launch import Launch
+from tests import engine_standin
+from tests.support import Yard
+
+SPEC = ModelSpec(
+    name="org/any",
+    path="no/file",
+    engine="command",
+    args=(sys.executable, engine_standin.__file__, "{port}", "{name}"),
+    health_path="/ready",
+)
+PLACEMENT = Placement(
+    profile="small", devices=(PlacedDevice(device="cpu"),), n_ctx=1024, n_parallel=2, args=("{n_ctx}",)
+)
+
+
+class Running:
+    """A runner's process and what it says."""
+
+    def __init__(self, yard: Yard, process: asyncio.subprocess.Process, instances: Mirror[Instance]) -> None:
+        self.yard = yard
+        self.process = process
+        self.instances = instances
+
+    async def state(self, state: InstanceState) -> Instance:
+        """Its record, once it says so."""
+        async with asyncio.timeout(20):
+            await self.instances.until(lambda values: "i1" in values and values["i1"].state is state)
+        return self.instances.values["i1"]
+
+
+@contextlib.asynccontextmanager
+async def running(yard: Yard, spec: ModelSpec = SPEC) -> AsyncIterator[Running]:
+    launch = Launch(instance="i1", spec=spec, revision=1, nats_url=yard.url, placement=PLACEMENT)
+    with (yard.settings.logs / "runners.log").open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.supervisor.runner"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **yard.settings.as_environment()},
+        )
+    assert process.stdin is not None
+    process.stdin.write(msgspec.json.encode(launch))
+    process.stdin.close()
+    async with Tasks() as tasks:
+        instances = await Mirror.start(await yard.bus(), buckets.INSTANCES, tasks)
+        try:
+            yield Running(yard, process, instances)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def gateway(yard: Yard) -> AsyncIterator[Inference]:
+    await Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("org=2Fany", SPEC)
+    bus = await yard.bus(Role.GATEWAY)
+    async with Tasks() as tasks:
+        catalog = Catalog(
+            await Mirror.start(bus, buckets.MODELS, tasks), await Mirror.start(bus, buckets.INSTANCES, tasks)
+        )
+        inference = Inference(bus, tasks, catalog)
+        await inference.open(await Commands.start(bus, tasks, "test"))
+        yield inference
+
+
+async def ask(inference: Inference, path: str) -> tuple[AnswerHead, bytes]:
+    body = b'{"model":"org/any","messages":[{"role":"user","content":"Hi"}]}'
+    async with (
+        asyncio.timeout(20),
+        inference.ask(Ask(path=path, body=body, model="org/any", stream=False)) as answer,
+    ):
+        head = await answer.head()
+        return head, b"".join([piece async for piece in answer.body()])
+
+
+async def test_a_command_is_started_as_placed_and_serves_requests(yard: Yard) -> None:
+    async with running(yard) as runner, gateway(yard) as inference:
+        ready = await runner.state(InstanceState.READY)
+        assert (ready.engine, ready.profile, ready.slots) == ("command", "small", 2)
+        head, body = await ask(inference, "/v1/chat/completions")
+        assert head.status == 200
+        answer = msgspec.json.decode(body)
+        assert answer["choices"][0]["message"]["content"] == "org/any 1024 []"
+        assert answer["usage"]["completion_tokens"] == 3
+
+
+async def test_a_path_that_the_engine_does_not_have_is_refused_in_a_sentence(yard: Yard) -> None:
+    async with running(yard) as runner, gateway(yard) as inference:
+        await runner.state(InstanceState.READY)
+        head, body = await ask(inference, "/infill")
+    error = msgspec.json.decode(body)["error"]
+    assert head.status == 501
+    assert (error["code"], error["type"]) == ("not_served", "invalid_request_error")
+    assert error["message"] == "The engine of this model does not serve /infill."
+
+
+async def worker_of(instance: Instance, yard: Yard) -> psutil.Process:
+    """The process that the engine started itself, as its log says."""
+    log = (yard.settings.logs / "i1.log").read_text()
+    pid = int(log.split("worker ")[1].split()[0])
+    assert instance.engine_pid is not None
+    assert os.getpgid(pid) == instance.engine_pid
+    return psutil.Process(pid)
+
+
+async def test_a_stopped_engine_takes_along_what_it_started(yard: Yard) -> None:
+    async with running(yard) as runner:
+        worker = await worker_of(await runner.state(InstanceState.READY), yard)
+        runner.process.send_signal(signal.SIGTERM)
+        await runner.state(InstanceState.STOPPED)
+        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+        assert await runner.process.wait() == 0
+
+
+async def test_the_death_of_an_engine_is_seen_though_its_worker_holds_the_pipe(yard: Yard) -> None:
+    async with running(yard) as runner:
+        ready = await runner.state(InstanceState.READY)
+        worker = await worker_of(ready, yard)
+        assert ready.engine_pid is not None
+        os.kill(ready.engine_pid, signal.SIGKILL)
+        failed = await runner.state(InstanceState.FAILED)
+        assert "signal 9" in (failed.error or "")
+        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_an_engine_whose_port_was_taken_is_started_once_more(yard: Yard, tmp_path: Path) -> None:
+    for name in ("port", "taken"):
+        os.mkfifo(tmp_path / name)
+    spec = msgspec.structs.replace(SPEC, env={"STANDIN_LOSES": str(tmp_path)})
+    async with running(yard, spec) as runner:
+        lost = int(await asyncio.to_thread((tmp_path / "port").read_text))
+        (tmp_path / "port").unlink()
+        with socket.create_server(("127.0.0.1", lost)):
+            await asyncio.to_thread((tmp_path / "taken").write_text, "")
+            ready = await runner.state(InstanceState.READY)
+        assert ready.port != lost
+        events = replay(await yard.bus(), subjects.INSTANCE_CHANGED, follow=False)
+        states = [event.payload.state async for event in events]
+    assert states.count(InstanceState.LOADING) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"args": ("surely-not-there", "{port}")}, "no program surely-not-there"),
+        ({"args": (sys.executable, "{prot}{port}")}, "no placeholder"),
+        ({"args": (sys.executable, "-c", "raise SystemExit('no luck')", "{port}")}, "no luck"),
+        ({"health_path": "/nowhere", "start_budget_s": 1.0}, "did not get ready within 1 s"),
+    ],
+    ids=["program", "placeholder", "exit", "health"],
+)
+async def test_a_command_that_does_not_come_up_says_why(
+    yard: Yard, changes: dict[str, object], word: str
+) -> None:
+    async with running(yard, msgspec.structs.replace(SPEC, **changes)) as runner:
+        failed = await runner.state(InstanceState.FAILED)
+    assert word in (failed.error or "")

@@ -1,0 +1,72 @@
+"""A model's files before an engine gets them."""
+
+from pathlib import Path
+
+import pytest
+
+from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
+from schemas.models import ModelSpec
+from schemas.profiles import Lora
+from services.supervisor.engines.base import Engine, EngineProblem
+from services.supervisor.engines.command import Command
+from services.supervisor.engines.llama_cpp import LlamaCpp
+from services.supervisor.engines.vllm import Vllm
+from services.supervisor.runner.files import check_files, size_bytes
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A GGUF model, a folder of safetensors with 30 bytes of weights, one of pickles, and a text."""
+    write_reciter(tmp_path / "demo.gguf", DEMO_SENTENCE)
+    for folder in ("good", "good/2_Dense", "pickled", "empty"):
+        (tmp_path / folder).mkdir()
+    for name in ("good/config.json", "pickled/config.json", "t.jinja"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "good/model.safetensors").write_bytes(b"x" * 20)
+    (tmp_path / "good/2_Dense/model.safetensors").write_bytes(b"x" * 10)
+    (tmp_path / "pickled/pytorch_model.bin").write_bytes(b"x")
+    return tmp_path
+
+
+def spec(path: str, **more: object) -> ModelSpec:
+    return ModelSpec(name="m", path=path, **more)  # type: ignore[arg-type]  # fields by name
+
+
+def test_files_are_resolved(store: Path) -> None:
+    wanted = spec("demo.gguf", chat_template="t.jinja", loras=(Lora(path="demo.gguf"),))
+    files = check_files(wanted, store, LlamaCpp())
+    assert files.model == store / "demo.gguf"
+    assert files.chat_template == store / "t.jinja"
+    assert files.loras == (store / "demo.gguf",)
+
+
+def test_a_folder_counts_with_all_its_weights(store: Path) -> None:
+    files = check_files(spec("good"), store, Vllm())
+    assert size_bytes(files.model) == 30
+    assert size_bytes(store / "nothing") == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "word"),
+    [
+        (spec("nothing.gguf"), "nothing.gguf of model m is not in the store"),
+        (spec("t.jinja"), "too short"),
+        (spec("../demo.gguf"), "unsafe path"),
+        (spec("demo.gguf", mmproj="nothing"), "nothing of model m is not in the store"),
+        (spec("demo.gguf", chat_template="/etc/passwd"), "absolute path"),
+        (spec("demo.gguf", loras=(Lora(path="good"),)), "good of model m is not in the store"),
+        (spec("empty"), "no config.json"),
+        (spec("pickled"), "no .safetensors"),
+    ],
+    ids=str,
+)
+def test_what_will_not_do_is_told_in_a_sentence(store: Path, wanted: ModelSpec, word: str) -> None:
+    with pytest.raises(EngineProblem, match=word):
+        check_files(wanted, store, LlamaCpp())
+
+
+@pytest.mark.parametrize("engine", [Command()])
+def test_a_command_need_not_have_a_file(store: Path, engine: Engine) -> None:
+    assert check_files(spec("nothing"), store, engine).model == store / "nothing"
+    with pytest.raises(EngineProblem, match="unsafe path"):
+        check_files(spec("../x"), store, engine)

@@ -1,0 +1,105 @@
+"""Requests that are computed together, and those that nobody waits for any more."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from services.supervisor.engines.sentence_server.batches import Batches
+
+Work = Batches[str, str, str]
+
+
+class Model:
+    """Shouts; waits in its thread until `go` is set, and says when it begins."""
+
+    def __init__(self) -> None:
+        self.computed: list[tuple[str, list[str]]] = []
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    def compute(self, kind: str, items: Sequence[str]) -> list[str]:
+        self.computed.append((kind, list(items)))
+        self.begun.set()
+        assert self.go.wait(10)
+        if "bad" in items:
+            raise ValueError("bad")
+        return [f"{kind}:{item}!" for item in items]
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[Model]:
+    model = Model()
+    yield model
+    model.go.set()
+
+
+async def busy(model: Model, work: Work) -> asyncio.Task[list[str]]:
+    """The model is at its first item, and held there."""
+    first = asyncio.create_task(work.run("k", ["first"]))
+    assert await asyncio.to_thread(model.begun.wait, 10)
+    return first
+
+
+async def test_what_waits_together_is_computed_together_and_answered_apart(model: Model) -> None:
+    work = Work(model.compute, 8)
+    first = await busy(model, work)
+    others = [asyncio.create_task(work.run("k", items)) for items in (["a", "b"], ["c"])]
+    await asyncio.sleep(0)
+    model.go.set()
+    assert await asyncio.gather(first, *others) == [["k:first!"], ["k:a!", "k:b!"], ["k:c!"]]
+    assert model.computed == [("k", ["first"]), ("k", ["a", "b", "c"])]
+
+
+async def test_a_batch_is_never_larger_than_its_size(model: Model) -> None:
+    work = Work(model.compute, 2)
+    model.go.set()
+    assert await work.run("k", list("abcde")) == [f"k:{item}!" for item in "abcde"]
+    assert [items for _, items in model.computed] == [["a", "b"], ["c", "d"], ["e"]]
+
+
+async def test_kinds_are_not_mixed_and_keep_their_turns(model: Model) -> None:
+    work = Work(model.compute, 8)
+    first = await busy(model, work)
+    wanted = [("x", "a"), ("y", "b"), ("x", "c"), ("y", "d")]
+    others = [asyncio.create_task(work.run(kind, [item])) for kind, item in wanted]
+    await asyncio.sleep(0)
+    model.go.set()
+    await asyncio.gather(first, *others)
+    assert model.computed[1:] == [("x", ["a", "c"]), ("y", ["b", "d"])]
+
+
+async def test_what_was_cancelled_is_not_computed(model: Model) -> None:
+    work = Work(model.compute, 8)
+    first = await busy(model, work)
+    gone = asyncio.create_task(work.run("k", ["gone", "too"]))
+    stays = asyncio.create_task(work.run("k", ["stays"]))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait({gone})
+    model.go.set()
+    assert await stays == ["k:stays!"]
+    assert await first == ["k:first!"]
+    assert model.computed == [("k", ["first"]), ("k", ["stays"])]
+
+
+async def test_one_cancelled_at_work_harms_no_other(model: Model) -> None:
+    work = Work(model.compute, 8)
+    first = await busy(model, work)
+    first.cancel()
+    await asyncio.wait({first})
+    model.go.set()
+    assert await work.run("k", ["next"]) == ["k:next!"]
+
+
+async def test_a_failure_is_told_to_those_of_its_batch_alone(model: Model) -> None:
+    work = Work(model.compute, 8)
+    first = await busy(model, work)
+    bad = asyncio.create_task(work.run("k", ["bad", "worse"]))
+    await asyncio.sleep(0)
+    model.go.set()
+    assert await first == ["k:first!"]
+    with pytest.raises(ValueError, match="bad"):
+        await bad
+    assert await work.run("k", ["after"]) == ["k:after!"]
