@@ -12,6 +12,7 @@ from modelyard.bus import RETRY_PAUSE_S, Bus
 from schemas import buckets, streams
 from schemas.errors import BrokerUnavailable
 
+_NO_STORAGE = 10047
 _MARKER_TTL_S = 1.0
 """How long a removal marker stays; watchers see an expiry only through it."""
 
@@ -35,9 +36,32 @@ async def ensure_all(bus: Bus, *, patience_s: float = 10.0) -> None:
 
 async def _ensure(bus: Bus) -> None:
     await asyncio.gather(
-        *(bus.js.add_stream(_stream_config(stream)) for stream in streams.ALL),
+        *(_ensure_stream(bus, stream) for stream in streams.ALL),
         *(ensure_bucket(bus, bucket) for bucket in buckets.ALL),
     )
+
+
+async def _ensure_stream(bus: Bus, stream: streams.Stream) -> None:
+    try:
+        await bus.js.add_stream(_stream_config(stream))
+    except nats.js.errors.ServerError as error:
+        if error.err_code != _NO_STORAGE:
+            raise
+        # The broker adds up what is reserved before it sees that the stream is there already.
+        if await _is_there(bus, stream.name):
+            return
+        raise BrokerUnavailable(
+            f"The broker's disk has no room for {stream.name}, which may take "
+            f"{stream.max_bytes // 1024**3} GiB; free some, or give the broker another disk."
+        ) from error
+
+
+async def _is_there(bus: Bus, name: str) -> bool:
+    try:
+        await bus.js.stream_info(name)
+    except nats.js.errors.NotFoundError:
+        return False
+    return True
 
 
 async def ensure_bucket(bus: Bus, bucket: buckets.Bucket[Any]) -> None:

@@ -103,6 +103,6 @@ def _setup(role: Role) -> list[str]:
     longer = [bucket.stream for bucket in buckets.ALL if bucket.history > 1 and role in bucket.writers]
     return [
         "$JS.API.INFO",
-        *(f"$JS.API.STREAM.CREATE.{name}" for name in names),
+        *(f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE")),
         *(f"$JS.API.STREAM.UPDATE.{name}" for name in longer),
     ]
