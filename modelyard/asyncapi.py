@@ -131,6 +131,7 @@ def _bucket_channel(bucket: Bucket[Any]) -> Json:
         **_parameters(("key",)),
         "x-stream": bucket.stream,
         "x-expires": bucket.expires,
+        "x-history": bucket.history,
     }
 
 

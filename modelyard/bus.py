@@ -229,8 +229,14 @@ class Bus:
             # A broker that went away is told of every subscription when it is back.
             log.warning("broker_slow", error=str(error) or type(error).__name__)
 
-    async def call(self, command: Command[T, R], payload: T, *, timeout_s: float = 5.0, **tokens: str) -> R:
-        """Ask and wait for the answer; an error of the other side is raised here as it was there."""
+    async def call(
+        self, command: Command[T, R], payload: T, *, timeout_s: float | None = None, **tokens: str
+    ) -> R:
+        """Ask and wait for the answer; an error of the other side is raised here as it was there.
+
+        `timeout_s`: other than the command's own.
+        """
+        timeout_s = timeout_s or command.timeout_s
         data = command.encode(payload)
         self.check(data)
         subject = command(**tokens)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import nats.errors
 import nats.js.errors
@@ -11,6 +12,7 @@ from modelyard.bus import RETRY_PAUSE_S, Bus
 from schemas import buckets, streams
 from schemas.errors import BrokerUnavailable
 
+_NO_STORAGE = 10047
 _MARKER_TTL_S = 1.0
 """How long a removal marker stays; watchers see an expiry only through it."""
 
@@ -34,9 +36,49 @@ async def ensure_all(bus: Bus, *, patience_s: float = 10.0) -> None:
 
 async def _ensure(bus: Bus) -> None:
     await asyncio.gather(
-        *(bus.js.add_stream(_stream_config(stream)) for stream in streams.ALL),
-        *(bus.js.add_stream(_bucket_config(bucket)) for bucket in buckets.ALL),
+        *(_ensure_stream(bus, stream) for stream in streams.ALL),
+        *(ensure_bucket(bus, bucket) for bucket in buckets.ALL),
     )
+
+
+async def _ensure_stream(bus: Bus, stream: streams.Stream) -> None:
+    try:
+        await bus.js.add_stream(_stream_config(stream))
+    except nats.js.errors.ServerError as error:
+        if error.err_code != _NO_STORAGE:
+            raise
+        # The broker adds up what is reserved before it sees that the stream is there already.
+        if await _is_there(bus, stream.name):
+            return
+        raise BrokerUnavailable(
+            f"The broker's disk has no room for {stream.name}, which may take "
+            f"{stream.max_bytes // 1024**3} GiB; free some, or give the broker another disk."
+        ) from error
+
+
+async def _is_there(bus: Bus, name: str) -> bool:
+    try:
+        await bus.js.stream_info(name)
+    except nats.js.errors.NotFoundError:
+        return False
+    return True
+
+
+async def ensure_bucket(bus: Bus, bucket: buckets.Bucket[Any]) -> None:
+    """One that a broker of before keeps with a shorter history is lengthened by who writes it."""
+    kept = await _kept_history(bus, bucket) if bucket.history > 1 else None
+    if kept is None:
+        await bus.js.add_stream(_bucket_config(bucket))
+    elif kept < bucket.history and bus.role in bucket.writers:
+        await bus.js.update_stream(_bucket_config(bucket))
+
+
+async def _kept_history(bus: Bus, bucket: buckets.Bucket[Any]) -> int | None:
+    """How many values of a key the broker keeps; None if it has no such bucket yet."""
+    try:
+        return (await bus.js.stream_info(bucket.stream)).config.max_msgs_per_subject
+    except nats.js.errors.NotFoundError:
+        return None
 
 
 def _stream_config(stream: streams.Stream) -> api.StreamConfig:
@@ -56,12 +98,12 @@ def _stream_config(stream: streams.Stream) -> api.StreamConfig:
     )
 
 
-def _bucket_config(bucket: buckets.Bucket[object]) -> api.StreamConfig:
+def _bucket_config(bucket: buckets.Bucket[Any]) -> api.StreamConfig:
     """What NATS' own key-value clients expect of a bucket, with per-key expiry where the contract asks it."""
     return api.StreamConfig(
         name=bucket.stream,
         subjects=[bucket.subject(">")],
-        max_msgs_per_subject=1,
+        max_msgs_per_subject=bucket.history,
         discard=api.DiscardPolicy.NEW,
         allow_direct=True,
         allow_rollup_hdrs=True,

@@ -13,6 +13,7 @@ from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.tasks import Tasks
 from schemas.errors import InternalError, InvalidJson, YardError
+from schemas.roles import Role, role_of_inbox
 from schemas.subject import Command
 
 log = logging.get(__name__)
@@ -20,6 +21,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 CommandHandler = Callable[[T], Awaitable[R]]
+CallerHandler = Callable[[T, Role], Awaitable[R]]
+"""As a CommandHandler, told who asks."""
 RawHandler = Callable[[Request], Awaitable[None]]
 
 
@@ -42,8 +45,21 @@ class Commands:
     async def add(self, command: Command[T, R], handler: CommandHandler[T, R], **tokens: str) -> None:
         """Answer `command` with what `handler` returns, or with the error it raises."""
 
+        async def ignoring_caller(payload: T, _caller: Role) -> R:
+            return await handler(payload)
+
+        await self.add_with_caller(command, ignoring_caller, **tokens)
+
+    async def add_with_caller(
+        self, command: Command[T, R], handler: CallerHandler[T, R], **tokens: str
+    ) -> None:
+        """As `add`, for a handler that wants to know the role that asks."""
+
         async def respond(request: Request) -> None:
-            await request.respond(command.encode_reply(await handler(_decode(command, request))))
+            reply = await handler(_decode(command, request), role_of_inbox(request._msg.reply))
+            data = command.encode_reply(reply)
+            self._bus.check(data)
+            await request.respond(data)
 
         await self.add_raw(command, respond, **tokens)
 

@@ -29,17 +29,22 @@ class Store(Generic[V]):
         self._bus = bus
         self._bucket = bucket
 
-    async def put(self, key: str, value: V, *, last: int | None = None, ttl_s: int | None = None) -> int:
+    async def put(
+        self,
+        key: str,
+        value: V,
+        *,
+        last: int | None = None,
+        ttl_s: int | None = None,
+        by: str | None = None,
+    ) -> int:
         """Write and return the new revision.
 
         `last`: the revision it must have now (0: none yet), else Conflict. `ttl_s`: whole seconds to live.
+        `by`: who asked for it, for the history.
         """
-        headers = {}
-        if last is not None:
-            headers["Nats-Expected-Last-Subject-Sequence"] = str(last)
-        if ttl_s is not None:
-            headers["Nats-TTL"] = f"{ttl_s}s"
-        return await self._write(key, self._bucket.encode(value), headers)
+        ttl = {} if ttl_s is None else {"Nats-TTL": f"{ttl_s}s"}
+        return await self._write(key, self._bucket.encode(value), {**_headers(last, by), **ttl})
 
     async def get(self, key: str) -> V | None:
         """The value as the broker has it now; None if there is none."""
@@ -48,16 +53,22 @@ class Store(Generic[V]):
 
     async def entry(self, key: str) -> tuple[V, int] | None:
         """The value and its revision, for compare-and-set."""
+        value, revision = await self.head(key)
+        return None if value is None else (value, revision)
+
+    async def head(self, key: str) -> tuple[V | None, int]:
+        """As `entry`, also for a key that was deleted: that has a revision too. (None, 0) if it never was."""
         try:
             msg = await self._bus.js.get_last_msg(self._bucket.stream, self._bucket.subject(key), direct=True)
         except nats.js.errors.NotFoundError:
-            return None
+            return None, 0
         except (TimeoutError, nats.errors.Error) as error:
             raise BrokerUnavailable(f"{self._bucket.name}/{key} could not be read.") from error
-        return (self._bucket.decode(msg.data), msg.seq or 0) if msg.data else None
+        return self._bucket.decode(msg.data) if msg.data else None, msg.seq or 0
 
-    async def delete(self, key: str) -> None:
-        await self._write(key, b"", {"KV-Operation": "DEL"})
+    async def delete(self, key: str, *, last: int | None = None, by: str | None = None) -> int:
+        """Delete and return the revision of that; `last` and `by` as in `put`."""
+        return await self._write(key, b"", {"KV-Operation": "DEL", **_headers(last, by)})
 
     async def _write(self, key: str, data: bytes, headers: dict[str, str]) -> int:
         self._bus.check(data)
@@ -73,6 +84,13 @@ class Store(Generic[V]):
 
 
 _WRONG_LAST_SEQUENCE = 10071
+BY_HEADER = "Yard-By"
+"""Who asked for a change of a value."""
+
+
+def _headers(last: int | None, by: str | None) -> dict[str, str]:
+    named = {"Nats-Expected-Last-Subject-Sequence": last, BY_HEADER: by}
+    return {name: str(value) for name, value in named.items() if value is not None}
 
 
 class Mirror(Generic[V]):

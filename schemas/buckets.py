@@ -19,7 +19,10 @@ _WATCHERS = (Role.GATEWAY, Role.OPERATOR)
 
 
 class Bucket(Generic[V]):
-    """One bucket. `expires`: values are put with a time to live, so the death of a writer shows."""
+    """One bucket. `expires`: values are put with a time to live, so the death of a writer shows.
+
+    `history`: how many of the last values of a key are kept, deletions included.
+    """
 
     def __init__(
         self,
@@ -29,12 +32,14 @@ class Bucket(Generic[V]):
         writers: Iterable[Role],
         readers: Iterable[Role],
         expires: bool = False,
+        history: int = 1,
     ) -> None:
         self.name = name
         self.value = value
         self.writers = frozenset(writers)
         self.readers = frozenset(readers) | self.writers
         self.expires = expires
+        self.history = history
 
     @property
     def stream(self) -> str:
@@ -60,6 +65,7 @@ MODELS = Bucket(
     ModelSpec,
     writers=[Role.SUPERVISOR],
     readers=[*_WATCHERS, Role.DOWNLOADER, Role.RUNNER, Role.MONITOR],
+    history=20,
 )
 INSTANCES = Bucket(
     "instances",

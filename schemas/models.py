@@ -53,6 +53,7 @@ class ModelSpec(Record):
     The engine `command` gets it as `{model}` and need not find anything there.
     """
     aliases: tuple[str, ...] = ()
+    """Other names that clients may ask for; the first is the id that lists of models show."""
     mode: Mode = Mode.CHAT
     engine: str = "auto"
     """An engine's name, or `auto`: llama.cpp for a GGUF file, sentence-transformers or vLLM for a folder."""
@@ -95,6 +96,11 @@ class ModelSpec(Record):
     start_budget_s: float | None = None
     """How long loading may take; without it, by file size."""
 
+    @property
+    def shown(self) -> str:
+        """The id that lists of models show."""
+        return self.aliases[0] if self.aliases else self.name
+
     def __post_init__(self) -> None:
         for name in (self.name, *self.aliases):
             check_model_name(name)
@@ -127,13 +133,6 @@ class ModelStored(Record):
     """The registry took the spec; `revision` is what compare-and-set refers to."""
 
     name: str
-    revision: int
-
-
-class ModelChanged(Record):
-    """A spec was put into the registry."""
-
-    spec: ModelSpec
     revision: int
 
 

@@ -93,8 +93,16 @@ def _working(stream: str) -> list[str]:
 
 
 def _setup(role: Role) -> list[str]:
-    """The four services create what is missing; nobody may change or delete a stream."""
+    """The four services create what is missing; nobody may delete a stream.
+
+    Nor change one, but for who writes a bucket with a history: a broker of before may keep a shorter one.
+    """
     if role not in SERVICES:
         return []
     names = [stream.name for stream in streams.ALL] + [bucket.stream for bucket in buckets.ALL]
-    return ["$JS.API.INFO", *(f"$JS.API.STREAM.CREATE.{name}" for name in names)]
+    longer = [bucket.stream for bucket in buckets.ALL if bucket.history > 1 and role in bucket.writers]
+    return [
+        "$JS.API.INFO",
+        *(f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE")),
+        *(f"$JS.API.STREAM.UPDATE.{name}" for name in longer),
+    ]

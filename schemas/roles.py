@@ -22,3 +22,9 @@ EVERYONE = frozenset(Role)
 def inbox_prefix(role: Role) -> str:
     """Where replies to this role arrive. The operator keeps NATS' own default, so any client works."""
     return "_INBOX" if role is Role.OPERATOR else f"_INBOX_{role}"
+
+
+def role_of_inbox(subject: str) -> Role:
+    """Who waits for a reply at `subject`: only he can hear it there, so it tells who asked."""
+    first = subject.partition(".")[0]
+    return next((role for role in Role if inbox_prefix(role) == first), Role.OPERATOR)

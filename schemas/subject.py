@@ -122,10 +122,13 @@ class Command(Subject[T], Generic[T, R]):
         callers: Iterable[Role],
         server: Role,
         summary: str,
+        timeout_s: float = 5.0,
     ) -> None:
         super().__init__(template, payload, publish=callers, subscribe=[server], summary=summary)
         self.reply = reply
         self.server = server
+        self.timeout_s = timeout_s
+        """How long the answer may take."""
 
     @cached_property
     def _reply_decoder(self) -> msgspec.json.Decoder[R]:

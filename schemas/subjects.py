@@ -6,7 +6,22 @@ from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.frames import Check, Checked, Resend
 from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
 from schemas.logs import LogBatch
-from schemas.models import ModelChanged, ModelRef, ModelSpec, ModelStarting, ModelStopping, ModelStored
+from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
+from schemas.registry import (
+    ApplyModels,
+    DeleteModel,
+    ListModels,
+    ModelChanged,
+    ModelDeleted,
+    ModelHistory,
+    ModelList,
+    ModelRecord,
+    ModelsApplied,
+    PatchModel,
+    PutModel,
+    RenameModel,
+    UndoModel,
+)
 from schemas.requests import RequestFinished, RequestQueued, RequestStarted, UsageQuery, UsageReport
 from schemas.roles import Role
 from schemas.subject import AnySubject, Command, Subject
@@ -15,14 +30,83 @@ _GATEWAY, _DOWNLOADER, _SUPERVISOR = Role.GATEWAY, Role.DOWNLOADER, Role.SUPERVI
 _RUNNER, _MONITOR, _OPERATOR = Role.RUNNER, Role.MONITOR, Role.OPERATOR
 _WATCHERS = (_GATEWAY, _OPERATOR)
 _CALLERS = (_GATEWAY, _OPERATOR)
+_DRAIN_S = 60.0
+"""Commands that wait until instances are drained and stopped are answered within this time."""
 
 MODEL_PUT = Command(
     "yard.command.model.put",
-    ModelSpec,
+    PutModel,
     ModelStored,
     callers=(*_CALLERS, _DOWNLOADER),
     server=_SUPERVISOR,
     summary="Put a model into the registry, new or changed.",
+)
+MODEL_GET = Command(
+    "yard.command.model.get",
+    ModelRef,
+    ModelRecord,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="One model of the registry, by name or alias.",
+)
+MODEL_LIST = Command(
+    "yard.command.model.list",
+    ListModels,
+    ModelList,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Every model of the registry.",
+)
+MODEL_PATCH = Command(
+    "yard.command.model.patch",
+    PatchModel,
+    ModelStored,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Change some fields of a model.",
+)
+MODEL_RENAME = Command(
+    "yard.command.model.rename",
+    RenameModel,
+    ModelStored,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Give a model another name.",
+    timeout_s=_DRAIN_S,
+)
+MODEL_DELETE = Command(
+    "yard.command.model.delete",
+    DeleteModel,
+    ModelDeleted,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Take a model out of the registry; its files stay.",
+    timeout_s=_DRAIN_S,
+)
+MODEL_APPLY = Command(
+    "yard.command.model.apply",
+    ApplyModels,
+    ModelsApplied,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Put and delete many models, all of them or none.",
+    timeout_s=_DRAIN_S,
+)
+MODEL_HISTORY = Command(
+    "yard.command.model.history",
+    ModelRef,
+    ModelHistory,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="The last revisions of a model, deleted or not.",
+)
+MODEL_UNDO = Command(
+    "yard.command.model.undo",
+    UndoModel,
+    ModelStored,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Bring an earlier revision of a model back, deleted or not.",
 )
 MODEL_START = Command(
     "yard.command.model.start",
@@ -106,11 +190,11 @@ OPENAI = Command(
 )
 
 MODEL_CHANGED = Subject(
-    "yard.event.model.{model}.put",
+    "yard.event.model.{model}.{change}",
     ModelChanged,
     publish=(_SUPERVISOR,),
     subscribe=_WATCHERS,
-    summary="A model was put into the registry.",
+    summary="A model was put, deleted or renamed; `model` is the name it had before.",
 )
 INSTANCE_CHANGED = Subject(
     "yard.event.instance.{instance}.{state}",

@@ -67,7 +67,7 @@ def _when(event: "Event") -> str:
 def _facts(data: Any) -> str:
     if not isinstance(data, dict):
         return ""
-    facts = {**data["spec"], **data} if isinstance(data.get("spec"), dict) else data
+    facts = {**(data.get("after") or data.get("before") or {}), **data}
     return " ".join(f"{name}={_short(facts[name])}" for name in _FACTS if facts.get(name) is not None)
 
 

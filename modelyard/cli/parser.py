@@ -3,7 +3,21 @@
 import argparse
 
 import modelyard
-from modelyard.cli import chat, events, init, listing, logs, ps, pull, start, stop, up, usage
+from modelyard.cli import (
+    applying,
+    chat,
+    events,
+    init,
+    listing,
+    logs,
+    ps,
+    pull,
+    registry,
+    start,
+    stop,
+    up,
+    usage,
+)
 from modelyard.cli.verbs import Verbs
 
 _DESCRIPTION = "A yard for local language models: fetch them, start them, talk to them, watch them."
@@ -31,6 +45,6 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
     verbs = Verbs(top)
-    for verb in (up, pull, listing, ps, start, stop, chat, logs, events, usage, init):
+    for verb in (up, pull, listing, registry, applying, ps, start, stop, chat, logs, events, usage, init):
         verb.register(verbs)
     return top

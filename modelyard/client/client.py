@@ -10,6 +10,7 @@ from modelyard.client import kept
 from modelyard.client.chatting import chat
 from modelyard.client.pulling import pull
 from modelyard.client.reading import read_bucket
+from modelyard.client.registry import Registry
 from modelyard.client.starting import starting
 from modelyard.home import broker_url
 from modelyard.settings import Settings, load
@@ -32,6 +33,8 @@ class Client:
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
+        self.registry = Registry(bus)
+        """Changes of models: put, patch, rename, delete, apply, history and undo."""
 
     @classmethod
     @asynccontextmanager

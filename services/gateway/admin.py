@@ -44,7 +44,7 @@ class Admin:
             known = ", ".join(sorted(name.removeprefix("yard.command.") for name in _BY_NAME))
             raise NotFound(f"There is no command {noun}.{verb}; there are {known}.")
         payload = _decode(command, await request.read())
-        reply = await self._bus.call(command, payload, timeout_s=TIMEOUT_S)
+        reply = await self._bus.call(command, payload, timeout_s=max(TIMEOUT_S, command.timeout_s))
         return web.Response(body=command.encode_reply(reply), content_type="application/json")
 
     async def on_state(self, request: web.Request) -> web.Response:

@@ -24,7 +24,9 @@ def test_nobody_may_do_everything(role: Role) -> None:
         )
         # Bodies of requests that have ended are nobody's history.
         purged = {f"$JS.API.STREAM.PURGE.{stream.name}" for stream in streams.ALL if role in stream.purgers}
-        assert rule in purged or not rule.startswith(
+        # The registry's writer lengthens the history that a broker of before keeps.
+        longer = {"$JS.API.STREAM.UPDATE.KV_models"} if role is Role.SUPERVISOR else set()
+        assert rule in purged | longer or not rule.startswith(
             ("$JS.API.STREAM.UPDATE", "$JS.API.STREAM.DELETE", "$JS.API.STREAM.PURGE", "$SYS")
         )
 

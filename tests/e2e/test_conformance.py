@@ -52,9 +52,9 @@ async def claude(yard: YardProcess) -> AsyncIterator[anthropic.AsyncAnthropic]:
 
 async def test_models_are_listed_and_found_by_name_and_alias(client: openai.AsyncOpenAI) -> None:
     names = [model.id async for model in client.models.list()]
-    assert {"demo", "embed", "rerank"} <= set(names)
+    assert {"demo", "vectors", "rerank"} <= set(names), "the first alias is the id that is shown"
     assert (await client.models.retrieve("demo")).id == "demo"
-    assert (await client.models.retrieve("vectors")).id == "embed"
+    assert (await client.models.retrieve("embed")).id == "vectors"
     with pytest.raises(openai.NotFoundError):
         await client.models.retrieve("nobody")
 
@@ -152,7 +152,7 @@ async def test_ollamas_embed(llama: ollama.AsyncClient) -> None:
 
 
 async def test_ollamas_lists(llama: ollama.AsyncClient) -> None:
-    assert {"demo", "embed", "rerank"} <= {model.model for model in (await llama.list()).models}
+    assert {"demo", "vectors", "rerank"} <= {model.model for model in (await llama.list()).models}
     assert "demo" in {model.model for model in (await llama.ps()).models}
     assert (await llama.show("demo")).capabilities == ["completion"]
     with pytest.raises(ollama.ResponseError, match="nobody") as caught:

@@ -26,6 +26,10 @@ async def test_without_a_broker_every_command_says_so_soon(yard: Yard) -> None:
         "events",
         "usage",
         "chat demo hi",
+        "export",
+        "history demo",
+        "undo demo",
+        "rm demo",
     )
     commands = [run(yard, *line.split(), "--json", YARD_NATS_URL="nats://127.0.0.1:1") for line in lines]
     for done in await asyncio.gather(*commands):
@@ -37,7 +41,15 @@ async def test_without_a_broker_every_command_says_so_soon(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [("start", "demo"), ("stop", "demo"), ("pull", "org/demo"), ("usage",), ("chat", "demo", "hi")]
+    "args",
+    [
+        ("start", "demo"),
+        ("stop", "demo"),
+        ("pull", "org/demo"),
+        ("usage",),
+        ("chat", "demo", "hi"),
+        ("export",),
+    ],
 )
 async def test_a_service_that_is_not_there_is_named(yard: Yard, args: tuple[str, ...]) -> None:
     done = await run(yard, *args)
@@ -68,7 +80,11 @@ async def test_a_wrong_command_line_is_a_usage_error(yard: Yard, args: tuple[str
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "up", "pull", "list", "ps", "start", "stop", "logs", "events", "usage", "chat"]
+    "verb",
+    [
+        *("", "up", "pull", "list", "ps", "start", "stop", "logs", "events", "usage", "chat"),
+        *("apply", "export", "import", "edit", "rename", "rm", "history", "undo"),
+    ],
 )
 async def test_every_verb_explains_itself(yard: Yard, verb: str) -> None:
     done = await run(yard, *filter(None, [verb]), "--help")

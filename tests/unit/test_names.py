@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from schemas.grammar import check_model_name, check_token, model_key, model_name
 from schemas.models import ModelSpec, find_model
-from services.supervisor.registry import clashing
+from services.supervisor.names import clashing
 
 ALPHABET = "abcXYZ019._:/@+-"
 

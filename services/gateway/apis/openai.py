@@ -31,7 +31,7 @@ class OpenAI:
         ]
 
     async def on_models(self, _request: web.Request) -> web.Response:
-        specs = sorted(self._catalog.models.values.values(), key=lambda spec: spec.name)
+        specs = sorted(self._catalog.models.values.values(), key=lambda spec: spec.shown)
         return _json({"object": "list", "data": [self._model(spec) for spec in specs]})
 
     async def on_model(self, request: web.Request) -> web.Response:
@@ -40,7 +40,7 @@ class OpenAI:
     def _model(self, spec: ModelSpec) -> dict[str, object]:
         """OpenAI's fields first, then ours."""
         return {
-            "id": spec.name,
+            "id": spec.shown,
             "object": "model",
             "created": 0,
             "owned_by": "modelyard",

@@ -21,12 +21,14 @@ from schemas.errors import (
     Cancelled,
     DeadlineExceeded,
     EngineFailed,
+    ModelNotFound,
     ServiceUnavailable,
     YardError,
 )
 from schemas.frames import Check, Checked, Resend, decode_frame
-from schemas.grammar import new_id
+from schemas.grammar import model_key, new_id
 from schemas.instances import LIVE, Instance, InstanceState
+from schemas.models import ModelSpec
 from schemas.requests import RequestStarted
 from services.gateway.catalog import Catalog, start_failed
 from services.gateway.inference.answer import Answer
@@ -70,6 +72,7 @@ class Inference:
         await self._bus.subscribe(subjects.CANCEL, self._on_cancel)
         await commands.add(subjects.ANSWER_CHECK, self._on_check, gateway=self.gateway)
         self._catalog.instances.listen(self._on_instance)
+        self._catalog.models.listen(self._on_model)
         self._bus.on_reconnect(self._on_reconnect)
         self._tasks.spawn(self._watch(), "inference watch")
 
@@ -189,6 +192,18 @@ class Inference:
                 # Perhaps it was stored; its id makes a second time harmless.
                 with contextlib.suppress(YardError):
                     await self._post.send(answer, answer.ask.body)
+
+    def _on_model(self, key: str, spec: ModelSpec | None) -> None:
+        """Who waits goes by the newest spec, and waits no longer for a model that is gone."""
+        for answer in tuple(self.waiting()):
+            if model_key(answer.spec.name) != key:
+                continue
+            if spec is not None:
+                answer.spec = spec
+            else:
+                answer.fail(
+                    ModelNotFound(f"{answer.spec.name} was deleted or renamed meanwhile.", param="model")
+                )
 
     def _on_instance(self, key: str, instance: Instance | None) -> None:
         # A record that merely expired proves nothing: the broker may have been away longer than its runner.

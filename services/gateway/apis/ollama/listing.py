@@ -75,8 +75,8 @@ def shown(spec: ModelSpec) -> Json:
 
 def _entry(spec: ModelSpec) -> Json:
     return {
-        "name": spec.name,
-        "model": spec.name,
+        "name": spec.shown,
+        "model": spec.shown,
         "modified_at": now(),
         "size": 0,
         # It tells one state of a model from another, which is what clients compare it for.

@@ -1,0 +1,1 @@
+"""Specs of models as documents: checked, patched, compared, written and read as TOML."""

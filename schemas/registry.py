@@ -1,0 +1,137 @@
+"""Reading and changing the registry: what is asked, what is answered, and what is told of it.
+
+`revision` in a request is what the caller saw: the change is refused if the model has another by now. 0 means
+that there must be none yet; None takes whatever is there.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from schemas.models import Mode, ModelSpec
+from schemas.record import Record
+
+
+class ModelRecord(Record):
+    """A model as the registry has it; `revision` is what compare-and-set refers to."""
+
+    spec: ModelSpec
+    revision: int
+
+
+class ListModels(Record):
+    """Which models: all, or those of one mode."""
+
+    mode: Mode | None = None
+
+
+class ModelList(Record):
+    """Models by name."""
+
+    models: tuple[ModelRecord, ...]
+
+
+class PutModel(ModelSpec):
+    """A whole spec, new or in place of the one before."""
+
+    revision: int | None = None
+
+
+class PatchModel(Record):
+    """Some fields of a spec."""
+
+    model: str
+    patch: dict[str, Any]
+    """A JSON merge patch (RFC 7386): what is null goes back to its default."""
+    revision: int | None = None
+
+
+class RenameModel(Record):
+    """Another name for a model."""
+
+    model: str
+    name: str
+    keep_alias: bool = False
+    """The old name goes on as an alias."""
+    force: bool = False
+    """Its instances, which serve the old name, are drained and stopped; without it they must be gone."""
+    revision: int | None = None
+
+
+class DeleteModel(Record):
+    """Out of the registry; the files stay."""
+
+    model: str
+    force: bool = False
+    """Its instances are drained and stopped; without it they must be gone."""
+    revision: int | None = None
+
+
+class UndoModel(Record):
+    """Back to an earlier spec; a deleted model comes back."""
+
+    model: str
+    to: int | None = None
+    """A revision of its history; without it the newest that differs from what is there now."""
+    revision: int | None = None
+
+
+class ApplyModels(Record):
+    """Many changes at once: all of them are checked together, and one that is refused refuses all."""
+
+    models: tuple[PutModel, ...] = ()
+    delete: tuple[DeleteModel, ...] = ()
+    dry_run: bool = False
+    """Check, and change nothing."""
+
+
+class ModelDeleted(Record):
+    """The model is out of the registry, and these instances of it are gone."""
+
+    name: str
+    stopped: tuple[str, ...] = ()
+
+
+class ModelsApplied(Record):
+    """What was changed, or would be; what is as it was is in neither."""
+
+    stored: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+
+class ModelRevision(Record):
+    """One change of a model."""
+
+    revision: int
+    at: float
+    """Unix seconds."""
+    by: str
+    """The role that asked for it; HTTP clients are the gateway."""
+    spec: ModelSpec | None = None
+    """As it was from then on; None: the model was deleted, or renamed."""
+
+
+class ModelHistory(Record):
+    """What the registry remembers of a model, newest first."""
+
+    model: str
+    revisions: tuple[ModelRevision, ...]
+
+
+class ModelChange(StrEnum):
+    """What happened to a model."""
+
+    PUT = "put"
+    DELETED = "deleted"
+    RENAMED = "renamed"
+
+
+class ModelChanged(Record):
+    """A model was put, deleted or renamed."""
+
+    revision: int
+    by: str
+    """The role that asked for it."""
+    before: ModelSpec | None = None
+    """None: it is new."""
+    after: ModelSpec | None = None
+    """None: it is gone."""

@@ -1,0 +1,93 @@
+"""The registry seen from the gateway: its commands over HTTP, and requests that wait while it changes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from modelyard.settings import Settings
+from modelyard.state import Store
+from modelyard.tasks import Tasks
+from schemas import buckets, subjects
+from schemas.errors import DeadlineExceeded, ModelNotFound, YardError
+from schemas.roles import Role
+from services.gateway.admin import Admin
+from services.gateway.inference.ask import Ask
+from services.gateway.inference.inference import Inference
+from services.gateway.middleware import errors
+from services.supervisor.service import main
+from tests.integration.test_interleavings import PATH, SPEC, path
+from tests.support import Yard
+
+Http = TestClient[web.Request, web.Application]
+
+
+@pytest.fixture
+async def http(yard: Yard, settings: Settings) -> AsyncIterator[Http]:
+    app = web.Application(middlewares=[errors({})])
+    app.router.add_routes(Admin(await yard.bus(Role.GATEWAY), settings, {}).routes())
+    async with Tasks() as tasks, TestClient(TestServer(app)) as client:
+        await main(await yard.bus(Role.SUPERVISOR), settings, tasks)
+        yield client
+
+
+async def ask(http: Http, verb: str, **body: Any) -> tuple[int, Any]:
+    async with http.post(f"/api/command/model/{verb}", json=body) as response:
+        return response.status, await response.json()
+
+
+async def test_every_command_of_the_registry_is_a_route(http: Http) -> None:
+    _, first = await ask(http, "put", name="demo", path="demo.gguf")
+    status, second = await ask(http, "patch", model="demo", patch={"n_ctx": 1024, "mmproj": None})
+    assert status == 200
+    assert (await ask(http, "get", model="demo"))[1]["spec"]["n_ctx"] == 1024
+    assert [each["spec"]["name"] for each in (await ask(http, "list"))[1]["models"]] == ["demo"]
+    status, stale = await ask(http, "patch", model="demo", patch={}, revision=first["revision"])
+    assert (status, stale["error"]["code"], stale["error"]["param"]) == (409, "conflict", "revision")
+    await ask(http, "rename", model="demo", name="new", revision=second["revision"])
+    await ask(http, "apply", models=[{"name": "demo", "path": "d.gguf"}], delete=[{"model": "new"}])
+    assert (await ask(http, "undo", model="new"))[0] == 200
+    assert (await ask(http, "delete", model="new"))[1] == {"name": "new", "stopped": []}
+    assert len((await ask(http, "history", model="new"))[1]["revisions"]) == 4
+    status, wrong = await ask(http, "patch", model="demo", patch={"n_cxt": 1})
+    assert (status, wrong["error"]["param"]) == (400, "n_cxt")
+    status, wrong = await ask(http, "put", name="a b", path="x")
+    assert (status, wrong["error"]["code"]) == (400, "invalid_json")
+
+
+@contextlib.asynccontextmanager
+async def waiting(yard: Yard, inference: Inference) -> AsyncIterator[asyncio.Task[YardError]]:
+    """A request that waits for a slot; what it is refused with in the end."""
+
+    async def give_up() -> YardError:
+        body = msgspec.json.encode({"model": "demo", "messages": []})
+        with pytest.raises(YardError) as refused:
+            async with inference.ask(Ask(path=PATH, body=body, model="demo", stream=False)) as answer:
+                await answer.head()
+        return refused.value
+
+    bus = await yard.bus()
+    queued = await bus.nc.subscribe(subjects.REQUEST_QUEUED.wildcard)
+    await bus.settle()
+    task = asyncio.create_task(give_up())
+    await queued.next_msg(timeout=5)
+    yield task
+    await asyncio.wait_for(task, 5)
+
+
+async def test_who_waits_for_a_model_that_is_deleted_is_told(yard: Yard) -> None:
+    async with path(yard) as (inference, _), waiting(yard, inference) as refused:
+        await Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS).delete("demo")
+        assert isinstance(await asyncio.wait_for(refused, 5), ModelNotFound)
+
+
+async def test_who_waits_goes_by_the_newest_spec(yard: Yard) -> None:
+    async with path(yard) as (inference, _), waiting(yard, inference) as refused:
+        shorter = msgspec.structs.replace(SPEC, queue_wait_s=0.1)
+        await Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", shorter)
+        assert isinstance(await asyncio.wait_for(refused, 5), DeadlineExceeded)
