@@ -40,6 +40,7 @@ class Checked(NamedTuple):
 
     @property
     def changes(self) -> bool:
+        """Whether there is anything to write."""
         return self.before != self.after
 
 
@@ -109,5 +110,6 @@ class Ledger:
         return revision
 
     def tell(self, name: str, change: ModelChange, changed: ModelChanged) -> None:
+        """Send the event of a change; `name` is what the model was called before."""
         emitted = self._bus.emit(subjects.MODEL_CHANGED, changed, model=model_key(name), change=change)
         self._tasks.spawn(emitted, f"event model {change}")

@@ -62,12 +62,15 @@ class Registry:
         return spec
 
     def revision(self, name: str) -> int:
+        """The revision of the model with this name; KeyError if there is none."""
         return self._models.revisions[model_key(name)]
 
     async def get(self, ref: ModelRef) -> ModelRecord:
+        """One model, by name or alias."""
         return self._record(self.find(ref.model))
 
     async def models(self, wanted: ListModels) -> ModelList:
+        """Every model, or those of one mode."""
         specs = sorted(self._models.values.values(), key=lambda spec: spec.name)
         return ModelList(
             models=tuple(self._record(spec) for spec in specs if wanted.mode in (None, spec.mode))
