@@ -9,6 +9,7 @@ from typing import IO
 import msgspec
 
 from modelyard.settings import Settings
+from schemas.instances import Reason
 from schemas.record import Record
 
 DEFAULT_NATS_PORT = 4222
@@ -92,3 +93,24 @@ def read_runners(settings: Settings) -> list[RunnerFile]:
         with contextlib.suppress(OSError, msgspec.DecodeError):
             runners.append(msgspec.json.decode(path.read_bytes(), type=RunnerFile))
     return runners
+
+
+def _reason_file(settings: Settings, instance: str) -> Path:
+    return settings.run / f"stop-{instance}"
+
+
+def leave_reason(settings: Settings, instance: str, reason: Reason) -> None:
+    """Why a runner is about to get SIGTERM: a signal cannot say it, and the broker may be away."""
+    _reason_file(settings, instance).write_text(reason)
+
+
+def read_reason(settings: Settings, instance: str) -> Reason | None:
+    """Why this runner was told to stop; None if it was a person's signal."""
+    with contextlib.suppress(OSError, ValueError):
+        return Reason(_reason_file(settings, instance).read_text())
+    return None
+
+
+def forget_reason(settings: Settings, instance: str) -> None:
+    """The instance is gone."""
+    _reason_file(settings, instance).unlink(missing_ok=True)

@@ -42,6 +42,10 @@ class Commands:
         )
         return cls(bus, service, tasks)
 
+    async def stop(self) -> None:
+        """Answer nothing any more."""
+        await self._service.stop()
+
     async def add(self, command: Command[T, R], handler: CommandHandler[T, R], **tokens: str) -> None:
         """Answer `command` with what `handler` returns, or with the error it raises."""
 

@@ -46,6 +46,15 @@ def is_same(pid: int, created_at: float) -> bool:
     return now is not None and abs(now - created_at) < 1.0
 
 
+async def wait_ended(pid: int, *, since: float, patience_s: float) -> None:
+    """Wait until process `pid`, if it started after `since`, is gone; for `patience_s` at most."""
+    created_at = started_at(pid)
+    if created_at is None or created_at < since - 1.0:
+        return
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(wait_gone(pid, created_at), patience_s)
+
+
 async def wait_gone(pid: int, created_at: float) -> None:
     """Wait until that process is gone, whoever its parent is."""
     try:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import platformdirs
 
 from schemas.record import Record
@@ -36,6 +37,12 @@ class Settings(Record):
     """YARD_NODE: name of this machine as a subject token; default its host name."""
     allowed_hosts: tuple[str, ...] = ()
     """YARD_ALLOWED_HOSTS: more host names, comma separated, under which browsers may reach the gateway."""
+    memory_limits: dict[str, int] = msgspec.field(default_factory=dict)
+    """YARD_MEMORY_LIMITS: what models may take of a device, such as `cpu=8GiB,GPU-5a1c…=20GiB`; by its id."""
+    swap_max_wait_s: float = 20.0
+    """YARD_SWAP_MAX_WAIT_S: after so long a waiting model takes the memory of one that is in use."""
+    swap_min_dwell_s: float = 5.0
+    """YARD_SWAP_MIN_DWELL_S: a model that got ready stays at least so long."""
     log_level: str = "info"
     """YARD_LOG_LEVEL: debug, info, warning or error."""
 
@@ -71,6 +78,9 @@ class Settings(Record):
             "YARD_LOG_LEVEL": self.log_level,
             "YARD_NATS_URL": self.nats_url,
             "YARD_LLAMA_SERVER": str(self.llama_server) if self.llama_server else None,
+            "YARD_MEMORY_LIMITS": ",".join(f"{name}={size}" for name, size in self.memory_limits.items()),
+            "YARD_SWAP_MAX_WAIT_S": f"{self.swap_max_wait_s:g}",
+            "YARD_SWAP_MIN_DWELL_S": f"{self.swap_min_dwell_s:g}",
             "YARD_VLLM": str(self.vllm) if self.vllm else None,
         }
         return {name: value for name, value in values.items() if value}
@@ -98,6 +108,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         vllm=_executable(given, "YARD_VLLM"),
         node=_node(given.get("YARD_NODE")),
         allowed_hosts=tuple(filter(None, map(str.strip, given.get("YARD_ALLOWED_HOSTS", "").split(",")))),
+        memory_limits=_memory_limits(given.get("YARD_MEMORY_LIMITS", "")),
+        swap_max_wait_s=_seconds(given, "YARD_SWAP_MAX_WAIT_S", 20.0),
+        swap_min_dwell_s=_seconds(given, "YARD_SWAP_MIN_DWELL_S", 5.0),
         log_level=_log_level(given.get("YARD_LOG_LEVEL", "info")),
     )
 
@@ -114,6 +127,30 @@ def _port(given: Mapping[str, str], name: str, default: int) -> int:
     if not value.isdecimal() or int(value) > 65535:
         raise SettingsError(f"{name}={value} is not a port; give a number from 0 to 65535.")
     return int(value)
+
+
+_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+def _memory_limits(value: str) -> dict[str, int]:
+    limits = {}
+    for part in filter(None, map(str.strip, value.split(","))):
+        match = re.fullmatch(r"([A-Za-z0-9_-]+)=(\d+)\s*([KMGT]iB)?", part)
+        if match is None:
+            raise SettingsError(f"YARD_MEMORY_LIMITS has {part!r}; each part looks like cpu=8GiB.")
+        limits[match[1]] = int(match[2]) * _UNITS[match[3] or ""]
+    return limits
+
+
+def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
+    value = given.get(name, str(default))
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise SettingsError(f"{name}={value} is not a number of seconds, 0 or more.")
+    return seconds
 
 
 def _nats_url(value: str | None) -> str | None:

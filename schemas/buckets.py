@@ -11,6 +11,7 @@ from schemas.devices import Device
 from schemas.downloads import Download
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
+from schemas.placing import MeasuredMemory
 from schemas.roles import Role
 
 V = TypeVar("V")
@@ -76,11 +77,16 @@ INSTANCES = Bucket(
 )
 NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 DEVICES = Bucket(
-    "devices", Device, writers=[Role.MONITOR], readers=[*_WATCHERS, Role.SUPERVISOR], expires=True
+    "devices",
+    Device,
+    writers=[Role.MONITOR],
+    readers=[*_WATCHERS, Role.SUPERVISOR, Role.RUNNER],
+    expires=True,
 )
 DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
-LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY], readers=_WATCHERS, expires=True)
+LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 
-ALL: tuple[Bucket[Any], ...] = (MODELS, INSTANCES, NODES, DEVICES, DOWNLOADS, FILES, BATCHES, LEASES)
+ALL: tuple[Bucket[Any], ...] = (MODELS, INSTANCES, NODES, DEVICES, DOWNLOADS, FILES, BATCHES, LEASES, MEMORY)

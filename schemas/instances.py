@@ -5,6 +5,7 @@ from enum import StrEnum
 import msgspec
 
 from schemas.models import ModelSpec
+from schemas.placing import NodeDevice, Option
 from schemas.profiles import CPU
 from schemas.record import Record
 
@@ -86,11 +87,13 @@ class Instance(Record):
     node: str
     engine: str
     revision: int
-    """Revision of the model spec it runs."""
+    """Revision of the model spec it was started with."""
     state: InstanceState
     reason: Reason
     changed_at: float
     """Unix seconds of the last change of state."""
+    fingerprint: str = ""
+    """What of that spec an engine cannot change while it runs."""
     profile: str | None = None
     """The profile it runs in; None: none was needed."""
     reserved: tuple[Reserved, ...] = ()
@@ -184,6 +187,10 @@ class StartInstance(Record):
     revision: int
     failures: int = 0
     """Failed starts in a row before this one."""
+    option: Option | None = None
+    """How and where; None: as the engine likes, with no memory reserved."""
+    epoch: int = 0
+    """Whose plan this is: a node takes nothing from a scheduler that was followed by another."""
 
 
 class StopInstance(Record):
@@ -191,6 +198,8 @@ class StopInstance(Record):
 
     instance: str
     reason: Reason = Reason.REQUESTED
+    epoch: int | None = None
+    """As in StartInstance; None: a person's wish, whoever plans."""
 
 
 class Accepted(Record):
@@ -226,3 +235,6 @@ class Node(Record):
     version: str
     started_at: float
     engines: tuple[EngineOffer, ...] = ()
+    devices: tuple[NodeDevice, ...] = ()
+    cordoned: bool = False
+    """It takes no new start."""

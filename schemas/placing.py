@@ -23,15 +23,18 @@ class Option(Record):
     """One way to run a model on one node: a profile on certain devices."""
 
     node: str
-    profile: str
-    needs: tuple[Need, ...]
-    """In the engine's order; a device each."""
+    profile: str | None = None
+    """None: the model has no profiles."""
+    devices: tuple[str, ...] = ()
+    """Those it computes on, in the engine's order."""
+    needs: tuple[Need, ...] = ()
+    """What it takes, a device each; main memory (`cpu`) too where it computes elsewhere."""
     load_s: float | None = None
     """How long it took to load last time."""
 
 
-class ModelRevision(Record):
-    """A model as the registry has it at one revision."""
+class AskOptions(Record):
+    """To a node: how could this revision of this model run there?"""
 
     model: str
     revision: int
@@ -42,7 +45,7 @@ class Options(Record):
 
     options: tuple[Option, ...] = ()
     problem: str | None = None
-    """Why it could not, in a sentence, when there is none."""
+    """Why it could not, in a sentence; the options are what a start that fails would take."""
 
 
 class Cordon(Record):
@@ -71,3 +74,19 @@ class PlanAnswer(Record):
     """Models that keep running."""
     expected_s: float | None = None
     """About how long until it answers."""
+
+
+class MeasuredUse(Record):
+    """What one instance took of one device, beside what was expected of it."""
+
+    device: str
+    used_bytes: int
+    predicted_bytes: int
+
+
+class MeasuredMemory(Record):
+    """The last measured starts of one model in one profile on one node, oldest first."""
+
+    uses: tuple[MeasuredUse, ...] = ()
+    load_s: float | None = None
+    """How long the last one took to load."""

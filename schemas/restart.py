@@ -1,5 +1,9 @@
 """Which changes of a spec concern the running instances of a model."""
 
+import hashlib
+
+import msgspec
+
 from schemas.models import ModelSpec
 
 LIVE_FIELDS = frozenset(
@@ -20,10 +24,12 @@ LIVE_FIELDS = frozenset(
 """What is read whenever it matters; every other field is fixed when an engine starts."""
 
 
+def fingerprint(spec: ModelSpec) -> str:
+    """The same for two specs exactly if an instance of the one does what the other says."""
+    fixed = {name: getattr(spec, name) for name in ModelSpec.__struct_fields__ if name not in LIVE_FIELDS}
+    return hashlib.sha256(msgspec.json.encode(fixed, order="deterministic")).hexdigest()[:16]
+
+
 def restart_needed(old: ModelSpec, new: ModelSpec) -> bool:
     """Whether an instance started with `old` does not do what `new` says."""
-    return any(
-        getattr(old, field) != getattr(new, field)
-        for field in ModelSpec.__struct_fields__
-        if field not in LIVE_FIELDS
-    )
+    return fingerprint(old) != fingerprint(new)

@@ -7,6 +7,7 @@ from schemas.frames import Check, Checked, Resend
 from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
 from schemas.logs import LogBatch
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
+from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
 from schemas.registry import (
     ApplyModels,
     DeleteModel,
@@ -123,6 +124,30 @@ MODEL_STOP = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Drain and stop every instance of a model.",
+)
+MODEL_PLAN = Command(
+    "yard.command.model.plan",
+    PlanQuery,
+    PlanAnswer,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="What would happen if a model were asked for now; nothing is done.",
+)
+NODE_OPTIONS = Command(
+    "yard.command.node.{node}.options",
+    AskOptions,
+    Options,
+    callers=(_SUPERVISOR,),
+    server=_SUPERVISOR,
+    summary="The ways in which a node could run a model, and the memory that each takes.",
+)
+NODE_CORDON = Command(
+    "yard.command.node.{node}.cordon",
+    Cordon,
+    Accepted,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Take no new starts on this node, or take them again; with `drain` what runs there ends.",
 )
 NODE_START = Command(
     "yard.command.node.{node}.start",

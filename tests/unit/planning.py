@@ -44,7 +44,7 @@ def instance(
     )  # type: ignore[arg-type]
 
 
-def option(gib: float = 0.0, profile: str = "default", *, node: str = "n", device: str = "gpu0") -> Option:
+def option(gib: float = 0.0, profile: str | None = None, *, node: str = "n", device: str = "gpu0") -> Option:
     return Option(node=node, profile=profile, needs=(Need(device=device, memory_bytes=int(gib * GIB)),))
 
 

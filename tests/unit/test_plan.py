@@ -10,7 +10,7 @@ from schemas.placing import Option
 from schemas.profiles import Replicas
 from services.supervisor.backoff import pause_s
 from services.supervisor.planning.plan import plan
-from services.supervisor.planning.world import Demand, Group, NodeRoom, World
+from services.supervisor.planning.world import Demand, Group, NodeRoom, StartModel, World
 from tests.unit.planning import NOW, asked, instance, option, room, spec
 
 S = InstanceState
@@ -359,16 +359,16 @@ MANY = [
 ]
 
 
-def _told(start_model: str, node: str, profile: str) -> str:
-    at = "" if node == "n" else f"@{node}"
-    how = "" if profile == "default" else f":{profile}"
-    return f"{start_model}{how}{at}"
+def _told(start: StartModel) -> str:
+    at = "" if start.option.node == "n" else f"@{start.option.node}"
+    how = f":{start.option.profile}" if start.option.profile else ""
+    return f"{start.model}{how}{at}"
 
 
 @pytest.mark.parametrize("case", ONE_BY_ONE + MEMORY + TURNS + RESTING + MANY, ids=lambda case: case.name)
 def test_plan(case: Case) -> None:
     made = plan(case.world())
-    assert tuple(_told(one.model, one.node, one.profile) for one in made.starts) == case.starts
+    assert tuple(map(_told, made.starts)) == case.starts
     assert {one.model: one.reason for one in made.stops} == case.stops
     assert made.reasons.keys() == case.reasons.keys(), made.reasons
     for name, words in case.reasons.items():

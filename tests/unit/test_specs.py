@@ -30,6 +30,7 @@ FULL = ModelSpec(
     source=Source(repo="org/full", revision="a" * 40),
     n_parallel=2,
     n_ctx=4096,
+    health_path="/ready",
     args=("--flash-attn", 'quo"te', "new\nline"),
     env={"A": "1", "odd key": ""},
     cache_type="q8_0",
@@ -131,7 +132,7 @@ def test_which_fields_restart_is_said_in_full() -> None:
     """A new field is taken for one that needs a restart, until somebody thought about it."""
     assert set(ModelSpec.__struct_fields__) - LIVE_FIELDS == {
         *("name", "path", "mode", "engine", "mmproj", "chat_template", "loras", "n_parallel", "n_ctx"),
-        *("args", "env", "cache_type", "profiles", "embedding"),
+        *("args", "env", "cache_type", "profiles", "embedding", "health_path"),
     }
     assert not restart_needed(FULL, FULL)
 

@@ -138,9 +138,7 @@ class _Draft:
         self._starts.append(
             StartModel(
                 model=name,
-                node=option.node,
-                profile=option.profile,
-                needs=option.needs,
+                option=option,
                 failures=max((one.failures for one in own), default=0),
             )
         )

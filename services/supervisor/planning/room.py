@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from schemas.instances import Instance
-from schemas.placing import Need, Option
+from schemas.placing import Option
 from services.supervisor.planning.world import NodeRoom, Place, is_live, is_serving
 
 
@@ -59,11 +59,6 @@ def held(instance: Instance) -> Counter[Place]:
 
 def wanted(option: Option) -> Counter[Place]:
     """What an option needs."""
-    return _sum(option.node, option.needs)
-
-
-def _sum(node: str, needs: Iterable[Need]) -> Counter[Place]:
-    total: Counter[Place] = Counter()
-    for need in needs:
-        total[node, need.device] += need.memory_bytes
-    return total
+    return Counter(
+        {(option.node, need.device): need.memory_bytes for need in option.needs if need.memory_bytes}
+    )

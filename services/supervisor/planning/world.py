@@ -4,7 +4,7 @@ import msgspec
 
 from schemas.instances import COMING, LIVE, SERVING, Instance, InstanceState, Reason
 from schemas.models import ModelSpec
-from schemas.placing import Need, Option
+from schemas.placing import Option
 from schemas.record import Record
 
 Place = tuple[str, str]
@@ -81,9 +81,7 @@ class StartModel(Record):
     """Start an instance of this model there."""
 
     model: str
-    node: str
-    profile: str
-    needs: tuple[Need, ...]
+    option: Option
     failures: int = 0
 
 

@@ -1,6 +1,6 @@
 """What a supervisor tells a runner, as one JSON document on its standard input."""
 
-from schemas.instances import Placement
+from schemas.instances import Placement, Reserved
 from schemas.models import ModelSpec
 from schemas.record import Record
 
@@ -14,5 +14,7 @@ class Launch(Record):
     nats_url: str
     failures: int = 0
     """Starts of this model that failed in a row before."""
+    reserved: tuple[Reserved, ...] = ()
+    """What it may take of each device."""
     placement: Placement = Placement()
     """Where and how, as the scheduler decided."""

@@ -13,7 +13,7 @@ from modelyard.state import Store
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.errors import BrokerUnavailable
-from schemas.instances import NEXT_STATES, Instance, InstanceState, Reason
+from schemas.instances import NEXT_STATES, Instance, InstanceState, Reason, Reserved
 
 log = logging.get(__name__)
 
@@ -57,8 +57,16 @@ class Life:
 
     def set_busy(self, busy: int) -> None:
         """Show how many slots are at work, soon."""
-        self.instance = msgspec.structs.replace(self.instance, busy=busy)
+        rested = busy < self.instance.busy
+        used_at = time.time() if rested else self.instance.used_at
+        self.instance = msgspec.structs.replace(self.instance, busy=busy, used_at=used_at)
         self._dirty.set()
+
+    def set_reserved(self, reserved: tuple[Reserved, ...]) -> None:
+        """Show what is taken of each device, soon."""
+        if reserved != self.instance.reserved:
+            self.instance = msgspec.structs.replace(self.instance, reserved=reserved)
+            self._dirty.set()
 
     def set_waiting(self, waiting: int) -> None:
         """Show how many requests wait, soon."""

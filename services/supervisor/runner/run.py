@@ -10,12 +10,13 @@ import structlog
 
 from modelyard import logging
 from modelyard.bus import Bus
-from modelyard.home import RunnerFile, runner_file
+from modelyard.home import RunnerFile, forget_reason, read_reason, runner_file
 from modelyard.processes import started_at
 from modelyard.settings import Settings
 from modelyard.tasks import Tasks
 from schemas.errors import YardError
 from schemas.instances import Instance, InstanceState, Reason
+from schemas.restart import fingerprint
 from schemas.roles import Role
 from services.supervisor.backoff import pause_s
 from services.supervisor.engines.base import EngineProblem
@@ -25,6 +26,7 @@ from services.supervisor.runner.intake import Intake
 from services.supervisor.runner.launch import Launch
 from services.supervisor.runner.life import Life
 from services.supervisor.runner.log_lines import flush_lines, publish_lines
+from services.supervisor.runner.measuring import measure
 from services.supervisor.runner.start import Halted, PortTaken, Start, StartFailed
 from services.supervisor.runner.upstream import Upstream
 
@@ -35,6 +37,7 @@ DRAIN_S = 30.0
 STOP_S = 5.0
 TELL_S = 5.0
 """How long the last events may take to be stored."""
+MEASURE_S = 10.0
 LONELY_S = 120.0
 """Without a broker for so long a runner ends: nobody can use it, and nobody may be left to stop it."""
 _S = InstanceState
@@ -91,7 +94,8 @@ class Runner:
         intake = Intake(self._bus, self._tasks, self._spec.name, desk)
         await desk.open()
         await intake.open()
-        await self._life.step(_S.READY, load_s=load_s, slots=desk.slots)
+        self._tasks.spawn(self._measure(), "measure")
+        await self._life.step(_S.READY, load_s=load_s, slots=desk.slots, ready_at=time.time())
         return intake
 
     async def _prove(self, start: Start) -> tuple[Upstream, float]:
@@ -112,7 +116,7 @@ class Runner:
         try:
             await asyncio.wait({crashed, stop, lonely}, return_when=asyncio.FIRST_COMPLETED)
             if not crashed.done():
-                await self._life.step(_S.DRAINING)
+                await self._life.step(_S.DRAINING, self._why())
                 await self._drain(intake, crashed)
             if crashed.done() and not self._cut_short:
                 await self._let_answers_end(intake)
@@ -120,6 +124,19 @@ class Runner:
         finally:
             for task in (crashed, stop, lonely):
                 task.cancel()
+
+    async def _measure(self) -> None:
+        """Show what is taken, as long as this runs."""
+        while self._life.instance.engine_pid is not None:
+            instance = self._life.instance
+            assert instance.engine_pid is not None
+            self._life.set_reserved(
+                await measure(self._bus, instance.node, instance.engine_pid, instance.reserved)
+            )
+            await asyncio.sleep(MEASURE_S)
+
+    def _why(self) -> Reason:
+        return read_reason(self._settings, self._launch.instance) or Reason.REQUESTED
 
     async def _drain(self, intake: Intake, crashed: asyncio.Task[bool]) -> None:
         drained = asyncio.create_task(intake.drain())
@@ -144,7 +161,7 @@ class Runner:
         log.error("no_broker_for_too_long", seconds=LONELY_S)
 
     async def _end(self, renewing: asyncio.Task[None]) -> None:
-        await self._life.step(_S.STOPPING)
+        await self._life.step(_S.STOPPING, self._why())
         await self._clean_up(renewing)
         await self._life.step(_S.STOPPED, busy=0)
 
@@ -174,10 +191,13 @@ def first_record(launch: Launch, settings: Settings) -> Instance:
         node=settings.node,
         engine=launch.spec.engine,
         revision=launch.revision,
+        fingerprint=fingerprint(launch.spec),
         state=_S.STARTING,
         reason=Reason.REQUESTED,
         changed_at=time.time(),
+        started_at=time.time(),
         profile=launch.placement.profile,
+        reserved=launch.reserved,
         pid=os.getpid(),
         pid_started_at=started_at(os.getpid()),
         failures=launch.failures,
@@ -202,5 +222,6 @@ async def run(launch: Launch, settings: Settings) -> int:
             loop.add_signal_handler(number, runner.on_term)
         await runner.run()
     file.unlink(missing_ok=True)
+    forget_reason(settings, launch.instance)
     await bus.close()
     return 0

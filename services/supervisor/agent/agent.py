@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from modelyard import logging
 from modelyard.bus import Bus
-from modelyard.processes import end, is_same, started_at, wait_gone
+from modelyard.home import leave_reason
+from modelyard.processes import end, is_same, started_at, wait_ended, wait_gone
 from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
@@ -21,6 +24,9 @@ from modelyard.tracing import tracing_environment
 from schemas import buckets, subjects
 from schemas.errors import BrokerUnavailable, Conflict, NotFound
 from schemas.instances import LIVE, Instance, InstanceState, Reason
+from schemas.placing import NodeDevice
+from schemas.restart import fingerprint
+from services.supervisor.agent.reservations import Reservations
 from services.supervisor.backoff import pause_s
 from services.supervisor.engines.base import minimal_environment
 from services.supervisor.runner.launch import Launch
@@ -30,6 +36,7 @@ log = logging.get(__name__)
 
 _FIRST_RECORD_S = 15
 """A runner takes over the record within this time, or it never came up."""
+ENGINE_ENDS_S = 10.0
 _STOPPED_S = 5
 """How long a stopped instance stays to be seen."""
 
@@ -55,6 +62,8 @@ class NodeAgent:
         """By instance id."""
         self._stopping: set[str] = set()
         self._clearing = False
+        self._epoch = 0
+        self._reservations = Reservations()
 
     def adopt(self) -> None:
         """Watch every runner of this node, now and whenever one shows up."""
@@ -63,19 +72,47 @@ class NodeAgent:
             self._on_instance(key, instance)
 
     def _on_instance(self, key: str, instance: Instance | None) -> None:
-        if instance is None or instance.node != self._settings.node or key in self._watched:
+        if instance is None or instance.node != self._settings.node:
+            return
+        if instance.state not in LIVE:
+            # Its engine is gone; the runner itself needs next to nothing.
+            self._reservations.give_back(key)
+        if key in self._watched:
             return
         if instance.pid is not None and instance.pid_started_at is not None and instance.state in LIVE:
             log.info("runner_adopted", instance=key, model=instance.model, pid=instance.pid)
+            self._reservations.adopt(key, instance.reserved)
             self._watch(key, instance, instance.pid, instance.pid_started_at, None)
 
-    async def start(self, launch: Launch) -> None:
-        """Start a runner; Conflict while the node is being cleared."""
+    def reserved(self) -> Counter[str]:
+        """What all instances here may take, by device."""
+        return self._reservations.total()
+
+    def living(self) -> tuple[str, ...]:
+        """Every instance whose runner is there."""
+        return tuple(self._watched)
+
+    def obey(self, epoch: int) -> None:
+        """Conflict for an order of a scheduler that another has followed."""
+        if epoch < self._epoch:
+            raise Conflict("Another scheduler decides by now.")
+        self._epoch = epoch
+
+    async def start(self, launch: Launch, devices: Sequence[NodeDevice]) -> None:
+        """Start a runner; Conflict if its memory is not there, or while the node is being cleared."""
         if self._clearing:
             raise Conflict("This node is being cleared and takes no start.")
-        if self._serves(launch.spec.name):
-            # Its record may have expired while the broker was away; its process tells the truth.
+        if self._serving(launch.spec.name) >= launch.spec.replicas.max:
+            # A record may have expired while the broker was away; the processes tell the truth.
             raise Conflict(f"{launch.spec.name} runs on this node already.")
+        self._reservations.take(launch.instance, launch.reserved, devices)
+        try:
+            await self._start(launch)
+        except BaseException:
+            self._reservations.give_back(launch.instance)
+            raise
+
+    async def _start(self, launch: Launch) -> None:
         record = self._starting(launch)
         await self._store.put(launch.instance, record, ttl_s=_FIRST_RECORD_S)
         await self._forget_failed(launch.spec.name)
@@ -83,6 +120,7 @@ class NodeAgent:
         try:
             process = self._spawn(launch)
         except OSError as error:
+            self._reservations.give_back(launch.instance)
             await self._failed(record, f"The runner could not be started: {error.strerror}.")
             return
         created_at = started_at(process.pid) or time.time()
@@ -118,7 +156,11 @@ class NodeAgent:
         if child is not None:
             child.wait()
         last = await self._last_record(key) or self._instances.values.get(key, record)
+        if last.engine_pid is not None and last.state in LIVE:
+            # Killed, it took its engine along, which may need a moment to give its memory back.
+            await wait_ended(last.engine_pid, since=created_at, patience_s=ENGINE_ENDS_S)
         del self._watched[key]
+        self._reservations.give_back(key)
         self._stopping.discard(key)
         if last.state is InstanceState.STOPPED:
             await self._store.put(key, last, ttl_s=_STOPPED_S)
@@ -149,10 +191,12 @@ class NodeAgent:
         await self._store.put(last.instance, record)
         await self._emit(record)
 
-    async def stop(self, key: str) -> None:
+    async def stop(self, key: str, reason: Reason) -> None:
         """Drain and stop one instance; NotFound if it does not run here. Returns when it was told."""
         if key not in self._watched:
             raise NotFound(f"No instance {key} runs on this node.")
+        if key not in self._stopping:
+            leave_reason(self._settings, key, reason)
         self._signal(key)
         self._tasks.spawn(self._make_sure(key, DRAIN_S + 3 * STOP_S), f"stop {key}")
 
@@ -161,6 +205,7 @@ class NodeAgent:
         self._clearing = True
         keys = list(self._watched)
         for key in keys:
+            leave_reason(self._settings, key, Reason.DRAINED)
             self._signal(key)
         await self._gone(keys, drain_s)
         for key in keys:
@@ -196,8 +241,8 @@ class NodeAgent:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(runner.pid, signal.SIGTERM)
 
-    def _serves(self, model: str) -> bool:
-        return any(
+    def _serving(self, model: str) -> int:
+        return sum(
             runner.model == model and key not in self._stopping for key, runner in self._watched.items()
         )
 
@@ -214,9 +259,13 @@ class NodeAgent:
             node=self._settings.node,
             engine=launch.spec.engine,
             revision=launch.revision,
+            fingerprint=fingerprint(launch.spec),
             state=InstanceState.STARTING,
             reason=Reason.REQUESTED,
             changed_at=time.time(),
+            started_at=time.time(),
+            profile=launch.placement.profile,
+            reserved=launch.reserved,
             failures=launch.failures,
         )
 

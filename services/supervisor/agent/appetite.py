@@ -1,0 +1,85 @@
+"""How much memory a model will take: calculated from its files, corrected by what was measured."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from modelyard import logging
+from modelyard.gguf.errors import GgufError
+from modelyard.gguf.estimate import Use, estimate
+from modelyard.gguf.files import read_model
+from modelyard.gguf.header import Header
+from modelyard.gguf.measured import Measured, correct
+from modelyard.paths import resolve_inside
+from schemas.models import Mode, ModelSpec
+from schemas.placing import MeasuredMemory
+from schemas.profiles import CPU, Profile
+from services.supervisor.engines.safetensors import weights
+
+log = logging.get(__name__)
+
+_TORCH_BYTES = 1024**3
+"""What PyTorch itself takes beside a model's weights."""
+_TORCH_PERCENT = 120
+"""Weights and what is computed in, of their files' size."""
+_GENERATING = (Mode.CHAT, Mode.COMPLETION)
+
+
+def appetite(
+    spec: ModelSpec, store: Path, engine: str, devices: Sequence[str], profile: Profile | None
+) -> dict[str, int]:
+    """Bytes by device. Nothing where nothing is known: a program of which only its owner knows."""
+    path = resolve_inside(store, spec.path)
+    if path.is_dir():
+        return _spread(_torch_bytes(path), devices or (CPU,))
+    if not path.is_file() or path.suffix != ".gguf" or engine == "command":
+        return {}
+    try:
+        header = _header(path, path.stat().st_mtime_ns, path.stat().st_size)
+    except (GgufError, OSError) as error:
+        log.warning("no_estimate", model=spec.name, error=str(error))
+        return {}
+    shares = None if tuple(devices) in ((CPU,), ()) else dict.fromkeys(devices, 1.0)
+    found = estimate(header, _use(spec, store, profile), shares)
+    return {device: memory.total_bytes for device, memory in found.devices.items()}
+
+
+def corrected(needs: dict[str, int], known: MeasuredMemory | None) -> dict[str, int]:
+    """`needs` after experience."""
+    if known is None:
+        return needs
+    return {device: correct(size, _measured(known, device)) for device, size in needs.items()}
+
+
+def _measured(known: MeasuredMemory, device: str) -> list[Measured]:
+    return [Measured(one.used_bytes, one.predicted_bytes) for one in known.uses if one.device == device]
+
+
+def _use(spec: ModelSpec, store: Path, profile: Profile | None) -> Use:
+    n_parallel = (profile and profile.n_parallel) or spec.n_parallel
+    return Use(
+        n_ctx=(profile and profile.n_ctx) or spec.n_ctx,
+        n_parallel=n_parallel,
+        cache_type=spec.cache_type,
+        # For text, one row of logits a slot is reserved; vectors need all.
+        n_outputs=n_parallel if spec.mode in _GENERATING else None,
+        mmproj_bytes=_size(store, spec.mmproj),
+        lora_bytes=sum(_size(store, lora.path) for lora in spec.loras),
+    )
+
+
+def _size(store: Path, path: str | None) -> int:
+    return resolve_inside(store, path).stat().st_size if path else 0
+
+
+@lru_cache(maxsize=256)
+def _header(path: Path, _changed_at: int, _size_bytes: int) -> Header:
+    return read_model(path)
+
+
+def _torch_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in weights(folder)) * _TORCH_PERCENT // 100 + _TORCH_BYTES
+
+
+def _spread(total: int, devices: Sequence[str]) -> dict[str, int]:
+    return dict.fromkeys(devices, -(-total // len(devices)))

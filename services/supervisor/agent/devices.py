@@ -1,0 +1,60 @@
+"""The memory of this node that models may take."""
+
+from collections.abc import Mapping
+
+import psutil
+
+from modelyard.settings import Settings
+from modelyard.state import Mirror
+from schemas.devices import Device
+from schemas.placing import NodeDevice
+from schemas.profiles import CPU
+
+_GIB = 1024**3
+CPU_SPARED_SHARE = 0.1
+CPU_SPARED_MOST_BYTES = 4 * _GIB
+"""Main memory that is left to the system: a tenth, at most this."""
+GPU_SPARED_BYTES = 256 * 1024**2
+"""What drivers and desktops take now and then."""
+
+
+class Devices:
+    """What the monitor sees of this node; main memory also without it."""
+
+    def __init__(self, settings: Settings, samples: Mirror[Device]) -> None:
+        self._settings = settings
+        self._samples = samples
+
+    def now(self, ours: Mapping[str, int]) -> tuple[NodeDevice, ...]:
+        """Every device, with what all instances together may take; `ours` is what they have by now."""
+        limits = self._settings.memory_limits
+        devices = [_cpu(), *(_gpu(sample) for sample in self._gpus())]
+        return tuple(
+            NodeDevice(
+                device=device,
+                name=name,
+                memory_bytes=min(total, limits[device])
+                if device in limits
+                else allowed(device, total, used, ours.get(device, 0)),
+            )
+            for device, name, total, used in devices
+        )
+
+    def _gpus(self) -> list[Device]:
+        own = (one for one in self._samples.values.values() if one.node == self._settings.node)
+        return sorted((one for one in own if one.device != CPU), key=lambda one: one.device)
+
+
+def allowed(device: str, total: int, used: int, ours: int) -> int:
+    """What models may take: all but a reserve and what others use."""
+    spared = min(int(total * CPU_SPARED_SHARE), CPU_SPARED_MOST_BYTES) if device == CPU else GPU_SPARED_BYTES
+    return max(total - spared - max(used - ours, 0), 0)
+
+
+def _cpu() -> tuple[str, str, int, int]:
+    memory = psutil.virtual_memory()
+    return CPU, "main memory", memory.total, memory.total - memory.available
+
+
+def _gpu(sample: Device) -> tuple[str, str, int, int]:
+    return sample.device, sample.name, sample.memory_total_bytes, sample.memory_used_bytes

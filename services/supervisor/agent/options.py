@@ -1,0 +1,118 @@
+"""The ways in which this node could run a model: profiles on devices, and the memory of each."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from modelyard.settings import Settings
+from schemas.models import ModelSpec
+from schemas.placing import MeasuredMemory, Need, NodeDevice, Option, Options
+from schemas.profiles import ANY_GPU, CPU, DeviceNeed, Profile
+from schemas.restart import fingerprint
+from services.supervisor.agent.appetite import appetite, corrected
+from services.supervisor.engines import choose
+from services.supervisor.engines.base import Engine, EngineProblem
+from services.supervisor.runner.files import check_files
+
+_MIB = 1024 * 1024
+_ONLY_CPU = frozenset({"embedded"})
+"""Engines that this yard runs on main memory alone."""
+
+
+class Placing(NamedTuple):
+    """A profile on certain devices; `given` is the memory that the profile names."""
+
+    profile: Profile | None
+    devices: tuple[str, ...]
+    given: dict[str, int]
+
+
+def options(
+    spec: ModelSpec,
+    settings: Settings,
+    devices: Sequence[NodeDevice],
+    measured: Mapping[str, MeasuredMemory],
+) -> Options:
+    """Every way, best first. Where it cannot be run at all, one that will fail with a clear state."""
+    try:
+        engine = choose(spec, settings)
+        check_files(spec, settings.models, engine)
+    except EngineProblem as error:
+        return Options(options=(Option(node=settings.node),), problem=str(error))
+    found = tuple(
+        _option(spec, settings, engine, placing, measured) for placing in placings(spec, engine.name, devices)
+    )
+    if found:
+        return Options(options=found)
+    wanted = sorted({need.device for profile in spec.profiles for need in profile.devices})
+    return Options(problem=f"node {settings.node} has no {' or '.join(wanted)}, which its profiles ask for")
+
+
+def placings(spec: ModelSpec, engine: str, devices: Sequence[NodeDevice]) -> Iterator[Placing]:
+    """Profiles in their order, each on every set of devices that it fits by name."""
+    for profile in spec.profiles or (None,):
+        for chosen in _choices(profile.devices if profile else (), engine, devices):
+            needs = profile.devices if profile else ()
+            given = {
+                device: need.memory_mib * _MIB
+                for device, need in zip(chosen, needs, strict=False)
+                if need.memory_mib is not None
+            }
+            yield Placing(profile, chosen, given)
+
+
+def _choices(
+    needs: Sequence[DeviceNeed], engine: str, devices: Sequence[NodeDevice]
+) -> Iterator[tuple[str, ...]]:
+    gpus = [one for one in devices if one.device != CPU and engine not in _ONLY_CPU]
+    if not needs:
+        # The roomiest GPU first, then all of them together, then main memory.
+        yield from ((one.device,) for one in sorted(gpus, key=lambda one: -one.memory_bytes))
+        if len(gpus) > 1:
+            yield tuple(one.device for one in gpus)
+        yield (CPU,)
+    elif len(needs) == 1 and needs[0].device == ANY_GPU:
+        yield from ((one.device,) for one in sorted(gpus, key=lambda one: -one.memory_bytes))
+    elif (chosen := _named(needs, devices)) is not None:
+        yield chosen
+
+
+def _named(needs: Sequence[DeviceNeed], devices: Sequence[NodeDevice]) -> tuple[str, ...] | None:
+    """A device of its own for each need, by id, by name, or any GPU; None if one is missing."""
+    free = sorted(devices, key=lambda one: -one.memory_bytes)
+    chosen: list[str] = []
+    for need in needs:
+        fitting = next((one for one in free if _is_meant(need.device, one)), None)
+        if fitting is None:
+            return None
+        free.remove(fitting)
+        chosen.append(fitting.device)
+    return tuple(chosen)
+
+
+def _is_meant(name: str, device: NodeDevice) -> bool:
+    return name in (device.device, device.name) or (name == ANY_GPU and device.device != CPU)
+
+
+def _option(
+    spec: ModelSpec,
+    settings: Settings,
+    engine: Engine,
+    placing: Placing,
+    measured: Mapping[str, MeasuredMemory],
+) -> Option:
+    profile = placing.profile
+    known = measured.get(memory_key(settings.node, fingerprint(spec), profile.name if profile else None))
+    needs = appetite(spec, settings.models, engine.name, placing.devices, profile)
+    needs = corrected(needs, known) | placing.given
+    return Option(
+        node=settings.node,
+        profile=profile.name if profile else None,
+        devices=placing.devices,
+        needs=tuple(Need(device=device, memory_bytes=size) for device, size in needs.items()),
+        load_s=known.load_s if known else None,
+    )
+
+
+def memory_key(node: str, spec_fingerprint: str, profile: str | None) -> str:
+    """Under what is kept what was measured of a model in one profile on one node."""
+    return f"{node}.{spec_fingerprint}.{profile.encode().hex() if profile else 'none'}"
