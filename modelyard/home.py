@@ -53,8 +53,10 @@ def broker_url(settings: Settings) -> str:
 
 def prepare(settings: Settings) -> None:
     """Make the folders. Only the owner may look: there are keys and logs inside."""
-    for folder in (settings.home, settings.models, settings.logs, settings.run, settings.credentials):
-        folder.mkdir(parents=True, exist_ok=True)
+    plugins = settings.engine_plugins
+    folders = (settings.home, settings.models, settings.logs, settings.run, settings.credentials)
+    for folder in (*folders, plugins.parent, plugins):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.home.chmod(0o700)
 
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from modelyard.micro import Commands
+from modelyard.processes import wait_gone
 from modelyard.replay import replay
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
@@ -124,13 +125,13 @@ async def test_a_path_that_the_engine_does_not_have_is_refused_in_a_sentence(yar
     assert error["message"] == "The engine of this model does not serve /infill."
 
 
-async def worker_of(instance: Instance, yard: Yard) -> psutil.Process:
-    """The process that the engine started itself, as its log says."""
+async def worker_of(instance: Instance, yard: Yard) -> tuple[int, float]:
+    """The process that the engine started itself, as its log says, and when that was."""
     log = (yard.settings.logs / "i1.log").read_text()
     pid = int(log.split("worker ")[1].split()[0])
     assert instance.engine_pid is not None
     assert os.getpgid(pid) == instance.engine_pid
-    return psutil.Process(pid)
+    return pid, psutil.Process(pid).create_time()
 
 
 async def test_a_stopped_engine_takes_along_what_it_started(yard: Yard) -> None:
@@ -138,7 +139,8 @@ async def test_a_stopped_engine_takes_along_what_it_started(yard: Yard) -> None:
         worker = await worker_of(await runner.state(InstanceState.READY), yard)
         runner.process.send_signal(signal.SIGTERM)
         await runner.state(InstanceState.STOPPED)
-        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+        async with asyncio.timeout(10):
+            await wait_gone(*worker)
         assert await runner.process.wait() == 0
 
 
@@ -150,7 +152,8 @@ async def test_the_death_of_an_engine_is_seen_though_its_worker_holds_the_pipe(y
         os.kill(ready.engine_pid, signal.SIGKILL)
         failed = await runner.state(InstanceState.FAILED)
         assert "signal 9" in (failed.error or "")
-        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+        async with asyncio.timeout(10):
+            await wait_gone(*worker)
 
 
 async def test_an_engine_whose_port_was_taken_is_started_once_more(yard: Yard, tmp_path: Path) -> None:
@@ -167,6 +170,22 @@ async def test_an_engine_whose_port_was_taken_is_started_once_more(yard: Yard, t
         events = replay(await yard.bus(), subjects.INSTANCE_CHANGED, follow=False)
         states = [event.payload.state async for event in events]
     assert states.count(InstanceState.LOADING) == 2
+
+
+PLUGIN = """
+from services.supervisor.engines.command import Command
+
+class Mine(Command):
+    name = "mine"
+"""
+
+
+async def test_a_runner_finds_the_engines_of_the_plugin_folder(yard: Yard) -> None:
+    plugin = yard.settings.engine_plugins / "mine.py"
+    plugin.write_text(PLUGIN)
+    plugin.chmod(0o600)
+    async with running(yard, msgspec.structs.replace(SPEC, engine="mine")) as runner:
+        assert (await runner.state(InstanceState.READY)).engine == "mine"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from services.supervisor.engines.command import Command
 from services.supervisor.engines.llama_cpp import LlamaCpp
 from services.supervisor.engines.vllm import Vllm
 from services.supervisor.runner.files import check_files, size_bytes
+from services.supervisor.runner.start import budget_s
 
 
 @pytest.fixture
@@ -70,3 +71,8 @@ def test_a_command_need_not_have_a_file(store: Path, engine: Engine) -> None:
     assert check_files(spec("nothing"), store, engine).model == store / "nothing"
     with pytest.raises(EngineProblem, match="unsafe path"):
         check_files(spec("../x"), store, engine)
+
+
+def test_a_start_may_take_as_long_as_the_model_says_or_its_engine_and_the_disk_need() -> None:
+    assert budget_s(spec("m"), 60, 100_000_000) == 62
+    assert budget_s(spec("m", start_budget_s=5.0), 60, 100_000_000) == 5

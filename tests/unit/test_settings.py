@@ -29,6 +29,7 @@ def test_an_empty_variable_is_as_if_it_were_not_there(tmp_path: Path) -> None:
         ("YARD_NATS_URL", "http://localhost"),
         ("YARD_LLAMA_SERVER", "/nowhere"),
         ("YARD_LLAMA_SERVER", "/etc/passwd"),
+        ("YARD_VLLM", "/nowhere"),
         ("YARD_NODE", "a.b"),
         ("YARD_LOG_LEVEL", "loud"),
         ("YARD_HOME", "/etc/passwd"),
@@ -50,6 +51,7 @@ def test_settings_survive_the_way_to_a_child(tmp_path: Path) -> None:
             "YARD_NODE": "n1",
             "YARD_ALLOWED_HOSTS": "a.example, b.example,",
             "YARD_LLAMA_SERVER": "/bin/sh",
+            "YARD_VLLM": "/bin/sh",
             "YARD_LOG_LEVEL": "DEBUG",
         }
     )

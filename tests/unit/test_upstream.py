@@ -78,6 +78,14 @@ async def test_a_probe_names_the_model(mode: Mode) -> None:
         assert body["model"] == "org/m"
 
 
+async def test_a_probe_has_what_one_kind_of_engine_alone_knows() -> None:
+    async with upstream(Api(probe={"cache_prompt": False})) as (engine, asking):
+        await asking.probe(Mode.CHAT)
+        ((_, body),) = engine.asked
+        assert isinstance(body, dict)
+        assert body["cache_prompt"] is False
+
+
 async def test_a_probe_tells_what_was_wrong_and_transcriptions_have_none() -> None:
     async with upstream(Api()) as (engine, asking):
         assert "/v1/embeddings answered 404" in (await asking.probe(Mode.EMBEDDING) or "")

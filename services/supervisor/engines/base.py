@@ -8,13 +8,41 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from modelyard.settings import Settings
 from schemas.instances import EngineOffer, Placement
 from schemas.models import ModelSpec
 from schemas.record import Record
 
-_PASSED = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-_PASSED_PREFIXES = ("CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GGML_", "LLAMA_", "OMP_", "ONEAPI_", "ZE_", "VK_")
+_PASSED = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "TMPDIR",
+    "TZ",
+    "XDG_CACHE_HOME",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+)
+_PASSED_PREFIXES = (
+    "LC_",
+    "CUDA_",
+    "NVIDIA_",
+    "HIP_",
+    "ROCR_",
+    "ONEAPI_",
+    "ZE_",
+    "VK_",
+    "OMP_",
+    "NCCL_",
+    "GGML_",
+    "LLAMA_",
+    "VLLM_",
+    "TORCH",
+    "TRITON_",
+)
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
@@ -56,6 +84,8 @@ class Api(Record):
     """Lists what it works on, as llama.cpp's /slots; None: it lets go when its client does, or cannot say."""
     lacks: frozenset[str] = frozenset()
     """Paths of `schemas.endpoints` that it does not have."""
+    probe: dict[str, bool] = msgspec.field(default_factory=dict)
+    """More fields for the one request that proves a model; few servers know the same."""
 
 
 class Engine(Protocol):
@@ -72,6 +102,9 @@ class Engine(Protocol):
     """Whether the model's path must lead to a model that looks like one."""
     tells_port: bool = False
     """Whether it takes a free port itself and prints which; else it gets one."""
+
+    start_s: float = 60.0
+    """How long a start may take beside reading the weights, where the model does not say."""
 
     def offer(self, settings: Settings) -> EngineOffer:
         """Whether it can be used on this node."""
@@ -103,6 +136,7 @@ _ENGINE = (
     "automatic",
     "needs_files",
     "tells_port",
+    "start_s",
     "offer",
     "refusal",
     "command",
@@ -120,13 +154,13 @@ def checked(engine: Engine) -> Engine:
     return engine
 
 
-def minimal_environment(environ: Mapping[str, str] = os.environ, *prefixes: str) -> dict[str, str]:
+def minimal_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What an engine needs of our environment and no more: no token, no credential."""
-    wanted = (*_PASSED_PREFIXES, "LC_", *prefixes)
     passed = {
         name: value
         for name, value in environ.items()
-        if name in _PASSED or (name.startswith(wanted) and not any(word in name for word in _SECRET))
+        if name in _PASSED
+        or (name.startswith(_PASSED_PREFIXES) and not any(word in name for word in _SECRET))
     }
     # Without it llama.cpp starts a debugger when it aborts.
     return {**passed, "GGML_NO_BACKTRACE": "1"}
@@ -141,12 +175,7 @@ def device_environment(placement: Placement) -> dict[str, str]:
 
 
 def engine_environment(
-    spec: ModelSpec, placement: Placement, own: Mapping[str, str] | None = None, *prefixes: str
+    spec: ModelSpec, placement: Placement, own: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """The environment of an engine: ours in part, then its `own`, the model's, and what was decided."""
-    return {
-        **minimal_environment(os.environ, *prefixes),
-        **(own or {}),
-        **spec.env,
-        **device_environment(placement),
-    }
+    return {**minimal_environment(), **(own or {}), **spec.env, **device_environment(placement)}

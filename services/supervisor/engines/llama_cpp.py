@@ -24,7 +24,7 @@ _LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
 _VERSION = re.compile(r"^version: (\S+)", re.MULTILINE)
 _MODE_ARGS = {Mode.EMBEDDING: ("--embedding",), Mode.RERANK: ("--reranking",)}
 ALL_LAYERS = 999
-LLAMA_API = Api(slots="/slots")
+LLAMA_API = Api(slots="/slots", probe={"cache_prompt": False})
 
 
 def listening_port(line: str) -> int | None:

@@ -24,6 +24,8 @@ class SentenceTransformers(Engine):
 
     name = "sentence-transformers"
     tells_port = True
+    start_s = 180.0
+    """To import torch from a slow disk takes its time."""
 
     def offer(self, settings: Settings) -> EngineOffer:
         try:
@@ -53,7 +55,7 @@ class SentenceTransformers(Engine):
         module = "services.supervisor.engines.sentence_server"
         argv = (sys.executable, "-m", module, msgspec.json.encode(options).decode())
         own = {**OFFLINE, "TOKENIZERS_PARALLELISM": "false"}
-        return ServerCommand(argv=argv, env=engine_environment(spec, placement, own, "TORCH"))
+        return ServerCommand(argv=argv, env=engine_environment(spec, placement, own))
 
     def port(self, line: str) -> int | None:
         return listening_port(line)

@@ -42,6 +42,8 @@ class Vllm(Engine):
     """vllm from YARD_VLLM or PATH; it may live in a virtual environment of its own."""
 
     name = "vllm"
+    start_s = 900.0
+    """It compiles a model when it sees it for the first time."""
 
     def offer(self, settings: Settings) -> EngineOffer:
         if (program := _find(settings)) is None:
@@ -71,8 +73,7 @@ class Vllm(Engine):
             *_arguments(spec, files, placement, port),
             *spec.args,
         )
-        env = engine_environment(spec, placement, _OWN, "VLLM_", "NCCL_", "TORCH", "XDG_CACHE_HOME")
-        return ServerCommand(argv=argv, env=env)
+        return ServerCommand(argv=argv, env=engine_environment(spec, placement, _OWN))
 
     def api(self, spec: ModelSpec) -> Api:
         return Api(lacks=_LACKS)

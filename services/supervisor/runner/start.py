@@ -21,7 +21,6 @@ T = TypeVar("T")
 log = logging.get(__name__)
 
 _HEALTH_POLL_S = 0.02
-_BASE_BUDGET_S = 60.0
 _BUDGET_BYTES_PER_S = 50_000_000
 """Slower than any disk that a model should lie on."""
 
@@ -92,7 +91,7 @@ class Start:
         spec, settings = self._spec, self._settings
         engine = choose(spec, settings)
         files = check_files(spec, settings.models, engine)
-        self._budget_s = budget_s(spec, size_bytes(files.model))
+        self._budget_s = budget_s(spec, engine.start_s, size_bytes(files.model))
         port = None if engine.tells_port else free_port()
         return engine, port, engine.command(spec, files, self._placement, port or 0, settings)
 
@@ -116,9 +115,9 @@ class Start:
                 waiting.cancel()
 
 
-def budget_s(spec: ModelSpec, size_bytes: int) -> float:
-    """How long loading may take: as the model says, else a minute and what a slow disk needs."""
-    return spec.start_budget_s or _BASE_BUDGET_S + size_bytes / _BUDGET_BYTES_PER_S
+def budget_s(spec: ModelSpec, start_s: float, size_bytes: int) -> float:
+    """How long loading may take: as the model says, else what its engine and a slow disk need."""
+    return spec.start_budget_s or start_s + size_bytes / _BUDGET_BYTES_PER_S
 
 
 async def _accepting(port: int) -> None:

@@ -19,8 +19,8 @@ _IDLE_POLL_S = 0.01
 _IDLE_PATIENCE_S = 30.0
 _HELLO: tuple[dict[str, str], ...] = ({"role": "user", "content": "hello"},)
 _PROBES: dict[Mode, tuple[str, dict[str, object]]] = {
-    Mode.CHAT: ("/v1/chat/completions", {"messages": _HELLO, "max_tokens": 1, "cache_prompt": False}),
-    Mode.COMPLETION: ("/v1/completions", {"prompt": "hello", "max_tokens": 1, "cache_prompt": False}),
+    Mode.CHAT: ("/v1/chat/completions", {"messages": _HELLO, "max_tokens": 1}),
+    Mode.COMPLETION: ("/v1/completions", {"prompt": "hello", "max_tokens": 1}),
     Mode.EMBEDDING: ("/v1/embeddings", {"input": "hello"}),
     Mode.RERANK: ("/v1/rerank", {"query": "hello", "documents": ("hello", "there"), "top_n": 1}),
 }
@@ -97,7 +97,7 @@ class Upstream:
         if mode not in _PROBES:
             return None
         path, fields = _PROBES[mode]
-        body = msgspec.json.encode({"model": self._model, **fields})
+        body = msgspec.json.encode({"model": self._model, **fields, **self._api.probe})
         try:
             async with self.post(path, body) as response:
                 text = (await response.read()).decode(errors="replace")
