@@ -106,7 +106,11 @@ ONE_BY_ONE = [
         held=frozenset("a"),
         starts=("a",),
     ),
-    Case("a cordoned node takes no start", nodes={"n": room(cordoned=True)}, reasons={"a": "no node"}),
+    Case(
+        "a cordoned node takes no start",
+        nodes={"n": room(cordoned=True)},
+        reasons={"a": "n could run it, but is cordoned"},
+    ),
     Case(
         "the node with room is taken",
         (instance("b", 10, busy=1),),
@@ -122,7 +126,7 @@ MEMORY = [
         demand={"a": asked(), "b": asked()},
         options={"a": (option(10),), "b": (option(10),)},
         starts=("a",),
-        reasons={"b": "its memory is held"},
+        reasons={"b": "its memory goes to a first"},
     ),
     Case(
         "a smaller profile is taken before anybody is evicted",
@@ -197,14 +201,14 @@ MEMORY = [
         (instance("b", 10, S.STOPPING), instance("c", 6)),
         demand={"a": asked(waited_s=1), "d": asked()},
         options={"a": (option(10),), "d": (option(10),)},
-        reasons={"a": "what b gives back", "d": "its memory is held by"},
+        reasons={"a": "what b gives back", "d": "its memory goes to a first"},
     ),
     Case(
         "nobody takes what was made free for another",
         (instance("b", 10, S.DRAINING),),
         demand={"a": asked(waited_s=9), "c": asked()},
         options={"a": (option(16),), "c": (option(2),)},
-        reasons={"a": "what b gives back", "c": "its memory is held by b"},
+        reasons={"a": "what b gives back", "c": "its memory goes to a first"},
     ),
     Case(
         "the higher priority is served first",
@@ -212,7 +216,7 @@ MEMORY = [
         models=(spec("b", priority=1),),
         options={"a": (option(10),), "b": (option(10),)},
         starts=("b",),
-        reasons={"a": "its memory is held"},
+        reasons={"a": "its memory goes to b first"},
     ),
 ]
 
@@ -255,7 +259,7 @@ TURNS = [
         (instance("a", 10, S.DRAINING), instance("b", 10, S.STOPPED)),
         {"a": asked(waited_s=1), "b": asked(waited_s=25)},
         {"a": (option(10),), "b": (option(10),)},
-        reasons={"b": "what a gives back", "a": "its memory is held"},
+        reasons={"b": "what a gives back", "a": "its memory goes to b first"},
     ),
 ]
 
