@@ -34,6 +34,7 @@ class Case:
     starts: tuple[str, ...] = ()
     stops: dict[str, Reason] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    hopeless: frozenset[str] = frozenset()
     look_again_s: float | object | None = ANY_TIME
 
     def world(self) -> World:
@@ -162,6 +163,7 @@ MEMORY = [
         (instance("b", 8),),
         options={"a": (option(20),)},
         reasons={"a": "it needs 20.0 GiB on gpu0 of n, which has 16.0 GiB for models"},
+        hopeless=frozenset("a"),
         look_again_s=None,
     ),
     Case(
@@ -375,6 +377,7 @@ def test_plan(case: Case) -> None:
     assert tuple(map(_told, made.starts)) == case.starts
     assert {one.model: one.reason for one in made.stops} == case.stops
     assert made.reasons.keys() == case.reasons.keys(), made.reasons
+    assert made.hopeless == case.hopeless
     for name, words in case.reasons.items():
         assert words in made.reasons[name]
     if case.look_again_s is None:

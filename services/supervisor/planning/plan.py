@@ -70,6 +70,7 @@ class _Draft:
         self._starts: list[StartModel] = []
         self._stops: dict[str, StopModel] = {}
         self._reasons: dict[str, str] = {}
+        self._hopeless: set[str] = set()
         self._looks: list[float] = []
         self._promised: list[str] = []
         """Who got memory in this plan, or will get what is leaving."""
@@ -80,6 +81,7 @@ class _Draft:
             starts=tuple(self._starts),
             stops=tuple(self._stops.values()),
             reasons=self._reasons,
+            hopeless=frozenset(self._hopeless),
             look_again_at=min(later, default=None),
         )
 
@@ -231,6 +233,7 @@ class _Draft:
     def _why_not(self, name: str, options: list[Option]) -> str:
         possible = [option for option in options if self._room.could_ever(option)]
         if not possible:
+            self._hopeless.add(name)
             return is_short_of(options[-1], self._room)
         on = {option.node for option in possible}
         holding = [one for one in self._world.instances if is_live(one) and one.node in on and one.reserved]
