@@ -9,6 +9,7 @@ import msgspec
 from schemas.batches import Batch, Lease, StoredFile
 from schemas.devices import Device
 from schemas.downloads import Download
+from schemas.groups import Group
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory
@@ -87,6 +88,10 @@ DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WA
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 
-ALL: tuple[Bucket[Any], ...] = (MODELS, INSTANCES, NODES, DEVICES, DOWNLOADS, FILES, BATCHES, LEASES, MEMORY)
+ALL: tuple[Bucket[Any], ...] = (
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY),
+    *(DOWNLOADS, FILES, BATCHES, LEASES),
+)

@@ -10,6 +10,7 @@ from modelyard.cli import (
     init,
     listing,
     logs,
+    planning,
     ps,
     pull,
     registry,
@@ -45,6 +46,21 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
     verbs = Verbs(top)
-    for verb in (up, pull, listing, registry, applying, ps, start, stop, chat, logs, events, usage, init):
+    for verb in (
+        up,
+        pull,
+        listing,
+        registry,
+        applying,
+        ps,
+        start,
+        stop,
+        planning,
+        chat,
+        logs,
+        events,
+        usage,
+        init,
+    ):
         verb.register(verbs)
     return top

@@ -18,9 +18,11 @@ from schemas import buckets, subjects
 from schemas.devices import Device
 from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded
+from schemas.groups import Group, GroupRef, GroupStored, ListGroups
 from schemas.instances import Instance, Node
 from schemas.logs import LogLine
 from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
+from schemas.placing import PlanAnswer, PlanQuery
 from schemas.requests import UsageQuery, UsageReport
 from schemas.roles import Role
 
@@ -80,6 +82,22 @@ class Client:
     async def stop(self, model: str) -> ModelStopping:
         """Drain and stop every instance of `model`."""
         return await self.bus.call(subjects.MODEL_STOP, ModelRef(model=model))
+
+    async def plan(self, model: str) -> PlanAnswer:
+        """What would happen if `model` were asked for now."""
+        return await self.bus.call(subjects.MODEL_PLAN, PlanQuery(model=model))
+
+    async def groups(self) -> tuple[Group, ...]:
+        """Models that run together, or never at the same time."""
+        return (await self.bus.call(subjects.GROUP_LIST, ListGroups())).groups
+
+    async def put_group(self, group: Group) -> GroupStored:
+        """A group, new or in place of the one of its name."""
+        return await self.bus.call(subjects.GROUP_PUT, group)
+
+    async def remove_group(self, name: str) -> GroupStored:
+        """Take a group away; its models stay."""
+        return await self.bus.call(subjects.GROUP_DELETE, GroupRef(name=name))
 
     def starting(self, model: str, instance: str | None = None) -> AsyncGenerator[Instance, None]:
         """Every step of `model` on its way to ready, the last one included; StartFailed if it fails.

@@ -10,6 +10,7 @@ from modelyard.state import Mirror
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.devices import Device
+from schemas.groups import Group
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory
@@ -18,6 +19,7 @@ from services.supervisor.agent.devices import Devices
 from services.supervisor.agent.measuring import Measuring
 from services.supervisor.agent.orders import Orders
 from services.supervisor.agent.presence import Presence
+from services.supervisor.groups import Groups
 from services.supervisor.registry import Registry
 from services.supervisor.scheduling.lease import SchedulerLease
 from services.supervisor.scheduling.scheduler import Scheduler
@@ -30,9 +32,10 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
     registry = Registry(bus, tasks, settings, models, instances)
     await _serve_node(bus, settings, tasks, registry, instances)
-    await _serve_registry(bus, tasks, registry)
+    groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
+    await _serve_registry(bus, tasks, registry, Groups(bus, groups))
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
-    scheduler = Scheduler(bus, settings, models, instances, nodes)
+    scheduler = Scheduler(bus, settings, models, instances, nodes, groups)
     await scheduler.listen()
     lease = SchedulerLease(bus, settings.node)
     tasks.spawn(_lead(bus, lease, scheduler, Wishes(registry, scheduler, instances)), "lead")
@@ -58,7 +61,7 @@ async def _serve_node(
     tasks.spawn(presence.keep(), "presence")
 
 
-async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry) -> None:
+async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Groups) -> None:
     commands = await Commands.start(bus, tasks, "The registry of models.")
     await commands.add(subjects.MODEL_GET, registry.get)
     await commands.add(subjects.MODEL_LIST, registry.models)
@@ -69,6 +72,9 @@ async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry) -> None:
     await commands.add_with_caller(subjects.MODEL_DELETE, registry.delete)
     await commands.add_with_caller(subjects.MODEL_APPLY, registry.apply)
     await commands.add_with_caller(subjects.MODEL_UNDO, registry.undo)
+    await commands.add(subjects.GROUP_PUT, groups.put)
+    await commands.add(subjects.GROUP_DELETE, groups.delete)
+    await commands.add(subjects.GROUP_LIST, groups.groups)
 
 
 async def _lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, wishes: Wishes) -> None:

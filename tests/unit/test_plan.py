@@ -4,13 +4,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from schemas.groups import Group, GroupKind
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.models import ModelSpec
 from schemas.placing import Option
 from schemas.profiles import Replicas
 from services.supervisor.backoff import pause_s
 from services.supervisor.planning.plan import plan
-from services.supervisor.planning.world import Demand, Group, NodeRoom, StartModel, World
+from services.supervisor.planning.world import Demand, NodeRoom, StartModel, World
 from tests.unit.planning import NOW, asked, instance, option, room, spec
 
 S = InstanceState
@@ -30,7 +31,7 @@ class Case:
     held: frozenset[str] = frozenset()
     replaced: frozenset[str] = frozenset()
     nodes: dict[str, NodeRoom] = field(default_factory=lambda: {"n": room(16)})
-    apart: tuple[Group, ...] = ()
+    groups: tuple[Group, ...] = ()
     starts: tuple[str, ...] = ()
     stops: dict[str, Reason] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -49,7 +50,7 @@ class Case:
             nodes=self.nodes,
             options={name: (option(),) for name in specs} | self.options,
             replaced=self.replaced,
-            apart=self.apart,
+            groups=self.groups,
         )
 
 
@@ -307,6 +308,8 @@ RESTING = [
     Case("a deleted model goes", (instance("x"),), NOBODY, stops={"x": Reason.REQUESTED}),
 ]
 
+APART = Group(name="g", kind=GroupKind.APART, models=("a", "b"))
+TOGETHER = Group(name="h", kind=GroupKind.TOGETHER, models=("a", "b"))
 MANY = [
     Case(
         "a long queue gets a second instance",
@@ -345,20 +348,44 @@ MANY = [
     Case(
         "models that never run together",
         (instance("b"),),
-        apart=(Group(name="g", models=("a", "b")),),
+        groups=(APART,),
         stops={"b": EVICTED},
         reasons={"a": "b makes room"},
     ),
     Case(
         "models that never run together, one of them in use",
         (instance("b", busy=1),),
-        apart=(Group(name="g", models=("a", "b")),),
+        groups=(APART,),
         reasons={"a": "never runs beside b"},
+    ),
+    Case("one that runs together with another brings it along", groups=(TOGETHER,), starts=("a", "b")),
+    Case(
+        "but not one that a person stopped",
+        groups=(TOGETHER,),
+        held=frozenset("b"),
+        starts=("a",),
+    ),
+    Case(
+        "they stay as long as one of them is in use",
+        (instance("a", rested_s=99), instance("b", busy=1, rested_s=99)),
+        {"b": asked()},
+        models=(spec("a", ttl_s=60.0),),
+        groups=(TOGETHER,),
+        look_again_s=60,
+    ),
+    Case(
+        "they go together",
+        (instance("a", 10, rested_s=99), instance("b", 2)),
+        {"c": asked()},
+        {"c": (option(12),)},
+        groups=(TOGETHER,),
+        stops={"a": EVICTED, "b": EVICTED},
+        reasons={"c": "a makes room"},
     ),
     Case(
         "two that never run together are asked for at once",
         demand={"a": asked(waited_s=1), "b": asked()},
-        apart=(Group(name="g", models=("a", "b")),),
+        groups=(APART,),
         starts=("a",),
         reasons={"b": "never runs beside a"},
     ),

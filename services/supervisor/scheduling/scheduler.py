@@ -16,6 +16,7 @@ from modelyard.state import Mirror, Store
 from schemas import buckets, streams, subjects
 from schemas.errors import Conflict, NotFound, YardError
 from schemas.grammar import model_name, new_id
+from schemas.groups import Group
 from schemas.instances import (
     LIVE,
     SERVING,
@@ -54,6 +55,7 @@ class Scheduler:
         models: Mirror[ModelSpec],
         instances: Mirror[Instance],
         nodes: Mirror[Node],
+        groups: Mirror[Group],
     ) -> None:
         self.reasons: dict[str, str] = {}
         """For every model that waits: why."""
@@ -63,11 +65,12 @@ class Scheduler:
         self._store = Store(bus, buckets.INSTANCES)
         self._models = models
         self._instances = instances
+        self._groups = groups
         self._nodes = Nodes(bus, nodes, models)
         self._rules = Rules(max_wait_s=settings.swap_max_wait_s, min_dwell_s=settings.swap_min_dwell_s)
         self._epoch = 0
         self._wake = asyncio.Event()
-        for mirror in (instances, models, nodes):
+        for mirror in (instances, models, nodes, groups):
             mirror.listen(lambda _key, _value: self._wake.set())
 
     async def listen(self) -> None:
@@ -148,6 +151,7 @@ class Scheduler:
             held=self.demands.held - wanted,
             nodes=self._nodes.rooms(),
             replaced=replaced(instances, specs),
+            groups=tuple(self._groups.values.values()),
             rules=self._rules,
         )
         needing = [name for name in specs if desired(world, name) > len(self.serving(name))]
