@@ -12,7 +12,7 @@ from schemas.downloads import Download
 from schemas.groups import Group
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
-from schemas.placing import MeasuredMemory
+from schemas.placing import MeasuredMemory, WaitingModel
 from schemas.roles import Role
 
 V = TypeVar("V")
@@ -89,9 +89,10 @@ FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
+WAITS = Bucket("waits", WaitingModel, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS),
     *(DOWNLOADS, FILES, BATCHES, LEASES),
 )

@@ -18,14 +18,18 @@ def register(verbs: Verbs) -> None:
 
 
 async def _ps(yard: "Client", arguments: argparse.Namespace) -> None:
+    waiting = sorted((await yard.waits()).values(), key=lambda each: each.since)
     instances = sorted((await yard.instances()).values(), key=lambda each: (each.model, each.changed_at))
     shown = [each for each in instances if arguments.all or each.state != "stopped"]
     if arguments.json:
         emit(shown)
-    elif not shown:
-        say("Nothing runs now.")
-    else:
+        return
+    if shown:
         _print(shown)
+    else:
+        say("Nothing runs now.")
+    for each in waiting:
+        say(f"\n{each.model} waits for {ago(each.since)}: {each.reason}.")
 
 
 def _print(instances: "list[Instance]") -> None:

@@ -22,7 +22,7 @@ from schemas.groups import Group, GroupRef, GroupStored, ListGroups
 from schemas.instances import Instance, Node
 from schemas.logs import LogLine
 from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
-from schemas.placing import PlanAnswer, PlanQuery
+from schemas.placing import PlanAnswer, PlanQuery, WaitingModel
 from schemas.requests import UsageQuery, UsageReport
 from schemas.roles import Role
 
@@ -62,6 +62,10 @@ class Client:
     async def instances(self) -> dict[str, Instance]:
         """Running engines and what is remembered of ended ones, by instance id."""
         return await read_bucket(self.bus, buckets.INSTANCES)
+
+    async def waits(self) -> dict[str, WaitingModel]:
+        """Models that are asked for and not served yet, with the reason."""
+        return await read_bucket(self.bus, buckets.WAITS)
 
     async def nodes(self) -> dict[str, Node]:
         """The machines that are there, by name."""

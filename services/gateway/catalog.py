@@ -5,16 +5,29 @@ import time
 from modelyard.state import Mirror
 from schemas.endpoints import endpoint_of, paths_of
 from schemas.errors import ModelNotFound, StartFailed, WrongMode
+from schemas.grammar import model_key
 from schemas.instances import LIVE, Instance, InstanceState
 from schemas.models import ModelSpec, find_model
+from schemas.placing import WaitingModel
 
 
 class Catalog:
     """A view on the mirrors of models and instances."""
 
-    def __init__(self, models: Mirror[ModelSpec], instances: Mirror[Instance]) -> None:
+    def __init__(
+        self,
+        models: Mirror[ModelSpec],
+        instances: Mirror[Instance],
+        waits: Mirror[WaitingModel] | None = None,
+    ) -> None:
         self.models = models
         self.instances = instances
+        self._waits = waits
+
+    def waits_for(self, model: str) -> str | None:
+        """What a model that is not served yet waits for, as the end of a sentence."""
+        notice = self._waits.values.get(model_key(model)) if self._waits else None
+        return notice.reason if notice else None
 
     def resolve(self, name: str) -> ModelSpec:
         """The model with this name or alias; never another one."""

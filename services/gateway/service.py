@@ -43,7 +43,9 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     mirrors: dict[str, Mirror[Any]] = {
         bucket.name: await Mirror.start(bus, bucket, tasks) for bucket in buckets.ALL
     }
-    catalog = Catalog(mirrors[buckets.MODELS.name], mirrors[buckets.INSTANCES.name])
+    catalog = Catalog(
+        mirrors[buckets.MODELS.name], mirrors[buckets.INSTANCES.name], mirrors[buckets.WAITS.name]
+    )
     inference = Inference(bus, tasks, catalog)
     feed = Feed(bus, tasks, keys, mirrors)
     await feed.open()

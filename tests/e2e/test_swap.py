@@ -144,8 +144,14 @@ async def test_pinned_models_stay(yard: YardProcess) -> None:
     await put(yard, "second", 80, queue_wait_s=MAX_WAIT_S + 3)
     async with watching(yard.bus) as instances, streaming(yard.url, "first", max_tokens=2) as stream:
         await stream.read_rest()
-        status, _ = await chat(yard.url, "second", max_tokens=1)
+        asked = asyncio.create_task(chat(yard.url, "second", max_tokens=1))
+        async with asyncio.timeout(20):
+            while "second waits for" not in (shown := await said(yard, "ps")):
+                await asyncio.sleep(0.05)
+        assert "its memory is held by first, which may not leave now" in shown
+        status, answer = await asked
         assert status == 504
+        assert "held by first" in answer["error"]["message"]
         assert [one.state for one in instances.of("first")] == [InstanceState.READY]
 
 

@@ -30,9 +30,10 @@ from schemas.instances import (
 from schemas.models import ModelSpec
 from schemas.restart import fingerprint
 from services.supervisor.planning.plan import desired, plan
-from services.supervisor.planning.world import Plan, Rules, StartModel, StopModel, World
+from services.supervisor.planning.world import Rules, StartModel, StopModel, World
 from services.supervisor.scheduling.asking import Nodes
 from services.supervisor.scheduling.demand import Demands
+from services.supervisor.scheduling.notices import Notices
 
 log = logging.get(__name__)
 
@@ -69,6 +70,7 @@ class Scheduler:
         self._nodes = Nodes(bus, nodes, models)
         self._rules = Rules(max_wait_s=settings.swap_max_wait_s, min_dwell_s=settings.swap_min_dwell_s)
         self._epoch = 0
+        self._notices = Notices(bus)
         self._wake = asyncio.Event()
         for mirror in (instances, models, nodes, groups):
             mirror.listen(lambda _key, _value: self._wake.set())
@@ -119,7 +121,9 @@ class Scheduler:
     async def _look(self) -> float | None:
         world = await self.world()
         made = plan(world)
-        self._tell(made)
+        self.reasons = made.reasons
+        since = {name: demand.since for name, demand in world.demand.items() if demand.since is not None}
+        await self._notices.tell(made.reasons, since)
         for stop in made.stops:
             await self._stop(stop)
         for start in made.starts:
@@ -129,12 +133,6 @@ class Scheduler:
         live = {one.model for one in self._instances.values.values() if one.state in LIVE}
         self.demands.fulfilled(live - made.reasons.keys())
         return made.look_again_at
-
-    def _tell(self, made: Plan) -> None:
-        for model, reason in made.reasons.items():
-            if self.reasons.get(model, "").split(";")[0] != reason.split(";")[0]:
-                log.info("model_waits", model=model, reason=reason)
-        self.reasons = made.reasons
 
     async def world(self, *, also: str | None = None) -> World:
         """The world as it is now; with `also` as if somebody had asked for that model."""
