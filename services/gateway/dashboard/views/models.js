@@ -8,7 +8,7 @@ import { count, duration, exact, plural, splitError } from "../format.js";
 import { html } from "../html.js";
 import { COMING, modelStatus, sortedModels } from "../select.js";
 
-export const needs = ["loaded", "models", "instances", "pending", "usage", "now"];
+export const needs = ["loaded", "models", "instances", "waits", "pending", "usage", "now"];
 
 const EXAMPLE = "yard pull ggml-org/gemma-3-1b-it-GGUF:Q4_K_M";
 
@@ -34,7 +34,7 @@ function card(spec, state) {
       ${toggle(spec, status, state.pending)}
     </div>
     <p class="facts">${facts(spec)}</p>
-    ${status.word === "failed" ? failure(status.main, state.now) : activity(status, state.now)}
+    ${status.word === "failed" ? failure(status.main, state.now) : waitLine(spec, state) || activity(status, state.now)}
     ${usageLine(state.usage[spec.name])}
   </li>`;
 }
@@ -58,6 +58,14 @@ function toggle(spec, status, pending) {
   return html`<button type="button" class="${starts && "primary"}" data-action="${action}" data-model="${spec.name}"
     ${waits && html`aria-disabled="true"`} aria-label="${words} ${spec.name}"
     title="${!starts && "Running requests finish first"}">${words}</button>`;
+}
+
+/** Somebody asked for it, and it cannot be had yet. */
+function waitLine(spec, state) {
+  const wait = Object.values(state.waits).find((notice) => notice.model === spec.name);
+  if (!wait || wait.reason.startsWith("it is being started")) return "";
+  const since = duration(Math.max(0, Math.round(state.now - wait.since)));
+  return html`<p class="activity waits">Asked for ${since} ago: ${wait.reason}.</p>`;
 }
 
 function activity(status, now) {
