@@ -8,6 +8,7 @@ from modelyard.cli import (
     chat,
     events,
     init,
+    invite,
     listing,
     logs,
     ps,
@@ -45,6 +46,21 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
     verbs = Verbs(top)
-    for verb in (up, pull, listing, registry, applying, ps, start, stop, chat, logs, events, usage, init):
+    for verb in (
+        up,
+        pull,
+        listing,
+        registry,
+        applying,
+        ps,
+        start,
+        stop,
+        chat,
+        logs,
+        events,
+        usage,
+        init,
+        invite,
+    ):
         verb.register(verbs)
     return top
