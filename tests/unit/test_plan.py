@@ -34,6 +34,7 @@ class Case:
     starts: tuple[str, ...] = ()
     stops: dict[str, Reason] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    hopeless: frozenset[str] = frozenset()
     look_again_s: float | object | None = ANY_TIME
 
     def world(self) -> World:
@@ -106,7 +107,11 @@ ONE_BY_ONE = [
         held=frozenset("a"),
         starts=("a",),
     ),
-    Case("a cordoned node takes no start", nodes={"n": room(cordoned=True)}, reasons={"a": "no node"}),
+    Case(
+        "a cordoned node takes no start",
+        nodes={"n": room(cordoned=True)},
+        reasons={"a": "n could run it, but is cordoned"},
+    ),
     Case(
         "the node with room is taken",
         (instance("b", 10, busy=1),),
@@ -122,7 +127,7 @@ MEMORY = [
         demand={"a": asked(), "b": asked()},
         options={"a": (option(10),), "b": (option(10),)},
         starts=("a",),
-        reasons={"b": "its memory is held"},
+        reasons={"b": "its memory goes to a first"},
     ),
     Case(
         "a smaller profile is taken before anybody is evicted",
@@ -158,6 +163,7 @@ MEMORY = [
         (instance("b", 8),),
         options={"a": (option(20),)},
         reasons={"a": "it needs 20.0 GiB on gpu0 of n, which has 16.0 GiB for models"},
+        hopeless=frozenset("a"),
         look_again_s=None,
     ),
     Case(
@@ -197,14 +203,14 @@ MEMORY = [
         (instance("b", 10, S.STOPPING), instance("c", 6)),
         demand={"a": asked(waited_s=1), "d": asked()},
         options={"a": (option(10),), "d": (option(10),)},
-        reasons={"a": "what b gives back", "d": "its memory is held by"},
+        reasons={"a": "what b gives back", "d": "its memory goes to a first"},
     ),
     Case(
         "nobody takes what was made free for another",
         (instance("b", 10, S.DRAINING),),
         demand={"a": asked(waited_s=9), "c": asked()},
         options={"a": (option(16),), "c": (option(2),)},
-        reasons={"a": "what b gives back", "c": "its memory is held by b"},
+        reasons={"a": "what b gives back", "c": "its memory goes to a first"},
     ),
     Case(
         "the higher priority is served first",
@@ -212,7 +218,7 @@ MEMORY = [
         models=(spec("b", priority=1),),
         options={"a": (option(10),), "b": (option(10),)},
         starts=("b",),
-        reasons={"a": "its memory is held"},
+        reasons={"a": "its memory goes to b first"},
     ),
 ]
 
@@ -255,7 +261,7 @@ TURNS = [
         (instance("a", 10, S.DRAINING), instance("b", 10, S.STOPPED)),
         {"a": asked(waited_s=1), "b": asked(waited_s=25)},
         {"a": (option(10),), "b": (option(10),)},
-        reasons={"b": "what a gives back", "a": "its memory is held"},
+        reasons={"b": "what a gives back", "a": "its memory goes to b first"},
     ),
 ]
 
@@ -371,6 +377,7 @@ def test_plan(case: Case) -> None:
     assert tuple(map(_told, made.starts)) == case.starts
     assert {one.model: one.reason for one in made.stops} == case.stops
     assert made.reasons.keys() == case.reasons.keys(), made.reasons
+    assert made.hopeless == case.hopeless
     for name, words in case.reasons.items():
         assert words in made.reasons[name]
     if case.look_again_s is None:

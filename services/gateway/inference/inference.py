@@ -126,9 +126,10 @@ class Inference:
         slots = self._catalog.slots(answer.spec)
         return place(answer, self.waiting(model), slots, self._durations.of(model))
 
-    def cancel(self, request: str) -> bool:
-        """Give a request up for its client; False if there is none."""
-        if (answer := self._answers.get(request)) is None:
+    def cancel(self, request: str, *, key: str | None = None) -> bool:
+        """Give a request up for its client; False if there is none, or none of this `key`."""
+        answer = self._answers.get(request)
+        if answer is None or key not in (None, answer.ask.key):
             return False
         answer.fail(Cancelled("The request was cancelled."))
         return True

@@ -102,7 +102,6 @@ class Engine(Protocol):
     """Whether the model's path must lead to a model that looks like one."""
     tells_port: bool = False
     """Whether it takes a free port itself and prints which; else it gets one."""
-
     start_s: float = 60.0
     """How long a start may take beside reading the weights, where the model does not say."""
 

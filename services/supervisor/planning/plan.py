@@ -70,7 +70,10 @@ class _Draft:
         self._starts: list[StartModel] = []
         self._stops: dict[str, StopModel] = {}
         self._reasons: dict[str, str] = {}
+        self._hopeless: set[str] = set()
         self._looks: list[float] = []
+        self._promised: list[str] = []
+        """Who got memory in this plan, or will get what is leaving."""
 
     def made(self) -> Plan:
         later = [at for at in self._looks if at > self._world.now]
@@ -78,6 +81,7 @@ class _Draft:
             starts=tuple(self._starts),
             stops=tuple(self._stops.values()),
             reasons=self._reasons,
+            hopeless=frozenset(self._hopeless),
             look_again_at=min(later, default=None),
         )
 
@@ -101,7 +105,7 @@ class _Draft:
             return
         options = self._options(name)
         if not options:
-            self._reasons[name] = self._world.problems.get(name, "no node that could run it is known yet")
+            self._reasons[name] = self._why_nowhere(name)
             return
         if first := [start.model for start in self._starts if start.model in self._apart_from(name)]:
             self._reasons[name] = f"it never runs beside {names(first)}, which is being started"
@@ -132,8 +136,14 @@ class _Draft:
             if option.node in nodes and not nodes[option.node].cordoned
         ]
 
+    def _why_nowhere(self, name: str) -> str:
+        known = [option.node for option in self._world.options.get(name, ())]
+        if known:
+            return f"{names(known)} could run it, but is cordoned"
+        return self._world.problems.get(name, "no node that could run it is known yet")
+
     def _start(self, name: str, option: Option) -> None:
-        self._room.promise(option)
+        self._promise(name, option)
         own = self._world.of(name)
         self._starts.append(
             StartModel(
@@ -142,6 +152,10 @@ class _Draft:
                 failures=max((one.failures for one in own), default=0),
             )
         )
+
+    def _promise(self, name: str, option: Option) -> None:
+        self._room.promise(option)
+        self._promised.append(name)
 
     def _stop(self, instance: Instance, reason: Reason) -> None:
         if instance.instance not in self._stops:
@@ -164,7 +178,7 @@ class _Draft:
         staying = [one for one in blockers if is_serving(one) and one.instance not in self._stops]
         soon = next((one for one in options if not self._room.lack(one)), None)
         if soon is not None and not staying:
-            self._room.promise(soon)
+            self._promise(name, soon)
             self._reasons[name] = f"it waits for what {self._leaving(blockers)} gives back"
             return
         candidates = [one for one in self._world.instances if self._may_go(one, name)]
@@ -188,7 +202,7 @@ class _Draft:
         option, victims = min(sets, key=lambda one: sum(cost(victim, self._world) for victim in one[1]))
         for victim in victims:
             self._stop(victim, Reason.EVICTED)
-        self._room.promise(option)
+        self._promise(name, option)
         self._reasons[name] = f"{names(one.model for one in victims)} makes room for it"
 
     def _may_go(self, one: Instance, asker: str) -> bool:
@@ -219,9 +233,12 @@ class _Draft:
     def _why_not(self, name: str, options: list[Option]) -> str:
         possible = [option for option in options if self._room.could_ever(option)]
         if not possible:
+            self._hopeless.add(name)
             return is_short_of(options[-1], self._room)
         on = {option.node for option in possible}
         holding = [one for one in self._world.instances if is_live(one) and one.node in on and one.reserved]
+        if self._promised:
+            return f"its memory goes to {names(self._promised)} first"
         return f"its memory is held by {names(one.model for one in holding)}, which may not leave now"
 
 

@@ -100,6 +100,8 @@ class Plan(Record):
     starts: tuple[StartModel, ...] = ()
     stops: tuple[StopModel, ...] = ()
     reasons: dict[str, str] = msgspec.field(default_factory=dict)
+    hopeless: frozenset[str] = frozenset()
+    """Those of them for which no device is large enough, were it empty."""
     look_again_at: float | None = None
     """Unix seconds at which the world looks different without any event."""
 

@@ -21,6 +21,7 @@ from schemas.roles import Role
 from services.supervisor.backoff import pause_s
 from services.supervisor.engines.base import EngineProblem
 from services.supervisor.runner.desk import Desk
+from services.supervisor.runner.edits import follow_edits
 from services.supervisor.runner.engine_process import EngineProcess
 from services.supervisor.runner.intake import Intake
 from services.supervisor.runner.launch import Launch
@@ -93,6 +94,7 @@ class Runner:
         desk = Desk(self._bus, self._tasks, self._life, upstream, self._spec)
         intake = Intake(self._bus, self._tasks, self._spec.name, desk)
         await desk.open()
+        await follow_edits(self._bus, self._tasks, desk)
         await intake.open()
         self._tasks.spawn(self._measure(), "measure")
         await self._life.step(_S.READY, load_s=load_s, slots=desk.slots, ready_at=time.time())

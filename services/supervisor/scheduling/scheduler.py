@@ -12,11 +12,20 @@ from nats.aio.msg import Msg
 from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.settings import Settings
-from modelyard.state import Mirror
-from schemas import streams, subjects
+from modelyard.state import Mirror, Store
+from schemas import buckets, streams, subjects
 from schemas.errors import Conflict, NotFound, YardError
 from schemas.grammar import model_name, new_id
-from schemas.instances import LIVE, SERVING, Instance, InstanceState, Node, StartInstance, StopInstance
+from schemas.instances import (
+    LIVE,
+    SERVING,
+    Instance,
+    InstanceState,
+    Node,
+    Reason,
+    StartInstance,
+    StopInstance,
+)
 from schemas.models import ModelSpec
 from schemas.restart import fingerprint
 from services.supervisor.planning.plan import desired, plan
@@ -31,6 +40,8 @@ LOOK_EVERY_S = 2.0
 _PAUSE_S = 0.02
 """Between two looks, so that a burst of requests costs one."""
 _SHOWS_S = 5.0
+REFUSED_S = 10.0
+"""A model for which no device is large enough is refused for so long without another look."""
 
 
 class Scheduler:
@@ -48,6 +59,8 @@ class Scheduler:
         """For every model that waits: why."""
         self.demands = Demands()
         self._bus = bus
+        self._node = settings.node
+        self._store = Store(bus, buckets.INSTANCES)
         self._models = models
         self._instances = instances
         self._nodes = Nodes(bus, nodes, models)
@@ -108,6 +121,8 @@ class Scheduler:
             await self._stop(stop)
         for start in made.starts:
             await self._start(start)
+        for model in made.hopeless:
+            await self._refuse(model, made.reasons[model])
         live = {one.model for one in self._instances.values.values() if one.state in LIVE}
         self.demands.fulfilled(live - made.reasons.keys())
         return made.look_again_at
@@ -168,6 +183,24 @@ class Scheduler:
             log.info("node_refuses", model=start.model, node=start.option.node, reason=error.message)
             return
         await asyncio.wait_for(self._instances.until(lambda values: instance in values), _SHOWS_S)
+
+    async def _refuse(self, model: str, reason: str) -> None:
+        """Whoever waits is told now: waiting would not help."""
+        log.warning("model_refused", model=model, reason=reason)
+        record = Instance(
+            instance=new_id(),
+            model=model,
+            node=self._node,
+            engine=next(spec.engine for spec in self._models.values.values() if spec.name == model),
+            revision=0,
+            state=InstanceState.FAILED,
+            reason=Reason.OOM,
+            changed_at=time.time(),
+            error=f"It cannot run here: {reason}.",
+            retry_at=time.time() + REFUSED_S,
+        )
+        await self._store.put(record.instance, record, ttl_s=int(REFUSED_S))
+        self.demands.forget(model)
 
     async def _stop(self, stop: StopModel) -> None:
         log.info("instance_has_to_go", model=stop.model, instance=stop.instance, reason=stop.reason)
