@@ -8,6 +8,7 @@ from typing import IO
 
 import msgspec
 
+from modelyard.credentials import yard_id
 from modelyard.settings import Settings
 from schemas.instances import Reason
 from schemas.record import Record
@@ -77,6 +78,16 @@ def broker_url(settings: Settings) -> str:
     if (known := read_run_file(settings) or read_membership(settings)) is not None:
         return known.nats_url
     return f"nats://127.0.0.1:{settings.nats_port or DEFAULT_NATS_PORT}"
+
+
+def yard_of(settings: Settings) -> str | None:
+    """The id of the yard that this home is, or joined; None if it is neither yet."""
+    joined = read_membership(settings)
+    if joined is not None:
+        return joined.yard
+    with contextlib.suppress(OSError):
+        return yard_id(settings.credentials)
+    return None
 
 
 def broker_config(settings: Settings) -> Path:

@@ -11,6 +11,7 @@ from modelyard.cli import (
     invite,
     listing,
     logs,
+    nodes,
     ps,
     pull,
     registry,
@@ -59,8 +60,9 @@ def parser() -> argparse.ArgumentParser:
         logs,
         events,
         usage,
-        init,
+        nodes,
         invite,
+        init,
     ):
         verb.register(verbs)
     return top

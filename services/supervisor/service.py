@@ -9,6 +9,7 @@ from modelyard.settings import Settings
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.batches import Lease
 from schemas.devices import Device
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
@@ -46,6 +47,7 @@ async def _serve_node(
     measured: Mirror[MeasuredMemory] = await Mirror.start(bus, buckets.MEMORY, tasks)
     agent, devices = NodeAgent(bus, tasks, settings, instances), Devices(settings, samples)
     agent.adopt()
+    await _follow_leases(bus, tasks, agent)
     presence = Presence(bus, settings, devices, agent)
     orders = Orders(settings, registry, agent, devices, presence, measured, broker_url(settings))
     commands, node = await Commands.start(bus, tasks, "The agent of a node."), settings.node
@@ -56,6 +58,14 @@ async def _serve_node(
     await commands.add(subjects.NODE_CORDON, orders.cordon, node=node)
     Measuring(bus, tasks, settings, instances, measured).begin()
     tasks.spawn(presence.keep(), "presence")
+
+
+async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
+    """Know who decides before the first order comes."""
+    leases: Mirror[Lease] = await Mirror.start(bus, buckets.LEASES, tasks)
+    leases.listen(agent.on_lease)
+    for key, lease in tuple(leases.values.items()):
+        agent.on_lease(key, lease)
 
 
 async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry) -> None:
