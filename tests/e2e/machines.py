@@ -133,6 +133,26 @@ async def invited(yard: YardProcess, *options: str) -> AsyncIterator[str]:
             await process.wait()
 
 
+async def command(yard: YardProcess, *words: str, code: int = 0) -> str:
+    """What a `yard` command says on the machine of the test; it must end with `code`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "modelyard.cli", *words),
+        env=environment(yard.home, YARD_NODE="a"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == code, out.decode()
+    return out.decode()
+
+
+def share(gguf: Path, home: Path, name: str) -> None:
+    """Lay a model's file into the store of `home`."""
+    place = home / "models" / "test" / f"{name}.gguf"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.hardlink_to(gguf)
+
+
 def tiny(home: Path, name: str, *, n_embd: int = 64) -> ModelSpec:
     """A small model's file in the store of `home`, and what to register it as."""
     place = home / "models" / "test" / f"{name}.gguf"
