@@ -117,10 +117,11 @@ class Inviting:
     def _let_in(self, knock: Knock) -> None:
         folder = self._settings.credentials
         known = {member.node: member.keys for member in credentials.members(folder)}
-        known[self._settings.node] = {}
+        known[self._settings.node] = {Role.SUPERVISOR: ""}
         if self._joined.done():
             raise Unfit("This invitation was used already; ask for a new one.")
-        if known.get(knock.node, knock.keys) != knock.keys:
+        # The same machine may come again, to run a gateway as well.
+        if known.get(knock.node, knock.keys).items() - knock.keys.items():
             raise Unfit(
                 f"A node {knock.node} is in this yard already; set YARD_NODE to another name, "
                 f"or have it leave: yard expel {knock.node}."

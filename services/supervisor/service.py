@@ -1,6 +1,9 @@
 """The supervisor: registry, scheduler and the agent of this node, on the wire."""
 
 import asyncio
+import contextlib
+
+import nats.errors
 
 from modelyard.bus import Bus
 from modelyard.home import broker_url
@@ -90,8 +93,15 @@ async def _lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, wishes: W
             await commands.add(subjects.MODEL_START, wishes.start)
             await commands.add(subjects.MODEL_STOP, wishes.stop)
             await commands.add(subjects.MODEL_PLAN, wishes.plan)
-            leading.spawn(scheduler.run(epoch), "scheduler")
+            deciding = leading.spawn(scheduler.run(epoch), "scheduler")
             try:
                 await lease.held()
             finally:
-                await asyncio.shield(commands.stop())
+                deciding.cancel()
+                await asyncio.shield(_fall_silent(commands))
+
+
+async def _fall_silent(commands: Commands) -> None:
+    """Answer as the scheduler no more. Where the lease was lost with the broker, nobody confirms that."""
+    with contextlib.suppress(TimeoutError, nats.errors.Error):
+        await commands.stop()

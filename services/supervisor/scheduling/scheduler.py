@@ -27,6 +27,7 @@ from schemas.instances import (
     StopInstance,
 )
 from schemas.models import ModelSpec
+from schemas.placing import Option
 from schemas.restart import fingerprint
 from services.supervisor.planning.plan import desired, plan
 from services.supervisor.planning.world import Plan, Rules, StartModel, StopModel, World
@@ -92,9 +93,16 @@ class Scheduler:
         """Drain and stop every instance; their ids. It stays down until somebody asks for it."""
         self.demands.hold(model)
         own = [one for one in self._instances.values.values() if one.model == model and one.state in LIVE]
-        for one in own:
-            await self._bus.call(subjects.NODE_STOP, StopInstance(instance=one.instance), node=one.node)
+        await asyncio.gather(*(self._ask_to_stop(one) for one in own))
         return tuple(one.instance for one in own)
+
+    async def _ask_to_stop(self, instance: Instance) -> None:
+        """A node that does not answer keeps the others from nothing."""
+        order = StopInstance(instance=instance.instance)
+        try:
+            await self._bus.call(subjects.NODE_STOP, order, node=instance.node, timeout_s=ORDER_S)
+        except YardError as error:
+            log.warning("stop_not_taken", instance=instance.instance, error=error.message)
 
     def serving(self, model: str) -> list[Instance]:
         """Those that serve or will; not those on their way down."""
@@ -154,6 +162,7 @@ class Scheduler:
         )
         needing = [name for name in specs if desired(world, name) > len(self.serving(name))]
         options, problems = await self._nodes.options(needing)
+        options = {name: elsewhere_first(name, ways, instances) for name, ways in options.items()}
         return msgspec.structs.replace(world, options=options, problems=problems)
 
     async def _waiting(self) -> dict[str, int]:
@@ -231,6 +240,14 @@ class Scheduler:
 
 def _stays(values: dict[str, Instance], instance: str) -> bool:
     return instance in values and values[instance].state in SERVING
+
+
+def elsewhere_first(
+    model: str, ways: tuple[Option, ...], instances: tuple[Instance, ...]
+) -> tuple[Option, ...]:
+    """A model that failed on one node is tried on the others before it is tried there again."""
+    failed = {one.node for one in instances if one.model == model and one.state is InstanceState.FAILED}
+    return tuple(sorted(ways, key=lambda way: way.node in failed))
 
 
 def replaced(instances: tuple[Instance, ...], specs: dict[str, ModelSpec]) -> frozenset[str]:
