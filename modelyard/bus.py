@@ -56,6 +56,7 @@ class Bus:
         self.closed = asyncio.Event()
         """Set when the connection is gone for good; the process should end and be started anew."""
         self._closing = False
+        self._last_error = ""
         self._reconnect_hooks: set[Callable[[], None]] = set()
         self.nc = Client()
         self._outbox = Outbox(self.nc)
@@ -102,7 +103,11 @@ class Bus:
 
     async def _on_error(self, error: Exception) -> None:
         # It is awaited inside the read loop: an exception from here would silence the connection.
-        log.warning("broker_error", error=str(error) or type(error).__name__)
+        said = str(error) or type(error).__name__
+        if said != self._last_error:
+            # Four tries a second to reconnect would fill a log with one sentence.
+            log.warning("broker_error", error=said)
+        self._last_error = said
 
     async def _on_disconnect(self) -> None:
         if not self._closing:
@@ -110,6 +115,7 @@ class Bus:
 
     async def _on_reconnect(self) -> None:
         log.info("broker_reconnected")
+        self._last_error = ""
         for hook in tuple(self._reconnect_hooks):
             hook()
 

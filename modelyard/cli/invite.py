@@ -29,10 +29,11 @@ def register(verbs: Verbs) -> None:
 def _invite(arguments: argparse.Namespace) -> int:
     from modelyard.settings import SettingsError, load
     from modelyard.up.child import CannotStart
-    from modelyard.up.inviting import Inviting
+    from modelyard.up.inviting import Inviting, listening
 
     async def wait() -> str | None:
-        inviting = Inviting(load(), gateway=arguments.gateway)
+        settings = load()
+        inviting = Inviting(settings, listening(settings), gateway=arguments.gateway)
         return await inviting.run(arguments.port, _PATIENCE_S, _show)
 
     try:

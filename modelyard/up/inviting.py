@@ -73,11 +73,11 @@ def reachable(host: str) -> tuple[str, ...]:
 class Inviting:
     """One invitation: `say` is told the word, and the name of the machine that came."""
 
-    def __init__(self, settings: Settings, *, gateway: bool) -> None:
+    def __init__(self, settings: Settings, broker: Listening, *, gateway: bool) -> None:
         self._settings = settings
         self._roles = (*MEMBER_ROLES, Role.GATEWAY) if gateway else MEMBER_ROLES
         self._secret = secrets.token_urlsafe(24)
-        self._broker = listening(settings)
+        self._broker = broker
         self._joined: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def run(self, port: int, patience_s: float, say: Callable[[str], None]) -> str | None:
