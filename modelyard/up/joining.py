@@ -26,6 +26,7 @@ from modelyard.up.invitation import (
 from schemas.roles import Role
 
 _DIAL_S = 5.0
+_LOOK_S = 2.0
 
 
 def ask(settings: Settings, *, gateway: bool) -> Invitation | None:
@@ -52,15 +53,29 @@ async def membership(
     if invitation is not None:
         known = await _join(settings, url, invitation, gateway=gateway)
     assert known is not None
-    if (found := url or await _found(known)) is not None:
+    if url is not None:
+        known = msgspec.structs.replace(known, nats_url=url)
+    elif not await _answers(known.nats_url) and (found := await _found(known.yard)) is not None:
         known = msgspec.structs.replace(known, nats_url=found)
     home.write_membership(settings, known)
     return known
 
 
-async def _found(known: Membership) -> str | None:
+async def _answers(url: str) -> bool:
+    """Whether somebody listens at the remembered place: what is known needs no word of the network."""
+    where = urlsplit(url)
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            _, writer = await asyncio.open_connection(where.hostname, where.port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+async def _found(yard: str) -> str | None:
     """Where the yard is now, if it says so on the network."""
-    return next((one.nats_url for one in await lan.look() if one.yard == known.yard), None)
+    return next((one.nats_url for one in await lan.look() if one.yard == yard), None)
 
 
 async def _join(settings: Settings, url: str | None, invitation: Invitation, *, gateway: bool) -> Membership:
@@ -78,27 +93,31 @@ async def _join(settings: Settings, url: str | None, invitation: Invitation, *, 
 
 
 async def _knock_anywhere(invitation: Invitation, host: str | None, knock: Knock) -> tuple[str, Welcome]:
-    """The first address that answers."""
+    """The first address that answers: as told, as the invitation says, as the network says."""
     hosts = (host,) if host else invitation.hosts
     for one in hosts:
-        try:
-            async with asyncio.timeout(_DIAL_S):
-                return one, await _knock(one, invitation, knock)
-        except (OSError, TimeoutError):
-            continue
+        if (welcome := await _knock(one, invitation, knock)) is not None:
+            return one, welcome
+    found = _host(await _found(invitation.yard))
+    if host is None and found and (welcome := await _knock(found, invitation, knock)) is not None:
+        return found, welcome
     places = " or ".join(hosts)
     raise CannotStart(
         f"Nobody answers at {places} port {invitation.port}; is `yard invite` still running there?"
     )
 
 
-async def _knock(host: str, invitation: Invitation, knock: Knock) -> Welcome:
-    reader, writer = await asyncio.open_connection(host, invitation.port, limit=MAX_BYTES)
+async def _knock(host: str, invitation: Invitation, knock: Knock) -> Welcome | None:
+    """What is answered there; None if nobody listens."""
     try:
-        writer.write(sign(knock, invitation.secret))
-        return verified(await reader.readline(), Welcome, invitation.secret)
-    finally:
-        writer.close()
+        async with asyncio.timeout(_DIAL_S):
+            reader, writer = await asyncio.open_connection(host, invitation.port, limit=MAX_BYTES)
+            writer.write(sign(knock, invitation.secret))
+            line = await reader.readline()
+    except (OSError, TimeoutError):
+        return None
+    writer.close()
+    return verified(line, Welcome, invitation.secret)
 
 
 def _host(url: str | None) -> str | None:
