@@ -8,6 +8,7 @@ from typing import IO
 
 import msgspec
 
+from modelyard.credentials import yard_id
 from modelyard.settings import Settings
 from schemas.instances import Reason
 from schemas.record import Record
@@ -20,7 +21,18 @@ class RunFile(Record):
 
     pid: int
     nats_url: str
-    gateway_url: str
+    gateway_url: str | None = None
+    """None where no gateway runs: a machine that joined another's yard."""
+
+
+class Membership(Record):
+    """Another machine's yard that this home joined."""
+
+    yard: str
+    """Its id, by which it is found on the network again."""
+    nats_url: str
+    gateway: bool = False
+    """Whether this machine may run a gateway."""
 
 
 class AlreadyRunning(Exception):
@@ -43,12 +55,44 @@ def write_run_file(settings: Settings, content: RunFile) -> None:
     run_file(settings).write_bytes(msgspec.json.encode(content))
 
 
+def read_membership(settings: Settings) -> Membership | None:
+    """Whose yard this home joined; None if none."""
+    try:
+        return msgspec.json.decode(membership_file(settings).read_bytes(), type=Membership)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def membership_file(settings: Settings) -> Path:
+    return settings.credentials / "membership.json"
+
+
+def write_membership(settings: Settings, membership: Membership) -> None:
+    membership_file(settings).write_bytes(msgspec.json.encode(membership))
+
+
 def broker_url(settings: Settings) -> str:
-    """YARD_NATS_URL, else what `yard up` wrote down, else the embedded broker's usual place."""
+    """YARD_NATS_URL, else what `yard up` wrote down, else a yard joined, else the broker's usual place."""
     if settings.nats_url:
         return settings.nats_url
-    running = read_run_file(settings)
-    return running.nats_url if running else f"nats://127.0.0.1:{settings.nats_port or DEFAULT_NATS_PORT}"
+    if (known := read_run_file(settings) or read_membership(settings)) is not None:
+        return known.nats_url
+    return f"nats://127.0.0.1:{settings.nats_port or DEFAULT_NATS_PORT}"
+
+
+def yard_of(settings: Settings) -> str | None:
+    """The id of the yard that this home is, or joined; None if it is neither yet."""
+    joined = read_membership(settings)
+    if joined is not None:
+        return joined.yard
+    with contextlib.suppress(OSError):
+        return yard_id(settings.credentials)
+    return None
+
+
+def broker_config(settings: Settings) -> Path:
+    """What the broker of this home is started with."""
+    return settings.run / "nats.conf"
 
 
 def prepare(settings: Settings) -> None:

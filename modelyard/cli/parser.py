@@ -8,8 +8,10 @@ from modelyard.cli import (
     chat,
     events,
     init,
+    invite,
     listing,
     logs,
+    nodes,
     planning,
     ps,
     pull,
@@ -60,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
         logs,
         events,
         usage,
+        nodes,
+        invite,
         init,
     ):
         verb.register(verbs)

@@ -17,12 +17,12 @@ from modelyard.settings import Settings, load
 from schemas import buckets, subjects
 from schemas.devices import Device
 from schemas.downloads import Download, DownloadRef, StartDownload
-from schemas.errors import BadRequest, DeadlineExceeded
+from schemas.errors import BadRequest, DeadlineExceeded, NotFound
 from schemas.groups import Group, GroupRef, GroupStored, ListGroups
 from schemas.instances import Instance, Node
 from schemas.logs import LogLine
 from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
-from schemas.placing import PlanAnswer, PlanQuery, WaitingModel
+from schemas.placing import Cordon, PlanAnswer, PlanQuery, WaitingModel
 from schemas.requests import UsageQuery, UsageReport
 from schemas.roles import Role
 
@@ -70,6 +70,13 @@ class Client:
     async def nodes(self) -> dict[str, Node]:
         """The machines that are there, by name."""
         return await read_bucket(self.bus, buckets.NODES)
+
+    async def cordon(self, node: str, order: Cordon) -> None:
+        """Have a machine take no new starts, or take them again; NotFound if there is none of this name."""
+        if node not in (known := await self.nodes()):
+            names = ", ".join(sorted(known)) or "none"
+            raise NotFound(f"There is no node {node!r}; there are: {names}.", param="node")
+        await self.bus.call(subjects.NODE_CORDON, order, node=node)
 
     async def devices(self) -> dict[str, Device]:
         """The newest sample of every device, by `node.device`."""

@@ -1,6 +1,9 @@
 """The supervisor: registry, scheduler and the agent of this node, on the wire."""
 
 import asyncio
+import contextlib
+
+import nats.errors
 
 from modelyard.bus import Bus
 from modelyard.home import broker_url
@@ -9,6 +12,7 @@ from modelyard.settings import Settings
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.batches import Lease
 from schemas.devices import Device
 from schemas.groups import Group
 from schemas.instances import Instance, Node
@@ -49,6 +53,7 @@ async def _serve_node(
     measured: Mirror[MeasuredMemory] = await Mirror.start(bus, buckets.MEMORY, tasks)
     agent, devices = NodeAgent(bus, tasks, settings, instances), Devices(settings, samples)
     agent.adopt()
+    await _follow_leases(bus, tasks, agent)
     presence = Presence(bus, settings, devices, agent)
     orders = Orders(settings, registry, agent, devices, presence, measured, broker_url(settings))
     commands, node = await Commands.start(bus, tasks, "The agent of a node."), settings.node
@@ -59,6 +64,14 @@ async def _serve_node(
     await commands.add(subjects.NODE_CORDON, orders.cordon, node=node)
     Measuring(bus, tasks, settings, instances, measured).begin()
     tasks.spawn(presence.keep(), "presence")
+
+
+async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
+    """Know who decides before the first order comes."""
+    leases: Mirror[Lease] = await Mirror.start(bus, buckets.LEASES, tasks)
+    leases.listen(agent.on_lease)
+    for key, lease in tuple(leases.values.items()):
+        agent.on_lease(key, lease)
 
 
 async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Groups) -> None:
@@ -86,8 +99,15 @@ async def _lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, wishes: W
             await commands.add(subjects.MODEL_START, wishes.start)
             await commands.add(subjects.MODEL_STOP, wishes.stop)
             await commands.add(subjects.MODEL_PLAN, wishes.plan)
-            leading.spawn(scheduler.run(epoch), "scheduler")
+            deciding = leading.spawn(scheduler.run(epoch), "scheduler")
             try:
                 await lease.held()
             finally:
-                await asyncio.shield(commands.stop())
+                deciding.cancel()
+                await asyncio.shield(_fall_silent(commands))
+
+
+async def _fall_silent(commands: Commands) -> None:
+    """Answer as the scheduler no more. Where the lease was lost with the broker, nobody confirms that."""
+    with contextlib.suppress(TimeoutError, nats.errors.Error):
+        await commands.stop()

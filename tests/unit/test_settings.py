@@ -31,6 +31,8 @@ def test_an_empty_variable_is_as_if_it_were_not_there(tmp_path: Path) -> None:
         ("YARD_LLAMA_SERVER", "/etc/passwd"),
         ("YARD_VLLM", "/nowhere"),
         ("YARD_NODE", "a.b"),
+        ("YARD_NATS_HOST", "everywhere"),
+        ("YARD_JOINED", "perhaps"),
         ("YARD_LOG_LEVEL", "loud"),
         ("YARD_HOME", "/etc/passwd"),
     ],

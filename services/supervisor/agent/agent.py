@@ -22,6 +22,7 @@ from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
 from modelyard.tracing import tracing_environment
 from schemas import buckets, subjects
+from schemas.batches import SCHEDULER, Lease
 from schemas.errors import BrokerUnavailable, Conflict, NotFound
 from schemas.instances import LIVE, Instance, InstanceState, Reason
 from schemas.placing import NodeDevice
@@ -97,6 +98,11 @@ class NodeAgent:
         if epoch < self._epoch:
             raise Conflict("Another scheduler decides by now.")
         self._epoch = epoch
+
+    def on_lease(self, key: str, lease: Lease | None) -> None:
+        """Another scheduler decides from now on: late orders of the one before are not taken."""
+        if key == SCHEDULER and lease is not None:
+            self._epoch = max(self._epoch, lease.epoch)
 
     async def start(self, launch: Launch, devices: Sequence[NodeDevice]) -> None:
         """Start a runner; Conflict if its memory is not there, or while the node is being cleared."""

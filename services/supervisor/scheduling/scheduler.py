@@ -14,7 +14,7 @@ from modelyard.bus import Bus
 from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
 from schemas import buckets, streams, subjects
-from schemas.errors import Conflict, NotFound, YardError
+from schemas.errors import Conflict, DeadlineExceeded, NotFound, ServiceUnavailable, YardError
 from schemas.grammar import model_name, new_id
 from schemas.groups import Group
 from schemas.instances import (
@@ -28,6 +28,7 @@ from schemas.instances import (
     StopInstance,
 )
 from schemas.models import ModelSpec
+from schemas.placing import Option
 from schemas.restart import fingerprint
 from services.supervisor.planning.plan import desired, plan
 from services.supervisor.planning.world import Rules, StartModel, StopModel, World
@@ -42,6 +43,8 @@ LOOK_EVERY_S = 2.0
 _PAUSE_S = 0.02
 """Between two looks, so that a burst of requests costs one."""
 _SHOWS_S = 5.0
+ORDER_S = 3.0
+"""A node takes an order at once, or is not there: others must not wait for that."""
 REFUSED_S = 10.0
 """A model for which no device is large enough is refused for so long without another look."""
 
@@ -95,9 +98,16 @@ class Scheduler:
         """Drain and stop every instance; their ids. It stays down until somebody asks for it."""
         self.demands.hold(model)
         own = [one for one in self._instances.values.values() if one.model == model and one.state in LIVE]
-        for one in own:
-            await self._bus.call(subjects.NODE_STOP, StopInstance(instance=one.instance), node=one.node)
+        await asyncio.gather(*(self._ask_to_stop(one) for one in own))
         return tuple(one.instance for one in own)
+
+    async def _ask_to_stop(self, instance: Instance) -> None:
+        """A node that does not answer keeps the others from nothing."""
+        order = StopInstance(instance=instance.instance)
+        try:
+            await self._bus.call(subjects.NODE_STOP, order, node=instance.node, timeout_s=ORDER_S)
+        except YardError as error:
+            log.warning("stop_not_taken", instance=instance.instance, error=error.message)
 
     def serving(self, model: str) -> list[Instance]:
         """Those that serve or will; not those on their way down."""
@@ -128,7 +138,7 @@ class Scheduler:
             await self._stop(stop)
         for start in made.starts:
             await self._start(start)
-        for model in made.hopeless:
+        for model in () if self._nodes.silent() else made.hopeless:
             await self._refuse(model, made.reasons[model])
         live = {one.model for one in self._instances.values.values() if one.state in LIVE}
         self.demands.fulfilled(live - made.reasons.keys())
@@ -154,6 +164,7 @@ class Scheduler:
         )
         needing = [name for name in specs if desired(world, name) > len(self.serving(name))]
         options, problems = await self._nodes.options(needing)
+        options = {name: elsewhere_first(name, ways, instances) for name, ways in options.items()}
         return msgspec.structs.replace(world, options=options, problems=problems)
 
     async def _waiting(self) -> dict[str, int]:
@@ -177,14 +188,24 @@ class Scheduler:
             option=start.option,
             epoch=self._epoch,
         )
+        node = start.option.node
         try:
-            await self._bus.call(subjects.NODE_START, proposal, node=start.option.node)
+            await self._bus.call(subjects.NODE_START, proposal, node=node, timeout_s=ORDER_S)
         except Conflict as error:
             # The node knows better what fits; the next look sees what it saw.
             self.reasons[start.model] = error.message
-            log.info("node_refuses", model=start.model, node=start.option.node, reason=error.message)
+            log.info("node_refuses", model=start.model, node=node, reason=error.message)
+            return
+        except (ServiceUnavailable, DeadlineExceeded) as error:
+            self._on_silence(node, error)
             return
         await asyncio.wait_for(self._instances.until(lambda values: instance in values), _SHOWS_S)
+
+    def _on_silence(self, node: str, error: YardError) -> None:
+        """The next look does without it, and comes at once."""
+        log.warning("node_is_silent", node=node, error=error.message)
+        self._nodes.note_silent(node)
+        self._wake.set()
 
     async def _refuse(self, model: str, reason: str) -> None:
         """Whoever waits is told now: waiting would not help."""
@@ -207,8 +228,13 @@ class Scheduler:
     async def _stop(self, stop: StopModel) -> None:
         log.info("instance_has_to_go", model=stop.model, instance=stop.instance, reason=stop.reason)
         order = StopInstance(instance=stop.instance, reason=stop.reason, epoch=self._epoch)
-        with contextlib.suppress(NotFound):
-            await self._bus.call(subjects.NODE_STOP, order, node=stop.node)
+        try:
+            await self._bus.call(subjects.NODE_STOP, order, node=stop.node, timeout_s=ORDER_S)
+        except NotFound:
+            log.info("instance_is_gone", instance=stop.instance)
+        except (ServiceUnavailable, DeadlineExceeded) as error:
+            self._on_silence(stop.node, error)
+            return
         await asyncio.wait_for(
             self._instances.until(lambda values: not _stays(values, stop.instance)), _SHOWS_S
         )
@@ -216,6 +242,14 @@ class Scheduler:
 
 def _stays(values: dict[str, Instance], instance: str) -> bool:
     return instance in values and values[instance].state in SERVING
+
+
+def elsewhere_first(
+    model: str, ways: tuple[Option, ...], instances: tuple[Instance, ...]
+) -> tuple[Option, ...]:
+    """A model that failed on one node is tried on the others before it is tried there again."""
+    failed = {one.node for one in instances if one.model == model and one.state is InstanceState.FAILED}
+    return tuple(sorted(ways, key=lambda way: way.node in failed))
 
 
 def replaced(instances: tuple[Instance, ...], specs: dict[str, ModelSpec]) -> frozenset[str]:
