@@ -29,6 +29,7 @@ from services.gateway.inference.inference import Inference
 from services.gateway.middleware import errors, guard
 from services.gateway.page import page_routes
 from services.gateway.queue import Queue
+from services.gateway.refusals import Refusals
 
 log = logging.get(__name__)
 
@@ -45,6 +46,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     }
     catalog = Catalog(mirrors[buckets.MODELS.name], mirrors[buckets.INSTANCES.name])
     inference = Inference(bus, tasks, catalog)
+    Refusals(tasks, catalog, inference)
     feed = Feed(bus, tasks, keys, mirrors)
     await feed.open()
     app = web.Application(

@@ -14,6 +14,7 @@ from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory
 from services.supervisor.agent.agent import NodeAgent
+from services.supervisor.agent.amends import Amends
 from services.supervisor.agent.devices import Devices
 from services.supervisor.agent.measuring import Measuring
 from services.supervisor.agent.orders import Orders
@@ -30,6 +31,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
     registry = Registry(bus, tasks, settings, models, instances)
     await _serve_node(bus, settings, tasks, registry, instances)
+    Amends(bus, tasks, settings.node, models, instances).begin()
     await _serve_registry(bus, tasks, registry)
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
     scheduler = Scheduler(bus, settings, models, instances, nodes)
