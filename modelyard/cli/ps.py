@@ -28,6 +28,15 @@ async def _ps(yard: "Client", arguments: argparse.Namespace) -> None:
         _print(shown)
 
 
+def _state(instance: "Instance") -> str:
+    """With how far it is, while it loads and its engine tells."""
+    from schemas.instances import COMING
+
+    if instance.progress is None or instance.state not in COMING:
+        return instance.state
+    return f"{instance.state} {instance.progress:.0%}"
+
+
 def _print(instances: "list[Instance]") -> None:
     table(
         ("MODEL", "INSTANCE", "NODE", "ENGINE", "STATE", ">BUSY", ">SINCE"),
@@ -37,7 +46,7 @@ def _print(instances: "list[Instance]") -> None:
                 each.instance,
                 each.node,
                 each.engine,
-                each.state,
+                _state(each),
                 f"{each.busy}/{each.slots}",
                 ago(each.changed_at),
             )

@@ -16,6 +16,7 @@ from schemas.placing import MeasuredMemory
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.amends import Amends
 from services.supervisor.agent.devices import Devices
+from services.supervisor.agent.log_keeping import keep_logs
 from services.supervisor.agent.measuring import Measuring
 from services.supervisor.agent.orders import Orders
 from services.supervisor.agent.presence import Presence
@@ -58,6 +59,7 @@ async def _serve_node(
     await commands.add(subjects.NODE_CORDON, orders.cordon, node=node)
     Measuring(bus, tasks, settings, instances, measured).begin()
     tasks.spawn(presence.keep(), "presence")
+    tasks.spawn(keep_logs(settings, agent), "keep logs")
 
 
 async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry) -> None:

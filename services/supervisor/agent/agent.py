@@ -34,6 +34,8 @@ from services.supervisor.runner.run import DRAIN_S, STOP_S
 
 log = logging.get(__name__)
 
+RUNNERS_LOG = "runners.log"
+"""In the folder of logs: what runners say of themselves."""
 _FIRST_RECORD_S = 15
 """A runner takes over the record within this time, or it never came up."""
 _STOPPED_S = 5
@@ -132,7 +134,7 @@ class NodeAgent:
     def _spawn(self, launch: Launch) -> subprocess.Popen[bytes]:
         """Detached: a session of its own, and no tie to our life."""
         environment = {**minimal_environment(), **tracing_environment(), **self._settings.as_environment()}
-        with (self._settings.logs / "runners.log").open("ab") as output:
+        with (self._settings.logs / RUNNERS_LOG).open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "services.supervisor.runner"],
                 env=environment,
@@ -186,7 +188,7 @@ class NodeAgent:
     async def _failed(self, last: Instance, error: str | None = None) -> None:
         """Speak for a runner that cannot: its last state is a failure, with the reason that is known."""
         how = "was killed or crashed" if last.ever_ready else "ended before the model was ready"
-        known = error or f"The runner {how}; its log is in {self._settings.logs / 'runners.log'}."
+        known = error or f"The runner {how}; its log is in {self._settings.logs / RUNNERS_LOG}."
         record = msgspec.structs.replace(
             last,
             state=InstanceState.FAILED,

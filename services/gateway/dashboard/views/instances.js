@@ -5,7 +5,7 @@ import { stateBadge } from "../components/badge.js";
 import { empty, heading, waiting } from "../components/panel.js";
 import { ago, duration, plural, splitError } from "../format.js";
 import { html } from "../html.js";
-import { isLive, sortedInstances } from "../select.js";
+import { COMING, isLive, sortedInstances } from "../select.js";
 
 export const needs = ["loaded", "instances", "logs.instance", "now"];
 
@@ -45,7 +45,7 @@ function row(instance, state) {
   const unknown = html`<span class="muted">–</span>`;
   return html`<tr data-key="${instance.instance}" class="${chosen && "chosen"}">
     <th scope="row">${instance.model}<small class="muted id">${instance.instance}</small></th>
-    <td data-label="State">${stateBadge(instance.state)}${why(instance)}</td>
+    <td data-label="State">${stateBadge(instance.state)}${progress(instance)}${why(instance)}</td>
     <td data-label="Slots">${isLive(instance) ? slotDots(instance.busy ?? 0, instance.slots ?? 0) : unknown}</td>
     <td data-label="Node">${instance.node}</td>
     <td data-label="Engine">${instance.engine}</td>
@@ -57,9 +57,15 @@ function row(instance, state) {
   </tr>`;
 }
 
+function progress(instance) {
+  const known = COMING.includes(instance.state) && typeof instance.progress === "number";
+  return known ? html` <span class="muted">${Math.round(100 * instance.progress)} %</span>` : "";
+}
+
 const REASONS = {
   crashed: "A process ended by itself",
-  unhealthy: "It did not get ready in time",
+  oom: "There was not enough memory",
+  unhealthy: "It did not get ready in time, or hung",
   drained: "Its node is being cleared",
 };
 
