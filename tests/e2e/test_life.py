@@ -16,7 +16,7 @@ from modelyard.processes import Group, is_same, started_at, wait_gone
 from schemas import subjects
 from schemas.errors import Conflict
 from schemas.instances import Instance, InstanceState, Reason
-from schemas.models import ModelRef, ModelSpec
+from schemas.models import ModelRef
 from schemas.placing import Cordon
 from schemas.profiles import DeviceNeed, Profile
 from tests.e2e.chatting import HELLO, chat, streaming
@@ -86,27 +86,6 @@ async def refused(yard: YardProcess, model: str) -> tuple[int, int, str]:
     ):
         message = (await response.json())["error"]["message"]
         return response.status, int(response.headers.get("Retry-After", 0)), message
-
-
-async def test_an_edit_closes_the_circuit(tmp_path: Path) -> None:
-    """Of a model that cannot start at all, so that it is soon open; nobody asks for a start."""
-    model = "test/broken"
-    async with yard_and_story(tmp_path / "home") as (yard, story):
-        await yard.put(ModelSpec(name=model, path="x", engine="command", args=("surely-not-there", "{port}")))
-        failed = 0
-        while failed < 5:
-            status, _, message = await refused(yard, model)
-            assert status == 503
-            if len(story.of(model, S.FAILED)) == failed:
-                # The circuit is not what we wait for here: start it by hand, as often as it takes.
-                await asyncio.sleep(0.05)
-            failed = len(story.of(model, S.FAILED))
-        assert story.of(model, S.FAILED)[-1].circuit_open
-        assert "no program surely-not-there" in message
-        await yard.put(lively(model))
-        async with asyncio.timeout(10):
-            while (await chat(yard.url, model))[0] != 200:
-                await asyncio.sleep(0.05)
 
 
 async def test_a_hang_while_loading_is_ended_at_the_start_budget(yard: YardProcess) -> None:

@@ -40,6 +40,8 @@ class EngineProcess:
         """Loopback port, once it is known."""
         if given_port is not None:
             self.port.set_result(given_port)
+        self.ended = asyncio.Event()
+        """Its first process is gone: nobody answers any more."""
         self.exited = asyncio.Event()
         """All of its processes are gone."""
         self.pending_lines: list[LogLine] = []
@@ -91,6 +93,7 @@ class EngineProcess:
         assert self._process is not None
         # Not `wait()`: depending on the loop that waits for the pipe too.
         await self.group.leader_gone()
+        self.ended.set()
         await self.group.kill()
         await self._process.wait()
 

@@ -1,6 +1,7 @@
 """The life of a runner: engine up, proven, at work; drained and down."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -117,7 +118,7 @@ class Runner:
         assert self._process is not None
         assert self._upstream is not None
         hung = asyncio.create_task(until_hung(self._process, self._upstream, self._settings.hang_s))
-        crashed = asyncio.create_task(self._process.exited.wait())
+        crashed = asyncio.create_task(self._process.ended.wait())
         stop = asyncio.create_task(self._stop.wait())
         lonely = asyncio.create_task(self._lonely())
         try:
@@ -129,6 +130,7 @@ class Runner:
                 await self._drain(intake, crashed)
             if crashed.done() and not self._cut_short:
                 await self._let_answers_end(intake)
+                await self._process.exited.wait()
                 raise Ended(self._process.epitaph(), self._process.cause())
         finally:
             for task in (crashed, hung, stop, lonely):
@@ -139,8 +141,11 @@ class Runner:
         assert self._process is not None
         log.error("engine_hangs", silent_s=self._settings.hang_s, busy=intake.busy)
         lines = self._process.last_lines()
+        # First of all it takes nothing more: what is asked again must not come back to the same engine.
+        ending = asyncio.create_task(self._let_answers_end(intake))
+        await asyncio.sleep(0)
         await self._process.stop(0.0)
-        await self._let_answers_end(intake)
+        await ending
         silent = f"The engine gave no sign of life for {self._settings.hang_s:.0f} s and was ended"
         raise Ended(f"{silent}; it said last: {lines}", Reason.UNHEALTHY)
 
@@ -170,8 +175,10 @@ class Runner:
         now.cancel()
 
     async def _let_answers_end(self, intake: Intake) -> None:
-        """Requests of a dead engine are given back or told; that takes a moment."""
-        await asyncio.wait({asyncio.create_task(intake.drain())}, timeout=STOP_S)
+        """Take nothing more. Requests of a dead engine are given back or told; that takes a moment."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await intake.drain()
 
     async def _lonely(self) -> None:
         """Return when the broker has been away for too long."""
