@@ -32,6 +32,15 @@ async def _ps(yard: "Client", arguments: argparse.Namespace) -> None:
         say(f"\n{each.model} waits for {ago(each.since)}: {each.reason}.")
 
 
+def _state(instance: "Instance") -> str:
+    """With how far it is, while it loads and its engine tells."""
+    from schemas.instances import COMING
+
+    if instance.progress is None or instance.state not in COMING:
+        return instance.state
+    return f"{instance.state} {instance.progress:.0%}"
+
+
 def _print(instances: "list[Instance]") -> None:
     table(
         ("MODEL", "INSTANCE", "NODE", "ENGINE", "STATE", ">BUSY", ">SINCE"),
@@ -41,7 +50,7 @@ def _print(instances: "list[Instance]") -> None:
                 each.instance,
                 each.node,
                 each.engine,
-                each.state,
+                _state(each),
                 f"{each.busy}/{each.slots}",
                 ago(each.changed_at),
             )

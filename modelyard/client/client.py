@@ -153,9 +153,20 @@ class Client:
         """
         return kept.events(self.bus, since, follow=follow)
 
-    def logs(self, model_or_instance: str, *, follow: bool = False) -> AsyncGenerator[LogLine, None]:
-        """What an engine printed: of one instance, or of a model's newest."""
-        return kept.logs(self.bus, model_or_instance, follow=follow)
+    def logs(
+        self,
+        model_or_instance: str,
+        *,
+        since: float | None = None,
+        grep: str | None = None,
+        follow: bool = False,
+    ) -> AsyncGenerator[LogLine, None]:
+        """What an engine printed: of one instance, or of a model's newest.
+
+        With `since` (unix seconds) of all instances of the model since then. `grep`: only lines with this
+        text, in whatever case. With `follow` it goes on with what is printed from now on.
+        """
+        return kept.logs(self.bus, model_or_instance, since=since, grep=grep, follow=follow)
 
     def chat(
         self,

@@ -43,7 +43,7 @@ class Catalog:
         return find_model(name, self.models.values) is not None
 
     def check(self, spec: ModelSpec, path: str) -> None:
-        """WrongMode if the model does not serve `path`; StartFailed while it pauses after a failed start."""
+        """WrongMode if the model does not serve `path`; StartFailed while it pauses after failures."""
         modes = endpoint_of(path).modes
         if modes and spec.mode not in modes:
             wanted, serves = " or ".join(sorted(modes)), " and ".join(paths_of(spec.mode))
@@ -56,12 +56,16 @@ class Catalog:
             raise start_failed(failed)
 
     def start_failure(self, model: str) -> Instance | None:
-        """The failed start of a model that has no living instance; None if it lives or never failed."""
+        """Why a model that has no living instance is not asked: its start failed, or its circuit is open.
+
+        None if it lives or never failed. After a crash that was not yet one too many its requests wait.
+        """
         own = [instance for instance in self.instances.values.values() if instance.model == model]
         if any(instance.state in LIVE for instance in own):
             return None
-        failed = [i for i in own if i.state is InstanceState.FAILED and not i.ever_ready]
-        return max(failed, key=lambda instance: instance.changed_at, default=None)
+        failed = [i for i in own if i.state is InstanceState.FAILED]
+        newest = max(failed, key=lambda instance: instance.changed_at, default=None)
+        return newest if newest and (newest.circuit_open or not newest.ever_ready) else None
 
     def slots(self, spec: ModelSpec) -> int:
         """How many requests of a model are answered at a time: by those that run, or by one that would."""
@@ -88,4 +92,5 @@ _LIVELIEST = (
 def start_failed(instance: Instance) -> StartFailed:
     """What a caller is told about a failed start."""
     pause_s = max(1, round((instance.retry_at or 0) - time.time()))
-    return StartFailed(f"{instance.model} could not be started. {instance.error}", retry_after_s=pause_s)
+    how = "does not stay up" if instance.ever_ready else "could not be started"
+    return StartFailed(f"{instance.model} {how}. {instance.error}", retry_after_s=pause_s)

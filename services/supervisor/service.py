@@ -19,7 +19,9 @@ from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory
 from services.supervisor.agent.agent import NodeAgent
+from services.supervisor.agent.amends import Amends
 from services.supervisor.agent.devices import Devices
+from services.supervisor.agent.log_keeping import keep_logs
 from services.supervisor.agent.measuring import Measuring
 from services.supervisor.agent.orders import Orders
 from services.supervisor.agent.presence import Presence
@@ -36,6 +38,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
     registry = Registry(bus, tasks, settings, models, instances)
     await _serve_node(bus, settings, tasks, registry, instances)
+    Amends(bus, tasks, settings.node, models, instances).begin()
     groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
     await _serve_registry(bus, tasks, registry, Groups(bus, groups))
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
@@ -64,6 +67,7 @@ async def _serve_node(
     await commands.add(subjects.NODE_CORDON, orders.cordon, node=node)
     Measuring(bus, tasks, settings, instances, measured).begin()
     tasks.spawn(presence.keep(), "presence")
+    tasks.spawn(keep_logs(settings, agent), "keep logs")
 
 
 async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:

@@ -44,6 +44,20 @@ test("every view names parts of the state that exist", () => {
   for (const { needs } of views) for (const path of needs) assert.ok(path.split(".")[0] in state, path);
 });
 
+test("a loading model shows how far it is where its engine tells", () => {
+  const coming = (progress) => ({
+    ...initialState,
+    loaded: true,
+    models: { m: { name: "m", path: "m" } },
+    instances: { i: { instance: "i", model: "m", node: "n", engine: "e", state: "loading", changed_at: 1, progress } },
+  });
+  const told = views.map(({ view }) => String(view({ ...coming(0.42), origin: "" }))).join("");
+  assert.equal(told.match(/42 %/g).length, 2, "at the model and at the instance");
+  assert.match(told, /value="0.42"/);
+  const untold = views.map(({ view }) => String(view({ ...coming(null), origin: "" }))).join("");
+  assert.doesNotMatch(untold, /NaN|null| %/);
+});
+
 test("an empty yard teaches the next step", () => {
   const texts = Object.fromEntries(NAMES.map((name, index) => [name, String(views[index].view({ ...initialState, loaded: true }))]));
   assert.match(texts.downloads, /yard pull REPO:QUANT/);

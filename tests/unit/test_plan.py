@@ -3,7 +3,6 @@
 import pytest
 
 from schemas.instances import InstanceState, Reason
-from services.supervisor.backoff import pause_s
 from services.supervisor.planning.plan import plan
 from services.supervisor.planning.world import Demand
 from tests.unit.planning import NOBODY, NOW, Case, asked, check, instance, option, room, spec
@@ -186,8 +185,9 @@ def test_failures_are_counted_on() -> None:
     assert plan(case.world()).starts[0].failures == 3
 
 
-@pytest.mark.parametrize(
-    ("failures", "pause"), [(0, 1.0), (1, 2.0), (2, 4.0), (3, 8.0), (5, 32.0), (6, 60.0), (50, 60.0)]
-)
-def test_pauses_grow_to_a_minute(failures: int, pause: float) -> None:
-    assert pause_s(failures) == pause
+def test_a_person_who_asks_for_a_start_closes_the_circuit() -> None:
+    failed = instance("a", state=S.FAILED, failures=5, retry_at=NOW + 600, circuit_open=True)
+    waits = plan(Case("", (failed,)).world())
+    assert (waits.starts, waits.look_again_at) == ((), NOW + 600)
+    assert "failed too often" in waits.reasons["a"]
+    assert plan(Case("", (failed,), wanted=frozenset("a")).world()).starts[0].failures == 0

@@ -133,7 +133,8 @@ class _Draft:
         if name in self._world.wanted or pause_until <= self._world.now:
             return None
         self._looks.append(pause_until)
-        return f"its last start failed; it is tried again in {pause_until - self._world.now:.0f} s"
+        how = "it failed too often" if any(one.circuit_open for one in own) else "it failed"
+        return f"{how}; it is tried again in {pause_until - self._world.now:.0f} s"
 
     def _options(self, name: str) -> list[Option]:
         nodes = self._world.nodes
@@ -156,7 +157,8 @@ class _Draft:
             StartModel(
                 model=name,
                 option=option,
-                failures=max((one.failures for one in own), default=0),
+                # A person who asks for a start closes the circuit.
+                failures=0 if name in self._world.wanted else max((one.failures for one in own), default=0),
             )
         )
 

@@ -5,7 +5,7 @@ import { stateBadge } from "../components/badge.js";
 import { empty, heading, waiting } from "../components/panel.js";
 import { ago, bytes, duration, plural, splitError } from "../format.js";
 import { html } from "../html.js";
-import { isLive, sortedInstances } from "../select.js";
+import { COMING, isLive, sortedInstances } from "../select.js";
 
 export const needs = ["loaded", "instances", "logs.instance", "now"];
 
@@ -45,7 +45,7 @@ function row(instance, state) {
   const unknown = html`<span class="muted">–</span>`;
   return html`<tr data-key="${instance.instance}" class="${chosen && "chosen"}">
     <th scope="row">${instance.model}<small class="muted id">${instance.instance}</small></th>
-    <td data-label="State">${stateBadge(instance.state)}${why(instance)}</td>
+    <td data-label="State">${stateBadge(instance.state)}${progress(instance)}${why(instance)}</td>
     <td data-label="Slots">${isLive(instance) ? slotDots(instance.busy ?? 0, instance.slots ?? 0) : unknown}</td>
     <td data-label="Memory">${instance.reserved?.length ? memory(instance) : unknown}</td>
     <td data-label="Node">${instance.node}</td>
@@ -66,13 +66,18 @@ function memory(instance) {
   });
 }
 
+function progress(instance) {
+  const known = COMING.includes(instance.state) && typeof instance.progress === "number";
+  return known ? html` <span class="muted">${Math.round(100 * instance.progress)} %</span>` : "";
+}
+
 const REASONS = {
   idle: "Nobody asked for it for a while",
   evicted: "Another model needed its memory",
   replaced: "Its model was changed",
-  oom: "There was not enough memory",
   crashed: "A process ended by itself",
-  unhealthy: "It did not get ready in time",
+  oom: "There was not enough memory",
+  unhealthy: "It did not get ready in time, or hung",
   drained: "Its node is being cleared",
 };
 

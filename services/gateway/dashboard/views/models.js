@@ -68,12 +68,19 @@ function waitLine(spec, state) {
   return html`<p class="activity waits">Asked for ${since} ago: ${wait.reason}.</p>`;
 }
 
+/** How far it is where the engine tells; else only that it is at it. */
+function loading(progress) {
+  if (typeof progress !== "number") return html`<progress aria-label="Loading"></progress>`;
+  return html`<progress aria-label="Loading" value="${progress}" max="1"></progress>
+    <span>${Math.round(100 * progress)} %</span>`;
+}
+
 function activity(status, now) {
   const { main, word } = status;
   if (word === "idle") return html`<p class="muted">Wakes up at the first request.</p>`;
   const many = status.live.length > 1 && html`<span class="muted">${plural(status.live.length, "instance")}</span>`;
   if (COMING.includes(word)) {
-    return html`<p class="activity"><progress aria-label="Loading"></progress>
+    return html`<p class="activity">${loading(main.progress)}
       <span class="muted">for ${duration(Math.max(0, Math.round(now - main.changed_at)))}</span> ${many}</p>`;
   }
   return html`<p class="activity">${slotDots(status.busy, status.slots)} ${many}
