@@ -8,8 +8,8 @@ MISSED_AT_LEAST = 3
 """Looks in a row without a sign of life: a runner that stood still itself must not blame its engine."""
 COMPUTING_FACTOR = 10.0
 """An engine that computes is given so many times longer: it may be at a long prompt in its only thread."""
-_COMPUTING_SHARE = 0.5
-"""Of one processor, from which on it counts as computing."""
+_COMPUTING_SHARE = 0.1
+"""Of one processor, from which on it counts as computing: a crowded machine may leave it no more."""
 
 
 class Signs(Record):
