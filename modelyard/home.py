@@ -122,23 +122,41 @@ def lock(settings: Settings) -> IO[str]:
 
 
 class RunnerFile(Record):
-    """A runner's process, written by itself for the time without a broker or supervisor."""
+    """A runner's processes, written by itself for the time without a broker or supervisor."""
 
     pid: int
     started_at: float
+    """Unix seconds, as the system says it; with the number it names one process for ever."""
+    engine_pid: int | None = None
+    engine_started_at: float | None = None
 
 
-def runner_file(settings: Settings, instance: str) -> Path:
+def _runner_file(settings: Settings, instance: str) -> Path:
     return settings.run / f"runner-{instance}.json"
 
 
-def read_runners(settings: Settings) -> list[RunnerFile]:
-    """Every runner that did not take its file away; its process may be gone all the same."""
-    runners = []
+def write_runner(settings: Settings, instance: str, content: RunnerFile) -> None:
+    """Write or replace a runner's file, never half of it."""
+    path = _runner_file(settings, instance)
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(content))
+    fresh.replace(path)
+
+
+def read_runners(settings: Settings) -> dict[str, RunnerFile]:
+    """Every runner that did not take its file away, by instance; its process may be gone all the same."""
+    runners = {}
     for path in settings.run.glob("runner-*.json"):
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            runners.append(msgspec.json.decode(path.read_bytes(), type=RunnerFile))
+            instance = path.stem.removeprefix("runner-")
+            runners[instance] = msgspec.json.decode(path.read_bytes(), type=RunnerFile)
     return runners
+
+
+def forget_runner(settings: Settings, instance: str) -> None:
+    """The runner and its engine are gone, and with them what it was told."""
+    _runner_file(settings, instance).unlink(missing_ok=True)
+    _reason_file(settings, instance).unlink(missing_ok=True)
 
 
 def _reason_file(settings: Settings, instance: str) -> Path:
@@ -155,8 +173,3 @@ def read_reason(settings: Settings, instance: str) -> Reason | None:
     with contextlib.suppress(OSError, ValueError):
         return Reason(_reason_file(settings, instance).read_text())
     return None
-
-
-def forget_reason(settings: Settings, instance: str) -> None:
-    """The instance is gone."""
-    _reason_file(settings, instance).unlink(missing_ok=True)

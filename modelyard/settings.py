@@ -48,6 +48,8 @@ class Settings(Record):
     """YARD_SWAP_MAX_WAIT_S: after so long a waiting model takes the memory of one that is in use."""
     swap_min_dwell_s: float = 5.0
     """YARD_SWAP_MIN_DWELL_S: a model that got ready stays at least so long."""
+    hang_s: float = 60.0
+    """YARD_HANG_S: an engine that gives no sign of life for so long is ended and started again; 0: never."""
     log_level: str = "info"
     """YARD_LOG_LEVEL: debug, info, warning or error."""
 
@@ -88,6 +90,7 @@ class Settings(Record):
             "YARD_MEMORY_LIMITS": ",".join(f"{name}={size}" for name, size in self.memory_limits.items()),
             "YARD_SWAP_MAX_WAIT_S": f"{self.swap_max_wait_s:g}",
             "YARD_SWAP_MIN_DWELL_S": f"{self.swap_min_dwell_s:g}",
+            "YARD_HANG_S": f"{self.hang_s:g}",
             "YARD_VLLM": str(self.vllm) if self.vllm else None,
         }
         return {name: value for name, value in values.items() if value}
@@ -120,6 +123,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         memory_limits=_memory_limits(given.get("YARD_MEMORY_LIMITS", "")),
         swap_max_wait_s=_seconds(given, "YARD_SWAP_MAX_WAIT_S", 20.0),
         swap_min_dwell_s=_seconds(given, "YARD_SWAP_MIN_DWELL_S", 5.0),
+        hang_s=_seconds(given, "YARD_HANG_S", 60.0),
         log_level=_log_level(given.get("YARD_LOG_LEVEL", "info")),
     )
 

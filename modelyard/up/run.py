@@ -16,7 +16,7 @@ from modelyard import home, settings
 from modelyard.broker import BrokerMissing
 from modelyard.bus import Bus
 from modelyard.credentials import ensure_seeds
-from modelyard.processes import end
+from modelyard.processes import Group, end
 from modelyard.service import run_loop, stop_signal
 from modelyard.settings import Settings, SettingsError
 from modelyard.up import banner
@@ -214,9 +214,14 @@ class Up:
             await self._broker.stop(STOP_S)
 
     async def _end_leftovers(self) -> None:
-        """Runners that the supervisor could not end any more."""
-        for runner in home.read_runners(self._settings):
+        """Runners that the supervisor could not end any more, and what their engines left."""
+        for instance, runner in home.read_runners(self._settings).items():
             await end(runner.pid, runner.started_at, grace_s=1.0)
+            if runner.engine_pid is not None and runner.engine_started_at is not None:
+                with contextlib.suppress(TimeoutError):
+                    group = Group(runner.engine_pid, runner.engine_started_at)
+                    await asyncio.wait_for(group.kill(), STOP_S)
+            home.forget_runner(self._settings, instance)
 
 
 async def _all_answer(bus: Bus, roles: Sequence[Role]) -> None:

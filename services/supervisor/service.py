@@ -14,14 +14,18 @@ from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.batches import Lease
 from schemas.devices import Device
+from schemas.groups import Group
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory
 from services.supervisor.agent.agent import NodeAgent
+from services.supervisor.agent.amends import Amends
 from services.supervisor.agent.devices import Devices
+from services.supervisor.agent.log_keeping import keep_logs
 from services.supervisor.agent.measuring import Measuring
 from services.supervisor.agent.orders import Orders
 from services.supervisor.agent.presence import Presence
+from services.supervisor.groups import Groups
 from services.supervisor.registry import Registry
 from services.supervisor.scheduling.lease import SchedulerLease
 from services.supervisor.scheduling.scheduler import Scheduler
@@ -34,9 +38,11 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
     registry = Registry(bus, tasks, settings, models, instances)
     await _serve_node(bus, settings, tasks, registry, instances)
-    await _serve_registry(bus, tasks, registry)
+    Amends(bus, tasks, settings.node, models, instances).begin()
+    groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
+    await _serve_registry(bus, tasks, registry, Groups(bus, groups))
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
-    scheduler = Scheduler(bus, settings, models, instances, nodes)
+    scheduler = Scheduler(bus, settings, models, instances, nodes, groups)
     await scheduler.listen()
     lease = SchedulerLease(bus, settings.node)
     tasks.spawn(_lead(bus, lease, scheduler, Wishes(registry, scheduler, instances)), "lead")
@@ -61,6 +67,7 @@ async def _serve_node(
     await commands.add(subjects.NODE_CORDON, orders.cordon, node=node)
     Measuring(bus, tasks, settings, instances, measured).begin()
     tasks.spawn(presence.keep(), "presence")
+    tasks.spawn(keep_logs(settings, agent), "keep logs")
 
 
 async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
@@ -71,7 +78,7 @@ async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
         agent.on_lease(key, lease)
 
 
-async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry) -> None:
+async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Groups) -> None:
     commands = await Commands.start(bus, tasks, "The registry of models.")
     await commands.add(subjects.MODEL_GET, registry.get)
     await commands.add(subjects.MODEL_LIST, registry.models)
@@ -82,6 +89,9 @@ async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry) -> None:
     await commands.add_with_caller(subjects.MODEL_DELETE, registry.delete)
     await commands.add_with_caller(subjects.MODEL_APPLY, registry.apply)
     await commands.add_with_caller(subjects.MODEL_UNDO, registry.undo)
+    await commands.add(subjects.GROUP_PUT, groups.put)
+    await commands.add(subjects.GROUP_DELETE, groups.delete)
+    await commands.add(subjects.GROUP_LIST, groups.groups)
 
 
 async def _lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, wishes: Wishes) -> None:

@@ -14,7 +14,7 @@ from schemas.models import ModelRef, ModelSpec
 from schemas.placing import PlanQuery
 from schemas.profiles import DeviceNeed, Profile
 from tests.e2e.chatting import chat, streaming
-from tests.e2e.yard_process import Watching, YardProcess, running_yard, watching
+from tests.e2e.yard_process import Watching, YardProcess, running_yard, watching, yard_command
 
 MEMORY_MIB = 100
 MAX_WAIT_S = 4.0
@@ -144,8 +144,14 @@ async def test_pinned_models_stay(yard: YardProcess) -> None:
     await put(yard, "second", 80, queue_wait_s=MAX_WAIT_S + 3)
     async with watching(yard.bus) as instances, streaming(yard.url, "first", max_tokens=2) as stream:
         await stream.read_rest()
-        status, _ = await chat(yard.url, "second", max_tokens=1)
+        asked = asyncio.create_task(chat(yard.url, "second", max_tokens=1))
+        async with asyncio.timeout(20):
+            while "second waits for" not in (shown := await said(yard, "ps")):
+                await asyncio.sleep(0.05)
+        assert "its memory is held by first, which may not leave now" in shown
+        status, answer = await asked
         assert status == 504
+        assert "held by first" in answer["error"]["message"]
         assert [one.state for one in instances.of("first")] == [InstanceState.READY]
 
 
@@ -177,3 +183,27 @@ async def test_a_stopped_autostart_model_stays_down_until_it_is_asked_for(yard: 
             await instances.mirror.until(
                 lambda _: any(i.reason is Reason.IDLE for i in instances.of("first"))
             )
+
+
+async def said(yard: YardProcess, *words: str) -> str:
+    """What a command prints that is done."""
+    code, out, err = await yard_command(yard, *words)
+    assert code == 0, err
+    return out
+
+
+async def test_groups_keep_models_apart_and_bring_them_along(yard: YardProcess) -> None:
+    for name in ("first", "second", "third"):
+        await put(yard, name, 20)
+    told = await said(yard, "group", "rivals", "--apart", "first", "second")
+    assert told == "The group rivals holds from now on.\n"
+    await said(yard, "group", "friends", "--together", "second", "third")
+    assert "friends  together  second, third" in await said(yard, "groups")
+    async with watching(yard.bus) as instances:
+        assert (await chat(yard.url, "first", max_tokens=1))[0] == 200
+        assert "would evict first" in (told := await said(yard, "plan", "second")) or "stays" in told
+        assert (await chat(yard.url, "second", max_tokens=1))[0] == 200
+        await instances.until("third", InstanceState.READY)
+        assert (await instances.until("first", InstanceState.STOPPED)).reason is Reason.EVICTED
+    await said(yard, "group", "rivals", "--remove")
+    assert "rivals" not in await said(yard, "groups")

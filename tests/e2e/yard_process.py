@@ -201,3 +201,19 @@ async def until_idle(port: int, patience_s: float) -> None:
     async with asyncio.timeout(patience_s):
         while await busy_slots(port):
             await asyncio.sleep(0.02)
+
+
+async def yard_command(yard: YardProcess, *words: str) -> tuple[int, str, str]:
+    """Run the `yard` command as a person does: exit code, output, errors."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "modelyard.cli",
+        *words,
+        env=environment(yard.home),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()

@@ -125,6 +125,10 @@ class Engine(Protocol):
         """The port it listens on, if this line of its output says so."""
         return None
 
+    def progress(self, line: str) -> float | None:
+        """How much of the model is loaded, 0 to 1, if this line tells; it may not be complete yet."""
+        return None
+
     def api(self, spec: ModelSpec) -> Api:
         """What its server answers."""
         return Api()
@@ -140,6 +144,7 @@ _ENGINE = (
     "refusal",
     "command",
     "port",
+    "progress",
     "api",
 )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from schemas.groups import GroupKind
 from schemas.instances import Instance, Reason
 from schemas.placing import Option
 from services.supervisor.planning.retire import Retired, retire
@@ -34,13 +35,18 @@ def desired(world: World, name: str) -> int:
     """How many instances of a model there should be."""
     spec, own = world.models[name], world.of(name)
     serving = [one for one in own if is_serving(one)]
-    asked = name in world.wanted or world.waiting(name) > 0 or _was_replaced(world, own)
+    asked = world.asked(name) or _was_replaced(world, own) or _is_fetched_along(world, name)
     kept = 0 if name in world.held else max(spec.replicas.min, int(spec.autostart))
     least = max(kept, int(asked))
     slots = sum(one.slots or spec.n_parallel for one in serving)
     if serving and all(map(is_ready, serving)) and world.waiting(name) > slots:
         return min(max(least, len(serving) + 1), max(spec.replicas.max, least))
     return least
+
+
+def _is_fetched_along(world: World, name: str) -> bool:
+    """Whether a model that it runs together with is asked for."""
+    return name not in world.held and any(map(world.asked, world.others(name, GroupKind.TOGETHER)))
 
 
 def _was_replaced(world: World, own: Iterable[Instance]) -> bool:
@@ -89,8 +95,7 @@ class _Draft:
         """Who waits for a model on its way is told so."""
         for name in self._world.models:
             serving = [one for one in self._world.of(name) if is_serving(one)]
-            asked = self._world.waiting(name) or name in self._world.wanted
-            if asked and serving and all(map(is_coming, serving)):
+            if self._world.asked(name) and serving and all(map(is_coming, serving)):
                 self._reasons[name] = "it is being started"
 
     def retire(self, retired: Retired) -> None:
@@ -107,7 +112,9 @@ class _Draft:
         if not options:
             self._reasons[name] = self._why_nowhere(name)
             return
-        if first := [start.model for start in self._starts if start.model in self._apart_from(name)]:
+        if first := [
+            start.model for start in self._starts if start.model in self._world.others(name, GroupKind.APART)
+        ]:
             self._reasons[name] = f"it never runs beside {names(first)}, which is being started"
             return
         blockers = self._blockers(name)
@@ -126,7 +133,8 @@ class _Draft:
         if name in self._world.wanted or pause_until <= self._world.now:
             return None
         self._looks.append(pause_until)
-        return f"its last start failed; it is tried again in {pause_until - self._world.now:.0f} s"
+        how = "it failed too often" if any(one.circuit_open for one in own) else "it failed"
+        return f"{how}; it is tried again in {pause_until - self._world.now:.0f} s"
 
     def _options(self, name: str) -> list[Option]:
         nodes = self._world.nodes
@@ -149,7 +157,8 @@ class _Draft:
             StartModel(
                 model=name,
                 option=option,
-                failures=max((one.failures for one in own), default=0),
+                # A person who asks for a start closes the circuit.
+                failures=0 if name in self._world.wanted else max((one.failures for one in own), default=0),
             )
         )
 
@@ -166,12 +175,8 @@ class _Draft:
 
     def _blockers(self, name: str) -> list[Instance]:
         """What lives now and must never run beside it."""
-        apart = self._apart_from(name)
+        apart = self._world.others(name, GroupKind.APART)
         return [one for one in self._world.instances if one.model in apart and is_live(one)]
-
-    def _apart_from(self, name: str) -> set[str]:
-        groups = (group.models for group in self._world.apart if name in group.models)
-        return {other for models in groups for other in models} - {name}
 
     def _make_room(self, name: str, options: list[Option], blockers: list[Instance]) -> None:
         """Wait for what is leaving, or have the cheapest others leave; the room is promised either way."""
@@ -202,8 +207,19 @@ class _Draft:
         option, victims = min(sets, key=lambda one: sum(cost(victim, self._world) for victim in one[1]))
         for victim in victims:
             self._stop(victim, Reason.EVICTED)
+            for partner in self._idle_partners(victim):
+                self._stop(partner, Reason.EVICTED)
         self._promise(name, option)
         self._reasons[name] = f"{names(one.model for one in victims)} makes room for it"
+
+    def _idle_partners(self, victim: Instance) -> list[Instance]:
+        """Who is of no use without the one that goes."""
+        together = self._world.others(victim.model, GroupKind.TOGETHER)
+        return [
+            one
+            for one in self._world.instances
+            if one.model in together and is_ready(one) and not in_use(one, self._world)
+        ]
 
     def _may_go(self, one: Instance, asker: str) -> bool:
         """Whether an instance may leave for `asker` now; if only later, the time is noted."""

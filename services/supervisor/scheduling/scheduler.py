@@ -16,6 +16,7 @@ from modelyard.state import Mirror, Store
 from schemas import buckets, streams, subjects
 from schemas.errors import Conflict, DeadlineExceeded, NotFound, ServiceUnavailable, YardError
 from schemas.grammar import model_name, new_id
+from schemas.groups import Group
 from schemas.instances import (
     LIVE,
     SERVING,
@@ -30,9 +31,10 @@ from schemas.models import ModelSpec
 from schemas.placing import Option
 from schemas.restart import fingerprint
 from services.supervisor.planning.plan import desired, plan
-from services.supervisor.planning.world import Plan, Rules, StartModel, StopModel, World
+from services.supervisor.planning.world import Rules, StartModel, StopModel, World
 from services.supervisor.scheduling.asking import Nodes
 from services.supervisor.scheduling.demand import Demands
+from services.supervisor.scheduling.notices import Notices
 
 log = logging.get(__name__)
 
@@ -57,6 +59,7 @@ class Scheduler:
         models: Mirror[ModelSpec],
         instances: Mirror[Instance],
         nodes: Mirror[Node],
+        groups: Mirror[Group],
     ) -> None:
         self.reasons: dict[str, str] = {}
         """For every model that waits: why."""
@@ -66,11 +69,13 @@ class Scheduler:
         self._store = Store(bus, buckets.INSTANCES)
         self._models = models
         self._instances = instances
+        self._groups = groups
         self._nodes = Nodes(bus, nodes, models)
         self._rules = Rules(max_wait_s=settings.swap_max_wait_s, min_dwell_s=settings.swap_min_dwell_s)
         self._epoch = 0
+        self._notices = Notices(bus)
         self._wake = asyncio.Event()
-        for mirror in (instances, models, nodes):
+        for mirror in (instances, models, nodes, groups):
             mirror.listen(lambda _key, _value: self._wake.set())
 
     async def listen(self) -> None:
@@ -126,7 +131,9 @@ class Scheduler:
     async def _look(self) -> float | None:
         world = await self.world()
         made = plan(world)
-        self._tell(made)
+        self.reasons = made.reasons
+        since = {name: demand.since for name, demand in world.demand.items() if demand.since is not None}
+        await self._notices.tell(made.reasons, since)
         for stop in made.stops:
             await self._stop(stop)
         for start in made.starts:
@@ -136,12 +143,6 @@ class Scheduler:
         live = {one.model for one in self._instances.values.values() if one.state in LIVE}
         self.demands.fulfilled(live - made.reasons.keys())
         return made.look_again_at
-
-    def _tell(self, made: Plan) -> None:
-        for model, reason in made.reasons.items():
-            if self.reasons.get(model, "").split(";")[0] != reason.split(";")[0]:
-                log.info("model_waits", model=model, reason=reason)
-        self.reasons = made.reasons
 
     async def world(self, *, also: str | None = None) -> World:
         """The world as it is now; with `also` as if somebody had asked for that model."""
@@ -158,6 +159,7 @@ class Scheduler:
             held=self.demands.held - wanted,
             nodes=self._nodes.rooms(),
             replaced=replaced(instances, specs),
+            groups=tuple(self._groups.values.values()),
             rules=self._rules,
         )
         needing = [name for name in specs if desired(world, name) > len(self.serving(name))]
