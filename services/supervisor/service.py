@@ -5,6 +5,7 @@ import contextlib
 
 import nats.errors
 
+from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.home import broker_url
 from modelyard.micro import Commands
@@ -30,6 +31,8 @@ from services.supervisor.registry import Registry
 from services.supervisor.scheduling.lease import SchedulerLease
 from services.supervisor.scheduling.scheduler import Scheduler
 from services.supervisor.scheduling.wishes import Wishes
+
+log = logging.get(__name__)
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
@@ -98,17 +101,24 @@ async def _lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, wishes: W
     """Decide whenever the lease is ours."""
     while True:
         epoch = await lease.acquire()
-        async with Tasks() as leading:
-            commands = await Commands.start(bus, leading, "The scheduler.")
+        try:
+            await _decide(bus, lease, epoch, scheduler, wishes)
+        except (TimeoutError, nats.errors.Error) as error:
+            log.warning("cannot_lead_now", error=str(error))
+
+
+async def _decide(bus: Bus, lease: SchedulerLease, epoch: int, scheduler: Scheduler, wishes: Wishes) -> None:
+    async with Tasks() as leading:
+        commands = await Commands.start(bus, leading, "The scheduler.")
+        deciding = leading.spawn(scheduler.run(epoch), "scheduler")
+        try:
             await commands.add(subjects.MODEL_START, wishes.start)
             await commands.add(subjects.MODEL_STOP, wishes.stop)
             await commands.add(subjects.MODEL_PLAN, wishes.plan)
-            deciding = leading.spawn(scheduler.run(epoch), "scheduler")
-            try:
-                await lease.held()
-            finally:
-                deciding.cancel()
-                await asyncio.shield(_fall_silent(commands))
+            await lease.held()
+        finally:
+            deciding.cancel()
+            await asyncio.shield(_fall_silent(commands))
 
 
 async def _fall_silent(commands: Commands) -> None:
