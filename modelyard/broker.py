@@ -1,12 +1,13 @@
 """The broker's configuration, made from the contract: never open, each role no more than it needs."""
 
 import json
-import os
 import shutil
 import signal
 import sysconfig
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from modelyard import credentials
 from schemas import streams
@@ -70,16 +71,24 @@ def reload(keys: Path, config: Path) -> None:
     """
     try:
         document = json.loads(config.read_text())
-        pid = int(Path(document["pid_file"]).read_text())
+        process = _running(Path(document["pid_file"]), config)
         document["accounts"] = _accounts(keys)
         beside = config.with_suffix(".new")
         beside.write_text(json.dumps(document, indent=2) + "\n")
         beside.replace(config)
-        os.kill(pid, signal.SIGHUP)
-    except (OSError, KeyError, ValueError) as error:
+        process.send_signal(signal.SIGHUP)
+    except (OSError, KeyError, ValueError, psutil.Error) as error:
         raise BrokerMissing(
             "No broker of this home runs here; start the yard with `yard up --listen ADDRESS` first."
         ) from error
+
+
+def _running(pid_file: Path, config: Path) -> psutil.Process:
+    """The broker that was started with `config`; ValueError if its number belongs to another by now."""
+    process = psutil.Process(int(pid_file.read_text()))
+    if str(config) not in process.cmdline():
+        raise ValueError
+    return process
 
 
 def _accounts(keys: Path) -> dict[str, Any]:

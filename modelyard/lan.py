@@ -42,17 +42,19 @@ async def announced(node: str, yard: str, hosts: Sequence[str], port: int) -> As
     """Tell the network of this yard inside the block. TXT has its version and name, and no secret."""
     from zeroconf.asyncio import AsyncServiceInfo
 
+    # A label of DNS has 63 bytes at most; the whole name stands in TXT.
+    label = f"{node[:48]}-{yard}"
     info = AsyncServiceInfo(
         SERVICE,
-        f"{node}-{yard}.{SERVICE}",
+        f"{label}.{SERVICE}",
         addresses=[_packed(host) for host in hosts],
         port=port,
         properties={"version": modelyard.__version__, "node": node, "yard": yard},
-        server=f"{node}-{yard}.local.",
+        server=f"{label}.local.",
     )
     mdns = _open(hosts)
     try:
-        await (await mdns.async_register_service(info))
+        await (await mdns.async_register_service(info, allow_name_change=True))
         yield
         await mdns.async_unregister_all_services()
     finally:

@@ -27,5 +27,5 @@ async def announcing(settings: Settings, console: Console, *, broker: bool) -> A
                 lan.announced(settings.node, yard, reachable(settings.nats_host), settings.nats_port)
             )
         except OSError as error:
-            console.print(f"  Not announced on the network: {error.strerror}.", markup=False)
+            console.print(f"  Not announced on the network: {error.strerror or error}.", markup=False)
         yield

@@ -48,6 +48,8 @@ def listening(settings: Settings) -> Listening:
         found = Listening(document["host"], int(document["port"]))
     except (OSError, KeyError, ValueError):
         raise CannotStart("This home has no yard yet; start one with `yard up --listen ADDRESS`.") from None
+    if "pid_file" not in document:
+        raise CannotStart("Others can join a yard that `yard up` started; this broker was started otherwise.")
     if is_loopback(found.host):
         raise CannotStart(
             "The broker listens on this machine alone; start the yard with `yard up --listen ADDRESS`, "
@@ -127,5 +129,9 @@ class Inviting:
                 f"or have it leave: yard expel {knock.node}."
             )
         credentials.write_member(folder, Member(node=knock.node, joined_at=time.time(), keys=knock.keys))
-        reload(folder, broker_config(self._settings))
+        try:
+            reload(folder, broker_config(self._settings))
+        except BrokerMissing:
+            credentials.forget_member(folder, knock.node)
+            raise
         self._joined.set_result(knock.node)

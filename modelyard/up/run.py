@@ -63,7 +63,7 @@ def run_up(asked: Asked) -> int:
         configured = settings.load()
         if asked.listen is not None:
             configured = msgspec.structs.replace(
-                configured, nats_host=settings.address(asked.listen, "--listen ")
+                configured, nats_host=settings.address(asked.listen, "--listen")
             )
         for name in settings.unknown():
             sys.stderr.write(f"yard: there is no setting {name}; it is ignored.\n")

@@ -66,7 +66,7 @@ async def test_a_model_runs_where_there_is_room_and_machines_can_be_set_aside(
 ) -> None:
     async with (
         first(tmp_path / "a", cable, YARD_MEMORY_LIMITS="cpu=1MiB") as a,
-        second(tmp_path / "b", a, cable) as b,
+        second(tmp_path / "b", a, cable, a.nats_url) as b,
     ):
         await a.put(tiny(a.home, "both"))
         tiny(b.home, "both")

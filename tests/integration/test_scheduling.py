@@ -3,12 +3,16 @@
 import asyncio
 import time
 
+import pytest
+
 from modelyard.micro import Commands
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.batches import SCHEDULER, Lease
+from schemas.errors import Conflict
 from schemas.grammar import model_key
+from schemas.groups import Group
 from schemas.instances import (
     Accepted,
     Instance,
@@ -20,6 +24,7 @@ from schemas.instances import (
 from schemas.models import ModelSpec
 from schemas.placing import AskOptions, Need, NodeDevice, Option, Options
 from schemas.roles import Role
+from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.scheduling.lease import SchedulerLease
 from services.supervisor.scheduling.scheduler import ORDER_S, Scheduler
 from tests.support import Yard
@@ -55,6 +60,22 @@ async def test_an_expired_lease_is_taken_although_its_mark_is_still_there(yard: 
         await asyncio.wait_for(leases.until(lambda values: SCHEDULER not in values), 5)
         async with asyncio.timeout(0.9):
             await SchedulerLease(bus, "b").acquire()
+
+
+async def test_a_node_takes_no_late_order_of_a_scheduler_that_was_followed(yard: Yard) -> None:
+    """Of one that was cut off, before the first order of its successor has come."""
+    bus = await yard.bus(Role.SUPERVISOR)
+    async with Tasks() as tasks:
+        instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
+        agent = NodeAgent(bus, tasks, yard.settings, instances)
+        agent.on_lease(SCHEDULER, Lease(holder="b", epoch=7))
+        agent.on_lease("a-batch", Lease(holder="c", epoch=99))
+        with pytest.raises(Conflict):
+            agent.obey(6)
+        agent.obey(7)
+        agent.on_lease(SCHEDULER, Lease(holder="", epoch=0))
+        with pytest.raises(Conflict):
+            agent.obey(6)
 
 
 class StandinNode:
@@ -109,7 +130,8 @@ async def test_a_node_that_takes_no_order_is_left_out_until_it_shows_itself_agai
         models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
         instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
         nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
-        scheduler = Scheduler(bus, yard.settings, models, instances, nodes)
+        groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
+        scheduler = Scheduler(bus, yard.settings, models, instances, nodes, groups)
         scheduler.wish("m")
         tasks.spawn(scheduler.run(1), "scheduler")
         async with asyncio.timeout(ORDER_S + 3):

@@ -50,6 +50,23 @@ async def test_a_repeated_frame_and_one_of_another_attempt_or_runner_change_noth
     assert await body(answer) == b"ab"
 
 
+async def test_who_takes_a_redelivered_request_that_has_begun_is_not_at_it(answer: Answer) -> None:
+    """A vanished runner's request was given to another before the gateway gave that runner up.
+
+    The other one is turned away; taken for the one at work, it kept the answer waiting for ever.
+    """
+    answer.on_started("i0", 1)
+    answer.on_started("i1", 1)
+    assert answer.instance == "i1", "nothing has come yet: who took it last is at it"
+    answer.on_frame(frame(0), b"a")
+    heard_at = answer.heard_at
+    answer.on_started("i2", 1)
+    assert (answer.instance, answer.heard_at) == ("i1", heard_at)
+    answer.try_again()
+    answer.on_started("i2", 2)
+    assert answer.instance == "i2"
+
+
 async def test_what_is_missing_is_asked_for_again_and_the_answer_is_whole(answer: Answer) -> None:
     answer.on_frame(frame(0), b"a")
     assert answer.on_frame(frame(2), b"c") == Resend(attempt=1, delivery=1, number=1)

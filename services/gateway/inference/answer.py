@@ -97,8 +97,12 @@ class Answer:
         await self._more.wait()
 
     def on_started(self, instance: str, attempt: int) -> None:
-        """A runner took it."""
-        if attempt == self.attempt:
+        """A runner took it.
+
+        Not so once it has begun: what is redelivered then, since its runner has vanished, is turned away, and
+        the vanished one must stay the one whose silence counts.
+        """
+        if attempt == self.attempt and self._next == 0:
             self.instance = instance
             self.heard_at = time.time()
 
