@@ -1,6 +1,7 @@
 """The life of a runner: engine up, proven, at work; drained and down."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -20,6 +21,7 @@ from schemas.restart import fingerprint
 from schemas.roles import Role
 from services.supervisor.backoff import pause_s
 from services.supervisor.engines.base import EngineProblem
+from services.supervisor.rpc.crew import Crew, NoCrew
 from services.supervisor.runner.desk import Desk
 from services.supervisor.runner.engine_process import EngineProcess
 from services.supervisor.runner.intake import Intake
@@ -40,6 +42,8 @@ TELL_S = 5.0
 MEASURE_S = 10.0
 LONELY_S = 120.0
 """Without a broker for so long a runner ends: nobody can use it, and nobody may be left to stop it."""
+LOST_S = 1.0
+"""How long the word of a lost worker may take behind the end of the engine."""
 _S = InstanceState
 
 
@@ -60,6 +64,7 @@ class Runner:
         self._life = Life(bus, tasks, first_record(launch, settings))
         self._cut_short = False
         """Whether we ended the engine while it still answered."""
+        self._crew = Crew(bus, settings, instance=launch.instance, model=launch.spec.name)
         self._process: EngineProcess | None = None
         self._upstream: Upstream | None = None
 
@@ -75,6 +80,9 @@ class Runner:
         except Halted:
             await self._end(renewing)
         except (EngineProblem, StartFailed) as error:
+            why = await self._lost_worker() or str(error)
+            await self._fail(renewing, Reason.UNHEALTHY, why, failures=self._launch.failures + 1)
+        except NoCrew as error:
             await self._fail(renewing, Reason.UNHEALTHY, str(error), failures=self._launch.failures + 1)
         except Crashed as error:
             await self._fail(renewing, Reason.CRASHED, str(error), failures=0)
@@ -83,7 +91,10 @@ class Runner:
         await self._life.told(TELL_S)
 
     async def _start(self) -> Intake:
-        start = Start(self._spec, self._launch.placement, self._settings, self._life, self._stop)
+        placement = self._launch.placement
+        found = await self._crew.hire(placement.workers)
+        placement = msgspec.structs.replace(placement, rpc=found)
+        start = Start(self._spec, placement, self._settings, self._life, self._stop)
         try:
             upstream, load_s = await self._prove(start)
         except PortTaken as error:
@@ -108,22 +119,34 @@ class Runner:
         self._tasks.spawn(publish_lines(self._bus, process, self._life.instance), "log lines")
 
     async def _work(self, intake: Intake) -> None:
-        """Serve until told to stop, then let what runs finish; Crashed if the engine ends before."""
+        """Serve until told to stop, then let what runs finish; Crashed if engine or worker end before."""
         assert self._process is not None
         crashed = asyncio.create_task(self._process.exited.wait())
         stop = asyncio.create_task(self._stop.wait())
         lonely = asyncio.create_task(self._lonely())
+        lost = asyncio.create_task(self._crew.lost())
         try:
-            await asyncio.wait({crashed, stop, lonely}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({crashed, stop, lonely, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                # An idle engine would notice only at its next request.
+                await self._process.stop(STOP_S)
+                await crashed
             if not crashed.done():
                 await self._life.step(_S.DRAINING, self._why())
                 await self._drain(intake, crashed)
             if crashed.done() and not self._cut_short:
                 await self._let_answers_end(intake)
-                raise Crashed(self._process.epitaph())
+                raise Crashed(await self._lost_worker() or self._process.epitaph())
         finally:
-            for task in (crashed, stop, lonely):
+            for task in (crashed, stop, lonely, lost):
                 task.cancel()
+
+    async def _lost_worker(self) -> str | None:
+        """What became of a worker, if that is why the engine ended: the engine itself cannot tell."""
+        if self._launch.placement.workers:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(self._crew.lost(), LOST_S)
+        return None
 
     async def _measure(self) -> None:
         """Show what is taken, as long as this runs."""
@@ -174,6 +197,7 @@ class Runner:
         """The engine is gone and its last lines are out."""
         renewing.cancel()
         await self._put_down()
+        await self._crew.dismiss()
 
     async def _put_down(self) -> None:
         if self._upstream is not None:

@@ -10,9 +10,10 @@ from modelyard.bus import Bus
 from modelyard.state import Mirror
 from schemas import subjects
 from schemas.errors import YardError
-from schemas.instances import Node
+from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
 from schemas.placing import AskOptions, Option, Options
+from services.supervisor.planning.workers import settled
 from services.supervisor.planning.world import NodeRoom
 
 log = logging.get(__name__)
@@ -51,8 +52,14 @@ class Nodes:
             for node in self._nodes.values.values()
         }
 
-    async def options(self, models: Iterable[str]) -> tuple[dict[str, tuple[Option, ...]], dict[str, str]]:
-        """For each model the ways to run it anywhere, best first, and the problems of those without."""
+    async def options(
+        self, models: Iterable[str], instances: Iterable[Instance]
+    ) -> tuple[dict[str, tuple[Option, ...]], dict[str, str]]:
+        """For each model the ways to run it anywhere, best first, and the problems of those without.
+
+        `instances`: what ran last, by which models spread over nodes find their old ones.
+        """
+        instances = list(instances)
         revisions = {spec.name: self._models.revisions[key] for key, spec in self._models.values.items()}
         asked = [
             _Asked(model, revisions[model], node)
@@ -69,6 +76,9 @@ class Nodes:
                 self._answers[one].options for one in asked if one.model == model and one in self._answers
             ]
             ways[model], problem = merged(said)
+            before = [one for one in instances if one.model == model]
+            ways[model], unsettled = settled(ways[model], self._nodes.values, before)
+            problem = problem or unsettled
             if problem is not None:
                 problems[model] = problem
         return ways, problems

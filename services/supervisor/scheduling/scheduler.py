@@ -136,7 +136,7 @@ class Scheduler:
             rules=self._rules,
         )
         needing = [name for name in specs if desired(world, name) > len(self.serving(name))]
-        options, problems = await self._nodes.options(needing)
+        options, problems = await self._nodes.options(needing, instances)
         return msgspec.structs.replace(world, options=options, problems=problems)
 
     async def _waiting(self) -> dict[str, int]:
