@@ -32,11 +32,11 @@ class Guard:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
-    def close(self, why: str | None) -> None:
-        """Let nobody in any more; the instance is told `why`."""
+    def close(self, why: str) -> None:
+        """Let nobody in any more; the instance, if it is there, is told `why`."""
         if self._server is not None:
             self._server.close()
-        if self._life is not None and why is not None:
+        if self._life is not None and not self.instance_left.is_set():
             life.last_word(self._life[1], why)
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
