@@ -1,16 +1,20 @@
 """One model on two machines: llama-server on the one, a part of the layers in a worker on the other."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from modelyard.processes import started_at, wait_gone
 from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas import subjects
 from schemas.instances import Instance, InstanceState
 from schemas.models import ModelRef, ModelSpec
 from schemas.profiles import DeviceNeed, Profile, WorkerNeed
-from tests.e2e.chatting import chat
+from tests.e2e.chatting import chat, streaming
+from tests.e2e.conftest import SLOW, put_slow
 from tests.e2e.two_nodes import FAR, TwoNodes, two_nodes
 from tests.e2e.yard_process import watching
 
