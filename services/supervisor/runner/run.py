@@ -92,8 +92,8 @@ class Runner:
 
     async def _start(self) -> Intake:
         placement = self._launch.placement
-        found = await self._crew.hire(placement.workers)
-        placement = msgspec.structs.replace(placement, rpc=found)
+        if placement.workers:
+            placement = msgspec.structs.replace(placement, rpc=await self._hired())
         start = Start(self._spec, placement, self._settings, self._life, self._stop)
         try:
             upstream, load_s = await self._prove(start)
@@ -108,6 +108,19 @@ class Runner:
         self._tasks.spawn(self._measure(), "measure")
         await self._life.step(_S.READY, load_s=load_s, slots=desk.slots, ready_at=time.time())
         return intake
+
+    async def _hired(self) -> tuple[str, ...]:
+        """Where the engine finds its workers; Halted if somebody asks to stop before all are there."""
+        hiring = asyncio.create_task(self._crew.hire(self._launch.placement.workers))
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({hiring, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not hiring.done():
+                raise Halted
+            return hiring.result()
+        finally:
+            hiring.cancel()
+            stop.cancel()
 
     async def _prove(self, start: Start) -> tuple[Upstream, float]:
         self._process = await start.process(self._follow)
