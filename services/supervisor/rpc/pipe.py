@@ -20,8 +20,10 @@ async def pipe(one: Ends, other: Ends) -> None:
         # The end of one direction is the end: llama.cpp never closes half a connection.
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for way in ways:
+        # Closed before anything is waited for: who cancels us meanwhile must not leave a side open.
+        for way, (_, writer) in zip(ways, (one, other), strict=True):
             way.cancel()
+            writer.close()
         await asyncio.gather(*ways, return_exceptions=True)
         for _, writer in (one, other):
             await shut(writer)

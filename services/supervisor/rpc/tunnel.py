@@ -42,6 +42,7 @@ class Tunnel:
         if self.lost is not None:
             self.lost.cancel()
         self._cut()
+        await asyncio.gather(*self._pipes, return_exceptions=True)
         if self._life is not None:
             await shut(self._life[1])
 
@@ -63,17 +64,15 @@ class Tunnel:
         self._pipes.add(task)
         task.add_done_callback(self._pipes.discard)
         peer, own = writer.get_extra_info("peername"), writer.get_extra_info("sockname")
-        if not is_ours(peer[1], own[1]):
-            log.warning("not_let_in", peer=str(peer), reason="It belongs to another user.")
-            await shut(writer)
-            return
         try:
-            worker = await self._connect(Purpose.DATA)
+            if is_ours(peer[1], own[1]):
+                await pipe((reader, writer), await self._connect(Purpose.DATA))
+            else:
+                log.warning("not_let_in", peer=str(peer), reason="It belongs to another user.")
         except Unreachable as error:
             log.warning("worker_unreachable", reason=str(error))
+        finally:
             await shut(writer)
-            return
-        await pipe((reader, writer), worker)
 
     async def _connect(self, purpose: Purpose) -> Ends:
         where = f"{self._at.host} port {self._at.port}"
@@ -88,4 +87,7 @@ class Tunnel:
         except (Stranger, OSError) as error:
             await shut(ends[1])
             raise Unreachable(f"what answers at {where} is not it") from error
+        except asyncio.CancelledError:
+            ends[1].close()
+            raise
         return ends
