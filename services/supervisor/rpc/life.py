@@ -20,13 +20,14 @@ async def beat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> st
         while line := await asyncio.wait_for(reader.readline(), SILENCE_S):
             if line != _BEAT:
                 return line.decode(errors="replace").strip()
-        return "it was killed, or its machine is gone"
     except TimeoutError:
         return f"it has not answered for {SILENCE_S:.0f} s"
     except (OSError, ValueError):
-        return "the connection to it broke"
+        # A process that is killed with something unread leaves a reset, no end.
+        pass
     finally:
         beating.cancel()
+    return "it was killed, or its machine is gone"
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
