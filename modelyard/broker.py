@@ -1,7 +1,9 @@
 """The broker's configuration, made from the contract: never open, each role no more than it needs."""
 
 import json
+import os
 import shutil
+import signal
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -37,29 +39,56 @@ def find_server() -> Path:
     return Path(on_path)
 
 
-def configuration(keys: Path, store: Path, *, host: str, port: int) -> str:
+def configuration(keys: Path, store: Path, *, host: str, port: int, pid_file: Path | None = None) -> str:
     """A nats-server configuration file, as JSON, which nats-server reads as its own format."""
-    account = {"jetstream": "enabled", "users": [_user(keys, role) for role in Role]}
-    document = {
+    document: dict[str, Any] = {
         "server_name": "modelyard",
         "host": host,
         "port": port,
         "max_payload": MAX_PAYLOAD_BYTES,
         "max_pending": 64 * 1024 * 1024,
         "write_deadline": "10s",
-        "ping_interval": "20s",
+        # A machine that vanished is noticed within 9 s: until then orders may go to it.
+        "ping_interval": "3s",
         "ping_max": 2,
         "jetstream": {
             "store_dir": str(store),
             "sync_interval": "10s",
             "max_file_store": MAX_FILE_BYTES,
         },
-        "accounts": {"YARD": account},
+        "accounts": _accounts(keys),
     }
+    if pid_file is not None:
+        document["pid_file"] = str(pid_file)
     return json.dumps(document, indent=2) + "\n"
 
 
-def _user(keys: Path, role: Role) -> dict[str, Any]:
+def reload(keys: Path, config: Path) -> None:
+    """Have the running broker know who joined or left; BrokerMissing if none runs from this home.
+
+    Who is logged in stays so.
+    """
+    try:
+        document = json.loads(config.read_text())
+        pid = int(Path(document["pid_file"]).read_text())
+        document["accounts"] = _accounts(keys)
+        beside = config.with_suffix(".new")
+        beside.write_text(json.dumps(document, indent=2) + "\n")
+        beside.replace(config)
+        os.kill(pid, signal.SIGHUP)
+    except (OSError, KeyError, ValueError) as error:
+        raise BrokerMissing(
+            "No broker of this home runs here; start the yard with `yard up --listen ADDRESS` first."
+        ) from error
+
+
+def _accounts(keys: Path) -> dict[str, Any]:
+    users = [_user(credentials.public_key(keys, role), role) for role in Role]
+    users += [_user(key, role) for member in credentials.members(keys) for role, key in member.keys.items()]
+    return {"YARD": {"jetstream": "enabled", "users": users}}
+
+
+def _user(key: str, role: Role) -> dict[str, Any]:
     allowed = permissions(role)
     rules: dict[str, Any] = {
         "publish": {"allow": list(allowed.publish)},
@@ -68,4 +97,4 @@ def _user(keys: Path, role: Role) -> dict[str, Any]:
     if allowed.responds:
         # Unbounded in number, since answers stream; the time bounds how long a stream may last.
         rules["allow_responses"] = {"max": -1, "expires": "1h"}
-    return {"nkey": credentials.public_key(keys, role), "permissions": rules}
+    return {"nkey": key, "permissions": rules}

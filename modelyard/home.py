@@ -8,6 +8,7 @@ from typing import IO
 
 import msgspec
 
+from modelyard.credentials import yard_id
 from modelyard.settings import Settings
 from schemas.instances import Reason
 from schemas.record import Record
@@ -20,7 +21,18 @@ class RunFile(Record):
 
     pid: int
     nats_url: str
-    gateway_url: str
+    gateway_url: str | None = None
+    """None where no gateway runs: a machine that joined another's yard."""
+
+
+class Membership(Record):
+    """Another machine's yard that this home joined."""
+
+    yard: str
+    """Its id, by which it is found on the network again."""
+    nats_url: str
+    gateway: bool = False
+    """Whether this machine may run a gateway."""
 
 
 class AlreadyRunning(Exception):
@@ -43,12 +55,44 @@ def write_run_file(settings: Settings, content: RunFile) -> None:
     run_file(settings).write_bytes(msgspec.json.encode(content))
 
 
+def read_membership(settings: Settings) -> Membership | None:
+    """Whose yard this home joined; None if none."""
+    try:
+        return msgspec.json.decode(membership_file(settings).read_bytes(), type=Membership)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def membership_file(settings: Settings) -> Path:
+    return settings.credentials / "membership.json"
+
+
+def write_membership(settings: Settings, membership: Membership) -> None:
+    membership_file(settings).write_bytes(msgspec.json.encode(membership))
+
+
 def broker_url(settings: Settings) -> str:
-    """YARD_NATS_URL, else what `yard up` wrote down, else the embedded broker's usual place."""
+    """YARD_NATS_URL, else what `yard up` wrote down, else a yard joined, else the broker's usual place."""
     if settings.nats_url:
         return settings.nats_url
-    running = read_run_file(settings)
-    return running.nats_url if running else f"nats://127.0.0.1:{settings.nats_port or DEFAULT_NATS_PORT}"
+    if (known := read_run_file(settings) or read_membership(settings)) is not None:
+        return known.nats_url
+    return f"nats://127.0.0.1:{settings.nats_port or DEFAULT_NATS_PORT}"
+
+
+def yard_of(settings: Settings) -> str | None:
+    """The id of the yard that this home is, or joined; None if it is neither yet."""
+    joined = read_membership(settings)
+    if joined is not None:
+        return joined.yard
+    with contextlib.suppress(OSError):
+        return yard_id(settings.credentials)
+    return None
+
+
+def broker_config(settings: Settings) -> Path:
+    """What the broker of this home is started with."""
+    return settings.run / "nats.conf"
 
 
 def prepare(settings: Settings) -> None:
@@ -78,23 +122,41 @@ def lock(settings: Settings) -> IO[str]:
 
 
 class RunnerFile(Record):
-    """A runner's process, written by itself for the time without a broker or supervisor."""
+    """A runner's processes, written by itself for the time without a broker or supervisor."""
 
     pid: int
     started_at: float
+    """Unix seconds, as the system says it; with the number it names one process for ever."""
+    engine_pid: int | None = None
+    engine_started_at: float | None = None
 
 
-def runner_file(settings: Settings, instance: str) -> Path:
+def _runner_file(settings: Settings, instance: str) -> Path:
     return settings.run / f"runner-{instance}.json"
 
 
-def read_runners(settings: Settings) -> list[RunnerFile]:
-    """Every runner that did not take its file away; its process may be gone all the same."""
-    runners = []
+def write_runner(settings: Settings, instance: str, content: RunnerFile) -> None:
+    """Write or replace a runner's file, never half of it."""
+    path = _runner_file(settings, instance)
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(content))
+    fresh.replace(path)
+
+
+def read_runners(settings: Settings) -> dict[str, RunnerFile]:
+    """Every runner that did not take its file away, by instance; its process may be gone all the same."""
+    runners = {}
     for path in settings.run.glob("runner-*.json"):
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            runners.append(msgspec.json.decode(path.read_bytes(), type=RunnerFile))
+            instance = path.stem.removeprefix("runner-")
+            runners[instance] = msgspec.json.decode(path.read_bytes(), type=RunnerFile)
     return runners
+
+
+def forget_runner(settings: Settings, instance: str) -> None:
+    """The runner and its engine are gone, and with them what it was told."""
+    _runner_file(settings, instance).unlink(missing_ok=True)
+    _reason_file(settings, instance).unlink(missing_ok=True)
 
 
 def _reason_file(settings: Settings, instance: str) -> Path:
@@ -111,8 +173,3 @@ def read_reason(settings: Settings, instance: str) -> Reason | None:
     with contextlib.suppress(OSError, ValueError):
         return Reason(_reason_file(settings, instance).read_text())
     return None
-
-
-def forget_reason(settings: Settings, instance: str) -> None:
-    """The instance is gone."""
-    _reason_file(settings, instance).unlink(missing_ok=True)

@@ -38,7 +38,11 @@ class Commands:
     async def start(cls, bus: Bus, tasks: Tasks, description: str) -> "Commands":
         """Announce the service under its role's name."""
         service = await nats.micro.add_service(
-            bus.nc, name=str(bus.role), version=modelyard.__version__, description=description
+            bus.nc,
+            name=str(bus.role),
+            version=modelyard.__version__,
+            description=description,
+            metadata={"node": bus.node},
         )
         return cls(bus, service, tasks)
 

@@ -7,7 +7,9 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from typing import Self
 
 import psutil
 
@@ -44,15 +46,6 @@ def is_same(pid: int, created_at: float) -> bool:
     """Whether `pid` still is the process that started at `created_at`."""
     now = started_at(pid)
     return now is not None and abs(now - created_at) < 1.0
-
-
-async def wait_ended(pid: int, *, since: float, patience_s: float) -> None:
-    """Wait until process `pid`, if it started after `since`, is gone; for `patience_s` at most."""
-    created_at = started_at(pid)
-    if created_at is None or created_at < since - 1.0:
-        return
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(wait_gone(pid, created_at), patience_s)
 
 
 async def wait_gone(pid: int, created_at: float) -> None:
@@ -95,3 +88,51 @@ async def end(pid: int, created_at: float, *, grace_s: float) -> None:
             os.kill(pid, number)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(wait_gone(pid, created_at), patience_s)
+
+
+class Group:
+    """A process that leads a session, and whatever it started there; told from later ones of its number."""
+
+    def __init__(self, leader: int, created_at: float) -> None:
+        self.leader = leader
+        self.created_at = created_at
+
+    @classmethod
+    def led_by(cls, pid: int) -> Self:
+        """The group of a process that was started just now."""
+        return cls(pid, started_at(pid) or time.time())
+
+    async def leader_gone(self) -> None:
+        """Wait until its first process has ended."""
+        await wait_gone(self.leader, self.created_at)
+
+    def signal_leader(self, number: signal.Signals) -> None:
+        """Tell its first process, if that is there."""
+        if is_same(self.leader, self.created_at):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.leader, number)
+
+    async def kill(self) -> None:
+        """KILL all of it, and wait until nothing is left; what is dead but not buried holds no memory."""
+        while members := list(self._members()):
+            for member in members:
+                with contextlib.suppress(psutil.Error):
+                    member.kill()
+            await asyncio.gather(*(wait_gone(member.pid, member.create_time()) for member in members))
+
+    def _members(self) -> Iterator[psutil.Process]:
+        """Those alive. A number is not given to another process while a session has it."""
+        leader = started_at(self.leader)
+        if leader is not None and not is_same(self.leader, self.created_at):
+            return
+        for pid in psutil.pids():
+            with contextlib.suppress(psutil.Error, OSError):
+                if os.getsid(pid) == self.leader and self._is_ours(process := psutil.Process(pid)):
+                    yield process
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        return (
+            process.uids().real == os.getuid()
+            and process.create_time() >= self.created_at - 1.0
+            and process.status() != psutil.STATUS_ZOMBIE
+        )

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from modelyard import logging
 from modelyard.bus import Bus
@@ -18,6 +18,7 @@ from schemas.errors import YardError
 from schemas.roles import SERVICES, Role
 
 log = logging.get(__name__)
+T = TypeVar("T")
 
 ServiceMain = Callable[[Bus, Settings, Tasks], Awaitable[None]]
 """Sets the service up and returns; its tasks run until the process is told to stop."""
@@ -35,7 +36,7 @@ def run_service(role: Role, main: ServiceMain) -> None:
         sys.exit(EXIT_CONFIG)
 
 
-def run_loop(work: Coroutine[Any, Any, int]) -> int:
+def run_loop(work: Coroutine[Any, Any, T]) -> T:
     """asyncio.run on uvloop where there is one."""
     if sys.platform == "win32":
         return asyncio.run(work)

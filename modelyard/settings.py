@@ -30,6 +30,10 @@ class Settings(Record):
     """YARD_NATS_URL: a broker that is there already; without it `yard up` starts its own."""
     nats_port: int = 4222
     """YARD_NATS_PORT: port of the broker that `yard up` starts; 0 takes any free one."""
+    nats_host: str = "127.0.0.1"
+    """YARD_NATS_HOST: address on which that broker listens; beyond loopback other machines can join."""
+    joined: bool = False
+    """YARD_JOINED: set by `yard up --join`: usage and pulls are left to the first machine."""
     llama_server: Path | None = None
     """YARD_LLAMA_SERVER: a llama-server to use; else the one on PATH, else the embedded one."""
     vllm: Path | None = None
@@ -48,6 +52,8 @@ class Settings(Record):
     """YARD_SWAP_MAX_WAIT_S: after so long a waiting model takes the memory of one that is in use."""
     swap_min_dwell_s: float = 5.0
     """YARD_SWAP_MIN_DWELL_S: a model that got ready stays at least so long."""
+    hang_s: float = 60.0
+    """YARD_HANG_S: an engine that gives no sign of life for so long is ended and started again; 0: never."""
     log_level: str = "info"
     """YARD_LOG_LEVEL: debug, info, warning or error."""
 
@@ -78,6 +84,8 @@ class Settings(Record):
             "YARD_HOST": self.host,
             "YARD_PORT": str(self.port),
             "YARD_NATS_PORT": str(self.nats_port),
+            "YARD_NATS_HOST": self.nats_host,
+            "YARD_JOINED": "yes" if self.joined else None,
             "YARD_NODE": self.node,
             "YARD_ALLOWED_HOSTS": ",".join(self.allowed_hosts),
             "YARD_LOG_LEVEL": self.log_level,
@@ -86,6 +94,7 @@ class Settings(Record):
             "YARD_MEMORY_LIMITS": ",".join(f"{name}={size}" for name, size in self.memory_limits.items()),
             "YARD_SWAP_MAX_WAIT_S": f"{self.swap_max_wait_s:g}",
             "YARD_SWAP_MIN_DWELL_S": f"{self.swap_min_dwell_s:g}",
+            "YARD_HANG_S": f"{self.hang_s:g}",
             "YARD_VLLM": str(self.vllm) if self.vllm else None,
             "YARD_RPC_SERVER": str(self.rpc_server) if self.rpc_server else None,
             "YARD_RPC_HOST": self.rpc_host,
@@ -111,6 +120,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         port=_port(given, "YARD_PORT", 8080),
         nats_url=_nats_url(given.get("YARD_NATS_URL")),
         nats_port=_port(given, "YARD_NATS_PORT", 4222),
+        nats_host=address(given.get("YARD_NATS_HOST", "127.0.0.1"), "YARD_NATS_HOST"),
+        joined=_joined(given.get("YARD_JOINED", "no")),
         llama_server=_executable(given, "YARD_LLAMA_SERVER"),
         vllm=_executable(given, "YARD_VLLM"),
         rpc_server=_executable(given, "YARD_RPC_SERVER"),
@@ -120,6 +131,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         memory_limits=_memory_limits(given.get("YARD_MEMORY_LIMITS", "")),
         swap_max_wait_s=_seconds(given, "YARD_SWAP_MAX_WAIT_S", 20.0),
         swap_min_dwell_s=_seconds(given, "YARD_SWAP_MIN_DWELL_S", 5.0),
+        hang_s=_seconds(given, "YARD_HANG_S", 60.0),
         log_level=_log_level(given.get("YARD_LOG_LEVEL", "info")),
     )
 
@@ -160,6 +172,22 @@ def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
     if not 0 <= seconds < float("inf"):
         raise SettingsError(f"{name}={value} is not a number of seconds, 0 or more.")
     return seconds
+
+
+def address(value: str, name: str) -> str:
+    """An address of this machine, for a listener; SettingsError that names the setting if it is none."""
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise SettingsError(
+            f"{name}={value} is not an address; give an IP address of this machine, or 0.0.0.0 for all."
+        ) from None
+
+
+def _joined(value: str) -> bool:
+    if value not in ("yes", "no"):
+        raise SettingsError(f"YARD_JOINED={value} is not yes or no.")
+    return value == "yes"
 
 
 def _nats_url(value: str | None) -> str | None:

@@ -9,9 +9,10 @@ import msgspec
 from schemas.batches import Batch, Lease, StoredFile
 from schemas.devices import Device
 from schemas.downloads import Download
+from schemas.groups import Group
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
-from schemas.placing import MeasuredMemory
+from schemas.placing import MeasuredMemory, WaitingModel
 from schemas.roles import Role
 
 V = TypeVar("V")
@@ -87,6 +88,11 @@ DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WA
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
+WAITS = Bucket("waits", WaitingModel, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 
-ALL: tuple[Bucket[Any], ...] = (MODELS, INSTANCES, NODES, DEVICES, DOWNLOADS, FILES, BATCHES, LEASES, MEMORY)
+ALL: tuple[Bucket[Any], ...] = (
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS),
+    *(DOWNLOADS, FILES, BATCHES, LEASES),
+)

@@ -64,9 +64,9 @@ class Reason(StrEnum):
     CRASHED = "crashed"
     """A process ended by itself or was killed."""
     OOM = "oom"
-    """The engine could not get the memory it wanted."""
+    """The engine could not get the memory it wanted, or the kernel took it away."""
     UNHEALTHY = "unhealthy"
-    """It ran but did not get ready in its budget, or failed its probe."""
+    """It did not get ready in its budget, failed its probe, or gave no sign of life any more."""
     DRAINED = "drained"
     """Its node is being cleared."""
 
@@ -106,7 +106,7 @@ class Instance(Record):
     used_at: float | None = None
     """When its last request ended, in unix seconds."""
     progress: float | None = None
-    """How much of the model is loaded, 0 to 1, where the engine says."""
+    """How much of the model is loaded, 0 to 1; None where the engine does not say."""
     slots: int = 0
     busy: int = 0
     """Slots at work now."""
@@ -123,9 +123,11 @@ class Instance(Record):
     error: str | None = None
     """One sentence and the engine's last lines, when failed."""
     failures: int = 0
-    """Starts of this model that failed in a row, this one included."""
+    """How often this model failed in a row, this one included; one ready for long ends the row."""
     retry_at: float | None = None
     """Unix seconds before which the scheduler does not try this model again."""
+    circuit_open: bool = False
+    """It failed too often in a row: until `retry_at` its requests are refused at once."""
 
     @property
     def ever_ready(self) -> bool:
@@ -195,7 +197,7 @@ class StartInstance(Record):
     model: str
     revision: int
     failures: int = 0
-    """Failed starts in a row before this one."""
+    """Failures in a row before this start."""
     option: Option | None = None
     """How and where; None: as the engine likes, with no memory reserved."""
     epoch: int = 0

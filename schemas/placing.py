@@ -105,3 +105,13 @@ class MeasuredMemory(Record):
     uses: tuple[MeasuredUse, ...] = ()
     load_s: float | None = None
     """How long the last one took to load."""
+
+
+class WaitingModel(Record):
+    """A model that is asked for and not served yet."""
+
+    model: str
+    reason: str
+    """What it waits for, as the end of a sentence."""
+    since: float
+    """Unix seconds."""

@@ -4,6 +4,7 @@ from schemas.batches import LineResult
 from schemas.devices import Device
 from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.frames import Check, Checked, Resend
+from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
 from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
 from schemas.logs import LogBatch
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
@@ -133,6 +134,30 @@ MODEL_PLAN = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="What would happen if a model were asked for now; nothing is done.",
+)
+GROUP_PUT = Command(
+    "yard.command.group.put",
+    Group,
+    GroupStored,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Let models run together, or never at the same time.",
+)
+GROUP_DELETE = Command(
+    "yard.command.group.delete",
+    GroupRef,
+    GroupStored,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Take a group away; its models stay.",
+)
+GROUP_LIST = Command(
+    "yard.command.group.list",
+    ListGroups,
+    GroupList,
+    callers=_CALLERS,
+    server=_SUPERVISOR,
+    summary="Every group of models.",
 )
 NODE_OPTIONS = Command(
     "yard.command.node.{node}.options",

@@ -51,7 +51,7 @@ def _prepare(settings: "Settings", arguments: argparse.Namespace) -> None:
 
     home.prepare(settings)
     ensure_seeds(settings.credentials)
-    config = settings.run / "nats.conf"
+    config = home.broker_config(settings)
     store = arguments.nats_store or settings.home / "nats"
     config.write_text(
         configuration(settings.credentials, store, host=arguments.nats_host, port=arguments.nats_port)

@@ -8,8 +8,11 @@ from modelyard.cli import (
     chat,
     events,
     init,
+    invite,
     listing,
     logs,
+    nodes,
+    planning,
     ps,
     pull,
     registry,
@@ -45,6 +48,23 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
     verbs = Verbs(top)
-    for verb in (up, pull, listing, registry, applying, ps, start, stop, chat, logs, events, usage, init):
+    for verb in (
+        up,
+        pull,
+        listing,
+        registry,
+        applying,
+        ps,
+        start,
+        stop,
+        planning,
+        chat,
+        logs,
+        events,
+        usage,
+        nodes,
+        invite,
+        init,
+    ):
         verb.register(verbs)
     return top

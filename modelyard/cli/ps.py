@@ -18,14 +18,27 @@ def register(verbs: Verbs) -> None:
 
 
 async def _ps(yard: "Client", arguments: argparse.Namespace) -> None:
+    waiting = sorted((await yard.waits()).values(), key=lambda each: each.since)
     instances = sorted((await yard.instances()).values(), key=lambda each: (each.model, each.changed_at))
     shown = [each for each in instances if arguments.all or each.state != "stopped"]
     if arguments.json:
         emit(shown)
-    elif not shown:
-        say("Nothing runs now.")
-    else:
+        return
+    if shown:
         _print(shown)
+    else:
+        say("Nothing runs now.")
+    for each in waiting:
+        say(f"\n{each.model} waits for {ago(each.since)}: {each.reason}.")
+
+
+def _state(instance: "Instance") -> str:
+    """With how far it is, while it loads and its engine tells."""
+    from schemas.instances import COMING
+
+    if instance.progress is None or instance.state not in COMING:
+        return instance.state
+    return f"{instance.state} {instance.progress:.0%}"
 
 
 def _print(instances: "list[Instance]") -> None:
@@ -37,7 +50,7 @@ def _print(instances: "list[Instance]") -> None:
                 each.instance,
                 each.node,
                 each.engine,
-                each.state,
+                _state(each),
                 f"{each.busy}/{each.slots}",
                 ago(each.changed_at),
             )

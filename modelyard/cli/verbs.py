@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from schemas.errors import YardError
 
 REFUSED = 1
+WRONG_COMMAND = 2
 UNREACHABLE = 3
 WRONG_SETTING = 78
 _CONNECT_TIMEOUT_S = 3.0

@@ -17,10 +17,12 @@ from modelyard.settings import Settings, load
 from schemas import buckets, subjects
 from schemas.devices import Device
 from schemas.downloads import Download, DownloadRef, StartDownload
-from schemas.errors import BadRequest, DeadlineExceeded
+from schemas.errors import BadRequest, DeadlineExceeded, NotFound
+from schemas.groups import Group, GroupRef, GroupStored, ListGroups
 from schemas.instances import Instance, Node
 from schemas.logs import LogLine
 from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
+from schemas.placing import Cordon, PlanAnswer, PlanQuery, WaitingModel
 from schemas.requests import UsageQuery, UsageReport
 from schemas.roles import Role
 
@@ -61,9 +63,20 @@ class Client:
         """Running engines and what is remembered of ended ones, by instance id."""
         return await read_bucket(self.bus, buckets.INSTANCES)
 
+    async def waits(self) -> dict[str, WaitingModel]:
+        """Models that are asked for and not served yet, with the reason."""
+        return await read_bucket(self.bus, buckets.WAITS)
+
     async def nodes(self) -> dict[str, Node]:
         """The machines that are there, by name."""
         return await read_bucket(self.bus, buckets.NODES)
+
+    async def cordon(self, node: str, order: Cordon) -> None:
+        """Have a machine take no new starts, or take them again; NotFound if there is none of this name."""
+        if node not in (known := await self.nodes()):
+            names = ", ".join(sorted(known)) or "none"
+            raise NotFound(f"There is no node {node!r}; there are: {names}.", param="node")
+        await self.bus.call(subjects.NODE_CORDON, order, node=node)
 
     async def devices(self) -> dict[str, Device]:
         """The newest sample of every device, by `node.device`."""
@@ -80,6 +93,22 @@ class Client:
     async def stop(self, model: str) -> ModelStopping:
         """Drain and stop every instance of `model`."""
         return await self.bus.call(subjects.MODEL_STOP, ModelRef(model=model))
+
+    async def plan(self, model: str) -> PlanAnswer:
+        """What would happen if `model` were asked for now."""
+        return await self.bus.call(subjects.MODEL_PLAN, PlanQuery(model=model))
+
+    async def groups(self) -> tuple[Group, ...]:
+        """Models that run together, or never at the same time."""
+        return (await self.bus.call(subjects.GROUP_LIST, ListGroups())).groups
+
+    async def put_group(self, group: Group) -> GroupStored:
+        """A group, new or in place of the one of its name."""
+        return await self.bus.call(subjects.GROUP_PUT, group)
+
+    async def remove_group(self, name: str) -> GroupStored:
+        """Take a group away; its models stay."""
+        return await self.bus.call(subjects.GROUP_DELETE, GroupRef(name=name))
 
     def starting(self, model: str, instance: str | None = None) -> AsyncGenerator[Instance, None]:
         """Every step of `model` on its way to ready, the last one included; StartFailed if it fails.
@@ -124,9 +153,20 @@ class Client:
         """
         return kept.events(self.bus, since, follow=follow)
 
-    def logs(self, model_or_instance: str, *, follow: bool = False) -> AsyncGenerator[LogLine, None]:
-        """What an engine printed: of one instance, or of a model's newest."""
-        return kept.logs(self.bus, model_or_instance, follow=follow)
+    def logs(
+        self,
+        model_or_instance: str,
+        *,
+        since: float | None = None,
+        grep: str | None = None,
+        follow: bool = False,
+    ) -> AsyncGenerator[LogLine, None]:
+        """What an engine printed: of one instance, or of a model's newest.
+
+        With `since` (unix seconds) of all instances of the model since then. `grep`: only lines with this
+        text, in whatever case. With `follow` it goes on with what is printed from now on.
+        """
+        return kept.logs(self.bus, model_or_instance, since=since, grep=grep, follow=follow)
 
     def chat(
         self,

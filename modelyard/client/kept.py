@@ -43,15 +43,30 @@ def _json(data: bytes) -> Any:
         return data.decode(errors="replace")
 
 
-async def logs(bus: Bus, name: str, *, follow: bool) -> AsyncGenerator[LogLine, None]:
-    """The lines of the instance `name`, or of the newest instance of the model `name`."""
+async def logs(
+    bus: Bus, name: str, *, since: float | None = None, grep: str | None = None, follow: bool
+) -> AsyncGenerator[LogLine, None]:
+    """The lines of the instance `name`, or of the model `name`; `grep`: only those with this text.
+
+    Of a model, those of its newest instance; with `since` (unix seconds) those of all instances since then.
+    """
     instance = await _instance(bus, name)
-    batches = replay(bus, subjects.INSTANCE_LOG, follow=follow, instance=instance)
+    model = None if since is None or instance == name else await _model(bus, name)
+    of = {"instance": instance} if model is None else {}
+    batches = replay(bus, subjects.INSTANCE_LOG, since=since, follow=follow, **of)
+    wanted = (grep or "").casefold()
     with said_as_ours():
         async with aclosing(batches):
             async for batch in batches:
-                for line in batch.payload.lines:
-                    yield line
+                if model in (None, batch.payload.model):
+                    for line in batch.payload.lines:
+                        if wanted in line.text.casefold():
+                            yield line
+
+
+async def _model(bus: Bus, name: str) -> str:
+    spec = find_model(name, await read_bucket(bus, buckets.MODELS))
+    return spec.name if spec else name
 
 
 async def _instance(bus: Bus, name: str) -> str:

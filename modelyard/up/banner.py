@@ -12,25 +12,28 @@ DEMO = "demo"
 
 def show(console: Console, settings: Settings, running: RunFile, seconds: float) -> None:
     """Where everything is, and one line to try."""
-    base = f"{running.gateway_url}/v1"
     table = Table.grid(padding=(0, 2))
-    for label, value in (
-        ("Dashboard", f"{running.gateway_url}/"),
-        ("OpenAI base URL", base),
-        ("NATS", running.nats_url),
-        ("Data", str(settings.home)),
-    ):
+    for label, value in _places(settings, running):
         table.add_row(f"  {label}", value)
     console.print()
     console.print(f"[bold]Modelyard is up[/bold] after {seconds:.1f} s.", highlight=False)
     console.print(table, highlight=False)
     console.print()
-    console.print("  Try it:", highlight=False)
-    # One long line on purpose, and not through rich: it has to survive being copied.
-    console.file.write(f"  {curl_line(base, settings)}\n")
-    console.print()
+    if running.gateway_url is not None:
+        console.print("  Try it:", highlight=False)
+        # One long line on purpose, and not through rich: it has to survive being copied.
+        console.file.write(f"  {curl_line(f'{running.gateway_url}/v1', settings)}\n")
+        console.print()
     console.print("  Ctrl-C stops everything.", highlight=False)
     console.print()
+
+
+def _places(settings: Settings, running: RunFile) -> list[tuple[str, str]]:
+    """Where everything is."""
+    gateway = running.gateway_url
+    edge = [("Dashboard", f"{gateway}/"), ("OpenAI base URL", f"{gateway}/v1")] if gateway else []
+    node = [("Node", settings.node)] if settings.joined else []
+    return [*edge, ("NATS", running.nats_url), *node, ("Data", str(settings.home))]
 
 
 def curl_line(base: str, settings: Settings) -> str:

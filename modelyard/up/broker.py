@@ -6,10 +6,10 @@ import os
 
 from modelyard.broker import configuration, find_server
 from modelyard.credentials import ensure_seeds
+from modelyard.home import broker_config
 from modelyard.settings import Settings
 from modelyard.up.child import CannotStart, Child
 
-HOST = "127.0.0.1"
 _START_PATIENCE_S = 10.0
 _POLL_S = 0.01
 
@@ -17,24 +17,36 @@ _POLL_S = 0.01
 async def start_broker(settings: Settings, port: int) -> Child:
     """Start nats-server on `port` and return once it accepts connections; CannotStart if it does not."""
     ensure_seeds(settings.credentials)
-    config = settings.run / "nats.conf"
-    text = configuration(settings.credentials, settings.home / "nats", host=HOST, port=port)
-    config.write_text(text)
+    config = broker_config(settings)
+    config.write_text(
+        configuration(
+            settings.credentials,
+            settings.home / "nats",
+            host=settings.nats_host,
+            port=port,
+            pid_file=settings.run / "nats.pid",
+        )
+    )
     child = Child(
         "broker", [str(find_server()), "-c", str(config)], dict(os.environ), settings.logs / "broker.log"
     )
     await child.start()
-    await _accepts(child, port)
+    await _accepts(child, own_host(settings.nats_host), port)
     return child
 
 
-async def _accepts(child: Child, port: int) -> None:
+def own_host(host: str) -> str:
+    """Where we ourselves reach a listener on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+
+
+async def _accepts(child: Child, host: str, port: int) -> None:
     ended = asyncio.ensure_future(child.wait())
     try:
         async with asyncio.timeout(_START_PATIENCE_S):
             while not ended.done():
                 with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection(HOST, port)
+                    _, writer = await asyncio.open_connection(host, port)
                     writer.close()
                     return
                 await asyncio.sleep(_POLL_S)

@@ -5,6 +5,8 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import nats.errors
@@ -14,35 +16,65 @@ from modelyard import home, settings
 from modelyard.broker import BrokerMissing
 from modelyard.bus import Bus
 from modelyard.credentials import ensure_seeds
-from modelyard.processes import end
+from modelyard.processes import Group, end
 from modelyard.service import run_loop, stop_signal
 from modelyard.settings import Settings, SettingsError
 from modelyard.up import banner
-from modelyard.up.broker import HOST as BROKER_HOST
-from modelyard.up.broker import start_broker
+from modelyard.up.announcing import announcing
+from modelyard.up.broker import own_host, start_broker
 from modelyard.up.child import EXIT_CONFIG, CannotStart, Child
+from modelyard.up.joining import ask, membership, nats_url
 from modelyard.up.news import News
 from modelyard.up.ports import claim
 from schemas import subjects
 from schemas.errors import YardError
 from schemas.instances import ClearNode
+from schemas.record import Record
 from schemas.roles import SERVICES, Role
 
 READY_PATIENCE_S = 30.0
 DRAIN_S = 2.0
 STOP_S = 5.0
 _POLL_S = 0.05
+EXIT_UNREACHABLE = 3
 
 
-def run_up() -> int:
+class _Pong(Record):
+    """A service that answers; NATS' own shape."""
+
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class Asked(NamedTuple):
+    """What the command line says."""
+
+    listen: str | None = None
+    """Where the broker listens, if not as the settings say."""
+    join: bool = False
+    url: str | None = None
+    """The broker to join; None: the one that is found, or was joined before."""
+    gateway: bool = False
+    """Run a gateway on a machine that joins, too."""
+
+
+def run_up(asked: Asked) -> int:
     """Run everything in the foreground; the exit code. Sentences for what is wrong go to standard error."""
     try:
         configured = settings.load()
+        if asked.listen is not None:
+            configured = msgspec.structs.replace(
+                configured, nats_host=settings.address(asked.listen, "--listen ")
+            )
         for name in settings.unknown():
             sys.stderr.write(f"yard: there is no setting {name}; it is ignored.\n")
         home.prepare(configured)
         with home.lock(configured):
-            return run_loop(Up(configured, Console()).run())
+            if asked.join:
+                configured = _joined(configured, asked)
+            return run_loop(Up(configured, Console(), _roles(asked)).run())
+    except YardError as error:
+        sys.stderr.write(f"yard: {error.message}\n")
+        return EXIT_UNREACHABLE
     except (SettingsError, home.AlreadyRunning, CannotStart, BrokerMissing) as error:
         sys.stderr.write(f"yard: {error}\n")
         return EXIT_CONFIG
@@ -51,12 +83,25 @@ def run_up() -> int:
         return EXIT_CONFIG
 
 
-class Up:
-    """The broker, the four services, and the terminal."""
+def _joined(configured: Settings, asked: Asked) -> Settings:
+    """The settings of a machine that works for another's yard."""
+    invitation = ask(configured, gateway=asked.gateway)
+    member = run_loop(membership(configured, asked.url, invitation, gateway=asked.gateway))
+    return msgspec.structs.replace(configured, nats_url=member.nats_url, joined=True)
 
-    def __init__(self, configured: Settings, console: Console) -> None:
+
+def _roles(asked: Asked) -> tuple[Role, ...]:
+    """The services to run: a machine that joins needs no HTTP edge of its own."""
+    return tuple(role for role in SERVICES if asked.gateway or not asked.join or role is not Role.GATEWAY)
+
+
+class Up:
+    """The broker, the services, and the terminal."""
+
+    def __init__(self, configured: Settings, console: Console, roles: Sequence[Role] = SERVICES) -> None:
         self._settings = configured
         self._console = console
+        self._roles = roles
         self._broker: Child | None = None
         self._services: list[Child] = []
         self._began = time.monotonic()
@@ -72,8 +117,9 @@ class Up:
             stopping = asyncio.create_task(stop.wait())
             try:
                 if await self._until_ready(bus, watch, stopping):
-                    await self._show(bus, running)
-                    await asyncio.wait({stopping, *watch}, return_when=asyncio.FIRST_COMPLETED)
+                    async with announcing(self._settings, self._console, broker=self._broker is not None):
+                        await self._show(bus, running)
+                        await asyncio.wait({stopping, *watch}, return_when=asyncio.FIRST_COMPLETED)
                 self._check(watch)
             finally:
                 stop.clear()
@@ -89,25 +135,32 @@ class Up:
 
     async def _start_broker(self) -> str:
         if self._settings.nats_url is not None:
-            ensure_seeds(self._settings.credentials)
+            if not self._settings.joined:
+                ensure_seeds(self._settings.credentials)
             return self._settings.nats_url
-        port = claim(BROKER_HOST, self._settings.nats_port, "YARD_NATS_PORT")
+        host = self._settings.nats_host
+        port = claim(host, self._settings.nats_port, "YARD_NATS_PORT")
         self._broker = await start_broker(self._settings, port)
-        return f"nats://{BROKER_HOST}:{port}"
+        self._settings = msgspec.structs.replace(self._settings, nats_port=port)
+        return nats_url(own_host(host), port)
 
     def _start_file(self, url: str) -> home.RunFile:
         """Settle the gateway's port, and tell the other commands of this home where everything is."""
+        gateway_url = self._gateway_url() if Role.GATEWAY in self._roles else None
+        running = home.RunFile(pid=os.getpid(), nats_url=url, gateway_url=gateway_url)
+        home.write_run_file(self._settings, running)
+        return running
+
+    def _gateway_url(self) -> str:
         port = claim(self._settings.host, self._settings.port, "YARD_PORT")
         self._settings = msgspec.structs.replace(self._settings, port=port)
         shown = self._settings.host if self._settings.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
         host = f"[{shown}]" if ":" in shown else shown
-        running = home.RunFile(pid=os.getpid(), nats_url=url, gateway_url=f"http://{host}:{port}")
-        home.write_run_file(self._settings, running)
-        return running
+        return f"http://{host}:{port}"
 
     async def _start_services(self, running: home.RunFile) -> None:
         environment = {**os.environ, **self._settings.as_environment(), "YARD_NATS_URL": running.nats_url}
-        for role in SERVICES:
+        for role in self._roles:
             argv = [sys.executable, "-m", f"services.{role}"]
             child = Child(str(role), argv, environment, self._settings.logs / f"{role}.log")
             await child.start()
@@ -117,7 +170,7 @@ class Up:
         self, bus: Bus, watch: list[asyncio.Task[int]], stopping: asyncio.Task[bool]
     ) -> bool:
         """Wait until every service answers; False if we are to stop before."""
-        ready = asyncio.create_task(_all_answer(bus))
+        ready = asyncio.create_task(_all_answer(bus, self._roles))
         done, _ = await asyncio.wait(
             {ready, stopping, *watch}, timeout=READY_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
         )
@@ -161,21 +214,36 @@ class Up:
             await self._broker.stop(STOP_S)
 
     async def _end_leftovers(self) -> None:
-        """Runners that the supervisor could not end any more."""
-        for runner in home.read_runners(self._settings):
+        """Runners that the supervisor could not end any more, and what their engines left."""
+        for instance, runner in home.read_runners(self._settings).items():
             await end(runner.pid, runner.started_at, grace_s=1.0)
+            if runner.engine_pid is not None and runner.engine_started_at is not None:
+                with contextlib.suppress(TimeoutError):
+                    group = Group(runner.engine_pid, runner.engine_started_at)
+                    await asyncio.wait_for(group.kill(), STOP_S)
+            home.forget_runner(self._settings, instance)
 
 
-async def _all_answer(bus: Bus) -> None:
+async def _all_answer(bus: Bus, roles: Sequence[Role]) -> None:
     """Each service announces itself as its last step."""
-    for role in SERVICES:
+    for role in roles:
         while not await _answers(bus, role):
             await asyncio.sleep(_POLL_S)
 
 
 async def _answers(bus: Bus, role: Role) -> bool:
+    """Whether the service of this node does: those of other nodes answer too."""
+    inbox = bus.nc.new_inbox()
+    answers = await bus.nc.subscribe(inbox)
     try:
-        await bus.nc.request(f"$SRV.PING.{role}", b"", timeout=1)
-    except (TimeoutError, nats.errors.Error):
+        await bus.nc.publish(f"$SRV.PING.{role}", reply=inbox)
+        async with asyncio.timeout(1):
+            while True:
+                told = msgspec.json.decode((await answers.next_msg(timeout=1)).data, type=_Pong)
+                if told.metadata.get("node") == bus.node:
+                    return True
+    except (TimeoutError, nats.errors.Error, msgspec.DecodeError):
         return False
-    return True
+    finally:
+        with contextlib.suppress(nats.errors.Error):
+            await answers.unsubscribe()

@@ -25,6 +25,10 @@ async def ensure_demo(bus: Bus, settings: Settings) -> None:
     path = settings.models / PATH
     path.parent.mkdir(parents=True, exist_ok=True)
     await asyncio.to_thread(write_reciter, path, DEMO_SENTENCE)
+    if settings.joined:
+        # The first machine has registered it; here it only lies ready.
+        done.touch()
+        return
     try:
         await register(bus, ModelSpec(name=NAME, path=PATH, n_ctx=8192))
     except Conflict as error:

@@ -14,9 +14,12 @@ from services.downloader.downloads import Downloads
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     """Set up and subscribe; `Tasks` keeps the rest going."""
     known: Mirror[Download] = await Mirror.start(bus, buckets.DOWNLOADS, tasks)
-    downloads = Downloads(bus, tasks, settings, known)
-    downloads.resume()
     await ensure_demo(bus, settings)
     commands = await Commands.start(bus, tasks, "From the hub to the disk.")
+    if settings.joined:
+        # Pulls are the first machine's: two downloaders would both resume what one has begun.
+        return
+    downloads = Downloads(bus, tasks, settings, known)
+    downloads.resume()
     await commands.add(subjects.DOWNLOAD_START, downloads.on_start)
     await commands.add(subjects.DOWNLOAD_CANCEL, downloads.on_cancel)

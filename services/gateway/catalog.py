@@ -5,16 +5,29 @@ import time
 from modelyard.state import Mirror
 from schemas.endpoints import endpoint_of, paths_of
 from schemas.errors import ModelNotFound, StartFailed, WrongMode
+from schemas.grammar import model_key
 from schemas.instances import LIVE, Instance, InstanceState
 from schemas.models import ModelSpec, find_model
+from schemas.placing import WaitingModel
 
 
 class Catalog:
     """A view on the mirrors of models and instances."""
 
-    def __init__(self, models: Mirror[ModelSpec], instances: Mirror[Instance]) -> None:
+    def __init__(
+        self,
+        models: Mirror[ModelSpec],
+        instances: Mirror[Instance],
+        waits: Mirror[WaitingModel] | None = None,
+    ) -> None:
         self.models = models
         self.instances = instances
+        self._waits = waits
+
+    def waits_for(self, model: str) -> str | None:
+        """What a model that is not served yet waits for, as the end of a sentence."""
+        notice = self._waits.values.get(model_key(model)) if self._waits else None
+        return notice.reason if notice else None
 
     def resolve(self, name: str) -> ModelSpec:
         """The model with this name or alias; never another one."""
@@ -30,7 +43,7 @@ class Catalog:
         return find_model(name, self.models.values) is not None
 
     def check(self, spec: ModelSpec, path: str) -> None:
-        """WrongMode if the model does not serve `path`; StartFailed while it pauses after a failed start."""
+        """WrongMode if the model does not serve `path`; StartFailed while it pauses after failures."""
         modes = endpoint_of(path).modes
         if modes and spec.mode not in modes:
             wanted, serves = " or ".join(sorted(modes)), " and ".join(paths_of(spec.mode))
@@ -43,12 +56,16 @@ class Catalog:
             raise start_failed(failed)
 
     def start_failure(self, model: str) -> Instance | None:
-        """The failed start of a model that has no living instance; None if it lives or never failed."""
+        """Why a model that has no living instance is not asked: its start failed, or its circuit is open.
+
+        None if it lives or never failed. After a crash that was not yet one too many its requests wait.
+        """
         own = [instance for instance in self.instances.values.values() if instance.model == model]
         if any(instance.state in LIVE for instance in own):
             return None
-        failed = [i for i in own if i.state is InstanceState.FAILED and not i.ever_ready]
-        return max(failed, key=lambda instance: instance.changed_at, default=None)
+        failed = [i for i in own if i.state is InstanceState.FAILED]
+        newest = max(failed, key=lambda instance: instance.changed_at, default=None)
+        return newest if newest and (newest.circuit_open or not newest.ever_ready) else None
 
     def slots(self, spec: ModelSpec) -> int:
         """How many requests of a model are answered at a time: by those that run, or by one that would."""
@@ -75,4 +92,5 @@ _LIVELIEST = (
 def start_failed(instance: Instance) -> StartFailed:
     """What a caller is told about a failed start."""
     pause_s = max(1, round((instance.retry_at or 0) - time.time()))
-    return StartFailed(f"{instance.model} could not be started. {instance.error}", retry_after_s=pause_s)
+    how = "does not stay up" if instance.ever_ready else "could not be started"
+    return StartFailed(f"{instance.model} {how}. {instance.error}", retry_after_s=pause_s)

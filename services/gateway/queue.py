@@ -11,6 +11,7 @@ from schemas.requests import Lane
 from services.gateway.inference.answer import Answer
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.waiting import Place
+from services.gateway.middleware import KEY_ID
 
 
 class Waiting(Record):
@@ -27,7 +28,8 @@ class Waiting(Record):
 
 
 class Queue:
-    """Handlers of `/api/queue`. It shows the requests that came through this gateway."""
+    """Handlers of `/api/queue`. It shows the requests that came through this gateway; with keys in use
+    each cancels its own."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
@@ -45,8 +47,8 @@ class Queue:
 
     async def on_cancel(self, request: web.Request) -> web.Response:
         name = request.match_info["request"]
-        if not self._inference.cancel(name):
-            raise NotFound(f"No request {name} waits or is answered here.")
+        if not self._inference.cancel(name, key=request.get(KEY_ID)):
+            raise NotFound(f"No request {name} of yours waits or is answered here.")
         return web.Response(body=msgspec.json.encode({"cancelled": name}), content_type="application/json")
 
     def _waiting(self, answer: Answer) -> Waiting:

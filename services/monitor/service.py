@@ -20,9 +20,11 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     outlet = DeviceOutlet(bus)
     for adapter in adapters:
         tasks.spawn(Sampler(adapter, outlet).run(), f"sample {adapter.name}")
-    usage = await UsageKeeper.open(bus, settings.home / USAGE_FILE)
-    tasks.spawn(usage.run(), "usage")
+    # One machine counts, or every one would know a part.
+    usage = None if settings.joined else await UsageKeeper.open(bus, settings.home / USAGE_FILE)
     # Last: whoever waits for the monitor takes its announcement as "ready".
     commands = await Commands.start(bus, tasks, "Devices, metrics and usage.")
-    await commands.add(subjects.USAGE_QUERY, usage.report)
+    if usage is not None:
+        tasks.spawn(usage.run(), "usage")
+        await commands.add(subjects.USAGE_QUERY, usage.report)
     await bus.nc.flush()

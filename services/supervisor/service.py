@@ -1,7 +1,11 @@
 """The supervisor: registry, scheduler and the agent of this node, on the wire."""
 
 import asyncio
+import contextlib
 
+import nats.errors
+
+from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.home import broker_url
 from modelyard.micro import Commands
@@ -9,21 +13,28 @@ from modelyard.settings import Settings
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.batches import Lease
 from schemas.devices import Device
+from schemas.groups import Group
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory
 from services.supervisor.agent.agent import NodeAgent
+from services.supervisor.agent.amends import Amends
 from services.supervisor.agent.devices import Devices
+from services.supervisor.agent.log_keeping import keep_logs
 from services.supervisor.agent.measuring import Measuring
 from services.supervisor.agent.orders import Orders
 from services.supervisor.agent.presence import Presence
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.agent.workers import Workers
+from services.supervisor.groups import Groups
 from services.supervisor.registry import Registry
 from services.supervisor.scheduling.lease import SchedulerLease
 from services.supervisor.scheduling.scheduler import Scheduler
 from services.supervisor.scheduling.wishes import Wishes
+
+log = logging.get(__name__)
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
@@ -32,9 +43,11 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
     registry = Registry(bus, tasks, settings, models, instances)
     await _serve_node(bus, settings, tasks, registry, instances)
-    await _serve_registry(bus, tasks, registry)
+    Amends(bus, tasks, settings.node, models, instances).begin()
+    groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
+    await _serve_registry(bus, tasks, registry, Groups(bus, groups))
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
-    scheduler = Scheduler(bus, settings, models, instances, nodes)
+    scheduler = Scheduler(bus, settings, models, instances, nodes, groups)
     await scheduler.listen()
     lease = SchedulerLease(bus, settings.node)
     tasks.spawn(_lead(bus, lease, scheduler, Wishes(registry, scheduler, instances)), "lead")
@@ -51,6 +64,7 @@ async def _serve_node(
     workers = Workers(settings, tasks, reservations)
     agent.adopt()
     workers.adopt()
+    await _follow_leases(bus, tasks, agent)
     presence = Presence(bus, settings, devices, agent, workers)
     orders = Orders(settings, registry, agent, workers, devices, presence, measured, broker_url(settings))
     commands, node = await Commands.start(bus, tasks, "The agent of a node."), settings.node
@@ -62,9 +76,18 @@ async def _serve_node(
     await commands.add(subjects.NODE_CORDON, orders.cordon, node=node)
     Measuring(bus, tasks, settings, instances, measured).begin()
     tasks.spawn(presence.keep(), "presence")
+    tasks.spawn(keep_logs(settings, agent), "keep logs")
 
 
-async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry) -> None:
+async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
+    """Know who decides before the first order comes."""
+    leases: Mirror[Lease] = await Mirror.start(bus, buckets.LEASES, tasks)
+    leases.listen(agent.on_lease)
+    for key, lease in tuple(leases.values.items()):
+        agent.on_lease(key, lease)
+
+
+async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Groups) -> None:
     commands = await Commands.start(bus, tasks, "The registry of models.")
     await commands.add(subjects.MODEL_GET, registry.get)
     await commands.add(subjects.MODEL_LIST, registry.models)
@@ -75,19 +98,36 @@ async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry) -> None:
     await commands.add_with_caller(subjects.MODEL_DELETE, registry.delete)
     await commands.add_with_caller(subjects.MODEL_APPLY, registry.apply)
     await commands.add_with_caller(subjects.MODEL_UNDO, registry.undo)
+    await commands.add(subjects.GROUP_PUT, groups.put)
+    await commands.add(subjects.GROUP_DELETE, groups.delete)
+    await commands.add(subjects.GROUP_LIST, groups.groups)
 
 
 async def _lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, wishes: Wishes) -> None:
     """Decide whenever the lease is ours."""
     while True:
         epoch = await lease.acquire()
-        async with Tasks() as leading:
-            commands = await Commands.start(bus, leading, "The scheduler.")
+        try:
+            await _decide(bus, lease, epoch, scheduler, wishes)
+        except (TimeoutError, nats.errors.Error) as error:
+            log.warning("cannot_lead_now", error=str(error))
+
+
+async def _decide(bus: Bus, lease: SchedulerLease, epoch: int, scheduler: Scheduler, wishes: Wishes) -> None:
+    async with Tasks() as leading:
+        commands = await Commands.start(bus, leading, "The scheduler.")
+        deciding = leading.spawn(scheduler.run(epoch), "scheduler")
+        try:
             await commands.add(subjects.MODEL_START, wishes.start)
             await commands.add(subjects.MODEL_STOP, wishes.stop)
             await commands.add(subjects.MODEL_PLAN, wishes.plan)
-            leading.spawn(scheduler.run(epoch), "scheduler")
-            try:
-                await lease.held()
-            finally:
-                await asyncio.shield(commands.stop())
+            await lease.held()
+        finally:
+            deciding.cancel()
+            await asyncio.shield(_fall_silent(commands))
+
+
+async def _fall_silent(commands: Commands) -> None:
+    """Answer as the scheduler no more. Where the lease was lost with the broker, nobody confirms that."""
+    with contextlib.suppress(TimeoutError, nats.errors.Error):
+        await commands.stop()

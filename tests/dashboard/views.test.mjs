@@ -14,8 +14,9 @@ const evilState = {
   models: { m: { name: EVIL, aliases: [EVIL], mode: EVIL, source: { quant: EVIL } }, c: { name: `${EVIL}2`, aliases: [] } },
   instances: {
     a: { instance: EVIL, model: EVIL, node: EVIL, engine: EVIL, state: "failed", error: `${EVIL}\n${EVIL}`, changed_at: 1 },
-    b: { instance: "b", model: EVIL, node: EVIL, engine: EVIL, state: EVIL, changed_at: 2, engine_pid: 7 },
+    b: { instance: "b", model: EVIL, node: EVIL, engine: EVIL, state: EVIL, changed_at: 2, engine_pid: 7, reserved: [{ device: EVIL, predicted_bytes: 1 }] },
   },
+  waits: { m: { model: EVIL, reason: EVIL, since: 1 } },
   nodes: { n: { node: EVIL, version: EVIL, engines: [{ engine: EVIL, version: EVIL }, { engine: EVIL, problem: EVIL }] } },
   devices: { d: { node: EVIL, device: EVIL, kind: EVIL, name: EVIL, memory_total_bytes: 2, memory_used_bytes: 1, processes: [{ pid: 7 }] } },
   downloads: { d: { download: EVIL, reference: EVIL, model: `${EVIL}3`, state: "failed", error: { message: EVIL }, changed_at: 1, created_at: 1, bytes_done: 0 } },
@@ -43,9 +44,38 @@ test("every view names parts of the state that exist", () => {
   for (const { needs } of views) for (const path of needs) assert.ok(path.split(".")[0] in state, path);
 });
 
+test("a loading model shows how far it is where its engine tells", () => {
+  const coming = (progress) => ({
+    ...initialState,
+    loaded: true,
+    models: { m: { name: "m", path: "m" } },
+    instances: { i: { instance: "i", model: "m", node: "n", engine: "e", state: "loading", changed_at: 1, progress } },
+  });
+  const told = views.map(({ view }) => String(view({ ...coming(0.42), origin: "" }))).join("");
+  assert.equal(told.match(/42 %/g).length, 2, "at the model and at the instance");
+  assert.match(told, /value="0.42"/);
+  const untold = views.map(({ view }) => String(view({ ...coming(null), origin: "" }))).join("");
+  assert.doesNotMatch(untold, /NaN|null| %/);
+});
+
 test("an empty yard teaches the next step", () => {
   const texts = Object.fromEntries(NAMES.map((name, index) => [name, String(views[index].view({ ...initialState, loaded: true }))]));
   assert.match(texts.downloads, /yard pull REPO:QUANT/);
   assert.match(texts.models, /yard pull /);
   assert.match(String(views[1].view({ ...initialState, origin: "http://yard:8080" })), /http:\/\/yard:8080\/v1/);
+});
+
+test("a model that cannot be had yet says why", () => {
+  const wait = { model: "big", reason: "its memory is held by <b>small</b>", since: 990 };
+  const state = {
+    ...initialState,
+    loaded: true,
+    now: 1000,
+    models: { big: { name: "big" } },
+    waits: { big: wait },
+  };
+  const { view } = views[NAMES.indexOf("models")];
+  const markup = String(view(state));
+  assert.match(markup, /Asked for 10 s ago: its memory is held by &lt;b&gt;small/);
+  assert.doesNotMatch(String(view({ ...state, waits: {} })), /Asked for/);
 });

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from modelyard.tinymodels import write_babbler
-from schemas.models import ModelSpec
+from modelyard.tinymodels import write_babbler, write_embedder, write_reranker
+from schemas.models import Mode, ModelSpec
 from tests.e2e.yard_process import YardProcess, running_yard
 
 SLOW = "test/slow"
@@ -30,6 +30,17 @@ async def put_slow(yard: YardProcess, gguf: Path, *, n_parallel: int = 2, **more
     await yard.put(
         ModelSpec(name=SLOW, path="test/slow.gguf", n_parallel=n_parallel, aliases=("slow",), **more)
     )
+
+
+async def put_vectors(yard: YardProcess) -> None:
+    """Register `embed`, also called `vectors`, and `rerank`."""
+    (yard.models / "test").mkdir()
+    write_embedder(yard.models / "test" / "embed.gguf")
+    write_reranker(yard.models / "test" / "rerank.gguf")
+    await yard.put(
+        ModelSpec(name="embed", path="test/embed.gguf", mode=Mode.EMBEDDING, n_ctx=512, aliases=("vectors",))
+    )
+    await yard.put(ModelSpec(name="rerank", path="test/rerank.gguf", mode=Mode.RERANK, n_ctx=512))
 
 
 @pytest.fixture

@@ -10,12 +10,9 @@ import openai
 import pytest
 import pytest_asyncio
 
-from modelyard.tinymodels import DEMO_SENTENCE, write_embedder, write_reranker
-from schemas import subjects
-from schemas.endpoints import ENDPOINTS
-from schemas.models import Mode, ModelSpec
-from schemas.requests import Outcome
+from modelyard.tinymodels import DEMO_SENTENCE
 from tests.e2e.chatting import HELLO, post
+from tests.e2e.conftest import put_vectors
 from tests.e2e.yard_process import YardProcess, running_yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -26,15 +23,7 @@ FIRST_WORDS = DEMO_SENTENCE.split(",")[0]
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardProcess]:
     async with running_yard(tmp_path_factory.mktemp("yard") / "home") as yard:
-        (yard.models / "test").mkdir()
-        write_embedder(yard.models / "test" / "embed.gguf")
-        write_reranker(yard.models / "test" / "rerank.gguf")
-        await yard.put(
-            ModelSpec(
-                name="embed", path="test/embed.gguf", mode=Mode.EMBEDDING, n_ctx=512, aliases=("vectors",)
-            )
-        )
-        await yard.put(ModelSpec(name="rerank", path="test/rerank.gguf", mode=Mode.RERANK, n_ctx=512))
+        await put_vectors(yard)
         yield yard
 
 
@@ -355,50 +344,3 @@ async def test_a_model_of_another_mode_is_400_with_the_right_path(clients: Clien
     with pytest.raises(STATUS_ERRORS, match="/v1/rerank") as caught:
         await call(clients, "rerank")
     assert caught.value.status_code == 400
-
-
-BODIES = {
-    "chat": {"model": "demo", "messages": HELLO},
-    "completions": {"model": "demo", "prompt": "Hello", "max_tokens": 8},
-    "responses": {"model": "demo", "input": "Hello!"},
-    "messages": {"model": "demo", "messages": HELLO, "max_tokens": 100},
-    "count_tokens": {"model": "demo", "messages": HELLO, "max_tokens": 100},
-    "embeddings": {"model": "embed", "input": "fetch a model"},
-    "rerank": {"model": "rerank", "query": "fetch", "documents": ["a", "fetch"]},
-    "tokenize": {"model": "demo", "content": "Hello"},
-}
-CHANGES = {"id", "created", "created_at", "completed_at", "timings", "usage", "output"}
-"""What two answers to the same question differ in."""
-
-
-@pytest.mark.parametrize("name", BODIES)
-async def test_over_nats_it_is_the_same_json(yard: YardProcess, name: str) -> None:
-    path = next(endpoint.path for endpoint in ENDPOINTS if endpoint.name == name)
-    body = msgspec.json.encode(BODIES[name])
-    status, over_http = await post(yard.url, path, body)
-    assert status == 200, over_http
-    inbox = yard.bus.nc.new_inbox()
-    replies = await yard.bus.nc.subscribe(inbox)
-    await yard.bus.nc.publish(subjects.OPENAI(endpoint=name), body, reply=inbox)
-    pieces = []
-    while piece := (await replies.next_msg(timeout=20)).data:
-        pieces.append(piece)
-    over_nats = msgspec.json.decode(b"".join(pieces))
-    if isinstance(over_http, dict):
-        assert set(over_nats) == set(over_http)
-        for key in over_http.keys() - CHANGES:
-            assert over_nats[key] == over_http[key]
-    else:
-        assert over_nats == over_http
-
-
-async def test_every_request_is_metered(yard: YardProcess) -> None:
-    finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
-    await yard.bus.nc.flush()
-    for name, body in BODIES.items():
-        path = next(endpoint.path for endpoint in ENDPOINTS if endpoint.name == name)
-        await post(yard.url, path, msgspec.json.encode(body))
-        record = subjects.REQUEST_FINISHED.decode((await finished.next_msg(timeout=10)).data)
-        assert (record.path, record.outcome, record.model) == (path, Outcome.OK, body["model"])
-        assert record.prompt_tokens > 0 or name in ("count_tokens", "tokenize")
-        assert (record.completion_tokens > 0) == (name in ("chat", "completions", "responses", "messages"))

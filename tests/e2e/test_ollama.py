@@ -61,8 +61,8 @@ async def test_nothing_said_loads_the_model(yard: YardProcess, llama: ollama.Asy
     assert (await llama.embed(model="embed", input="")).embeddings == []
     assert (await llama.embeddings(model="embed", prompt="")).embedding == []
     running = {model.model: model for model in (await llama.ps()).models}
-    assert running["base"].context_length == 8192
-    assert {"base", "demo", "embed"} <= running.keys()
+    assert running["text"].context_length == 8192
+    assert {"text", "demo", "embed"} <= running.keys()
 
 
 async def test_a_model_without_a_template_goes_on_with_the_prompt(llama: ollama.AsyncClient) -> None:

@@ -1,10 +1,8 @@
 """From the hub to a chat, as a person types it."""
 
-import asyncio
 import itertools
 import json
 import os
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +15,7 @@ from modelyard.tinymodels import write_babbler, write_reciter
 from schemas import subjects
 from schemas.downloads import Download, DownloadState
 from tests.e2e.chatting import chat
-from tests.e2e.yard_process import YardProcess, environment, running_yard
+from tests.e2e.yard_process import YardProcess, running_yard, yard_command
 from tests.hub import Hub
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,22 +39,6 @@ async def hub(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hub]:
 async def yard(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> AsyncIterator[YardProcess]:
     async with running_yard(tmp_path_factory.mktemp("yard") / "home", HF_ENDPOINT=hub.url) as yard:
         yield yard
-
-
-async def yard_command(yard: YardProcess, *words: str) -> tuple[int, str, str]:
-    """Run the `yard` command as a person does: exit code, output, errors."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "modelyard.cli",
-        *words,
-        env=environment(yard.home),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
 
 
 async def test_a_pulled_model_can_be_chatted_with(yard: YardProcess, hub: Hub) -> None:

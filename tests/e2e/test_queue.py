@@ -142,3 +142,28 @@ async def test_one_key_with_many_requests_does_not_hold_up_another(
         assert before <= 4, "two at work or asked for already, and then it was its turn"
         assert sum(not task.done() for task in many) >= 7
         await asyncio.gather(*many)
+
+
+async def test_with_keys_each_cancels_its_own(keyed: YardProcess, slow_gguf: Path) -> None:
+    await put_slow(keyed, slow_gguf, n_parallel=1)
+    mine, others = ({"Authorization": f"Bearer {key}"} for key in ("sesame-many-many", "sesame-one-one"))
+    body = {"model": SLOW, "messages": HELLO, "max_tokens": 20000}
+    async with aiohttp.ClientSession(keyed.url) as session:
+        asked = [
+            asyncio.create_task(session.post("/v1/chat/completions", json=body, headers=mine))
+            for _ in range(2)
+        ]
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                async with session.get("/api/queue", headers=others) as response:
+                    if len(waiting := (await response.json())["waiting"]) == 1:
+                        break
+                await asyncio.sleep(0.02)
+        path = f"/api/queue/{waiting[0]['request']}"
+        for headers, status in ((others, 404), (mine, 200)):
+            async with session.delete(path, headers=headers) as response:
+                assert response.status == status
+        done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_S)
+        assert [task.result().status for task in done] == [499]
+        for task in asked:
+            task.cancel()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import psutil
@@ -15,7 +16,7 @@ from modelyard.tinymodels import DEMO_SENTENCE, write_embedder
 from schemas import subjects
 from schemas.errors import ModelNotFound
 from schemas.instances import InstanceState
-from schemas.models import Mode, ModelRef, ModelSpec
+from schemas.models import Mode, ModelRef, ModelSpec, ParameterPolicy
 from schemas.requests import Outcome
 from tests.e2e.chatting import HELLO, chat, post, streaming
 from tests.e2e.yard_process import YardProcess, running_yard, settings_of, watching
@@ -256,3 +257,24 @@ async def test_a_body_of_many_megabytes_arrives_whole_and_is_forgotten(yard: Yar
     async with asyncio.timeout(10):
         while (await yard.bus.js.stream_info("BODIES")).state.messages:
             await asyncio.sleep(0.02)
+
+
+async def test_what_a_model_rules_about_requests_goes_for_the_next_one(yard: YardProcess) -> None:
+    async def tokens(**fields: Any) -> int:
+        status, answer = await chat(yard.url, "ruled", **fields)
+        assert status == 200, answer
+        return int(answer["usage"]["completion_tokens"])
+
+    def spec(**rules: Any) -> ModelSpec:
+        return ModelSpec(name="ruled", path="modelyard/demo.gguf", parameters=ParameterPolicy(**rules))
+
+    await yard.put(spec(defaults={"max_tokens": 3}))
+    async with watching(yard.bus) as instances:
+        assert (await tokens(), await tokens(max_tokens=5)) == (3, 5)
+        (before,) = instances.of("ruled")
+        await yard.put(spec(forced={"max_tokens": 2}, dropped=("seed",)))
+        async with asyncio.timeout(20):
+            while await tokens(max_tokens=5, seed=1) != 2:
+                await asyncio.sleep(0.05)
+        assert [one.instance for one in instances.of("ruled")] == [before.instance], "and nothing restarts"
+    await yard.bus.call(subjects.MODEL_STOP, ModelRef(model="ruled"))

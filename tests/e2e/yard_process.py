@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
@@ -103,7 +103,13 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def running_yard(home: Path, **more: str) -> AsyncIterator[YardProcess]:
+async def running_yard(
+    home: Path,
+    *options: str,
+    stdin: str = "",
+    preexec_fn: Callable[[], None] | None = None,
+    **more: str,
+) -> AsyncIterator[YardProcess]:
     """Start `yard up` and wait for its banner; on exit it is interrupted, and everything must be gone."""
     env = environment(home, **more)
     process = await asyncio.create_subprocess_exec(
@@ -111,10 +117,16 @@ async def running_yard(home: Path, **more: str) -> AsyncIterator[YardProcess]:
         "-m",
         "modelyard.cli",
         "up",
+        *options,
         env=env,
+        preexec_fn=preexec_fn,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
+    assert process.stdin is not None
+    process.stdin.write(stdin.encode())
+    process.stdin.close()
     screen = await asyncio.wait_for(_until_up(process), UP_S)
     reading = asyncio.create_task(_read_on(process, screen))
     yard = YardProcess(home, process, screen, await _login(home, screen))
@@ -189,3 +201,19 @@ async def until_idle(port: int, patience_s: float) -> None:
     async with asyncio.timeout(patience_s):
         while await busy_slots(port):
             await asyncio.sleep(0.02)
+
+
+async def yard_command(yard: YardProcess, *words: str) -> tuple[int, str, str]:
+    """Run the `yard` command as a person does: exit code, output, errors."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "modelyard.cli",
+        *words,
+        env=environment(yard.home),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()

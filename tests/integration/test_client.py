@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -254,6 +256,28 @@ async def test_logs_can_be_followed(yard: Yard, client: Client, standins: Servic
         assert (await anext(lines)).text == "one"
         await print_lines(yard, "i1", "demo", "two")
         assert (await anext(lines)).text == "two"
+
+
+async def test_logs_of_a_model_since_a_while_are_those_of_all_its_instances(
+    yard: Yard, client: Client, standins: Services
+) -> None:
+    put = standins.supervisor.put
+    await put(instance("old", "demo", InstanceState.FAILED, at=1.0))
+    await put(instance("new", "demo", InstanceState.READY, at=2.0))
+    await put(instance("other", "broken", InstanceState.READY, at=2.0))
+    began = time.time()
+    await print_lines(yard, "old", "demo", "Out of memory", "bye")
+    await print_lines(yard, "other", "broken", "out of memory, too")
+    await print_lines(yard, "new", "demo", "it loads")
+
+    async def lines(name: str, **which: Any) -> list[str]:
+        return [line.text async for line in client.logs(name, **which)]
+
+    assert await lines("demo", since=began - 60) == ["Out of memory", "bye", "it loads"]
+    assert await lines("first", since=began - 60, grep="out OF mem") == ["Out of memory"]
+    assert await lines("old", since=began - 60) == ["Out of memory", "bye"]
+    assert await lines("new", grep="nothing like it") == []
+    assert await lines("demo", since=time.time() + 60) == []
 
 
 async def test_chat_gives_the_text_in_pieces(client: Client, standins: Services) -> None:

@@ -35,6 +35,8 @@ def test_an_empty_variable_is_as_if_it_were_not_there(tmp_path: Path) -> None:
         ("YARD_RPC_HOST", "::"),
         ("YARD_RPC_HOST", "my-machine"),
         ("YARD_NODE", "a.b"),
+        ("YARD_NATS_HOST", "everywhere"),
+        ("YARD_JOINED", "perhaps"),
         ("YARD_LOG_LEVEL", "loud"),
         ("YARD_HOME", "/etc/passwd"),
     ],

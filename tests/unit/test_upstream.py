@@ -52,8 +52,8 @@ async def upstream(api: Api) -> AsyncIterator[tuple[Engine, Upstream]]:
 
 async def test_health_is_asked_where_the_engine_has_it() -> None:
     async with upstream(Api(health="/ready")) as (engine, asking):
-        assert not await asking.is_healthy()
-        assert await asking.is_healthy()
+        assert not await asking.is_healthy(1.0)
+        assert await asking.is_healthy(1.0)
         assert {path for path, _ in engine.asked} == {"/ready"}
 
 

@@ -99,7 +99,8 @@ def place_headers(place: Place | None) -> dict[str, str]:
 def _comment(place: Place | None) -> bytes:
     if place is None:
         return b": the model reads the prompt\n\n"
-    return f": waiting, position {place.position}, about {place.expected_wait_s:g} s\n\n".encode()
+    why = f": {place.reason}" if place.reason else ""
+    return f": waiting, position {place.position}, about {place.expected_wait_s:g} s{why}\n\n".encode()
 
 
 def _whole(head: AnswerHead, body: bytes, request: str) -> web.Response:

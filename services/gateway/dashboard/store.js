@@ -2,7 +2,7 @@
 
 import { chatHandlers, emptyChat } from "./chat.js";
 
-export const BUCKETS = ["models", "instances", "nodes", "devices", "downloads"];
+export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads"];
 export const LOG_LINES = 600;
 
 export const initialState = {
@@ -10,6 +10,7 @@ export const initialState = {
   loaded: false,
   models: {},
   instances: {},
+  waits: {},
   nodes: {},
   devices: {},
   downloads: {},

@@ -124,11 +124,13 @@ class Inference:
         """Where a request stands, and how long it may take until its turn."""
         model = answer.spec.name
         slots = self._catalog.slots(answer.spec)
-        return place(answer, self.waiting(model), slots, self._durations.of(model))
+        reason = self._catalog.waits_for(model)
+        return place(answer, self.waiting(model), slots, self._durations.of(model), reason)
 
-    def cancel(self, request: str) -> bool:
-        """Give a request up for its client; False if there is none."""
-        if (answer := self._answers.get(request)) is None:
+    def cancel(self, request: str, *, key: str | None = None) -> bool:
+        """Give a request up for its client; False if there is none, or none of this `key`."""
+        answer = self._answers.get(request)
+        if answer is None or key not in (None, answer.ask.key):
             return False
         answer.fail(Cancelled("The request was cancelled."))
         return True
@@ -267,7 +269,11 @@ class Inference:
         if waited_s > RUN_S:
             return DeadlineExceeded(f"The request took longer than {RUN_S:.0f} s.")
         if answer.waits and waited_s > answer.spec.queue_wait_s:
-            return DeadlineExceeded(f"The request waited {waited_s:.0f} s for {name}, which is its limit.")
+            why = self._catalog.waits_for(name)
+            return DeadlineExceeded(
+                f"The request waited {waited_s:.0f} s for {name}, which is its limit"
+                + (f": {why}." if why else ".")
+            )
         if away_since is not None:
             away = now - away_since > BROKER_PATIENCE_S
             return BrokerUnavailable("The broker went away while the request waited.") if away else None

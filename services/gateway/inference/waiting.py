@@ -22,6 +22,8 @@ class Place(Record):
     position: int
     """1 is the next to be taken."""
     expected_wait_s: float
+    reason: str | None = None
+    """Why nobody takes it at all yet, as the end of a sentence: its model waits for something."""
 
 
 class Durations:
@@ -55,7 +57,9 @@ def position(mine: tuple[Lane, str | None], before: int, others: dict[tuple[Lane
     return ahead + 1
 
 
-def place(answer: Answer, waiting: Iterable[Answer], slots: int, mean_s: float) -> Place:
+def place(
+    answer: Answer, waiting: Iterable[Answer], slots: int, mean_s: float, reason: str | None = None
+) -> Place:
     """The place of `answer` among all that wait for its model."""
     queues: collections.Counter[tuple[Lane, str | None]] = collections.Counter()
     mine, before = (answer.ask.lane, answer.ask.key), 0
@@ -66,7 +70,7 @@ def place(answer: Answer, waiting: Iterable[Answer], slots: int, mean_s: float) 
         queues[queue] += 1
         before += queue == mine and other.queued_at < answer.queued_at
     at = position(mine, before, dict(queues))
-    return Place(position=at, expected_wait_s=round(math.ceil(at / max(1, slots)) * mean_s, 1))
+    return Place(position=at, expected_wait_s=round(math.ceil(at / max(1, slots)) * mean_s, 1), reason=reason)
 
 
 def check_room(spec: ModelSpec, waiting: int, expected_wait_s: float) -> None:

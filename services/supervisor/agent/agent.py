@@ -15,28 +15,30 @@ import msgspec
 
 from modelyard import logging
 from modelyard.bus import Bus
-from modelyard.home import leave_reason
-from modelyard.processes import end, is_same, started_at, wait_ended, wait_gone
+from modelyard.home import RunnerFile, forget_runner, leave_reason, read_runners
+from modelyard.processes import Group, end, is_same, started_at, wait_gone
 from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
 from modelyard.tracing import tracing_environment
 from schemas import buckets, subjects
+from schemas.batches import SCHEDULER, Lease
 from schemas.errors import BrokerUnavailable, Conflict, NotFound
 from schemas.instances import LIVE, Instance, InstanceState, Reason
 from schemas.placing import NodeDevice
 from schemas.restart import fingerprint
 from services.supervisor.agent.reservations import Reservations
-from services.supervisor.backoff import pause_s
+from services.supervisor.backoff import failure
 from services.supervisor.engines.base import minimal_environment
 from services.supervisor.runner.launch import Launch
 from services.supervisor.runner.run import DRAIN_S, STOP_S
 
 log = logging.get(__name__)
 
+RUNNERS_LOG = "runners.log"
+"""In the folder of logs: what runners say of themselves."""
 _FIRST_RECORD_S = 15
 """A runner takes over the record within this time, or it never came up."""
-ENGINE_ENDS_S = 10.0
 _STOPPED_S = 5
 """How long a stopped instance stays to be seen."""
 
@@ -77,6 +79,10 @@ class NodeAgent:
         self._instances.listen(self._on_instance)
         for key, instance in tuple(self._instances.values.items()):
             self._on_instance(key, instance)
+        for key, runner in read_runners(self._settings).items():
+            if key not in self._watched and not is_same(runner.pid, runner.started_at):
+                # It died while nobody watched, and its record expired.
+                self._tasks.spawn(self._end_engine(key, runner), f"end engine of {key}")
 
     def _on_instance(self, key: str, instance: Instance | None) -> None:
         if instance is None or instance.node != self._settings.node:
@@ -104,6 +110,11 @@ class NodeAgent:
         if epoch < self._epoch:
             raise Conflict("Another scheduler decides by now.")
         self._epoch = epoch
+
+    def on_lease(self, key: str, lease: Lease | None) -> None:
+        """Another scheduler decides from now on: late orders of the one before are not taken."""
+        if key == SCHEDULER and lease is not None:
+            self._epoch = max(self._epoch, lease.epoch)
 
     async def start(self, launch: Launch, devices: Sequence[NodeDevice]) -> None:
         """Start a runner; Conflict if its memory is not there, or while the node is being cleared."""
@@ -136,7 +147,7 @@ class NodeAgent:
     def _spawn(self, launch: Launch) -> subprocess.Popen[bytes]:
         """Detached: a session of its own, and no tie to our life."""
         environment = {**minimal_environment(), **tracing_environment(), **self._settings.as_environment()}
-        with (self._settings.logs / "runners.log").open("ab") as output:
+        with (self._settings.logs / RUNNERS_LOG).open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "services.supervisor.runner"],
                 env=environment,
@@ -162,10 +173,8 @@ class NodeAgent:
         await wait_gone(pid, created_at)
         if child is not None:
             child.wait()
+        await self._end_engine(key, read_runners(self._settings).get(key))
         last = await self._last_record(key) or self._instances.values.get(key, record)
-        if last.engine_pid is not None and last.state in LIVE:
-            # Killed, it took its engine along, which may need a moment to give its memory back.
-            await wait_ended(last.engine_pid, since=created_at, patience_s=ENGINE_ENDS_S)
         del self._watched[key]
         self._reservations.give_back(key)
         self._stopping.discard(key)
@@ -173,6 +182,15 @@ class NodeAgent:
             await self._store.put(key, last, ttl_s=_STOPPED_S)
         elif last.state is not InstanceState.FAILED:
             await self._failed(last)
+
+    async def _end_engine(self, key: str, runner: RunnerFile | None) -> None:
+        """End what a killed runner left: the kernel ends the engine's first process, but no other of its own.
+
+        Returns when all of its memory is given back.
+        """
+        if runner is not None and runner.engine_pid is not None and runner.engine_started_at is not None:
+            await Group(runner.engine_pid, runner.engine_started_at).kill()
+        forget_runner(self._settings, key)
 
     async def _last_record(self, key: str) -> Instance | None:
         """What the runner wrote last; the mirror may be a moment behind its end."""
@@ -182,18 +200,15 @@ class NodeAgent:
 
     async def _failed(self, last: Instance, error: str | None = None) -> None:
         """Speak for a runner that cannot: its last state is a failure, with the reason that is known."""
-        failures = 0 if last.ever_ready else last.failures + 1
         how = "was killed or crashed" if last.ever_ready else "ended before the model was ready"
-        known = error or last.error
+        known = error or f"The runner {how}; its log is in {self._settings.logs / RUNNERS_LOG}."
         record = msgspec.structs.replace(
             last,
             state=InstanceState.FAILED,
             reason=Reason.CRASHED,
             changed_at=time.time(),
-            error=known or f"The runner {how}; its log is in {self._settings.logs / 'runners.log'}.",
             busy=0,
-            failures=failures,
-            retry_at=time.time() + pause_s(failures),
+            **failure(last, last.error or known, time.time())._asdict(),
         )
         await self._store.put(last.instance, record)
         await self._emit(record)

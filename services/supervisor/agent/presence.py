@@ -22,8 +22,8 @@ from services.supervisor.rpc.program import offer
 
 log = logging.get(__name__)
 
-TTL_S = 8
-RENEW_S = 2.5
+TTL_S = 6
+RENEW_S = 2.0
 
 
 class Presence:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from modelyard import logging
-from modelyard.processes import end, started_at, wait_ended, wait_gone
+from modelyard.processes import Group, end, started_at, wait_gone
 from modelyard.settings import Settings
 from modelyard.tasks import Tasks
 from schemas.errors import Conflict
@@ -36,6 +36,7 @@ class WorkerFile(Record):
     pid: int
     created_at: float
     server_pid: int | None = None
+    server_started_at: float = 0.0
 
 
 class Workers:
@@ -102,7 +103,9 @@ class Workers:
         known = WorkerFile(worker=worker, pid=process.pid, created_at=started_at(process.pid) or time.time())
         self._watch(known, process)
         up = await self._report(process)
-        known = msgspec.structs.replace(known, server_pid=up.server_pid)
+        if up.server_pid is not None:
+            began = started_at(up.server_pid) or known.created_at
+            known = msgspec.structs.replace(known, server_pid=up.server_pid, server_started_at=began)
         if worker.worker in self._living:
             self._living[worker.worker] = known
             self._file(worker.worker).write_bytes(msgspec.json.encode(known))
@@ -148,9 +151,10 @@ class Workers:
         await wait_gone(known.pid, known.created_at)
         if child is not None:
             child.wait()
-        if (server := self._living[key].server_pid) is not None:
+        last = self._living[key]
+        if last.server_pid is not None:
             # Killed with it, it may need a moment to give its memory back.
-            await wait_ended(server, since=known.created_at, patience_s=_ENDS_S)
+            await Group(last.server_pid, last.server_started_at).kill()
         del self._living[key]
         self._reservations.give_back(key)
         self._file(key).unlink(missing_ok=True)

@@ -102,10 +102,8 @@ class Engine(Protocol):
     """Whether the model's path must lead to a model that looks like one."""
     tells_port: bool = False
     """Whether it takes a free port itself and prints which; else it gets one."""
-
     spreads: bool = False
     """Whether it can have workers; then it finds them in `Placement.rpc`."""
-
     start_s: float = 60.0
     """How long a start may take beside reading the weights, where the model does not say."""
 
@@ -129,6 +127,10 @@ class Engine(Protocol):
         """The port it listens on, if this line of its output says so."""
         return None
 
+    def progress(self, line: str) -> float | None:
+        """How much of the model is loaded, 0 to 1, if this line tells; it may not be complete yet."""
+        return None
+
     def api(self, spec: ModelSpec) -> Api:
         """What its server answers."""
         return Api()
@@ -145,6 +147,7 @@ _ENGINE = (
     "refusal",
     "command",
     "port",
+    "progress",
     "api",
 )
 

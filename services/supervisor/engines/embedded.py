@@ -13,6 +13,7 @@ from services.supervisor.engines.base import Api, Engine, Files, Format, ServerC
 from services.supervisor.engines.embedded_server import Options
 from services.supervisor.engines.llama_cpp import (
     LLAMA_API,
+    dots_loaded,
     gguf_refusal,
     gpu_layers,
     listening_port,
@@ -58,6 +59,9 @@ class Embedded(Engine):
 
     def port(self, line: str) -> int | None:
         return listening_port(line)
+
+    def progress(self, line: str) -> float | None:
+        return dots_loaded(line)
 
     def api(self, spec: ModelSpec) -> Api:
         return LLAMA_API

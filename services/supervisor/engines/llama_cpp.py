@@ -22,6 +22,7 @@ from services.supervisor.engines.base import (
 _MISSING = "There is no llama-server on PATH; set YARD_LLAMA_SERVER to one."
 _LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
 _VERSION = re.compile(r"^version: (\S+)", re.MULTILINE)
+_DOTS = re.compile(r"(?:[\d.]+ [A-Z] +)?(\.{1,100})")
 _MODE_ARGS = {Mode.EMBEDDING: ("--embedding",), Mode.RERANK: ("--reranking",)}
 ALL_LAYERS = 999
 LLAMA_API = Api(slots="/slots", probe={"cache_prompt": False})
@@ -31,6 +32,12 @@ def listening_port(line: str) -> int | None:
     """The port in llama.cpp's own line about it."""
     match = _LISTENING.search(line)
     return int(match[1]) if match else None
+
+
+def dots_loaded(line: str) -> float | None:
+    """How much is loaded, by the dots that llama.cpp prints for it, one a percent; not every build does."""
+    match = _DOTS.fullmatch(line)
+    return len(match[1]) / 100 if match else None
 
 
 def gguf_refusal(spec: ModelSpec, kind: Format) -> str | None:
@@ -85,6 +92,9 @@ class LlamaCpp(Engine):
 
     def port(self, line: str) -> int | None:
         return listening_port(line)
+
+    def progress(self, line: str) -> float | None:
+        return dots_loaded(line)
 
     def api(self, spec: ModelSpec) -> Api:
         return LLAMA_API

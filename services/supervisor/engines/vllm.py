@@ -21,6 +21,7 @@ from services.supervisor.engines.safetensors import trained_context
 
 _MISSING = "There is no vllm on PATH; set YARD_VLLM to one."
 _DIST_INFO = re.compile(r"vllm-([^-]+)\.dist-info")
+_SHARDS = re.compile(r"checkpoint shards: +(\d+)% Completed")
 _POOLING = frozenset({Mode.EMBEDDING, Mode.RERANK})
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -77,6 +78,10 @@ class Vllm(Engine):
 
     def api(self, spec: ModelSpec) -> Api:
         return Api(lacks=_LACKS)
+
+    def progress(self, line: str) -> float | None:
+        percents = _SHARDS.findall(line)
+        return int(percents[-1]) / 100 if percents else None
 
 
 def _find(settings: Settings) -> Path | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from schemas.groups import GroupKind
 from schemas.instances import Instance, Reason
 from schemas.placing import Option
 from services.supervisor.planning.retire import Retired, retire
@@ -34,13 +35,18 @@ def desired(world: World, name: str) -> int:
     """How many instances of a model there should be."""
     spec, own = world.models[name], world.of(name)
     serving = [one for one in own if is_serving(one)]
-    asked = name in world.wanted or world.waiting(name) > 0 or _was_replaced(world, own)
+    asked = world.asked(name) or _was_replaced(world, own) or _is_fetched_along(world, name)
     kept = 0 if name in world.held else max(spec.replicas.min, int(spec.autostart))
     least = max(kept, int(asked))
     slots = sum(one.slots or spec.n_parallel for one in serving)
     if serving and all(map(is_ready, serving)) and world.waiting(name) > slots:
         return min(max(least, len(serving) + 1), max(spec.replicas.max, least))
     return least
+
+
+def _is_fetched_along(world: World, name: str) -> bool:
+    """Whether a model that it runs together with is asked for."""
+    return name not in world.held and any(map(world.asked, world.others(name, GroupKind.TOGETHER)))
 
 
 def _was_replaced(world: World, own: Iterable[Instance]) -> bool:
@@ -70,7 +76,10 @@ class _Draft:
         self._starts: list[StartModel] = []
         self._stops: dict[str, StopModel] = {}
         self._reasons: dict[str, str] = {}
+        self._hopeless: set[str] = set()
         self._looks: list[float] = []
+        self._promised: list[str] = []
+        """Who got memory in this plan, or will get what is leaving."""
 
     def made(self) -> Plan:
         later = [at for at in self._looks if at > self._world.now]
@@ -78,6 +87,7 @@ class _Draft:
             starts=tuple(self._starts),
             stops=tuple(self._stops.values()),
             reasons=self._reasons,
+            hopeless=frozenset(self._hopeless),
             look_again_at=min(later, default=None),
         )
 
@@ -85,8 +95,7 @@ class _Draft:
         """Who waits for a model on its way is told so."""
         for name in self._world.models:
             serving = [one for one in self._world.of(name) if is_serving(one)]
-            asked = self._world.waiting(name) or name in self._world.wanted
-            if asked and serving and all(map(is_coming, serving)):
+            if self._world.asked(name) and serving and all(map(is_coming, serving)):
                 self._reasons[name] = "it is being started"
 
     def retire(self, retired: Retired) -> None:
@@ -101,9 +110,11 @@ class _Draft:
             return
         options = self._options(name)
         if not options:
-            self._reasons[name] = self._world.problems.get(name, "no node that could run it is known yet")
+            self._reasons[name] = self._why_nowhere(name)
             return
-        if first := [start.model for start in self._starts if start.model in self._apart_from(name)]:
+        if first := [
+            start.model for start in self._starts if start.model in self._world.others(name, GroupKind.APART)
+        ]:
             self._reasons[name] = f"it never runs beside {names(first)}, which is being started"
             return
         blockers = self._blockers(name)
@@ -122,7 +133,8 @@ class _Draft:
         if name in self._world.wanted or pause_until <= self._world.now:
             return None
         self._looks.append(pause_until)
-        return f"its last start failed; it is tried again in {pause_until - self._world.now:.0f} s"
+        how = "it failed too often" if any(one.circuit_open for one in own) else "it failed"
+        return f"{how}; it is tried again in {pause_until - self._world.now:.0f} s"
 
     def _options(self, name: str) -> list[Option]:
         nodes = self._world.nodes
@@ -132,16 +144,27 @@ class _Draft:
             if option.node in nodes and not nodes[option.node].cordoned
         ]
 
+    def _why_nowhere(self, name: str) -> str:
+        known = [option.node for option in self._world.options.get(name, ())]
+        if known:
+            return f"{names(known)} could run it, but is cordoned"
+        return self._world.problems.get(name, "no node that could run it is known yet")
+
     def _start(self, name: str, option: Option) -> None:
-        self._room.promise(option)
+        self._promise(name, option)
         own = self._world.of(name)
         self._starts.append(
             StartModel(
                 model=name,
                 option=option,
-                failures=max((one.failures for one in own), default=0),
+                # A person who asks for a start closes the circuit.
+                failures=0 if name in self._world.wanted else max((one.failures for one in own), default=0),
             )
         )
+
+    def _promise(self, name: str, option: Option) -> None:
+        self._room.promise(option)
+        self._promised.append(name)
 
     def _stop(self, instance: Instance, reason: Reason) -> None:
         if instance.instance not in self._stops:
@@ -152,19 +175,15 @@ class _Draft:
 
     def _blockers(self, name: str) -> list[Instance]:
         """What lives now and must never run beside it."""
-        apart = self._apart_from(name)
+        apart = self._world.others(name, GroupKind.APART)
         return [one for one in self._world.instances if one.model in apart and is_live(one)]
-
-    def _apart_from(self, name: str) -> set[str]:
-        groups = (group.models for group in self._world.apart if name in group.models)
-        return {other for models in groups for other in models} - {name}
 
     def _make_room(self, name: str, options: list[Option], blockers: list[Instance]) -> None:
         """Wait for what is leaving, or have the cheapest others leave; the room is promised either way."""
         staying = [one for one in blockers if is_serving(one) and one.instance not in self._stops]
         soon = next((one for one in options if not self._room.lack(one)), None)
         if soon is not None and not staying:
-            self._room.promise(soon)
+            self._promise(name, soon)
             self._reasons[name] = f"it waits for what {self._leaving(blockers)} gives back"
             return
         candidates = [one for one in self._world.instances if self._may_go(one, name)]
@@ -183,8 +202,19 @@ class _Draft:
         option, victims = min(sets, key=lambda one: sum(cost(victim, self._world) for victim in one[1]))
         for victim in victims:
             self._stop(victim, Reason.EVICTED)
-        self._room.promise(option)
+            for partner in self._idle_partners(victim):
+                self._stop(partner, Reason.EVICTED)
+        self._promise(name, option)
         self._reasons[name] = f"{names(one.model for one in victims)} makes room for it"
+
+    def _idle_partners(self, victim: Instance) -> list[Instance]:
+        """Who is of no use without the one that goes."""
+        together = self._world.others(victim.model, GroupKind.TOGETHER)
+        return [
+            one
+            for one in self._world.instances
+            if one.model in together and is_ready(one) and not in_use(one, self._world)
+        ]
 
     def _may_go(self, one: Instance, asker: str) -> bool:
         """Whether an instance may leave for `asker` now; if only later, the time is noted."""
@@ -214,8 +244,11 @@ class _Draft:
     def _why_not(self, name: str, options: list[Option]) -> str:
         possible = [option for option in options if self._room.could_ever(option)]
         if not possible:
+            self._hopeless.add(name)
             return is_short_of(options[-1], self._room)
         on = {node for option in possible for node, _ in wanted(option)}
         live = [one for one in self._world.instances if is_live(one)]
         holding = [one for one in live if on & {node for node, _ in held(one)}]
+        if self._promised:
+            return f"its memory goes to {names(self._promised)} first"
         return f"its memory is held by {names(one.model for one in holding)}, which may not leave now"

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from schemas.groups import GroupKind
 from schemas.instances import Instance, Reason
 from services.supervisor.planning.world import World, is_ready, is_serving, resting_since
 
@@ -58,12 +59,21 @@ def _retire_idle(world: World, name: str, serving: list[Instance], retired: Reti
         limit_s = _limit_s(spec.ttl_s, extra=staying > max(kept, 1))
         if limit_s is None or staying <= kept:
             continue
-        gone_at = resting_since(one) + limit_s
+        gone_at = max(resting_since(one), _partners_rest_since(world, name)) + limit_s
         if gone_at <= world.now:
             retired.stops.append(Retirement(one, Reason.IDLE))
             staying -= 1
         else:
             retired.looks.append(gone_at)
+
+
+def _partners_rest_since(world: World, name: str) -> float:
+    """When the last of those it runs together with had something to do; in use: now."""
+    together = world.others(name, GroupKind.TOGETHER)
+    partners = [one for one in world.instances if one.model in together and is_serving(one)]
+    if any(one.busy or world.waiting(one.model) for one in partners):
+        return world.now
+    return max(map(resting_since, partners), default=0.0)
 
 
 def _limit_s(ttl_s: float | None, *, extra: bool) -> float | None:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from schemas.groups import Group, GroupKind
 from schemas.instances import COMING, LIVE, SERVING, Instance, InstanceState, Reason
 from schemas.models import ModelSpec
 from schemas.placing import Option
@@ -27,13 +28,6 @@ class NodeRoom(Record):
     """By device: its size without what others use."""
     cordoned: bool = False
     """It takes no new start."""
-
-
-class Group(Record):
-    """Models that never run together."""
-
-    name: str
-    models: tuple[str, ...]
 
 
 class Rules(Record):
@@ -65,12 +59,21 @@ class World(Record):
     """Why there is no option for a model."""
     replaced: frozenset[str] = frozenset()
     """Instances that run what their model no longer is."""
-    apart: tuple[Group, ...] = ()
+    groups: tuple[Group, ...] = ()
     rules: Rules = Rules()
 
     def of(self, model: str) -> list[Instance]:
         """The instances of a model, oldest first."""
         return sorted((one for one in self.instances if one.model == model), key=lambda one: one.changed_at)
+
+    def others(self, model: str, kind: GroupKind) -> set[str]:
+        """The models that share a group of this kind with `model`."""
+        groups = (group.models for group in self.groups if group.kind is kind and model in group.models)
+        return {other for models in groups for other in models} - {model}
+
+    def asked(self, model: str) -> bool:
+        """Whether somebody waits for it, or wished for it."""
+        return model in self.wanted or self.waiting(model) > 0
 
     def waiting(self, model: str) -> int:
         """Requests of a model that are not answered."""
@@ -100,6 +103,8 @@ class Plan(Record):
     starts: tuple[StartModel, ...] = ()
     stops: tuple[StopModel, ...] = ()
     reasons: dict[str, str] = msgspec.field(default_factory=dict)
+    hopeless: frozenset[str] = frozenset()
+    """Those of them for which no device is large enough, were it empty."""
     look_again_at: float | None = None
     """Unix seconds at which the world looks different without any event."""
 

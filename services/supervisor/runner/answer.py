@@ -40,7 +40,7 @@ class Answer:
         self._model_key = model_key(self._instance.model)
         self._started_at = time.time()
         self._relay = Relay(
-            desk.upstream, self.frames, self._instance.instance, self.headers, desk.spec.parameters
+            desk.upstream, self.frames, self._instance.instance, self.headers, desk.parameters
         )
         self._record: RequestFinished | None = None
         self._task: asyncio.Task[None] | None = None

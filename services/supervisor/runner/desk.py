@@ -41,6 +41,8 @@ class Desk:
         self.upstream = upstream
         self.spec = spec
         self.slots = spec.n_parallel
+        self.parameters = spec.parameters
+        """What is done to the fields of a request; an edit of the model changes it."""
         self.running: collections.Counter[QueueName] = collections.Counter()
         """How many requests of each queue are at work."""
         self.on_free: Callable[[], Awaitable[None]] | None = None

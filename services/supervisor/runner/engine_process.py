@@ -2,29 +2,37 @@
 
 import asyncio
 import collections
-import contextlib
-import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from modelyard import logging
-from modelyard.processes import dying_with_parent, started_at, wait_gone
+from modelyard.processes import Group, dying_with_parent
+from schemas.instances import Reason
 from schemas.logs import LogLine
 from services.supervisor.engines.base import Engine, ServerCommand
+from services.supervisor.runner.causes import cause, kernel_kills
+from services.supervisor.runner.log_file import LogFile
 
 log = logging.get(__name__)
 
 MAX_LINE_BYTES = 8192
 _READ_BYTES = 64 * 1024
 _TAIL_LINES = 40
+_LAST_OUTPUT_S = 2.0
 
 
 class EngineProcess:
     """One server process. It dies with us, by order of the kernel."""
 
-    def __init__(self, engine: Engine, log_path: Path, given_port: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        log_path: Path,
+        given_port: int | None = None,
+        on_progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self.engine = engine
         self.given_port = given_port
         """The port that we chose for it; None if it chooses."""
@@ -32,17 +40,29 @@ class EngineProcess:
         """Loopback port, once it is known."""
         if given_port is not None:
             self.port.set_result(given_port)
+        self.ended = asyncio.Event()
+        """Its first process is gone: nobody answers any more."""
         self.exited = asyncio.Event()
+        """All of its processes are gone."""
         self.pending_lines: list[LogLine] = []
         """Lines not yet published."""
         self._log_path = log_path
+        self._on_progress = on_progress
+        self._kernel_kills = kernel_kills()
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._process: asyncio.subprocess.Process | None = None
+        self._group: Group | None = None
 
     @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def group(self) -> Group:
+        """Itself and whatever it started."""
+        assert self._group is not None
+        return self._group
 
     async def start(self, command: ServerCommand) -> None:
         """Start the program in a session of its own; OSError if it cannot be run."""
@@ -55,57 +75,77 @@ class EngineProcess:
             start_new_session=True,
             preexec_fn=dying_with_parent(signal.SIGKILL),
         )
+        self._group = Group.led_by(self._process.pid)
 
     async def follow(self) -> None:
         """Keep what it prints until it ends."""
         assert self._process is not None
         assert self._process.stdout is not None
-        await asyncio.gather(self._keep_output(self._process.stdout), self._end())
+        reading = asyncio.create_task(self._keep_output(self._process.stdout))
+        await self._end()
+        # Its pipe ends with it, unless it was left to somebody who is none of its own any more.
+        await asyncio.wait({reading}, timeout=_LAST_OUTPUT_S)
+        reading.cancel()
         self.exited.set()
 
     async def _end(self) -> None:
         """Once it has ended: what it started itself goes with it, or would keep memory and our pipe."""
         assert self._process is not None
         # Not `wait()`: depending on the loop that waits for the pipe too.
-        if (created_at := started_at(self.pid)) is not None:
-            await wait_gone(self.pid, created_at)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        await self.group.leader_gone()
+        self.ended.set()
+        await self.group.kill()
         await self._process.wait()
 
     async def _keep_output(self, stdout: asyncio.StreamReader) -> None:
         rest = b""
-        with self._log_path.open("ab", buffering=0) as file:
+        with LogFile(self._log_path) as file:
             while data := await stdout.read(_READ_BYTES):
                 *lines, rest = (rest + data).split(b"\n")
                 self._keep(file, lines)
                 if len(rest) > MAX_LINE_BYTES:
                     self._keep(file, [rest])
                     rest = b""
+                # Bars and dots grow on a line that is not ended yet.
+                self._note_progress(rest.decode(errors="replace"))
             self._keep(file, [rest] if rest else [])
 
-    def _keep(self, file: BinaryIO, lines: list[bytes]) -> None:
+    def _keep(self, file: LogFile, lines: list[bytes]) -> None:
+        file.write(lines)
         for line in lines:
-            file.write(line + b"\n")
             text = line[:MAX_LINE_BYTES].decode(errors="replace").rstrip()
             if text:
                 self._tail.append(text)
                 self.pending_lines.append(LogLine(at=time.time(), text=text))
             if not self.port.done() and (port := self.engine.port(text)) is not None:
                 self.port.set_result(port)
+            self._note_progress(text)
+
+    def _note_progress(self, text: str) -> None:
+        if text and (progress := self.engine.progress(text)) is not None:
+            self._on_progress(progress)
 
     async def stop(self, grace_s: float) -> None:
-        """TERM, wait, KILL, wait."""
-        process = self._process
-        if process is None:
+        """TERM, wait up to `grace_s`, KILL, and wait until nothing of it is left, however long that takes."""
+        if self._group is None:
             return
-        for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(number)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.exited.wait(), patience_s)
-                return
+        self._group.signal_leader(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(self.exited.wait(), grace_s)
+        except TimeoutError:
+            log.warning("engine_is_killed", pid=self.pid, grace_s=grace_s)
+            await self._group.kill()
+            await self.exited.wait()
+
+    def note_kernel_kills(self) -> None:
+        """It lives: what the kernel has ended so far was not it."""
+        self._kernel_kills = kernel_kills()
+
+    def cause(self) -> Reason:
+        """Why it ended, if it did so by itself."""
+        killed = (kernel_kills() or 0) > (self._kernel_kills or 0)
+        code = self._process.returncode if self._process else None
+        return cause(self._tail, code, kernel_killed=killed)
 
     def epitaph(self) -> str:
         """How it ended and what it said last, in one sentence."""
@@ -115,7 +155,11 @@ class EngineProcess:
             if code is not None and code < 0
             else f"ended with exit code {code}"
         )
-        return f"The engine {how}: {telling_lines(list(self._tail))}"
+        return f"The engine {how}: {self.last_lines()}"
+
+    def last_lines(self) -> str:
+        """What it said last that tells something."""
+        return telling_lines(list(self._tail))
 
 
 def telling_lines(lines: list[str]) -> str:

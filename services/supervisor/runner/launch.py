@@ -13,7 +13,7 @@ class Launch(Record):
     revision: int
     nats_url: str
     failures: int = 0
-    """Starts of this model that failed in a row before."""
+    """Failures of this model in a row before."""
     reserved: tuple[Reserved, ...] = ()
     """What it may take of each device."""
     placement: Placement = Placement()

@@ -13,7 +13,7 @@ from modelyard.state import Store
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.errors import BrokerUnavailable
-from schemas.instances import NEXT_STATES, Instance, InstanceState, Reason, Reserved
+from schemas.instances import COMING, NEXT_STATES, Instance, InstanceState, Reason, Reserved
 
 log = logging.get(__name__)
 
@@ -66,6 +66,12 @@ class Life:
         """Show what is taken of each device, soon."""
         if reserved != self.instance.reserved:
             self.instance = msgspec.structs.replace(self.instance, reserved=reserved)
+            self._dirty.set()
+
+    def set_progress(self, progress: float) -> None:
+        """Show how much is loaded, soon."""
+        if self.instance.state in COMING and progress != self.instance.progress:
+            self.instance = msgspec.structs.replace(self.instance, progress=progress)
             self._dirty.set()
 
     def set_waiting(self, waiting: int) -> None:

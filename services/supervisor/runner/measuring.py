@@ -28,6 +28,16 @@ async def measure(
     return tuple(measured)
 
 
+def cpu_s(engine_pid: int) -> float:
+    """Processor time that its processes have used by now."""
+    total = 0.0
+    for pid in _tree(engine_pid):
+        with contextlib.suppress(psutil.Error):
+            used = psutil.Process(pid).cpu_times()
+            total += used.user + used.system
+    return total
+
+
 def _tree(pid: int) -> set[int]:
     with contextlib.suppress(psutil.Error):
         root = psutil.Process(pid)

@@ -11,7 +11,7 @@ import structlog
 
 from modelyard import logging
 from modelyard.bus import Bus
-from modelyard.home import RunnerFile, forget_reason, read_reason, runner_file
+from modelyard.home import RunnerFile, forget_runner, read_reason, write_runner
 from modelyard.processes import started_at
 from modelyard.settings import Settings
 from modelyard.tasks import Tasks
@@ -19,10 +19,11 @@ from schemas.errors import YardError
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.restart import fingerprint
 from schemas.roles import Role
-from services.supervisor.backoff import pause_s
+from services.supervisor.backoff import failure
 from services.supervisor.engines.base import EngineProblem
 from services.supervisor.rpc.crew import Crew, NoCrew
 from services.supervisor.runner.desk import Desk
+from services.supervisor.runner.edits import follow_edits
 from services.supervisor.runner.engine_process import EngineProcess
 from services.supervisor.runner.intake import Intake
 from services.supervisor.runner.launch import Launch
@@ -31,6 +32,7 @@ from services.supervisor.runner.log_lines import flush_lines, publish_lines
 from services.supervisor.runner.measuring import measure
 from services.supervisor.runner.start import Halted, PortTaken, Start, StartFailed
 from services.supervisor.runner.upstream import Upstream
+from services.supervisor.runner.watch import until_hung
 
 log = logging.get(__name__)
 
@@ -47,8 +49,12 @@ LOST_S = 1.0
 _S = InstanceState
 
 
-class Crashed(Exception):
-    """The engine ended by itself after it was ready."""
+class Ended(Exception):
+    """The engine was ready and is no more, without being asked to leave."""
+
+    def __init__(self, message: str, reason: Reason) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Runner:
@@ -81,11 +87,11 @@ class Runner:
             await self._end(renewing)
         except (EngineProblem, StartFailed) as error:
             why = await self._lost_worker() or str(error)
-            await self._fail(renewing, Reason.UNHEALTHY, why, failures=self._launch.failures + 1)
+            await self._fail(renewing, getattr(error, "reason", Reason.UNHEALTHY), why)
         except NoCrew as error:
-            await self._fail(renewing, Reason.UNHEALTHY, str(error), failures=self._launch.failures + 1)
-        except Crashed as error:
-            await self._fail(renewing, Reason.CRASHED, str(error), failures=0)
+            await self._fail(renewing, Reason.UNHEALTHY, str(error))
+        except Ended as error:
+            await self._fail(renewing, error.reason, str(error))
         else:
             await self._end(renewing)
         await self._life.told(TELL_S)
@@ -104,6 +110,7 @@ class Runner:
         desk = Desk(self._bus, self._tasks, self._life, upstream, self._spec)
         intake = Intake(self._bus, self._tasks, self._spec.name, desk)
         await desk.open()
+        await follow_edits(self._bus, self._tasks, desk)
         await intake.open()
         self._tasks.spawn(self._measure(), "measure")
         await self._life.step(_S.READY, load_s=load_s, slots=desk.slots, ready_at=time.time())
@@ -128,31 +135,42 @@ class Runner:
         return self._upstream, await start.proven(self._process, self._upstream)
 
     def _follow(self, process: EngineProcess) -> None:
+        write_runner(self._settings, self._launch.instance, own_file(process))
         self._tasks.spawn(process.follow(), "engine output")
         self._tasks.spawn(publish_lines(self._bus, process, self._life.instance), "log lines")
 
     async def _work(self, intake: Intake) -> None:
-        """Serve until told to stop, then let what runs finish; Crashed if engine or worker end before."""
+        """Serve until told to stop, then let what runs finish; Ended if engine or worker end before."""
         assert self._process is not None
-        crashed = asyncio.create_task(self._process.exited.wait())
+        assert self._upstream is not None
+        hung = asyncio.create_task(until_hung(self._process, self._upstream, self._settings.hang_s))
+        crashed = asyncio.create_task(self._process.ended.wait())
         stop = asyncio.create_task(self._stop.wait())
         lonely = asyncio.create_task(self._lonely())
         lost = asyncio.create_task(self._crew.lost())
         try:
-            await asyncio.wait({crashed, stop, lonely, lost}, return_when=asyncio.FIRST_COMPLETED)
-            if lost.done():
+            await asyncio.wait({crashed, hung, stop, lonely, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done() and not crashed.done():
                 # An idle engine would notice only at its next request.
-                await self._process.stop(STOP_S)
+                await self._end_at_once(intake)
                 await crashed
+            if hung.done() and not crashed.done() and not stop.done():
+                await self._end_hung(intake)
             if not crashed.done():
                 await self._life.step(_S.DRAINING, self._why())
                 await self._drain(intake, crashed)
             if crashed.done() and not self._cut_short:
                 await self._let_answers_end(intake)
-                raise Crashed(await self._lost_worker() or self._process.epitaph())
+                await self._process.exited.wait()
+                lost_worker = await self._lost_worker()
+                raise Ended(lost_worker or self._process.epitaph(), self._cause(lost_worker))
         finally:
-            for task in (crashed, stop, lonely, lost):
+            for task in (crashed, hung, stop, lonely, lost):
                 task.cancel()
+
+    def _cause(self, lost_worker: str | None) -> Reason:
+        assert self._process is not None
+        return Reason.CRASHED if lost_worker else self._process.cause()
 
     async def _lost_worker(self) -> str | None:
         """What became of a worker, if that is why the engine ended: the engine itself cannot tell."""
@@ -160,6 +178,24 @@ class Runner:
             with contextlib.suppress(TimeoutError):
                 return await asyncio.wait_for(self._crew.lost(), LOST_S)
         return None
+
+    async def _end_hung(self, intake: Intake) -> None:
+        """Raises Ended. What it was at is asked again, as after any other death."""
+        assert self._process is not None
+        log.error("engine_hangs", silent_s=self._settings.hang_s, busy=intake.busy)
+        lines = self._process.last_lines()
+        await self._end_at_once(intake)
+        silent = f"The engine gave no sign of life for {self._settings.hang_s:.0f} s and was ended"
+        raise Ended(f"{silent}; it said last: {lines}", Reason.UNHEALTHY)
+
+    async def _end_at_once(self, intake: Intake) -> None:
+        """End an engine that will not answer any more."""
+        assert self._process is not None
+        # First of all it takes nothing more: what is asked again must not come back to the same engine.
+        ending = asyncio.create_task(self._let_answers_end(intake))
+        await asyncio.sleep(0)
+        await self._process.stop(0.0)
+        await ending
 
     async def _measure(self) -> None:
         """Show what is taken, as long as this runs."""
@@ -187,8 +223,10 @@ class Runner:
         now.cancel()
 
     async def _let_answers_end(self, intake: Intake) -> None:
-        """Requests of a dead engine are given back or told; that takes a moment."""
-        await asyncio.wait({asyncio.create_task(intake.drain())}, timeout=STOP_S)
+        """Take nothing more. Requests of a dead engine are given back or told; that takes a moment."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await intake.drain()
 
     async def _lonely(self) -> None:
         """Return when the broker has been away for too long."""
@@ -201,10 +239,10 @@ class Runner:
         await self._clean_up(renewing)
         await self._life.step(_S.STOPPED, busy=0)
 
-    async def _fail(self, renewing: asyncio.Task[None], reason: Reason, error: str, failures: int) -> None:
+    async def _fail(self, renewing: asyncio.Task[None], reason: Reason, error: str) -> None:
         await self._clean_up(renewing)
-        retry_at = time.time() + pause_s(failures)
-        await self._life.step(_S.FAILED, reason, error=error, failures=failures, retry_at=retry_at, busy=0)
+        failed = failure(self._life.instance, error, time.time())
+        await self._life.step(_S.FAILED, reason, busy=0, **failed._asdict())
 
     async def _clean_up(self, renewing: asyncio.Task[None]) -> None:
         """The engine is gone and its last lines are out."""
@@ -218,6 +256,16 @@ class Runner:
         if self._process is not None:
             await self._process.stop(STOP_S)
             await flush_lines(self._bus, self._process, self._life.instance)
+
+
+def own_file(engine: EngineProcess | None = None) -> RunnerFile:
+    """Who we are, and which engine dies with us."""
+    return RunnerFile(
+        pid=os.getpid(),
+        started_at=started_at(os.getpid()) or time.time(),
+        engine_pid=engine.group.leader if engine else None,
+        engine_started_at=engine.group.created_at if engine else None,
+    )
 
 
 def first_record(launch: Launch, settings: Settings) -> Instance:
@@ -249,16 +297,13 @@ async def run(launch: Launch, settings: Settings) -> int:
     except YardError as error:
         log.error("runner_failed", error=error.message)  # noqa: TRY400 - a sentence, no traceback
         return 1
-    me = RunnerFile(pid=os.getpid(), started_at=started_at(os.getpid()) or time.time())
-    file = runner_file(settings, launch.instance)
-    file.write_bytes(msgspec.json.encode(me))
+    write_runner(settings, launch.instance, own_file())
     async with Tasks() as tasks:
         runner = Runner(bus, tasks, launch, settings)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, runner.on_term)
         await runner.run()
-    file.unlink(missing_ok=True)
-    forget_reason(settings, launch.instance)
+    forget_runner(settings, launch.instance)
     await bus.close()
     return 0

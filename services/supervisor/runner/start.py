@@ -7,10 +7,11 @@ from typing import TypeVar
 
 from modelyard import logging
 from modelyard.settings import Settings
-from schemas.instances import InstanceState, Placement
+from schemas.instances import InstanceState, Placement, Reason
 from schemas.models import ModelSpec
 from services.supervisor.engines import choose
 from services.supervisor.engines.base import Engine, EngineProblem, ServerCommand
+from services.supervisor.runner.causes import tells_no_memory
 from services.supervisor.runner.engine_process import EngineProcess
 from services.supervisor.runner.files import check_files, size_bytes
 from services.supervisor.runner.life import Life
@@ -21,12 +22,18 @@ T = TypeVar("T")
 log = logging.get(__name__)
 
 _HEALTH_POLL_S = 0.02
+_HEALTH_ANSWER_S = 5.0
+"""An engine may accept a connection and forget it while it loads; then it is asked again."""
 _BUDGET_BYTES_PER_S = 50_000_000
 """Slower than any disk that a model should lie on."""
 
 
 class StartFailed(Exception):
     """The engine did not get ready; the message says why."""
+
+    def __init__(self, message: str, reason: Reason = Reason.UNHEALTHY) -> None:
+        super().__init__(message)
+        self.reason = Reason.OOM if tells_no_memory(message) else reason
 
 
 class PortTaken(StartFailed):
@@ -61,13 +68,16 @@ class Start:
             # A plugin's fault is told like any other.
             log.exception("engine_has_no_command", engine=self._spec.engine)
             raise StartFailed(f"The engine does not say how to start it: {error!r}") from error
-        process = EngineProcess(engine, self._settings.logs / f"{self._life.instance.instance}.log", port)
+        log_path = self._settings.logs / f"{self._life.instance.instance}.log"
+        process = EngineProcess(engine, log_path, port, self._life.set_progress)
         try:
             await process.start(command)
         except OSError as error:
             raise StartFailed(f"{command.argv[0]} cannot be run: {error.strerror}.") from error
         follow(process)
-        await self._life.step(InstanceState.LOADING, engine=engine.name, engine_pid=process.pid)
+        await self._life.step(
+            InstanceState.LOADING, engine=engine.name, engine_pid=process.pid, progress=None
+        )
         return process
 
     async def listening(self, process: EngineProcess) -> Upstream:
@@ -108,7 +118,7 @@ class Start:
                 raise Halted
             if process.exited.is_set():
                 taken = process.given_port is not None and is_taken(process.given_port)
-                raise (PortTaken if taken else StartFailed)(process.epitaph())
+                raise (PortTaken if taken else StartFailed)(process.epitaph(), process.cause())
             raise StartFailed(f"The engine did not {what} within {self._budget_s:.0f} s.")
         finally:
             for waiting in (task, *alarms):
@@ -126,5 +136,5 @@ async def _accepting(port: int) -> None:
 
 
 async def _healthy(upstream: Upstream) -> None:
-    while not await upstream.is_healthy():
+    while not await upstream.is_healthy(_HEALTH_ANSWER_S):
         await asyncio.sleep(_HEALTH_POLL_S)

@@ -55,6 +55,8 @@ class Upstream:
         self._base = f"http://127.0.0.1:{port}"
         self._api = api
         self._model = model
+        self._heard_bytes = 0
+        self._open: set[aiohttp.ClientResponse] = set()
         # llama-server closes every connection after its answer; a pooled one would be found dead.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True, limit=0),
@@ -64,6 +66,11 @@ class Upstream:
 
     async def close(self) -> None:
         await self._session.close()
+
+    @property
+    def heard_bytes(self) -> int:
+        """What has come on all answers so far; that one began counts too."""
+        return self._heard_bytes + sum(response.content.total_bytes for response in self._open)
 
     @asynccontextmanager
     async def post(
@@ -81,15 +88,24 @@ class Upstream:
             return
         headers = {"Content-Type": content_type} | ({"traceparent": traceparent} if traceparent else {})
         async with self._session.post(self._base + path, data=body, headers=headers) as response:
-            unknown = response.status in _NO_SUCH_PATH and not _has_error(await response.read())
-            yield refused if unknown else response
+            self._heard_bytes += 1
+            self._open.add(response)
+            try:
+                unknown = response.status in _NO_SUCH_PATH and not _has_error(await response.read())
+                yield refused if unknown else response
+            finally:
+                self._open.discard(response)
+                self._heard_bytes += response.content.total_bytes
 
-    async def is_healthy(self) -> bool:
-        """Whether its health path says ready; `loading` is not ready."""
+    async def is_healthy(self, patience_s: float) -> bool:
+        """Whether its health path says ready within `patience_s`; `loading` is not ready."""
         try:
-            async with self._session.get(self._base + self._api.health) as response:
+            async with (
+                asyncio.timeout(patience_s),
+                self._session.get(self._base + self._api.health) as response,
+            ):
                 return response.status == 200
-        except aiohttp.ClientError:
+        except (TimeoutError, aiohttp.ClientError):
             return False
 
     async def probe(self, mode: Mode) -> str | None:

@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.state import Mirror
 from schemas import subjects
-from schemas.errors import YardError
+from schemas.errors import Conflict, ModelNotFound, YardError
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
 from schemas.placing import AskOptions, Option, Options
@@ -20,7 +20,7 @@ log = logging.get(__name__)
 
 FRESH_S = 10.0
 """How long an answer counts: files and devices come and go."""
-_PATIENCE_S = 3.0
+_PATIENCE_S = 2.0
 
 
 class _Asked(NamedTuple):
@@ -42,14 +42,28 @@ class Nodes:
         self._nodes = nodes
         self._models = models
         self._answers: dict[_Asked, _Answer] = {}
+        self._silent: dict[str, int] = {}
+        """Nodes that did not answer, with the revision that their record had then."""
+
+    def note_silent(self, node: str) -> None:
+        """It did not answer: nothing is asked of it until it says anew that it is there."""
+        self._silent[node] = self._nodes.revisions.get(node, 0)
+
+    def silent(self) -> list[str]:
+        """Nodes that should be there, and do not answer."""
+        return sorted(one for one in self._nodes.values if self._is_silent(one))
+
+    def _is_silent(self, node: str) -> bool:
+        return self._silent.get(node) == self._nodes.revisions.get(node)
 
     def rooms(self) -> dict[str, NodeRoom]:
-        """What each node has for models."""
+        """What each node has for models that answers."""
         return {
             node.node: NodeRoom(
                 memory_bytes={one.device: one.memory_bytes for one in node.devices}, cordoned=node.cordoned
             )
             for node in self._nodes.values.values()
+            if not self._is_silent(node.node)
         }
 
     async def options(
@@ -65,19 +79,23 @@ class Nodes:
             _Asked(model, revisions[model], node)
             for model in models
             if model in revisions
-            for node in self._nodes.values
+            for node in self.rooms()
         ]
         self._forget_old()
         await asyncio.gather(*(self._ask(one) for one in asked if one not in self._answers))
+        silent = self.silent()
+        there = {name: node for name, node in self._nodes.values.items() if name not in silent}
         ways: dict[str, tuple[Option, ...]] = {}
         problems: dict[str, str] = {}
         for model in {one.model for one in asked}:
             said = [
-                self._answers[one].options for one in asked if one.model == model and one in self._answers
+                self._answers[one].options
+                for one in asked
+                if one.model == model and one in self._answers and one.node not in silent
             ]
-            ways[model], problem = merged(said)
+            ways[model], problem = merged(said, silent)
             before = [one for one in instances if one.model == model]
-            ways[model], unsettled = settled(ways[model], self._nodes.values, before)
+            ways[model], unsettled = settled(ways[model], there, before)
             problem = problem or unsettled
             if problem is not None:
                 problems[model] = problem
@@ -88,6 +106,9 @@ class Nodes:
         try:
             said = await self._bus.call(subjects.NODE_OPTIONS, question, node=one.node, timeout_s=_PATIENCE_S)
         except YardError as error:
+            if not isinstance(error, Conflict | ModelNotFound):
+                # Those two mean that its view of the registry is a moment older or newer than ours.
+                self.note_silent(one.node)
             log.warning("node_does_not_say", node=one.node, model=one.model, error=error.message)
             return
         self._answers[one] = _Answer(said, time.monotonic())
@@ -97,11 +118,16 @@ class Nodes:
         self._answers = {one: answer for one, answer in self._answers.items() if answer.at > limit}
 
 
-def merged(said: Iterable[Options]) -> tuple[tuple[Option, ...], str | None]:
-    """Every node's best, then every node's next; those of nodes with a problem only where all have one."""
+def merged(said: Iterable[Options], silent: Sequence[str] = ()) -> tuple[tuple[Option, ...], str | None]:
+    """Every node's best, then every node's next; those of nodes with a problem only where all have one.
+
+    A start that will fail is not tried as long as one of the nodes does not answer: it might have the file.
+    """
     said = list(said)
     good = [one.options for one in said if one.problem is None]
     problem = next((one.problem for one in said if one.problem is not None), None)
+    if not good and silent:
+        return (), f"{' and '.join(silent)} could run it perhaps, but does not answer now"
     ranked = good or [one.options for one in said]
     longest = max(map(len, ranked), default=0)
     turns = tuple(options[rank] for rank in range(longest) for options in ranked if rank < len(options))

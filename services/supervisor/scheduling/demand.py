@@ -36,6 +36,10 @@ class Demands:
         self._wishes.pop(model, None)
         self._held.add(model)
 
+    def forget(self, model: str) -> None:
+        """It cannot be had."""
+        self._wishes.pop(model, None)
+
     def fulfilled(self, models: Collection[str]) -> None:
         """These are there, or on their way."""
         for model in models:

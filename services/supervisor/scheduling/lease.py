@@ -8,12 +8,12 @@ from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.state import Store
 from schemas import buckets
-from schemas.batches import Lease
+from schemas.batches import SCHEDULER, Lease
 from schemas.errors import BrokerUnavailable, Conflict
 
 log = logging.get(__name__)
 
-KEY = "scheduler"
+KEY = SCHEDULER
 TTL_S = 6
 RENEW_S = 2.0
 _TRY_S = 1.0
@@ -28,15 +28,20 @@ class SchedulerLease:
         self._holder = holder
         self._revision = 0
         self._renewed_at = 0.0
+        self._epoch = 0
 
     async def acquire(self) -> int:
         """Wait until it is ours; the epoch."""
         while True:
             with contextlib.suppress(BrokerUnavailable, Conflict):
-                entry = await self._store.entry(KEY)
+                # The mark that an expired lease leaves behind has a revision too.
+                lease, revision = await self._store.head(KEY)
                 # What this node held is ours: the process that held it is not there any more.
-                if entry is None or entry[0].holder in (self._holder, _NOBODY):
-                    return await self._put(entry[1] if entry else 0)
+                if lease is None or lease.holder in (self._holder, _NOBODY):
+                    self._epoch = await self._put(revision)
+                    # Every node hears of it before the first order.
+                    await self._put(self._epoch)
+                    return self._epoch
             await asyncio.sleep(_TRY_S)
 
     async def held(self) -> None:
@@ -58,6 +63,7 @@ class SchedulerLease:
 
     async def _put(self, last: int) -> int:
         asked_at = time.monotonic()
-        self._revision = await self._store.put(KEY, Lease(holder=self._holder), last=last, ttl_s=TTL_S)
+        lease = Lease(holder=self._holder, epoch=self._epoch)
+        self._revision = await self._store.put(KEY, lease, last=last, ttl_s=TTL_S)
         self._renewed_at = asked_at
         return self._revision

@@ -12,17 +12,29 @@ from nats.aio.msg import Msg
 from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.settings import Settings
-from modelyard.state import Mirror
-from schemas import streams, subjects
-from schemas.errors import Conflict, NotFound, YardError
+from modelyard.state import Mirror, Store
+from schemas import buckets, streams, subjects
+from schemas.errors import Conflict, DeadlineExceeded, NotFound, ServiceUnavailable, YardError
 from schemas.grammar import model_name, new_id
-from schemas.instances import LIVE, SERVING, Instance, InstanceState, Node, StartInstance, StopInstance
+from schemas.groups import Group
+from schemas.instances import (
+    LIVE,
+    SERVING,
+    Instance,
+    InstanceState,
+    Node,
+    Reason,
+    StartInstance,
+    StopInstance,
+)
 from schemas.models import ModelSpec
+from schemas.placing import Option
 from schemas.restart import fingerprint
 from services.supervisor.planning.plan import desired, plan
-from services.supervisor.planning.world import Plan, Rules, StartModel, StopModel, World
+from services.supervisor.planning.world import Rules, StartModel, StopModel, World
 from services.supervisor.scheduling.asking import Nodes
 from services.supervisor.scheduling.demand import Demands
+from services.supervisor.scheduling.notices import Notices
 
 log = logging.get(__name__)
 
@@ -31,6 +43,10 @@ LOOK_EVERY_S = 2.0
 _PAUSE_S = 0.02
 """Between two looks, so that a burst of requests costs one."""
 _SHOWS_S = 5.0
+ORDER_S = 3.0
+"""A node takes an order at once, or is not there: others must not wait for that."""
+REFUSED_S = 10.0
+"""A model for which no device is large enough is refused for so long without another look."""
 
 
 class Scheduler:
@@ -43,18 +59,23 @@ class Scheduler:
         models: Mirror[ModelSpec],
         instances: Mirror[Instance],
         nodes: Mirror[Node],
+        groups: Mirror[Group],
     ) -> None:
         self.reasons: dict[str, str] = {}
         """For every model that waits: why."""
         self.demands = Demands()
         self._bus = bus
+        self._node = settings.node
+        self._store = Store(bus, buckets.INSTANCES)
         self._models = models
         self._instances = instances
+        self._groups = groups
         self._nodes = Nodes(bus, nodes, models)
         self._rules = Rules(max_wait_s=settings.swap_max_wait_s, min_dwell_s=settings.swap_min_dwell_s)
         self._epoch = 0
+        self._notices = Notices(bus)
         self._wake = asyncio.Event()
-        for mirror in (instances, models, nodes):
+        for mirror in (instances, models, nodes, groups):
             mirror.listen(lambda _key, _value: self._wake.set())
 
     async def listen(self) -> None:
@@ -77,9 +98,16 @@ class Scheduler:
         """Drain and stop every instance; their ids. It stays down until somebody asks for it."""
         self.demands.hold(model)
         own = [one for one in self._instances.values.values() if one.model == model and one.state in LIVE]
-        for one in own:
-            await self._bus.call(subjects.NODE_STOP, StopInstance(instance=one.instance), node=one.node)
+        await asyncio.gather(*(self._ask_to_stop(one) for one in own))
         return tuple(one.instance for one in own)
+
+    async def _ask_to_stop(self, instance: Instance) -> None:
+        """A node that does not answer keeps the others from nothing."""
+        order = StopInstance(instance=instance.instance)
+        try:
+            await self._bus.call(subjects.NODE_STOP, order, node=instance.node, timeout_s=ORDER_S)
+        except YardError as error:
+            log.warning("stop_not_taken", instance=instance.instance, error=error.message)
 
     def serving(self, model: str) -> list[Instance]:
         """Those that serve or will; not those on their way down."""
@@ -103,20 +131,18 @@ class Scheduler:
     async def _look(self) -> float | None:
         world = await self.world()
         made = plan(world)
-        self._tell(made)
+        self.reasons = made.reasons
+        since = {name: demand.since for name, demand in world.demand.items() if demand.since is not None}
+        await self._notices.tell(made.reasons, since)
         for stop in made.stops:
             await self._stop(stop)
         for start in made.starts:
             await self._start(start)
+        for model in () if self._nodes.silent() else made.hopeless:
+            await self._refuse(model, made.reasons[model])
         live = {one.model for one in self._instances.values.values() if one.state in LIVE}
         self.demands.fulfilled(live - made.reasons.keys())
         return made.look_again_at
-
-    def _tell(self, made: Plan) -> None:
-        for model, reason in made.reasons.items():
-            if self.reasons.get(model, "").split(";")[0] != reason.split(";")[0]:
-                log.info("model_waits", model=model, reason=reason)
-        self.reasons = made.reasons
 
     async def world(self, *, also: str | None = None) -> World:
         """The world as it is now; with `also` as if somebody had asked for that model."""
@@ -133,10 +159,12 @@ class Scheduler:
             held=self.demands.held - wanted,
             nodes=self._nodes.rooms(),
             replaced=replaced(instances, specs),
+            groups=tuple(self._groups.values.values()),
             rules=self._rules,
         )
         needing = [name for name in specs if desired(world, name) > len(self.serving(name))]
         options, problems = await self._nodes.options(needing, instances)
+        options = {name: elsewhere_first(name, ways, instances) for name, ways in options.items()}
         return msgspec.structs.replace(world, options=options, problems=problems)
 
     async def _waiting(self) -> dict[str, int]:
@@ -160,20 +188,53 @@ class Scheduler:
             option=start.option,
             epoch=self._epoch,
         )
+        node = start.option.node
         try:
-            await self._bus.call(subjects.NODE_START, proposal, node=start.option.node)
+            await self._bus.call(subjects.NODE_START, proposal, node=node, timeout_s=ORDER_S)
         except Conflict as error:
             # The node knows better what fits; the next look sees what it saw.
             self.reasons[start.model] = error.message
-            log.info("node_refuses", model=start.model, node=start.option.node, reason=error.message)
+            log.info("node_refuses", model=start.model, node=node, reason=error.message)
+            return
+        except (ServiceUnavailable, DeadlineExceeded) as error:
+            self._on_silence(node, error)
             return
         await asyncio.wait_for(self._instances.until(lambda values: instance in values), _SHOWS_S)
+
+    def _on_silence(self, node: str, error: YardError) -> None:
+        """The next look does without it, and comes at once."""
+        log.warning("node_is_silent", node=node, error=error.message)
+        self._nodes.note_silent(node)
+        self._wake.set()
+
+    async def _refuse(self, model: str, reason: str) -> None:
+        """Whoever waits is told now: waiting would not help."""
+        log.warning("model_refused", model=model, reason=reason)
+        record = Instance(
+            instance=new_id(),
+            model=model,
+            node=self._node,
+            engine=next(spec.engine for spec in self._models.values.values() if spec.name == model),
+            revision=0,
+            state=InstanceState.FAILED,
+            reason=Reason.OOM,
+            changed_at=time.time(),
+            error=f"It cannot run here: {reason}.",
+            retry_at=time.time() + REFUSED_S,
+        )
+        await self._store.put(record.instance, record, ttl_s=int(REFUSED_S))
+        self.demands.forget(model)
 
     async def _stop(self, stop: StopModel) -> None:
         log.info("instance_has_to_go", model=stop.model, instance=stop.instance, reason=stop.reason)
         order = StopInstance(instance=stop.instance, reason=stop.reason, epoch=self._epoch)
-        with contextlib.suppress(NotFound):
-            await self._bus.call(subjects.NODE_STOP, order, node=stop.node)
+        try:
+            await self._bus.call(subjects.NODE_STOP, order, node=stop.node, timeout_s=ORDER_S)
+        except NotFound:
+            log.info("instance_is_gone", instance=stop.instance)
+        except (ServiceUnavailable, DeadlineExceeded) as error:
+            self._on_silence(stop.node, error)
+            return
         await asyncio.wait_for(
             self._instances.until(lambda values: not _stays(values, stop.instance)), _SHOWS_S
         )
@@ -181,6 +242,14 @@ class Scheduler:
 
 def _stays(values: dict[str, Instance], instance: str) -> bool:
     return instance in values and values[instance].state in SERVING
+
+
+def elsewhere_first(
+    model: str, ways: tuple[Option, ...], instances: tuple[Instance, ...]
+) -> tuple[Option, ...]:
+    """A model that failed on one node is tried on the others before it is tried there again."""
+    failed = {one.node for one in instances if one.model == model and one.state is InstanceState.FAILED}
+    return tuple(sorted(ways, key=lambda way: way.node in failed))
 
 
 def replaced(instances: tuple[Instance, ...], specs: dict[str, ModelSpec]) -> frozenset[str]:

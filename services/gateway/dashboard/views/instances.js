@@ -3,9 +3,9 @@
 import { slotDots } from "../components/bar.js";
 import { stateBadge } from "../components/badge.js";
 import { empty, heading, waiting } from "../components/panel.js";
-import { ago, duration, plural, splitError } from "../format.js";
+import { ago, bytes, duration, plural, splitError } from "../format.js";
 import { html } from "../html.js";
-import { isLive, sortedInstances } from "../select.js";
+import { COMING, isLive, sortedInstances } from "../select.js";
 
 export const needs = ["loaded", "instances", "logs.instance", "now"];
 
@@ -32,7 +32,7 @@ function table(instances, caption, state) {
   return html`<div class="table-wrap" data-key="${caption}"><table>
     <caption class="sr">${caption}</caption>
     <thead><tr>
-      <th scope="col">Model</th><th scope="col">State</th><th scope="col">Slots</th><th scope="col">Node</th>
+      <th scope="col">Model</th><th scope="col">State</th><th scope="col">Slots</th><th scope="col">Memory</th><th scope="col">Node</th>
       <th scope="col">Engine</th><th scope="col">Port</th><th scope="col">Load time</th><th scope="col">Since</th>
       <th scope="col"><span class="sr">Log</span></th>
     </tr></thead>
@@ -45,8 +45,9 @@ function row(instance, state) {
   const unknown = html`<span class="muted">–</span>`;
   return html`<tr data-key="${instance.instance}" class="${chosen && "chosen"}">
     <th scope="row">${instance.model}<small class="muted id">${instance.instance}</small></th>
-    <td data-label="State">${stateBadge(instance.state)}${why(instance)}</td>
+    <td data-label="State">${stateBadge(instance.state)}${progress(instance)}${why(instance)}</td>
     <td data-label="Slots">${isLive(instance) ? slotDots(instance.busy ?? 0, instance.slots ?? 0) : unknown}</td>
+    <td data-label="Memory">${instance.reserved?.length ? memory(instance) : unknown}</td>
     <td data-label="Node">${instance.node}</td>
     <td data-label="Engine">${instance.engine}</td>
     <td data-label="Port">${instance.port ?? unknown}</td>
@@ -57,9 +58,26 @@ function row(instance, state) {
   </tr>`;
 }
 
+/** What it may take, and what it was seen to take. */
+function memory(instance) {
+  return (instance.reserved ?? []).map((one) => {
+    const seen = one.measured_bytes == null ? "not measured yet" : `${bytes(one.measured_bytes)} measured`;
+    return html`<div title="${one.device}: ${seen}">${bytes(one.predicted_bytes)}</div>`;
+  });
+}
+
+function progress(instance) {
+  const known = COMING.includes(instance.state) && typeof instance.progress === "number";
+  return known ? html` <span class="muted">${Math.round(100 * instance.progress)} %</span>` : "";
+}
+
 const REASONS = {
+  idle: "Nobody asked for it for a while",
+  evicted: "Another model needed its memory",
+  replaced: "Its model was changed",
   crashed: "A process ended by itself",
-  unhealthy: "It did not get ready in time",
+  oom: "There was not enough memory",
+  unhealthy: "It did not get ready in time, or hung",
   drained: "Its node is being cleared",
 };
 

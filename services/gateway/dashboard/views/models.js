@@ -8,7 +8,7 @@ import { count, duration, exact, plural, splitError } from "../format.js";
 import { html } from "../html.js";
 import { COMING, modelStatus, sortedModels } from "../select.js";
 
-export const needs = ["loaded", "models", "instances", "pending", "usage", "now"];
+export const needs = ["loaded", "models", "instances", "waits", "pending", "usage", "now"];
 
 const EXAMPLE = "yard pull ggml-org/gemma-3-1b-it-GGUF:Q4_K_M";
 
@@ -34,7 +34,7 @@ function card(spec, state) {
       ${toggle(spec, status, state.pending)}
     </div>
     <p class="facts">${facts(spec)}</p>
-    ${status.word === "failed" ? failure(status.main, state.now) : activity(status, state.now)}
+    ${status.word === "failed" ? failure(status.main, state.now) : waitLine(spec, state) || activity(status, state.now)}
     ${usageLine(state.usage[spec.name])}
   </li>`;
 }
@@ -60,12 +60,27 @@ function toggle(spec, status, pending) {
     title="${!starts && "Running requests finish first"}">${words}</button>`;
 }
 
+/** Somebody asked for it, and it cannot be had yet. */
+function waitLine(spec, state) {
+  const wait = Object.values(state.waits).find((notice) => notice.model === spec.name);
+  if (!wait || wait.reason.startsWith("it is being started")) return "";
+  const since = duration(Math.max(0, Math.round(state.now - wait.since)));
+  return html`<p class="activity waits">Asked for ${since} ago: ${wait.reason}.</p>`;
+}
+
+/** How far it is where the engine tells; else only that it is at it. */
+function loading(progress) {
+  if (typeof progress !== "number") return html`<progress aria-label="Loading"></progress>`;
+  return html`<progress aria-label="Loading" value="${progress}" max="1"></progress>
+    <span>${Math.round(100 * progress)} %</span>`;
+}
+
 function activity(status, now) {
   const { main, word } = status;
   if (word === "idle") return html`<p class="muted">Wakes up at the first request.</p>`;
   const many = status.live.length > 1 && html`<span class="muted">${plural(status.live.length, "instance")}</span>`;
   if (COMING.includes(word)) {
-    return html`<p class="activity"><progress aria-label="Loading"></progress>
+    return html`<p class="activity">${loading(main.progress)}
       <span class="muted">for ${duration(Math.max(0, Math.round(now - main.changed_at)))}</span> ${many}</p>`;
   }
   return html`<p class="activity">${slotDots(status.busy, status.slots)} ${many}

@@ -1,0 +1,52 @@
+"""Models that belong together, or never run at the same time."""
+
+from enum import StrEnum
+
+from schemas.grammar import check_model_name, check_token
+from schemas.record import Record
+
+
+class GroupKind(StrEnum):
+    """What a group says about its models."""
+
+    APART = "apart"
+    """At most one of them runs at a time."""
+    TOGETHER = "together"
+    """Where one is asked for, the others are started too, and they go together."""
+
+
+class Group(Record):
+    """A rule about several models, by their names."""
+
+    name: str
+    kind: GroupKind
+    models: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_token(self.name)
+        for model in self.models:
+            check_model_name(model)
+        if len(set(self.models)) < 2:
+            raise ValueError("a group has at least two different models")
+
+
+class GroupRef(Record):
+    """Which group."""
+
+    name: str
+
+
+class ListGroups(Record):
+    """Every group."""
+
+
+class GroupList(Record):
+    """The groups, by name."""
+
+    groups: tuple[Group, ...] = ()
+
+
+class GroupStored(Record):
+    """It holds from now on, or no more."""
+
+    name: str

@@ -1,0 +1,58 @@
+"""A model that somebody changed gets another chance: what failed was what it had been before."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from modelyard import logging
+from modelyard.bus import Bus
+from modelyard.state import Mirror, Store
+from modelyard.tasks import Tasks
+from schemas import buckets
+from schemas.errors import YardError
+from schemas.grammar import model_key
+from schemas.instances import Instance, InstanceState
+from schemas.models import ModelSpec
+
+log = logging.get(__name__)
+
+
+class Amends:
+    """Takes the pauses out of the failure records of one node when their model is edited."""
+
+    def __init__(
+        self, bus: Bus, tasks: Tasks, node: str, models: Mirror[ModelSpec], instances: Mirror[Instance]
+    ) -> None:
+        self._tasks = tasks
+        self._node = node
+        self._models = models
+        self._instances = instances
+        self._store = Store(bus, buckets.INSTANCES)
+
+    def begin(self) -> None:
+        """Look now, after every edit, and after every failure: it may be of a start before the edit."""
+        self._models.listen(lambda _key, _spec: self._look())
+        self._instances.listen(lambda _key, _instance: self._look())
+        self._look()
+
+    def _look(self) -> None:
+        for key, instance in self._instances.values.items():
+            if instance.node == self._node and is_outdated(instance, self._models.revisions):
+                self._tasks.spawn(self._amend(key, instance), "take a pause out")
+
+    async def _amend(self, key: str, instance: Instance) -> None:
+        """The reason stays to be read; only the next start takes it away."""
+        forgiven = msgspec.structs.replace(instance, failures=0, retry_at=None, circuit_open=False)
+        try:
+            await self._store.put(key, forgiven, last=self._instances.revisions.get(key))
+        except YardError as error:
+            log.info("pause_not_taken_out", instance=key, error=error.message)
+        else:
+            log.info("pause_taken_out", instance=key, model=instance.model)
+
+
+def is_outdated(instance: Instance, revisions: Mapping[str, int]) -> bool:
+    """Whether it failed, pauses for that, and its model has another revision by now."""
+    pauses = instance.state is InstanceState.FAILED and instance.retry_at is not None
+    now = revisions.get(model_key(instance.model))
+    return pauses and now is not None and now != instance.revision

@@ -1,0 +1,122 @@
+"""Who belongs to a yard: invited, let in by a broker that goes on running, expelled."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from modelyard import credentials, home
+from modelyard.broker import reload
+from modelyard.bus import Bus
+from modelyard.home import Membership
+from modelyard.settings import Settings, load
+from modelyard.up.child import CannotStart
+from modelyard.up.invitation import Invitation, read
+from modelyard.up.inviting import Inviting, Listening, listening
+from modelyard.up.joining import membership
+from schemas.errors import BrokerUnavailable
+from schemas.roles import Role
+from tests.support import Yard
+
+
+def newcomer(tmp_path: Path, node: str) -> Settings:
+    settings = load({"YARD_HOME": str(tmp_path / node), "YARD_NODE": node})
+    home.prepare(settings)
+    return settings
+
+
+@asynccontextmanager
+async def inviting(yard: Yard, *, gateway: bool = False) -> AsyncIterator[Invitation]:
+    """An invitation that is good inside the block."""
+    word: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(
+        Inviting(yard.settings, listening_on(yard), gateway=gateway).run(0, 20, word.set_result)
+    )
+    yield read(await word)
+    task.cancel()
+
+
+def listening_on(yard: Yard) -> Listening:
+    """On loopback, where a person's `yard invite` would refuse: nobody else reaches a test."""
+    return Listening("127.0.0.1", int(yard.url.rpartition(":")[2]))
+
+
+async def join(
+    settings: Settings, yard: Yard, invitation: Invitation | None, *, gateway: bool = False
+) -> Membership:
+    return await membership(settings, yard.url, invitation, gateway=gateway)
+
+
+async def test_who_is_invited_logs_in_and_nobody_else_is_disturbed(yard: Yard, tmp_path: Path) -> None:
+    gone: list[str] = []
+    there = await yard.bus(Role.SUPERVISOR)
+    there.on_reconnect(lambda: gone.append("reconnected"))
+    b = newcomer(tmp_path, "b")
+    async with inviting(yard) as invitation:
+        member = await join(b, yard, invitation)
+    assert member.yard == credentials.yard_id(yard.settings.credentials) == home.yard_of(b)
+    for role in (Role.SUPERVISOR, Role.RUNNER, Role.OPERATOR):
+        bus = await Bus.connect(b, role, url=home.broker_url(b))
+        await bus.nc.flush()
+        await bus.close()
+    assert not (b.credentials / "gateway.nk").exists()
+    await there.nc.flush()
+    assert there.connected
+    assert gone == []
+
+
+async def test_an_invitation_is_good_for_one_machine(yard: Yard, tmp_path: Path) -> None:
+    async with inviting(yard) as invitation:
+        await join(newcomer(tmp_path, "b"), yard, invitation)
+        with pytest.raises(CannotStart, match=r"used already|Nobody answers|does not know"):
+            await join(newcomer(tmp_path, "c"), yard, invitation)
+    assert [member.node for member in credentials.members(yard.settings.credentials)] == ["b"]
+
+
+async def test_a_name_that_is_taken_is_refused_but_the_same_machine_may_come_again(
+    yard: Yard, tmp_path: Path
+) -> None:
+    b = newcomer(tmp_path, "b")
+    async with inviting(yard) as invitation:
+        await join(b, yard, invitation)
+    for settings in (newcomer(tmp_path / "other", "b"), newcomer(tmp_path / "other", "testnode")):
+        async with inviting(yard) as invitation:
+            with pytest.raises(CannotStart, match="YARD_NODE"):
+                await join(settings, yard, invitation)
+    async with inviting(yard, gateway=True) as invitation:
+        assert (await join(b, yard, invitation, gateway=True)).gateway
+    await (await Bus.connect(b, Role.GATEWAY, url=yard.url)).close()
+
+
+async def test_who_is_expelled_is_out_at_once(yard: Yard, tmp_path: Path) -> None:
+    b = newcomer(tmp_path, "b")
+    async with inviting(yard) as invitation:
+        await join(b, yard, invitation)
+    bus = await Bus.connect(b, Role.OPERATOR, url=yard.url)
+    assert credentials.forget_member(yard.settings.credentials, "b")
+    reload(yard.settings.credentials, home.broker_config(yard.settings))
+    await until(lambda: not bus.connected)
+    await bus.nc.close()
+    with pytest.raises(BrokerUnavailable):
+        await Bus.connect(b, Role.OPERATOR, url=yard.url, timeout_s=1)
+
+
+async def test_a_wrong_secret_gets_nobody_in(yard: Yard, tmp_path: Path) -> None:
+    async with inviting(yard) as invitation:
+        forged = Invitation(hosts=invitation.hosts, port=invitation.port, secret="guess", yard="")
+        with pytest.raises(CannotStart, match="does not know this invitation"):
+            await join(newcomer(tmp_path, "b"), yard, forged)
+    assert credentials.members(yard.settings.credentials) == []
+
+
+async def test_a_broker_for_this_machine_alone_invites_nobody(yard: Yard) -> None:
+    with pytest.raises(CannotStart, match="--listen"):
+        listening(yard.settings)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,58 @@
+"""Logs on disk: bounded a file, a log and a node."""
+
+from pathlib import Path
+
+import pytest
+
+from services.supervisor.agent.log_keeping import KEPT_S, TOTAL_BYTES, Part, expendable, found
+from services.supervisor.runner.log_file import KEPT, LogFile
+
+NOW = 10_000_000.0
+HALF = TOTAL_BYTES // 2
+
+
+def test_a_log_turns_and_keeps_the_newest(tmp_path: Path) -> None:
+    with LogFile(tmp_path / "i.log", max_bytes=20) as log:
+        for number in range(20):
+            log.write([f"line {number:02}".encode()])
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["i.log", "i.log.1", "i.log.2"]
+    assert len(files) == KEPT + 1
+    assert all(file.stat().st_size <= 20 + len("line 00\n") for file in files)
+    kept = "".join(file.read_text() for file in reversed(files)).split("\n")
+    assert kept[-3:] == ["line 18", "line 19", ""]
+    assert kept == [*sorted(kept[:-1]), ""], "in order, the oldest in the last file"
+
+
+def test_a_log_goes_on_where_it_was(tmp_path: Path) -> None:
+    for text in (b"first", b"second"):
+        with LogFile(tmp_path / "i.log") as log:
+            log.write([text])
+    assert (tmp_path / "i.log").read_text() == "first\nsecond\n"
+
+
+def part(name: str, size_bytes: int = 1, age_s: float = 0.0) -> Part:
+    return Part(Path(name), name.split(".")[0], size_bytes, NOW - age_s)
+
+
+@pytest.mark.parametrize(
+    ("parts", "gone"),
+    [
+        ([part("a.log"), part("b.log", age_s=KEPT_S - 1)], []),
+        ([part("a.log"), part("b.log", age_s=KEPT_S + 1)], ["b.log"]),
+        ([part("live.log", age_s=KEPT_S + 1)], []),
+        ([part("a.log", HALF), part("b.log", HALF, 5), part("c.log", 1, 9)], ["c.log"]),
+        ([part("live.log", TOTAL_BYTES, 9), part("a.log", 1, 1)], ["a.log"]),
+        ([part("live.log", TOTAL_BYTES, 9), part("live.log.1", TOTAL_BYTES, 20)], []),
+    ],
+    ids=["all fits", "too old", "old, but alive", "too many", "what lives comes first", "what lives stays"],
+)
+def test_old_logs_go_by_age_and_size(parts: list[Part], gone: list[str]) -> None:
+    assert [str(path) for path in expendable(parts, {"live"}, NOW)] == gone
+
+
+def test_only_logs_of_instances_are_touched(tmp_path: Path) -> None:
+    for name in ("0123456789abcdef.log", "0123456789abcdef.log.1", "gateway.log", "runners.log", "x.txt"):
+        (tmp_path / name).write_text("x")
+    assert {one.path.name for one in found(tmp_path)} == {"0123456789abcdef.log", "0123456789abcdef.log.1"}
+    assert {one.instance for one in found(tmp_path)} == {"0123456789abcdef"}
