@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: bench run test check setup clean
+.PHONY: bench engines run test check setup clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/yard up
@@ -20,6 +20,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+
+# llama-server and its RPC server, built from source into .engines/bin; takes minutes, once.
+engines: | $(VENV)/bin/python
+	$(BIN)/python tools/build_engines.py
 
 setup: $(VENV)/.dev
 

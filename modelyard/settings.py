@@ -38,6 +38,10 @@ class Settings(Record):
     """YARD_LLAMA_SERVER: a llama-server to use; else the one on PATH, else the embedded one."""
     vllm: Path | None = None
     """YARD_VLLM: a vllm to use; else the one on PATH."""
+    rpc_server: Path | None = None
+    """YARD_RPC_SERVER: llama.cpp's RPC server; else the one beside llama-server, or on PATH."""
+    rpc_host: str = "127.0.0.1"
+    """YARD_RPC_HOST: this machine's address for parts of other nodes' models; on loopback there are none."""
     node: str = "local"
     """YARD_NODE: name of this machine as a subject token; default its host name."""
     allowed_hosts: tuple[str, ...] = ()
@@ -92,6 +96,8 @@ class Settings(Record):
             "YARD_SWAP_MIN_DWELL_S": f"{self.swap_min_dwell_s:g}",
             "YARD_HANG_S": f"{self.hang_s:g}",
             "YARD_VLLM": str(self.vllm) if self.vllm else None,
+            "YARD_RPC_SERVER": str(self.rpc_server) if self.rpc_server else None,
+            "YARD_RPC_HOST": self.rpc_host,
         }
         return {name: value for name, value in values.items() if value}
 
@@ -118,6 +124,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         joined=_joined(given.get("YARD_JOINED", "no")),
         llama_server=_executable(given, "YARD_LLAMA_SERVER"),
         vllm=_executable(given, "YARD_VLLM"),
+        rpc_server=_executable(given, "YARD_RPC_SERVER"),
+        rpc_host=_address(given, "YARD_RPC_HOST"),
         node=_node(given.get("YARD_NODE")),
         allowed_hosts=tuple(filter(None, map(str.strip, given.get("YARD_ALLOWED_HOSTS", "").split(",")))),
         memory_limits=_memory_limits(given.get("YARD_MEMORY_LIMITS", "")),
@@ -195,6 +203,17 @@ def _executable(given: Mapping[str, str], name: str) -> Path | None:
     if not path.is_file() or not os.access(path, os.X_OK):
         raise SettingsError(f"{name}={value} is not a program that can be run.")
     return path
+
+
+def _address(given: Mapping[str, str], name: str) -> str:
+    """One address of this machine: not all of them, and no name that others may resolve differently."""
+    value = given.get(name, "127.0.0.1")
+    try:
+        if not ipaddress.ip_address(value).is_unspecified:
+            return value
+    except ValueError:
+        pass
+    raise SettingsError(f"{name}={value} is not an address of this machine; it looks like 192.168.1.20.")
 
 
 def _node(value: str | None) -> str:

@@ -5,9 +5,10 @@ from enum import StrEnum
 import msgspec
 
 from schemas.models import ModelSpec
-from schemas.placing import NodeDevice, Option
+from schemas.placing import NodeDevice, Option, WorkerPlace
 from schemas.profiles import CPU
 from schemas.record import Record
+from schemas.workers import RpcOffer, Worker
 
 
 class InstanceState(StrEnum):
@@ -77,6 +78,8 @@ class Reserved(Record):
     predicted_bytes: int
     measured_bytes: int | None = None
     """At ready, as the system counts it; None until then, and where it cannot be known."""
+    node: str | None = None
+    """Whose device it is; None: of the instance's own node. On other nodes its workers have it."""
 
 
 class Instance(Record):
@@ -160,6 +163,12 @@ class Placement(Record):
     """After those of the model."""
     env: dict[str, str] = msgspec.field(default_factory=dict)
     """Over that of the model."""
+    workers: tuple[WorkerPlace, ...] = ()
+    """Who holds the rest of the model, in the engine's order."""
+    split: tuple[int, ...] = ()
+    """Layers of each worker, then of each device."""
+    rpc: tuple[str, ...] = ()
+    """Where the engine reaches its workers, `host:port` each: on loopback, whatever node they are on."""
 
     @property
     def gpus(self) -> tuple[PlacedDevice, ...]:
@@ -240,3 +249,7 @@ class Node(Record):
     devices: tuple[NodeDevice, ...] = ()
     cordoned: bool = False
     """It takes no new start."""
+    rpc: RpcOffer | None = None
+    """Whether it can hold parts of models for others; None: its supervisor knows nothing of that."""
+    workers: tuple[Worker, ...] = ()
+    """The parts that it holds now."""

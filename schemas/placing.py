@@ -17,6 +17,17 @@ class Need(Record):
 
     device: str
     memory_bytes: int
+    node: str | None = None
+    """Whose device it is; None: of the option's own node."""
+
+
+class WorkerPlace(Record):
+    """Where a worker holds a part of a model."""
+
+    node: str
+    """`any` as long as nobody chose."""
+    device: str
+    memory_bytes: int
 
 
 class Option(Record):
@@ -31,6 +42,10 @@ class Option(Record):
     """What it takes, a device each; main memory (`cpu`) too where it computes elsewhere."""
     load_s: float | None = None
     """How long it took to load last time."""
+    workers: tuple[WorkerPlace, ...] = ()
+    """Where the rest of it is held, in the engine's order; their memory is among the needs once chosen."""
+    split: tuple[int, ...] = ()
+    """Layers of each worker, then of each device; empty: as the engine likes."""
 
 
 class AskOptions(Record):

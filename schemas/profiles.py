@@ -4,10 +4,14 @@ import msgspec
 
 from schemas.record import Record
 
+MAX_WORKERS = 15
+"""llama.cpp counts with 16 devices at most."""
 ANY_GPU = "gpu"
 """In place of a device's name: whichever GPU has room."""
 CPU = "cpu"
 """The device that every node has: its main memory."""
+ANY_NODE = "any"
+"""In place of a node's name: whichever other node has room."""
 
 
 class DeviceNeed(Record):
@@ -25,18 +29,41 @@ class DeviceNeed(Record):
             raise ValueError("memory_mib must be between 0 and 67108864")
 
 
+class WorkerNeed(Record):
+    """A part of the model that a worker holds: llama.cpp's RPC server, on another node or on the same."""
+
+    node: str = ANY_NODE
+    """A node's name, or `any`: another node than the model's own, for each such worker a different one."""
+    device: str = CPU
+    """As in DeviceNeed, on that node."""
+    memory_mib: int | None = None
+    """What it may take there: it gets as many layers as fit. Without it, an even share of the layers."""
+
+    def __post_init__(self) -> None:
+        if not self.node or not self.device:
+            raise ValueError("node and device must not be empty")
+        if self.memory_mib is not None and not 1 <= self.memory_mib <= 64 * 1024 * 1024:
+            raise ValueError("memory_mib must be between 1 and 67108864")
+
+
 class Profile(Record):
     """One way to run a model. Profiles are tried in their order; what is None is as the model says."""
 
     name: str = "default"
     devices: tuple[DeviceNeed, ...] = ()
     """All of them are used together; none: a GPU if one has room, else the CPU."""
+    workers: tuple[WorkerNeed, ...] = ()
+    """More parts of it elsewhere; the engine `llama.cpp` alone can do that."""
     args: tuple[str, ...] = ()
     """Arguments for the engine after those of the model."""
     env: dict[str, str] = msgspec.field(default_factory=dict)
     """More environment variables for the engine; they are shown to whoever may read the registry."""
     n_ctx: int | None = None
     n_parallel: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.workers) > MAX_WORKERS:
+            raise ValueError(f"a profile has at most {MAX_WORKERS} workers")
 
 
 class Replicas(Record):

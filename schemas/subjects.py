@@ -27,6 +27,7 @@ from schemas.registry import (
 from schemas.requests import RequestFinished, RequestQueued, RequestStarted, UsageQuery, UsageReport
 from schemas.roles import Role
 from schemas.subject import AnySubject, Command, Subject
+from schemas.workers import StartWorker, WorkerStarted
 
 _GATEWAY, _DOWNLOADER, _SUPERVISOR = Role.GATEWAY, Role.DOWNLOADER, Role.SUPERVISOR
 _RUNNER, _MONITOR, _OPERATOR = Role.RUNNER, Role.MONITOR, Role.OPERATOR
@@ -189,6 +190,15 @@ NODE_STOP = Command(
     callers=(_SUPERVISOR,),
     server=_SUPERVISOR,
     summary="Drain and stop one instance on this node.",
+)
+NODE_WORKER = Command(
+    "yard.command.node.{node}.worker",
+    StartWorker,
+    WorkerStarted,
+    callers=(_RUNNER,),
+    server=_SUPERVISOR,
+    summary="Hold a part of a model for an instance, which may be on another node.",
+    timeout_s=20.0,
 )
 NODE_CLEAR = Command(
     "yard.command.node.{node}.clear",

@@ -26,6 +26,8 @@ from services.supervisor.agent.log_keeping import keep_logs
 from services.supervisor.agent.measuring import Measuring
 from services.supervisor.agent.orders import Orders
 from services.supervisor.agent.presence import Presence
+from services.supervisor.agent.reservations import Reservations
+from services.supervisor.agent.workers import Workers
 from services.supervisor.groups import Groups
 from services.supervisor.registry import Registry
 from services.supervisor.scheduling.lease import SchedulerLease
@@ -57,14 +59,18 @@ async def _serve_node(
 ) -> None:
     samples: Mirror[Device] = await Mirror.start(bus, buckets.DEVICES, tasks)
     measured: Mirror[MeasuredMemory] = await Mirror.start(bus, buckets.MEMORY, tasks)
-    agent, devices = NodeAgent(bus, tasks, settings, instances), Devices(settings, samples)
+    reservations, devices = Reservations(), Devices(settings, samples)
+    agent = NodeAgent(bus, tasks, settings, instances, reservations)
+    workers = Workers(settings, tasks, reservations)
     agent.adopt()
+    workers.adopt()
     await _follow_leases(bus, tasks, agent)
-    presence = Presence(bus, settings, devices, agent)
-    orders = Orders(settings, registry, agent, devices, presence, measured, broker_url(settings))
+    presence = Presence(bus, settings, devices, agent, workers)
+    orders = Orders(settings, registry, agent, workers, devices, presence, measured, broker_url(settings))
     commands, node = await Commands.start(bus, tasks, "The agent of a node."), settings.node
     await commands.add(subjects.NODE_OPTIONS, orders.options, node=node)
     await commands.add(subjects.NODE_START, orders.start, node=node)
+    await commands.add(subjects.NODE_WORKER, orders.worker, node=node)
     await commands.add(subjects.NODE_STOP, orders.stop, node=node)
     await commands.add(subjects.NODE_CLEAR, orders.clear, node=node)
     await commands.add(subjects.NODE_CORDON, orders.cordon, node=node)

@@ -10,6 +10,7 @@ import pytest
 from modelyard.settings import Settings, load
 from schemas.instances import PlacedDevice, Placement
 from schemas.models import Mode, ModelSpec
+from schemas.placing import WorkerPlace
 from schemas.profiles import EmbeddingOptions, Lora
 from services.supervisor.engines.base import (
     EngineProblem,
@@ -38,6 +39,17 @@ TWO_GPUS = Placement(
     )
 )
 SHARED = Placement(devices=(PlacedDevice(device="GPU-b"), PlacedDevice(device="cpu")))
+WORKERS = (
+    WorkerPlace(node="b", device="cpu", memory_bytes=1),
+    WorkerPlace(node="c", device="cpu", memory_bytes=1),
+)
+SPREAD_CPU = Placement(
+    devices=(PlacedDevice(device="cpu"),),
+    workers=WORKERS,
+    split=(3, 2, 4),
+    rpc=("127.0.0.1:1", "127.0.0.1:2"),
+)
+SPREAD_GPU = msgspec.structs.replace(SPREAD_CPU, devices=(PlacedDevice(device="GPU-b"),))
 UNSHARED = Placement(devices=(PlacedDevice(device="GPU-b"), PlacedDevice(device="GPU-a")))
 
 
@@ -60,8 +72,19 @@ def after(argv: tuple[str, ...], flag: str) -> str | None:
         (TWO_GPUS, "GPU-b,GPU-a", "999", "6000,18000"),
         (UNSHARED, "GPU-b,GPU-a", "999", None),
         (SHARED, "GPU-b", None, None),
+        (SPREAD_CPU, "", "5", "3,2"),
+        (SPREAD_GPU, "GPU-b", "999", "3,2,4"),
     ],
-    ids=["anywhere", "cpu", "gpu", "two gpus", "two gpus without shares", "gpu and cpu"],
+    ids=[
+        "anywhere",
+        "cpu",
+        "gpu",
+        "two gpus",
+        "two gpus without shares",
+        "gpu and cpu",
+        "cpu and workers",
+        "gpu and workers",
+    ],
 )
 def test_llama_cpp_gets_its_devices_by_uuid(
     settings: Settings,
@@ -78,6 +101,15 @@ def test_llama_cpp_gets_its_devices_by_uuid(
     assert after(command.argv, "--n-gpu-layers") == layers
     assert after(command.argv, "--tensor-split") == split
     assert (after(command.argv, "--host"), after(command.argv, "--port")) == ("127.0.0.1", "0")
+
+
+def test_llama_cpp_finds_its_workers_on_loopback(settings: Settings) -> None:
+    spec = ModelSpec(name="m", path="m.gguf")
+    spread = LlamaCpp().command(spec, FILES, SPREAD_CPU, 0, settings).argv
+    assert after(spread, "--rpc") == "127.0.0.1:1,127.0.0.1:2"
+    assert after(spread, "--fit") == "off", "or it asks each worker for memory that was given already"
+    alone = LlamaCpp().command(spec, FILES, ON_CPU, 0, settings).argv
+    assert {"--rpc", "--fit"}.isdisjoint(alone)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@ def test_an_empty_variable_is_as_if_it_were_not_there(tmp_path: Path) -> None:
         ("YARD_LLAMA_SERVER", "/nowhere"),
         ("YARD_LLAMA_SERVER", "/etc/passwd"),
         ("YARD_VLLM", "/nowhere"),
+        ("YARD_RPC_SERVER", "/nowhere"),
+        ("YARD_RPC_HOST", "0.0.0.0"),
+        ("YARD_RPC_HOST", "::"),
+        ("YARD_RPC_HOST", "my-machine"),
         ("YARD_NODE", "a.b"),
         ("YARD_NATS_HOST", "everywhere"),
         ("YARD_JOINED", "perhaps"),
@@ -54,6 +58,8 @@ def test_settings_survive_the_way_to_a_child(tmp_path: Path) -> None:
             "YARD_ALLOWED_HOSTS": "a.example, b.example,",
             "YARD_LLAMA_SERVER": "/bin/sh",
             "YARD_VLLM": "/bin/sh",
+            "YARD_RPC_SERVER": "/bin/sh",
+            "YARD_RPC_HOST": "192.168.1.20",
             "YARD_LOG_LEVEL": "DEBUG",
         }
     )

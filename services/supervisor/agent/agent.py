@@ -54,7 +54,14 @@ class _Runner(NamedTuple):
 class NodeAgent:
     """Owns the processes of one node, and the records of runners that are gone."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, settings: Settings, instances: Mirror[Instance]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        tasks: Tasks,
+        settings: Settings,
+        instances: Mirror[Instance],
+        reservations: Reservations,
+    ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._settings = settings
@@ -65,7 +72,7 @@ class NodeAgent:
         self._stopping: set[str] = set()
         self._clearing = False
         self._epoch = 0
-        self._reservations = Reservations()
+        self._reservations = reservations
 
     def adopt(self) -> None:
         """Watch every runner of this node, now and whenever one shows up."""

@@ -10,14 +10,17 @@ from modelyard.gguf.estimate import Use, estimate
 from modelyard.gguf.files import read_model
 from modelyard.gguf.header import Header
 from modelyard.gguf.measured import Measured, correct
+from modelyard.gguf.spread import Part, Spread, spread
 from modelyard.paths import resolve_inside
 from schemas.models import Mode, ModelSpec
 from schemas.placing import MeasuredMemory
 from schemas.profiles import CPU, Profile
+from services.supervisor.engines.base import EngineProblem
 from services.supervisor.engines.safetensors import weights
 
 log = logging.get(__name__)
 
+_MIB = 1024 * 1024
 _TORCH_BYTES = 1024**3
 """What PyTorch itself takes beside a model's weights."""
 _TORCH_PERCENT = 120
@@ -31,7 +34,7 @@ def appetite(
     """Bytes by device. Nothing where nothing is known: a program of which only its owner knows."""
     path = resolve_inside(store, spec.path)
     if path.is_dir():
-        return _spread(_torch_bytes(path), devices or (CPU,))
+        return _evenly(_torch_bytes(path), devices or (CPU,))
     if not path.is_file() or path.suffix != ".gguf" or engine == "command":
         return {}
     try:
@@ -42,6 +45,23 @@ def appetite(
     shares = None if tuple(devices) in ((CPU,), ()) else dict.fromkeys(devices, 1.0)
     found = estimate(header, _use(spec, store, profile), shares)
     return {device: memory.total_bytes for device, memory in found.devices.items()}
+
+
+def spread_appetite(spec: ModelSpec, store: Path, devices: Sequence[str], profile: Profile) -> Spread:
+    """What the workers of a profile hold, and what is left here; EngineProblem if that does not go."""
+    path = resolve_inside(store, spec.path)
+    parts = [
+        Part(device=need.device, most_bytes=need.memory_mib and need.memory_mib * _MIB)
+        for need in profile.workers
+    ]
+    own = tuple(device for device in devices if device != CPU) or (CPU,)
+    try:
+        header = _header(path, path.stat().st_mtime_ns, path.stat().st_size)
+        return spread(header, _use(spec, store, profile), parts, own)
+    except (GgufError, OSError, ValueError) as error:
+        raise EngineProblem(
+            f"{spec.name} cannot be spread as profile {profile.name} says: {error}."
+        ) from error
 
 
 def corrected(needs: dict[str, int], known: MeasuredMemory | None) -> dict[str, int]:
@@ -81,5 +101,5 @@ def _torch_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in weights(folder)) * _TORCH_PERCENT // 100 + _TORCH_BYTES
 
 
-def _spread(total: int, devices: Sequence[str]) -> dict[str, int]:
+def _evenly(total: int, devices: Sequence[str]) -> dict[str, int]:
     return dict.fromkeys(devices, -(-total // len(devices)))

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from modelyard.settings import Settings
 from schemas.models import ModelSpec
-from schemas.placing import MeasuredMemory, Need, NodeDevice, Option, Options
+from schemas.placing import MeasuredMemory, Need, NodeDevice, Option, Options, WorkerPlace
 from schemas.profiles import ANY_GPU, CPU, DeviceNeed, Profile
 from schemas.restart import fingerprint
-from services.supervisor.agent.appetite import appetite, corrected
+from services.supervisor.agent.appetite import appetite, corrected, spread_appetite
 from services.supervisor.engines import choose
 from services.supervisor.engines.base import Engine, EngineProblem
 from services.supervisor.runner.files import check_files
@@ -38,11 +38,15 @@ def options(
         check_files(spec, settings.models, engine)
     except EngineProblem as error:
         return Options(options=(Option(node=settings.node),), problem=str(error))
-    found = tuple(
-        _option(spec, settings, engine, placing, measured) for placing in placings(spec, engine.name, devices)
-    )
-    if found:
-        return Options(options=found)
+    found: list[Option] = []
+    problem = None
+    for placing in placings(spec, engine.name, devices):
+        try:
+            found.append(_option(spec, settings, engine, placing, measured))
+        except EngineProblem as error:
+            problem = problem or str(error)
+    if found or problem:
+        return Options(options=tuple(found), problem=None if found else problem)
     wanted = sorted({need.device for profile in spec.profiles for need in profile.devices})
     return Options(problem=f"node {settings.node} has no {' or '.join(wanted)}, which its profiles ask for")
 
@@ -101,6 +105,8 @@ def _option(
     measured: Mapping[str, MeasuredMemory],
 ) -> Option:
     profile = placing.profile
+    if profile is not None and profile.workers:
+        return _spread_option(spec, settings, engine, placing, profile)
     known = measured.get(memory_key(settings.node, fingerprint(spec), profile.name if profile else None))
     needs = appetite(spec, settings.models, engine.name, placing.devices, profile)
     needs = corrected(needs, known) | placing.given
@@ -110,6 +116,34 @@ def _option(
         devices=placing.devices,
         needs=tuple(Need(device=device, memory_bytes=size) for device, size in needs.items()),
         load_s=known.load_s if known else None,
+    )
+
+
+def _spread_option(
+    spec: ModelSpec, settings: Settings, engine: Engine, placing: Placing, profile: Profile
+) -> Option:
+    """With workers, for which nobody has chosen nodes yet. As calculated: nothing was measured elsewhere."""
+    if not engine.spreads:
+        raise EngineProblem(
+            f"Profile {profile.name} of {spec.name} has workers; only llama.cpp (llama-server) has them, "
+            f"and node {settings.node} would use {engine.name}."
+        )
+    found = spread_appetite(spec, settings.models, placing.devices, profile)
+    needs = found.own_bytes | placing.given
+    return Option(
+        node=settings.node,
+        profile=profile.name,
+        devices=placing.devices,
+        needs=tuple(Need(device=device, memory_bytes=size) for device, size in needs.items()),
+        workers=tuple(
+            WorkerPlace(
+                node=need.node,
+                device=need.device,
+                memory_bytes=need.memory_mib * _MIB if need.memory_mib else size,
+            )
+            for need, size in zip(profile.workers, found.workers_bytes, strict=True)
+        ),
+        split=found.layers,
     )
 
 

@@ -16,10 +16,12 @@ from schemas.instances import (
 )
 from schemas.models import ModelSpec
 from schemas.placing import AskOptions, Cordon, MeasuredMemory, NodeDevice, Option, Options
+from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.devices import Devices
 from services.supervisor.agent.options import options
 from services.supervisor.agent.presence import Presence
+from services.supervisor.agent.workers import Workers
 from services.supervisor.registry import Registry
 from services.supervisor.runner.launch import Launch
 
@@ -34,6 +36,7 @@ class Orders:
         settings: Settings,
         registry: Registry,
         agent: NodeAgent,
+        workers: Workers,
         devices: Devices,
         presence: Presence,
         measured: Mirror[MeasuredMemory],
@@ -42,6 +45,7 @@ class Orders:
         self._settings = settings
         self._registry = registry
         self._agent = agent
+        self._workers = workers
         self._devices = devices
         self._presence = presence
         self._measured = measured
@@ -66,12 +70,19 @@ class Orders:
             nats_url=self._nats_url,
             failures=proposal.failures,
             reserved=tuple(
-                Reserved(device=need.device, predicted_bytes=need.memory_bytes) for need in option.needs
+                Reserved(device=need.device, predicted_bytes=need.memory_bytes, node=need.node)
+                for need in option.needs
             ),
             placement=placement(spec, option, now),
         )
         await self._agent.start(launch, now)
         return Accepted()
+
+    async def worker(self, order: StartWorker) -> WorkerStarted:
+        """Hold a part of a model for an instance, or refuse it with the reason."""
+        if self._presence.cordoned:
+            raise Conflict("This node is cordoned and takes no start.")
+        return await self._workers.start(order, self._now())
 
     async def stop(self, order: StopInstance) -> Accepted:
         """Drain and end one instance."""
@@ -82,7 +93,9 @@ class Orders:
 
     async def clear(self, order: ClearNode) -> NodeCleared:
         """End everything, for good."""
-        return NodeCleared(stopped=await self._agent.clear(order.drain_s))
+        stopped = await self._agent.clear(order.drain_s)
+        await self._workers.clear()
+        return NodeCleared(stopped=stopped)
 
     async def cordon(self, order: Cordon) -> Accepted:
         """Take no new starts, or take them again; what runs stays unless it is to be drained."""
@@ -90,6 +103,8 @@ class Orders:
         if order.drain:
             for instance in self._agent.living():
                 await self._agent.stop(instance, Reason.DRAINED)
+            # They cannot move: the instances of other nodes fail, and are planned without this one.
+            await self._workers.stop_all()
         return Accepted()
 
     def _now(self) -> tuple[NodeDevice, ...]:
@@ -105,7 +120,7 @@ class Orders:
 def placement(spec: ModelSpec, option: Option, devices: tuple[NodeDevice, ...]) -> Placement:
     """Where and how, as an engine wants to know it."""
     profile = next((one for one in spec.profiles if one.name == option.profile), None)
-    needs = {need.device: need.memory_bytes for need in option.needs}
+    needs = {need.device: need.memory_bytes for need in option.needs if need.node is None}
     sizes = {one.device: one.memory_bytes for one in devices}
     chosen = tuple(
         PlacedDevice(
@@ -124,4 +139,6 @@ def placement(spec: ModelSpec, option: Option, devices: tuple[NodeDevice, ...]) 
         n_parallel=profile.n_parallel,
         args=profile.args,
         env=profile.env,
+        workers=option.workers,
+        split=option.split,
     )

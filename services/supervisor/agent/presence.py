@@ -16,7 +16,9 @@ from schemas.errors import BrokerUnavailable
 from schemas.instances import Node
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.devices import Devices
+from services.supervisor.agent.workers import Workers
 from services.supervisor.engines import offers
+from services.supervisor.rpc.program import offer
 
 log = logging.get(__name__)
 
@@ -27,10 +29,13 @@ RENEW_S = 2.0
 class Presence:
     """The record of this node. Whether it is cordoned outlives its supervisor."""
 
-    def __init__(self, bus: Bus, settings: Settings, devices: Devices, agent: NodeAgent) -> None:
+    def __init__(
+        self, bus: Bus, settings: Settings, devices: Devices, agent: NodeAgent, workers: Workers
+    ) -> None:
         self._settings = settings
         self._devices = devices
         self._agent = agent
+        self._workers = workers
         self._store = Store(bus, buckets.NODES)
         self._changed = asyncio.Event()
         self._node = Node(node=settings.node, version=modelyard.__version__, started_at=time.time())
@@ -67,6 +72,8 @@ class Presence:
             engines=offers(self._settings),
             devices=self._devices.now(self._agent.reserved()),
             cordoned=self.cordoned,
+            rpc=offer(self._settings),
+            workers=self._workers.now(),
         )
 
     @property

@@ -24,7 +24,7 @@ class Reservations:
 
     def take(self, instance: str, wanted: Iterable[Reserved], devices: Iterable[NodeDevice]) -> None:
         """Enter an instance; Conflict with a sentence if one device has not enough left."""
-        wanted, held = tuple(wanted), self.total()
+        wanted, held = _own(wanted), self.total()
         free = {one.device: one.memory_bytes - held[one.device] for one in devices}
         for one in wanted:
             if one.device not in free:
@@ -38,8 +38,13 @@ class Reservations:
 
     def adopt(self, instance: str, held: Iterable[Reserved]) -> None:
         """Enter one that runs already, whatever is left."""
-        self._held[instance] = tuple(held)
+        self._held[instance] = _own(held)
 
     def give_back(self, instance: str) -> None:
         """Its processes are gone."""
         self._held.pop(instance, None)
+
+
+def _own(reserved: Iterable[Reserved]) -> tuple[Reserved, ...]:
+    """Without what workers have: those are entered by themselves, each in the book of its node."""
+    return tuple(one for one in reserved if one.node is None)

@@ -102,6 +102,8 @@ class Engine(Protocol):
     """Whether the model's path must lead to a model that looks like one."""
     tells_port: bool = False
     """Whether it takes a free port itself and prints which; else it gets one."""
+    spreads: bool = False
+    """Whether it can have workers; then it finds them in `Placement.rpc`."""
     start_s: float = 60.0
     """How long a start may take beside reading the weights, where the model does not say."""
 
@@ -139,6 +141,7 @@ _ENGINE = (
     "automatic",
     "needs_files",
     "tells_port",
+    "spreads",
     "start_s",
     "offer",
     "refusal",

@@ -52,12 +52,16 @@ def gguf_refusal(spec: ModelSpec, kind: Format) -> str | None:
 def gpu_layers(placement: Placement) -> int | None:
     """How many layers go to GPUs; None where llama.cpp should find out, or the profile's arguments say."""
     if placement.on_cpu:
-        return 0
+        # What is not in main memory is with the workers, which count as GPUs.
+        return sum(placement.split[: len(placement.workers)])
     return ALL_LAYERS if placement.gpus and placement.gpus == placement.devices else None
 
 
 def tensor_split(placement: Placement) -> list[int]:
-    """The shares of several GPUs, where they are given; else empty."""
+    """The shares of several devices, where they are given, workers first; else empty."""
+    if placement.split:
+        own = placement.split[len(placement.workers) :] if placement.gpus else ()
+        return [*placement.split[: len(placement.workers)], *own]
     shares = [gpu.memory_mib for gpu in placement.gpus if gpu.memory_mib]
     return shares if len(shares) == len(placement.gpus) > 1 else []
 
@@ -67,11 +71,12 @@ class LlamaCpp(Engine):
 
     name = "llama.cpp"
     tells_port = True
+    spreads = True
 
     def offer(self, settings: Settings) -> EngineOffer:
-        if (program := _find(settings)) is None:
+        if (program := find_server(settings)) is None:
             return EngineOffer(engine=self.name, problem=_MISSING)
-        return EngineOffer(engine=self.name, version=_version(program, program.stat().st_mtime))
+        return EngineOffer(engine=self.name, version=server_version(program, program.stat().st_mtime))
 
     def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
         return gguf_refusal(spec, kind)
@@ -79,7 +84,7 @@ class LlamaCpp(Engine):
     def command(
         self, spec: ModelSpec, files: Files, placement: Placement, port: int, settings: Settings
     ) -> ServerCommand:
-        if (program := _find(settings)) is None:
+        if (program := find_server(settings)) is None:
             raise EngineProblem(_MISSING)
         chosen = (*_arguments(spec, files, placement), *_lora_arguments(spec, files))
         argv = (str(program), *chosen, *_MODE_ARGS.get(spec.mode, ()), *spec.args)
@@ -95,13 +100,14 @@ class LlamaCpp(Engine):
         return LLAMA_API
 
 
-def _find(settings: Settings) -> Path | None:
+def find_server(settings: Settings) -> Path | None:
+    """The llama-server of this node."""
     on_path = shutil.which("llama-server")
     return settings.llama_server or (Path(on_path) if on_path else None)
 
 
 @lru_cache(maxsize=8)
-def _version(program: Path, _changed_at: float) -> str | None:
+def server_version(program: Path, _changed_at: float) -> str | None:
     """What it says of itself; asked once for each program, since that starts it."""
     try:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=2, check=False)
@@ -126,6 +132,9 @@ def _arguments(spec: ModelSpec, files: Files, placement: Placement) -> list[str]
         "--cache-type-v": cache_type,
         "--n-gpu-layers": gpu_layers(placement),
         "--tensor-split": ",".join(map(str, tensor_split(placement))) or None,
+        "--rpc": ",".join(placement.rpc) or None,
+        # What is where was decided; llama.cpp would ask every worker for its memory first.
+        "--fit": "off" if placement.rpc else None,
     }
     pairs = [text for flag, value in values.items() if value is not None for text in (flag, str(value))]
     return [*pairs, "--kv-unified", "--metrics", "--slots", "--jinja"]

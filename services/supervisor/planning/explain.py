@@ -56,6 +56,9 @@ def _answer(model: str, option: Option | None, evicted: tuple[str, ...], kept: t
 def _where(model: str, option: Option | None) -> str:
     if option is None:
         return f"{model} would be started"
-    needs = " and ".join(f"{size(need.memory_bytes)} of {need.device}" for need in option.needs)
+    needs = " and ".join(
+        f"{size(need.memory_bytes)} of {need.device}" + (f" of {need.node}" if need.node else "")
+        for need in option.needs
+    )
     profile = f" in profile {option.profile}" if option.profile else ""
     return f"{model} would start on {option.node}{profile}" + (f" with {needs}" if needs else "")

@@ -6,7 +6,7 @@ from schemas.groups import GroupKind
 from schemas.instances import Instance, Reason
 from schemas.placing import Option
 from services.supervisor.planning.retire import Retired, retire
-from services.supervisor.planning.room import Room
+from services.supervisor.planning.room import Room, held, wanted
 from services.supervisor.planning.text import is_short_of, names
 from services.supervisor.planning.victims import cheapest, cost, in_use
 from services.supervisor.planning.world import (
@@ -194,12 +194,7 @@ class _Draft:
         sets = [
             (option, victims)
             for option in options
-            if (
-                victims := cheapest(
-                    _on(option.node, candidates), self._room.lack(option), staying, self._world
-                )
-            )
-            is not None
+            if (victims := cheapest(candidates, self._room.lack(option), staying, self._world)) is not None
         ]
         if not sets:
             self._reasons[name] = self._why_not(name, options)
@@ -251,12 +246,9 @@ class _Draft:
         if not possible:
             self._hopeless.add(name)
             return is_short_of(options[-1], self._room)
-        on = {option.node for option in possible}
-        holding = [one for one in self._world.instances if is_live(one) and one.node in on and one.reserved]
+        on = {node for option in possible for node, _ in wanted(option)}
+        live = [one for one in self._world.instances if is_live(one)]
+        holding = [one for one in live if on & {node for node, _ in held(one)}]
         if self._promised:
             return f"its memory goes to {names(self._promised)} first"
         return f"its memory is held by {names(one.model for one in holding)}, which may not leave now"
-
-
-def _on(node: str, candidates: list[Instance]) -> list[Instance]:
-    return [one for one in candidates if one.node == node]

@@ -53,12 +53,17 @@ class Room:
 
 
 def held(instance: Instance) -> Counter[Place]:
-    """What an instance has reserved."""
-    return Counter({(instance.node, one.device): one.predicted_bytes for one in instance.reserved})
+    """What an instance has reserved, its workers' part too."""
+    places: Counter[Place] = Counter()
+    for one in instance.reserved:
+        places[one.node or instance.node, one.device] += one.predicted_bytes
+    return places
 
 
 def wanted(option: Option) -> Counter[Place]:
     """What an option needs."""
-    return Counter(
-        {(option.node, need.device): need.memory_bytes for need in option.needs if need.memory_bytes}
-    )
+    places: Counter[Place] = Counter()
+    for need in option.needs:
+        if need.memory_bytes:
+            places[need.node or option.node, need.device] += need.memory_bytes
+    return places

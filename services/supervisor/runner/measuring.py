@@ -19,6 +19,9 @@ async def measure(
     pids = _tree(engine_pid)
     measured = []
     for one in reserved:
+        if one.node is not None:
+            measured.append(one)
+            continue
         found = _resident(pids) if one.device == CPU else await _on_gpu(bus, node, one.device, pids)
         most = max(filter(None, (found, one.measured_bytes)), default=None)
         measured.append(Reserved(device=one.device, predicted_bytes=one.predicted_bytes, measured_bytes=most))

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+import msgspec
 import structlog
 
 from modelyard import logging
@@ -20,6 +21,7 @@ from schemas.restart import fingerprint
 from schemas.roles import Role
 from services.supervisor.backoff import failure
 from services.supervisor.engines.base import EngineProblem
+from services.supervisor.rpc.crew import Crew, NoCrew
 from services.supervisor.runner.desk import Desk
 from services.supervisor.runner.edits import follow_edits
 from services.supervisor.runner.engine_process import EngineProcess
@@ -42,6 +44,8 @@ TELL_S = 5.0
 MEASURE_S = 10.0
 LONELY_S = 120.0
 """Without a broker for so long a runner ends: nobody can use it, and nobody may be left to stop it."""
+LOST_S = 1.0
+"""How long the word of a lost worker may take behind the end of the engine."""
 _S = InstanceState
 
 
@@ -66,6 +70,7 @@ class Runner:
         self._life = Life(bus, tasks, first_record(launch, settings))
         self._cut_short = False
         """Whether we ended the engine while it still answered."""
+        self._crew = Crew(bus, settings, instance=launch.instance, model=launch.spec.name)
         self._process: EngineProcess | None = None
         self._upstream: Upstream | None = None
 
@@ -81,7 +86,10 @@ class Runner:
         except Halted:
             await self._end(renewing)
         except (EngineProblem, StartFailed) as error:
-            await self._fail(renewing, getattr(error, "reason", Reason.UNHEALTHY), str(error))
+            why = await self._lost_worker() or str(error)
+            await self._fail(renewing, getattr(error, "reason", Reason.UNHEALTHY), why)
+        except NoCrew as error:
+            await self._fail(renewing, Reason.UNHEALTHY, str(error))
         except Ended as error:
             await self._fail(renewing, error.reason, str(error))
         else:
@@ -89,7 +97,10 @@ class Runner:
         await self._life.told(TELL_S)
 
     async def _start(self) -> Intake:
-        start = Start(self._spec, self._launch.placement, self._settings, self._life, self._stop)
+        placement = self._launch.placement
+        if placement.workers:
+            placement = msgspec.structs.replace(placement, rpc=await self._hired())
+        start = Start(self._spec, placement, self._settings, self._life, self._stop)
         try:
             upstream, load_s = await self._prove(start)
         except PortTaken as error:
@@ -105,6 +116,19 @@ class Runner:
         await self._life.step(_S.READY, load_s=load_s, slots=desk.slots, ready_at=time.time())
         return intake
 
+    async def _hired(self) -> tuple[str, ...]:
+        """Where the engine finds its workers; Halted if somebody asks to stop before all are there."""
+        hiring = asyncio.create_task(self._crew.hire(self._launch.placement.workers))
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({hiring, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not hiring.done():
+                raise Halted
+            return hiring.result()
+        finally:
+            hiring.cancel()
+            stop.cancel()
+
     async def _prove(self, start: Start) -> tuple[Upstream, float]:
         self._process = await start.process(self._follow)
         self._upstream = await start.listening(self._process)
@@ -116,15 +140,20 @@ class Runner:
         self._tasks.spawn(publish_lines(self._bus, process, self._life.instance), "log lines")
 
     async def _work(self, intake: Intake) -> None:
-        """Serve until told to stop, then let what runs finish; Ended if the engine ends or hangs before."""
+        """Serve until told to stop, then let what runs finish; Ended if engine or worker end before."""
         assert self._process is not None
         assert self._upstream is not None
         hung = asyncio.create_task(until_hung(self._process, self._upstream, self._settings.hang_s))
         crashed = asyncio.create_task(self._process.ended.wait())
         stop = asyncio.create_task(self._stop.wait())
         lonely = asyncio.create_task(self._lonely())
+        lost = asyncio.create_task(self._crew.lost())
         try:
-            await asyncio.wait({crashed, hung, stop, lonely}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({crashed, hung, stop, lonely, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done() and not crashed.done():
+                # An idle engine would notice only at its next request.
+                await self._end_at_once(intake)
+                await crashed
             if hung.done() and not crashed.done() and not stop.done():
                 await self._end_hung(intake)
             if not crashed.done():
@@ -133,23 +162,40 @@ class Runner:
             if crashed.done() and not self._cut_short:
                 await self._let_answers_end(intake)
                 await self._process.exited.wait()
-                raise Ended(self._process.epitaph(), self._process.cause())
+                lost_worker = await self._lost_worker()
+                raise Ended(lost_worker or self._process.epitaph(), self._cause(lost_worker))
         finally:
-            for task in (crashed, hung, stop, lonely):
+            for task in (crashed, hung, stop, lonely, lost):
                 task.cancel()
+
+    def _cause(self, lost_worker: str | None) -> Reason:
+        assert self._process is not None
+        return Reason.CRASHED if lost_worker else self._process.cause()
+
+    async def _lost_worker(self) -> str | None:
+        """What became of a worker, if that is why the engine ended: the engine itself cannot tell."""
+        if self._launch.placement.workers:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(self._crew.lost(), LOST_S)
+        return None
 
     async def _end_hung(self, intake: Intake) -> None:
         """Raises Ended. What it was at is asked again, as after any other death."""
         assert self._process is not None
         log.error("engine_hangs", silent_s=self._settings.hang_s, busy=intake.busy)
         lines = self._process.last_lines()
+        await self._end_at_once(intake)
+        silent = f"The engine gave no sign of life for {self._settings.hang_s:.0f} s and was ended"
+        raise Ended(f"{silent}; it said last: {lines}", Reason.UNHEALTHY)
+
+    async def _end_at_once(self, intake: Intake) -> None:
+        """End an engine that will not answer any more."""
+        assert self._process is not None
         # First of all it takes nothing more: what is asked again must not come back to the same engine.
         ending = asyncio.create_task(self._let_answers_end(intake))
         await asyncio.sleep(0)
         await self._process.stop(0.0)
         await ending
-        silent = f"The engine gave no sign of life for {self._settings.hang_s:.0f} s and was ended"
-        raise Ended(f"{silent}; it said last: {lines}", Reason.UNHEALTHY)
 
     async def _measure(self) -> None:
         """Show what is taken, as long as this runs."""
@@ -202,6 +248,7 @@ class Runner:
         """The engine is gone and its last lines are out."""
         renewing.cancel()
         await self._put_down()
+        await self._crew.dismiss()
 
     async def _put_down(self) -> None:
         if self._upstream is not None:

@@ -10,9 +10,10 @@ from modelyard.bus import Bus
 from modelyard.state import Mirror
 from schemas import subjects
 from schemas.errors import Conflict, ModelNotFound, YardError
-from schemas.instances import Node
+from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
 from schemas.placing import AskOptions, Option, Options
+from services.supervisor.planning.workers import settled
 from services.supervisor.planning.world import NodeRoom
 
 log = logging.get(__name__)
@@ -65,8 +66,14 @@ class Nodes:
             if not self._is_silent(node.node)
         }
 
-    async def options(self, models: Iterable[str]) -> tuple[dict[str, tuple[Option, ...]], dict[str, str]]:
-        """For each model the ways to run it anywhere, best first, and the problems of those without."""
+    async def options(
+        self, models: Iterable[str], instances: Iterable[Instance]
+    ) -> tuple[dict[str, tuple[Option, ...]], dict[str, str]]:
+        """For each model the ways to run it anywhere, best first, and the problems of those without.
+
+        `instances`: what ran last, by which models spread over nodes find their old ones.
+        """
+        instances = list(instances)
         revisions = {spec.name: self._models.revisions[key] for key, spec in self._models.values.items()}
         asked = [
             _Asked(model, revisions[model], node)
@@ -77,6 +84,7 @@ class Nodes:
         self._forget_old()
         await asyncio.gather(*(self._ask(one) for one in asked if one not in self._answers))
         silent = self.silent()
+        there = {name: node for name, node in self._nodes.values.items() if name not in silent}
         ways: dict[str, tuple[Option, ...]] = {}
         problems: dict[str, str] = {}
         for model in {one.model for one in asked}:
@@ -86,6 +94,9 @@ class Nodes:
                 if one.model == model and one in self._answers and one.node not in silent
             ]
             ways[model], problem = merged(said, silent)
+            before = [one for one in instances if one.model == model]
+            ways[model], unsettled = settled(ways[model], there, before)
+            problem = problem or unsettled
             if problem is not None:
                 problems[model] = problem
         return ways, problems

@@ -163,7 +163,7 @@ class Scheduler:
             rules=self._rules,
         )
         needing = [name for name in specs if desired(world, name) > len(self.serving(name))]
-        options, problems = await self._nodes.options(needing)
+        options, problems = await self._nodes.options(needing, instances)
         options = {name: elsewhere_first(name, ways, instances) for name, ways in options.items()}
         return msgspec.structs.replace(world, options=options, problems=problems)
 

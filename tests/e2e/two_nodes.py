@@ -1,0 +1,103 @@
+"""A yard with a second node on a machine of its own, and what both of them run."""
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+
+from modelyard.home import prepare
+from modelyard.state import Mirror
+from modelyard.tasks import Tasks
+from schemas import buckets
+from schemas.instances import Node
+from services.supervisor.rpc.pipe import pipe
+from tests.e2e.networks import HERE, THERE, two_networks
+from tests.e2e.yard_process import YardProcess, environment, running_yard, settings_of
+from tests.engines import llama_server, rpc_server
+
+FAR = "far"
+_MARK = "LC_TEST_YARD"
+"""A variable that engines get to see too, by which their processes are found."""
+
+
+class TwoNodes:
+    """The yard, its nodes, and their processes."""
+
+    def __init__(self, yard: YardProcess, nodes: Mirror[Node], mark: str) -> None:
+        self.yard = yard
+        self.nodes = nodes
+        self._mark = mark
+
+    def workers(self) -> list[psutil.Process]:
+        """The guards."""
+        return [one for one in self._all() if one.cmdline()[-2:] == ["-m", "services.supervisor.rpc"]]
+
+    def rpc_servers(self) -> list[psutil.Process]:
+        return [one for one in self._all() if "rpc-server" in one.cmdline()[0]]
+
+    async def until_no_workers(self, patience_s: float) -> None:
+        """Wait until neither a process nor an entry in a book is left."""
+        async with asyncio.timeout(patience_s):
+            while self.workers() or self.rpc_servers():
+                await asyncio.sleep(0.02)
+            await self.nodes.until(lambda nodes: not any(node.workers for node in nodes.values()))
+
+    def _all(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(_MARK) == self._mark and process.cmdline():
+                    found.append(process)
+        return found
+
+
+@contextlib.asynccontextmanager
+async def two_nodes(folder: Path, **more: str) -> AsyncIterator[TwoNodes]:
+    """The yard is HERE, the node `far` THERE; that has no models, and reaches the broker alone."""
+    mark = {
+        _MARK: str(folder),
+        "YARD_LLAMA_SERVER": str(llama_server()),
+        "YARD_RPC_SERVER": str(rpc_server()),
+    }
+    with two_networks() as networks:
+        async with running_yard(folder / "home", **mark, **more) as yard, _broker_for_all(yard) as url:
+            home = folder / FAR
+            prepare(settings_of(home, url))
+            shutil.copytree(yard.home / "keys", home / "keys", dirs_exist_ok=True)
+            own = {"YARD_NODE": FAR, "YARD_NATS_URL": url, "YARD_RPC_HOST": THERE}
+            with (folder / "far.log").open("wb") as log:
+                far = subprocess.Popen(
+                    [sys.executable, "-m", "services.supervisor"],
+                    env=environment(home, **mark, **{**more, **own}),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=networks.there(),
+                )
+            try:
+                async with Tasks() as tasks:
+                    nodes: Mirror[Node] = await Mirror.start(yard.bus, buckets.NODES, tasks)
+                    async with asyncio.timeout(20):
+                        await nodes.until(lambda known: FAR in known and "testnode" in known)
+                    yield TwoNodes(yard, nodes, str(folder))
+            finally:
+                far.terminate()
+                await asyncio.to_thread(far.wait)
+
+
+@contextlib.asynccontextmanager
+async def _broker_for_all(yard: YardProcess) -> AsyncIterator[str]:
+    """The broker of `yard up` listens on loopback alone; here it is let out."""
+    port = int(yard.nats_url.rpartition(":")[2])
+
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await pipe((reader, writer), await asyncio.open_connection("127.0.0.1", port))
+
+    server = await asyncio.start_server(on_connection, HERE, 0)
+    yield f"nats://{HERE}:{server.sockets[0].getsockname()[1]}"
+    server.close()

@@ -1,0 +1,279 @@
+"""Workers of a node: processes with a guard each, in front of a stand-in for the RPC server."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from modelyard.processes import wait_gone
+from modelyard.settings import Settings
+from modelyard.tasks import Tasks
+from schemas.errors import Conflict
+from schemas.placing import NodeDevice
+from schemas.workers import StartWorker, WorkerStarted
+from services.supervisor.agent.reservations import Reservations
+from services.supervisor.agent.workers import Workers
+from services.supervisor.rpc import handshake
+from services.supervisor.rpc.handshake import Purpose, Stranger, greet
+from services.supervisor.rpc.pipe import Ends
+from services.supervisor.rpc.tunnel import Tunnel, Unreachable
+
+STANDIN = Path(__file__).parents[1] / "rpc_standin.py"
+GIB = 1024**3
+DEVICES = (NodeDevice(device="cpu", name="main memory", memory_bytes=3 * GIB),)
+ORDER = StartWorker(
+    worker="w1", instance="i1", model="m", device="cpu", memory_bytes=2 * GIB, token="a secret of two"
+)
+
+
+def program(folder: Path, text: str) -> Path:
+    path = folder / "ggml-rpc-server"
+    path.write_text(f"#!{sys.executable}\n{text}")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def with_program(settings: Settings, tmp_path: Path) -> Settings:
+    return msgspec.structs.replace(settings, rpc_server=program(tmp_path, STANDIN.read_text()))
+
+
+class Node:
+    """The workers of a node and its book."""
+
+    def __init__(self, settings: Settings, tasks: Tasks) -> None:
+        self.book = Reservations()
+        self.workers = Workers(settings, tasks, self.book)
+
+    async def start(self, order: StartWorker = ORDER) -> WorkerStarted:
+        return await self.workers.start(order, DEVICES)
+
+    async def until_empty(self) -> None:
+        """Wait until no process is left and all memory is given back."""
+        async with asyncio.timeout(5):
+            while self.workers.now() or self.book.total().total():
+                await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def node(settings: Settings) -> AsyncIterator[Node]:
+    async with Tasks() as tasks:
+        started = Node(settings, tasks)
+        yield started
+        await started.workers.stop_all()
+
+
+@contextlib.asynccontextmanager
+async def tunnel(at: WorkerStarted, token: str = ORDER.token) -> AsyncIterator[tuple[Tunnel, int]]:
+    """The instance's end, and the port that its engine would use."""
+    opened = Tunnel(at, token)
+    try:
+        address = await opened.open()
+        yield opened, int(address.rpartition(":")[2])
+    finally:
+        await opened.close()
+
+
+def guards() -> list[psutil.Process]:
+    """The workers that this process started."""
+    return [one for one in psutil.Process().children() if "services.supervisor.rpc" in one.cmdline()]
+
+
+async def echoed(port: int, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        return await asyncio.wait_for(reader.readexactly(len(data)), 5)
+    finally:
+        writer.close()
+
+
+async def test_what_an_engine_says_reaches_the_rpc_server_and_comes_back(with_program: Settings) -> None:
+    async with node(with_program) as far:
+        at = await far.start()
+        assert far.book.total() == {"cpu": 2 * GIB}
+        async with tunnel(at) as (_, port):
+            data = os.urandom(3_000_000)
+            assert await echoed(port, data) == data
+            assert await echoed(port, b"again") == b"again"
+        await far.until_empty()
+
+
+async def test_no_worker_starts_without_room(with_program: Settings) -> None:
+    async with node(with_program) as far:
+        await far.start()
+        with pytest.raises(Conflict, match="left for models"):
+            await far.start(msgspec.structs.replace(ORDER, worker="w2"))
+        assert [one.worker for one in far.workers.now()] == ["w1"]
+
+
+async def test_memory_is_entered_before_the_process_starts(with_program: Settings) -> None:
+    async with node(with_program) as far:
+        both = [
+            asyncio.create_task(far.start(msgspec.structs.replace(ORDER, worker=name))) for name in ("a", "b")
+        ]
+        results = await asyncio.gather(*both, return_exceptions=True)
+        assert sorted(type(one).__name__ for one in results) == ["Conflict", "WorkerStarted"]
+
+
+async def test_a_stranger_is_not_let_in(with_program: Settings) -> None:
+    async with node(with_program) as far:
+        at = await far.start()
+        with pytest.raises(Unreachable, match="is not it"):
+            async with tunnel(at, "a guess"):
+                pass
+        async with tunnel(at) as (_, port):
+            reader, writer = await asyncio.open_connection(at.host, at.port)
+            writer.write(bytes([14]) + (24).to_bytes(8, "little") + bytes(24) + bytes(64))
+            assert not await until_end(reader), "it gets nothing of the RPC server"
+            writer.close()
+            assert await echoed(port, b"still there") == b"still there"
+
+
+async def until_end(reader: asyncio.StreamReader) -> bytes:
+    with contextlib.suppress(ConnectionError):
+        return await asyncio.wait_for(reader.read(), handshake.PATIENCE_S + 1)
+    return b""
+
+
+async def test_what_was_overheard_opens_nothing(with_program: Settings) -> None:
+    async with node(with_program) as far:
+        at = await far.start()
+        async with tunnel(at):
+            said = Recording()
+            reader, writer = await asyncio.open_connection(at.host, at.port)
+            await greet(reader, said.of(writer), ORDER.token, Purpose.DATA)
+            writer.close()
+            reader, writer = await asyncio.open_connection(at.host, at.port)
+            writer.write(said.data)
+            assert len(await until_end(reader)) == 64, "the guard's own nonce and proof, and no more"
+            writer.close()
+
+
+class Recording:
+    """What a writer was given."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def of(self, writer: asyncio.StreamWriter) -> asyncio.StreamWriter:
+        write = writer.write
+
+        def recorded(data: bytes | bytearray | memoryview) -> None:
+            self.data += bytes(data)
+            write(data)
+
+        writer.write = recorded  # type: ignore[method-assign]
+        return writer
+
+
+async def test_a_false_worker_gets_no_model() -> None:
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(33)
+        writer.write(os.urandom(64))
+        writer.close()
+
+    server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    ends: Ends = await asyncio.open_connection("127.0.0.1", port)
+    with pytest.raises(Stranger):
+        await greet(*ends, ORDER.token, Purpose.LIFE)
+    ends[1].close()
+    server.close()
+
+
+async def test_only_one_instance_may_live_with_a_worker_and_nobody_calls_before_it(
+    with_program: Settings,
+) -> None:
+    async with node(with_program) as far:
+        at = await far.start()
+        early = await asyncio.open_connection(at.host, at.port)
+        await greet(*early, ORDER.token, Purpose.DATA)
+        assert await until_end(early[0]) == b""
+        early[1].close()
+        async with tunnel(at) as (first, _), tunnel(at) as (second, _):
+            assert second.lost is not None
+            await asyncio.wait_for(second.lost, 5)
+            assert first.lost is not None
+            assert not first.lost.done()
+
+
+async def test_a_worker_says_why_it_ends(with_program: Settings) -> None:
+    async with node(with_program) as far:
+        async with tunnel(await far.start()) as (opened, _):
+            assert opened.lost is not None
+            (guard,) = (
+                one for one in psutil.Process().children() if "services.supervisor.rpc" in one.cmdline()
+            )
+            (server,) = guard.children()
+            server.kill()
+            assert await asyncio.wait_for(opened.lost, 5) == "its RPC server was ended by signal 9"
+        await far.until_empty()
+
+
+async def test_a_killed_guard_takes_its_rpc_server_with_it(with_program: Settings) -> None:
+    async with node(with_program) as far:
+        async with tunnel(await far.start()) as (opened, _):
+            (guard,) = (
+                one for one in psutil.Process().children() if "services.supervisor.rpc" in one.cmdline()
+            )
+            (server,) = guard.children()
+            began = server.create_time()
+            guard.kill()
+            assert opened.lost is not None
+            assert "killed" in await asyncio.wait_for(opened.lost, 5)
+            await asyncio.wait_for(wait_gone(server.pid, began), 5)
+        await far.until_empty()
+
+
+async def test_a_supervisor_that_comes_back_has_its_workers_in_the_book(with_program: Settings) -> None:
+    async with node(with_program) as before, node(with_program) as after, tunnel(await before.start()):
+        after.workers.adopt()
+        assert after.book.total() == {"cpu": 2 * GIB}
+        assert [one.worker for one in after.workers.now()] == ["w1"]
+        await after.workers.clear()
+        await after.until_empty()
+        with pytest.raises(Conflict, match="being cleared"):
+            await after.start()
+
+
+async def test_a_node_without_the_program_says_so(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    async with node(settings) as far:
+        with pytest.raises(Conflict, match="YARD_RPC_SERVER"):
+            await far.start()
+        assert not far.book.total()
+
+
+async def test_a_program_that_ends_at_once_costs_no_memory(settings: Settings, tmp_path: Path) -> None:
+    broken = msgspec.structs.replace(settings, rpc_server=program(tmp_path, "raise SystemExit(3)"))
+    async with node(broken) as far:
+        with pytest.raises(Conflict, match="ended with exit code 3"):
+            await far.start()
+        await far.until_empty()
+
+
+async def test_an_address_of_another_machine_is_said(with_program: Settings) -> None:
+    elsewhere = msgspec.structs.replace(with_program, rpc_host="192.0.2.1")
+    async with node(elsewhere) as far:
+        with pytest.raises(Conflict, match=r"cannot listen on 192\.0\.2\.1"):
+            await far.start()
+        await far.until_empty()
+
+
+async def test_the_token_is_seen_nowhere(with_program: Settings) -> None:
+    async with node(with_program) as far, tunnel(await far.start()):
+        seen = [text for guard in guards() for text in (*guard.cmdline(), *guard.environ().values())]
+        seen += [
+            path.read_text() for folder in (with_program.logs, with_program.run) for path in folder.iterdir()
+        ]
+        assert seen
+        assert not any(ORDER.token in text for text in (*seen, repr(ORDER)))

@@ -1,0 +1,159 @@
+"""Which nodes hold the rest of a model: a table of worlds."""
+
+import pytest
+
+from schemas.instances import EngineOffer, Instance, InstanceState, Node, Reason, Reserved
+from schemas.placing import Need, NodeDevice, Option, WorkerPlace
+from schemas.profiles import ANY_NODE
+from schemas.workers import RpcOffer
+from services.supervisor.planning.plan import plan
+from services.supervisor.planning.workers import settled
+from services.supervisor.planning.world import NodeRoom, World
+from tests.unit.planning import GIB, NOW, asked, instance, spec
+
+CPU = NodeDevice(device="cpu", name="main memory", memory_bytes=8 * GIB)
+GPUS = tuple(
+    NodeDevice(device=f"GPU-{name}", name="RTX", memory_bytes=size * GIB)
+    for name, size in (("a", 8), ("b", 24))
+)
+
+
+def node(
+    name: str,
+    *devices: NodeDevice,
+    host: str = "10.0.0.1",
+    version: str | None = "100",
+    problem: str | None = None,
+    cordoned: bool = False,
+) -> Node:
+    return Node(
+        node=name,
+        version="0",
+        started_at=0.0,
+        engines=(EngineOffer(engine="llama.cpp", version=version),),
+        devices=(CPU, *devices),
+        cordoned=cordoned,
+        rpc=RpcOffer(host=host, version=version, problem=problem),
+    )
+
+
+def option(*workers: tuple[str, str]) -> Option:
+    places = tuple(WorkerPlace(node=name, device=device, memory_bytes=GIB) for name, device in workers)
+    return Option(
+        node="head",
+        needs=(Need(device="cpu", memory_bytes=GIB),),
+        workers=places,
+        split=(1,) * (len(places) + 1),
+    )
+
+
+ANY, ANY_GPU = (ANY_NODE, "cpu"), (ANY_NODE, "gpu")
+HEAD = node("head", host="127.0.0.1")
+B, C = node("b"), node("c", *GPUS)
+
+
+def chosen(wanted: Option, *nodes: Node, before: tuple[Instance, ...] = ()) -> list[list[tuple[str, str]]]:
+    options, _ = settled([wanted], {one.node: one for one in nodes}, before)
+    return [[(place.node, place.device) for place in one.workers] for one in options]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "ways"),
+    [
+        (option(), (HEAD,), [[]]),
+        (option(ANY), (HEAD, B, C), [[("b", "cpu")], [("c", "cpu")]]),
+        (option(("c", "cpu")), (HEAD, B, C), [[("c", "cpu")]]),
+        (option(("head", "cpu")), (HEAD, B), [[("head", "cpu")]]),
+        (option(ANY, ANY), (HEAD, B, C), [[("b", "cpu"), ("c", "cpu")], [("c", "cpu"), ("b", "cpu")]]),
+        (option(ANY, ANY), (HEAD, B), []),
+        (option(("b", "cpu"), ("b", "cpu")), (HEAD, B), [[("b", "cpu"), ("b", "cpu")]]),
+        (option(ANY_GPU), (HEAD, B, C), [[("c", "GPU-b")], [("c", "GPU-a")]]),
+        (option(("c", "GPU-a")), (HEAD, C), [[("c", "GPU-a")]]),
+        (
+            option(("c", "gpu"), ("c", "RTX")),
+            (HEAD, C),
+            [[("c", "GPU-b"), ("c", "GPU-a")], [("c", "GPU-a"), ("c", "GPU-b")]],
+        ),
+        (option(ANY), (HEAD, node("b", host="127.0.0.1")), []),
+        (option(ANY), (HEAD, node("b", version="99")), []),
+        (option(ANY), (HEAD, node("b", version=None)), [[("b", "cpu")]]),
+        (option(ANY), (HEAD, node("b", problem="None there.")), []),
+        (option(ANY), (HEAD, node("b", cordoned=True)), []),
+    ],
+)
+def test_the_ways(wanted: Option, nodes: tuple[Node, ...], ways: list[list[tuple[str, str]]]) -> None:
+    assert chosen(wanted, *nodes) == ways
+
+
+def test_a_model_finds_the_nodes_that_it_had() -> None:
+    had = instance(
+        "m", state=InstanceState.FAILED, reserved=(Reserved(device="cpu", predicted_bytes=1, node="c"),)
+    )
+    assert chosen(option(ANY), HEAD, B, C, before=(had,)) == [[("c", "cpu")], [("b", "cpu")]]
+
+
+def test_the_needs_name_the_nodes() -> None:
+    (first, _), _ = settled([option(ANY)], {"head": HEAD, "b": B, "c": C}, ())
+    assert [(need.node, need.device) for need in first.needs] == [(None, "cpu"), ("b", "cpu")]
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (node("b", host="127.0.0.1"), "b is not reachable from head; set YARD_RPC_HOST there to its address"),
+        (node("b", version="99"), "b has llama.cpp 99, head has 100; both need the same one"),
+        (node("b", problem="There is no ggml-rpc-server."), "b: There is no ggml-rpc-server."),
+        (node("b", cordoned=True), "b is cordoned"),
+    ],
+)
+def test_why_there_is_no_way(other: Node, sentence: str) -> None:
+    options, problem = settled([option(ANY)], {"head": HEAD, "b": other}, ())
+    assert options == ()
+    assert problem is not None
+    assert sentence in problem
+
+
+def test_a_node_that_is_not_there_is_named() -> None:
+    _, problem = settled([option(("z", "cpu"))], {"head": HEAD}, ())
+    assert problem is not None
+    assert "there is no node z" in problem
+
+
+def world(*instances: Instance, b_gib: float = 4.0) -> World:
+    (settled_option, *_), _ = settled([option(ANY)], {"head": HEAD, "b": B}, ())
+    return World(
+        now=NOW,
+        models={one: spec(one) for one in ("m", "other")},
+        instances=instances,
+        demand={"m": asked()},
+        nodes={
+            "head": NodeRoom(memory_bytes={"cpu": 4 * GIB}),
+            "b": NodeRoom(memory_bytes={"cpu": int(b_gib * GIB)}),
+        },
+        options={"m": (settled_option,)},
+    )
+
+
+def test_a_spread_model_starts_where_both_have_room() -> None:
+    assert [start.option.node for start in plan(world()).starts] == ["head"]
+
+
+def test_a_worker_too_large_for_its_node_keeps_the_model_waiting() -> None:
+    made = plan(world(b_gib=0.5))
+    assert made.starts == ()
+    assert made.reasons["m"] == "it needs 1.0 GiB on cpu of b, which has 512 MiB for models"
+
+
+def test_who_holds_memory_on_a_workers_node_makes_room() -> None:
+    other = instance("other", 3.5, device="cpu", node="b", reason=Reason.REQUESTED)
+    made = plan(world(other))
+    assert [stop.model for stop in made.stops] == ["other"]
+
+
+def test_a_spread_model_holds_memory_on_every_node_of_it() -> None:
+    reserved = (
+        Reserved(device="cpu", predicted_bytes=GIB),
+        Reserved(device="cpu", predicted_bytes=int(3.5 * GIB), node="b"),
+    )
+    other = instance("other", node="head", reserved=reserved)
+    assert [stop.model for stop in plan(world(other)).stops] == ["other"]
