@@ -35,10 +35,10 @@ class TwoNodes:
 
     def workers(self) -> list[psutil.Process]:
         """The guards."""
-        return [one for one in self._all() if one.cmdline()[-2:] == ["-m", "services.supervisor.rpc"]]
+        return [one for one, words in self._all() if words[-2:] == ["-m", "services.supervisor.rpc"]]
 
     def rpc_servers(self) -> list[psutil.Process]:
-        return [one for one in self._all() if "rpc-server" in one.cmdline()[0]]
+        return [one for one, words in self._all() if "rpc-server" in words[0]]
 
     async def until_no_workers(self, patience_s: float) -> None:
         """Wait until neither a process nor an entry in a book is left."""
@@ -47,12 +47,13 @@ class TwoNodes:
                 await asyncio.sleep(0.02)
             await self.nodes.until(lambda nodes: not any(node.workers for node in nodes.values()))
 
-    def _all(self) -> list[psutil.Process]:
+    def _all(self) -> list[tuple[psutil.Process, list[str]]]:
+        """Every living process with its words."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(_MARK) == self._mark and process.cmdline():
-                    found.append(process)
+                if process.environ().get(_MARK) == self._mark and (words := process.cmdline()):
+                    found.append((process, words))
         return found
 
 
