@@ -26,11 +26,10 @@ from schemas.batches import SCHEDULER, Lease
 from schemas.errors import BrokerUnavailable, Conflict, NotFound
 from schemas.instances import LIVE, Instance, InstanceState, Reason
 from schemas.placing import NodeDevice
-from schemas.restart import fingerprint
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.backoff import failure
 from services.supervisor.engines.base import minimal_environment
-from services.supervisor.runner.launch import Launch
+from services.supervisor.runner.launch import Launch, first_record
 from services.supervisor.runner.run import DRAIN_S, STOP_S
 
 log = logging.get(__name__)
@@ -131,7 +130,7 @@ class NodeAgent:
             raise
 
     async def _start(self, launch: Launch) -> None:
-        record = self._starting(launch)
+        record = first_record(launch, self._settings.node)
         await self._store.put(launch.instance, record, ttl_s=_FIRST_RECORD_S)
         await self._forget_failed(launch.spec.name)
         await self._emit(record)
@@ -273,23 +272,6 @@ class NodeAgent:
         for key, instance in tuple(self._instances.values.items()):
             if instance.model == model and instance.state is InstanceState.FAILED:
                 await self._store.delete(key)
-
-    def _starting(self, launch: Launch) -> Instance:
-        return Instance(
-            instance=launch.instance,
-            model=launch.spec.name,
-            node=self._settings.node,
-            engine=launch.spec.engine,
-            revision=launch.revision,
-            fingerprint=fingerprint(launch.spec),
-            state=InstanceState.STARTING,
-            reason=Reason.REQUESTED,
-            changed_at=time.time(),
-            started_at=time.time(),
-            profile=launch.placement.profile,
-            reserved=launch.reserved,
-            failures=launch.failures,
-        )
 
     async def _emit(self, record: Instance) -> None:
         emitted = self._bus.emit(

@@ -1,8 +1,11 @@
 """What a supervisor tells a runner, as one JSON document on its standard input."""
 
-from schemas.instances import Placement, Reserved
+import time
+
+from schemas.instances import Instance, InstanceState, Placement, Reason, Reserved
 from schemas.models import ModelSpec
 from schemas.record import Record
+from schemas.restart import fingerprint
 
 
 class Launch(Record):
@@ -18,3 +21,23 @@ class Launch(Record):
     """What it may take of each device."""
     placement: Placement = Placement()
     """Where and how, as the scheduler decided."""
+
+
+def first_record(launch: Launch, node: str) -> Instance:
+    """The instance as it is once its start was decided."""
+    now = time.time()
+    return Instance(
+        instance=launch.instance,
+        model=launch.spec.name,
+        node=node,
+        engine=launch.spec.engine,
+        revision=launch.revision,
+        fingerprint=fingerprint(launch.spec),
+        state=InstanceState.STARTING,
+        reason=Reason.REQUESTED,
+        changed_at=now,
+        started_at=now,
+        profile=launch.placement.profile,
+        reserved=launch.reserved,
+        failures=launch.failures,
+    )

@@ -17,7 +17,6 @@ from modelyard.settings import Settings
 from modelyard.tasks import Tasks
 from schemas.errors import YardError
 from schemas.instances import Instance, InstanceState, Reason
-from schemas.restart import fingerprint
 from schemas.roles import Role
 from services.supervisor.backoff import failure
 from services.supervisor.engines.base import EngineProblem
@@ -26,7 +25,7 @@ from services.supervisor.runner.desk import Desk
 from services.supervisor.runner.edits import follow_edits
 from services.supervisor.runner.engine_process import EngineProcess
 from services.supervisor.runner.intake import Intake
-from services.supervisor.runner.launch import Launch
+from services.supervisor.runner.launch import Launch, first_record
 from services.supervisor.runner.life import Life
 from services.supervisor.runner.log_lines import flush_lines, publish_lines
 from services.supervisor.runner.measuring import measure
@@ -67,7 +66,7 @@ class Runner:
         self._spec = launch.placement.applied_to(launch.spec)
         self._settings = settings
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
-        self._life = Life(bus, tasks, first_record(launch, settings))
+        self._life = Life(bus, tasks, own_record(launch, settings))
         self._cut_short = False
         """Whether we ended the engine while it still answered."""
         self._crew = Crew(bus, settings, instance=launch.instance, model=launch.spec.name)
@@ -268,24 +267,11 @@ def own_file(engine: EngineProcess | None = None) -> RunnerFile:
     )
 
 
-def first_record(launch: Launch, settings: Settings) -> Instance:
+def own_record(launch: Launch, settings: Settings) -> Instance:
     """The record as the supervisor wrote it, now with our process in it."""
-    return Instance(
-        instance=launch.instance,
-        model=launch.spec.name,
-        node=settings.node,
-        engine=launch.spec.engine,
-        revision=launch.revision,
-        fingerprint=fingerprint(launch.spec),
-        state=_S.STARTING,
-        reason=Reason.REQUESTED,
-        changed_at=time.time(),
-        started_at=time.time(),
-        profile=launch.placement.profile,
-        reserved=launch.reserved,
-        pid=os.getpid(),
-        pid_started_at=started_at(os.getpid()),
-        failures=launch.failures,
+    pid = os.getpid()
+    return msgspec.structs.replace(
+        first_record(launch, settings.node), pid=pid, pid_started_at=started_at(pid)
     )
 
 
