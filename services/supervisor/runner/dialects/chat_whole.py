@@ -1,44 +1,24 @@
 """Chunks of a chat completion put together to the answer a non-streaming client expects."""
 
-from typing import Any
+from services.supervisor.runner.dialects.whole import Json, Whole
 
-import msgspec
-
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
-_PASSED = ("id", "created", "model", "system_fingerprint", "usage", "timings")
 _TEXTS = ("content", "reasoning_content", "refusal")
 
-Json = dict[str, Any]
 
+class ChatWhole(Whole):
+    """A whole `chat.completion`."""
 
-class ChatWhole:
-    """Grows with every chunk; `encode` is the whole `chat.completion`."""
+    kind = "chat.completion"
 
-    def __init__(self) -> None:
-        self._fields: Json = {}
-        self._choices: dict[int, Json] = {}
+    def begin(self, index: int) -> Json:
+        return {"index": index, "message": {"role": "assistant", "content": None}, "finish_reason": None}
 
-    def add(self, data: bytes) -> None:
-        """Take one chunk's JSON."""
-        chunk = _decode(data)
-        self._fields |= {key: chunk[key] for key in _PASSED if chunk.get(key) is not None}
-        for choice in chunk.get("choices") or ():
-            self._add_choice(choice)
-
-    def _add_choice(self, part: Json) -> None:
-        index = part.get("index", 0)
-        choice = self._choices.setdefault(
-            index, {"index": index, "message": {"role": "assistant", "content": None}, "finish_reason": None}
-        )
+    def grow(self, choice: Json, part: Json) -> None:
         _add_delta(choice["message"], part.get("delta") or {})
         if part.get("finish_reason"):
             choice["finish_reason"] = part["finish_reason"]
         if part.get("logprobs"):
             _add_logprobs(choice, part["logprobs"])
-
-    def encode(self) -> bytes:
-        ordered = [self._choices[index] for index in sorted(self._choices)]
-        return msgspec.json.encode({"object": "chat.completion", **self._fields, "choices": ordered})
 
 
 def _add_delta(message: Json, delta: Json) -> None:
