@@ -79,9 +79,9 @@ class Runner:
             await self._work(await self._start())
         except Halted:
             await self._end(renewing)
-        except (EngineProblem, StartFailed) as error:
-            await self._fail(renewing, getattr(error, "reason", Reason.UNHEALTHY), str(error))
-        except Ended as error:
+        except EngineProblem as error:
+            await self._fail(renewing, Reason.UNHEALTHY, str(error))
+        except (StartFailed, Ended) as error:
             await self._fail(renewing, error.reason, str(error))
         else:
             await self._end(renewing)
