@@ -53,12 +53,7 @@ ONE_BY_ONE = [
         models=(spec("a", autostart=True),),
         held=frozenset("a"),
     ),
-    Case(
-        "stopped by a person: a request starts it",
-        models=(spec("a", autostart=True),),
-        held=frozenset("a"),
-        starts=("a",),
-    ),
+    Case("stopped by a person, and still answering: nothing starts beside it", held=frozenset("a")),
     Case(
         "a cordoned node takes no start",
         nodes={"n": room(cordoned=True)},

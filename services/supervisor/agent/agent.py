@@ -200,14 +200,14 @@ class NodeAgent:
     async def _failed(self, last: Instance, error: str | None = None) -> None:
         """Speak for a runner that cannot: its last state is a failure, with the reason that is known."""
         how = "was killed or crashed" if last.ever_ready else "ended before the model was ready"
-        known = error or f"The runner {how}; its log is in {self._settings.logs / RUNNERS_LOG}."
+        known = error or last.error or f"The runner {how}; its log is in {self._settings.logs / RUNNERS_LOG}."
         record = msgspec.structs.replace(
             last,
             state=InstanceState.FAILED,
             reason=Reason.CRASHED,
             changed_at=time.time(),
             busy=0,
-            **failure(last, last.error or known, time.time())._asdict(),
+            **failure(last, known, time.time())._asdict(),
         )
         await self._store.put(last.instance, record)
         await self._emit(record)

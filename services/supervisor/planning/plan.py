@@ -33,11 +33,12 @@ def plan(world: World) -> Plan:
 
 def desired(world: World, name: str) -> int:
     """How many instances of a model there should be."""
+    if name in world.held:
+        return 0
     spec, own = world.models[name], world.of(name)
     serving = [one for one in own if is_serving(one)]
     asked = world.asked(name) or _was_replaced(world, own) or _is_fetched_along(world, name)
-    kept = 0 if name in world.held else max(spec.replicas.min, int(spec.autostart))
-    least = max(kept, int(asked))
+    least = max(spec.replicas.min, int(spec.autostart), int(asked))
     slots = sum(one.slots or spec.n_parallel for one in serving)
     if serving and all(map(is_ready, serving)) and world.waiting(name) > slots:
         return min(max(least, len(serving) + 1), max(spec.replicas.max, least))
@@ -46,7 +47,7 @@ def desired(world: World, name: str) -> int:
 
 def _is_fetched_along(world: World, name: str) -> bool:
     """Whether a model that it runs together with is asked for."""
-    return name not in world.held and any(map(world.asked, world.others(name, GroupKind.TOGETHER)))
+    return any(map(world.asked, world.others(name, GroupKind.TOGETHER)))
 
 
 def _was_replaced(world: World, own: Iterable[Instance]) -> bool:

@@ -51,7 +51,7 @@ class World(Record):
     wanted: frozenset[str] = frozenset()
     """Models that somebody asked to start, whatever the queue says."""
     held: frozenset[str] = frozenset()
-    """Models that somebody stopped: only a request or a wish starts them, not `autostart`."""
+    """Models that somebody stopped: they stay down until they are gone, and somebody asks for them."""
     nodes: dict[str, NodeRoom] = msgspec.field(default_factory=dict)
     options: dict[str, tuple[Option, ...]] = msgspec.field(default_factory=dict)
     """For each model the ways to run it, best first; nothing for one whose nodes were not asked yet."""

@@ -84,11 +84,10 @@ class Runner:
             await self._work(await self._start())
         except Halted:
             await self._end(renewing)
-        except (EngineProblem, StartFailed) as error:
-            why = await self._lost_worker() or str(error)
-            await self._fail(renewing, getattr(error, "reason", Reason.UNHEALTHY), why)
-        except NoCrew as error:
+        except (EngineProblem, NoCrew) as error:
             await self._fail(renewing, Reason.UNHEALTHY, str(error))
+        except StartFailed as error:
+            await self._fail(renewing, error.reason, await self._lost_worker() or str(error))
         except Ended as error:
             await self._fail(renewing, error.reason, str(error))
         else:

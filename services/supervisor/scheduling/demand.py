@@ -23,7 +23,7 @@ class Demands:
 
     @property
     def held(self) -> frozenset[str]:
-        """Models that somebody stopped, and nobody asked for since."""
+        """Models that somebody stopped, and nobody asked for since they were gone."""
         return frozenset(self._held)
 
     def wish(self, model: str, now: float) -> None:
@@ -45,12 +45,14 @@ class Demands:
         for model in models:
             self._wishes.pop(model, None)
 
-    def look(self, waiting: Mapping[str, int], served: Collection[str], now: float) -> dict[str, Demand]:
-        """The demand of each model now; `served` have an instance that is ready."""
+    def look(
+        self, waiting: Mapping[str, int], served: Collection[str], living: Collection[str], now: float
+    ) -> dict[str, Demand]:
+        """The demand of each model now; `served` have an instance that is ready, `living` one at all."""
         for model, at in tuple(self._wishes.items()):
             if now > at + WISH_S:
                 del self._wishes[model]
-        self._held -= {model for model, count in waiting.items() if count}
+        self._held -= {model for model, count in waiting.items() if count and model not in living}
         asked = {model for model, count in waiting.items() if count} | self._wishes.keys()
         for model in self._since.keys() - asked | self._since.keys() & set(served):
             del self._since[model]

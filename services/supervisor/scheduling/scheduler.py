@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import nats.errors
@@ -149,12 +151,14 @@ class Scheduler:
         now, instances = time.time(), tuple(self._instances.values.values())
         specs = {spec.name: spec for spec in self._models.values.values()}
         served = {one.model for one in instances if one.state is InstanceState.READY}
+        living = {one.model for one in instances if one.state in LIVE}
+        waiting = unbegun(await self._waiting(), instances)
         wanted = self.demands.wanted | ({also} if also else set())
         world = World(
             now=now,
             models=specs,
             instances=instances,
-            demand=self.demands.look(await self._waiting(), served, now),
+            demand=self.demands.look(waiting, served, living, now),
             wanted=wanted & specs.keys(),
             held=self.demands.held - wanted,
             nodes=self._nodes.rooms(),
@@ -250,6 +254,15 @@ def elsewhere_first(
     """A model that failed on one node is tried on the others before it is tried there again."""
     failed = {one.node for one in instances if one.model == model and one.state is InstanceState.FAILED}
     return tuple(sorted(ways, key=lambda way: way.node in failed))
+
+
+def unbegun(waiting: Mapping[str, int], instances: Iterable[Instance]) -> dict[str, int]:
+    """Requests without those that an instance on its way down still answers: nobody has to start for them."""
+    ending = Counter[str]()
+    for one in instances:
+        if one.state in LIVE and one.state not in SERVING:
+            ending[one.model] += one.busy
+    return {model: max(count - ending[model], 0) for model, count in waiting.items()}
 
 
 def replaced(instances: tuple[Instance, ...], specs: dict[str, ModelSpec]) -> frozenset[str]:
