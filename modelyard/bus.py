@@ -89,8 +89,9 @@ class Bus:
             inbox_prefix=inbox_prefix(self.role).encode(),
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; a fraction is fine
-            # A connection that is cut without a word is noticed within 9 s, and made anew.
-            ping_interval=3,
+            # A connection that is cut without a word is noticed within 15 s, and made anew; the broker, which
+            # others depend on, notices within 9. A broker that only stalls for so long loses nobody.
+            ping_interval=5,
             max_outstanding_pings=2,
             flush_timeout=5,
             drain_timeout=3,
