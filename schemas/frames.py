@@ -76,6 +76,9 @@ class Check(Record):
 
 
 class Checked(Record):
-    """Those that nobody waits for."""
+    """Those that are not to go on."""
 
     unwanted: tuple[str, ...]
+    """Nobody waits for these."""
+    elsewhere: tuple[str, ...] = ()
+    """Another runner answers these, and will record them."""

@@ -25,6 +25,7 @@ from schemas.roles import Role
 from services.gateway.catalog import Catalog
 from services.gateway.inference.ask import Ask
 from services.gateway.inference.inference import Inference
+from services.supervisor.runner.answer import Answer
 from services.supervisor.runner.desk import Desk
 from services.supervisor.runner.intake import Intake
 from services.supervisor.runner.life import Life
@@ -190,3 +191,37 @@ async def test_every_request_ends_once_and_nothing_is_left(yard: Yard, seed: int
     assert count[Outcome.OK] >= outcomes.count(Outcome.OK)
     assert count[Outcome.FAILED] >= outcomes.count(Outcome.FAILED)
     assert count[Outcome.CANCELLED] <= outcomes.count(Outcome.CANCELLED)
+
+
+async def test_a_second_delivery_of_a_request_at_work_leaves_it_to_the_first(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runner that could not say for a while that it is at work: another gets the request too."""
+
+    async def says_nothing(_self: Answer) -> None:
+        return
+
+    monkeypatch.setattr(Answer, "keep", says_nothing)
+    operator = await yard.bus()
+    twice = await operator.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
+    await operator.nc.flush()
+    body = {"model": "demo", "stream": True, "max_tokens": 6000, "messages": []}
+    ask = Ask(path=PATH, body=msgspec.json.encode(body), model="demo", stream=True)
+    async with (
+        engine() as (first, port),
+        engine() as (second, other_port),
+        path(yard, port, other_port) as (inference, desks),
+    ):
+        async with inference.ask(ask) as answer:
+            for _ in range(2):
+                await twice.next_msg(timeout=20)
+            text = b"".join([piece async for piece in answer.body()])
+        for at in desks:
+            await asyncio.wait_for(at.idle(), 20)
+        assert (first.busy, second.busy) == (0, 0)
+        async with asyncio.timeout(20):
+            while not (seen := await records(operator)):
+                await asyncio.sleep(0.05)
+        assert [(one.outcome, one.completion_tokens) for one in seen] == [(Outcome.OK, 6000)]
+        assert text.count(b'"content":"w"') == 6000
+        assert not (await operator.js.stream_info(streams.INFER.name)).state.messages

@@ -169,14 +169,16 @@ class Inference:
                 await self._bus.publish(subjects.RESEND, missing, request=answer.ask.request)
 
     async def _on_check(self, check: Check) -> Checked:
-        unwanted = []
+        unwanted, elsewhere = [], []
         for running in check.running:
             answer = self._answers.get(running.request)
-            if answer is None or answer.ended or not answer.is_at(running.attempt, running.delivery):
+            if answer is None or answer.ended:
                 unwanted.append(running.request)
+            elif not answer.is_at(running.attempt, running.delivery):
+                elsewhere.append(running.request)
             elif not answer.has(running.frames):
                 await self._resend(answer, answer.missing())
-        return Checked(unwanted=tuple(unwanted))
+        return Checked(unwanted=tuple(unwanted), elsewhere=tuple(elsewhere))
 
     async def _on_cancel(self, tokens: dict[str, str], _payload: bytes) -> None:
         """Somebody cancelled by message what he had asked here."""

@@ -45,6 +45,7 @@ class Answer:
         self._record: RequestFinished | None = None
         self._task: asyncio.Task[None] | None = None
         self._cancelled = False
+        self._elsewhere = False
         self._over = False
 
     def cancel(self) -> None:
@@ -54,6 +55,11 @@ class Answer:
         self._cancelled = True
         if self._task is not None:
             self._task.cancel()
+
+    def leave_to_other(self) -> None:
+        """Another runner is at the same request: it will record it, and let go of its message."""
+        self._elsewhere = not self._over
+        self.cancel()
 
     def running(self) -> Running:
         """How far it is, for its gateway."""
@@ -94,6 +100,8 @@ class Answer:
                 model=self._model_key,
                 request=self.request,
             )
+        elif self._elsewhere:
+            return
         with contextlib.suppress(nats.errors.Error):
             await self._msg.ack()
 
@@ -146,7 +154,8 @@ class Answer:
         """The engine's connection is closed; hold the slot until the engine has let go too."""
         if not await self._desk.upstream.settle(self._desk.busy - 1):
             log.warning("engine_still_busy", request=self.request)
-        self._record = self._finished(Outcome.CANCELLED, CLIENT_LEFT, None)
+        if not self._elsewhere:
+            self._record = self._finished(Outcome.CANCELLED, CLIENT_LEFT, None)
 
     def _started(self) -> RequestStarted:
         return RequestStarted(

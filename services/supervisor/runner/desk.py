@@ -14,7 +14,7 @@ from modelyard.bus import Bus
 from modelyard.tasks import Tasks
 from schemas import subjects
 from schemas.errors import ServiceUnavailable, YardError
-from schemas.frames import Check, Resend
+from schemas.frames import Check, Checked, Resend
 from schemas.models import ModelSpec
 from services.supervisor.runner.answer import Answer
 from services.supervisor.runner.fair import QueueName
@@ -178,12 +178,13 @@ class Desk:
         except ServiceUnavailable:
             self._missing[gateway] += 1
             gone = self._missing[gateway] >= GONE_AFTER or all(one.headers.attempt > 1 for one in answers)
-            unwanted = {one.request for one in answers} if gone else set[str]()
+            checked = Checked(unwanted=tuple(one.request for one in answers) if gone else ())
         except (YardError, nats.errors.Error):
             return
         else:
             self._missing[gateway] = 0
-            unwanted = set(checked.unwanted)
         for answer in answers:
-            if answer.request in unwanted:
+            if answer.request in checked.unwanted:
                 answer.cancel()
+            elif answer.request in checked.elsewhere:
+                answer.leave_to_other()
