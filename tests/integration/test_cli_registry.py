@@ -9,12 +9,15 @@ import pytest
 from modelyard.client import Client
 from modelyard.settings import Settings
 from modelyard.tasks import Tasks
+from schemas import subjects
+from schemas.instances import ClearNode
 from schemas.models import ModelSpec
 from schemas.roles import Role
 from services.supervisor.service import main
 from tests.commands import Done, on_terminal, refused, run
 from tests.support import Yard
 
+CLEAR_S = 20.0
 FILE = """
 [[model]]
 name = "demo"
@@ -51,7 +54,12 @@ class Shell:
 async def shell(yard: Yard, settings: Settings, tmp_path: Path) -> AsyncIterator[Shell]:
     async with Tasks() as tasks:
         await main(await yard.bus(Role.SUPERVISOR), settings, tasks)
-        yield Shell(yard, Client(await yard.bus()), tmp_path)
+        client = Client(await yard.bus())
+        yield Shell(yard, client, tmp_path)
+        # An edit may have started a runner, which would outlive its supervisor.
+        await client.bus.call(
+            subjects.NODE_CLEAR, ClearNode(drain_s=0), node=settings.node, timeout_s=CLEAR_S
+        )
 
 
 async def test_apply_shows_what_changes_and_does_it(shell: Shell) -> None:

@@ -25,6 +25,7 @@ from schemas.models import ModelSpec
 from schemas.placing import AskOptions, Need, NodeDevice, Option, Options
 from schemas.roles import Role
 from services.supervisor.agent.agent import NodeAgent
+from services.supervisor.agent.reservations import Reservations
 from services.supervisor.scheduling.lease import SchedulerLease
 from services.supervisor.scheduling.scheduler import ORDER_S, Scheduler
 from tests.support import Yard
@@ -67,7 +68,7 @@ async def test_a_node_takes_no_late_order_of_a_scheduler_that_was_followed(yard:
     bus = await yard.bus(Role.SUPERVISOR)
     async with Tasks() as tasks:
         instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
-        agent = NodeAgent(bus, tasks, yard.settings, instances)
+        agent = NodeAgent(bus, tasks, yard.settings, instances, Reservations())
         agent.on_lease(SCHEDULER, Lease(holder="b", epoch=7))
         agent.on_lease("a-batch", Lease(holder="c", epoch=99))
         with pytest.raises(Conflict):
