@@ -253,7 +253,7 @@ MODEL_CHANGED = Subject(
     "yard.event.model.{model}.{change}",
     ModelChanged,
     publish=(_SUPERVISOR,),
-    subscribe=_WATCHERS,
+    subscribe=(*_WATCHERS, _RUNNER),
     summary="A model was put, deleted or renamed; `model` is the name it had before.",
 )
 INSTANCE_CHANGED = Subject(

@@ -1,22 +1,42 @@
 """Edits of a model that its instances follow without a restart: what is done to the fields of requests."""
 
+from modelyard import logging
 from modelyard.bus import Bus
-from modelyard.state import Mirror
+from modelyard.state import Store
 from modelyard.tasks import Tasks
-from schemas import buckets
+from schemas import buckets, subjects
+from schemas.errors import YardError
 from schemas.grammar import model_key
-from schemas.models import ModelSpec
+from schemas.registry import ModelChanged
 from services.supervisor.runner.desk import Desk
+
+log = logging.get(__name__)
 
 
 async def follow_edits(bus: Bus, tasks: Tasks, desk: Desk) -> None:
-    """Let `desk` treat the next request as its model says by then."""
-    own = model_key(desk.spec.name)
+    """Let `desk` treat the next request as its model says by then.
 
-    def on_change(key: str, spec: ModelSpec | None) -> None:
-        if key == own and spec is not None:
+    By events and not by a watch on the bucket: that would leave a consumer on the broker for every runner.
+    """
+    own, store = model_key(desk.spec.name), Store(bus, buckets.MODELS)
+
+    async def look() -> None:
+        try:
+            spec = await store.get(own)
+        except YardError as error:
+            log.warning("model_not_read", error=error.message)
+            return
+        if spec is not None:
             desk.parameters = spec.parameters
 
-    models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
-    models.listen(on_change)
-    on_change(own, models.values.get(own))
+    async def on_change(_tokens: dict[str, str], changed: ModelChanged) -> None:
+        if changed.after is not None:
+            desk.parameters = changed.after.parameters
+
+    def on_reconnect() -> None:
+        # Changes while the broker was away were not heard.
+        tasks.spawn(look(), "look at model")
+
+    await bus.subscribe(subjects.MODEL_CHANGED, on_change, model=own)
+    bus.on_reconnect(on_reconnect)
+    await look()
