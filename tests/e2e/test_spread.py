@@ -97,7 +97,7 @@ async def test_the_workers_of_a_killed_runner_are_gone_within_seconds(
         engine_began = started_at(instance.engine_pid)
         assert engine_began is not None
         psutil.Process(instance.pid).kill()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(6):
             await wait_gone(instance.engine_pid, engine_began)
             await nodes.until_no_workers(3)
         await instances.until(SLOW, InstanceState.FAILED)
