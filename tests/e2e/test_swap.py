@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
+from modelyard.gguf.measured import Measured, correct
+from modelyard.state import Mirror
+from modelyard.tasks import Tasks
 from modelyard.tinymodels import write_babbler
-from schemas import subjects
+from schemas import buckets, subjects
 from schemas.instances import LIVE, Instance, InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec
-from schemas.placing import PlanQuery
+from schemas.placing import MeasuredMemory, PlanQuery
 from schemas.profiles import DeviceNeed, Profile
+from services.supervisor.planning.text import size
 from tests.e2e.chatting import chat, streaming
 from tests.e2e.yard_process import Watching, YardProcess, running_yard, watching, yard_command
 
@@ -207,3 +211,32 @@ async def test_groups_keep_models_apart_and_bring_them_along(yard: YardProcess) 
         assert (await instances.until("first", InstanceState.STOPPED)).reason is Reason.EVICTED
     await said(yard, "group", "rivals", "--remove")
     assert "rivals" not in await said(yard, "groups")
+
+
+async def test_what_was_measured_corrects_the_next_estimate(yard: YardProcess) -> None:
+    await put(yard, "first", 0, profiles=())
+    async with Tasks() as tasks, watching(yard.bus) as instances:
+        memory: Mirror[MeasuredMemory] = await Mirror.start(yard.bus, buckets.MEMORY, tasks)
+        assert (await chat(yard.url, "first", max_tokens=1))[0] == 200
+        async with asyncio.timeout(30):
+            await instances.mirror.until(lambda _: any(measured(one) for one in instances.of("first")))
+        (before,) = instances.of("first")
+        await yard.bus.call(subjects.MODEL_STOP, ModelRef(model="first"))
+        async with asyncio.timeout(30):
+            await memory.until(lambda values: bool(values))
+        (noted,) = memory.values.values()
+        used, estimated = noted.uses[-1].used_bytes, before.reserved[0].predicted_bytes
+        assert used >= (measured(before) or 0)
+        assert noted.load_s == before.load_s
+        expected = correct(estimated, [Measured(used, estimated)])
+        assert expected != estimated
+        # The scheduler asks a node anew after some seconds.
+        async with asyncio.timeout(30):
+            while f"with {size(expected)} of cpu" not in await said(yard, "plan", "first"):
+                await asyncio.sleep(0.2)
+        assert (await chat(yard.url, "first", max_tokens=1))[0] == 200
+        assert expected in [one.reserved[0].predicted_bytes for one in instances.of("first")]
+
+
+def measured(instance: Instance) -> int | None:
+    return instance.reserved[0].measured_bytes if instance.reserved else None
