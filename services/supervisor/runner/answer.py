@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.get(__name__)
 
 CLIENT_LEFT = 499
+DEATH_SHOWS_S = 0.5
+"""Within this a connection that broke turns out to be the death of the engine, or not."""
 
 
 class Answer:
@@ -132,6 +134,9 @@ class Answer:
             # Whether somebody else may go on is for the gateway to say: it knows what the client has.
             log.warning("engine_broke_off", request=self.request, error=str(error))
             gone = EngineFailed("The engine broke off while it answered; please try again.")
+            # If it died, that has to be noticed first: asked again, the request must not come back here.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._desk.engine_ended.wait(), DEATH_SHOWS_S)
             await self.frames.end(AnswerEnd(error=gone.body().error, again=True))
         except EngineFailed as error:
             await self._fail(error.status, error.body().error)

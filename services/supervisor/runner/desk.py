@@ -35,11 +35,21 @@ _CANCELS_KEPT = 4096
 class Desk:
     """Slots, and what is in them."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, life: Life, upstream: Upstream, spec: ModelSpec) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        tasks: Tasks,
+        life: Life,
+        upstream: Upstream,
+        spec: ModelSpec,
+        engine_ended: asyncio.Event | None = None,
+    ) -> None:
         self.bus = bus
         self.life = life
         self.upstream = upstream
         self.spec = spec
+        self.engine_ended = engine_ended or asyncio.Event()
+        """Set once its process is gone."""
         self.slots = spec.n_parallel
         self.parameters = spec.parameters
         """What is done to the fields of a request; an edit of the model changes it."""

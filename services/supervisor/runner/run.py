@@ -105,7 +105,8 @@ class Runner:
             log.warning("port_was_taken", error=str(error))
             await self._put_down()
             upstream, load_s = await self._prove(start)
-        desk = Desk(self._bus, self._tasks, self._life, upstream, self._spec)
+        assert self._process is not None
+        desk = Desk(self._bus, self._tasks, self._life, upstream, self._spec, self._process.ended)
         intake = Intake(self._bus, self._tasks, self._spec.name, desk)
         await desk.open()
         await follow_edits(self._bus, self._tasks, desk)
