@@ -28,8 +28,3 @@ def fingerprint(spec: ModelSpec) -> str:
     """The same for two specs exactly if an instance of the one does what the other says."""
     fixed = {name: getattr(spec, name) for name in ModelSpec.__struct_fields__ if name not in LIVE_FIELDS}
     return hashlib.sha256(msgspec.json.encode(fixed, order="deterministic")).hexdigest()[:16]
-
-
-def restart_needed(old: ModelSpec, new: ModelSpec) -> bool:
-    """Whether an instance started with `old` does not do what `new` says."""
-    return fingerprint(old) != fingerprint(new)
