@@ -1,25 +1,19 @@
-"""Instances of a model that leaves the registry: they must be gone, or are drained and stopped."""
+"""Instances of a model that leaves the registry: they must be gone, or are waited for."""
 
 import asyncio
 
-from modelyard import logging
-from modelyard.bus import Bus
 from modelyard.state import Mirror
-from schemas import subjects
-from schemas.errors import Conflict, DeadlineExceeded, YardError
-from schemas.instances import LIVE, Instance, StopInstance
-
-log = logging.get(__name__)
+from schemas.errors import Conflict, DeadlineExceeded
+from schemas.instances import LIVE, Instance
 
 _GONE_S = 50.0
 """Longer than a runner may take: it drains for 30 s and ends its engine after that."""
 
 
 class Farewell:
-    """A view on the instances, and the order to stop."""
+    """A view on the instances."""
 
-    def __init__(self, bus: Bus, instances: Mirror[Instance]) -> None:
-        self._bus = bus
+    def __init__(self, instances: Mirror[Instance]) -> None:
         self._instances = instances
 
     def living(self, model: str) -> list[Instance]:
@@ -35,31 +29,15 @@ class Farewell:
                 param="force",
             )
 
-    async def stop_all(self, model: str) -> tuple[str, ...]:
-        """Have every instance of `model` finish what it has and end; their ids, once all are gone."""
-        stopped: set[str] = set()
+    async def until_gone(self, model: str) -> tuple[str, ...]:
+        """Wait until no instance of `model` lives: the scheduler has those of a deleted model drained and
+        stopped. Their ids."""
+        ended: set[str] = set()
         try:
             async with asyncio.timeout(_GONE_S):
-                while living := self.living(model):
-                    for instance in living:
-                        if instance.instance not in stopped:
-                            stopped.add(instance.instance)
-                            await self._stop(instance)
-                    await self._until_changed(model, stopped)
+                while living := {one.instance for one in self.living(model)}:
+                    ended |= living
+                    await self._instances.until(lambda _: {o.instance for o in self.living(model)} != living)
         except TimeoutError:
             raise DeadlineExceeded(f"{model} is out of the registry, but not yet stopped.") from None
-        return tuple(sorted(stopped))
-
-    async def _until_changed(self, model: str, told: set[str]) -> None:
-        """Until all are gone, or one lives that was not told yet: it was starting when the model left."""
-        await self._instances.until(
-            lambda _: not (living := self.living(model)) or any(i.instance not in told for i in living)
-        )
-
-    async def _stop(self, instance: Instance) -> None:
-        order = StopInstance(instance=instance.instance)
-        try:
-            await self._bus.call(subjects.NODE_STOP, order, node=instance.node)
-        except YardError as error:
-            # Its record says when it is gone, whoever ends it.
-            log.warning("stop_not_taken", instance=instance.instance, error=error.message)
+        return tuple(sorted(ended))

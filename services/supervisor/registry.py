@@ -50,7 +50,7 @@ class Registry:
         self._bus = bus
         self._models = models
         self._ledger = Ledger(bus, tasks, settings, models)
-        self._farewell = Farewell(bus, instances)
+        self._farewell = Farewell(instances)
 
     def find(self, name: str) -> ModelSpec:
         """The model with this name or alias; ModelNotFound."""
@@ -109,7 +109,7 @@ class Registry:
             await self._ledger.write(gone, by)
             changed = ModelChanged(revision=revision, by=by, before=gone.before, after=new)
             self._ledger.tell(old.name, ModelChange.RENAMED, changed)
-        await self._farewell.stop_all(old.name)
+        await self._farewell.until_gone(old.name)
         return ModelStored(name=new.name, revision=revision)
 
     async def delete(self, asked: DeleteModel, by: Role) -> ModelDeleted:
@@ -119,7 +119,7 @@ class Registry:
             self._farewell.check(spec.name, force=asked.force)
             (checked,) = await self._ledger.check([Edit(spec.name, None, asked.revision)])
             await self._ledger.write_and_tell(checked, by)
-        return ModelDeleted(name=spec.name, stopped=await self._farewell.stop_all(spec.name))
+        return ModelDeleted(name=spec.name, stopped=await self._farewell.until_gone(spec.name))
 
     async def apply(self, asked: ApplyModels, by: Role) -> ModelsApplied:
         """All of it, or nothing if one change is refused."""
@@ -136,7 +136,7 @@ class Registry:
         stored = tuple(each.name for each in checked if each.after is not None)
         deleted = tuple(each.name for each in checked if each.after is None)
         if not asked.dry_run:
-            await asyncio.gather(*map(self._farewell.stop_all, deleted))
+            await asyncio.gather(*map(self._farewell.until_gone, deleted))
         return ModelsApplied(stored=stored, deleted=deleted)
 
     async def history(self, ref: ModelRef) -> ModelHistory:
