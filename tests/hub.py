@@ -179,7 +179,12 @@ class Hub:
         self._changed.set()
         if file.faults.statuses:
             return _error(file.faults.statuses.pop(0), None, file.faults.retry_after)
-        return await self._send_file(request, file, headers)
+        file.at_once += 1
+        file.most_at_once = max(file.at_once, file.most_at_once)
+        try:
+            return await self._send_file(request, file, headers)
+        finally:
+            file.at_once -= 1
 
     async def _send_file(
         self, request: web.Request, file: HubFile, headers: dict[str, str]

@@ -54,9 +54,11 @@ def main() -> int:
     """The whole life of the process."""
     die_with_parent(signal.SIGKILL)
     hub.quiet_library()
-    line = sys.stdin.buffer.readline()
+    # Without a buffer: a thread that waits in one would not let the process end.
+    lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - to the very end
+    line = lines.readline()
     try:
-        _run(_read_job(line), Orders(sys.stdin.buffer), _send)
+        _run(_read_job(line), Orders(lines), _send)
     except DownloadError as error:
         _send(Failed(code=error.code, message=error.sentence))
         return 1

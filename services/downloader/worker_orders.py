@@ -5,7 +5,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from typing import BinaryIO
+from io import RawIOBase
 
 from services.downloader.worker_messages import ORDER_DECODER, Go, Limit
 
@@ -15,7 +15,7 @@ OnLimit = Callable[[int | None], None]
 class Orders:
     """The lines of stdin after the job. Their end is the end of the parent, and so of this process."""
 
-    def __init__(self, lines: BinaryIO) -> None:
+    def __init__(self, lines: RawIOBase) -> None:
         self._lines = lines
         self._go: queue.SimpleQueue[Go] = queue.SimpleQueue()
         self._limit_bytes_s: int | None = None
