@@ -1,7 +1,8 @@
 """`make bench-downloads`: `yard pull` and `hf download` of the same file from the same hub, in one run.
 
-The file is sparse at the hub, so that no disk is read; what arrives is written by both. YARD_BENCH_FOLDER says
-where (default: the folder for temporary files), YARD_BENCH_GIB how much (default 5), YARD_BENCH_ROUNDS how often.
+The file is sparse at the hub, so that no disk is read; what arrives is written by both. YARD_BENCH_FOLDER
+says where (default: the folder for temporary files), YARD_BENCH_GIB how much (default 5), YARD_BENCH_ROUNDS
+how often (default 2).
 """
 
 import asyncio
@@ -33,7 +34,7 @@ _HEAD = struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 20) + b"general.architecture"
 
 
 class Memory:
-    """The most that the processes of a home have taken together; in the second figure what they share counts once."""
+    """The most that the processes of a home have taken together; in the second figure shared pages count once."""
 
     def __init__(self, home: Path) -> None:
         self._home = str(home)
