@@ -7,16 +7,9 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
-import nats
-import nats.errors
-import nats.js.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-from nats.js import JetStreamContext
 
 from modelyard import credentials, logging
-from modelyard.outbox import Message, Outbox
+from modelyard.lean import without
 from modelyard.settings import Settings
 from schemas.errors import (
     BodyTooLarge,
@@ -30,6 +23,19 @@ from schemas.errors import (
 from schemas.grammar import new_id
 from schemas.roles import Role, inbox_prefix
 from schemas.subject import Command, Subject
+
+with without("aiohttp"):
+    # Only a broker behind a WebSocket needs it; see `_connect`.
+    import nats
+    import nats.aio.transport
+    import nats.errors
+    import nats.js.errors
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+    from nats.js import JetStreamContext
+
+from modelyard.outbox import Message, Outbox
 
 log = logging.get(__name__)
 T = TypeVar("T")
@@ -82,6 +88,10 @@ class Bus:
         return bus
 
     async def _connect(self, url: str, seed: str) -> None:
+        if url.startswith("ws"):
+            import aiohttp
+
+            nats.aio.transport.aiohttp = aiohttp  # type: ignore[attr-defined]
         await self.nc.connect(
             url,
             nkeys_seed_str=seed,
