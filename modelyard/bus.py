@@ -41,6 +41,8 @@ log = logging.get(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
+NatsError = nats.errors.Error
+"""What nats-py raises."""
 HEADER_ALLOWANCE_BYTES = 4096
 """Headers count towards max_payload, and one byte too many closes the connection for good."""
 ACK_TIMEOUT_S = 2.0
