@@ -122,8 +122,14 @@ def _remove(name: str, parent: int) -> None:
 def move(root: Path, path: str, to: str) -> None:
     """Rename within the store, making folders on the way; FileExistsError rather than replace anything."""
     *parents, name = split(path)
+    with folder(root, parents) as source:
+        os.stat(name, dir_fd=source, follow_symlinks=False)
+        _move(name, source, root, to)
+
+
+def _move(name: str, source: int, root: Path, to: str) -> None:
     *to_parents, to_name = split(to)
-    with folder(root, parents) as source, folder(root, to_parents, create=True) as target:
+    with folder(root, to_parents, create=True) as target:
         if _exists(to_name, target):
             raise FileExistsError(errno.EEXIST, "there is something of this name", to)
         os.rename(name, to_name, src_dir_fd=source, dst_dir_fd=target)

@@ -11,11 +11,11 @@ from modelyard import logging
 from schemas.library import EntryFile, Verified
 from schemas.record import Record
 from services.downloader.library import inside
-from services.downloader.library.walk import Found
+from services.downloader.library.walk import RECORD, Found
 
 log = logging.get(__name__)
 
-NAME = ".modelyard.json"
+NAME = RECORD
 _MAX_BYTES = 8 * 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _writing = threading.Lock()

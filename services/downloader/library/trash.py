@@ -185,6 +185,9 @@ def _move(root: Path, path: str, to: str) -> None:
     except FileNotFoundError:
         if not inside.exists(root, to):
             log.warning("file_vanished", path=path)
+    except FileExistsError:
+        # Moved before the process died; what has its name now came later, and is left alone.
+        log.warning("file_came_again", path=path)
 
 
 def _of_existing_folders(root: Path, paths: Iterable[str]) -> list[str]:

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+RECORD = ".modelyard.json"
+"""What is known of the files of a folder lies beside them."""
 MAX_DEPTH = 32
 """Folders within folders; deeper ones are passed over, and told."""
 _PARTIAL = re.compile(
@@ -66,7 +68,7 @@ def _walk(handle: int, prefix: str, tree: Tree, depth: int) -> None:
     for entry in listed:
         name = entry.name
         # The trash is ours, and at the top of a disk other systems keep folders like it.
-        if depth == 0 and name.startswith((".", "lost+found", "$")):
+        if depth == 0 and name.startswith((".", "lost+found", "$")) and name != RECORD:
             continue
         if not _is_plain(name):
             tree.odd.append(f"{prefix}{ascii(name)[1:-1]}")
