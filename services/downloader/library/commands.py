@@ -216,7 +216,9 @@ def _describe(keeper: Keeper, model: Model, order: DescribeEntry) -> None:
 def _check_settled(survey: Survey, model: Model) -> None:
     """Conflict while something is still being written into the folder."""
     folder = model.group.folder
-    newest = max((one.modified_ns for one in survey.look.tree.partials if one.folder == folder), default=0)
+    partials = survey.look.tree.partials if folder else []
+    times = [one.modified_ns for one in partials if f"{one.folder}/".startswith(f"{folder}/")]
+    newest = max(times, default=0)
     if newest / 1e9 > (survey.space.scanned_at or 0.0) - _WRITING_S:
         raise Conflict(
             f"Files are still being written into {folder}; wait for that or cancel it, or force it."

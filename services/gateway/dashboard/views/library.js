@@ -35,7 +35,7 @@ const nothing = empty(
 function room(store) {
   const used = store.total_bytes - store.free_bytes;
   const parts = [
-    `${bytes(store.used_bytes)} of models`,
+    `${bytes(store.used_bytes - (store.partial_bytes ?? 0))} of models`,
     store.partial_bytes > 0 && `${bytes(store.partial_bytes)} not complete`,
     store.trash_bytes > 0 && `${bytes(store.trash_bytes)} in the trash`,
   ];
