@@ -13,7 +13,7 @@ from schemas.groups import Group
 from schemas.instances import Instance, Node
 from schemas.library import LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.models import ModelSpec
-from schemas.placing import MeasuredMemory, WaitingModel
+from schemas.placing import MeasuredMemory, WaitingModel, Wish
 from schemas.roles import Role
 
 V = TypeVar("V")
@@ -24,7 +24,8 @@ _WATCHERS = (Role.GATEWAY, Role.OPERATOR)
 class Bucket(Generic[V]):
     """One bucket. `expires`: values are put with a time to live, so the death of a writer shows.
 
-    `history`: how many of the last values of a key are kept, deletions included.
+    `history`: how many of the last values of a key are kept, deletions included. `passing`: it is gone with
+    the broker's process, and outlives every other.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Bucket(Generic[V]):
         readers: Iterable[Role],
         expires: bool = False,
         history: int = 1,
+        passing: bool = False,
     ) -> None:
         self.name = name
         self.value = value
@@ -43,6 +45,7 @@ class Bucket(Generic[V]):
         self.readers = frozenset(readers) | self.writers
         self.expires = expires
         self.history = history
+        self.passing = passing
 
     @property
     def stream(self) -> str:
@@ -95,9 +98,10 @@ BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 WAITS = Bucket("waits", WaitingModel, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+WISHES = Bucket("wishes", Wish, writers=[Role.SUPERVISOR], readers=_WATCHERS, passing=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS, WISHES),
     *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
 )
