@@ -115,6 +115,18 @@ async def test_a_description_that_was_written_with_an_editor_counts_before_it_wa
     assert (root / "org/repo/description.txt").read_text() == "By hand.\n"
 
 
+async def test_a_description_that_is_too_long_to_be_shown_is_not_written_over(
+    root: Path, seen: Shown
+) -> None:
+    put(root, PATH, gguf())
+    long = put(root, "org/repo/description.txt", b"x" * 100_000)
+    entry = await seen.at(PATH)
+    assert entry.description == ""
+    with pytest.raises(Conflict, match="too large"):
+        await seen.bus.call(subjects.LIBRARY_DESCRIBE, DescribeEntry(entry=entry.key, description="Short."))
+    assert long.stat().st_size == 100_000
+
+
 async def test_what_is_deleted_lies_in_the_trash_and_comes_back_as_it_was(root: Path, seen: Shown) -> None:
     put(root, PATH, gguf())
     put(root, "org/repo/description.txt", b"Mine.\n")
