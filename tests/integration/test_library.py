@@ -75,6 +75,7 @@ async def test_a_file_that_is_not_all_there_is_no_entry_but_its_bytes_are_counte
 
 async def test_a_store_says_where_it_is_and_what_room_it_has(root: Path, seen: Shown) -> None:
     put(root, PATH, gguf())
+    await seen.scan()
     async with asyncio.timeout(8):
         await seen.spaces.until(lambda spaces: any(one.entries for one in spaces.values()))
     space = seen.spaces.values["testnode.models"]
@@ -263,6 +264,7 @@ async def test_a_check_notes_the_hash_and_a_later_one_finds_the_damage(root: Pat
     assert [(one.node, one.store, one.path) for one in found.files] == [("testnode", "models", PATH)]
     # A flipped bit in the last of its zeros: same size, same header.
     file.write_bytes(gguf()[:-1] + b"\1")
+    await seen.scan()
     await seen.until(entry.key, lambda one: one.verified is Verified.UNVERIFIED)
     ended = await seen.ended(await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key)))
     assert ended.damaged == (PATH,)
