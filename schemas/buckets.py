@@ -7,13 +7,16 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from schemas.batches import Batch, Lease, StoredFile
+from schemas.budgets import Budget, BudgetState
 from schemas.devices import Device
 from schemas.downloads import Download
 from schemas.groups import Group
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory, WaitingModel
+from schemas.prices import PriceList
 from schemas.roles import Role
+from schemas.usage import Report
 
 V = TypeVar("V")
 
@@ -91,8 +94,14 @@ LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], reader
 GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 WAITS = Bucket("waits", WaitingModel, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
+PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=_WATCHERS)
+BUDGETS = Bucket("budgets", Budget, writers=[Role.MONITOR], readers=_WATCHERS)
+SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATCHERS)
+"""Running totals, by budget."""
+REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
     *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS),
     *(DOWNLOADS, FILES, BATCHES, LEASES),
+    *(PRICES, BUDGETS, SPENDING, REPORTS),
 )
