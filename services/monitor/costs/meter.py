@@ -48,7 +48,8 @@ class Meter:
 
     async def charge(self, now: float) -> None:
         """Charge everything in memory until now."""
-        here = {name for name, each in self._instances.values.items() if each.state in IN_MEMORY}
+        loaded = [each for each in self._instances.values.values() if each.state in IN_MEMORY]
+        here = [stay for each in loaded if (stay := _stay(each)) is not None]
         whole = {name: int(energy) for name, energy in self._energy_mwh.items() if energy >= 1}
         for name, energy in whole.items():
             self._energy_mwh[name] -= energy

@@ -9,10 +9,14 @@ from services.monitor.usage.store import HORIZON, UsageStore
 
 DAY_S = 86400.0
 _MIB = 2**20
+_TIDIED = "tidied"
 _BATCH = 10_000
 """Rows a transaction: others have their turn between two."""
 _SPARE = 0.9
 """A file that is too large is brought to this share of its limit, so that it stays below for a while."""
+
+
+EVERY_S = 3600.0
 
 
 class Keep(Record):
@@ -21,6 +25,16 @@ class Keep(Record):
     records_days: float
     records_mib: float
     trends_days: float
+
+
+def is_due(store: UsageStore, now: float) -> bool:
+    """Once an hour, however often a monitor is started; an hour after the file was made for the first time."""
+    last = store.fact(_TIDIED)
+    due = last is not None and now - last >= EVERY_S
+    if due or last is None:
+        with store.transaction():
+            store.note(_TIDIED, now)
+    return due
 
 
 def used_bytes(store: UsageStore) -> int:
@@ -56,9 +70,10 @@ def _midnight_before(store: UsageStore, at: float) -> float:
 
 
 def move_horizon(store: UsageStore, horizon: float) -> None:
-    """From now on, what is older is known by its sums alone."""
+    """From now on, what is older is known by its sums alone; where nothing is older, all stays as it was."""
     with store.transaction():
-        if horizon > store.horizon:
+        (oldest,) = store.db.execute("SELECT MIN(finished_at) FROM requests").fetchone()
+        if oldest is not None and oldest < horizon > store.horizon:
             store.note(HORIZON, horizon)
 
 

@@ -36,7 +36,7 @@ from services.monitor.usage.schema import TABLES
 
 log = logging.get(__name__)
 
-EVERY_S = 3600.0
+LOOK_S = 60.0
 _OLDEST = {
     "requests": "finished_at",
     "charges": "at",
@@ -88,11 +88,11 @@ class Storage:
         """Look after it until cancelled."""
         while True:
             try:
-                if removed := await self.tidy():
+                if await self._usage.write(retention.is_due, time.time()) and (removed := await self.tidy()):
                     log.info("usage_removed", records=removed)
             except Exception:
                 log.exception("not_tidied")
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(LOOK_S)
 
     async def tidy(self) -> int:
         """Apply the rules; how many records went. The sums of what went stay."""

@@ -1,6 +1,6 @@
 """When a disk will be full: the Theil-Sen line, the median of the slopes between all pairs of samples. Pure.
 
-One large download moves it little; a disk that fills day by day moves it as much as it does.
+A file that comes and goes moves it little; a disk that fills day by day moves it as much as it does.
 """
 
 import statistics

@@ -13,9 +13,10 @@ from services.monitor.usage.store import Counted, UsageStore
 from services.monitor.usage.sums import ADD_DAY, ADD_QUARTER
 
 LOST_S = 60.0
-"""An instance that nobody has seen for so long has ended when it was seen last."""
+"""An instance that nobody has seen for so long ended when it was seen last, unless it says otherwise."""
 REMEMBERED_S = 8 * 86400.0
 """As long as the stream may tell of an ended instance once more."""
+_ENDED, _LOST = 1, 2
 IN_MEMORY = frozenset({InstanceState.READY, InstanceState.DRAINING, InstanceState.STOPPING})
 _ADD_CHARGE = """
 INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (quarter, series) DO UPDATE SET
@@ -40,31 +41,43 @@ def begin_or_end(store: UsageStore, stays: Iterable[Stay]) -> list[Counted]:
     charged: list[Counted] = []
     with store.transaction():
         for stay in stays:
-            store.db.execute(
-                "INSERT INTO loaded VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
-                (stay.instance, stay.model, stay.node, stay.since, stay.since),
-            )
+            _know(store, stay)
             if stay.until is not None:
                 charged += _charge(store, stay.instance, stay.until, 0)
-                store.db.execute("UPDATE loaded SET ended = 1 WHERE instance = ?", (stay.instance,))
+                store.db.execute(
+                    "UPDATE loaded SET ended = ?, seen_at = MAX(seen_at, ?) WHERE instance = ?",
+                    (_ENDED, stay.until, stay.instance),
+                )
     return charged
 
 
 def pass_time(
-    store: UsageStore, alive: Iterable[str], now: float, energy_mwh: Mapping[str, int]
+    store: UsageStore, alive: Iterable[Stay], now: float, energy_mwh: Mapping[str, int]
 ) -> list[Counted]:
     """Charge everything in memory until now; `alive` are those that say so."""
     charged: list[Counted] = []
     with store.transaction():
-        store.db.executemany(
-            "UPDATE loaded SET seen_at = ? WHERE instance = ?", [(now, instance) for instance in alive]
-        )
+        for stay in alive:
+            _know(store, stay)
+            # One that was lost may only have been out of sight.
+            store.db.execute(
+                "UPDATE loaded SET seen_at = ?, ended = CASE ended WHEN ? THEN 0 ELSE ended END "
+                "WHERE instance = ?",
+                (now, _LOST, stay.instance),
+            )
         open_ones = store.db.execute("SELECT instance, seen_at FROM loaded WHERE NOT ended").fetchall()
         for instance, seen_at in open_ones:
             charged += _charge(store, instance, seen_at, energy_mwh.get(instance, 0))
-        store.db.execute("UPDATE loaded SET ended = 1 WHERE seen_at < ?", (now - LOST_S,))
+        store.db.execute("UPDATE loaded SET ended = ? WHERE NOT ended AND seen_at < ?", (_LOST, now - LOST_S))
         store.db.execute("DELETE FROM loaded WHERE ended AND seen_at < ?", (now - REMEMBERED_S,))
     return charged
+
+
+def _know(store: UsageStore, stay: Stay) -> None:
+    store.db.execute(
+        "INSERT INTO loaded VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
+        (stay.instance, stay.model, stay.node, stay.since, stay.since),
+    )
 
 
 def _charge(store: UsageStore, instance: str, until: float, energy_mwh: int) -> list[Counted]:
@@ -73,7 +86,7 @@ def _charge(store: UsageStore, instance: str, until: float, energy_mwh: int) -> 
         "SELECT model, node, charged_until, ended FROM loaded WHERE instance = ?", (instance,)
     ).fetchone()
     charged = []
-    while since < until and not ended:
+    while since < until and ended != _ENDED:
         piece_end = min(until, (quarter_of(since) + 1) * QUARTER_S)
         charged.append(_add(store, Series(model, node=node), since, piece_end, energy_mwh))
         since, energy_mwh = piece_end, 0
