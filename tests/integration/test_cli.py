@@ -3,10 +3,8 @@
 import asyncio
 import signal
 import sys
-import time
 
 import msgspec
-import pytest
 
 from schemas import subjects
 from schemas.instances import InstanceState

@@ -28,7 +28,7 @@ class Keep(Record):
 
 
 def is_due(store: UsageStore, now: float) -> bool:
-    """Once an hour, however often a monitor is started; an hour after the file was made for the first time."""
+    """Once an hour, however often a monitor is started; first an hour after the file was made."""
     last = store.fact(_TIDIED)
     due = last is not None and now - last >= EVERY_S
     if due or last is None:
