@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -22,13 +22,14 @@ Sums = tuple[int, ...]
 _UNIT = {"quarters": "quarter", "days": "day"}
 _SUMMED = ", ".join(f"SUM({name})" for name in SUM_COLUMNS)
 _OF_REQUESTS = """
-SELECT series, COUNT(*), SUM(prompt_tokens), SUM(cached_tokens), SUM(completion_tokens), 0, 0,
+SELECT cell, COUNT(*), SUM(prompt_tokens), SUM(cached_tokens), SUM(completion_tokens), 0, 0,
     SUM(cost_whole), SUM(cost_pico)
-FROM requests WHERE finished_at >= ? AND finished_at < ? {} GROUP BY series
+FROM requests CROSS JOIN cells USING (series) WHERE finished_at >= ? AND finished_at < ? GROUP BY cell
 """
 _OF_CHARGES = """
-SELECT series, 0, 0, 0, 0, SUM(loaded_ms), SUM(energy_mwh), SUM(cost_whole), SUM(cost_pico)
-FROM charges WHERE quarter BETWEEN ? / 900 - 1 AND ? / 900 AND at >= ? AND at < ? {} GROUP BY series
+SELECT cell, 0, 0, 0, 0, SUM(loaded_ms), SUM(energy_mwh), SUM(cost_whole), SUM(cost_pico)
+FROM charges CROSS JOIN cells USING (series)
+WHERE quarter BETWEEN ? / 900 - 1 AND ? / 900 AND at >= ? AND at < ? GROUP BY cell
 """
 _RECORDS = """
 SELECT request, finished_at, record, cost_whole, cost_pico FROM requests
@@ -47,7 +48,6 @@ class UsageReader:
     def __init__(self, path: Path, tz: ZoneInfo) -> None:
         self._tz = tz
         self.db = sqlite3.connect(path, isolation_level=None)
-        self.db.execute("PRAGMA query_only = ON")
         # A million records are some hundred MiB: what was read once is at hand again.
         self.db.execute("PRAGMA mmap_size = 1073741824")
         self.series = SeriesTable(self.db)
@@ -62,17 +62,18 @@ class UsageReader:
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
 
-    def sums(self, start: float, end: float, only: Collection[int] | None) -> dict[int, Sums]:
-        """What there was in a period, by series."""
+    def group(self, cells: Mapping[int, int]) -> None:
+        """Until the end of this state: the series asked about, and the cell that each is counted in."""
+        self.db.execute("CREATE TEMP TABLE cells (series INTEGER PRIMARY KEY, cell INTEGER NOT NULL)")
+        self.db.executemany("INSERT INTO cells VALUES (?, ?)", cells.items())
+
+    def sums(self, start: float, end: float) -> dict[int, Sums]:
+        """What there was in a period, by cell."""
         found: dict[int, Sums] = {}
         for part in self._parts(start, end):
-            for series, *values in self._rows(part, only):
-                before = found.get(series)
-                found[series] = (
-                    tuple(values)
-                    if before is None
-                    else tuple(one + other for one, other in zip(before, values, strict=True))
-                )
+            for cell, *values in self._rows(part):
+                before = found.get(cell)
+                found[cell] = tuple(values) if before is None else tuple(map(int.__add__, before, values))
         return found
 
     def _parts(self, start: float, end: float, *, quarters: bool = True) -> list[Part]:
@@ -88,41 +89,38 @@ class UsageReader:
         row = self.db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
 
-    def _rows(self, part: Part, only: Collection[int] | None) -> Iterator[Any]:
-        condition, chosen = _only(only)
+    def _rows(self, part: Part) -> Iterator[Any]:
         low, high = part.low, part.high
         if part.table == "requests":
-            yield from self.db.execute(_OF_REQUESTS.format(condition), (low, high, *chosen))
-            yield from self.db.execute(_OF_CHARGES.format(condition), (low, high, low, high, *chosen))
+            yield from self.db.execute(_OF_REQUESTS, (low, high))
+            yield from self.db.execute(_OF_CHARGES, (low, high, low, high))
             return
         unit = _UNIT[part.table]
         yield from self.db.execute(
-            f"SELECT series, {_SUMMED} FROM {part.table} "  # noqa: S608 - our own names
-            f"WHERE {unit} >= ? AND {unit} < ? {condition} GROUP BY series",
-            (low, high, *chosen),
+            f"SELECT cell, {_SUMMED} FROM {part.table} CROSS JOIN cells USING (series) "  # noqa: S608 - our own names
+            f"WHERE {unit} >= ? AND {unit} < ? GROUP BY cell",
+            (low, high),
         )
 
-    def latencies(
-        self, kind: str, start: float, end: float, only: Collection[int] | None
-    ) -> dict[int, Counter[int]]:
-        """How many times of one kind were in which bin, by series."""
+    def latencies(self, kind: str, start: float, end: float) -> dict[int, Counter[int]]:
+        """How many times of one kind were in which bin, by cell."""
         found: dict[int, Counter[int]] = defaultdict(Counter)
-        condition, chosen = _only(only)
         for part in self._parts(start, end, quarters=False):
             if part.table == "days":
                 rows = self.db.execute(
-                    "SELECT series, bin, SUM(requests) FROM latencies "  # noqa: S608 - our own words
-                    f"WHERE kind = ? AND day >= ? AND day < ? {condition} GROUP BY series, bin",
-                    (kind, part.low, part.high, *chosen),
+                    "SELECT cell, bin, SUM(requests) FROM latencies CROSS JOIN cells USING (series) "
+                    "WHERE kind = ? AND day >= ? AND day < ? GROUP BY cell, bin",
+                    (kind, part.low, part.high),
                 )
             else:
                 rows = self.db.execute(
-                    f"SELECT series, {kind}_bin, COUNT(*) FROM requests WHERE finished_at >= ? "  # noqa: S608 - as above
-                    f"AND finished_at < ? AND {kind}_bin IS NOT NULL {condition} GROUP BY series, {kind}_bin",
-                    (part.low, part.high, *chosen),
+                    f"SELECT cell, {kind}_bin, COUNT(*) FROM requests CROSS JOIN cells USING (series) "  # noqa: S608 - our own names
+                    f"WHERE finished_at >= ? AND finished_at < ? AND {kind}_bin IS NOT NULL "
+                    f"GROUP BY cell, {kind}_bin",
+                    (part.low, part.high),
                 )
-            for series, number, count in rows:
-                found[series][number] += count
+            for cell, number, count in rows:
+                found[cell][number] += count
         return found
 
     def oldest(self) -> float | None:

@@ -1,7 +1,7 @@
 """From a question to a report."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -85,7 +85,8 @@ def report(
         table = reader.series.all()
         only = asked.numbers(table)
         spans = _spans(reader, query, asked, now)
-        cells = _cells(reader, query, spans, table, only)
+        wanted = table if only is None else {number: table[number] for number in only}
+        cells = _cells(reader, query, spans, wanted)
         recent = reader.recent(asked.start, asked.end, only, query.recent) if query.recent else ()
     finally:
         reader.end()
@@ -122,21 +123,24 @@ def _spans(reader: UsageReader, query: UsageQuery, asked: Question, now: float) 
 
 
 def _cells(
-    reader: UsageReader,
-    query: UsageQuery,
-    spans: Iterable[_Span],
-    table: dict[int, Series],
-    only: Collection[int] | None,
+    reader: UsageReader, query: UsageQuery, spans: Iterable[_Span], wanted: dict[int, Series]
 ) -> dict[Group, _Cell]:
-    groups = {number: tuple(getattr(series, name) for name in query.by) for number, series in table.items()}
+    """SQLite adds up what is of one group and outcome, we the rest."""
+    keys = {
+        number: (*(getattr(series, name) for name in query.by), series.outcome)
+        for number, series in wanted.items()
+    }
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
+    named = list(places)
+    reader.group({number: places[key] for number, key in keys.items()})
     cells: dict[Group, _Cell] = defaultdict(_Cell)
     for span in spans:
-        for number, sums in reader.sums(span.start, span.end, only).items():
-            cells[(span.at, *groups[number])].add(sums, table[number].outcome)
-        if query.latency:
-            for kind in ("duration", "first_token"):
-                for number, bins in reader.latencies(kind, span.start, span.end, only).items():
-                    getattr(cells[(span.at, *groups[number])], kind).update(bins)
+        for place, sums in reader.sums(span.start, span.end).items():
+            *group, outcome = named[place]
+            cells[(span.at, *group)].add(sums, outcome)
+        for kind in ("duration", "first_token") if query.latency else ():
+            for place, bins in reader.latencies(kind, span.start, span.end).items():
+                getattr(cells[(span.at, *named[place][:-1])], kind).update(bins)
     return cells
 
 
