@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bench import usage
 from bench.client import Samples, load
+from bench.library import library
 from bench.others import litellm, llama_router
 from bench.way import Way
 from bench.yard import MeasuredYard, measured_yard
@@ -22,8 +23,9 @@ _STREAMS = 32
 
 
 async def main() -> None:
-    """Print six tables."""
+    """Print the tables."""
     console = Console()
+    library(console)
     usage.main(console)
     with tempfile.TemporaryDirectory() as folder:
         fast, paced = _launcher(Path(folder), 0), _launcher(Path(folder), PACE_TOKENS_S)

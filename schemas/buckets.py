@@ -12,8 +12,9 @@ from schemas.devices import Device
 from schemas.downloads import Download
 from schemas.groups import Group
 from schemas.instances import Instance, Node
+from schemas.library import LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.models import ModelSpec
-from schemas.placing import MeasuredMemory, WaitingModel
+from schemas.placing import MeasuredMemory, WaitingModel, Wish
 from schemas.prices import PriceList
 from schemas.roles import Role
 from schemas.usage import Report
@@ -26,7 +27,8 @@ _WATCHERS = (Role.GATEWAY, Role.OPERATOR)
 class Bucket(Generic[V]):
     """One bucket. `expires`: values are put with a time to live, so the death of a writer shows.
 
-    `history`: how many of the last values of a key are kept, deletions included.
+    `history`: how many of the last values of a key are kept, deletions included. `passing`: it is gone with
+    the broker's process, and outlives every other.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Bucket(Generic[V]):
         readers: Iterable[Role],
         expires: bool = False,
         history: int = 1,
+        passing: bool = False,
     ) -> None:
         self.name = name
         self.value = value
@@ -45,6 +48,7 @@ class Bucket(Generic[V]):
         self.readers = frozenset(readers) | self.writers
         self.expires = expires
         self.history = history
+        self.passing = passing
 
     @property
     def stream(self) -> str:
@@ -76,7 +80,7 @@ INSTANCES = Bucket(
     "instances",
     Instance,
     writers=[Role.RUNNER, Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.MONITOR],
+    readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
     expires=True,
 )
 NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
@@ -88,11 +92,16 @@ DEVICES = Bucket(
     expires=True,
 )
 DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+STORES = Bucket("stores", StoreSpace, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
+TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+JOBS = Bucket("jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 WAITS = Bucket("waits", WaitingModel, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+WISHES = Bucket("wishes", Wish, writers=[Role.SUPERVISOR], readers=_WATCHERS, passing=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=_WATCHERS)
 BUDGETS = Bucket("budgets", Budget, writers=[Role.MONITOR], readers=_WATCHERS)
@@ -101,7 +110,7 @@ SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATC
 REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS),
-    *(DOWNLOADS, FILES, BATCHES, LEASES),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS, WISHES),
+    *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
     *(PRICES, BUDGETS, SPENDING, REPORTS),
 )

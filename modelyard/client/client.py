@@ -9,6 +9,7 @@ from modelyard.bus import Bus
 from modelyard.client import kept
 from modelyard.client.accounts import Accounts
 from modelyard.client.chatting import chat
+from modelyard.client.library import Library
 from modelyard.client.pulling import pull
 from modelyard.client.reading import read_bucket
 from modelyard.client.registry import Registry
@@ -40,6 +41,8 @@ class Client:
         """Changes of models: put, patch, rename, delete, apply, history and undo."""
         self.accounts = Accounts(bus)
         """Usage by any question, single records, prices, budgets, reports and storage."""
+        self.library = Library(bus)
+        """What lies on disk: show, describe, verify, delete, restore, import."""
 
     @classmethod
     @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import { chatHandlers, emptyChat } from "./chat.js";
 
-export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads", "spending"];
+export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads", "library", "stores", "trash", "jobs", "spending"];
 export const LOG_LINES = 600;
 
 export const initialState = {
@@ -14,6 +14,12 @@ export const initialState = {
   nodes: {},
   devices: {},
   downloads: {},
+  library: {},
+  stores: {},
+  trash: {},
+  jobs: {},
+  sort: "name",
+  open: null,
   spending: {},
   usage: {},
   week: null,
@@ -78,6 +84,15 @@ const handlers = {
 
   week(state, week) {
     return { ...state, week };
+  },
+
+  sort(state, { by }) {
+    return { ...state, sort: by };
+  },
+
+  /** What a person is about to change: `{entry, what, revision}`, with what `describe` or `delete`. */
+  open(state, { open }) {
+    return { ...state, open };
   },
 
   pending(state, { name }) {
