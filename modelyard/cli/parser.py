@@ -5,6 +5,7 @@ import argparse
 import modelyard
 from modelyard.cli import (
     applying,
+    budgets,
     chat,
     events,
     init,
@@ -14,11 +15,14 @@ from modelyard.cli import (
     logs,
     nodes,
     planning,
+    prices,
     ps,
     pull,
     registry,
+    reports,
     start,
     stop,
+    storage,
     up,
     usage,
 )
@@ -64,6 +68,10 @@ def parser() -> argparse.ArgumentParser:
         logs,
         events,
         usage,
+        prices,
+        budgets,
+        reports,
+        storage,
         nodes,
         invite,
         init,
