@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from schemas.batches import Batch, Lease, StoredFile
-from schemas.devices import Device
+from schemas.devices import Adapter, Device
 from schemas.downloads import Download
 from schemas.groups import Group
 from schemas.instances import Instance, Node
@@ -76,7 +76,7 @@ INSTANCES = Bucket(
     readers=[*_WATCHERS, Role.MONITOR],
     expires=True,
 )
-NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.MONITOR], expires=True)
 DEVICES = Bucket(
     "devices",
     Device,
@@ -84,15 +84,22 @@ DEVICES = Bucket(
     readers=[*_WATCHERS, Role.SUPERVISOR, Role.RUNNER],
     expires=True,
 )
-DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+ADAPTERS = Bucket("adapters", Adapter, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.MONITOR])
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
-WAITS = Bucket("waits", WaitingModel, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+WAITS = Bucket(
+    "waits",
+    WaitingModel,
+    writers=[Role.SUPERVISOR],
+    readers=[*_WATCHERS, Role.MONITOR],
+    expires=True,
+)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, ADAPTERS, MEMORY, WAITS),
     *(DOWNLOADS, FILES, BATCHES, LEASES),
 )

@@ -7,6 +7,15 @@ from schemas.frames import Check, Checked, Resend
 from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
 from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
 from schemas.logs import LogBatch
+from schemas.metrics import (
+    AskSamples,
+    Exposition,
+    HistoryChunk,
+    InstanceMetrics,
+    MetricsAnswer,
+    MetricsQuery,
+    Samples,
+)
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
 from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
 from schemas.registry import (
@@ -232,6 +241,30 @@ USAGE_QUERY = Command(
     server=_MONITOR,
     summary="Sum up usage by model.",
 )
+METRICS_QUERY = Command(
+    "yard.command.metrics.query",
+    MetricsQuery,
+    MetricsAnswer,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="The history of metrics, at most a day, thinned to min, avg and max a step.",
+)
+METRICS_NOW = Command(
+    "yard.command.metrics.now",
+    AskSamples,
+    Samples,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every metric as it is now.",
+)
+METRICS_EXPOSE = Command(
+    "yard.command.metrics.expose",
+    Exposition,
+    bytes,
+    callers=(_GATEWAY,),
+    server=_MONITOR,
+    summary="Every metric as Prometheus reads it, compressed by zlib.",
+)
 ANSWER_CHECK = Command(
     "yard.command.gateway.{gateway}.check",
     Check,
@@ -302,8 +335,22 @@ DEVICE_METRIC = Subject(
     "yard.metric.device.{node}.{device}",
     Device,
     publish=(_MONITOR,),
-    subscribe=_WATCHERS,
+    subscribe=(*_WATCHERS, _MONITOR),
     summary="One sample of one device, once a second.",
+)
+INSTANCE_METRIC = Subject(
+    "yard.metric.instance.{node}.{instance}",
+    InstanceMetrics,
+    publish=(_RUNNER,),
+    subscribe=(*_WATCHERS, _MONITOR),
+    summary="What one instance does, once a second.",
+)
+HISTORY = Subject(
+    "yard.history.{step}.{part}",
+    HistoryChunk,
+    publish=(_MONITOR,),
+    subscribe=(),
+    summary="Thinned metrics, every five minutes; `step` is the seconds of a point.",
 )
 INSTANCE_LOG = Subject(
     "yard.log.{node}.{instance}",
