@@ -18,7 +18,7 @@ class MetricType(StrEnum):
 
 
 class Metric(Record):
-    """One metric. A counter's name ends in `_total`, a histogram is told as `_bucket`, `_sum` and `_count`."""
+    """One metric. A counter's name ends in `_total`; a histogram is told as `_bucket`, `_sum`, `_count`."""
 
     name: str
     type: MetricType
@@ -159,15 +159,15 @@ METRICS: tuple[Metric, ...] = (
     *_histograms(
         ("model", "node"),
         request_duration_seconds="From queued to ended, of requests that were answered.",
-        request_first_token_seconds="From queued to the first byte of the answer.",
+        request_first_token_seconds="From queued to the first byte of the answer.",  # noqa: S106 - no password
         request_queue_seconds="From queued to taken by a runner.",
     ),
     *_histograms(("key",), key_request_duration_seconds="As above, by the id of the API key."),
     *_gauges(
         ("model", "quantile"),
-        request_duration_quantile_seconds="Of the last five minutes; interpolated between buckets.",
-        request_first_token_quantile_seconds="Of the last five minutes; interpolated between buckets.",
-        request_queue_quantile_seconds="Of the last five minutes; interpolated between buckets.",
+        request_duration_quantile_seconds="Of the last five minutes, from queued to ended.",
+        request_first_token_quantile_seconds="As above, to the first byte.",  # noqa: S106 - no password
+        request_queue_quantile_seconds="As above, in the queue.",
     ),
     *_gauges(("state",), downloads="Downloads that are kept in the list, by state."),
     *_gauges(

@@ -1,5 +1,7 @@
 """Numbers about the yard: samples under their Prometheus names, and their history."""
 
+import msgspec
+
 from schemas.record import Record
 
 
@@ -9,7 +11,7 @@ class Sample(Record):
 
     name: str
     value: float
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class InstanceMetrics(Record, omit_defaults=True):
@@ -36,7 +38,7 @@ class InstanceMetrics(Record, omit_defaults=True):
     """Of those."""
     kv_used_ratio: float | None = None
     """How full the engine's KV cache is, 0 to 1; None where the engine does not say."""
-    engine: dict[str, float] = {}
+    engine: dict[str, float] = msgspec.field(default_factory=dict)
     """What the engine's own metrics say, under our names for it; asked only while it is at work."""
 
 
@@ -44,7 +46,7 @@ class MetricsQuery(Record):
     """Which history to tell. `names` are documented metric names; `labels` must all be as given."""
 
     names: tuple[str, ...]
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
     since: float | None = None
     """Unix seconds; None: an hour ago. At most a day is kept."""
     until: float | None = None
