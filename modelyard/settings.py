@@ -54,6 +54,8 @@ class Settings(Record):
     """YARD_SWAP_MIN_DWELL_S: a model that got ready stays at least so long."""
     hang_s: float = 60.0
     """YARD_HANG_S: an engine that gives no sign of life for so long is ended and started again; 0: never."""
+    simulated_devices: Path | None = None
+    """YARD_SIMULATED_DEVICES: a file of devices that are not there, for demonstrations and tests."""
     log_level: str = "info"
     """YARD_LOG_LEVEL: debug, info, warning or error."""
 
@@ -77,6 +79,10 @@ class Settings(Record):
     def engine_plugins(self) -> Path:
         return self.home / "plugins" / "engines"
 
+    @property
+    def device_plugins(self) -> Path:
+        return self.home / "plugins" / "devices"
+
     def as_environment(self) -> dict[str, str]:
         """These settings as the variables that a child process reads them from."""
         values = {
@@ -98,6 +104,7 @@ class Settings(Record):
             "YARD_VLLM": str(self.vllm) if self.vllm else None,
             "YARD_RPC_SERVER": str(self.rpc_server) if self.rpc_server else None,
             "YARD_RPC_HOST": self.rpc_host,
+            "YARD_SIMULATED_DEVICES": str(self.simulated_devices) if self.simulated_devices else None,
         }
         return {name: value for name, value in values.items() if value}
 
@@ -132,6 +139,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         swap_max_wait_s=_seconds(given, "YARD_SWAP_MAX_WAIT_S", 20.0),
         swap_min_dwell_s=_seconds(given, "YARD_SWAP_MIN_DWELL_S", 5.0),
         hang_s=_seconds(given, "YARD_HANG_S", 60.0),
+        simulated_devices=_simulated_devices(given.get("YARD_SIMULATED_DEVICES")),
         log_level=_log_level(given.get("YARD_LOG_LEVEL", "info")),
     )
 
@@ -202,6 +210,15 @@ def _executable(given: Mapping[str, str], name: str) -> Path | None:
     path = Path(value).expanduser().absolute()
     if not path.is_file() or not os.access(path, os.X_OK):
         raise SettingsError(f"{name}={value} is not a program that can be run.")
+    return path
+
+
+def _simulated_devices(value: str | None) -> Path | None:
+    if value is None:
+        return None
+    path = Path(value).expanduser().absolute()
+    if path.suffix.lower() not in (".yaml", ".yml", ".toml", ".json"):
+        raise SettingsError(f"YARD_SIMULATED_DEVICES={value} must end in .yaml, .toml or .json.")
     return path
 
 

@@ -1,5 +1,7 @@
 """Numbers about the yard: samples under their Prometheus names, and their history."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from schemas.record import Record
@@ -100,9 +102,9 @@ class HistorySeries(Record, array_like=True):
 
     name: str
     labels: dict[str, str]
-    min: list[float | None]
-    avg: list[float | None]
-    max: list[float | None]
+    min: Sequence[float | None]
+    avg: Sequence[float | None]
+    max: Sequence[float | None]
 
 
 class HistoryChunk(Record):

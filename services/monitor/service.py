@@ -3,12 +3,12 @@
 from modelyard.bus import Bus
 from modelyard.micro import Commands
 from modelyard.settings import Settings
+from modelyard.state import Mirror
 from modelyard.tasks import Tasks
-from schemas import subjects
-from services.monitor.devices.adapter import DeviceAdapter
-from services.monitor.devices.host import HostAdapter
-from services.monitor.devices.nvml import NvmlAdapter
-from services.monitor.sampling import DeviceOutlet, Sampler
+from schemas import buckets, subjects
+from schemas.instances import Instance
+from services.monitor.devices.watch import Watch
+from services.monitor.metrics.keeper import Keeper
 from services.monitor.usage import UsageKeeper
 
 USAGE_FILE = "usage.sqlite"
@@ -16,15 +16,21 @@ USAGE_FILE = "usage.sqlite"
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     """Start sampling and counting, then answer."""
-    adapters: tuple[DeviceAdapter, ...] = (HostAdapter(settings.node), NvmlAdapter(settings.node))
-    outlet = DeviceOutlet(bus)
-    for adapter in adapters:
-        tasks.spawn(Sampler(adapter, outlet).run(), f"sample {adapter.name}")
-    # One machine counts, or every one would know a part.
-    usage = None if settings.joined else await UsageKeeper.open(bus, settings.home / USAGE_FILE)
+    instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
+    tasks.spawn(Watch(bus, settings, instances).run(), "devices")
+    if settings.joined:
+        # One machine counts, or every one would know a part.
+        await Commands.start(bus, tasks, "Devices.")
+        await bus.nc.flush()
+        return
+    usage = await UsageKeeper.open(bus, settings.home / USAGE_FILE)
+    metrics = Keeper(bus, instances)
+    await metrics.start(tasks)
     # Last: whoever waits for the monitor takes its announcement as "ready".
     commands = await Commands.start(bus, tasks, "Devices, metrics and usage.")
-    if usage is not None:
-        tasks.spawn(usage.run(), "usage")
-        await commands.add(subjects.USAGE_QUERY, usage.report)
+    tasks.spawn(usage.run(), "usage")
+    await commands.add(subjects.USAGE_QUERY, usage.report)
+    await commands.add(subjects.METRICS_QUERY, metrics.query)
+    await commands.add(subjects.METRICS_NOW, metrics.now)
+    await commands.add(subjects.METRICS_EXPOSE, metrics.expose)
     await bus.nc.flush()

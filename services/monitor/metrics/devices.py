@@ -36,7 +36,7 @@ _HOST = (
 )
 
 
-def device_samples(device: Device, now: float) -> Iterator[Sample]:
+def device_samples(device: Device) -> Iterator[Sample]:
     """Everything that its sensors tell; one that does not answer has no sample."""
     labels = {"node": device.node, "device": device.device}
     described = {
@@ -50,8 +50,6 @@ def device_samples(device: Device, now: float) -> Iterator[Sample]:
         value = getattr(device, field)
         if value is not None:
             yield Sample(name=name, value=value * factor, labels=labels)
-    age_s = max(now - device.sampled_at, 0.0)
-    yield Sample(name="yard_device_sample_age_seconds", value=age_s, labels=labels)
     yield Sample(name="yard_device_processes", value=float(len(device.processes)), labels=labels)
     for reason in device.throttled_by:
         yield Sample(name="yard_device_throttled", value=1.0, labels={**labels, "reason": reason})

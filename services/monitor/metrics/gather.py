@@ -14,7 +14,7 @@ def gather(world: World) -> list[Sample]:
     samples += node_samples(world.nodes.values())
     models = {instance.instance: instance.model for instance in world.instances.values()}
     for device in world.devices.values():
-        samples += device_samples(device, world.now)
+        samples += device_samples(device)
         samples += tenant_samples(device, models)
     samples += instance_samples(world.instances.values())
     for activity in world.activity.values():

@@ -42,7 +42,12 @@ class Devices:
 
     def _gpus(self) -> list[Device]:
         own = (one for one in self._samples.values.values() if one.node == self._settings.node)
-        return sorted((one for one in own if one.device != CPU), key=lambda one: one.device)
+        return sorted((one for one in own if _takes_models(one)), key=lambda one: one.device)
+
+
+def _takes_models(sample: Device) -> bool:
+    """Main memory is counted by itself; a card in parts takes none as a whole, nor one without memory."""
+    return sample.device != CPU and not sample.partitioned and sample.memory_total_bytes > 0
 
 
 def allowed(device: str, total: int, used: int, ours: int) -> int:
