@@ -15,7 +15,7 @@ log = logging.get(__name__)
 
 MOST_SERIES = 500
 """About 59 kB each."""
-MOST_POINTS = 40_000
+MOST_POINTS = 60_000
 """Numbers in one answer: points of all series, times three."""
 ABOUT_POINTS = 300
 SILENT_S = 600.0
@@ -36,6 +36,8 @@ class History:
         self._labels: dict[Key, dict[str, str]] = {}
         self._by_name: dict[str, list[Key]] = {}
         self._full_until = 0.0
+        self._begun_at: float | None = None
+        """Of the first samples: counters that were there by then may have been counting for long."""
 
     def __len__(self) -> int:
         return len(self._tracks)
@@ -50,9 +52,12 @@ class History:
             if track is None:
                 continue
             if metric.type is MetricType.COUNTER:
+                if not track.last_at and self._begun_at is not None and at > self._begun_at:
+                    track.begin_at_zero(at)
                 track.add_total(at, sample.value)
             else:
                 track.add(at, sample.value)
+        self._begun_at = at if self._begun_at is None else self._begun_at
 
     def _track(self, name: str, labels: dict[str, str], at: float) -> Track | None:
         key = (name, *labels.values())

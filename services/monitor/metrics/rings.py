@@ -104,6 +104,10 @@ class Track:
         self.last_at = at
         self._add(0, int(at // LEVELS[0].step_s), value, value, value, 1)
 
+    def begin_at_zero(self, at: float) -> None:
+        """A counter that was not there a moment ago: what it has by now is new."""
+        self.last_at, self.last_total = at - 1.0, 0.0
+
     def add_total(self, at: float, total: float) -> None:
         """A sample of a counter: what is kept is its increase a second; a smaller one began anew."""
         before, self.last_total = self.last_total, total
