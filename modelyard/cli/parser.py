@@ -6,6 +6,7 @@ import modelyard
 from modelyard.cli import (
     applying,
     chat,
+    devices,
     events,
     init,
     invite,
@@ -40,14 +41,14 @@ YARD_NATS_URL where its broker is.
 
 def parser() -> argparse.ArgumentParser:
     """A new parser with every verb."""
-    top = argparse.ArgumentParser(
+    yard = argparse.ArgumentParser(
         prog="yard",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
-    verbs = Verbs(top)
+    yard.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
+    verbs = Verbs(yard)
     for verb in (
         up,
         pull,
@@ -63,8 +64,10 @@ def parser() -> argparse.ArgumentParser:
         events,
         usage,
         nodes,
+        devices,
+        top,
         invite,
         init,
     ):
         verb.register(verbs)
-    return top
+    return yard

@@ -173,7 +173,7 @@ _SERIES_A_CHUNK = 100
 
 def _put(track: Track, depth: int, first: int, points: Points) -> None:
     for offset, (low, mean, high) in enumerate(zip(*points, strict=True)):
-        if mean == mean:
+        if not math.isnan(mean):
             track.rings[depth].put(first + offset, low, mean, high)
 
 
@@ -185,15 +185,16 @@ def merged(points: Points, parts: int) -> Points:
     """Steps that are `parts` times as long."""
     low, mean, high = array("d"), array("d"), array("d")
     for begin in range(0, len(points.mean), parts):
-        means = [one for one in points.mean[begin : begin + parts] if one == one]
-        if not means:
-            low.append(NAN)
-            mean.append(NAN)
-            high.append(NAN)
-            continue
-        low.append(min(one for one in points.low[begin : begin + parts] if one == one))
-        mean.append(float(f"{sum(means) / len(means):.7g}"))
-        high.append(max(one for one in points.high[begin : begin + parts] if one == one))
+        lows, means, highs = (kept[begin : begin + parts] for kept in points)
+        total, count = sum(means), len(means)
+        if math.isnan(total):
+            known = [one for one in zip(lows, means, highs, strict=True) if not math.isnan(one[1])]
+            columns = zip(*known, strict=True) if known else ((NAN,),) * 3
+            lows, means, highs = (array("d", column) for column in columns)
+            total, count = sum(means), len(means)
+        low.append(min(lows))
+        mean.append(float(f"{total / count:.7g}"))
+        high.append(max(highs))
     return Points(low, mean, high)
 
 
