@@ -19,6 +19,7 @@ from modelyard.cli import (
     registry,
     start,
     stop,
+    top,
     up,
     usage,
 )
