@@ -9,6 +9,7 @@ from schemas import buckets, subjects
 from schemas.instances import Instance
 from services.monitor.devices.watch import Watch
 from services.monitor.metrics.keeper import Keeper
+from services.monitor.metrics.otlp import send_metrics
 from services.monitor.usage import UsageKeeper
 
 USAGE_FILE = "usage.sqlite"
@@ -29,6 +30,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     # Last: whoever waits for the monitor takes its announcement as "ready".
     commands = await Commands.start(bus, tasks, "Devices, metrics and usage.")
     tasks.spawn(usage.run(), "usage")
+    tasks.spawn(send_metrics(lambda: metrics.samples), "otlp")
     await commands.add(subjects.USAGE_QUERY, usage.report)
     await commands.add(subjects.METRICS_QUERY, metrics.query)
     await commands.add(subjects.METRICS_NOW, metrics.now)
