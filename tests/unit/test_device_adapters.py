@@ -115,7 +115,7 @@ memory_used_bytes = 3
         ("d.json", msgspec.json.encode({"devices": [CARD]}).decode()),
         (
             "d.yaml",
-            "devices:\n  - {device: SIM-0, kind: gpu, name: Card, memory_total_bytes: 8, memory_used_bytes: 3}\n",
+            "devices: [{device: SIM-0, kind: gpu, name: Card, memory_total_bytes: 8, memory_used_bytes: 3}]",
         ),
     ],
 )

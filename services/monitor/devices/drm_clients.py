@@ -2,12 +2,14 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from schemas.devices import DeviceProcess
 
-_VRAM = re.compile(r"drm-(?:resident-vram0|memory-vram|resident-local0|total-vram0):\s*(\d+)\s*(KiB|MiB)?")
+_VRAM = ("drm-resident-vram0", "drm-memory-vram", "drm-resident-local0", "drm-total-vram0")
+"""Where drivers tell it, best first: what is there, then what was asked for."""
+_SIZE = re.compile(r"(\d+)\s*(KiB|MiB)?")
 _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2}
 _LARGEST = 1 << 16
 """Bytes of such a text that are read at most."""
@@ -26,7 +28,7 @@ def clients(root: Path) -> dict[str, dict[int, int]]:
             if address and client not in seen:
                 seen.add(client)
                 taken = found.setdefault(address, {})
-                taken[pid] = taken.get(pid, 0) + _vram_bytes(text)
+                taken[pid] = taken.get(pid, 0) + _vram_bytes(said)
     return found
 
 
@@ -35,8 +37,9 @@ def processes(taken: dict[int, int]) -> tuple[DeviceProcess, ...]:
     return tuple(DeviceProcess(pid=pid, memory_bytes=size) for pid, size in sorted(taken.items()) if size > 0)
 
 
-def _vram_bytes(text: str) -> int:
-    match = _VRAM.search(text)
+def _vram_bytes(said: Mapping[str, str]) -> int:
+    told = next((said[name] for name in _VRAM if name in said), "")
+    match = _SIZE.fullmatch(told.strip())
     return int(match[1]) * _UNITS[match[2] or ""] if match else 0
 
 

@@ -99,13 +99,13 @@ class Past:
             if until <= self._told_until:
                 continue
             try:
-                await self._tell(max(self._told_until, until - 12 * CHUNK_S), until)
+                await self.tell(max(self._told_until, until - 12 * CHUNK_S), until)
                 self._told_until = until
             except _ERRORS as error:
                 log.warning("history_not_stored", error=str(error) or type(error).__name__)
             self._history.forget_old(time.time())
 
-    async def _tell(self, since: int, until: int) -> None:
+    async def tell(self, since: int, until: int) -> None:
         """A stretch that was told already and is told again does no harm."""
         for begin in range(since, until, CHUNK_S):
             for level in _TOLD_LEVELS:

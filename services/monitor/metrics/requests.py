@@ -1,5 +1,6 @@
 """Requests that ended, counted by model, node and key."""
 
+import collections
 from collections.abc import Iterator
 
 from schemas.metrics import Sample
@@ -10,10 +11,15 @@ _MOST_TOKENS = 2**40
 """More in one request is a fault of the engine."""
 
 
+_REMEMBERED = 4096
+"""Requests of which a second report is known to be one."""
+
+
 class Requests:
     """What is counted of them since the monitor started."""
 
     def __init__(self) -> None:
+        self._seen: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._ended = Counter("yard_requests_total", "model", "node", "outcome")
         self._errors = Counter("yard_request_errors_total", "model", "code")
         self._tokens = Counter("yard_tokens_total", "model", "node", "kind")
@@ -28,7 +34,12 @@ class Requests:
         self._recent_queue = Recent("yard_request_queue_quantile_seconds", "model")
 
     def add(self, record: RequestFinished) -> None:
-        """Count one; each once."""
+        """Count one; each once, though two sides may report it."""
+        if record.request in self._seen:
+            return
+        self._seen[record.request] = None
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
         model, node, outcome = record.model, record.node or "", record.outcome.value
         self._ended.add(model, node, outcome)
         if record.error is not None:
