@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.client import Samples, load
+from bench.library import library
 from bench.others import litellm, llama_router
 from bench.watching import watching
 from bench.way import Way
@@ -22,8 +23,9 @@ _STREAMS = 32
 
 
 async def main() -> None:
-    """Print six tables."""
+    """Print the tables."""
     console = Console()
+    library(console)
     await watching(console)
     with tempfile.TemporaryDirectory() as folder:
         fast, paced = _launcher(Path(folder), 0), _launcher(Path(folder), PACE_TOKENS_S)

@@ -18,6 +18,7 @@ from schemas import buckets, subjects
 from schemas.downloads import Download
 from schemas.errors import Unauthorized
 from schemas.instances import LIVE, Instance
+from schemas.library import LibraryJob
 from schemas.metrics import InstanceMetrics
 from schemas.record import Record
 from services.gateway.exposure import Keys
@@ -58,12 +59,13 @@ class Feed:
         self._dirty = asyncio.Event()
 
     async def open(self) -> None:
-        """Follow all state, and download progress between two states."""
+        """Follow all state, and the progress of downloads and jobs between two states."""
         for name, mirror in self._mirrors.items():
             mirror.listen(partial(self._changed, name))
         await self._bus.subscribe(subjects.DOWNLOAD_PROGRESS, self._on_progress)
         await self._bus.subscribe(subjects.INSTANCE_METRIC, self._on_activity)
         self._mirrors[buckets.INSTANCES.name].listen(self._on_instance)
+        await self._bus.subscribe(subjects.LIBRARY_JOB_PROGRESS, self._on_job_progress)
         self._tasks.spawn(self._run(), "feed")
 
     async def _on_progress(self, tokens: dict[str, str], download: Download) -> None:
@@ -77,6 +79,9 @@ class Feed:
         ended = value is None or (isinstance(value, Instance) and value.state not in LIVE)
         if ended and self._activity.pop(key, None) is not None:
             self._changed(_ACTIVITY, key, None)
+
+    async def _on_job_progress(self, tokens: dict[str, str], job: LibraryJob) -> None:
+        self._changed("jobs", tokens["job"], job)
 
     def _changed(self, bucket: str, key: str, value: object) -> None:
         if self._viewers:

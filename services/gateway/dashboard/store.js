@@ -4,7 +4,10 @@ import { chatHandlers, emptyChat } from "./chat.js";
 import { ACTIVITY_TRENDS, DEVICE_TRENDS, follow, withPast } from "./trends.js";
 
 /** What the gateway sends by key; `activity` is no bucket, but comes like one. */
-export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "adapters", "activity", "downloads"];
+export const BUCKETS = [
+  ...["models", "instances", "activity", "waits", "nodes", "devices", "adapters"],
+  ...["downloads", "library", "stores", "trash", "jobs"],
+];
 export const LOG_LINES = 600;
 
 export const initialState = {
@@ -19,6 +22,12 @@ export const initialState = {
   activity: {},
   trends: {},
   downloads: {},
+  library: {},
+  stores: {},
+  trash: {},
+  jobs: {},
+  sort: "name",
+  open: null,
   usage: {},
   logs: { instance: null, lines: [], next: 0, follow: true },
   chat: emptyChat,
@@ -86,6 +95,15 @@ const handlers = {
 
   usage(state, { models }) {
     return { ...state, usage: Object.fromEntries(models.map((usage) => [usage.model, usage])) };
+  },
+
+  sort(state, { by }) {
+    return { ...state, sort: by };
+  },
+
+  /** What a person is about to change: `{entry, what, revision}`, with what `describe` or `delete`. */
+  open(state, { open }) {
+    return { ...state, open };
   },
 
   pending(state, { name }) {
