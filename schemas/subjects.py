@@ -1,12 +1,26 @@
 """Every subject of the wire. A subject written anywhere else is a mistake."""
 
+from schemas.alerts import (
+    Alert,
+    AlertList,
+    AlertRuleRef,
+    AlertRuleStored,
+    AlertRuleTried,
+    ListAlerts,
+    PutAlertRule,
+    Silence,
+    SilenceAlerts,
+    SilenceRef,
+    TryAlertRule,
+)
+from schemas.audit import Audited
 from schemas.batches import LineResult
 from schemas.devices import Device
 from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.frames import Check, Checked, Resend
 from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
 from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
-from schemas.logs import LogBatch
+from schemas.logs import LogBatch, ServiceLogBatch
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
 from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
 from schemas.registry import (
@@ -25,14 +39,25 @@ from schemas.registry import (
     UndoModel,
 )
 from schemas.requests import RequestFinished, RequestQueued, RequestStarted, UsageQuery, UsageReport
-from schemas.roles import Role
+from schemas.roles import SERVICES, Role
 from schemas.subject import AnySubject, Command, Subject
+from schemas.webhooks import (
+    ListWebhooks,
+    PutWebhook,
+    Webhook,
+    WebhookList,
+    WebhookRef,
+    WebhookStored,
+    WebhookTested,
+)
 from schemas.workers import StartWorker, WorkerStarted
 
 _GATEWAY, _DOWNLOADER, _SUPERVISOR = Role.GATEWAY, Role.DOWNLOADER, Role.SUPERVISOR
 _RUNNER, _MONITOR, _OPERATOR = Role.RUNNER, Role.MONITOR, Role.OPERATOR
 _WATCHERS = (_GATEWAY, _OPERATOR)
 _CALLERS = (_GATEWAY, _OPERATOR)
+_AUDITING = (_DOWNLOADER, _SUPERVISOR, _MONITOR)
+"""Who serves commands that change something."""
 _DRAIN_S = 60.0
 """Commands that wait until instances are drained and stopped are answered within this time."""
 
@@ -43,6 +68,7 @@ MODEL_PUT = Command(
     callers=(*_CALLERS, _DOWNLOADER),
     server=_SUPERVISOR,
     summary="Put a model into the registry, new or changed.",
+    changes="name",
 )
 MODEL_GET = Command(
     "yard.command.model.get",
@@ -67,6 +93,7 @@ MODEL_PATCH = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Change some fields of a model.",
+    changes="model",
 )
 MODEL_RENAME = Command(
     "yard.command.model.rename",
@@ -76,6 +103,7 @@ MODEL_RENAME = Command(
     server=_SUPERVISOR,
     summary="Give a model another name.",
     timeout_s=_DRAIN_S,
+    changes="model",
 )
 MODEL_DELETE = Command(
     "yard.command.model.delete",
@@ -85,6 +113,7 @@ MODEL_DELETE = Command(
     server=_SUPERVISOR,
     summary="Take a model out of the registry; its files stay.",
     timeout_s=_DRAIN_S,
+    changes="model",
 )
 MODEL_APPLY = Command(
     "yard.command.model.apply",
@@ -94,6 +123,7 @@ MODEL_APPLY = Command(
     server=_SUPERVISOR,
     summary="Put and delete many models, all of them or none.",
     timeout_s=_DRAIN_S,
+    changes="models",
 )
 MODEL_HISTORY = Command(
     "yard.command.model.history",
@@ -110,6 +140,7 @@ MODEL_UNDO = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Bring an earlier revision of a model back, deleted or not.",
+    changes="model",
 )
 MODEL_START = Command(
     "yard.command.model.start",
@@ -118,6 +149,7 @@ MODEL_START = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Start a model, or say that it is there already.",
+    changes="model",
 )
 MODEL_STOP = Command(
     "yard.command.model.stop",
@@ -126,6 +158,7 @@ MODEL_STOP = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Drain and stop every instance of a model.",
+    changes="model",
 )
 MODEL_PLAN = Command(
     "yard.command.model.plan",
@@ -142,6 +175,7 @@ GROUP_PUT = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Let models run together, or never at the same time.",
+    changes="name",
 )
 GROUP_DELETE = Command(
     "yard.command.group.delete",
@@ -150,6 +184,7 @@ GROUP_DELETE = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Take a group away; its models stay.",
+    changes="name",
 )
 GROUP_LIST = Command(
     "yard.command.group.list",
@@ -174,6 +209,7 @@ NODE_CORDON = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Take no new starts on this node, or take them again; with `drain` what runs there ends.",
+    changes="node",
 )
 NODE_START = Command(
     "yard.command.node.{node}.start",
@@ -207,6 +243,7 @@ NODE_CLEAR = Command(
     callers=(_OPERATOR,),
     server=_SUPERVISOR,
     summary="Stop every instance on this node, and take no start after it; answered when they are gone.",
+    changes="node",
 )
 DOWNLOAD_START = Command(
     "yard.command.download.start",
@@ -215,6 +252,7 @@ DOWNLOAD_START = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="Fetch a model from the hub and register it; a second asker joins a running download.",
+    changes="reference",
 )
 DOWNLOAD_CANCEL = Command(
     "yard.command.download.cancel",
@@ -223,6 +261,7 @@ DOWNLOAD_CANCEL = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="End a download; what is on disk stays for a later one.",
+    changes="download",
 )
 USAGE_QUERY = Command(
     "yard.command.usage.query",
@@ -231,6 +270,102 @@ USAGE_QUERY = Command(
     callers=_CALLERS,
     server=_MONITOR,
     summary="Sum up usage by model.",
+)
+ALERT_LIST = Command(
+    "yard.command.alert.list",
+    ListAlerts,
+    AlertList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Alert rules, what they found, and silences.",
+)
+ALERT_PUT = Command(
+    "yard.command.alert.put",
+    PutAlertRule,
+    AlertRuleStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Put an alert rule, new or changed; also one that was shipped.",
+    changes="name",
+)
+ALERT_DELETE = Command(
+    "yard.command.alert.delete",
+    AlertRuleRef,
+    AlertRuleStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take an alert rule away; those shipped are switched off instead.",
+    changes="name",
+)
+ALERT_RESET = Command(
+    "yard.command.alert.reset",
+    AlertRuleRef,
+    AlertRuleStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Have a shipped alert rule as it was shipped.",
+    changes="name",
+)
+ALERT_SILENCE = Command(
+    "yard.command.alert.silence",
+    SilenceAlerts,
+    Silence,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Do not tell some alerts for a while, and say why.",
+    changes="rule",
+)
+ALERT_UNSILENCE = Command(
+    "yard.command.alert.unsilence",
+    SilenceRef,
+    Silence,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="End a silence now.",
+    changes="silence",
+)
+ALERT_TEST = Command(
+    "yard.command.alert.test",
+    TryAlertRule,
+    AlertRuleTried,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="What a rule would find now; nothing is done.",
+)
+WEBHOOK_PUT = Command(
+    "yard.command.webhook.put",
+    PutWebhook,
+    WebhookStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Have a URL told what happens; its secret is in the answer, this once.",
+    changes="name",
+)
+WEBHOOK_LIST = Command(
+    "yard.command.webhook.list",
+    ListWebhooks,
+    WebhookList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Who is told what happens, and how well.",
+)
+WEBHOOK_DELETE = Command(
+    "yard.command.webhook.delete",
+    WebhookRef,
+    Webhook,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Tell a URL nothing more.",
+    changes="name",
+)
+WEBHOOK_TEST = Command(
+    "yard.command.webhook.test",
+    WebhookRef,
+    WebhookTested,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Tell a hook something now, and say how that went.",
+    timeout_s=20.0,
 )
 ANSWER_CHECK = Command(
     "yard.command.gateway.{gateway}.check",
@@ -291,6 +426,20 @@ REQUEST_FINISHED = Subject(
     subscribe=(*_WATCHERS, _MONITOR),
     summary="The request ended; this is its usage record.",
 )
+ALERT_CHANGED = Subject(
+    "yard.event.alert.{alert}.{state}",
+    Alert,
+    publish=(_MONITOR,),
+    subscribe=_WATCHERS,
+    summary="An alert is pending, fires, or is over.",
+)
+AUDITED = Subject(
+    "yard.event.audit.{command}.{outcome}",
+    Audited,
+    publish=_AUDITING,
+    subscribe=_WATCHERS,
+    summary="A command changed something, or was refused; `command` is its noun and verb.",
+)
 DOWNLOAD_PROGRESS = Subject(
     "yard.progress.download.{download}",
     Download,
@@ -311,6 +460,13 @@ INSTANCE_LOG = Subject(
     publish=(_RUNNER,),
     subscribe=_WATCHERS,
     summary="What an engine printed.",
+)
+SERVICE_LOG = Subject(
+    "yard.log.{node}.service.{service}",
+    ServiceLogBatch,
+    publish=SERVICES,
+    subscribe=_WATCHERS,
+    summary="What a service logged.",
 )
 INFER = Subject(
     "yard.infer.{model}.{lane}.{key}",
