@@ -4,7 +4,9 @@ import argparse
 
 import modelyard
 from modelyard.cli import (
+    alerts,
     applying,
+    audit,
     chat,
     events,
     init,
@@ -20,6 +22,7 @@ from modelyard.cli import (
     stop,
     up,
     usage,
+    webhooks,
 )
 from modelyard.cli.verbs import Verbs
 
@@ -62,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
         logs,
         events,
         usage,
+        alerts,
+        webhooks,
+        audit,
         nodes,
         invite,
         init,

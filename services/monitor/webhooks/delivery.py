@@ -2,6 +2,7 @@
 costs no event and holds up no other hook."""
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 
 import nats.errors
@@ -22,8 +23,10 @@ from services.monitor.webhooks.sender import NotDelivered, Sender
 log = logging.get(__name__)
 
 AT_ONCE = 4
-ACK_WAIT_S = 15.0
-"""Longer than any attempt takes; after it the broker gives again what a killed monitor had in its hands."""
+ACK_WAIT_S = 6.0
+"""After this the broker gives again what a killed monitor had in its hands."""
+_BEAT_S = 2.0
+"""How often it is told that an attempt is still under way."""
 MAX_WAITING = 256
 """So many may wait for another attempt before newer events wait in the stream."""
 _FETCH_S = 2.0
@@ -110,6 +113,7 @@ class Delivery:
 
     async def _try(self, msg: Msg, occurrence: Occurrence) -> None:
         name, attempt = self._hook.name, msg.metadata.num_delivered or 1
+        beating = asyncio.create_task(_beat(msg))
         try:
             await self._sender.send(occurrence)
         except NotDelivered as error:
@@ -122,6 +126,15 @@ class Delivery:
         else:
             await msg.ack()
             self._health.went_well(name)
+        finally:
+            await cancel(beating)
+
+
+async def _beat(msg: Msg) -> None:
+    while True:
+        await asyncio.sleep(_BEAT_S)
+        with contextlib.suppress(nats.errors.Error):
+            await msg.in_progress()
 
 
 def _consumer(hook: Webhook) -> api.ConsumerConfig:

@@ -10,6 +10,7 @@ import nats.js.errors
 
 from modelyard import audit, logging
 from modelyard.bus import Bus
+from modelyard.hooks_file import FILE, BadFile, CommandHook, hooks_file, read_hooks
 from modelyard.micro import Commands
 from modelyard.settings import Settings
 from modelyard.tasks import Tasks, cancel
@@ -28,7 +29,7 @@ from schemas.webhooks import (
     WebhookTested,
 )
 from services.monitor.owned import Owned
-from services.monitor.webhooks.command import FILE, BadFile, CommandHook, CommandSender, read_hooks
+from services.monitor.webhooks.command import CommandSender
 from services.monitor.webhooks.delivery import Delivery, consumer_name
 from services.monitor.webhooks.health import Health
 from services.monitor.webhooks.http import HttpSender, check_url, new_session, shown
@@ -199,12 +200,11 @@ class Hooks:
 
     async def _look(self) -> None:
         """Follow the file; one that cannot be used changes nothing."""
-        path = self._settings.home / FILE
-        changed_at = _changed_at(path)
+        changed_at = _changed_at(hooks_file(self._settings))
         if changed_at == self._read_at:
             return
         try:
-            named = {hook.name: hook for hook in await asyncio.to_thread(read_hooks, path)}
+            named = {hook.name: hook for hook in await asyncio.to_thread(read_hooks, self._settings)}
         except BadFile as error:
             log.error("hooks_refused", error=str(error))  # noqa: TRY400 - a sentence, no traceback
             self._read_at = changed_at
