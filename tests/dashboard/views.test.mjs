@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { initialState } from "../../services/gateway/dashboard/store.js";
 
 const EVIL = `<img src=x onerror=alert(1)>"'`;
-const NAMES = ["chat", "connect", "devices", "downloads", "instances", "key", "logs", "models", "toasts", "top"];
+const NAMES = ["alerts", "chat", "connect", "devices", "downloads", "instances", "key", "logs", "models", "toasts", "top"];
 const views = await Promise.all(NAMES.map((name) => import(`../../services/gateway/dashboard/views/${name}.js`)));
 
 const evilState = {
@@ -20,6 +20,11 @@ const evilState = {
   nodes: { n: { node: EVIL, version: EVIL, engines: [{ engine: EVIL, version: EVIL }, { engine: EVIL, problem: EVIL }] } },
   devices: { d: { node: EVIL, device: EVIL, kind: EVIL, name: EVIL, memory_total_bytes: 2, memory_used_bytes: 1, processes: [{ pid: 7 }] } },
   downloads: { d: { download: EVIL, reference: EVIL, model: `${EVIL}3`, state: "failed", error: { message: EVIL }, changed_at: 1, created_at: 1, bytes_done: 0 } },
+  alert_states: {
+    a: { alert: EVIL, rule: EVIL, labels: { node: EVIL }, state: "firing", severity: EVIL, sentence: EVIL, since: 1 },
+    b: { alert: "b", rule: EVIL, labels: {}, state: "firing", severity: "info", sentence: EVIL, since: 1, silenced: "s" },
+  },
+  silences: { s: { silence: "s", reason: EVIL, until: 9 } },
   logs: { instance: EVIL, lines: [{ at: 1, text: EVIL, id: 0 }], next: 1, follow: true },
   chat: { model: null, busy: false, turns: [{ role: "user", text: EVIL }, { role: "assistant", text: EVIL, thinking: EVIL, note: EVIL, error: EVIL, stats: EVIL }] },
   toasts: [{ id: 1, tone: "bad", text: EVIL }],
@@ -62,7 +67,7 @@ test("an empty yard teaches the next step", () => {
   const texts = Object.fromEntries(NAMES.map((name, index) => [name, String(views[index].view({ ...initialState, loaded: true }))]));
   assert.match(texts.downloads, /yard pull REPO:QUANT/);
   assert.match(texts.models, /yard pull /);
-  assert.match(String(views[1].view({ ...initialState, origin: "http://yard:8080" })), /http:\/\/yard:8080\/v1/);
+  assert.match(String(views[NAMES.indexOf("connect")].view({ ...initialState, origin: "http://yard:8080" })), /http:\/\/yard:8080\/v1/);
 });
 
 test("a model that cannot be had yet says why", () => {

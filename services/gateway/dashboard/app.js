@@ -6,6 +6,7 @@ import { Feed } from "./feed.js";
 import { atBottom, Painter } from "./paint.js";
 import { createStore } from "./store.js";
 import { Talk } from "./talk.js";
+import * as alerts from "./views/alerts.js";
 import * as chat from "./views/chat.js";
 import * as connect from "./views/connect.js";
 import * as devices from "./views/devices.js";
@@ -17,7 +18,7 @@ import * as models from "./views/models.js";
 import * as toasts from "./views/toasts.js";
 import * as top from "./views/top.js";
 
-const PANELS = { top, connect, key, models, downloads, chat, devices, instances, logs, toasts };
+const PANELS = { top, alerts, connect, key, models, downloads, chat, devices, instances, logs, toasts };
 const FROM_GATEWAY = ["snapshot", "delta", "log"];
 const USAGE_EVERY_MS = 15_000;
 const TOAST_MS = { good: 3_000, bad: 9_000 };

@@ -2,7 +2,7 @@
 
 import { chatHandlers, emptyChat } from "./chat.js";
 
-export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads"];
+export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads", "alert_states", "silences"];
 export const LOG_LINES = 600;
 
 export const initialState = {
@@ -14,6 +14,8 @@ export const initialState = {
   nodes: {},
   devices: {},
   downloads: {},
+  alert_states: {},
+  silences: {},
   usage: {},
   logs: { instance: null, lines: [], next: 0, follow: true },
   chat: emptyChat,
