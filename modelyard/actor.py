@@ -26,7 +26,7 @@ def _user() -> str | None:
 
 def headers(actor: Actor) -> dict[str, str]:
     """As it travels beside a command."""
-    return {ACTOR_HEADER: msgspec.json.encode(actor).decode("ascii", "backslashreplace")}
+    return {ACTOR_HEADER: msgspec.json.encode(actor).decode()}
 
 
 def believed(role: Role, said: Mapping[str, str] | None) -> Actor:

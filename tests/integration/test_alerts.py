@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 from modelyard.bus import Bus
 from modelyard.client import Client
 from modelyard.client.reading import read_stream
-from modelyard.hooks_file import CommandHook, write_hooks
+from modelyard.hooks_file import CommandHook, read_hooks, write_hooks
 from modelyard.replay import replay
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
@@ -26,15 +26,17 @@ from schemas import buckets, streams, subjects
 from schemas.alerts import Alert, AlertRule, AlertState, PutAlertRule, SilenceAlerts
 from schemas.devices import Device, DeviceKind
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
-from schemas.instances import InstanceState
+from schemas.instances import InstanceState, Node
 from schemas.metrics import Sample
 from schemas.roles import Role
-from schemas.webhooks import HookEvent, PutWebhook, Wanted, WebhookState
+from schemas.webhooks import HookEvent, HookKind, PutWebhook, Wanted, Webhook, WebhookState
 from services.monitor.alerts.keeper import Keeper
 from services.monitor.alerts.rules import Rules
 from services.monitor.alerts.silences import Silences
 from services.monitor.service import main
 from services.monitor.webhooks import delivery
+from services.monitor.webhooks.http import ForbiddenAddress, Resolver
+from tests.commands import refused, run
 from tests.receiver import CUT, HANG, PATIENCE_S, Receiver, is_signed, receiver
 from tests.standins import instance
 from tests.support import Yard
@@ -486,3 +488,79 @@ async def test_a_machine_that_joined_leaves_alerts_to_the_first(yard: Yard) -> N
         assert consumers.state.messages == 0
         msg = await operator.nc.request("$SRV.INFO.monitor", timeout=5)
         assert b"alert-list" not in msg.data
+
+
+async def test_a_hook_that_takes_the_name_of_one_before_hears_only_of_what_comes(
+    yard: Yard, client: Client
+) -> None:
+    runner = await yard.bus(Role.RUNNER)
+    async with receiver() as hook, monitor(yard) as bus:
+        stale = msgspec.structs.replace(_hook("me"), created_at=1.0)
+        await bus.js.add_consumer(streams.EVENTS.name, delivery._consumer(stale))
+        await ready(runner, "before")
+        await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
+        await ready(runner, "after")
+        await hook.until(lambda hook: bool(hook.taken))
+        assert models_of(hook) == ["after"]
+
+
+def _hook(name: str) -> Webhook:
+    return Webhook(name=name, kind=HookKind.HTTP, target="http://h", wanted=Wanted(), created_at=2.0)
+
+
+async def test_a_name_that_leads_to_a_link_local_address_leads_nowhere() -> None:
+    # What the system makes of this number is 169.254.169.254.
+    with pytest.raises(ForbiddenAddress):
+        await Resolver().resolve("2852039166", 80)
+    assert [each["host"] for each in await Resolver().resolve("localhost", 80)] == ["127.0.0.1"]
+
+
+async def test_what_was_lost_from_the_disk_is_said_and_can_be_put_again(yard: Yard, client: Client) -> None:
+    async with receiver() as hook:
+        async with monitor(yard):
+            await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
+        (yard.settings.credentials / "webhooks" / "me.json").unlink()
+        async with monitor(yard):
+            assert "put it again" in ((await client.alerting.test_webhook("me")).error or "")
+            stored = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
+            assert stored.secret is not None
+            assert (await client.alerting.test_webhook("me")).delivered
+
+
+async def test_the_commands_of_a_person(yard: Yard, client: Client) -> None:
+    supervisor = await yard.bus(Role.SUPERVISOR)
+    await Store(supervisor, buckets.NODES).put("testnode", Node(node="testnode", version="1", started_at=1))
+    async with receiver() as hook, monitor(yard):
+        assert (await run(yard, "alerts")).out == "All is well.\n"
+        made = await run(yard, "alert", "set", "mine", "metric=temperature", "threshold=3", "comparison=<")
+        assert made.out.startswith("mine is made")
+        assert (await run(yard, "alert", "set", "mine", "threshold=4", "labels.node=a")).out.startswith(
+            "mine is ch"
+        )
+        rules = (await run(yard, "alerts", "--rules")).out
+        assert "temperature{node=a} < 4" in rules
+        assert await refused(yard, "alert", "set", "mine", "nonsense=1") == "bad_request"
+        assert (await run(yard, "alert", "set", "mine", "threshold=hot")).code == 1
+        assert (await run(yard, "alert", "test", "mine")).out == "No such metric is there now.\n"
+        silenced = await run(yard, "alert", "silence", "mine", "--for", "2h", "--reason", "Moving.", "--json")
+        assert "Moving." in (await run(yard, "alerts")).out
+        await run(yard, "alert", "unsilence", silenced.document["silence"])
+        assert (await run(yard, "alert", "rm", "mine")).out == "mine is gone.\n"
+        assert "Nobody is told" in (await run(yard, "webhook", "list")).out
+        added = await run(yard, "webhook", "add", "me", "-", "--event", "model.ready", stdin=f"{hook.url}\n")
+        assert "shown this once: whsec_" in added.out
+        assert (await run(yard, "webhook", "test", "me")).out == "me took it.\n"
+        listed = (await run(yard, "webhook", "list")).out
+        assert "model.ready" in listed
+        assert "s3cret" not in listed
+        assert (await run(yard, "webhook", "add", "me", hook.url, "--event", "all")).code == 1
+        assert (await run(yard, "webhook", "rm", "me")).out == "me is told nothing more.\n"
+    program = await run(
+        yard, "webhook", "exec", "bell", "--severity", "critical", "--", "/bin/true", "--loud"
+    )
+    assert program.code == 0, program.err
+    (written,) = read_hooks(yard.settings)
+    assert (written.argv, written.wanted.severity) == (("/bin/true", "--loud"), "critical")
+    assert (await run(yard, "webhook", "exec", "bell", "--", "relative")).code == 1
+    assert (await run(yard, "webhook", "rm", "bell")).code == 0
+    assert read_hooks(yard.settings) == ()

@@ -6,6 +6,7 @@ import contextlib
 from datetime import UTC, datetime
 
 import nats.errors
+import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
@@ -30,6 +31,7 @@ _BEAT_S = 2.0
 MAX_WAITING = 256
 """So many may wait for another attempt before newer events wait in the stream."""
 _FETCH_S = 2.0
+_CANNOT_CHANGE = 10012
 _RETRY_PAUSE_S = 0.5
 
 
@@ -69,7 +71,7 @@ class Delivery:
     async def _follow(self) -> None:
         """Until the broker is away; the consumer is made where it is missing."""
         self._bus.check(b"")
-        await self._bus.js.add_consumer(streams.EVENTS.name, _consumer(self._hook))
+        await self._make_consumer()
         pull = await self._bus.js.pull_subscribe_bind(consumer_name(self._hook.name), streams.EVENTS.name)
         self._interrupted = False
         try:
@@ -80,6 +82,18 @@ class Delivery:
         finally:
             if not self._bus.nc.is_closed:
                 await pull.unsubscribe()
+
+    async def _make_consumer(self) -> None:
+        """Or have it as this hook says now."""
+        config = _consumer(self._hook)
+        try:
+            await self._bus.js.add_consumer(streams.EVENTS.name, config)
+        except nats.js.errors.APIError as error:
+            if error.err_code != _CANNOT_CHANGE:
+                raise
+            # One of a hook that had this name before, whose end the broker did not hear of.
+            await self._bus.js.delete_consumer(streams.EVENTS.name, consumer_name(self._hook.name))
+            await self._bus.js.add_consumer(streams.EVENTS.name, config)
 
     async def _room(self) -> None:
         while len(self._at_work) >= AT_ONCE:

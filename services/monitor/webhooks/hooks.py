@@ -176,7 +176,11 @@ class Hooks:
         if hook.kind is HookKind.COMMAND:
             return CommandSender(self._programs[hook.name].argv, self._settings.home)
         secret = self._secrets.read(hook.name)
-        return HttpSender(self._session, check_url(secret.url), secret.secret) if secret else None
+        if secret is None:
+            return None
+        with contextlib.suppress(BadRequest):
+            return HttpSender(self._session, check_url(secret.url), secret.secret)
+        return None
 
     async def _halt(self, name: str) -> None:
         self._senders.pop(name, None)

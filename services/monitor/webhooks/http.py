@@ -53,7 +53,7 @@ def _is_forbidden(host: str) -> bool:
     return (mapped or address).is_link_local
 
 
-class _Resolver(AbstractResolver):
+class Resolver(AbstractResolver):
     """Names that lead to a forbidden address lead nowhere."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class _Resolver(AbstractResolver):
 def new_session() -> aiohttp.ClientSession:
     """For every hook: it remembers no cookie and keeps no connection."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=_Resolver()),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=Resolver()),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=_CONNECT_S),
     )
