@@ -80,7 +80,7 @@ class Commands:
         changes, payload = audit.begin(), None
         try:
             payload = _decode(command, request)
-            reply = await handler(payload, role_of_inbox(request._msg.reply))
+            reply = await handler(payload, role_of_inbox(reply_to(request)))
         except Exception as error:
             await self._tell(command, _audited(command, request, payload, changes, error))
             raise
@@ -129,6 +129,11 @@ async def respond_error(request: Request, error: YardError) -> None:
     await request.respond_error(error.code, error.message.replace("\n", " "), data=error.encode())
 
 
+def reply_to(request: Request) -> str:
+    """The inbox of who asks."""
+    return request._msg.reply
+
+
 def _decode(command: Command[T, R], request: Request) -> T:
     try:
         return command.decode(request.data)
@@ -148,7 +153,7 @@ def _audited(
     return Audited(
         command=_name(command),
         target=_target(command, request, payload),
-        by=actor.believed(role_of_inbox(request._msg.reply), request.headers),
+        by=actor.believed(role_of_inbox(reply_to(request)), request.headers),
         at=time.time(),
         outcome=AuditOutcome.DONE if error is None else AuditOutcome.REFUSED,
         error=None if error is None else error.body().error,

@@ -13,7 +13,7 @@ from schemas.downloads import Download
 from schemas.groups import Group
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
-from schemas.placing import MeasuredMemory, WaitingModel
+from schemas.placing import MeasuredMemory, WaitingModel, Wish
 from schemas.roles import Role
 from schemas.webhooks import Webhook, WebhookState
 
@@ -25,7 +25,8 @@ _WATCHERS = (Role.GATEWAY, Role.OPERATOR)
 class Bucket(Generic[V]):
     """One bucket. `expires`: values are put with a time to live, so the death of a writer shows.
 
-    `history`: how many of the last values of a key are kept, deletions included.
+    `history`: how many of the last values of a key are kept, deletions included. `passing`: it is gone with
+    the broker's process, and outlives every other.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Bucket(Generic[V]):
         readers: Iterable[Role],
         expires: bool = False,
         history: int = 1,
+        passing: bool = False,
     ) -> None:
         self.name = name
         self.value = value
@@ -44,6 +46,7 @@ class Bucket(Generic[V]):
         self.readers = frozenset(readers) | self.writers
         self.expires = expires
         self.history = history
+        self.passing = passing
 
     @property
     def stream(self) -> str:
@@ -94,6 +97,7 @@ GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 WAITS = Bucket(
     "waits", WaitingModel, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.MONITOR], expires=True
 )
+WISHES = Bucket("wishes", Wish, writers=[Role.SUPERVISOR], readers=_WATCHERS, passing=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 ALERTS = Bucket("alerts", AlertRule, writers=[Role.MONITOR], readers=_WATCHERS)
 ALERT_STATES = Bucket("alert_states", Alert, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
@@ -102,7 +106,7 @@ WEBHOOKS = Bucket("webhooks", Webhook, writers=[Role.MONITOR], readers=_WATCHERS
 WEBHOOK_STATES = Bucket("webhook_states", WebhookState, writers=[Role.MONITOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS, WISHES),
     *(DOWNLOADS, FILES, BATCHES, LEASES),
     *(ALERTS, ALERT_STATES, SILENCES, WEBHOOKS, WEBHOOK_STATES),
 )

@@ -17,7 +17,7 @@ const evilState = {
     b: { instance: "b", model: EVIL, node: EVIL, engine: EVIL, state: EVIL, changed_at: 2, engine_pid: 7, reserved: [{ device: EVIL, predicted_bytes: 1 }] },
   },
   waits: { m: { model: EVIL, reason: EVIL, since: 1 } },
-  nodes: { n: { node: EVIL, version: EVIL, engines: [{ engine: EVIL, version: EVIL }, { engine: EVIL, problem: EVIL }] } },
+  nodes: { n: { node: EVIL, version: EVIL, engines: [{ engine: EVIL, version: EVIL }, { engine: EVIL, problem: EVIL }], workers: [{ worker: EVIL, model: EVIL, memory_bytes: 1 }] } },
   devices: { d: { node: EVIL, device: EVIL, kind: EVIL, name: EVIL, memory_total_bytes: 2, memory_used_bytes: 1, processes: [{ pid: 7 }] } },
   downloads: { d: { download: EVIL, reference: EVIL, model: `${EVIL}3`, state: "failed", error: { message: EVIL }, changed_at: 1, created_at: 1, bytes_done: 0 } },
   alert_states: {
