@@ -16,6 +16,7 @@ _SECRET = re.compile(
     r"(^|[_\-.])(api[_\-]?key|key|token|secret|password|passwd|credential|auth|authorization)s?($|[_\-.])",
     re.I,
 )
+_USER = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _OPTION = re.compile(r"--?[A-Za-z][\w\-.]*")
 
 _changes: ContextVar[list[Changed] | None] = ContextVar("changes", default=None)
@@ -67,7 +68,12 @@ def without_secrets(value: Any, name: str = "") -> Any:
         return {key: HIDDEN if hide else without_secrets(each, str(key)) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return _arguments([without_secrets(each) for each in value])
-    return value
+    return without_user(value) if isinstance(value, str) else value
+
+
+def without_user(text: str) -> str:
+    """URLs in a text without the name and the password in them."""
+    return _USER.sub(HIDDEN, text)
 
 
 def _arguments(words: list[Any]) -> list[Any]:

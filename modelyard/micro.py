@@ -15,7 +15,7 @@ from modelyard.bus import Bus
 from modelyard.tasks import Tasks
 from schemas import subjects
 from schemas.audit import NO_TARGET, Audited, AuditOutcome, Changed
-from schemas.errors import InternalError, InvalidJson, YardError
+from schemas.errors import ErrorDetail, InternalError, InvalidJson, YardError
 from schemas.roles import Role, role_of_inbox
 from schemas.subject import Command
 
@@ -156,7 +156,7 @@ def _audited(
         by=actor.believed(role_of_inbox(reply_to(request)), request.headers),
         at=time.time(),
         outcome=AuditOutcome.DONE if error is None else AuditOutcome.REFUSED,
-        error=None if error is None else error.body().error,
+        error=None if error is None else _said(error),
         changes=tuple(changes[: audit.MAX_CHANGES]),
         more=max(0, len(changes) - audit.MAX_CHANGES),
     )
@@ -173,4 +173,9 @@ def _target(command: Command[Any, Any], request: Request, payload: object) -> st
     if field in command.tokens:
         return command.parse(request.subject)[field]
     named = getattr(payload, field, None)
-    return named[:_MAX_TARGET] if isinstance(named, str) and named else NO_TARGET
+    return audit.without_user(named[:_MAX_TARGET]) if isinstance(named, str) and named else NO_TARGET
+
+
+def _said(error: YardError) -> ErrorDetail:
+    detail = error.body().error
+    return msgspec.structs.replace(detail, message=audit.without_user(detail.message))

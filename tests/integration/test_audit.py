@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import aiohttp
 import msgspec
@@ -146,26 +146,21 @@ async def test_the_command_shows_and_filters_it(yard: Yard, supervisor: Bus, cli
     assert "model.put demo  model demo added" in everything[0]
     assert "model.delete nobody  refused (model_not_found)" in everything[1]
     assert (await run(yard, "audit", "--refused")).out.splitlines() == everything[1:]
-    assert (await run(yard, "audit", "--what", "demo")).out.splitlines() == everything[:1]
-    assert (await run(yard, "audit", "--who", "testnode")).out.splitlines() == everything
-    assert (await run(yard, "audit", "--who", "somebody-else")).out == ""
+    only = await run(yard, "audit", "--what", "demo", "--who", "testnode")
+    assert only.out.splitlines() == everything[:1]
     (line,) = (await run(yard, "audit", "--refused", "--json")).lines
     assert line["error"]["code"] == "model_not_found"
 
 
-async def test_events_are_filtered_by_kind_and_model_and_followed(
-    yard: Yard, supervisor: Bus, client: Client
-) -> None:
+async def test_events_are_filtered_by_kind_and_model(yard: Yard, supervisor: Bus, client: Client) -> None:
     await client.registry.put(DEMO)
     await client.registry.put(ModelSpec(name="other", path="demo.gguf"))
 
     async def lines(*args: str) -> list[str]:
         return [line.split()[2] for line in (await run(yard, "events", *args)).out.splitlines()]
 
-    async with asyncio.timeout(PATIENCE_S):
-        while len(await lines()) < 4:
-            await asyncio.sleep(0.05)
-    assert sorted(await lines("--kind", "model")) == ["model.put", "model.put"]
-    assert sorted(await lines("--kind", "audit", "--model", "demo")) == ["audit.done"]
+    async with asyncio.timeout(PATIENCE_S), aclosing(client.events(kind="model")) as events:
+        for _ in range(2):
+            await anext(events)
+    assert await lines("--kind", "audit", "--model", "demo") == ["audit.done"]
     assert sorted(await lines("--model", "other")) == ["audit.done", "model.put"]
-    assert await lines("--model", "nobody") == []

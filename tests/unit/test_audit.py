@@ -44,6 +44,7 @@ def test_nothing_is_noted_outside_of_a_command() -> None:
         ({"args": ["--api-key=x"]}, {"args": [f"--api-key={audit.HIDDEN}"]}),
         ({"args": ["--hf-token", "--verbose"]}, {"args": ["--hf-token", "--verbose"]}),
         ({"profiles": [{"env": {"A": "b"}}]}, {"profiles": [{"env": {"A": audit.HIDDEN}}]}),
+        ({"source": "https://me:pw@h/x"}, {"source": f"https://{audit.HIDDEN}@h/x"}),
         ({"password": None, "name": "key"}, {"password": None, "name": "key"}),
     ],
 )

@@ -57,10 +57,10 @@ def evaluate(
 ) -> list[Change]:
     """Every series that is not as it was. `states` has the alerts by the key of their series."""
     active = {rule.name: rule for rule in rules if rule.enabled}
-    known = tuple(samples)
+    known = _by_name(samples)
     after: dict[str, Alert | None] = {}
     for rule in active.values():
-        for sample in itertools.islice(series_of(rule, known), MAX_SERIES):
+        for sample in itertools.islice(series_of(rule, known.get(rule.metric, ())), MAX_SERIES):
             key = series_key(rule.name, sample.labels)
             after[key] = _judged(rule, sample, states.get(key), key, now)
     for key, before in states.items():
@@ -71,6 +71,13 @@ def evaluate(
         Change(key, states.get(key), _hushed(states.get(key), alert, quiet)) for key, alert in after.items()
     ]
     return [change for change in changes if change.before != change.after]
+
+
+def _by_name(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = {}
+    for sample in samples:
+        found.setdefault(sample.name, []).append(sample)
+    return found
 
 
 def _judged(rule: AlertRule, sample: Sample, before: Alert | None, key: str, now: float) -> Alert | None:

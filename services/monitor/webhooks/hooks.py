@@ -43,6 +43,7 @@ log = logging.get(__name__)
 MAX_HOOKS = 32
 LOOK_S = 2.0
 """How often the file is looked at."""
+_NEVER = -1.0
 _LOST = "Its URL and secret are not on this machine any more; put it again."
 
 
@@ -63,7 +64,7 @@ class Hooks:
         self._senders: dict[str, Sender] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._programs: dict[str, CommandHook] = {}
-        self._read_at: float | None = None
+        self._read_at: float | None = _NEVER
 
     @classmethod
     async def start(cls, bus: Bus, settings: Settings, tasks: Tasks) -> "Hooks":
