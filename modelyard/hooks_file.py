@@ -60,6 +60,7 @@ def _check_owner(found: os.stat_result, path: Path) -> None:
 
 
 def hooks_file(settings: Settings) -> Path:
+    """Where it is."""
     return settings.home / FILE
 
 

@@ -38,11 +38,7 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         *("-f", "--follow", "--replay"), action="store_true", help="go on with what happens from now on"
     )
-    parser.add_argument(
-        "--kind",
-        choices=("model", "instance", "download", "request", "alert", "audit"),
-        help="only events about these",
-    )
+    parser.add_argument("--kind", metavar="KIND", help="only events about a model, an instance, an alert, …")
     parser.add_argument("--model", metavar="MODEL", help="only events that concern this model")
     parser.add_argument(
         "--since",
@@ -55,6 +51,7 @@ def register(verbs: Verbs) -> None:
 
 async def _events(yard: "Client", arguments: argparse.Namespace) -> None:
     since = time.time() - arguments.since
+    _check_kind(arguments.kind)
     found = yard.events(since, follow=arguments.follow, kind=arguments.kind)
     async with aclosing(found) as events:
         async for event in events:
@@ -64,6 +61,18 @@ async def _events(yard: "Client", arguments: argparse.Namespace) -> None:
                 emit(event)
             else:
                 say(line(event))
+
+
+def _check_kind(kind: str | None) -> None:
+    """BadRequest for one that the contract does not have."""
+    from schemas import subjects
+    from schemas.errors import BadRequest
+    from schemas.subject import Kind
+
+    events = [subject for subject in subjects.ALL if subject.kind is Kind.EVENT]
+    kinds = sorted({subject.template.split(".")[2] for subject in events})
+    if kind is not None and kind not in kinds:
+        raise BadRequest(f"There are no events about {kind!r}; there are those about {', '.join(kinds)}.")
 
 
 def concerns(event: "Event", model: str) -> bool:

@@ -9,6 +9,7 @@ from modelyard.bus import Bus
 from modelyard.client import kept, log_search
 from modelyard.client.alerting import Alerting
 from modelyard.client.chatting import chat
+from modelyard.client.library import Library
 from modelyard.client.pulling import pull
 from modelyard.client.reading import read_bucket
 from modelyard.client.registry import Registry
@@ -41,6 +42,8 @@ class Client:
         """Changes of models: put, patch, rename, delete, apply, history and undo."""
         self.alerting = Alerting(bus)
         """Alert rules, silences, and the webhooks that are told."""
+        self.library = Library(bus)
+        """What lies on disk: show, describe, verify, delete, restore, import."""
 
     @classmethod
     @asynccontextmanager
@@ -156,7 +159,7 @@ class Client:
         """Everything that happened since `since` (unix seconds; None: all that is kept), oldest first.
 
         With `follow` it goes on with what happens; without, it ends with the newest. `kind`: only events
-        about a `model`, an `instance`, a `download`, a `request`, an `alert`, or for the `audit`.
+        about a `model`, an `instance`, an `alert`, …: the third word of their subjects.
         """
         return kept.events(self.bus, since, follow=follow, kind=kind)
 

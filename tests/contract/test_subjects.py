@@ -164,21 +164,10 @@ def test_bytes_pass_as_they_are() -> None:
 
 
 QUESTIONS = {
-    *(
-        subjects.MODEL_GET,
-        subjects.MODEL_LIST,
-        subjects.MODEL_HISTORY,
-        subjects.MODEL_PLAN,
-        subjects.GROUP_LIST,
-    ),
-    *(
-        subjects.USAGE_QUERY,
-        subjects.ALERT_LIST,
-        subjects.ALERT_TEST,
-        subjects.WEBHOOK_LIST,
-        subjects.WEBHOOK_TEST,
-    ),
-    subjects.OPENAI,
+    *(subjects.MODEL_GET, subjects.MODEL_LIST, subjects.MODEL_HISTORY, subjects.MODEL_PLAN),
+    *(subjects.LIBRARY_SHOW, subjects.LIBRARY_CACHED, subjects.LIBRARY_FIND, subjects.LIBRARY_SCAN),
+    *(subjects.ALERT_LIST, subjects.ALERT_TEST, subjects.WEBHOOK_LIST, subjects.WEBHOOK_TEST),
+    *(subjects.GROUP_LIST, subjects.USAGE_QUERY, subjects.OPENAI),
 }
 
 

@@ -2,7 +2,7 @@
 
 import { chatHandlers, emptyChat } from "./chat.js";
 
-export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads", "alert_states", "silences"];
+export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads", "library", "stores", "trash", "jobs", "alert_states", "silences"];
 export const LOG_LINES = 600;
 
 export const initialState = {
@@ -16,6 +16,12 @@ export const initialState = {
   downloads: {},
   alert_states: {},
   silences: {},
+  library: {},
+  stores: {},
+  trash: {},
+  jobs: {},
+  sort: "name",
+  open: null,
   usage: {},
   logs: { instance: null, lines: [], next: 0, follow: true },
   chat: emptyChat,
@@ -74,6 +80,15 @@ const handlers = {
 
   usage(state, { models }) {
     return { ...state, usage: Object.fromEntries(models.map((usage) => [usage.model, usage])) };
+  },
+
+  sort(state, { by }) {
+    return { ...state, sort: by };
+  },
+
+  /** What a person is about to change: `{entry, what, revision}`, with what `describe` or `delete`. */
+  open(state, { open }) {
+    return { ...state, open };
   },
 
   pending(state, { name }) {

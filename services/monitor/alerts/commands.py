@@ -33,6 +33,7 @@ class AlertCommands:
         self._silences = silences
 
     async def add_to(self, commands: Commands) -> None:
+        """Answer from now on."""
         await commands.add(subjects.ALERT_LIST, self.list)
         await commands.add(subjects.ALERT_PUT, self.put)
         await commands.add(subjects.ALERT_DELETE, self.delete)
@@ -42,6 +43,7 @@ class AlertCommands:
         await commands.add(subjects.ALERT_TEST, self.test)
 
     async def list(self, _asked: ListAlerts) -> AlertList:
+        """Everything there is to show."""
         return AlertList(
             rules=await self._rules.records(),
             alerts=self._keeper.alerts(),
@@ -49,21 +51,25 @@ class AlertCommands:
         )
 
     async def put(self, asked: PutAlertRule) -> AlertRuleStored:
+        """A rule, new or changed."""
         stored = await self._rules.put(asked)
         self._keeper.wake()
         return stored
 
     async def delete(self, ref: AlertRuleRef) -> AlertRuleStored:
+        """Take a rule of one's own away."""
         stored = await self._rules.delete(ref)
         self._keeper.wake()
         return stored
 
     async def reset(self, ref: AlertRuleRef) -> AlertRuleStored:
+        """Have a shipped rule as it was shipped."""
         stored = await self._rules.reset(ref)
         self._keeper.wake()
         return stored
 
     async def silence(self, asked: SilenceAlerts) -> Silence:
+        """Begin a silence; NotFound for a rule that there is not."""
         if asked.rule is not None:
             self._rules.find(asked.rule)
         silence = await self._silences.put(asked)
@@ -71,11 +77,13 @@ class AlertCommands:
         return silence
 
     async def unsilence(self, ref: SilenceRef) -> Silence:
+        """End a silence."""
         silence = await self._silences.end(ref)
         self._keeper.wake()
         return silence
 
     async def test(self, asked: TryAlertRule) -> AlertRuleTried:
+        """What a rule would find now."""
         rule = asked.rule or (self._rules.find(asked.name) if asked.name else None)
         if rule is None:
             raise BadRequest("Name a rule, or give one.", param="name")

@@ -36,6 +36,7 @@ _RETRY_PAUSE_S = 0.5
 
 
 def consumer_name(hook: str) -> str:
+    """Of the durable consumer that remembers where a hook is."""
     return f"webhook-{hook}"
 
 

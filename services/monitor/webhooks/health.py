@@ -27,6 +27,7 @@ class Health:
         self._dirty: set[str] = set()
 
     def of(self, name: str) -> WebhookState:
+        """How it does; of a new one, that nothing happened yet."""
         return self._states.get(name) or WebhookState(name=name)
 
     def went_well(self, name: str) -> None:

@@ -76,6 +76,7 @@ class Hooks:
         return hooks
 
     async def add_to(self, commands: Commands) -> None:
+        """Answer from now on."""
         await commands.add(subjects.WEBHOOK_PUT, self.put)
         await commands.add(subjects.WEBHOOK_LIST, self.list)
         await commands.add(subjects.WEBHOOK_DELETE, self.delete)

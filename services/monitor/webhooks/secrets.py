@@ -45,6 +45,7 @@ class Secrets:
         fresh.replace(self._path(name))
 
     def forget(self, name: str) -> None:
+        """The hook is gone."""
         self._path(name).unlink(missing_ok=True)
 
     def keep_only(self, names: Collection[str]) -> None:
