@@ -8,6 +8,7 @@ import msgspec
 
 from schemas.alerts import Alert, AlertRule, Silence
 from schemas.batches import Batch, Lease, StoredFile
+from schemas.budgets import Budget, BudgetState
 from schemas.devices import Device
 from schemas.downloads import Download
 from schemas.groups import Group
@@ -15,7 +16,9 @@ from schemas.instances import Instance, Node
 from schemas.library import LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory, WaitingModel, Wish
+from schemas.prices import PriceList
 from schemas.roles import Role
+from schemas.usage import Report
 from schemas.webhooks import Webhook, WebhookState
 
 V = TypeVar("V")
@@ -109,9 +112,15 @@ ALERT_STATES = Bucket("alert_states", Alert, writers=[Role.MONITOR], readers=_WA
 SILENCES = Bucket("silences", Silence, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
 WEBHOOKS = Bucket("webhooks", Webhook, writers=[Role.MONITOR], readers=_WATCHERS)
 WEBHOOK_STATES = Bucket("webhook_states", WebhookState, writers=[Role.MONITOR], readers=_WATCHERS)
+PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=_WATCHERS)
+BUDGETS = Bucket("budgets", Budget, writers=[Role.MONITOR], readers=_WATCHERS)
+SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATCHERS)
+"""Running totals, by budget."""
+REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
     *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS, WISHES),
     *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
     *(ALERTS, ALERT_STATES, SILENCES, WEBHOOKS, WEBHOOK_STATES),
+    *(PRICES, BUDGETS, SPENDING, REPORTS),
 )

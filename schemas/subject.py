@@ -129,7 +129,10 @@ class Command(Subject[T], Generic[T, R]):
         self.reply = reply
         self.server = server
         self.changes = changes
-        """The field or token that names what it changes, so that it is audited; None: it only asks."""
+        """The field or token that names what it changes, so that it is audited; empty: none does.
+
+        None: it only asks.
+        """
         self.timeout_s = timeout_s
         """How long the answer may take."""
 

@@ -15,6 +15,15 @@ from schemas.alerts import (
 )
 from schemas.audit import Audited
 from schemas.batches import LineResult
+from schemas.budgets import (
+    BudgetList,
+    BudgetRef,
+    BudgetState,
+    BudgetStored,
+    ListBudgets,
+    PutBudget,
+    StoredBudget,
+)
 from schemas.devices import Device
 from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.frames import Check, Checked, Resend
@@ -42,6 +51,17 @@ from schemas.library import (
 from schemas.logs import LogBatch, ServiceLogBatch
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
 from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
+from schemas.prices import (
+    DeletePrice,
+    ListPrices,
+    PriceRef,
+    PricesAnswer,
+    PriceStored,
+    PutPrice,
+    Reprice,
+    Repriced,
+    StoredPrices,
+)
 from schemas.registry import (
     ApplyModels,
     DeleteModel,
@@ -57,9 +77,26 @@ from schemas.registry import (
     RenameModel,
     UndoModel,
 )
-from schemas.requests import RequestFinished, RequestQueued, RequestStarted, UsageQuery, UsageReport
+from schemas.requests import RequestFinished, RequestQueued, RequestStarted
 from schemas.roles import SERVICES, Role
+from schemas.storage import AskStorage, RemoveUsage, StorageReport, UsageRemoved, Vacuum, Vacuumed
 from schemas.subject import AnySubject, Command, Subject
+from schemas.usage import (
+    Forecast,
+    ForecastQuery,
+    ListReports,
+    PutReport,
+    RebuildUsage,
+    RecordsPage,
+    RecordsQuery,
+    ReportList,
+    ReportRef,
+    ReportStored,
+    StoredReport,
+    UsageQuery,
+    UsageRebuilt,
+    UsageReport,
+)
 from schemas.webhooks import (
     ListWebhooks,
     PutWebhook,
@@ -77,6 +114,7 @@ _WATCHERS = (_GATEWAY, _OPERATOR)
 _CALLERS = (_GATEWAY, _OPERATOR)
 _AUDITING = (_DOWNLOADER, _SUPERVISOR, _MONITOR)
 """Who serves commands that change something."""
+_LONG_S, _VERY_LONG_S = 30.0, 600.0
 _DRAIN_S = 60.0
 """Commands that wait until instances are drained and stopped are answered within this time."""
 _DISK_S = 30.0
@@ -419,7 +457,187 @@ USAGE_QUERY = Command(
     UsageReport,
     callers=_CALLERS,
     server=_MONITOR,
-    summary="Sum up usage by model.",
+    summary="Sum up usage and cost, by what is asked for.",
+    timeout_s=_LONG_S,
+)
+USAGE_RECORDS = Command(
+    "yard.command.usage.records",
+    RecordsQuery,
+    RecordsPage,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Single usage records with their costs, in pages.",
+    timeout_s=_LONG_S,
+)
+USAGE_REBUILD = Command(
+    "yard.command.usage.rebuild",
+    RebuildUsage,
+    UsageRebuilt,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Read the usage records of the event stream again and sum everything up anew.",
+    timeout_s=_VERY_LONG_S,
+    changes="",
+)
+USAGE_FORECAST = Command(
+    "yard.command.usage.forecast",
+    ForecastQuery,
+    Forecast,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="What a period will have seen at its end, by the days before it.",
+    timeout_s=_LONG_S,
+)
+USAGE_REMOVE = Command(
+    "yard.command.usage.remove",
+    RemoveUsage,
+    UsageRemoved,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take the usage of a model that left the registry away for good.",
+    timeout_s=_VERY_LONG_S,
+    changes="model",
+)
+PRICE_PUT = Command(
+    "yard.command.price.put",
+    PutPrice,
+    PriceStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Give a model a price from a moment on.",
+    timeout_s=_VERY_LONG_S,
+    changes="model",
+)
+PRICE_GET = Command(
+    "yard.command.price.get",
+    PriceRef,
+    StoredPrices,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every price of a model, and which is valid now.",
+)
+PRICE_LIST = Command(
+    "yard.command.price.list",
+    ListPrices,
+    PricesAnswer,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="The prices of all models.",
+)
+PRICE_DELETE = Command(
+    "yard.command.price.delete",
+    DeletePrice,
+    PriceStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take a price of a model away, or all of them.",
+    changes="model",
+)
+PRICE_REPRICE = Command(
+    "yard.command.price.reprice",
+    Reprice,
+    Repriced,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Count the costs of a period anew, with the prices there are now.",
+    timeout_s=_VERY_LONG_S,
+    changes="model",
+)
+BUDGET_PUT = Command(
+    "yard.command.budget.put",
+    PutBudget,
+    BudgetStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Say how much may be used in a day, a week or a month.",
+    changes="budget",
+)
+BUDGET_GET = Command(
+    "yard.command.budget.get",
+    BudgetRef,
+    StoredBudget,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="One budget, and how much of it is used.",
+)
+BUDGET_LIST = Command(
+    "yard.command.budget.list",
+    ListBudgets,
+    BudgetList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every budget, and how much of it is used.",
+)
+BUDGET_DELETE = Command(
+    "yard.command.budget.delete",
+    BudgetRef,
+    BudgetStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take a budget away.",
+    changes="budget",
+)
+REPORT_PUT = Command(
+    "yard.command.report.put",
+    PutReport,
+    ReportStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Keep a question about usage under a name.",
+    changes="report",
+)
+REPORT_GET = Command(
+    "yard.command.report.get",
+    ReportRef,
+    StoredReport,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="A kept question.",
+)
+REPORT_LIST = Command(
+    "yard.command.report.list",
+    ListReports,
+    ReportList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every kept question.",
+)
+REPORT_DELETE = Command(
+    "yard.command.report.delete",
+    ReportRef,
+    ReportStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Forget a question.",
+    changes="report",
+)
+REPORT_RUN = Command(
+    "yard.command.report.run",
+    ReportRef,
+    UsageReport,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Ask a kept question now.",
+    timeout_s=_LONG_S,
+)
+STORAGE_REPORT = Command(
+    "yard.command.storage.report",
+    AskStorage,
+    StorageReport,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="What is kept, in every stream, bucket and table.",
+    timeout_s=_LONG_S,
+)
+STORAGE_VACUUM = Command(
+    "yard.command.storage.vacuum",
+    Vacuum,
+    Vacuumed,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Apply what retention rules, and give free space back to the disk.",
+    timeout_s=_VERY_LONG_S,
+    changes="",
 )
 ALERT_LIST = Command(
     "yard.command.alert.list",
@@ -545,7 +763,7 @@ INSTANCE_CHANGED = Subject(
     "yard.event.instance.{instance}.{state}",
     Instance,
     publish=(_SUPERVISOR, _RUNNER),
-    subscribe=_WATCHERS,
+    subscribe=(*_WATCHERS, _MONITOR),
     summary="An instance reached a state.",
 )
 DOWNLOAD_CHANGED = Subject(
@@ -603,6 +821,13 @@ AUDITED = Subject(
     publish=_AUDITING,
     subscribe=_WATCHERS,
     summary="A command changed something, or was refused; `command` is its noun and verb.",
+)
+BUDGET_CROSSED = Subject(
+    "yard.event.budget.{budget}.{level}",
+    BudgetState,
+    publish=(_MONITOR,),
+    subscribe=_WATCHERS,
+    summary="So much of a budget is used that a warning is due, or all of it; `within`: a new period began.",
 )
 DOWNLOAD_PROGRESS = Subject(
     "yard.progress.download.{download}",

@@ -167,7 +167,10 @@ QUESTIONS = {
     *(subjects.MODEL_GET, subjects.MODEL_LIST, subjects.MODEL_HISTORY, subjects.MODEL_PLAN),
     *(subjects.LIBRARY_SHOW, subjects.LIBRARY_CACHED, subjects.LIBRARY_FIND, subjects.LIBRARY_SCAN),
     *(subjects.ALERT_LIST, subjects.ALERT_TEST, subjects.WEBHOOK_LIST, subjects.WEBHOOK_TEST),
-    *(subjects.GROUP_LIST, subjects.USAGE_QUERY, subjects.OPENAI),
+    *(subjects.PRICE_GET, subjects.PRICE_LIST, subjects.BUDGET_GET, subjects.BUDGET_LIST),
+    *(subjects.REPORT_GET, subjects.REPORT_LIST, subjects.REPORT_RUN, subjects.STORAGE_REPORT),
+    *(subjects.USAGE_QUERY, subjects.USAGE_RECORDS, subjects.USAGE_FORECAST),
+    *(subjects.GROUP_LIST, subjects.OPENAI),
 }
 
 
@@ -178,7 +181,7 @@ def test_whatever_a_person_may_change_is_audited(command: Command) -> None:  # t
         assert command.changes is None
         return
     assert (command.changes is None) == (command in QUESTIONS)
-    if command.changes is not None:
+    if command.changes:
         named = {*command.tokens, *(field.name for field in msgspec.structs.fields(command.payload))}
         assert command.changes in named
         assert command.server in subjects.AUDITED.publish

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from modelyard.tasks import Tasks
 from modelyard.up.child import Child
 from schemas import buckets, streams, subjects
 from schemas.alerts import Alert, AlertRule, AlertState, PutAlertRule, SilenceAlerts
+from schemas.budgets import PutBudget
 from schemas.devices import Device, DeviceKind
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
 from schemas.instances import InstanceState
@@ -197,6 +199,14 @@ async def test_rules_outlive_the_monitor_and_a_test_shows_what_they_find(yard: Y
         await eventually(found)
         (series,) = (await client.alerting.test_rule(rule=cold)).series
         assert (series.holds, series.labels) == (True, {"node": "testnode", "device": "cpu"})
+
+
+async def test_a_budget_is_seen_by_its_rules(yard: Yard, client: Client) -> None:
+    async with monitor(yard):
+        budget = PutBudget(budget="house", limit=Decimal(5))
+        await client.bus.call(subjects.BUDGET_PUT, budget)
+        (series,) = (await client.alerting.test_rule("budget-used")).series
+        assert (series.value, series.holds, series.labels["budget"]) == (0.0, False, "house")
 
 
 async def test_a_silence_needs_an_end_a_reason_and_something_to_silence(yard: Yard, client: Client) -> None:
