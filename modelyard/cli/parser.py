@@ -4,7 +4,9 @@ import argparse
 
 import modelyard
 from modelyard.cli import (
+    alerts,
     applying,
+    audit,
     budgets,
     chat,
     devices,
@@ -27,6 +29,7 @@ from modelyard.cli import (
     top,
     up,
     usage,
+    webhooks,
 )
 from modelyard.cli.verbs import Verbs
 
@@ -70,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
         logs,
         events,
         usage,
+        alerts,
+        webhooks,
+        audit,
         prices,
         budgets,
         reports,

@@ -77,6 +77,12 @@ export function createActions(app) {
       talk.ask(question);
     },
 
+    silence: ({ alert, rule, labels }) =>
+      once(`silence ${alert}`, () =>
+        command("alert", "silence", { rule, labels: JSON.parse(labels), for_s: 3600, reason: "Silenced on the page." }),
+      ),
+    unsilence: ({ silence }) => once(`unsilence ${silence}`, () => command("alert", "unsilence", { silence })),
+
     async copy({ text }) {
       if (await copyText(text)) toast("good", "Copied");
       else toast("bad", "The browser does not allow copying here. Select the text and copy it by hand.");

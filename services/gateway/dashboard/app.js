@@ -8,6 +8,7 @@ import { createStore } from "./store.js";
 import { Talk } from "./talk.js";
 import * as accounts from "./views/accounts.js";
 import { METRICS, SPAN_S } from "./trends.js";
+import * as alerts from "./views/alerts.js";
 import * as chat from "./views/chat.js";
 import * as connect from "./views/connect.js";
 import * as devices from "./views/devices.js";
@@ -20,7 +21,7 @@ import * as models from "./views/models.js";
 import * as toasts from "./views/toasts.js";
 import * as top from "./views/top.js";
 
-const PANELS = { top, connect, key, models, downloads, chat, devices, library, accounts, instances, logs, toasts };
+const PANELS = { top, alerts, connect, key, models, downloads, chat, devices, library, accounts, instances, logs, toasts };
 const FROM_GATEWAY = ["snapshot", "delta", "log"];
 const USAGE_EVERY_MS = 15_000;
 const WEEK_S = 6 * 86_400;
