@@ -9,7 +9,7 @@ import msgspec
 from schemas.alerts import Alert, AlertRule, Silence
 from schemas.batches import Batch, Lease, StoredFile
 from schemas.budgets import Budget, BudgetState
-from schemas.devices import Device
+from schemas.devices import Adapter, Device
 from schemas.downloads import Download
 from schemas.groups import Group
 from schemas.instances import Instance, Node
@@ -93,7 +93,8 @@ DEVICES = Bucket(
     readers=[*_WATCHERS, Role.SUPERVISOR, Role.RUNNER],
     expires=True,
 )
-DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+ADAPTERS = Bucket("adapters", Adapter, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.MONITOR])
 LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
 STORES = Bucket("stores", StoreSpace, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
 TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
@@ -103,7 +104,11 @@ BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 WAITS = Bucket(
-    "waits", WaitingModel, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.MONITOR], expires=True
+    "waits",
+    WaitingModel,
+    writers=[Role.SUPERVISOR],
+    readers=[*_WATCHERS, Role.MONITOR],
+    expires=True,
 )
 WISHES = Bucket("wishes", Wish, writers=[Role.SUPERVISOR], readers=_WATCHERS, passing=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
@@ -119,7 +124,7 @@ SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATC
 REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS, WISHES),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, ADAPTERS, MEMORY, WAITS, WISHES),
     *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
     *(ALERTS, ALERT_STATES, SILENCES, WEBHOOKS, WEBHOOK_STATES),
     *(PRICES, BUDGETS, SPENDING, REPORTS),

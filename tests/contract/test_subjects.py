@@ -98,7 +98,7 @@ def test_a_subject_says_what_it_is_for_and_who_speaks(subject: AnySubject) -> No
     assert subject.summary[0].isupper()
     assert subject.publish or subject is subjects.STORED, "only the broker itself says that"
     stream = streams.BY_KIND.get(subject.kind)
-    assert subject.subscribe or (stream is not None and (stream.workers or stream.fetchers))
+    assert subject.subscribe or (stream is not None and (stream.readers or stream.workers or stream.fetchers))
 
 
 @pytest.mark.parametrize("command", subjects.COMMANDS, ids=lambda command: command.template)
@@ -170,6 +170,7 @@ QUESTIONS = {
     *(subjects.PRICE_GET, subjects.PRICE_LIST, subjects.BUDGET_GET, subjects.BUDGET_LIST),
     *(subjects.REPORT_GET, subjects.REPORT_LIST, subjects.REPORT_RUN, subjects.STORAGE_REPORT),
     *(subjects.USAGE_QUERY, subjects.USAGE_RECORDS, subjects.USAGE_FORECAST),
+    *(subjects.METRICS_QUERY, subjects.METRICS_NOW, subjects.METRICS_EXPOSE),
     *(subjects.GROUP_LIST, subjects.OPENAI),
 }
 

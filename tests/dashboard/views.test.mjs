@@ -18,7 +18,10 @@ const evilState = {
   },
   waits: { m: { model: EVIL, reason: EVIL, since: 1 } },
   nodes: { n: { node: EVIL, version: EVIL, engines: [{ engine: EVIL, version: EVIL }, { engine: EVIL, problem: EVIL }], workers: [{ worker: EVIL, model: EVIL, memory_bytes: 1 }] } },
-  devices: { d: { node: EVIL, device: EVIL, kind: EVIL, name: EVIL, memory_total_bytes: 2, memory_used_bytes: 1, processes: [{ pid: 7 }] } },
+  devices: { d: { node: EVIL, device: EVIL, kind: EVIL, name: EVIL, memory_total_bytes: 2, memory_used_bytes: 1, processes: [{ pid: 7, instance: "b" }], simulated: true, throttled_by: [EVIL], temperature_c: 50 } },
+  adapters: { a: { node: EVIL, adapter: EVIL, problem: EVIL } },
+  activity: { b: { instance: "b", sampled_at: 9, completion_tokens_per_s: 3, prompt_tokens_per_s: 1, kv_used_ratio: 0.5 } },
+  trends: { b: { completion_tokens_per_s: [[8, 1], [9, 2]] } },
   downloads: { d: { download: EVIL, reference: EVIL, model: `${EVIL}3`, state: "failed", error: { message: EVIL }, changed_at: 1, created_at: 1, bytes_done: 0 } },
   alert_states: {
     a: { alert: EVIL, rule: EVIL, labels: { node: EVIL }, state: "firing", severity: EVIL, sentence: EVIL, since: 1 },

@@ -205,6 +205,11 @@ async def test_a_budget_is_seen_by_its_rules(yard: Yard, client: Client) -> None
     async with monitor(yard):
         budget = PutBudget(budget="house", limit=Decimal(5))
         await client.bus.call(subjects.BUDGET_PUT, budget)
+
+        async def seen() -> bool:
+            return bool((await client.alerting.test_rule("budget-used")).series)
+
+        await eventually(seen)
         (series,) = (await client.alerting.test_rule("budget-used")).series
         assert (series.value, series.holds, series.labels["budget"]) == (0.0, False, "house")
 

@@ -19,6 +19,19 @@ from schemas.metrics import Sample
 from schemas.placing import WaitingModel
 
 _RTT_TIMEOUT_S = 2
+NAMES = frozenset(
+    {
+        "yard_device_temperature_celsius",
+        "yard_device_memory_used_ratio",
+        "yard_node_up",
+        "yard_instance_restarts_total",
+        "yard_model_circuit_open",
+        "yard_queue_wait_seconds",
+        "yard_disk_used_ratio",
+        "yard_broker_rtt_seconds",
+    }
+)
+"""What is told here: by what the buckets say now, where a metric is of what was last heard."""
 
 
 class Gather:
