@@ -93,7 +93,13 @@ DEVICES = Bucket(
 )
 DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
 LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
-STORES = Bucket("stores", StoreSpace, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
+STORES = Bucket(
+    "stores",
+    StoreSpace,
+    writers=[Role.DOWNLOADER],
+    readers=[*_WATCHERS, Role.MONITOR],
+    expires=True,
+)
 TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
 JOBS = Bucket("jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)

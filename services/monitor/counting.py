@@ -62,7 +62,8 @@ class Counting:
             settings.currency,
         )
         usage.know_names(lambda name: _name_of(name, models))
-        disks = Disks(usage, settings.node, (settings.models,))
+        stores = await Mirror.start(bus, buckets.STORES, tasks)
+        disks = Disks(usage, settings.node, (settings.models,), stores)
         keep = Keep(
             records_days=settings.usage_keep_days,
             records_mib=settings.usage_keep_mib,

@@ -8,6 +8,8 @@ import msgspec
 import psutil
 
 from modelyard import logging
+from modelyard.state import Mirror
+from schemas.library import StoreSpace
 from schemas.metrics import Sample
 from schemas.storage import DiskFull
 from schemas.usage import Forecast, ForecastQuery, Step, Unit, UsageQuery, UsageRow
@@ -66,10 +68,13 @@ def amount(row: UsageRow, unit: Unit) -> float:
 class Disks:
     """Keeps how much is free where the yard's files are, by the hour."""
 
-    def __init__(self, usage: UsageKeeper, node: str, folders: tuple[Path, ...]) -> None:
+    def __init__(
+        self, usage: UsageKeeper, node: str, folders: tuple[Path, ...], stores: Mirror[StoreSpace]
+    ) -> None:
         self._usage = usage
         self._node = node
         self._folders = folders
+        self._stores = stores
 
     async def run(self) -> None:
         """Sample until cancelled."""
@@ -78,9 +83,16 @@ class Disks:
                 try:
                     usage = await asyncio.to_thread(psutil.disk_usage, str(folder))
                     await self.note(self._node, str(folder), time.time(), usage.free, usage.total)
+                    await self._note_others(time.time())
                 except Exception:
                     log.exception("disk_not_sampled", folder=str(folder))
             await asyncio.sleep(EVERY_S)
+
+    async def _note_others(self, now: float) -> None:
+        """What other machines say of the disks of their stores."""
+        for store in tuple(self._stores.values.values()):
+            if store.node != self._node and store.total_bytes:
+                await self.note(store.node, store.path, now, store.free_bytes, store.total_bytes)
 
     async def note(self, node: str, disk: str, at: float, free_bytes: int, total_bytes: int) -> None:
         """Keep one sample; the last of an hour stands for it."""
