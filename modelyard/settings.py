@@ -70,6 +70,8 @@ class Settings(Record):
     """YARD_USAGE_KEEP_MIB: how large the file of usage may grow before the oldest records go; 0: no limit."""
     trends_keep_days: float = 3650.0
     """YARD_TRENDS_KEEP_DAYS: how long sums of usage and samples of disks are kept; 0: for ever."""
+    simulated_devices: Path | None = None
+    """YARD_SIMULATED_DEVICES: a file of devices that are not there, for demonstrations and tests."""
     log_level: str = "info"
     """YARD_LOG_LEVEL: debug, info, warning or error."""
 
@@ -103,6 +105,10 @@ class Settings(Record):
     def engine_plugins(self) -> Path:
         return self.home / "plugins" / "engines"
 
+    @property
+    def device_plugins(self) -> Path:
+        return self.home / "plugins" / "devices"
+
     def as_environment(self) -> dict[str, str]:
         """These settings as the variables that a child process reads them from."""
         values = {
@@ -130,6 +136,7 @@ class Settings(Record):
             "YARD_USAGE_KEEP_DAYS": f"{self.usage_keep_days:g}",
             "YARD_USAGE_KEEP_MIB": f"{self.usage_keep_mib:g}",
             "YARD_TRENDS_KEEP_DAYS": f"{self.trends_keep_days:g}",
+            "YARD_SIMULATED_DEVICES": str(self.simulated_devices) if self.simulated_devices else None,
         }
         return {name: value for name, value in values.items() if value}
 
@@ -170,6 +177,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         usage_keep_days=_number(given, "YARD_USAGE_KEEP_DAYS", 400.0, "days"),
         usage_keep_mib=_number(given, "YARD_USAGE_KEEP_MIB", 4096.0, "MiB"),
         trends_keep_days=_number(given, "YARD_TRENDS_KEEP_DAYS", 3650.0, "days"),
+        simulated_devices=_simulated_devices(given.get("YARD_SIMULATED_DEVICES")),
         log_level=_log_level(given.get("YARD_LOG_LEVEL", "info")),
     )
 
@@ -283,6 +291,15 @@ def _executable(given: Mapping[str, str], name: str) -> Path | None:
     path = Path(value).expanduser().absolute()
     if not path.is_file() or not os.access(path, os.X_OK):
         raise SettingsError(f"{name}={value} is not a program that can be run.")
+    return path
+
+
+def _simulated_devices(value: str | None) -> Path | None:
+    if value is None:
+        return None
+    path = Path(value).expanduser().absolute()
+    if path.suffix.lower() not in (".yaml", ".yml", ".toml", ".json"):
+        raise SettingsError(f"YARD_SIMULATED_DEVICES={value} must end in .yaml, .toml or .json.")
     return path
 
 

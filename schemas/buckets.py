@@ -8,7 +8,7 @@ import msgspec
 
 from schemas.batches import Batch, Lease, StoredFile
 from schemas.budgets import Budget, BudgetState
-from schemas.devices import Device
+from schemas.devices import Adapter, Device
 from schemas.downloads import Download
 from schemas.groups import Group
 from schemas.instances import Instance, Node
@@ -83,7 +83,7 @@ INSTANCES = Bucket(
     readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
     expires=True,
 )
-NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.MONITOR], expires=True)
 DEVICES = Bucket(
     "devices",
     Device,
@@ -91,22 +91,23 @@ DEVICES = Bucket(
     readers=[*_WATCHERS, Role.SUPERVISOR, Role.RUNNER],
     expires=True,
 )
-DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+ADAPTERS = Bucket("adapters", Adapter, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.MONITOR])
 LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
-STORES = Bucket(
-    "stores",
-    StoreSpace,
-    writers=[Role.DOWNLOADER],
-    readers=[*_WATCHERS, Role.MONITOR],
-    expires=True,
-)
+STORES = Bucket("stores", StoreSpace, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
 TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
 JOBS = Bucket("jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
-WAITS = Bucket("waits", WaitingModel, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+WAITS = Bucket(
+    "waits",
+    WaitingModel,
+    writers=[Role.SUPERVISOR],
+    readers=[*_WATCHERS, Role.MONITOR],
+    expires=True,
+)
 WISHES = Bucket("wishes", Wish, writers=[Role.SUPERVISOR], readers=_WATCHERS, passing=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=_WATCHERS)
@@ -116,7 +117,7 @@ SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATC
 REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS, WISHES),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, ADAPTERS, MEMORY, WAITS, WISHES),
     *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
     *(PRICES, BUDGETS, SPENDING, REPORTS),
 )

@@ -28,6 +28,8 @@ class Kind(StrEnum):
     """Core NATS, lossy, at most every 500 ms a subject; an error or an end goes at once."""
     METRIC = "metric"
     """A sample, kept for a day in the METRICS stream."""
+    HISTORY = "history"
+    """Samples thinned to points of several seconds, kept for a day in the HISTORY stream."""
     LOG = "log"
     """Lines of a process in batches, kept in the LOGS stream."""
     INFER = "infer"

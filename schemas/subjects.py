@@ -35,6 +35,15 @@ from schemas.library import (
     TrashRef,
 )
 from schemas.logs import LogBatch
+from schemas.metrics import (
+    AskSamples,
+    Exposition,
+    HistoryChunk,
+    InstanceMetrics,
+    MetricsAnswer,
+    MetricsQuery,
+    Samples,
+)
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
 from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
 from schemas.prices import (
@@ -581,6 +590,30 @@ STORAGE_VACUUM = Command(
     summary="Apply what retention rules, and give free space back to the disk.",
     timeout_s=_VERY_LONG_S,
 )
+METRICS_QUERY = Command(
+    "yard.command.metrics.query",
+    MetricsQuery,
+    MetricsAnswer,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="The history of metrics, at most a day, thinned to min, avg and max a step.",
+)
+METRICS_NOW = Command(
+    "yard.command.metrics.now",
+    AskSamples,
+    Samples,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every metric as it is now.",
+)
+METRICS_EXPOSE = Command(
+    "yard.command.metrics.expose",
+    Exposition,
+    bytes,
+    callers=(_GATEWAY,),
+    server=_MONITOR,
+    summary="Every metric as Prometheus reads it, compressed by zlib.",
+)
 ANSWER_CHECK = Command(
     "yard.command.gateway.{gateway}.check",
     Check,
@@ -679,8 +712,22 @@ DEVICE_METRIC = Subject(
     "yard.metric.device.{node}.{device}",
     Device,
     publish=(_MONITOR,),
-    subscribe=_WATCHERS,
+    subscribe=(*_WATCHERS, _MONITOR),
     summary="One sample of one device, once a second.",
+)
+INSTANCE_METRIC = Subject(
+    "yard.metric.instance.{node}.{instance}",
+    InstanceMetrics,
+    publish=(_RUNNER,),
+    subscribe=(*_WATCHERS, _MONITOR),
+    summary="What one instance does, once a second.",
+)
+HISTORY = Subject(
+    "yard.history.{step}.{part}",
+    HistoryChunk,
+    publish=(_MONITOR,),
+    subscribe=(),
+    summary="Thinned metrics, every five minutes; `step` is the seconds of a point.",
 )
 INSTANCE_LOG = Subject(
     "yard.log.{node}.{instance}",

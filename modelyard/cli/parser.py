@@ -7,6 +7,7 @@ from modelyard.cli import (
     applying,
     budgets,
     chat,
+    devices,
     events,
     init,
     invite,
@@ -23,6 +24,7 @@ from modelyard.cli import (
     start,
     stop,
     storage,
+    top,
     up,
     usage,
 )
@@ -45,14 +47,14 @@ YARD_NATS_URL where its broker is.
 
 def parser() -> argparse.ArgumentParser:
     """A new parser with every verb."""
-    top = argparse.ArgumentParser(
+    yard = argparse.ArgumentParser(
         prog="yard",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
-    verbs = Verbs(top)
+    yard.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
+    verbs = Verbs(yard)
     for verb in (
         up,
         pull,
@@ -73,8 +75,10 @@ def parser() -> argparse.ArgumentParser:
         reports,
         storage,
         nodes,
+        devices,
+        top,
         invite,
         init,
     ):
         verb.register(verbs)
-    return top
+    return yard

@@ -17,12 +17,13 @@ from modelyard.client.starting import starting
 from modelyard.home import broker_url
 from modelyard.settings import Settings, load
 from schemas import buckets, subjects
-from schemas.devices import Device
+from schemas.devices import Adapter, Device
 from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
 from schemas.groups import Group, GroupRef, GroupStored, ListGroups
 from schemas.instances import Instance, Node
 from schemas.logs import LogLine
+from schemas.metrics import AskSamples, MetricsAnswer, MetricsQuery, Samples
 from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
 from schemas.placing import Cordon, PlanAnswer, PlanQuery, WaitingModel
 from schemas.roles import Role
@@ -87,6 +88,26 @@ class Client:
     async def devices(self) -> dict[str, Device]:
         """The newest sample of every device, by `node.device`."""
         return await read_bucket(self.bus, buckets.DEVICES)
+
+    async def adapters(self) -> dict[str, Adapter]:
+        """Where devices come from, and which of these sources do not work, by `node.adapter`."""
+        return await read_bucket(self.bus, buckets.ADAPTERS)
+
+    async def metrics(self, *names: str) -> Samples:
+        """Every metric as it is now (docs/metrics.md has their names), or those named."""
+        return await self.bus.call(subjects.METRICS_NOW, AskSamples(names=names))
+
+    async def history(
+        self,
+        *names: str,
+        labels: Mapping[str, str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        step_s: float | None = None,
+    ) -> MetricsAnswer:
+        """What metrics were, at most a day ago: min, avg and max a step. `since` defaults to an hour ago."""
+        query = MetricsQuery(names=names, labels=dict(labels or {}), since=since, until=until, step_s=step_s)
+        return await self.bus.call(subjects.METRICS_QUERY, query)
 
     async def downloads(self) -> dict[str, Download]:
         """Downloads, ended ones included, by id."""

@@ -28,6 +28,7 @@ from services.gateway.inference.bodies import MAX_BODY_BYTES
 from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
 from services.gateway.logs import Logs
+from services.gateway.metrics import Metrics
 from services.gateway.middleware import errors, guard
 from services.gateway.page import page_routes
 from services.gateway.queue import Queue
@@ -66,6 +67,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     app.router.add_routes(Queue(inference).routes())
     app.router.add_routes(Logs(bus).routes())
     app.router.add_routes(UsageExport(bus).routes())
+    app.router.add_routes(Metrics(bus, mirrors[buckets.DEVICES.name]).routes())
     app.router.add_routes(Admin(bus, settings, mirrors).routes())
     app.router.add_routes([web.get("/ws", feed.on_connect), *page_routes(DASHBOARD)])
     commands = await Commands.start(bus, tasks, "The HTTP edge: OpenAI API, admin API, dashboard.")

@@ -62,8 +62,7 @@ class Counting:
             settings.currency,
         )
         usage.know_names(lambda name: _name_of(name, models))
-        stores = await Mirror.start(bus, buckets.STORES, tasks)
-        disks = Disks(usage, settings.node, (settings.models,), stores)
+        disks = Disks(usage, devices, settings.node, tuple(settings.all_stores.values()))
         keep = Keep(
             records_days=settings.usage_keep_days,
             records_mib=settings.usage_keep_mib,

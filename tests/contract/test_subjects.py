@@ -97,7 +97,7 @@ def test_a_subject_says_what_it_is_for_and_who_speaks(subject: AnySubject) -> No
     assert subject.summary[0].isupper()
     assert subject.publish or subject is subjects.STORED, "only the broker itself says that"
     stream = streams.BY_KIND.get(subject.kind)
-    assert subject.subscribe or (stream is not None and (stream.workers or stream.fetchers))
+    assert subject.subscribe or (stream is not None and (stream.readers or stream.workers or stream.fetchers))
 
 
 @pytest.mark.parametrize("command", subjects.COMMANDS, ids=lambda command: command.template)

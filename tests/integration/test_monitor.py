@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from modelyard.bus import Bus
+from modelyard.plugins import Found
 from modelyard.replay import replay
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
@@ -26,8 +27,9 @@ from schemas.roles import Role
 from schemas.usage import UsageQuery, UsageReport
 from services.monitor.costs.book import PriceBook
 from services.monitor.counting import CONSUMER, USAGE_FILE
+from services.monitor.devices.adapter import DeviceAdapter
+from services.monitor.devices.watch import Watch
 from services.monitor.folding import Folder
-from services.monitor.sampling import DeviceOutlet, Sampler
 from services.monitor.service import main
 from services.monitor.thread import OwnThread
 from services.monitor.usage.keeper import UsageKeeper
@@ -125,27 +127,25 @@ async def test_a_device_that_nobody_samples_any_more_expires(yard: Yard) -> None
         assert (kept.headers or {})["Nats-TTL"] == "10s"
 
 
-class Scripted:
+class Scripted(DeviceAdapter):
     """An adapter that does as told."""
 
     def __init__(self, name: str, sample: Callable[[], list[Device]]) -> None:
         self.name = name
         self._sample = sample
 
-    def sample(self, now: float) -> list[Device]:
+    def sample(self) -> list[Device]:
         return self._sample()
 
 
 def device(name: str) -> Device:
     return Device(
-        node="testnode",
         device=name,
         kind=DeviceKind.GPU,
         name="card",
         memory_total_bytes=1,
         memory_used_bytes=0,
         memory_free_bytes=1,
-        sampled_at=1.0,
     )
 
 
@@ -162,15 +162,18 @@ async def test_an_adapter_that_hangs_or_fails_stops_no_other(yard: Yard) -> None
             raise failures.pop()
         return [device("recovered")]
 
-    outlet = DeviceOutlet(bus)
+    adapters = {one.name: one for one in (Scripted("hangs", hang), Scripted("fails", recover))}
     async with Tasks() as tasks:
+        instances = await Mirror.start(bus, buckets.INSTANCES, tasks)
         devices = await Mirror.start(operator, buckets.DEVICES, tasks)
-        for adapter in (Scripted("hangs", hang), Scripted("fails", recover)):
-            tasks.spawn(Sampler(adapter, outlet, period_s=0.05).run(), adapter.name)
+        watch = Watch(bus, yard.settings, instances, period_s=0.05)
+        tasks.spawn(watch.send(), "samples")
+        watch.look(Found(adapters, ()))
         async with asyncio.timeout(PATIENCE_S):
             await devices.until(lambda values: set(values) == {"testnode.recovered"})
             release.set()
             await devices.until(lambda values: set(values) == {"testnode.recovered", "testnode.slow"})
+        watch.stop()
 
 
 async def test_a_request_that_is_reported_twice_counts_once(yard: Yard) -> None:

@@ -7,6 +7,7 @@ import { atBottom, Painter } from "./paint.js";
 import { createStore } from "./store.js";
 import { Talk } from "./talk.js";
 import * as accounts from "./views/accounts.js";
+import { METRICS, SPAN_S } from "./trends.js";
 import * as chat from "./views/chat.js";
 import * as connect from "./views/connect.js";
 import * as devices from "./views/devices.js";
@@ -63,6 +64,13 @@ async function refreshUsage() {
   if (week) store.dispatch("week", week);
 }
 
+async function refreshPast() {
+  // The points of the next minutes come by themselves; these are the ones before.
+  const query = { names: METRICS, since: Date.now() / 1000 - SPAN_S, step_s: 10 };
+  const answer = await command("metrics", "query", query).catch(() => null);
+  if (answer) store.dispatch("past", answer);
+}
+
 const feed = new Feed({
   url: `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`,
   protocols: () => protocols(loadKey()),
@@ -71,7 +79,7 @@ const feed = new Feed({
     if (message.error) toast("bad", message.error.message);
     else if (FROM_GATEWAY.includes(message.type)) store.dispatch(message.type, message.data);
     // Not before the gateway has let us in.
-    if (message.type === "snapshot") refreshUsage();
+    if (message.type === "snapshot") refreshUsage().then(refreshPast);
   },
 });
 const talk = new Talk({ store, onUnauthorized: lock, onAnswered: refreshUsage });

@@ -9,7 +9,7 @@ import psutil
 
 from modelyard import logging
 from modelyard.state import Mirror
-from schemas.library import StoreSpace
+from schemas.devices import Device
 from schemas.metrics import Sample
 from schemas.storage import DiskFull
 from schemas.usage import Forecast, ForecastQuery, Step, Unit, UsageQuery, UsageRow
@@ -24,6 +24,8 @@ log = logging.get(__name__)
 
 EVERY_S = 600.0
 _HOUR_S = 3600
+HOME_DISK = "YARD_HOME"
+"""What the disk of another node's home is called."""
 LOOK_BACK_S = 14 * DAY_S
 """How far back a disk's samples say where it is going."""
 
@@ -69,12 +71,14 @@ class Disks:
     """Keeps how much is free where the yard's files are, by the hour."""
 
     def __init__(
-        self, usage: UsageKeeper, node: str, folders: tuple[Path, ...], stores: Mirror[StoreSpace]
+        self, usage: UsageKeeper, devices: Mirror[Device], node: str, folders: tuple[Path, ...]
     ) -> None:
+        self.samples: tuple[Sample, ...] = ()
+        """Of the last look; a disk that does not fill up has none."""
         self._usage = usage
+        self._devices = devices
         self._node = node
         self._folders = folders
-        self._stores = stores
 
     async def run(self) -> None:
         """Sample until cancelled."""
@@ -83,16 +87,26 @@ class Disks:
                 try:
                     usage = await asyncio.to_thread(psutil.disk_usage, str(folder))
                     await self.note(self._node, str(folder), time.time(), usage.free, usage.total)
-                    await self._note_others(time.time())
                 except Exception:
                     log.exception("disk_not_sampled", folder=str(folder))
+            try:
+                await self._look_elsewhere()
+                self.samples = tuple(_days(each) for each in await self.fullness() if each.days is not None)
+            except Exception:
+                # A full disk, say: the next look may do.
+                log.exception("disks_not_kept")
             await asyncio.sleep(EVERY_S)
 
-    async def _note_others(self, now: float) -> None:
-        """What other machines say of the disks of their stores."""
-        for store in tuple(self._stores.values.values()):
-            if store.node != self._node and store.total_bytes:
-                await self.note(store.node, store.path, now, store.free_bytes, store.total_bytes)
+    async def _look_elsewhere(self) -> None:
+        """Of other nodes, their monitors tell of the disk that YARD_HOME is on."""
+        for device in tuple(self._devices.values.values()):
+            host = device.host
+            if host is None or host.disk_free_bytes is None or host.disk_total_bytes is None:
+                continue
+            if device.node != self._node:
+                await self.note(
+                    device.node, HOME_DISK, time.time(), host.disk_free_bytes, host.disk_total_bytes
+                )
 
     async def note(self, node: str, disk: str, at: float, free_bytes: int, total_bytes: int) -> None:
         """Keep one sample; the last of an hour stands for it."""
@@ -102,17 +116,10 @@ class Disks:
         """When each disk will be full."""
         return await self._usage.read(_fullness, time.time() - LOOK_BACK_S)
 
-    async def samples(self) -> list[Sample]:
-        """The same as numbers for alert rules; a disk that does not fill up has none."""
-        return [
-            Sample(
-                name="yard_disk_days_until_full",
-                value=each.days,
-                labels={"node": each.node, "disk": each.disk},
-            )
-            for each in await self.fullness()
-            if each.days is not None
-        ]
+
+def _days(full: DiskFull) -> Sample:
+    labels = {"node": full.node, "disk": full.disk}
+    return Sample(name="yard_disk_days_until_full", value=full.days or 0.0, labels=labels)
 
 
 def _note(store: UsageStore, row: tuple[str, str, int, int, int]) -> None:
