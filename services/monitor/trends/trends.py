@@ -89,8 +89,12 @@ class Disks:
                     await self.note(self._node, str(folder), time.time(), usage.free, usage.total)
                 except Exception:
                     log.exception("disk_not_sampled", folder=str(folder))
-            await self._look_elsewhere()
-            self.samples = tuple(_days(each) for each in await self.fullness() if each.days is not None)
+            try:
+                await self._look_elsewhere()
+                self.samples = tuple(_days(each) for each in await self.fullness() if each.days is not None)
+            except Exception:
+                # A full disk, say: the next look may do.
+                log.exception("disks_not_kept")
             await asyncio.sleep(EVERY_S)
 
     async def _look_elsewhere(self) -> None:
