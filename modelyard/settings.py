@@ -6,11 +6,15 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 import platformdirs
 
+from modelyard.paths import has_inside
 from schemas.record import Record
+
+DEFAULT_STORE = "models"
 
 
 class SettingsError(Exception):
@@ -22,6 +26,8 @@ class Settings(Record):
 
     home: Path
     """YARD_HOME: models, broker data, credentials, logs."""
+    stores: dict[str, Path] = msgspec.field(default_factory=dict)
+    """YARD_STORES: folders of model files, like `ssd=/models,disk=/srv/models`; downloads go to the first."""
     host: str = "127.0.0.1"
     """YARD_HOST: where the gateway listens."""
     port: int = 8080
@@ -62,12 +68,34 @@ class Settings(Record):
     """YARD_DOWNLOAD_LIMIT: what this machine's downloads together take of the network a second: 20MiB."""
     disk_margin_bytes: int = 512 * 2**20
     """YARD_DISK_MARGIN: downloads leave so much of the disk free, such as 10GiB."""
+    time_zone: str = "UTC"
+    """YARD_TIME_ZONE: the IANA time zone whose days usage, spend and budgets are counted by."""
+    currency: str = "EUR"
+    """YARD_CURRENCY: what prices are in; a word beside numbers, nothing is converted."""
+    usage_keep_days: float = 400.0
+    """YARD_USAGE_KEEP_DAYS: how long single usage records are kept; 0: for ever."""
+    usage_keep_mib: float = 4096.0
+    """YARD_USAGE_KEEP_MIB: how large the file of usage may grow before the oldest records go; 0: no limit."""
+    trends_keep_days: float = 3650.0
+    """YARD_TRENDS_KEEP_DAYS: how long sums of usage and samples of disks are kept; 0: for ever."""
+    simulated_devices: Path | None = None
+    """YARD_SIMULATED_DEVICES: a file of devices that are not there, for demonstrations and tests."""
     log_level: str = "info"
     """YARD_LOG_LEVEL: debug, info, warning or error."""
 
     @property
+    def all_stores(self) -> dict[str, Path]:
+        """The stores by name; without a setting the one in the home."""
+        return self.stores or {DEFAULT_STORE: self.home / DEFAULT_STORE}
+
+    @property
     def models(self) -> Path:
-        return self.home / "models"
+        """The store that downloads go to."""
+        return next(iter(self.all_stores.values()))
+
+    def store_of(self, path: str) -> Path:
+        """The first store that has `path`, which is a model's; the first of all if none has it."""
+        return next((root for root in self.all_stores.values() if has_inside(root, path)), self.models)
 
     @property
     def logs(self) -> Path:
@@ -85,10 +113,15 @@ class Settings(Record):
     def engine_plugins(self) -> Path:
         return self.home / "plugins" / "engines"
 
+    @property
+    def device_plugins(self) -> Path:
+        return self.home / "plugins" / "devices"
+
     def as_environment(self) -> dict[str, str]:
         """These settings as the variables that a child process reads them from."""
         values = {
             "YARD_HOME": str(self.home),
+            "YARD_STORES": ",".join(f"{name}={path}" for name, path in self.stores.items()),
             "YARD_HOST": self.host,
             "YARD_PORT": str(self.port),
             "YARD_NATS_PORT": str(self.nats_port),
@@ -110,6 +143,12 @@ class Settings(Record):
             "YARD_VLLM": str(self.vllm) if self.vllm else None,
             "YARD_RPC_SERVER": str(self.rpc_server) if self.rpc_server else None,
             "YARD_RPC_HOST": self.rpc_host,
+            "YARD_TIME_ZONE": self.time_zone,
+            "YARD_CURRENCY": self.currency,
+            "YARD_USAGE_KEEP_DAYS": f"{self.usage_keep_days:g}",
+            "YARD_USAGE_KEEP_MIB": f"{self.usage_keep_mib:g}",
+            "YARD_TRENDS_KEEP_DAYS": f"{self.trends_keep_days:g}",
+            "YARD_SIMULATED_DEVICES": str(self.simulated_devices) if self.simulated_devices else None,
         }
         return {name: value for name, value in values.items() if value}
 
@@ -134,6 +173,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     given = {name: value.strip() for name, value in environ.items() if name in KNOWN and value.strip()}
     return Settings(
         home=_home(given.get("YARD_HOME")),
+        stores=_stores(given.get("YARD_STORES", "")),
         host=given.get("YARD_HOST", "127.0.0.1"),
         port=_port(given, "YARD_PORT", 8080),
         nats_url=_nats_url(given.get("YARD_NATS_URL")),
@@ -154,6 +194,12 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         download_segments=_count(given, "YARD_DOWNLOAD_SEGMENTS", 4),
         download_limit_bytes_s=_size(given, "YARD_DOWNLOAD_LIMIT", "") or None,
         disk_margin_bytes=_size(given, "YARD_DISK_MARGIN", "512MiB"),
+        time_zone=_time_zone(given.get("YARD_TIME_ZONE", "UTC")),
+        currency=_currency(given.get("YARD_CURRENCY", "EUR")),
+        usage_keep_days=_number(given, "YARD_USAGE_KEEP_DAYS", 400.0, "days"),
+        usage_keep_mib=_number(given, "YARD_USAGE_KEEP_MIB", 4096.0, "MiB"),
+        trends_keep_days=_number(given, "YARD_TRENDS_KEEP_DAYS", 3650.0, "days"),
+        simulated_devices=_simulated_devices(given.get("YARD_SIMULATED_DEVICES")),
         log_level=_log_level(given.get("YARD_LOG_LEVEL", "info")),
     )
 
@@ -163,6 +209,30 @@ def _home(value: str | None) -> Path:
     if path.exists() and not path.is_dir():
         raise SettingsError(f"YARD_HOME={path} is a file; it must be a folder.")
     return path.absolute()
+
+
+def _stores(value: str) -> dict[str, Path]:
+    stores: dict[str, Path] = {}
+    for part in filter(None, map(str.strip, value.split(","))):
+        match = re.fullmatch(r"([A-Za-z0-9_-]{1,64})=(.+)", part)
+        path = Path(match[2].strip()).expanduser() if match else Path()
+        if match is None or not path.is_absolute():
+            raise SettingsError(f"YARD_STORES={value}: {part!r} does not look like name=/folder.")
+        if path.exists() and not path.is_dir():
+            raise SettingsError(f"YARD_STORES={value}: {path} is no folder.")
+        if match[1] in stores:
+            raise SettingsError(f"YARD_STORES={value}: two stores have the name {match[1]}.")
+        stores[match[1]] = path
+    _check_apart(stores, value)
+    return stores
+
+
+def _check_apart(stores: Mapping[str, Path], value: str) -> None:
+    real = {name: path.resolve() for name, path in stores.items()}
+    for name, path in real.items():
+        within = next((one for one in real if one != name and path.is_relative_to(real[one])), None)
+        if within is not None:
+            raise SettingsError(f"YARD_STORES={value}: {name} lies in {within}; stores must lie apart.")
 
 
 def _port(given: Mapping[str, str], name: str, default: int) -> int:
@@ -202,14 +272,33 @@ def _count(given: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
+    return _number(given, name, default, "seconds")
+
+
+def _number(given: Mapping[str, str], name: str, default: float, unit: str) -> float:
     value = given.get(name, str(default))
     try:
-        seconds = float(value)
+        number = float(value)
     except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise SettingsError(f"{name}={value} is not a number of seconds, 0 or more.")
-    return seconds
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise SettingsError(f"{name}={value} is not a number of {unit}, 0 or more.")
+    return number
+
+
+def _time_zone(value: str) -> str:
+    try:
+        return ZoneInfo(value).key
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise SettingsError(
+            f"YARD_TIME_ZONE={value} is not a time zone; it looks like Europe/Berlin."
+        ) from None
+
+
+def _currency(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]{1,8}|[^\w\s,;\"']", value):
+        raise SettingsError(f"YARD_CURRENCY={value} is not a currency; it looks like EUR.")
+    return value
 
 
 def address(value: str, name: str) -> str:
@@ -240,6 +329,15 @@ def _executable(given: Mapping[str, str], name: str) -> Path | None:
     path = Path(value).expanduser().absolute()
     if not path.is_file() or not os.access(path, os.X_OK):
         raise SettingsError(f"{name}={value} is not a program that can be run.")
+    return path
+
+
+def _simulated_devices(value: str | None) -> Path | None:
+    if value is None:
+        return None
+    path = Path(value).expanduser().absolute()
+    if path.suffix.lower() not in (".yaml", ".yml", ".toml", ".json"):
+        raise SettingsError(f"YARD_SIMULATED_DEVICES={value} must end in .yaml, .toml or .json.")
     return path
 
 

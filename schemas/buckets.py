@@ -6,14 +6,20 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from schemas.alerts import Alert, AlertRule, Silence
 from schemas.batches import Batch, Lease, StoredFile
-from schemas.devices import Device
+from schemas.budgets import Budget, BudgetState
+from schemas.devices import Adapter, Device
 from schemas.downloads import Download
 from schemas.groups import Group
 from schemas.instances import Instance, Node
+from schemas.library import LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.models import ModelSpec
-from schemas.placing import MeasuredMemory, WaitingModel
+from schemas.placing import MeasuredMemory, WaitingModel, Wish
+from schemas.prices import PriceList
 from schemas.roles import Role
+from schemas.usage import Report
+from schemas.webhooks import Webhook, WebhookState
 
 V = TypeVar("V")
 
@@ -23,7 +29,8 @@ _WATCHERS = (Role.GATEWAY, Role.OPERATOR)
 class Bucket(Generic[V]):
     """One bucket. `expires`: values are put with a time to live, so the death of a writer shows.
 
-    `history`: how many of the last values of a key are kept, deletions included.
+    `history`: how many of the last values of a key are kept, deletions included. `passing`: it is gone with
+    the broker's process, and outlives every other.
     """
 
     def __init__(
@@ -35,6 +42,7 @@ class Bucket(Generic[V]):
         readers: Iterable[Role],
         expires: bool = False,
         history: int = 1,
+        passing: bool = False,
     ) -> None:
         self.name = name
         self.value = value
@@ -42,6 +50,7 @@ class Bucket(Generic[V]):
         self.readers = frozenset(readers) | self.writers
         self.expires = expires
         self.history = history
+        self.passing = passing
 
     @property
     def stream(self) -> str:
@@ -73,10 +82,10 @@ INSTANCES = Bucket(
     "instances",
     Instance,
     writers=[Role.RUNNER, Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.MONITOR],
+    readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
     expires=True,
 )
-NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.MONITOR], expires=True)
 DEVICES = Bucket(
     "devices",
     Device,
@@ -84,15 +93,39 @@ DEVICES = Bucket(
     readers=[*_WATCHERS, Role.SUPERVISOR, Role.RUNNER],
     expires=True,
 )
-DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+ADAPTERS = Bucket("adapters", Adapter, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.MONITOR])
+LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+STORES = Bucket("stores", StoreSpace, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
+TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+JOBS = Bucket("jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
-WAITS = Bucket("waits", WaitingModel, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+WAITS = Bucket(
+    "waits",
+    WaitingModel,
+    writers=[Role.SUPERVISOR],
+    readers=[*_WATCHERS, Role.MONITOR],
+    expires=True,
+)
+WISHES = Bucket("wishes", Wish, writers=[Role.SUPERVISOR], readers=_WATCHERS, passing=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
+ALERTS = Bucket("alerts", AlertRule, writers=[Role.MONITOR], readers=_WATCHERS)
+ALERT_STATES = Bucket("alert_states", Alert, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+SILENCES = Bucket("silences", Silence, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+WEBHOOKS = Bucket("webhooks", Webhook, writers=[Role.MONITOR], readers=_WATCHERS)
+WEBHOOK_STATES = Bucket("webhook_states", WebhookState, writers=[Role.MONITOR], readers=_WATCHERS)
+PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=_WATCHERS)
+BUDGETS = Bucket("budgets", Budget, writers=[Role.MONITOR], readers=_WATCHERS)
+SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATCHERS)
+"""Running totals, by budget."""
+REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS),
-    *(DOWNLOADS, FILES, BATCHES, LEASES),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, ADAPTERS, MEMORY, WAITS, WISHES),
+    *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
+    *(ALERTS, ALERT_STATES, SILENCES, WEBHOOKS, WEBHOOK_STATES),
+    *(PRICES, BUDGETS, SPENDING, REPORTS),
 )

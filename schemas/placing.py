@@ -10,6 +10,8 @@ class NodeDevice(Record):
     name: str
     memory_bytes: int
     """What all instances together may take there."""
+    simulated: bool = False
+    """It is not there: a file says it is. Models that are placed on it run elsewhere."""
 
 
 class Need(Record):
@@ -105,6 +107,16 @@ class MeasuredMemory(Record):
     uses: tuple[MeasuredUse, ...] = ()
     load_s: float | None = None
     """How long the last one took to load."""
+
+
+class Wish(Record):
+    """A person's word on a model, kept by the scheduler until it is fulfilled or overtaken."""
+
+    model: str
+    running: bool
+    """Start it; else: keep it down until somebody asks for it."""
+    at: float
+    """Unix seconds."""
 
 
 class WaitingModel(Record):

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from modelyard import logging
 from modelyard.bus import Bus
@@ -35,11 +36,15 @@ _S = DownloadState
 class Downloads:
     """The queue of this machine: its orders, and the work at those whose turn it is."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, settings: Settings, book: Book) -> None:
+    def __init__(
+        self, bus: Bus, tasks: Tasks, settings: Settings, book: Book, on_files: Callable[[], None]
+    ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._settings = settings
         self._book = book
+        self._on_files = on_files
+        """Called when files have come."""
         self._runs: dict[str, Run] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
         self._held: set[str] = set()
@@ -173,7 +178,7 @@ class Downloads:
         """Begin what may begin."""
         while download := self._next():
             key = download.download
-            run = Run(self._bus, self._settings, self._book, key, self._allow)
+            run = Run(self._bus, self._settings, self._book, key, self._allow, self._on_files)
             self._runs[key] = run
             self._work[key] = self._tasks.spawn(self._at_work(key, run), f"download {download.reference}")
         await self._share()

@@ -11,6 +11,7 @@ from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail, YardError
 from schemas.models import ModelSpec, Source
 from services.downloader.book import Book
+from services.downloader.library.downloaded import note_download
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.register import register
 from services.downloader.speed import Speed, eta_s
@@ -53,12 +54,21 @@ class TransferFailed(Exception):
 class Run:
     """The work at one download, from the queue to its end."""
 
-    def __init__(self, bus: Bus, settings: Settings, book: Book, key: str, allow: Allow) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        settings: Settings,
+        book: Book,
+        key: str,
+        allow: Allow,
+        on_files: Callable[[], None],
+    ) -> None:
         self._bus = bus
         self._settings = settings
         self._book = book
         self._key = key
         self._allow = allow
+        self._on_files = on_files
         self._worker: Worker | None = None
 
     async def to_the_end(self) -> None:
@@ -101,12 +111,14 @@ class Run:
         await self._book.step(self._key, state=_S.RESOLVING, **AT_REST)
         job = job_of(self._settings, reference, self._book[self._key])
         follower = _Follower(self._book, self._key)
+        resolved: Resolved | None = None
         async with running_worker(job, self._settings.logs / "downloads.log") as worker:
             self._worker = worker
             try:
                 async for message in worker.messages():
                     match message:
                         case Resolved():
+                            resolved = message
                             await self._book.step(self._key, **resolved_fields(message))
                             await worker.tell(self._allow(self._book[self._key]))
                         case Progress():
@@ -116,12 +128,19 @@ class Run:
                         case Verified():
                             log.info("file_verified", download=self._key, file=message.file)
                         case Finished():
+                            await self._note(reference, resolved)
                             return message
                         case Failed():
                             raise TransferFailed(message.code, message.message)
             finally:
                 self._worker = None
         raise WorkerDied
+
+    async def _note(self, reference: Reference, resolved: Resolved | None) -> None:
+        """What is known of the files lies beside them: their sha256, and where they came from."""
+        if resolved is not None:
+            await asyncio.to_thread(note_download, self._settings.models, reference.repo, resolved)
+            self._on_files()
 
 
 class _Follower:

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from modelyard import audit
 from modelyard.bus import Bus
 from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
@@ -65,7 +66,7 @@ class Ledger:
                 models[model_key(edit.name)] = edit.after
         for edit in checked:
             if edit.after is not None:
-                check_spec(edit.after, models, self._settings.models)
+                check_spec(edit.after, models, self._settings.store_of(edit.after.path))
         return checked
 
     async def _look_up(self, edit: Edit) -> Checked:
@@ -91,6 +92,7 @@ class Ledger:
             revision = await self._store.delete(key, last=edit.last, by=by)
         else:
             revision = await self._store.put(key, edit.after, last=edit.last, by=by)
+        audit.changed(f"model {edit.name}", edit.before, edit.after)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SEEN_S):
                 await self._models.until(lambda _: self._shows(key, edit.after, revision))

@@ -39,6 +39,14 @@ export function createActions(app) {
     for (const { reference, error } of refused) toast("bad", `${reference}: ${error.message}`);
   }
 
+  /** A command of the library; what it was opened for is closed when it worked. */
+  async function library(verb, body, done) {
+    const worked = await once(`library ${body.entry ?? body.item}`, () => command("library", verb, body));
+    if (!worked) return;
+    store.dispatch("open", { open: null });
+    if (done) toast("good", done);
+  }
+
   function chooseLog(instance) {
     store.dispatch("logs", { instance: instance || null });
     feed.send({ type: "logs", instance: instance || null });
@@ -49,6 +57,16 @@ export function createActions(app) {
     stop: ({ model }) => once(`stop ${model}`, () => command("model", "stop", { model })),
     download: ({ verb, download }) => once(`${verb} ${download}`, () => command("download", verb, { download })),
     pull: ({ reference, name }, form) => pull(reference.trim(), name.trim(), form),
+
+    sort: ({ value }) => store.dispatch("sort", { by: value }),
+    open: ({ entry, what, revision }) => store.dispatch("open", { open: { entry, what, revision } }),
+    close: () => store.dispatch("open", { open: null }),
+    describe: ({ entry, revision, description }) => library("describe", { entry, revision, description }),
+    verify: ({ entry }) => library("verify", { entry }, "Checking every byte"),
+    repair: ({ entry }) => library("repair", { entry }, "Fetching what is damaged again"),
+    delete: ({ entry, force }) => library("delete", { entry, force: force === "on" }, "In the trash for 24 hours"),
+    "cancel-job": ({ job }) => once(`cancel ${job}`, () => command("library", "cancel", { job })),
+    restore: ({ item }) => library("restore", { item }, "It is back"),
 
     logs({ instance, value }) {
       chooseLog(instance ?? value);
@@ -67,6 +85,12 @@ export function createActions(app) {
       form?.reset();
       talk.ask(question);
     },
+
+    silence: ({ alert, rule, labels }) =>
+      once(`silence ${alert}`, () =>
+        command("alert", "silence", { rule, labels: JSON.parse(labels), for_s: 3600, reason: "Silenced on the page." }),
+      ),
+    unsilence: ({ silence }) => once(`unsilence ${silence}`, () => command("alert", "unsilence", { silence })),
 
     async copy({ text }) {
       if (await copyText(text)) toast("good", "Copied");
