@@ -16,9 +16,10 @@ import msgspec
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.paths import check_folder, resolve_all
 from modelyard.processes import die_with_parent
-from services.downloader import hub
+from services.downloader import listing
 from services.downloader.disk import file_bytes, require_free
 from services.downloader.errors import DownloadError
+from services.downloader.listing import Listed
 from services.downloader.part_file import arrived_bytes
 from services.downloader.progress import ProgressMeter
 from services.downloader.selection import Reference, RemoteFile, Selection, make_reference, select_files
@@ -43,7 +44,7 @@ _T = TypeVar("_T")
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A job with every question answered: what to fetch from which commit, and where each file goes."""
 
-    repo: str
+    answer: Listed
     resolved: Resolved
     places: tuple[Path, ...]
     arrived_bytes: tuple[int, ...]
@@ -53,7 +54,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> int:
     """The whole life of the process."""
     die_with_parent(signal.SIGKILL)
-    hub.quiet_library()
     # Without a buffer: a thread that waits in one would not let the process end.
     lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - to the very end
     line = lines.readline()
@@ -74,23 +74,24 @@ def make_plan(job: Job) -> Plan:
     """Ask the hub and decide; nothing is written yet."""
     reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision))
     folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
-    listing = hub.list_repo(reference)
-    selection = _or_fail("no_such_model", lambda: select_files(reference, listing.files))
+    answer = listing.ask(reference)
+    listed = answer.listing
+    selection = _or_fail("no_such_model", lambda: select_files(reference, listed.files))
     files = _files_of(selection)
     places = _or_fail("unsafe_path", lambda: resolve_all(folder, [file.path for file in files]))
     arrived = tuple(map(_arrived_bytes, files, places))
     bytes_total = sum(file.size_bytes for file in files)
     return Plan(
-        repo=job.repo,
+        answer=answer,
         resolved=Resolved(
-            commit=listing.commit,
+            commit=listed.commit,
             quant=selection.quant,
             files=files,
             bytes_total=bytes_total,
             missing_bytes=bytes_total - sum(arrived),
             model_path=files[0].path,
             mmproj_path=selection.mmproj.path if selection.mmproj else None,
-            is_default_quant=_is_default(reference, selection, listing.files),
+            is_default_quant=_is_default(reference, selection, listed.files),
         ),
         places=tuple(places),
         arrived_bytes=arrived,
@@ -118,24 +119,23 @@ async def fetch(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], 
         throttle=throttle,
         on_trouble=lambda sentence: send(Trouble(message=sentence)),
     )
-    authorization = hub.authorization()
     async with open_session() as session:
         for file, place in zip(plan.resolved.files, plan.places, strict=True):
             meter.start_file(file.path)
-            source = hub_source(plan, file, authorization)
+            source = hub_source(plan, file)
             await fetch_file(session, source, place, on_bytes=meter.on_bytes, options=options)
             meter.finish_file(file.size_bytes)
             send(Verified(file=file.path))
 
 
-def hub_source(plan: Plan, file: RemoteFile, authorization: str | None) -> Source:
+def hub_source(plan: Plan, file: RemoteFile) -> Source:
     """The hub as the place where a file's bytes come from."""
     return Source(
-        url=hub.file_url(plan.repo, file.path, plan.resolved.commit),
+        url=plan.answer.urls[file.path],
         size_bytes=file.size_bytes,
         sha256=file.sha256,
         commit=plan.resolved.commit,
-        authorization=authorization,
+        authorization=plan.answer.authorization,
     )
 
 
