@@ -12,11 +12,11 @@ from modelyard.gguf.header import Header
 from modelyard.gguf.measured import Measured, correct
 from modelyard.gguf.spread import Part, Spread, spread
 from modelyard.paths import resolve_inside
+from modelyard.safetensors import weights
 from schemas.models import Mode, ModelSpec
 from schemas.placing import MeasuredMemory
 from schemas.profiles import CPU, Profile
 from services.supervisor.engines.base import EngineProblem
-from services.supervisor.engines.safetensors import weights
 
 log = logging.get(__name__)
 
