@@ -76,7 +76,7 @@ INSTANCES = Bucket(
     readers=[*_WATCHERS, Role.MONITOR],
     expires=True,
 )
-NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.DOWNLOADER], expires=True)
 DEVICES = Bucket(
     "devices",
     Device,

@@ -5,10 +5,12 @@ from schemas.devices import Device
 from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.frames import Check, Checked, Resend
 from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
+from schemas.hub import AskOffer, HubFound, Offer, SearchHub
 from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
 from schemas.logs import LogBatch
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
 from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
+from schemas.registering import Registered, RegisterFiles
 from schemas.registry import (
     ApplyModels,
     DeleteModel,
@@ -35,6 +37,8 @@ _WATCHERS = (_GATEWAY, _OPERATOR)
 _CALLERS = (_GATEWAY, _OPERATOR)
 _DRAIN_S = 60.0
 """Commands that wait until instances are drained and stopped are answered within this time."""
+_HUB_S = 60.0
+"""Commands that ask the hub first."""
 
 MODEL_PUT = Command(
     "yard.command.model.put",
@@ -48,7 +52,7 @@ MODEL_GET = Command(
     "yard.command.model.get",
     ModelRef,
     ModelRecord,
-    callers=_CALLERS,
+    callers=(*_CALLERS, _DOWNLOADER),
     server=_SUPERVISOR,
     summary="One model of the registry, by name or alias.",
 )
@@ -64,7 +68,7 @@ MODEL_PATCH = Command(
     "yard.command.model.patch",
     PatchModel,
     ModelStored,
-    callers=_CALLERS,
+    callers=(*_CALLERS, _DOWNLOADER),
     server=_SUPERVISOR,
     summary="Change some fields of a model.",
 )
@@ -223,6 +227,33 @@ DOWNLOAD_CANCEL = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="End a download; what is on disk stays for a later one.",
+)
+HUB_SEARCH = Command(
+    "yard.command.hub.search",
+    SearchHub,
+    HubFound,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Find models on the hub by name, most downloaded first or otherwise.",
+    timeout_s=_HUB_S,
+)
+HUB_OFFER = Command(
+    "yard.command.hub.offer",
+    AskOffer,
+    Offer,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="What a repository offers: quants, sizes, and what fits which node; nothing is fetched.",
+    timeout_s=_HUB_S,
+)
+FILES_REGISTER = Command(
+    "yard.command.files.register",
+    RegisterFiles,
+    Registered,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Make a model of files that are in the store; what nobody says is guessed from them.",
+    timeout_s=_DRAIN_S,
 )
 USAGE_QUERY = Command(
     "yard.command.usage.query",
