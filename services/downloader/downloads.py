@@ -16,9 +16,9 @@ from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download, DownloadRef, DownloadState, StartDownload
 from schemas.errors import BadRequest, BrokerUnavailable, ErrorDetail, NotFound, YardError
 from schemas.grammar import check_model_name, new_id
-from schemas.models import ModelSpec, Source
 from services.downloader.reference import Reference, parse_reference
-from services.downloader.register import register
+from services.downloader.registering.names import name_of_reference
+from services.downloader.registering.registrar import Registrar
 from services.downloader.speed import Speed, eta_s
 from services.downloader.worker_messages import Failed, Finished, Job, Progress, Resolved, Verified
 from services.downloader.worker_process import WorkerDied, run_worker
@@ -38,10 +38,13 @@ _S = DownloadState
 class Downloads:
     """The one writer of `downloads`."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, settings: Settings, known: Mirror[Download]) -> None:
+    def __init__(
+        self, bus: Bus, tasks: Tasks, settings: Settings, known: Mirror[Download], registrar: Registrar
+    ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._settings = settings
+        self._registrar = registrar
         self._store = Store(bus, buckets.DOWNLOADS)
         self._downloads: dict[str, Download] = dict(known.values)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -59,7 +62,7 @@ class Downloads:
         """Begin a download, or join the one that runs."""
         try:
             reference = parse_reference(order.reference)
-            model = check_model_name(order.name or str(reference))
+            model = check_model_name(order.name or name_of_reference(reference))
         except ValueError as error:
             raise BadRequest(str(error)) from error
         for download in self._downloads.values():
@@ -67,6 +70,7 @@ class Downloads:
                 download.state not in ENDED
                 and download.reference == str(reference)
                 and download.model == model
+                and download.choice == order.choice
             ):
                 return download
         now = time.time()
@@ -77,7 +81,11 @@ class Downloads:
             state=_S.QUEUED,
             created_at=now,
             changed_at=now,
+            choice=order.choice,
+            register=order.register,
+            wishes=order.wishes,
         )
+        self._registrar.check_name(download)
         await self._step(download)
         self._spawn(download)
         return download
@@ -103,8 +111,7 @@ class Downloads:
         async with self._repos[reference.repo], self._places:
             try:
                 finished = await self._transfer(key, reference)
-                spec = model_spec(self._downloads[key].model, reference, finished)
-                await register(self._bus, spec)
+                await self._registrar.fetched(self._downloads[key], finished)
             except YardError as error:
                 await self._step(self._downloads[key], state=_S.FAILED, error=error.body().error)
             except _TransferFailed as error:
@@ -131,6 +138,8 @@ class Downloads:
             repo=reference.repo,
             quant=reference.quant,
             revision=self._downloads[key].revision or reference.revision,
+            file=reference.file,
+            choice=self._downloads[key].choice,
             folder=str(self._settings.models / reference.repo),
             store_root=str(self._settings.models),
         )
@@ -246,14 +255,3 @@ def finished_fields(finished: Finished, download: Download) -> dict[str, object]
         "speed_bytes_s": None,
         "eta_s": None,
     }
-
-
-def model_spec(name: str, reference: Reference, finished: Finished) -> ModelSpec:
-    """The model that the fetched files are."""
-    repo = reference.repo
-    return ModelSpec(
-        name=name,
-        path=f"{repo}/{finished.model_path}",
-        mmproj=f"{repo}/{finished.mmproj_path}" if finished.mmproj_path else None,
-        source=Source(repo=repo, revision=finished.commit, quant=finished.quant),
-    )
