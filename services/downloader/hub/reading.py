@@ -62,7 +62,7 @@ class RemoteFiles:
         raise AssertionError("every try returns or raises")
 
     async def _get(self, file: RemoteFile, at: int, count: int) -> bytes:
-        url = access.file_url(self._repo, file.path, self._commit)
+        url = access.file_url(self._repo, file.path, self._commit, endpoint=access.hub_endpoint())
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={at}-{at + count - 1}"}
         async with asyncio.timeout(_TIMEOUT.total):
             async with get_bytes(self._session, url, headers, access.authorization()) as response:
