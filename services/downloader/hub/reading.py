@@ -16,8 +16,8 @@ from services.downloader.selection.files import RemoteFile
 MOST_HEADER_BYTES = 32 * 1024 * 1024
 """Twice what the largest real headers have."""
 _GROWTH = 2
-_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
-_TRIES = 3
+_PART_S = 10.0
+_TRIES = 2
 _PAUSE_S = 0.5
 
 
@@ -64,7 +64,7 @@ class RemoteFiles:
     async def _get(self, file: RemoteFile, at: int, count: int) -> bytes:
         url = access.file_url(self._repo, file.path, self._commit, endpoint=access.hub_endpoint())
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={at}-{at + count - 1}"}
-        async with asyncio.timeout(_TIMEOUT.total):
+        async with asyncio.timeout(_PART_S):
             async with get_bytes(self._session, url, headers, access.authorization()) as response:
                 check_status(response, url)
                 ranged = response.status == 206

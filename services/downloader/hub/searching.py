@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from schemas.formats import Format
 from schemas.hub import HubModel, HubSort, SearchHub
@@ -25,13 +25,15 @@ TASKS: Mapping[Mode, tuple[str, ...]] = {
 """The tasks that the hub lists models for each mode under."""
 _MODES = {task: mode for mode in reversed(Mode) for task in TASKS[mode]}
 _SORTS = {
-    HubSort.DOWNLOADS: "downloads",
-    HubSort.LIKES: "likes",
-    HubSort.TRENDING: "trending_score",
-    HubSort.UPDATED: "last_modified",
-    HubSort.CREATED: "created_at",
+    HubSort.DOWNLOADS: ("downloads", "downloads"),
+    HubSort.LIKES: ("likes", "likes"),
+    HubSort.TRENDING: ("trendingScore", "trending_score"),
+    HubSort.UPDATED: ("lastModified", "last_modified"),
+    HubSort.CREATED: ("createdAt", "created_at"),
 }
-_WANTED: Any = (
+"""What the hub calls it, and the field of its answer."""
+_REQUEST_TIMEOUT_S = 20.0
+_WANTED = (
     *("createdAt", "downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private"),
     *("safetensors", "tags", "trendingScore"),
 )
@@ -59,20 +61,34 @@ def mode_of(task: str | None) -> Mode | None:
 
 
 def _ask(asked: SearchHub, task: str | None, endpoint: str) -> list[tuple[float, HubModel]]:
-    from huggingface_hub import HfApi
+    """One request and no more: the library's own search would try for half a minute while somebody waits."""
+    from huggingface_hub.hf_api import ModelInfo
+    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
-    sort: Any = _SORTS[asked.sort]
-    found = HfApi(endpoint=endpoint).list_models(
-        search=asked.words.strip() or None,
-        author=asked.author,
-        filter=[str(asked.format)] if asked.format else None,
-        pipeline_tag=task,
-        num_parameters=_sizes(asked),
-        sort=sort,
-        limit=asked.limit,
-        expand=list(_WANTED),
+    response = get_session().get(
+        f"{endpoint.rstrip('/')}/api/models",
+        params=_parameters(asked, task),
+        headers=build_hf_headers(),
+        timeout=_REQUEST_TIMEOUT_S,
     )
+    hf_raise_for_status(response)
+    found = [ModelInfo(**item) for item in response.json()]  # type: ignore[no-untyped-call]
     return [(_rank(info, asked.sort), _model(info)) for info in found]
+
+
+def _parameters(asked: SearchHub, task: str | None) -> dict[str, str | int | list[str]]:
+    given = {
+        "search": asked.words.strip(),
+        "author": asked.author,
+        "filter": asked.format and str(asked.format),
+        "pipeline_tag": task,
+        "num_parameters": _sizes(asked),
+        "sort": _SORTS[asked.sort][0],
+        "limit": asked.limit,
+        "expand": list(_WANTED),
+    }
+    return {name: value for name, value in given.items() if value}
 
 
 def _sizes(asked: SearchHub) -> str | None:
@@ -81,7 +97,7 @@ def _sizes(asked: SearchHub) -> str | None:
 
 
 def _rank(info: "ModelInfo", sort: HubSort) -> float:
-    value = getattr(info, _SORTS[sort], None)
+    value = getattr(info, _SORTS[sort][1], None)
     return value.timestamp() if isinstance(value, datetime) else float(value or 0)
 
 

@@ -16,6 +16,8 @@ from services.downloader.selection.gguf import Group
 from services.downloader.transfer import open_session
 
 _KEPT = 64
+_PATIENCE_S = 20.0
+"""Somebody waits for the offer; sizes alone are worth something too."""
 
 
 class Read(Struct, frozen=True, kw_only=True):
@@ -37,13 +39,15 @@ class Headers:
         key = (repo, commit, file.path)
         if (known := self._kept.get(key)) is None:
             try:
-                async with open_session() as session:
+                async with asyncio.timeout(_PATIENCE_S), open_session() as session:
                     contents = await RemoteFiles(session, repo, commit).header(file)
                 known = await asyncio.to_thread(make_header, contents, n_shards=group.shards)
             except GgufError as error:
                 return Read(problem=f"{file.path} cannot be read: {error}")
             except DownloadError as error:
                 return Read(problem=error.sentence)
+            except TimeoutError:
+                return Read(problem=f"{file.path} could not be read within {_PATIENCE_S:g} s; try again.")
         self._kept[key] = known
         self._kept.move_to_end(key)
         while len(self._kept) > _KEPT:
