@@ -1,12 +1,13 @@
 """Which vision part goes along with a GGUF model."""
 
-import posixpath
+import re
 from collections.abc import Iterable, Sequence
 
 from schemas.hub import NO_MMPROJ
 from services.downloader.selection.files import RemoteFile, SelectionError
 from services.downloader.selection.quants import GgufName, normal_quant, read_name
 
+_SEPARATORS = re.compile(r"[-_.]")
 _ORDER = ("F16", "BF16", "Q8_0", "F32")
 """Taken in this order when nobody chooses: they are small, and a coarse eye sees badly."""
 
@@ -53,9 +54,11 @@ def _distance(part: GgufName, model_path: str) -> tuple[int, int]:
     """Beside the model is nearer than above it; a part that shares more of its name is its own."""
     folder, _, name = model_path.rpartition("/")
     part_folder, _, part_name = part.stem.rpartition("/")
-    words = set(_words(part_name)) & set(_words(name))
+    model = read_name(model_path)
+    words = _words(part_name, part.quant) & _words(name, model and model.quant)
     return (0 if part_folder == folder else 1 if folder.startswith(part_folder) else 2, -len(words))
 
 
-def _words(name: str) -> list[str]:
-    return posixpath.splitext(name)[0].lower().replace("_", "-").replace(".", "-").split("-")
+def _words(name: str, quant: str | None) -> set[str]:
+    """The words of a name without its quant, which tells nothing about whose part it is."""
+    return set(_SEPARATORS.split(name.lower())) - set(_SEPARATORS.split((quant or "").lower()))
