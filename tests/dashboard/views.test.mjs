@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { initialState } from "../../services/gateway/dashboard/store.js";
 
 const EVIL = `<img src=x onerror=alert(1)>"'`;
-const NAMES = ["chat", "connect", "devices", "downloads", "instances", "key", "logs", "models", "toasts", "top"];
+const NAMES = ["chat", "connect", "devices", "downloads", "hub", "instances", "key", "logs", "models", "toasts", "top"];
 const views = await Promise.all(NAMES.map((name) => import(`../../services/gateway/dashboard/views/${name}.js`)));
 
 const evilState = {
@@ -20,6 +20,10 @@ const evilState = {
   nodes: { n: { node: EVIL, version: EVIL, engines: [{ engine: EVIL, version: EVIL }, { engine: EVIL, problem: EVIL }] } },
   devices: { d: { node: EVIL, device: EVIL, kind: EVIL, name: EVIL, memory_total_bytes: 2, memory_used_bytes: 1, processes: [{ pid: 7 }] } },
   downloads: { d: { download: EVIL, reference: EVIL, model: `${EVIL}3`, state: "failed", error: { message: EVIL }, changed_at: 1, created_at: 1, bytes_done: 0 } },
+  hub: {
+    found: [{ repo: EVIL, task: EVIL, formats: [EVIL], models: [EVIL], gated: true }],
+    offer: { repo: EVIL, mode: EVIL, architecture: EVIL, license: EVIL, problem: EVIL, choices: [{ label: EVIL, reference: EVIL, models: [EVIL], fits: [{ sentence: EVIL }] }] },
+  },
   logs: { instance: EVIL, lines: [{ at: 1, text: EVIL, id: 0 }], next: 1, follow: true },
   chat: { model: null, busy: false, turns: [{ role: "user", text: EVIL }, { role: "assistant", text: EVIL, thinking: EVIL, note: EVIL, error: EVIL, stats: EVIL }] },
   toasts: [{ id: 1, tone: "bad", text: EVIL }],
@@ -78,4 +82,17 @@ test("a model that cannot be had yet says why", () => {
   const markup = String(view(state));
   assert.match(markup, /Asked for 10 s ago: its memory is held by &lt;b&gt;small/);
   assert.doesNotMatch(String(view({ ...state, waits: {} })), /Asked for/);
+});
+
+test("a search is shown with what is known, and an offer with what fits", () => {
+  const hub = views.find(({ view }) => String(view(initialState)).includes("Find a model"));
+  const found = [{ repo: "o/n", task: "text-generation", formats: ["gguf"], downloads: 12_345, n_params: 8e9, models: ["m"] }];
+  const listed = String(hub.view({ ...initialState, hub: { found, offer: null } }));
+  for (const word of ["o/n", "12k downloads", "8.0B weights", "Here as m."]) assert.ok(listed.includes(word), word);
+  const fits = [{ devices: ["GPU-1"], sentence: "fits on it" }, { devices: [], sentence: "does not fit" }];
+  const choices = [{ label: "Q4_K_M", reference: "o/n:Q4_K_M", size_bytes: 2 ** 30, is_default: true, fits }];
+  const shown = String(hub.view({ ...initialState, hub: { found, offer: { repo: "o/n", choices } } }));
+  assert.match(shown, /fit good">fits on it/);
+  assert.match(shown, /fit bad">does not fit/);
+  assert.match(shown, /data-action="hub-pull"\s+data-reference="o\/n:Q4_K_M"/);
 });

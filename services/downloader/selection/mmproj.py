@@ -55,7 +55,7 @@ def _distance(part: GgufName, model_path: str) -> tuple[int, int]:
     folder, _, name = model_path.rpartition("/")
     part_folder, _, part_name = part.stem.rpartition("/")
     model = read_name(model_path)
-    words = _words(part_name, part.quant) & _words(name, model and model.quant)
+    words = _words(part_name, part.quant) & _words(name, model.quant if model else None)
     return (0 if part_folder == folder else 1 if folder.startswith(part_folder) else 2, -len(words))
 
 

@@ -15,6 +15,7 @@ export const initialState = {
   devices: {},
   downloads: {},
   usage: {},
+  hub: { found: null, offer: null },
   logs: { instance: null, lines: [], next: 0, follow: true },
   chat: emptyChat,
   pending: {},
@@ -72,6 +73,14 @@ const handlers = {
 
   usage(state, { models }) {
     return { ...state, usage: Object.fromEntries(models.map((usage) => [usage.model, usage])) };
+  },
+
+  hubFound(state, { models }) {
+    return { ...state, hub: { found: models, offer: null } };
+  },
+
+  hubOffer(state, { offer }) {
+    return { ...state, hub: { ...state.hub, offer } };
   },
 
   pending(state, { name }) {
