@@ -55,7 +55,7 @@ function card(model, pending, now) {
 }
 
 function offerView(offer, pending) {
-  return html`<h3>${offer.repo}</h3>
+  return html`<div class="find-offer"><h3>${offer.repo}</h3>
     <p class="facts">${offer.mode && html`<span class="chip">${offer.mode}</span>`}
       ${offer.architecture && html`<span class="chip">${offer.architecture}</span>`}
       ${offer.license && html`<span class="chip">${offer.license}</span>`}
@@ -63,7 +63,7 @@ function offerView(offer, pending) {
       ${offer.mmprojs?.length > 0 && html`<span class="chip">sees images</span>`}
       ${offer.n_ctx_train && html`<span class="muted">trained for ${exact(offer.n_ctx_train)} tokens</span>`}</p>
     ${offer.problem && html`<p class="complaint">${offer.problem}</p>`}
-    <ul class="cards">${(offer.choices ?? []).map((choice) => choiceCard(choice, pending))}</ul>`;
+    <ul class="cards">${(offer.choices ?? []).map((choice) => choiceCard(choice, pending))}</ul></div>`;
 }
 
 function choiceCard(choice, pending) {
