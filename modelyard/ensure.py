@@ -110,5 +110,5 @@ def _bucket_config(bucket: buckets.Bucket[Any]) -> api.StreamConfig:
         deny_delete=True,
         allow_msg_ttl=True,
         subject_delete_marker_ttl=_MARKER_TTL_S if bucket.expires else None,
-        storage=api.StorageType.FILE,
+        storage=api.StorageType.MEMORY if bucket.passing else api.StorageType.FILE,
     )

@@ -64,7 +64,7 @@ class Commands:
         """As `add`, for a handler that wants to know the role that asks."""
 
         async def respond(request: Request) -> None:
-            reply = await handler(_decode(command, request), role_of_inbox(request._msg.reply))
+            reply = await handler(_decode(command, request), role_of_inbox(reply_to(request)))
             data = command.encode_reply(reply)
             self._bus.check(data)
             await request.respond(data)
@@ -99,6 +99,11 @@ async def _guarded(request: Request, handler: RawHandler) -> None:
 async def respond_error(request: Request, error: YardError) -> None:
     """The one shape of an error, beside the headers that NATS services use for it."""
     await request.respond_error(error.code, error.message.replace("\n", " "), data=error.encode())
+
+
+def reply_to(request: Request) -> str:
+    """The inbox of who asks."""
+    return request._msg.reply
 
 
 def _decode(command: Command[T, R], request: Request) -> T:

@@ -11,8 +11,9 @@ from schemas.devices import Device
 from schemas.downloads import Download
 from schemas.groups import Group
 from schemas.instances import Instance, Node
+from schemas.library import LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.models import ModelSpec
-from schemas.placing import MeasuredMemory, WaitingModel
+from schemas.placing import MeasuredMemory, WaitingModel, Wish
 from schemas.roles import Role
 
 V = TypeVar("V")
@@ -23,7 +24,8 @@ _WATCHERS = (Role.GATEWAY, Role.OPERATOR)
 class Bucket(Generic[V]):
     """One bucket. `expires`: values are put with a time to live, so the death of a writer shows.
 
-    `history`: how many of the last values of a key are kept, deletions included.
+    `history`: how many of the last values of a key are kept, deletions included. `passing`: it is gone with
+    the broker's process, and outlives every other.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Bucket(Generic[V]):
         readers: Iterable[Role],
         expires: bool = False,
         history: int = 1,
+        passing: bool = False,
     ) -> None:
         self.name = name
         self.value = value
@@ -42,6 +45,7 @@ class Bucket(Generic[V]):
         self.readers = frozenset(readers) | self.writers
         self.expires = expires
         self.history = history
+        self.passing = passing
 
     @property
     def stream(self) -> str:
@@ -73,7 +77,7 @@ INSTANCES = Bucket(
     "instances",
     Instance,
     writers=[Role.RUNNER, Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.MONITOR],
+    readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
     expires=True,
 )
 NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.DOWNLOADER], expires=True)
@@ -85,14 +89,19 @@ DEVICES = Bucket(
     expires=True,
 )
 DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+STORES = Bucket("stores", StoreSpace, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
+TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+JOBS = Bucket("jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 WAITS = Bucket("waits", WaitingModel, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+WISHES = Bucket("wishes", Wish, writers=[Role.SUPERVISOR], readers=_WATCHERS, passing=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS),
-    *(DOWNLOADS, FILES, BATCHES, LEASES),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS, WISHES),
+    *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
 )

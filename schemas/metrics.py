@@ -1,5 +1,7 @@
 """One number about the yard at one moment, under its Prometheus name."""
 
+import msgspec
+
 from schemas.record import Record
 
 
@@ -8,4 +10,4 @@ class Sample(Record):
 
     name: str
     value: float
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)

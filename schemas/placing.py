@@ -107,6 +107,16 @@ class MeasuredMemory(Record):
     """How long the last one took to load."""
 
 
+class Wish(Record):
+    """A person's word on a model, kept by the scheduler until it is fulfilled or overtaken."""
+
+    model: str
+    running: bool
+    """Start it; else: keep it down until somebody asks for it."""
+    at: float
+    """Unix seconds."""
+
+
 class WaitingModel(Record):
     """A model that is asked for and not served yet."""
 

@@ -24,7 +24,7 @@ class RegisterFiles(Record):
     """Make a model of files in a store."""
 
     path: str
-    """Relative to the store: a GGUF file, or a folder of safetensors; or a download's or an entry's id."""
+    """Relative to the store: a GGUF file, or a folder of safetensors; or an entry of the library."""
     name: str | None = None
     """Without it, after the files."""
     wishes: Wishes = Wishes()

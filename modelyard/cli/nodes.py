@@ -58,12 +58,12 @@ async def _elsewhere() -> "list[Seen]":
 
 
 def row_of(node: "Node", instances: "Iterable[Instance]") -> dict[str, Any]:
-    """A node with what its instances have reserved of each device."""
-    own = [one for one in instances if one.node == node.node and one.state not in ("stopped", "failed")]
+    """A node with what instances have reserved of each device: its own, and those that have workers there."""
+    living = [one for one in instances if one.state not in ("stopped", "failed")]
+    own = [one for one in living if one.node == node.node]
     reserved: dict[str, int] = {}
-    for one in own:
-        for held in one.reserved:
-            reserved[held.device] = reserved.get(held.device, 0) + held.predicted_bytes
+    for held in (held for one in living for held in one.reserved if (held.node or one.node) == node.node):
+        reserved[held.device] = reserved.get(held.device, 0) + held.predicted_bytes
     return {
         "node": node.node,
         "version": node.version,
@@ -82,7 +82,17 @@ def row_of(node: "Node", instances: "Iterable[Instance]") -> dict[str, Any]:
             {"instance": one.instance, "model": one.model, "state": one.state}
             for one in sorted(own, key=lambda one: (one.model, one.instance))
         ],
+        "workers": [
+            {"worker": one.worker, "model": one.model, "instance": one.instance, "device": one.device}
+            for one in sorted(node.workers, key=lambda one: (one.model, one.worker))
+        ],
     }
+
+
+def _held(row: dict[str, Any]) -> list[str]:
+    """Models that run there, and those of which it holds a part for another node or itself."""
+    whole = [each["model"] for each in row["instances"]]
+    return whole + [f"a part of {each['model']}" for each in row["workers"]]
 
 
 def _print(listed: list[dict[str, Any]]) -> None:
@@ -96,7 +106,7 @@ def _print(listed: list[dict[str, Any]]) -> None:
                 spell_size(device["reserved_bytes"]),
                 spell_size(device["memory_bytes"]),
                 ", ".join(row["engines"]),
-                ", ".join(each["model"] for each in row["instances"]) or "-",
+                ", ".join(_held(row)) or "-",
             )
             for row in listed
             for device in row["devices"]

@@ -21,7 +21,7 @@ What nobody says is guessed from the files: what the model is for, its engine, a
 def register(verbs: Verbs) -> None:
     parser = verbs.add("register", "Make a model of files that are in the store.", _register)
     parser.description = f"{parser.description}{_MORE}"
-    parser.add_argument("path", metavar="PATH", help="a GGUF file or a folder, relative to the store")
+    parser.add_argument("path", metavar="PATH", help="a GGUF file or a folder in the store, or an entry")
     parser.add_argument("--name", help="what to call it (default: after the files)")
     parser.add_argument("--dry-run", action="store_true", help="show the guess, and change nothing")
     add_wishes(parser)

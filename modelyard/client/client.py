@@ -9,6 +9,7 @@ from modelyard.bus import Bus
 from modelyard.client import kept
 from modelyard.client.chatting import chat
 from modelyard.client.hub import Hub
+from modelyard.client.library import Library
 from modelyard.client.pulling import pull
 from modelyard.client.reading import read_bucket
 from modelyard.client.registry import Registry
@@ -40,6 +41,8 @@ class Client:
         """Changes of models: put, patch, rename, delete, apply, history and undo."""
         self.hub = Hub(bus)
         """Search of the hub, offers of its repositories, and models of files that are here."""
+        self.library = Library(bus)
+        """What lies on disk: show, describe, verify, delete, restore, import."""
 
     @classmethod
     @asynccontextmanager

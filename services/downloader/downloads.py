@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import aclosing
 
 import msgspec
@@ -16,6 +17,7 @@ from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download, DownloadRef, DownloadState, StartDownload
 from schemas.errors import BadRequest, BrokerUnavailable, ErrorDetail, NotFound, YardError
 from schemas.grammar import check_model_name, new_id
+from services.downloader.library.downloaded import note_download
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.registering.names import name_of_reference
 from services.downloader.registering.registrar import Registrar
@@ -39,12 +41,20 @@ class Downloads:
     """The one writer of `downloads`."""
 
     def __init__(
-        self, bus: Bus, tasks: Tasks, settings: Settings, known: Mirror[Download], registrar: Registrar
+        self,
+        bus: Bus,
+        tasks: Tasks,
+        settings: Settings,
+        known: Mirror[Download],
+        registrar: Registrar,
+        on_files: Callable[[], None],
     ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._settings = settings
         self._registrar = registrar
+        self._on_files = on_files
+        """Called when files have come."""
         self._store = Store(bus, buckets.DOWNLOADS)
         self._downloads: dict[str, Download] = dict(known.values)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -144,20 +154,29 @@ class Downloads:
             store_root=str(self._settings.models),
         )
         follower = _Follower(self, key)
+        resolved: Resolved | None = None
         async with aclosing(run_worker(job, self._settings.logs / "downloads.log")) as messages:
             async for message in messages:
                 match message:
                     case Resolved():
+                        resolved = message
                         await self._step(self._downloads[key], **resolved_fields(message))
                     case Progress():
                         await follower.on_progress(message)
                     case Verified():
                         log.info("file_verified", download=key, file=message.file)
                     case Finished():
+                        await self._note(reference, resolved)
                         return message
                     case Failed():
                         raise _TransferFailed(message.code, message.message)
         raise WorkerDied
+
+    async def _note(self, reference: Reference, resolved: Resolved | None) -> None:
+        """What is known of the files lies beside them: their sha256, and where they came from."""
+        if resolved is not None:
+            await asyncio.to_thread(note_download, self._settings.models, reference.repo, resolved)
+            self._on_files()
 
     async def _step(self, download: Download, **changes: object) -> None:
         """A new state: kept, stored, told."""

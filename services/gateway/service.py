@@ -72,7 +72,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     tasks.before_cancel(runner.cleanup)
     tasks.before_cancel(feed.close)
     tasks.before_cancel(inference.close)
-    await OverNats(inference).open(commands)
+    await OverNats(bus, inference).open(commands)
 
 
 async def _listen(app: web.Application, settings: Settings) -> web.AppRunner:

@@ -31,6 +31,7 @@ from services.supervisor.agent.workers import Workers
 from services.supervisor.groups import Groups
 from services.supervisor.registry import Registry
 from services.supervisor.scheduling.lease import SchedulerLease
+from services.supervisor.scheduling.memory import Memory
 from services.supervisor.scheduling.scheduler import Scheduler
 from services.supervisor.scheduling.wishes import Wishes
 
@@ -47,7 +48,8 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
     await _serve_registry(bus, tasks, registry, Groups(bus, groups))
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
-    scheduler = Scheduler(bus, settings, models, instances, nodes, groups)
+    memory = await Memory.start(bus, tasks)
+    scheduler = Scheduler(bus, settings, models, instances, nodes, groups, memory)
     await scheduler.listen()
     lease = SchedulerLease(bus, settings.node)
     tasks.spawn(_lead(bus, lease, scheduler, Wishes(registry, scheduler, instances)), "lead")
@@ -76,7 +78,7 @@ async def _serve_node(
     await commands.add(subjects.NODE_CORDON, orders.cordon, node=node)
     Measuring(bus, tasks, settings, instances, measured).begin()
     tasks.spawn(presence.keep(), "presence")
-    tasks.spawn(keep_logs(settings, agent), "keep logs")
+    tasks.spawn(keep_logs(settings, agent, workers), "keep logs")
 
 
 async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:

@@ -11,11 +11,13 @@ import pytest
 from modelyard.processes import is_same, started_at, wait_gone
 from modelyard.tinymodels import DEMO_SENTENCE
 from schemas import subjects
+from schemas.errors import ServiceUnavailable
 from schemas.instances import InstanceState
 from schemas.models import ModelRef
 from schemas.requests import Outcome
 from tests.e2e.chatting import chat, streaming
 from tests.e2e.conftest import SLOW, put_slow
+from tests.e2e.living import lively, told
 from tests.e2e.yard_process import YardProcess, until_idle, watching
 
 
@@ -52,6 +54,33 @@ async def test_a_killed_supervisor_costs_no_stream_and_the_next_one_adopts_the_r
         assert before.pid_started_at is not None
         async with asyncio.timeout(15):
             await wait_gone(before.pid, before.pid_started_at)
+
+
+async def test_what_somebody_stopped_stays_down_when_the_supervisor_is_killed(yard: YardProcess) -> None:
+    async with told(yard.bus) as story:
+        await yard.put(lively("always", autostart=True))
+        await story.step("always", InstanceState.READY)
+        await yard.bus.call(subjects.MODEL_STOP, ModelRef(model="always"))
+        supervisor = yard.service("supervisor")
+        supervisor.kill()
+        await until_service_restarted(yard, "supervisor", supervisor.pid)
+        await yard.put(lively("later"))
+        await started(yard, "later")
+        await story.step("later", InstanceState.READY)
+        assert len(story.of("always", InstanceState.STARTING)) == 1
+        await started(yard, "always")
+        assert len(story.of("always", InstanceState.STARTING)) == 2
+
+
+async def started(yard: YardProcess, model: str) -> None:
+    """Ask the scheduler, who may not be back yet."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await yard.bus.call(subjects.MODEL_START, ModelRef(model=model))
+                return
+            except ServiceUnavailable:
+                await asyncio.sleep(0.05)
 
 
 async def test_a_killed_runner_takes_its_engine_with_it_and_its_stream_goes_on(

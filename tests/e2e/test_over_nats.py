@@ -1,6 +1,7 @@
 """Inference over NATS: the same JSON and the same answers as over HTTP."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ from schemas import subjects
 from schemas.endpoints import ENDPOINTS
 from schemas.requests import Outcome
 from tests.e2e.chatting import HELLO, post
-from tests.e2e.conftest import put_vectors
+from tests.e2e.conftest import SLOW, put_slow, put_vectors
 from tests.e2e.yard_process import YardProcess, running_yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -56,6 +57,20 @@ async def test_over_nats_it_is_the_same_json(yard: YardProcess, name: str) -> No
             assert over_nats[key] == over_http[key]
     else:
         assert over_nats == over_http
+
+
+async def test_who_is_gone_is_answered_no_more(yard: YardProcess, slow_gguf: Path) -> None:
+    await put_slow(yard, slow_gguf)
+    finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
+    inbox = yard.bus.nc.new_inbox()
+    replies = await yard.bus.nc.subscribe(inbox)
+    body = msgspec.json.encode({"model": SLOW, "messages": HELLO, "stream": True, "max_tokens": 5000})
+    await yard.bus.nc.publish(subjects.OPENAI(endpoint="chat"), body, reply=inbox)
+    await replies.next_msg(timeout=30)
+    await replies.unsubscribe()
+    record = subjects.REQUEST_FINISHED.decode((await finished.next_msg(timeout=10)).data)
+    assert (record.model, record.outcome) == (SLOW, Outcome.CANCELLED)
+    await finished.unsubscribe()
 
 
 async def test_every_request_is_metered(yard: YardProcess) -> None:

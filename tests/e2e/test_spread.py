@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from modelyard.cli.nodes import row_of
 from modelyard.processes import started_at, wait_gone
 from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas import subjects
@@ -43,7 +44,10 @@ async def test_a_model_on_two_nodes_answers_and_its_worker_goes_with_it(nodes: T
         assert len(nodes.rpc_servers()) == 1
         await nodes.nodes.until(lambda known: len(known[FAR].workers) == 1)
         assert nodes.nodes.values[FAR].workers[0].instance == instance.instance
-        assert nodes.nodes.values[FAR].workers[0].memory_bytes > 0
+        far = row_of(nodes.nodes.values[FAR], instances.mirror.values.values())
+        assert [(one["model"], one["device"]) for one in far["workers"]] == [("reciter", "cpu")]
+        reserved = {one["device"]: one["reserved_bytes"] for one in far["devices"]}
+        assert reserved["cpu"] == nodes.nodes.values[FAR].workers[0].memory_bytes > 0
         await nodes.yard.bus.call(subjects.MODEL_STOP, ModelRef(model="reciter"))
         await nodes.until_no_workers(10)
 

@@ -185,7 +185,10 @@ async def test_files_by_hand_are_registered_and_kept(yard: Yard, asking: Bus, se
     again = await run(yard, "register", "by-hand/vectors.gguf", "--name", "v", "--ctx", "256")
     assert "it keeps its own aliases" in again.out
     assert (await spec(asking, "v")).n_ctx == 256
-    scores = await register(asking, "by-hand/scores.gguf")
+    await asking.call(subjects.LIBRARY_SCAN, AskNode(node="testnode"), node="testnode")
+    entries = await read_bucket(asking, buckets.LIBRARY)
+    key = next(entry.key for entry in entries.values() if entry.path == "by-hand/scores.gguf")
+    scores = await register(asking, key)
     assert (scores.spec.name, scores.spec.mode) == ("scores", Mode.RERANK)
 
 

@@ -22,11 +22,13 @@ from schemas.instances import (
     StartInstance,
 )
 from schemas.models import ModelSpec
-from schemas.placing import AskOptions, Need, NodeDevice, Option, Options
+from schemas.placing import AskOptions, Need, NodeDevice, Option, Options, WaitingModel
 from schemas.roles import Role
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.reservations import Reservations
+from services.supervisor.scheduling.demand import Demands
 from services.supervisor.scheduling.lease import SchedulerLease
+from services.supervisor.scheduling.memory import Memory
 from services.supervisor.scheduling.scheduler import ORDER_S, Scheduler
 from tests.support import Yard
 
@@ -132,10 +134,32 @@ async def test_a_node_that_takes_no_order_is_left_out_until_it_shows_itself_agai
         instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
         nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
         groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
-        scheduler = Scheduler(bus, yard.settings, models, instances, nodes, groups)
-        scheduler.wish("m")
+        memory = await Memory.start(bus, tasks)
+        scheduler = Scheduler(bus, yard.settings, models, instances, nodes, groups, memory)
         tasks.spawn(scheduler.run(1), "scheduler")
+        await asyncio.sleep(0)
+        await scheduler.wish("m")
         async with asyncio.timeout(ORDER_S + 3):
             await instances.until(lambda values: any(one.node == "b" for one in values.values()))
         assert len(dead.starts) == 1
         assert alive.starts[0] - dead.starts[0] < ORDER_S + 1
+
+
+async def test_what_a_scheduler_was_told_the_next_one_knows(yard: Yard) -> None:
+    """A stop and a start that were taken hold, although who took them was killed in the next moment."""
+    bus = await yard.bus(Role.SUPERVISOR)
+    waiting = WaitingModel(model="up", reason="its memory is held", since=5.0)
+    await Store(bus, buckets.WAITS).put(model_key("up"), waiting, ttl_s=60)
+    async with Tasks() as tasks:
+        first, told = await Memory.start(bus, tasks), Demands()
+        told.hold("down", 10.0)
+        told.wish("up", 20.0)
+        told.wish("there", 20.0)
+        await first.keep(told)
+        told.fulfilled({"there"})
+        await first.keep(told)
+    async with Tasks() as tasks:
+        second, known = await Memory.start(await yard.bus(Role.SUPERVISOR), tasks), Demands()
+        second.recall(known)
+        assert (known.held, known.wanted) == ({"down"}, {"up"})
+        assert known.look({}, (), (), 30.0)["up"].since == 5.0

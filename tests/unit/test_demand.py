@@ -29,14 +29,14 @@ def test_a_wish_is_forgotten_when_it_is_fulfilled_or_too_old() -> None:
 
 def test_a_stopped_model_stays_down_until_it_is_gone_and_asked_for() -> None:
     demands = Demands()
-    demands.hold("a")
+    demands.hold("a", 0.0)
     demands.look({"a": 1}, NONE, {"a"}, 1.0)
     assert demands.held == {"a"}, "what it still answers asks for nothing"
     demands.look({}, NONE, NONE, 2.0)
     assert demands.held == {"a"}
     demands.look({"a": 1}, NONE, NONE, 3.0)
     assert demands.held == NONE
-    demands.hold("a")
+    demands.hold("a", 3.0)
     demands.wish("a", 4.0)
     assert demands.held == NONE
 

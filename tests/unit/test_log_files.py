@@ -51,8 +51,9 @@ def test_old_logs_go_by_age_and_size(parts: list[Part], gone: list[str]) -> None
     assert [str(path) for path in expendable(parts, {"live"}, NOW)] == gone
 
 
-def test_only_logs_of_instances_are_touched(tmp_path: Path) -> None:
-    for name in ("0123456789abcdef.log", "0123456789abcdef.log.1", "gateway.log", "runners.log", "x.txt"):
+def test_only_logs_of_instances_and_workers_are_touched(tmp_path: Path) -> None:
+    own = {"0123456789abcdef.log", "0123456789abcdef.log.1", "worker-0123456789abcdef.log"}
+    for name in (*own, "gateway.log", "runners.log", "x.txt"):
         (tmp_path / name).write_text("x")
-    assert {one.path.name for one in found(tmp_path)} == {"0123456789abcdef.log", "0123456789abcdef.log.1"}
-    assert {one.instance for one in found(tmp_path)} == {"0123456789abcdef"}
+    assert {one.path.name for one in found(tmp_path)} == own
+    assert {one.owner for one in found(tmp_path)} == {"0123456789abcdef"}

@@ -12,6 +12,7 @@ from schemas.errors import BadRequest, Conflict
 from schemas.grammar import model_key
 from schemas.hub import NO_MMPROJ
 from schemas.instances import Node
+from schemas.library import LibraryEntry
 from schemas.models import ModelSpec, Source
 from schemas.registering import Registered, RegisterFiles
 from services.downloader.reference import parse_reference
@@ -32,12 +33,14 @@ class Registrar:
         nodes: Mirror[Node],
         models: Mirror[ModelSpec],
         downloads: Mirror[Download],
+        entries: Mirror[LibraryEntry],
     ) -> None:
         self._bus = bus
         self._settings = settings
         self._nodes = nodes
         self._models = models
         self._downloads = downloads
+        self._entries = entries
 
     def check_name(self, download: Download) -> None:
         """Conflict where its name belongs to a model of another repository: better now than in an hour."""
@@ -74,15 +77,25 @@ class Registrar:
 
     async def on_register(self, asked: RegisterFiles) -> Registered:
         """Make a model of files in the store, or tell what it would be."""
-        path = asked.path.strip().rstrip("/")
-        source = source_of(path, self._downloads.values.values())
-        facts = await asyncio.to_thread(read_facts, self._settings.models, path, source=source)
+        path, source = self._find(asked.path.strip().rstrip("/"))
+        store = self._settings.store_of(path)
+        facts = await asyncio.to_thread(read_facts, store, path, source=source)
         proposal = guess(facts, _name(asked, facts), asked.wishes, self._nodes.values.values())
         kept = self._kept(proposal)
         if asked.dry_run:
             return Registered(spec=proposal.spec, reasons=proposal.reasons, kept=kept)
         stored = await register(self._bus, proposal.spec, proposal.said)
         return Registered(spec=proposal.spec, reasons=proposal.reasons, revision=stored.revision, kept=kept)
+
+    def _find(self, named: str) -> tuple[str, Source | None]:
+        """The path that somebody means, also by an entry of the library, and where its files came from."""
+        ours = [entry for entry in self._entries.values.values() if entry.node == self._settings.node]
+        for entry in ours:
+            if named in (entry.key, entry.entry, entry.path):
+                return entry.path, entry.source or source_of(entry.path, self._downloads.values.values())
+        alike = [entry for entry in ours if entry.name == named]
+        path = alike[0].path if len(alike) == 1 else named
+        return path, source_of(path, self._downloads.values.values())
 
     def _kept(self, proposal: Proposal) -> tuple[str, ...]:
         before = self._models.values.get(model_key(proposal.spec.name))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 import msgspec
 from aiohttp import web
@@ -49,8 +50,7 @@ class _Reply:
 
     async def _answer(self, answer: Answer) -> web.Response | None:
         """The response if it is not a stream; a stream is written as it comes."""
-        if self._ask.stream and self._ask.endpoint.style is not Style.PLAIN:
-            await self._say_that_it_waits(answer)
+        await self._say_that_it_waits(answer)
         head = await answer.head()
         if head.content_type != EVENTS:
             body = b"".join([piece async for piece in answer.body()])
@@ -65,14 +65,9 @@ class _Reply:
 
     async def _say_that_it_waits(self, answer: Answer) -> None:
         """Until the head is there."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SAY_EVERY_S):
-                    await answer.head()
-                    return
-            place = self._inference.place(answer) if answer.waits else None
+        async for place in waiting(self._inference, answer):
             response = await self._begin(place)
-            await response.write(_comment(place))
+            await response.write(comment(place))
 
     async def _begin(self, place: Place | None = None) -> web.StreamResponse:
         if self._begun is not None:
@@ -89,6 +84,19 @@ class _Reply:
         return response
 
 
+async def waiting(inference: Inference, answer: Answer) -> AsyncIterator[Place | None]:
+    """Where it stands, now and then until its head is there; None: it is taken, and has said nothing yet.
+
+    Only for a stream: anything else cannot be told before its end.
+    """
+    while answer.ask.stream and answer.ask.endpoint.style is not Style.PLAIN:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SAY_EVERY_S):
+                await answer.head()
+                return
+        yield inference.place(answer) if answer.waits else None
+
+
 def place_headers(place: Place | None) -> dict[str, str]:
     """Where a request stood when its answer began."""
     if place is None:
@@ -96,7 +104,8 @@ def place_headers(place: Place | None) -> dict[str, str]:
     return {"X-Queue-Position": str(place.position), "X-Queue-Expected-Wait-S": f"{place.expected_wait_s:g}"}
 
 
-def _comment(place: Place | None) -> bytes:
+def comment(place: Place | None) -> bytes:
+    """The same as a comment between server-sent events."""
     if place is None:
         return b": the model reads the prompt\n\n"
     why = f": {place.reason}" if place.reason else ""

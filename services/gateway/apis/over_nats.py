@@ -5,12 +5,15 @@ from http import HTTPStatus
 
 from nats.micro.request import Request
 
-from modelyard.micro import Commands
+from modelyard.bus import Bus
+from modelyard.micro import Commands, reply_to
 from schemas import subjects
 from schemas.endpoints import ENDPOINTS, Endpoint
 from schemas.errors import BadRequest, from_error_body
 from schemas.grammar import check_token, new_id
 from schemas.requests import REQUEST_HEADER
+from services.gateway.apis.answering import comment, waiting
+from services.gateway.apis.listeners import Listeners
 from services.gateway.inference.ask import Ask, read_asked
 from services.gateway.inference.inference import Inference
 
@@ -18,11 +21,13 @@ from services.gateway.inference.inference import Inference
 class OverNats:
     """Handlers of `yard.command.openai.…`."""
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, bus: Bus, inference: Inference) -> None:
         self._inference = inference
+        self._listeners = Listeners(bus)
 
     async def open(self, commands: Commands) -> None:
         """Serve every endpoint under its name."""
+        await self._listeners.open()
         for endpoint in ENDPOINTS:
             handler = partial(self._on_request, endpoint)
             await commands.add_raw(subjects.OPENAI, handler, endpoint=endpoint.name)
@@ -38,13 +43,15 @@ class OverNats:
             traceparent=headers.get("traceparent"),
             request=_chosen_id(headers.get(REQUEST_HEADER)),
         )
-        async with self._inference.ask(ask) as answer:
+        async with self._listeners.listening(reply_to(request)) as say, self._inference.ask(ask) as answer:
+            async for place in waiting(self._inference, answer):
+                await say(comment(place))
             head = await answer.head()
             if head.status != HTTPStatus.OK:
                 raise from_error_body(b"".join([piece async for piece in answer.body()]))
             async for piece in answer.body():
-                await request.respond(piece)
-        await request.respond(b"")
+                await say(piece)
+            await say(b"")
 
 
 def _chosen_id(chosen: str | None) -> str:

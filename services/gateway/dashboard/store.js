@@ -2,7 +2,7 @@
 
 import { chatHandlers, emptyChat } from "./chat.js";
 
-export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads"];
+export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads", "library", "stores", "trash", "jobs"];
 export const LOG_LINES = 600;
 
 export const initialState = {
@@ -14,6 +14,12 @@ export const initialState = {
   nodes: {},
   devices: {},
   downloads: {},
+  library: {},
+  stores: {},
+  trash: {},
+  jobs: {},
+  sort: "name",
+  open: null,
   usage: {},
   hub: { found: null, offer: null },
   logs: { instance: null, lines: [], next: 0, follow: true },
@@ -81,6 +87,15 @@ const handlers = {
 
   hubOffer(state, { offer }) {
     return { ...state, hub: { ...state.hub, offer } };
+  },
+
+  sort(state, { by }) {
+    return { ...state, sort: by };
+  },
+
+  /** What a person is about to change: `{entry, what, revision}`, with what `describe` or `delete`. */
+  open(state, { open }) {
+    return { ...state, open };
   },
 
   pending(state, { name }) {

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from modelyard import logging
 from modelyard.settings import Settings
 from services.supervisor.agent.agent import RUNNERS_LOG, NodeAgent
+from services.supervisor.agent.workers import Workers
 from services.supervisor.runner.log_file import MAX_BYTES
 
 log = logging.get(__name__)
@@ -18,14 +19,14 @@ KEPT_S = 7 * 24 * 3600.0
 """As long as the stream of lines on the wire."""
 TOTAL_BYTES = 1024**3
 EVERY_S = 600.0
-_NAME = re.compile(r"(?P<instance>[0-9a-f]{16})\.log(\.\d)?")
+_NAME = re.compile(r"(worker-)?(?P<owner>[0-9a-f]{16})\.log(\.\d)?")
 
 
 class Part(NamedTuple):
-    """One file of one instance's log."""
+    """One file of the log of an instance or a worker."""
 
     path: Path
-    instance: str
+    owner: str
     size_bytes: int
     changed_at: float
     """Unix seconds."""
@@ -34,31 +35,32 @@ class Part(NamedTuple):
 def expendable(parts: Iterable[Part], living: Collection[str], now: float) -> list[Path]:
     """What goes: files nobody wrote to for long, and of all together the oldest, until the rest fits.
 
-    What belongs to a living instance counts, but stays.
+    What belongs to one that lives counts, but stays.
     """
     kept, gone = 0, []
-    for part in sorted(parts, key=lambda part: (part.instance in living, part.changed_at), reverse=True):
+    for part in sorted(parts, key=lambda part: (part.owner in living, part.changed_at), reverse=True):
         kept += part.size_bytes
-        if part.instance not in living and (part.changed_at < now - KEPT_S or kept > TOTAL_BYTES):
+        if part.owner not in living and (part.changed_at < now - KEPT_S or kept > TOTAL_BYTES):
             gone.append(part.path)
     return gone
 
 
 def found(folder: Path) -> list[Part]:
-    """Every file of an instance's log; other logs are others' business."""
+    """Every log of an instance or a worker; other logs are others' business."""
     parts = []
     for path in folder.glob("*.log*"):
         if match := _NAME.fullmatch(path.name):
             stat = path.stat()
-            parts.append(Part(path, match["instance"], stat.st_size, stat.st_mtime))
+            parts.append(Part(path, match["owner"], stat.st_size, stat.st_mtime))
     return parts
 
 
-async def keep_logs(settings: Settings, agent: NodeAgent) -> None:
+async def keep_logs(settings: Settings, agent: NodeAgent, workers: Workers) -> None:
     """Tidy up now and then until cancelled."""
     while True:
         try:
-            await asyncio.to_thread(_tidy, settings.logs, agent.living())
+            living = {*agent.living(), *(worker.worker for worker in workers.now())}
+            await asyncio.to_thread(_tidy, settings.logs, living)
         except OSError as error:
             log.warning("logs_not_tidied", error=str(error))
         await asyncio.sleep(EVERY_S)

@@ -1,59 +1,64 @@
 """What is asked for: requests in the queue, and people's wishes, with the time since when nobody serves."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from schemas.placing import WaitingModel, Wish
 from services.supervisor.planning.world import Demand
 
 WISH_S = 120.0
-"""A wish that cannot be fulfilled is forgotten after so long."""
+"""A wish to start that cannot be fulfilled is forgotten after so long."""
 
 
 class Demands:
-    """Remembers since when each model waits."""
+    """Remembers since when each model waits, and what people said last of each."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
-        self._wishes: dict[str, float] = {}
-        self._held: set[str] = set()
+        self._wishes: dict[str, Wish] = {}
+
+    @property
+    def wishes(self) -> Mapping[str, Wish]:
+        """By model; neither fulfilled nor overtaken."""
+        return self._wishes
 
     @property
     def wanted(self) -> frozenset[str]:
         """Models that somebody asked to start."""
-        return frozenset(self._wishes)
+        return frozenset(model for model, wish in self._wishes.items() if wish.running)
 
     @property
     def held(self) -> frozenset[str]:
         """Models that somebody stopped, and nobody asked for since they were gone."""
-        return frozenset(self._held)
+        return frozenset(model for model, wish in self._wishes.items() if not wish.running)
+
+    def restore(self, wishes: Iterable[Wish], waits: Iterable[WaitingModel]) -> None:
+        """Go on from what another scheduler left."""
+        self._wishes = {wish.model: wish for wish in wishes}
+        self._since = {wait.model: wait.since for wait in waits}
 
     def wish(self, model: str, now: float) -> None:
         """Somebody wants it started."""
-        self._wishes[model] = now
-        self._held.discard(model)
+        self._wishes[model] = Wish(model=model, running=True, at=now)
 
-    def hold(self, model: str) -> None:
+    def hold(self, model: str, now: float) -> None:
         """Somebody stopped it."""
-        self._wishes.pop(model, None)
-        self._held.add(model)
-
-    def forget(self, model: str) -> None:
-        """It cannot be had."""
-        self._wishes.pop(model, None)
+        self._wishes[model] = Wish(model=model, running=False, at=now)
 
     def fulfilled(self, models: Collection[str]) -> None:
-        """These are there, or on their way."""
-        for model in models:
-            self._wishes.pop(model, None)
+        """These are there, or on their way, or cannot be had."""
+        for model in self.wanted & set(models):
+            del self._wishes[model]
 
     def look(
         self, waiting: Mapping[str, int], served: Collection[str], living: Collection[str], now: float
     ) -> dict[str, Demand]:
         """The demand of each model now; `served` have an instance that is ready, `living` one at all."""
-        for model, at in tuple(self._wishes.items()):
-            if now > at + WISH_S:
-                del self._wishes[model]
-        self._held -= {model for model, count in waiting.items() if count and model not in living}
-        asked = {model for model, count in waiting.items() if count} | self._wishes.keys()
+        asked = {model for model, count in waiting.items() if count}
+        for wish in tuple(self._wishes.values()):
+            late = wish.running and now > wish.at + WISH_S
+            if late or (not wish.running and wish.model in asked and wish.model not in living):
+                del self._wishes[wish.model]
+        asked |= self.wanted
         for model in self._since.keys() - asked | self._since.keys() & set(served):
             del self._since[model]
         for model in asked - set(served):

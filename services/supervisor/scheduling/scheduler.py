@@ -36,6 +36,7 @@ from services.supervisor.planning.plan import desired, plan
 from services.supervisor.planning.world import Rules, StartModel, StopModel, World
 from services.supervisor.scheduling.asking import Nodes
 from services.supervisor.scheduling.demand import Demands
+from services.supervisor.scheduling.memory import Memory
 from services.supervisor.scheduling.notices import Notices
 
 log = logging.get(__name__)
@@ -62,6 +63,7 @@ class Scheduler:
         instances: Mirror[Instance],
         nodes: Mirror[Node],
         groups: Mirror[Group],
+        memory: Memory,
     ) -> None:
         self.reasons: dict[str, str] = {}
         """For every model that waits: why."""
@@ -72,6 +74,7 @@ class Scheduler:
         self._models = models
         self._instances = instances
         self._groups = groups
+        self._memory = memory
         self._nodes = Nodes(bus, nodes, models)
         self._rules = Rules(max_wait_s=settings.swap_max_wait_s, min_dwell_s=settings.swap_min_dwell_s)
         self._epoch = 0
@@ -91,14 +94,16 @@ class Scheduler:
         if not any(one.model == model and one.state is ready for one in self._instances.values.values()):
             self._wake.set()
 
-    def wish(self, model: str) -> None:
-        """Somebody asked for `model` to be started."""
+    async def wish(self, model: str) -> None:
+        """Somebody asked for `model` to be started: from here on it will be, whoever decides."""
         self.demands.wish(model, time.time())
+        await self._memory.keep(self.demands)
         self._wake.set()
 
     async def stop(self, model: str) -> tuple[str, ...]:
         """Drain and stop every instance; their ids. It stays down until somebody asks for it."""
-        self.demands.hold(model)
+        self.demands.hold(model, time.time())
+        await self._memory.keep(self.demands)
         own = [one for one in self._instances.values.values() if one.model == model and one.state in LIVE]
         await asyncio.gather(*(self._ask_to_stop(one) for one in own))
         return tuple(one.instance for one in own)
@@ -118,6 +123,7 @@ class Scheduler:
     async def run(self, epoch: int) -> None:
         """Decide until cancelled."""
         self._epoch = epoch
+        self._memory.recall(self.demands)
         while True:
             self._wake.clear()
             try:
@@ -144,6 +150,7 @@ class Scheduler:
             await self._refuse(model, made.reasons[model])
         live = {one.model for one in self._instances.values.values() if one.state in LIVE}
         self.demands.fulfilled(live - made.reasons.keys())
+        await self._memory.keep(self.demands)
         return made.look_again_at
 
     async def world(self, *, also: str | None = None) -> World:
@@ -227,7 +234,7 @@ class Scheduler:
             retry_at=time.time() + REFUSED_S,
         )
         await self._store.put(record.instance, record, ttl_s=int(REFUSED_S))
-        self.demands.forget(model)
+        self.demands.fulfilled({model})
 
     async def _stop(self, stop: StopModel) -> None:
         log.info("instance_has_to_go", model=stop.model, instance=stop.instance, reason=stop.reason)

@@ -28,7 +28,7 @@ class Wishes:
         """Start a model; Conflict with what it waits for if that takes longer. It stays asked for."""
         model = self._registry.find(ref.model).name
         if not self._scheduler.serving(model):
-            self._scheduler.wish(model)
+            await self._scheduler.wish(model)
             try:
                 async with asyncio.timeout(_START_SHOWS_S):
                     await self._instances.until(lambda _: bool(self._scheduler.serving(model)))

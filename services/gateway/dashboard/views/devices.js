@@ -24,6 +24,7 @@ function nodeView({ name, node, devices }, state) {
   return html`<section class="node" data-key="${name}">
     <h3>${name} ${node?.version && html`<small class="muted">Modelyard ${node.version}</small>`}</h3>
     ${devices.map((device) => deviceView(device, state))}
+    ${node?.workers?.length > 0 && html`<p class="tenants muted">Holds ${node.workers.map(part).join(", ")}</p>`}
     ${node?.engines?.length > 0 && html`<ul class="engines" aria-label="Engines on ${name}">${node.engines.map(engine)}</ul>`}
   </section>`;
 }
@@ -57,6 +58,8 @@ function tenants(device, state) {
   });
   return found.length > 0 ? html`<p class="tenants muted">In use by ${found.join(", ")}</p>` : "";
 }
+
+const part = ({ model, memory_bytes }) => `a part of ${model} (${bytes(memory_bytes)})`;
 
 function engine({ engine: name, version, problem }) {
   if (problem) {
