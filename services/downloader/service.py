@@ -8,7 +8,6 @@ from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.downloads import Download
 from schemas.instances import Node
-from schemas.library import LibraryEntry
 from schemas.models import ModelSpec
 from services.downloader.demo import ensure_demo
 from services.downloader.downloads import Downloads
@@ -28,8 +27,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
         return
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
     models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
-    entries: Mirror[LibraryEntry] = await Mirror.start(bus, buckets.LIBRARY, tasks)
-    registrar = Registrar(bus, settings, nodes, models, known, entries)
+    registrar = Registrar(bus, settings, nodes, models, known, library)
     offers = Offers(settings, nodes, models)
     downloads = Downloads(bus, tasks, settings, known, registrar, library.wake)
     downloads.resume()

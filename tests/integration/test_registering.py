@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from modelyard.bus import Bus
+from modelyard.client.reading import read_bucket
 from modelyard.settings import Settings
 from modelyard.tinymodels import write_embedder, write_reciter, write_reranker
-from schemas import subjects
+from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download, DownloadState, StartDownload
 from schemas.errors import Conflict, ModelNotFound, UnreadableModel, YardError
 from schemas.hub import Choice
+from schemas.library import AskNode
 from schemas.models import Mode, ModelRef, ModelSpec
 from schemas.registering import Registered, RegisterFiles, Wishes
 from schemas.registry import PatchModel, PutModel, RenameModel
@@ -185,7 +187,7 @@ async def test_files_by_hand_are_registered_and_kept(yard: Yard, asking: Bus, se
     again = await run(yard, "register", "by-hand/vectors.gguf", "--name", "v", "--ctx", "256")
     assert "it keeps its own aliases" in again.out
     assert (await spec(asking, "v")).n_ctx == 256
-    await asking.call(subjects.LIBRARY_SCAN, AskNode(node="testnode"), node="testnode")
+    await asking.call(subjects.LIBRARY_SCAN, AskNode())
     entries = await read_bucket(asking, buckets.LIBRARY)
     key = next(entry.key for entry in entries.values() if entry.path == "by-hand/scores.gguf")
     scores = await register(asking, key)

@@ -12,9 +12,9 @@ from schemas.errors import BadRequest, Conflict
 from schemas.grammar import model_key
 from schemas.hub import NO_MMPROJ
 from schemas.instances import Node
-from schemas.library import LibraryEntry
 from schemas.models import ModelSpec, Source
 from schemas.registering import Registered, RegisterFiles
+from services.downloader.library.library import Library
 from services.downloader.reference import parse_reference
 from services.downloader.registering.facts import Facts, read_facts
 from services.downloader.registering.guess import Proposal, guess
@@ -33,14 +33,14 @@ class Registrar:
         nodes: Mirror[Node],
         models: Mirror[ModelSpec],
         downloads: Mirror[Download],
-        entries: Mirror[LibraryEntry],
+        library: Library,
     ) -> None:
         self._bus = bus
         self._settings = settings
         self._nodes = nodes
         self._models = models
         self._downloads = downloads
-        self._entries = entries
+        self._library = library
 
     def check_name(self, download: Download) -> None:
         """Conflict where its name belongs to a model of another repository: better now than in an hour."""
@@ -89,7 +89,7 @@ class Registrar:
 
     def _find(self, named: str) -> tuple[str, Source | None]:
         """The path that somebody means, also by an entry of the library, and where its files came from."""
-        ours = [entry for entry in self._entries.values.values() if entry.node == self._settings.node]
+        ours = [entry for _, survey in self._library.surveys() for entry in survey.entries.values()]
         for entry in ours:
             if named in (entry.key, entry.entry, entry.path):
                 return entry.path, entry.source or source_of(entry.path, self._downloads.values.values())
