@@ -95,7 +95,7 @@ class Downloads:
             register=order.register,
             wishes=order.wishes,
         )
-        self._registrar.check_name(download)
+        self._registrar.check_names(download)
         await self._step(download)
         self._spawn(download)
         return download

@@ -111,6 +111,9 @@ async def test_a_name_that_is_taken_is_refused_before_the_first_byte(asking: Bus
     await asking.call(subjects.MODEL_PUT, PutModel(name="mine", path="by/hand.gguf", aliases=("other",)))
     with pytest.raises(Conflict, match=r"by/hand\.gguf"):
         await pull(asking, f"{REPO}:Q8_0", name="mine")
+    for more in ({"name": "other"}, {"name": "free", "wishes": Wishes(aliases=("mine",))}):
+        with pytest.raises(Conflict, match="belongs to the model mine"):
+            await pull(asking, f"{REPO}:Q8_0", **more)
     assert hub.file(REPO, "chat-Q8_0.gguf").requests == 0
 
 

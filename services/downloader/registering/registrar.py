@@ -12,7 +12,7 @@ from schemas.errors import BadRequest, Conflict
 from schemas.grammar import model_key
 from schemas.hub import NO_MMPROJ
 from schemas.instances import Node
-from schemas.models import ModelSpec, Source
+from schemas.models import ModelSpec, Source, find_model
 from schemas.registering import Registered, RegisterFiles
 from services.downloader.library.library import Library
 from services.downloader.reference import parse_reference
@@ -42,20 +42,20 @@ class Registrar:
         self._downloads = downloads
         self._library = library
 
-    def check_name(self, download: Download) -> None:
-        """Conflict where its name belongs to a model of another repository: better now than in an hour."""
+    def check_names(self, download: Download) -> None:
+        """Conflict where a name belongs to a model of other files: better now than in an hour."""
         if not download.register:
             return
         repo = parse_reference(download.reference).repo
-        before = self._models.values.get(model_key(download.model))
         source = Source(repo=repo, revision="")
         found = ModelSpec(name=download.model, path=repo, source=source)
-        if before is None or is_same(before, found):
-            return
-        raise Conflict(
-            f"There is a model {download.model} already, made of {before.path}; give another name.",
-            param="name",
-        )
+        before = find_model(download.model, self._models.values)
+        if before is not None and (before.name != download.model or not is_same(before, found)):
+            raise _taken(download.model, before, "name")
+        for alias in download.wishes.aliases:
+            owner = find_model(alias, self._models.values)
+            if owner is not None and owner.name != download.model:
+                raise _taken(alias, owner, "wishes")
 
     async def fetched(self, download: Download, finished: Finished) -> None:
         """Make the model that a download was for; nothing where it brought none, or nobody wants one."""
@@ -111,6 +111,13 @@ def source_of(path: str, downloads: Iterable[Download]) -> Source | None:
         if path == repo or path.removeprefix(f"{repo}/") in download.files:
             return Source(repo=repo, revision=download.revision, quant=download.quant)
     return None
+
+
+def _taken(name: str, owner: ModelSpec, param: str) -> Conflict:
+    return Conflict(
+        f"The name {name} belongs to the model {owner.name} already, made of {owner.path}; give another.",
+        param=param,
+    )
 
 
 def _name(asked: RegisterFiles, facts: Facts) -> str:
