@@ -63,10 +63,10 @@ async def _pull(yard: "Client", arguments: argparse.Namespace) -> None:
 async def _tell_next(yard: "Client", last: "Download") -> None:
     models = (await yard.models()).values() if last.register else ()
     spec = next((each for each in models if each.name == last.model), None)
-    if spec is None:
+    if spec is None and last.files:
         say(f"The files of {last.reference} are in the store; no model was made of them.")
-    else:
-        say(f"{last.model} is in the yard. {_NEXT[spec.mode].format(last.model)}")
+        return
+    say(f"{last.model} is in the yard. {_NEXT[spec.mode if spec else 'chat'].format(last.model)}")
 
 
 def _check(last: "Download") -> None:
