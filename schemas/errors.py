@@ -185,6 +185,12 @@ class HubRateLimited(YardError):
     code, status, type = "hub_rate_limited", 429, "rate_limit_error"
 
 
+class BudgetExceeded(YardError):
+    """A budget is used up until its period ends."""
+
+    code, status, type = "budget_exceeded", 429, "insufficient_quota"
+
+
 class Cancelled(YardError):
     """Somebody cancelled the request."""
 

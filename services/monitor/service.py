@@ -4,14 +4,11 @@ from modelyard.bus import Bus
 from modelyard.micro import Commands
 from modelyard.settings import Settings
 from modelyard.tasks import Tasks
-from schemas import subjects
+from services.monitor.counting import Counting
 from services.monitor.devices.adapter import DeviceAdapter
 from services.monitor.devices.host import HostAdapter
 from services.monitor.devices.nvml import NvmlAdapter
 from services.monitor.sampling import DeviceOutlet, Sampler
-from services.monitor.usage import UsageKeeper
-
-USAGE_FILE = "usage.sqlite"
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
@@ -21,10 +18,9 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     for adapter in adapters:
         tasks.spawn(Sampler(adapter, outlet).run(), f"sample {adapter.name}")
     # One machine counts, or every one would know a part.
-    usage = None if settings.joined else await UsageKeeper.open(bus, settings.home / USAGE_FILE)
+    counting = None if settings.joined else await Counting.open(bus, settings, tasks)
     # Last: whoever waits for the monitor takes its announcement as "ready".
-    commands = await Commands.start(bus, tasks, "Devices, metrics and usage.")
-    if usage is not None:
-        tasks.spawn(usage.run(), "usage")
-        await commands.add(subjects.USAGE_QUERY, usage.report)
+    commands = await Commands.start(bus, tasks, "Devices, usage, costs, budgets and storage.")
+    if counting is not None:
+        await counting.serve(tasks, commands)
     await bus.nc.flush()

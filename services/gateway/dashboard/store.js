@@ -2,7 +2,7 @@
 
 import { chatHandlers, emptyChat } from "./chat.js";
 
-export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads", "library", "stores", "trash", "jobs"];
+export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads", "library", "stores", "trash", "jobs", "spending"];
 export const LOG_LINES = 600;
 
 export const initialState = {
@@ -20,8 +20,10 @@ export const initialState = {
   jobs: {},
   sort: "name",
   open: null,
+  spending: {},
   usage: {},
   hub: { found: null, offer: null },
+  week: null,
   logs: { instance: null, lines: [], next: 0, follow: true },
   chat: emptyChat,
   pending: {},
@@ -77,8 +79,12 @@ const handlers = {
     return follow === state.logs.follow ? state : { ...state, logs: { ...state.logs, follow } };
   },
 
-  usage(state, { models }) {
-    return { ...state, usage: Object.fromEntries(models.map((usage) => [usage.model, usage])) };
+  usage(state, { rows }) {
+    return { ...state, usage: Object.fromEntries(rows.map((usage) => [usage.model, usage])) };
+  },
+
+  week(state, week) {
+    return { ...state, week };
   },
 
   hubFound(state, { models }) {
