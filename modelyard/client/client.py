@@ -10,6 +10,7 @@ from modelyard.client import kept, log_search
 from modelyard.client.accounts import Accounts
 from modelyard.client.alerting import Alerting
 from modelyard.client.chatting import chat
+from modelyard.client.hub import Hub
 from modelyard.client.library import Library
 from modelyard.client.pulling import pull
 from modelyard.client.reading import read_bucket
@@ -44,6 +45,8 @@ class Client:
         """Changes of models: put, patch, rename, delete, apply, history and undo."""
         self.alerting = Alerting(bus)
         """Alert rules, silences, and the webhooks that are told."""
+        self.hub = Hub(bus)
+        """Search of the hub, offers of its repositories, and models of files that are here."""
         self.accounts = Accounts(bus)
         """Usage by any question, single records, prices, budgets, reports and storage."""
         self.library = Library(bus)
@@ -159,12 +162,15 @@ class Client:
             raise DeadlineExceeded(f"{model} was not ready after {timeout_s:g} s.") from None
         return ready
 
-    def pull(self, reference: str, name: str | None = None) -> AsyncGenerator[Download, None]:
+    def pull(self, wanted: str | StartDownload, name: str | None = None) -> AsyncGenerator[Download, None]:
         """Have a model fetched, or join who fetches it already; every update until one of `ENDED`.
+
+        `wanted` is a reference, or an order with all that can be said about it.
 
         Leaving early leaves the download running; `cancel_download` ends it.
         """
-        return pull(self.bus, StartDownload(reference=reference, name=name))
+        order = StartDownload(reference=wanted, name=name) if isinstance(wanted, str) else wanted
+        return pull(self.bus, order)
 
     async def cancel_download(self, download: str) -> Download:
         """End a download; what is on disk stays for a later one."""
