@@ -1,4 +1,4 @@
-"""How often what must hold every time is tried: a few times in every run, often enough by `make endurance`."""
+"""How often what must always hold is tried: a few times in every run, often by `make endurance`."""
 
 import os
 
