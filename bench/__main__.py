@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench import usage
 from bench.client import Samples, load
 from bench.library import library
 from bench.others import litellm, llama_router
@@ -27,6 +28,7 @@ async def main() -> None:
     console = Console()
     library(console)
     await watching(console)
+    usage.main(console)
     with tempfile.TemporaryDirectory() as folder:
         fast, paced = _launcher(Path(folder), 0), _launcher(Path(folder), PACE_TOKENS_S)
         async with measured_yard(16, YARD_LLAMA_SERVER=str(fast)) as yard:

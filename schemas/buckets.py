@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from schemas.batches import Batch, Lease, StoredFile
+from schemas.budgets import Budget, BudgetState
 from schemas.devices import Adapter, Device
 from schemas.downloads import Download
 from schemas.groups import Group
@@ -14,7 +15,9 @@ from schemas.instances import Instance, Node
 from schemas.library import LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory, WaitingModel, Wish
+from schemas.prices import PriceList
 from schemas.roles import Role
+from schemas.usage import Report
 
 V = TypeVar("V")
 
@@ -107,8 +110,14 @@ WAITS = Bucket(
 )
 WISHES = Bucket("wishes", Wish, writers=[Role.SUPERVISOR], readers=_WATCHERS, passing=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
+PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=_WATCHERS)
+BUDGETS = Bucket("budgets", Budget, writers=[Role.MONITOR], readers=_WATCHERS)
+SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATCHERS)
+"""Running totals, by budget."""
+REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
     *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, ADAPTERS, MEMORY, WAITS, WISHES),
     *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
+    *(PRICES, BUDGETS, SPENDING, REPORTS),
 )

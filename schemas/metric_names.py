@@ -191,6 +191,13 @@ METRICS: tuple[Metric, ...] = (
         download_total_bytes="Bytes of downloads under way.",
         download_bytes_per_second="Speed of downloads under way.",
     ),
+    *_gauges(
+        ("budget", "key", "model", "unit", "period"),
+        budget_used_ratio="How much of a budget is used in its present period, 0 to 1 and more.",
+        budget_used="What of it is used, in its unit.",
+        budget_limit="What it allows, in its unit.",
+    ),
+    *_gauges(("node", "disk"), disk_days_until_full="When a disk will be full if it goes on so, in days."),
     *_gauges((), broker_round_trip_seconds="How long the broker took to answer a ping."),
     *_counters((), broker_reconnects_total="How often the monitor lost its broker and found it again."),
     *_gauges(

@@ -1,6 +1,15 @@
 """Every subject of the wire. A subject written anywhere else is a mistake."""
 
 from schemas.batches import LineResult
+from schemas.budgets import (
+    BudgetList,
+    BudgetRef,
+    BudgetState,
+    BudgetStored,
+    ListBudgets,
+    PutBudget,
+    StoredBudget,
+)
 from schemas.devices import Device
 from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.frames import Check, Checked, Resend
@@ -37,6 +46,17 @@ from schemas.metrics import (
 )
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
 from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
+from schemas.prices import (
+    DeletePrice,
+    ListPrices,
+    PriceRef,
+    PricesAnswer,
+    PriceStored,
+    PutPrice,
+    Reprice,
+    Repriced,
+    StoredPrices,
+)
 from schemas.registry import (
     ApplyModels,
     DeleteModel,
@@ -52,15 +72,33 @@ from schemas.registry import (
     RenameModel,
     UndoModel,
 )
-from schemas.requests import RequestFinished, RequestQueued, RequestStarted, UsageQuery, UsageReport
+from schemas.requests import RequestFinished, RequestQueued, RequestStarted
 from schemas.roles import Role
+from schemas.storage import AskStorage, RemoveUsage, StorageReport, UsageRemoved, Vacuum, Vacuumed
 from schemas.subject import AnySubject, Command, Subject
+from schemas.usage import (
+    Forecast,
+    ForecastQuery,
+    ListReports,
+    PutReport,
+    RebuildUsage,
+    RecordsPage,
+    RecordsQuery,
+    ReportList,
+    ReportRef,
+    ReportStored,
+    StoredReport,
+    UsageQuery,
+    UsageRebuilt,
+    UsageReport,
+)
 from schemas.workers import StartWorker, WorkerStarted
 
 _GATEWAY, _DOWNLOADER, _SUPERVISOR = Role.GATEWAY, Role.DOWNLOADER, Role.SUPERVISOR
 _RUNNER, _MONITOR, _OPERATOR = Role.RUNNER, Role.MONITOR, Role.OPERATOR
 _WATCHERS = (_GATEWAY, _OPERATOR)
 _CALLERS = (_GATEWAY, _OPERATOR)
+_LONG_S, _VERY_LONG_S = 30.0, 600.0
 _DRAIN_S = 60.0
 """Commands that wait until instances are drained and stopped are answered within this time."""
 _DISK_S = 30.0
@@ -380,7 +418,177 @@ USAGE_QUERY = Command(
     UsageReport,
     callers=_CALLERS,
     server=_MONITOR,
-    summary="Sum up usage by model.",
+    summary="Sum up usage and cost, by what is asked for.",
+    timeout_s=_LONG_S,
+)
+USAGE_RECORDS = Command(
+    "yard.command.usage.records",
+    RecordsQuery,
+    RecordsPage,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Single usage records with their costs, in pages.",
+    timeout_s=_LONG_S,
+)
+USAGE_REBUILD = Command(
+    "yard.command.usage.rebuild",
+    RebuildUsage,
+    UsageRebuilt,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Read the usage records of the event stream again and sum everything up anew.",
+    timeout_s=_VERY_LONG_S,
+)
+USAGE_FORECAST = Command(
+    "yard.command.usage.forecast",
+    ForecastQuery,
+    Forecast,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="What a period will have seen at its end, by the days before it.",
+    timeout_s=_LONG_S,
+)
+USAGE_REMOVE = Command(
+    "yard.command.usage.remove",
+    RemoveUsage,
+    UsageRemoved,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take the usage of a model that left the registry away for good.",
+    timeout_s=_VERY_LONG_S,
+)
+PRICE_PUT = Command(
+    "yard.command.price.put",
+    PutPrice,
+    PriceStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Give a model a price from a moment on.",
+    timeout_s=_VERY_LONG_S,
+)
+PRICE_GET = Command(
+    "yard.command.price.get",
+    PriceRef,
+    StoredPrices,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every price of a model, and which is valid now.",
+)
+PRICE_LIST = Command(
+    "yard.command.price.list",
+    ListPrices,
+    PricesAnswer,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="The prices of all models.",
+)
+PRICE_DELETE = Command(
+    "yard.command.price.delete",
+    DeletePrice,
+    PriceStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take a price of a model away, or all of them.",
+)
+PRICE_REPRICE = Command(
+    "yard.command.price.reprice",
+    Reprice,
+    Repriced,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Count the costs of a period anew, with the prices there are now.",
+    timeout_s=_VERY_LONG_S,
+)
+BUDGET_PUT = Command(
+    "yard.command.budget.put",
+    PutBudget,
+    BudgetStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Say how much may be used in a day, a week or a month.",
+)
+BUDGET_GET = Command(
+    "yard.command.budget.get",
+    BudgetRef,
+    StoredBudget,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="One budget, and how much of it is used.",
+)
+BUDGET_LIST = Command(
+    "yard.command.budget.list",
+    ListBudgets,
+    BudgetList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every budget, and how much of it is used.",
+)
+BUDGET_DELETE = Command(
+    "yard.command.budget.delete",
+    BudgetRef,
+    BudgetStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take a budget away.",
+)
+REPORT_PUT = Command(
+    "yard.command.report.put",
+    PutReport,
+    ReportStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Keep a question about usage under a name.",
+)
+REPORT_GET = Command(
+    "yard.command.report.get",
+    ReportRef,
+    StoredReport,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="A kept question.",
+)
+REPORT_LIST = Command(
+    "yard.command.report.list",
+    ListReports,
+    ReportList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every kept question.",
+)
+REPORT_DELETE = Command(
+    "yard.command.report.delete",
+    ReportRef,
+    ReportStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Forget a question.",
+)
+REPORT_RUN = Command(
+    "yard.command.report.run",
+    ReportRef,
+    UsageReport,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Ask a kept question now.",
+    timeout_s=_LONG_S,
+)
+STORAGE_REPORT = Command(
+    "yard.command.storage.report",
+    AskStorage,
+    StorageReport,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="What is kept, in every stream, bucket and table.",
+    timeout_s=_LONG_S,
+)
+STORAGE_VACUUM = Command(
+    "yard.command.storage.vacuum",
+    Vacuum,
+    Vacuumed,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Apply what retention rules, and give free space back to the disk.",
+    timeout_s=_VERY_LONG_S,
 )
 METRICS_QUERY = Command(
     "yard.command.metrics.query",
@@ -434,7 +642,7 @@ INSTANCE_CHANGED = Subject(
     "yard.event.instance.{instance}.{state}",
     Instance,
     publish=(_SUPERVISOR, _RUNNER),
-    subscribe=_WATCHERS,
+    subscribe=(*_WATCHERS, _MONITOR),
     summary="An instance reached a state.",
 )
 DOWNLOAD_CHANGED = Subject(
@@ -479,6 +687,13 @@ REQUEST_FINISHED = Subject(
     subscribe=(*_WATCHERS, _MONITOR),
     summary="The request ended; this is its usage record.",
 )
+BUDGET_CROSSED = Subject(
+    "yard.event.budget.{budget}.{level}",
+    BudgetState,
+    publish=(_MONITOR,),
+    subscribe=_WATCHERS,
+    summary="So much of a budget is used that a warning is due, or all of it; `within`: a new period began.",
+)
 DOWNLOAD_PROGRESS = Subject(
     "yard.progress.download.{download}",
     Download,
@@ -497,7 +712,7 @@ DEVICE_METRIC = Subject(
     "yard.metric.device.{node}.{device}",
     Device,
     publish=(_MONITOR,),
-    subscribe=(*_WATCHERS, _MONITOR),
+    subscribe=_WATCHERS,
     summary="One sample of one device, once a second.",
 )
 INSTANCE_METRIC = Subject(

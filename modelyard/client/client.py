@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from modelyard.bus import Bus
 from modelyard.client import kept
+from modelyard.client.accounts import Accounts
 from modelyard.client.chatting import chat
 from modelyard.client.library import Library
 from modelyard.client.pulling import pull
@@ -25,8 +26,8 @@ from schemas.logs import LogLine
 from schemas.metrics import AskSamples, MetricsAnswer, MetricsQuery, Samples
 from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
 from schemas.placing import Cordon, PlanAnswer, PlanQuery, WaitingModel
-from schemas.requests import UsageQuery, UsageReport
 from schemas.roles import Role
+from schemas.usage import UsageQuery, UsageReport
 
 
 class Client:
@@ -39,6 +40,8 @@ class Client:
         self.bus = bus
         self.registry = Registry(bus)
         """Changes of models: put, patch, rename, delete, apply, history and undo."""
+        self.accounts = Accounts(bus)
+        """Usage by any question, single records, prices, budgets, reports and storage."""
         self.library = Library(bus)
         """What lies on disk: show, describe, verify, delete, restore, import."""
 
@@ -167,8 +170,7 @@ class Client:
         self, since: float | None = None, model: str | None = None, recent: int = 0
     ) -> UsageReport:
         """Sums by model since `since` (unix seconds; None: all), and the `recent` newest records."""
-        query = UsageQuery(since=since, model=model, recent=recent)
-        return await self.bus.call(subjects.USAGE_QUERY, query, timeout_s=30.0)
+        return await self.accounts.usage(UsageQuery(since=since, model=model, recent=recent))
 
     def events(self, since: float | None = None, *, follow: bool = True) -> AsyncGenerator[kept.Event, None]:
         """Everything that happened since `since` (unix seconds; None: all that is kept), oldest first.

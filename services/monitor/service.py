@@ -5,14 +5,13 @@ from modelyard.micro import Commands
 from modelyard.settings import Settings
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
-from schemas import buckets, subjects
+from schemas import buckets
+from schemas.devices import Device
 from schemas.instances import Instance
+from services.monitor.counting import Counting
 from services.monitor.devices.watch import Watch
 from services.monitor.metrics.keeper import Keeper
 from services.monitor.metrics.otlp import send_metrics
-from services.monitor.usage import UsageKeeper
-
-USAGE_FILE = "usage.sqlite"
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
@@ -24,15 +23,14 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
         await Commands.start(bus, tasks, "Devices.")
         await bus.nc.flush()
         return
-    usage = await UsageKeeper.open(bus, settings.home / USAGE_FILE)
-    metrics = Keeper(bus, instances)
+    devices: Mirror[Device] = await Mirror.start(bus, buckets.DEVICES, tasks)
+    counting = await Counting.open(bus, settings, tasks, instances, devices)
+    metrics = Keeper(bus, instances, devices)
+    metrics.add(counting.samples)
     await metrics.start(tasks)
     # Last: whoever waits for the monitor takes its announcement as "ready".
-    commands = await Commands.start(bus, tasks, "Devices, metrics and usage.")
-    tasks.spawn(usage.run(), "usage")
+    commands = await Commands.start(bus, tasks, "Devices, metrics, usage, costs, budgets and storage.")
+    await counting.serve(tasks, commands)
+    await metrics.serve(commands)
     tasks.spawn(send_metrics(lambda: metrics.samples), "otlp")
-    await commands.add(subjects.USAGE_QUERY, usage.report)
-    await commands.add(subjects.METRICS_QUERY, metrics.query)
-    await commands.add(subjects.METRICS_NOW, metrics.now)
-    await commands.add(subjects.METRICS_EXPOSE, metrics.expose)
     await bus.nc.flush()

@@ -206,7 +206,7 @@ async def test_a_download_can_be_cancelled_by_another(client: Client, standins: 
 
 async def test_usage_is_asked_for_as_given(client: Client, standins: Services) -> None:
     report = await client.usage(since=5.0, model="demo", recent=3)
-    assert report.models[0].requests == 12
+    assert report.rows[0].requests == 12
     query = standins.monitor.queries[0]
     assert (query.since, query.model, query.recent) == (5.0, "demo", 3)
 

@@ -4,6 +4,7 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from schemas.budgets import Action, BudgetLevel, BudgetState
 from schemas.devices import Device, DeviceKind, DeviceProcess, Host
 from schemas.downloads import Download, DownloadState
 from schemas.errors import EngineFailed
@@ -12,6 +13,8 @@ from schemas.metric_names import BY_SAMPLE_NAME, METRICS, MetricType
 from schemas.metrics import InstanceMetrics, Sample
 from schemas.placing import WaitingModel
 from schemas.requests import Lane, Outcome, RequestFinished
+from schemas.usage import Period, Unit
+from services.monitor.budgets.samples import budget_samples
 from services.monitor.metrics.broker import BrokerHealth, KeptInStream
 from services.monitor.metrics.counting import BUCKETS_S, MOST, OTHER, Histogram
 from services.monitor.metrics.exposition import render
@@ -61,6 +64,21 @@ GPU = Device(
         DeviceProcess(pid=3, memory_bytes=5),
     ),
     host=HOST,
+)
+
+
+BUDGET = BudgetState(
+    budget="team",
+    level=BudgetLevel.WITHIN,
+    starts_at=NOW,
+    ends_at=NOW + 1,
+    used="1",
+    limit="4",
+    ratio=0.25,
+    unit=Unit.MONEY,
+    period=Period.MONTH,
+    action=Action.WARN,
+    tz="UTC",
 )
 
 
@@ -155,6 +173,8 @@ def everything() -> World:
         lives=lives,
         broker=BrokerHealth(0.001, 2, {"INFER": KeptInStream(messages=1, stored_bytes=2, limit_bytes=3)}),
         more=(
+            *budget_samples([BUDGET]),
+            Sample(name="yard_disk_days_until_full", value=3.0, labels={"node": "n1", "disk": "/"}),
             Sample(name="yard_monitor_memory_bytes", value=1.0),
             Sample(name="yard_monitor_history_series", value=1.0),
             Sample(name="yard_monitor_cpu_seconds_total", value=1.0),

@@ -56,6 +56,7 @@ export function createActions(app) {
     verify: ({ entry }) => library("verify", { entry }, "Checking every byte"),
     repair: ({ entry }) => library("repair", { entry }, "Fetching what is damaged again"),
     delete: ({ entry, force }) => library("delete", { entry, force: force === "on" }, "In the trash for 24 hours"),
+    "cancel-job": ({ job }) => once(`cancel ${job}`, () => command("library", "cancel", { job })),
     restore: ({ item }) => library("restore", { item }, "It is back"),
 
     logs({ instance, value }) {

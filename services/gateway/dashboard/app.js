@@ -7,6 +7,7 @@ import { atBottom, Painter } from "./paint.js";
 import { createStore } from "./store.js";
 import { Talk } from "./talk.js";
 import { METRICS, SPAN_S } from "./trends.js";
+import * as accounts from "./views/accounts.js";
 import * as chat from "./views/chat.js";
 import * as connect from "./views/connect.js";
 import * as devices from "./views/devices.js";
@@ -19,9 +20,10 @@ import * as models from "./views/models.js";
 import * as toasts from "./views/toasts.js";
 import * as top from "./views/top.js";
 
-const PANELS = { top, connect, key, models, downloads, chat, devices, library, instances, logs, toasts };
+const PANELS = { top, connect, key, models, downloads, chat, devices, library, accounts, instances, logs, toasts };
 const FROM_GATEWAY = ["snapshot", "delta", "log"];
 const USAGE_EVERY_MS = 15_000;
+const WEEK_S = 6 * 86_400;
 const TOAST_MS = { good: 3_000, bad: 9_000 };
 
 const painter = new Painter(PANELS, () => ({ ...store.state, origin: location.origin }));
@@ -58,6 +60,8 @@ async function refreshUsage() {
   // Usage is an extra: a monitor that is away must not disturb anybody.
   const report = await command("usage", "query", {}).catch(() => null);
   if (report) store.dispatch("usage", report);
+  const week = await command("usage", "query", { step: "day", last_s: WEEK_S }).catch(() => null);
+  if (week) store.dispatch("week", week);
 }
 
 async function refreshPast() {

@@ -6,7 +6,7 @@ import { ACTIVITY_TRENDS, DEVICE_TRENDS, follow, withPast } from "./trends.js";
 /** What the gateway sends by key; `activity` is no bucket, but comes like one. */
 export const BUCKETS = [
   ...["models", "instances", "activity", "waits", "nodes", "devices", "adapters"],
-  ...["downloads", "library", "stores", "trash", "jobs"],
+  ...["downloads", "library", "stores", "trash", "jobs", "spending"],
 ];
 export const LOG_LINES = 600;
 
@@ -28,7 +28,9 @@ export const initialState = {
   jobs: {},
   sort: "name",
   open: null,
+  spending: {},
   usage: {},
+  week: null,
   logs: { instance: null, lines: [], next: 0, follow: true },
   chat: emptyChat,
   pending: {},
@@ -93,8 +95,12 @@ const handlers = {
     return follow === state.logs.follow ? state : { ...state, logs: { ...state.logs, follow } };
   },
 
-  usage(state, { models }) {
-    return { ...state, usage: Object.fromEntries(models.map((usage) => [usage.model, usage])) };
+  usage(state, { rows }) {
+    return { ...state, usage: Object.fromEntries(rows.map((usage) => [usage.model, usage])) };
+  },
+
+  week(state, week) {
+    return { ...state, week };
   },
 
   sort(state, { by }) {

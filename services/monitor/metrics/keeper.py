@@ -11,6 +11,7 @@ import psutil
 import modelyard
 from modelyard import logging
 from modelyard.bus import Bus
+from modelyard.micro import Commands
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
@@ -68,13 +69,13 @@ class _Heard(Generic[T]):
 class Keeper:
     """One for the whole yard: it hears the devices and the instances of every node."""
 
-    def __init__(self, bus: Bus, instances: Mirror[Instance]) -> None:
+    def __init__(self, bus: Bus, instances: Mirror[Instance], devices: Mirror[Device]) -> None:
         self.history = History()
         self.samples: tuple[Sample, ...] = ()
         """Of the last second."""
         self._bus = bus
         self._instances = instances
-        self._devices: _Heard[Device] = _Heard()
+        self._devices = devices
         self._activity: _Heard[InstanceMetrics] = _Heard()
         self._requests, self._lives = Requests(), Lives()
         self._ended = Ended(bus, self._requests.add)
@@ -91,9 +92,14 @@ class Keeper:
         for instance in self._instances.values.values():
             self._lives.know(instance)
         self._instances.listen(self._lives.follow)
-        await self._bus.subscribe(subjects.DEVICE_METRIC, self._on_device)
         await self._bus.subscribe(subjects.INSTANCE_METRIC, self._on_activity)
         tasks.spawn(self._run(tasks), "metrics")
+
+    async def serve(self, commands: Commands) -> None:
+        """Answer from now on."""
+        await commands.add(subjects.METRICS_QUERY, self.query)
+        await commands.add(subjects.METRICS_NOW, self.now)
+        await commands.add(subjects.METRICS_EXPOSE, self.expose)
 
     def add(self, more: More) -> None:
         """Ask `more` for samples too, once a second."""
@@ -108,7 +114,7 @@ class Keeper:
         return World(
             now=now,
             version=modelyard.__version__,
-            devices=self._devices.now(),
+            devices=self._devices.values,
             nodes=self._nodes.values,
             instances=self._instances.values,
             activity=self._activity.now(),
@@ -120,9 +126,6 @@ class Keeper:
             broker=self._probe.health,
             more=tuple(sample for more in self._more for sample in more(now)),
         )
-
-    async def _on_device(self, _tokens: dict[str, str], device: Device) -> None:
-        self._devices.note(f"{device.node}.{device.device}", device)
 
     async def _on_activity(self, _tokens: dict[str, str], activity: InstanceMetrics) -> None:
         self._activity.note(activity.instance, activity)

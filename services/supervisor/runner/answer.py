@@ -195,6 +195,7 @@ class Answer:
             queued_at=self.headers.queued_at,
             finished_at=time.time(),
             key=self.headers.key,
+            mode=self._desk.spec.mode,
             instance=self._instance.instance,
             node=self._instance.node,
             error=error,
