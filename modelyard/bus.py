@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
-from modelyard import credentials, logging
+from modelyard import credentials, flow_control, logging
 from modelyard.outbox import Message, Outbox
 from modelyard.settings import Settings
 from schemas.errors import (
@@ -32,6 +32,7 @@ from schemas.roles import Role, inbox_prefix
 from schemas.subject import Command, Subject
 
 log = logging.get(__name__)
+flow_control.install()
 T = TypeVar("T")
 R = TypeVar("R")
 
