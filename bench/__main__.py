@@ -27,8 +27,8 @@ async def main() -> None:
     """Print the tables."""
     console = Console()
     library(console)
-    await watching(console)
     usage.main(console)
+    await watching(console)
     with tempfile.TemporaryDirectory() as folder:
         fast, paced = _launcher(Path(folder), 0), _launcher(Path(folder), PACE_TOKENS_S)
         async with measured_yard(16, YARD_LLAMA_SERVER=str(fast)) as yard:

@@ -15,9 +15,10 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
-from modelyard import credentials, flow_control, logging
+from modelyard import actor, credentials, flow_control, logging
 from modelyard.outbox import Message, Outbox
 from modelyard.settings import Settings
+from schemas.audit import Actor
 from schemas.errors import (
     BodyTooLarge,
     BrokerUnavailable,
@@ -54,6 +55,7 @@ class Bus:
         self.node = source.split("/")[2]
         self.source = source
         """CloudEvents `source` of what this process emits."""
+        self._actor = actor.ourselves(role, self.node)
         self.closed = asyncio.Event()
         """Set when the connection is gone for good; the process should end and be started anew."""
         self._closing = False
@@ -240,18 +242,25 @@ class Bus:
             log.warning("broker_slow", error=str(error) or type(error).__name__)
 
     async def call(
-        self, command: Command[T, R], payload: T, *, timeout_s: float | None = None, **tokens: str
+        self,
+        command: Command[T, R],
+        payload: T,
+        *,
+        timeout_s: float | None = None,
+        by: Actor | None = None,
+        **tokens: str,
     ) -> R:
         """Ask and wait for the answer; an error of the other side is raised here as it was there.
 
-        `timeout_s`: other than the command's own.
+        `timeout_s`: other than the command's own. `by`: for whom, where it is not for ourselves.
         """
         timeout_s = timeout_s or command.timeout_s
         data = command.encode(payload)
         self.check(data)
         subject = command(**tokens)
         try:
-            msg = await self.nc.request(subject, data, timeout=timeout_s)
+            said = actor.headers(by or self._actor) if command.changes else None
+            msg = await self.nc.request(subject, data, timeout=timeout_s, headers=said)
         except nats.errors.NoRespondersError as error:
             raise ServiceUnavailable(f"The {command.server} is not there to answer {subject}.") from error
         except (TimeoutError, nats.errors.Error) as error:

@@ -14,8 +14,8 @@ def _to_json(event: EventDict, **_: object) -> str:
     return msgspec.json.encode(event, enc_hook=str).decode()
 
 
-def configure(level: str) -> None:
-    """Set up logging for this process, once, at its start."""
+def configure(level: str, *more: logging.Handler) -> None:
+    """Set up logging for this process, once, at its start; `more` handlers get every line too."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -40,7 +40,7 @@ def configure(level: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.basicConfig(handlers=[handler, *more], level=level.upper(), force=True)
 
 
 def get(name: str) -> Logger:

@@ -60,8 +60,6 @@ class Settings(Record):
     """YARD_SWAP_MIN_DWELL_S: a model that got ready stays at least so long."""
     hang_s: float = 60.0
     """YARD_HANG_S: an engine that gives no sign of life for so long is ended and started again; 0: never."""
-    simulated_devices: Path | None = None
-    """YARD_SIMULATED_DEVICES: a file of devices that are not there, for demonstrations and tests."""
     time_zone: str = "UTC"
     """YARD_TIME_ZONE: the IANA time zone whose days usage, spend and budgets are counted by."""
     currency: str = "EUR"
@@ -72,6 +70,8 @@ class Settings(Record):
     """YARD_USAGE_KEEP_MIB: how large the file of usage may grow before the oldest records go; 0: no limit."""
     trends_keep_days: float = 3650.0
     """YARD_TRENDS_KEEP_DAYS: how long sums of usage and samples of disks are kept; 0: for ever."""
+    simulated_devices: Path | None = None
+    """YARD_SIMULATED_DEVICES: a file of devices that are not there, for demonstrations and tests."""
     log_level: str = "info"
     """YARD_LOG_LEVEL: debug, info, warning or error."""
 
@@ -131,12 +131,12 @@ class Settings(Record):
             "YARD_VLLM": str(self.vllm) if self.vllm else None,
             "YARD_RPC_SERVER": str(self.rpc_server) if self.rpc_server else None,
             "YARD_RPC_HOST": self.rpc_host,
-            "YARD_SIMULATED_DEVICES": str(self.simulated_devices) if self.simulated_devices else None,
             "YARD_TIME_ZONE": self.time_zone,
             "YARD_CURRENCY": self.currency,
             "YARD_USAGE_KEEP_DAYS": f"{self.usage_keep_days:g}",
             "YARD_USAGE_KEEP_MIB": f"{self.usage_keep_mib:g}",
             "YARD_TRENDS_KEEP_DAYS": f"{self.trends_keep_days:g}",
+            "YARD_SIMULATED_DEVICES": str(self.simulated_devices) if self.simulated_devices else None,
         }
         return {name: value for name, value in values.items() if value}
 
@@ -172,12 +172,12 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         swap_max_wait_s=_seconds(given, "YARD_SWAP_MAX_WAIT_S", 20.0),
         swap_min_dwell_s=_seconds(given, "YARD_SWAP_MIN_DWELL_S", 5.0),
         hang_s=_seconds(given, "YARD_HANG_S", 60.0),
-        simulated_devices=_simulated_devices(given.get("YARD_SIMULATED_DEVICES")),
         time_zone=_time_zone(given.get("YARD_TIME_ZONE", "UTC")),
         currency=_currency(given.get("YARD_CURRENCY", "EUR")),
         usage_keep_days=_number(given, "YARD_USAGE_KEEP_DAYS", 400.0, "days"),
         usage_keep_mib=_number(given, "YARD_USAGE_KEEP_MIB", 4096.0, "MiB"),
         trends_keep_days=_number(given, "YARD_TRENDS_KEEP_DAYS", 3650.0, "days"),
+        simulated_devices=_simulated_devices(given.get("YARD_SIMULATED_DEVICES")),
         log_level=_log_level(given.get("YARD_LOG_LEVEL", "info")),
     )
 

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from schemas.alerts import Alert, AlertRule, Silence
 from schemas.batches import Batch, Lease, StoredFile
 from schemas.budgets import Budget, BudgetState
 from schemas.devices import Adapter, Device
@@ -18,6 +19,7 @@ from schemas.placing import MeasuredMemory, WaitingModel, Wish
 from schemas.prices import PriceList
 from schemas.roles import Role
 from schemas.usage import Report
+from schemas.webhooks import Webhook, WebhookState
 
 V = TypeVar("V")
 
@@ -83,7 +85,13 @@ INSTANCES = Bucket(
     readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
     expires=True,
 )
-NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.MONITOR], expires=True)
+NODES = Bucket(
+    "nodes",
+    Node,
+    writers=[Role.SUPERVISOR],
+    readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
+    expires=True,
+)
 DEVICES = Bucket(
     "devices",
     Device,
@@ -110,6 +118,11 @@ WAITS = Bucket(
 )
 WISHES = Bucket("wishes", Wish, writers=[Role.SUPERVISOR], readers=_WATCHERS, passing=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
+ALERTS = Bucket("alerts", AlertRule, writers=[Role.MONITOR], readers=_WATCHERS)
+ALERT_STATES = Bucket("alert_states", Alert, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+SILENCES = Bucket("silences", Silence, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+WEBHOOKS = Bucket("webhooks", Webhook, writers=[Role.MONITOR], readers=_WATCHERS)
+WEBHOOK_STATES = Bucket("webhook_states", WebhookState, writers=[Role.MONITOR], readers=_WATCHERS)
 PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=_WATCHERS)
 BUDGETS = Bucket("budgets", Budget, writers=[Role.MONITOR], readers=_WATCHERS)
 SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATCHERS)
@@ -119,5 +132,6 @@ REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
 ALL: tuple[Bucket[Any], ...] = (
     *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, ADAPTERS, MEMORY, WAITS, WISHES),
     *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
+    *(ALERTS, ALERT_STATES, SILENCES, WEBHOOKS, WEBHOOK_STATES),
     *(PRICES, BUDGETS, SPENDING, REPORTS),
 )

@@ -3,7 +3,9 @@
 from enum import StrEnum
 
 from schemas.errors import ErrorDetail
+from schemas.hub import Choice
 from schemas.record import Record
+from schemas.registering import Wishes
 
 
 class DownloadState(StrEnum):
@@ -23,10 +25,16 @@ ENDED = frozenset({DownloadState.FINISHED, DownloadState.FAILED, DownloadState.C
 
 
 class StartDownload(Record):
-    """Fetch `REPO[:QUANT][@REVISION]` or a hub URL and register it under `name` (default: as referred to)."""
+    """Fetch `REPO[:QUANT][@REVISION]`, `REPO/FILE` or a hub URL and register it as `name`."""
 
     reference: str
     name: str | None = None
+    """Without it, as referred to."""
+    choice: Choice = Choice()
+    register: bool = True
+    """Make a model of it when it is here; else the files are only fetched."""
+    wishes: Wishes = Wishes()
+    """What is said about the model; the rest is guessed."""
 
 
 class DownloadRef(Record):
@@ -55,4 +63,7 @@ class Download(Record):
     speed_bytes_s: float | None = None
     """Smoothed over the last seconds."""
     eta_s: float | None = None
+    choice: Choice = Choice()
+    register: bool = True
+    wishes: Wishes = Wishes()
     error: ErrorDetail | None = None

@@ -57,7 +57,11 @@ _INSTANCE = ("instance_id", "model", "node")
 METRICS: tuple[Metric, ...] = (
     *_gauges(("version",), kept=False, info="1; the version of the monitor that tells this."),
     *_gauges(("node", "version"), kept=False, node_info="1 for every node that is there."),
-    *_gauges(("node",), node_cordoned="1 while the node takes no new starts."),
+    *_gauges(
+        ("node",),
+        node_up="1 if the node is there, 0 if it belongs to the yard and is not.",
+        node_cordoned="1 while the node takes no new starts.",
+    ),
     *_gauges(
         (*_DEVICE, "kind", "name", "simulated"),
         kept=False,
@@ -66,6 +70,7 @@ METRICS: tuple[Metric, ...] = (
     *_gauges(
         _DEVICE,
         device_memory_used_bytes="Memory in use, by whomever.",
+        device_memory_used_ratio="The same as a share of all its memory, 0 to 1.",
         device_utilization_ratio="How busy it is, 0 to 1.",
         device_temperature_celsius="Its temperature.",
         device_power_watts="What it draws now.",
@@ -94,6 +99,7 @@ METRICS: tuple[Metric, ...] = (
         ("node",),
         host_swap_used_bytes="Swap space in use.",
         host_disk_used_bytes="What of it is in use.",
+        host_disk_used_ratio="What of it nobody can write to any more, 0 to 1.",
         host_disk_read_bytes_per_second="What all disks read.",
         host_disk_write_bytes_per_second="What all disks write.",
         host_network_receive_bytes_per_second="What comes over the network, loopback left out.",
@@ -184,6 +190,10 @@ METRICS: tuple[Metric, ...] = (
         request_first_token_quantile_seconds="As above, to the first byte.",  # noqa: S106 - no password
         request_queue_quantile_seconds="As above, in the queue.",
     ),
+    *_gauges(
+        ("model",),
+        request_error_ratio="What of the requests of the last five minutes failed, 0 to 1, from ten on.",
+    ),
     *_gauges(("state",), downloads="Downloads that are kept in the list, by state."),
     *_gauges(
         ("model",),
@@ -193,12 +203,15 @@ METRICS: tuple[Metric, ...] = (
     ),
     *_gauges(
         ("budget", "key", "model", "unit", "period"),
-        budget_used_ratio="How much of a budget is used in its present period, 0 to 1 and more.",
-        budget_used="What of it is used, in its unit.",
-        budget_limit="What it allows, in its unit.",
+        budget_used_ratio="What of a budget is used in its period, 1 at the limit.",
+        budget_used="The same in the budget's unit.",
+        budget_limit="What may be used in the period, in the budget's unit.",
     ),
-    *_gauges(("node", "disk"), disk_days_until_full="When a disk will be full if it goes on so, in days."),
-    *_gauges((), broker_round_trip_seconds="How long the broker took to answer a ping."),
+    *_gauges(
+        ("node", "disk"),
+        disk_days_until_full="How long until a disk with models or a home is full at the pace of two weeks.",
+    ),
+    *_gauges((), broker_round_trip_seconds="How long the broker took to answer a ping, or has not answered."),
     *_counters((), broker_reconnects_total="How often the monitor lost its broker and found it again."),
     *_gauges(
         ("stream",),

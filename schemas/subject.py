@@ -125,10 +125,16 @@ class Command(Subject[T], Generic[T, R]):
         server: Role,
         summary: str,
         timeout_s: float = 5.0,
+        changes: str | None = None,
     ) -> None:
         super().__init__(template, payload, publish=callers, subscribe=[server], summary=summary)
         self.reply = reply
         self.server = server
+        self.changes = changes
+        """The field or token that names what it changes, so that it is audited; empty: none does.
+
+        None: it only asks.
+        """
         self.timeout_s = timeout_s
         """How long the answer may take."""
 

@@ -1,5 +1,19 @@
 """Every subject of the wire. A subject written anywhere else is a mistake."""
 
+from schemas.alerts import (
+    Alert,
+    AlertList,
+    AlertRuleRef,
+    AlertRuleStored,
+    AlertRuleTried,
+    ListAlerts,
+    PutAlertRule,
+    Silence,
+    SilenceAlerts,
+    SilenceRef,
+    TryAlertRule,
+)
+from schemas.audit import Audited
 from schemas.batches import LineResult
 from schemas.budgets import (
     BudgetList,
@@ -14,6 +28,7 @@ from schemas.devices import Device
 from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.frames import Check, Checked, Resend
 from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
+from schemas.hub import AskOffer, HubFound, Offer, SearchHub
 from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
 from schemas.library import (
     AskNode,
@@ -34,7 +49,7 @@ from schemas.library import (
     TrashEmptied,
     TrashRef,
 )
-from schemas.logs import LogBatch
+from schemas.logs import LogBatch, ServiceLogBatch
 from schemas.metrics import (
     AskSamples,
     Exposition,
@@ -57,6 +72,7 @@ from schemas.prices import (
     Repriced,
     StoredPrices,
 )
+from schemas.registering import Registered, RegisterFiles
 from schemas.registry import (
     ApplyModels,
     DeleteModel,
@@ -73,7 +89,7 @@ from schemas.registry import (
     UndoModel,
 )
 from schemas.requests import RequestFinished, RequestQueued, RequestStarted
-from schemas.roles import Role
+from schemas.roles import SERVICES, Role
 from schemas.storage import AskStorage, RemoveUsage, StorageReport, UsageRemoved, Vacuum, Vacuumed
 from schemas.subject import AnySubject, Command, Subject
 from schemas.usage import (
@@ -92,15 +108,28 @@ from schemas.usage import (
     UsageRebuilt,
     UsageReport,
 )
+from schemas.webhooks import (
+    ListWebhooks,
+    PutWebhook,
+    Webhook,
+    WebhookList,
+    WebhookRef,
+    WebhookStored,
+    WebhookTested,
+)
 from schemas.workers import StartWorker, WorkerStarted
 
 _GATEWAY, _DOWNLOADER, _SUPERVISOR = Role.GATEWAY, Role.DOWNLOADER, Role.SUPERVISOR
 _RUNNER, _MONITOR, _OPERATOR = Role.RUNNER, Role.MONITOR, Role.OPERATOR
 _WATCHERS = (_GATEWAY, _OPERATOR)
 _CALLERS = (_GATEWAY, _OPERATOR)
+_AUDITING = (_DOWNLOADER, _SUPERVISOR, _MONITOR)
+"""Who serves commands that change something."""
 _LONG_S, _VERY_LONG_S = 30.0, 600.0
 _DRAIN_S = 60.0
 """Commands that wait until instances are drained and stopped are answered within this time."""
+_HUB_S = 60.0
+"""Commands that ask the hub first."""
 _DISK_S = 30.0
 """Commands that move many files are answered within this time."""
 
@@ -111,12 +140,13 @@ MODEL_PUT = Command(
     callers=(*_CALLERS, _DOWNLOADER),
     server=_SUPERVISOR,
     summary="Put a model into the registry, new or changed.",
+    changes="name",
 )
 MODEL_GET = Command(
     "yard.command.model.get",
     ModelRef,
     ModelRecord,
-    callers=_CALLERS,
+    callers=(*_CALLERS, _DOWNLOADER),
     server=_SUPERVISOR,
     summary="One model of the registry, by name or alias.",
 )
@@ -132,9 +162,10 @@ MODEL_PATCH = Command(
     "yard.command.model.patch",
     PatchModel,
     ModelStored,
-    callers=_CALLERS,
+    callers=(*_CALLERS, _DOWNLOADER),
     server=_SUPERVISOR,
     summary="Change some fields of a model.",
+    changes="model",
 )
 MODEL_RENAME = Command(
     "yard.command.model.rename",
@@ -144,6 +175,7 @@ MODEL_RENAME = Command(
     server=_SUPERVISOR,
     summary="Give a model another name.",
     timeout_s=_DRAIN_S,
+    changes="model",
 )
 MODEL_DELETE = Command(
     "yard.command.model.delete",
@@ -153,6 +185,7 @@ MODEL_DELETE = Command(
     server=_SUPERVISOR,
     summary="Take a model out of the registry; its files stay.",
     timeout_s=_DRAIN_S,
+    changes="model",
 )
 MODEL_APPLY = Command(
     "yard.command.model.apply",
@@ -162,6 +195,7 @@ MODEL_APPLY = Command(
     server=_SUPERVISOR,
     summary="Put and delete many models, all of them or none.",
     timeout_s=_DRAIN_S,
+    changes="models",
 )
 MODEL_HISTORY = Command(
     "yard.command.model.history",
@@ -178,6 +212,7 @@ MODEL_UNDO = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Bring an earlier revision of a model back, deleted or not.",
+    changes="model",
 )
 MODEL_START = Command(
     "yard.command.model.start",
@@ -186,6 +221,7 @@ MODEL_START = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Start a model, or say that it is there already.",
+    changes="model",
 )
 MODEL_STOP = Command(
     "yard.command.model.stop",
@@ -194,6 +230,7 @@ MODEL_STOP = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Drain and stop every instance of a model.",
+    changes="model",
 )
 MODEL_PLAN = Command(
     "yard.command.model.plan",
@@ -210,6 +247,7 @@ GROUP_PUT = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Let models run together, or never at the same time.",
+    changes="name",
 )
 GROUP_DELETE = Command(
     "yard.command.group.delete",
@@ -218,6 +256,7 @@ GROUP_DELETE = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Take a group away; its models stay.",
+    changes="name",
 )
 GROUP_LIST = Command(
     "yard.command.group.list",
@@ -242,6 +281,7 @@ NODE_CORDON = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Take no new starts on this node, or take them again; with `drain` what runs there ends.",
+    changes="node",
 )
 NODE_START = Command(
     "yard.command.node.{node}.start",
@@ -275,6 +315,7 @@ NODE_CLEAR = Command(
     callers=(_OPERATOR,),
     server=_SUPERVISOR,
     summary="Stop every instance on this node, and take no start after it; answered when they are gone.",
+    changes="node",
 )
 DOWNLOAD_START = Command(
     "yard.command.download.start",
@@ -283,6 +324,7 @@ DOWNLOAD_START = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="Fetch a model from the hub and register it; a second asker joins a running download.",
+    changes="reference",
 )
 DOWNLOAD_CANCEL = Command(
     "yard.command.download.cancel",
@@ -291,6 +333,35 @@ DOWNLOAD_CANCEL = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="End a download; what is on disk stays for a later one.",
+    changes="download",
+)
+HUB_SEARCH = Command(
+    "yard.command.hub.search",
+    SearchHub,
+    HubFound,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Find models on the hub by name, most downloaded first or otherwise.",
+    timeout_s=_HUB_S,
+)
+HUB_OFFER = Command(
+    "yard.command.hub.offer",
+    AskOffer,
+    Offer,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="What a repository offers: quants, sizes, and what fits which node; nothing is fetched.",
+    timeout_s=_HUB_S,
+)
+FILES_REGISTER = Command(
+    "yard.command.files.register",
+    RegisterFiles,
+    Registered,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Make a model of files that are in the store; what nobody says is guessed from them.",
+    timeout_s=_DRAIN_S,
+    changes="path",
 )
 LIBRARY_SHOW = Command(
     "yard.command.library.show",
@@ -307,6 +378,7 @@ LIBRARY_DESCRIBE = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="Write the description of an entry into its folder.",
+    changes="entry",
 )
 LIBRARY_VERIFY = Command(
     "yard.command.library.verify",
@@ -315,6 +387,7 @@ LIBRARY_VERIFY = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="Read all bytes of an entry and compare their sha256.",
+    changes="entry",
 )
 LIBRARY_REPAIR = Command(
     "yard.command.library.repair",
@@ -323,6 +396,7 @@ LIBRARY_REPAIR = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="Fetch an entry's damaged and missing files again, and no others.",
+    changes="entry",
 )
 LIBRARY_CANCEL = Command(
     "yard.command.library.cancel",
@@ -331,6 +405,7 @@ LIBRARY_CANCEL = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="End a job of the library; what it has done stays.",
+    changes="job",
 )
 LIBRARY_DELETE = Command(
     "yard.command.library.delete",
@@ -340,6 +415,7 @@ LIBRARY_DELETE = Command(
     server=_DOWNLOADER,
     summary="Put an entry into the trash of its store, for a day.",
     timeout_s=_DISK_S,
+    changes="entry",
 )
 LIBRARY_RESTORE = Command(
     "yard.command.library.restore",
@@ -349,6 +425,7 @@ LIBRARY_RESTORE = Command(
     server=_DOWNLOADER,
     summary="Put an item of the trash back where it was.",
     timeout_s=_DISK_S,
+    changes="item",
 )
 LIBRARY_PURGE = Command(
     "yard.command.library.purge",
@@ -358,6 +435,7 @@ LIBRARY_PURGE = Command(
     server=_DOWNLOADER,
     summary="Delete an item of the trash for good.",
     timeout_s=_DISK_S,
+    changes="item",
 )
 LIBRARY_EMPTY = Command(
     "yard.command.library.empty",
@@ -367,6 +445,7 @@ LIBRARY_EMPTY = Command(
     server=_DOWNLOADER,
     summary="Delete everything in the trash of a node for good.",
     timeout_s=_DISK_S,
+    changes="node",
 )
 LIBRARY_CACHED = Command(
     "yard.command.library.cached",
@@ -385,6 +464,7 @@ LIBRARY_IMPORT = Command(
     server=_DOWNLOADER,
     summary="Take a model from the Hub's own cache into a store.",
     timeout_s=_DISK_S,
+    changes="repo",
 )
 LIBRARY_FIND = Command(
     "yard.command.library.find",
@@ -438,6 +518,7 @@ USAGE_REBUILD = Command(
     server=_MONITOR,
     summary="Read the usage records of the event stream again and sum everything up anew.",
     timeout_s=_VERY_LONG_S,
+    changes="",
 )
 USAGE_FORECAST = Command(
     "yard.command.usage.forecast",
@@ -456,6 +537,7 @@ USAGE_REMOVE = Command(
     server=_MONITOR,
     summary="Take the usage of a model that left the registry away for good.",
     timeout_s=_VERY_LONG_S,
+    changes="model",
 )
 PRICE_PUT = Command(
     "yard.command.price.put",
@@ -465,6 +547,7 @@ PRICE_PUT = Command(
     server=_MONITOR,
     summary="Give a model a price from a moment on.",
     timeout_s=_VERY_LONG_S,
+    changes="model",
 )
 PRICE_GET = Command(
     "yard.command.price.get",
@@ -489,6 +572,7 @@ PRICE_DELETE = Command(
     callers=_CALLERS,
     server=_MONITOR,
     summary="Take a price of a model away, or all of them.",
+    changes="model",
 )
 PRICE_REPRICE = Command(
     "yard.command.price.reprice",
@@ -498,6 +582,7 @@ PRICE_REPRICE = Command(
     server=_MONITOR,
     summary="Count the costs of a period anew, with the prices there are now.",
     timeout_s=_VERY_LONG_S,
+    changes="model",
 )
 BUDGET_PUT = Command(
     "yard.command.budget.put",
@@ -506,6 +591,7 @@ BUDGET_PUT = Command(
     callers=_CALLERS,
     server=_MONITOR,
     summary="Say how much may be used in a day, a week or a month.",
+    changes="budget",
 )
 BUDGET_GET = Command(
     "yard.command.budget.get",
@@ -530,6 +616,7 @@ BUDGET_DELETE = Command(
     callers=_CALLERS,
     server=_MONITOR,
     summary="Take a budget away.",
+    changes="budget",
 )
 REPORT_PUT = Command(
     "yard.command.report.put",
@@ -538,6 +625,7 @@ REPORT_PUT = Command(
     callers=_CALLERS,
     server=_MONITOR,
     summary="Keep a question about usage under a name.",
+    changes="report",
 )
 REPORT_GET = Command(
     "yard.command.report.get",
@@ -562,6 +650,7 @@ REPORT_DELETE = Command(
     callers=_CALLERS,
     server=_MONITOR,
     summary="Forget a question.",
+    changes="report",
 )
 REPORT_RUN = Command(
     "yard.command.report.run",
@@ -589,6 +678,103 @@ STORAGE_VACUUM = Command(
     server=_MONITOR,
     summary="Apply what retention rules, and give free space back to the disk.",
     timeout_s=_VERY_LONG_S,
+    changes="",
+)
+ALERT_LIST = Command(
+    "yard.command.alert.list",
+    ListAlerts,
+    AlertList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Alert rules, what they found, and silences.",
+)
+ALERT_PUT = Command(
+    "yard.command.alert.put",
+    PutAlertRule,
+    AlertRuleStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Put an alert rule, new or changed; also one that was shipped.",
+    changes="name",
+)
+ALERT_DELETE = Command(
+    "yard.command.alert.delete",
+    AlertRuleRef,
+    AlertRuleStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take an alert rule away; those shipped are switched off instead.",
+    changes="name",
+)
+ALERT_RESET = Command(
+    "yard.command.alert.reset",
+    AlertRuleRef,
+    AlertRuleStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Have a shipped alert rule as it was shipped.",
+    changes="name",
+)
+ALERT_SILENCE = Command(
+    "yard.command.alert.silence",
+    SilenceAlerts,
+    Silence,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Do not tell some alerts for a while, and say why.",
+    changes="rule",
+)
+ALERT_UNSILENCE = Command(
+    "yard.command.alert.unsilence",
+    SilenceRef,
+    Silence,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="End a silence now.",
+    changes="silence",
+)
+ALERT_TEST = Command(
+    "yard.command.alert.test",
+    TryAlertRule,
+    AlertRuleTried,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="What a rule would find now; nothing is done.",
+)
+WEBHOOK_PUT = Command(
+    "yard.command.webhook.put",
+    PutWebhook,
+    WebhookStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Have a URL told what happens; its secret is in the answer, this once.",
+    changes="name",
+)
+WEBHOOK_LIST = Command(
+    "yard.command.webhook.list",
+    ListWebhooks,
+    WebhookList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Who is told what happens, and how well.",
+)
+WEBHOOK_DELETE = Command(
+    "yard.command.webhook.delete",
+    WebhookRef,
+    Webhook,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Tell a URL nothing more.",
+    changes="name",
+)
+WEBHOOK_TEST = Command(
+    "yard.command.webhook.test",
+    WebhookRef,
+    WebhookTested,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Tell a hook something now, and say how that went.",
+    timeout_s=20.0,
 )
 METRICS_QUERY = Command(
     "yard.command.metrics.query",
@@ -687,6 +873,20 @@ REQUEST_FINISHED = Subject(
     subscribe=(*_WATCHERS, _MONITOR),
     summary="The request ended; this is its usage record.",
 )
+ALERT_CHANGED = Subject(
+    "yard.event.alert.{alert}.{state}",
+    Alert,
+    publish=(_MONITOR,),
+    subscribe=_WATCHERS,
+    summary="An alert is pending, fires, or is over.",
+)
+AUDITED = Subject(
+    "yard.event.audit.{command}.{outcome}",
+    Audited,
+    publish=_AUDITING,
+    subscribe=_WATCHERS,
+    summary="A command changed something, or was refused; `command` is its noun and verb.",
+)
 BUDGET_CROSSED = Subject(
     "yard.event.budget.{budget}.{level}",
     BudgetState,
@@ -735,6 +935,13 @@ INSTANCE_LOG = Subject(
     publish=(_RUNNER,),
     subscribe=_WATCHERS,
     summary="What an engine printed.",
+)
+SERVICE_LOG = Subject(
+    "yard.log.{node}.service.{service}",
+    ServiceLogBatch,
+    publish=SERVICES,
+    subscribe=_WATCHERS,
+    summary="What a service logged.",
 )
 INFER = Subject(
     "yard.infer.{model}.{lane}.{key}",

@@ -14,9 +14,20 @@ from typing import Self
 
 from aiohttp import web
 
-from tests.hub_files import ALWAYS, Faults, HubFile, HubRepo, body_chunks, hub_file, model_info, tree_entry
+from tests.hub_files import (
+    ALWAYS,
+    About,
+    Faults,
+    HubFile,
+    HubRepo,
+    body_chunks,
+    hub_file,
+    model_info,
+    search,
+    tree_entry,
+)
 
-__all__ = ["ALWAYS", "Faults", "Hub", "HubFile", "HubRepo", "Seen"]
+__all__ = ["ALWAYS", "About", "Faults", "Hub", "HubFile", "HubRepo", "Seen"]
 
 DEADLINE_S = 20.0
 
@@ -43,6 +54,7 @@ class Hub:
         self.repos: dict[str, HubRepo] = {}
         self.seen: list[Seen] = []
         self.api_statuses: list[int] = []  # answered first to API requests, one each
+        self.api_retry_after: str | None = None  # sent along with those
         self._changed = asyncio.Event()
         self._runners: list[web.AppRunner] = []
 
@@ -68,6 +80,7 @@ class Hub:
         sha: str | None = None,
         lfs: bool = True,
         revisions: tuple[str, ...] = ("main",),
+        about: About | None = None,
     ) -> HubRepo:
         """Publish files (a Path is streamed, never read whole); lfs=False hides their sha256."""
         sha = sha or hashlib.sha1(name.encode()).hexdigest()
@@ -80,6 +93,7 @@ class Hub:
             private=private,
             files=hub_files,
             revisions={sha, *revisions},
+            about=about or About(),
         )
         self.repos[name] = repo
         return repo
@@ -121,6 +135,8 @@ class Hub:
             )
         )
         self._changed.set()
+        if request.path == "/api/models":
+            return self._answer_search(request)
         if request.path.startswith("/api/models/"):
             return self._answer_api(request)
         org, _, rest = request.path[1:].partition("/")
@@ -139,6 +155,10 @@ class Hub:
         self, request: web.Request, repo: HubRepo, revision: str, *, is_file: bool
     ) -> web.Response | None:
         allowed = self.token is not None and request.headers.get("Authorization") == f"Bearer {self.token}"
+        if repo.about.disabled:
+            return web.json_response(
+                {}, status=403, headers={"X-Error-Message": "Access to this resource is disabled."}
+            )
         if repo.private and not allowed:
             return _error(401, "RepoNotFound")
         if repo.gated and (is_file or repo.hides_metadata) and not allowed:
@@ -147,9 +167,14 @@ class Hub:
             return _error(404, "RevisionNotFound")
         return None
 
+    def _answer_search(self, request: web.Request) -> web.Response:
+        if self.api_statuses:
+            return _error(self.api_statuses.pop(0), None, self.api_retry_after)
+        return web.json_response(search(self.repos.values(), request.query))
+
     def _answer_api(self, request: web.Request) -> web.Response:
         if self.api_statuses:
-            return _error(self.api_statuses.pop(0), None)
+            return _error(self.api_statuses.pop(0), None, self.api_retry_after)
         parts = request.path.removeprefix("/api/models/").split("/")
         repo = self.repos.get("/".join(parts[:2]))
         if repo is None:
@@ -182,19 +207,23 @@ class Hub:
     async def _send_file(
         self, request: web.Request, file: HubFile, headers: dict[str, str]
     ) -> web.StreamResponse:
-        start = _start(request, file)
+        start, end = _range(request, file)
+        whole = start == 0 and end == file.size_bytes
         if start and start >= file.size_bytes:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{file.size_bytes}"})
-        body_bytes = file.size_bytes - start + len(file.faults.extra_bytes)
-        response = web.StreamResponse(status=206 if start else 200, headers=headers)
-        if start:
-            response.headers["Content-Range"] = f"bytes {start}-{file.size_bytes - 1}/{file.size_bytes}"
+        body_bytes = end - start + (len(file.faults.extra_bytes) if end == file.size_bytes else 0)
+        response = web.StreamResponse(status=200 if whole else 206, headers=headers)
+        if not whole:
+            response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size_bytes}"
         response.content_length = body_bytes
         await response.prepare(request)
         cut_at = self._cut_at(file)
         sent_bytes = 0
         for chunk in body_chunks(file, start):
-            room = chunk if cut_at is None else chunk[: cut_at - sent_bytes]
+            room = chunk[: body_bytes - sent_bytes]
+            if not room:
+                break
+            room = room if cut_at is None else room[: cut_at - sent_bytes]
             await response.write(room)
             sent_bytes += len(room)
             file.bytes_sent += len(room)
@@ -214,13 +243,14 @@ class Hub:
         return faults.cut_after_bytes
 
 
-def _start(request: web.Request, file: HubFile) -> int:
-    """The first byte asked for; an If-Range that names another ETag asks for all."""
+def _range(request: web.Request, file: HubFile) -> tuple[int, int]:
+    """The bytes asked for, the end not included; an If-Range that names another ETag asks for all."""
     wanted = request.headers.get("Range")
     etag = file.faults.etag or f'"{file.sha256}"'
     if wanted is None or file.faults.ignore_range or request.headers.get("If-Range", etag) != etag:
-        return 0
-    return int(wanted.removeprefix("bytes=").partition("-")[0])
+        return 0, file.size_bytes
+    first, _, last = wanted.removeprefix("bytes=").partition("-")
+    return int(first), min(int(last) + 1, file.size_bytes) if last else file.size_bytes
 
 
 def _cut(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:

@@ -4,11 +4,14 @@ import argparse
 
 import modelyard
 from modelyard.cli import (
+    alerts,
     applying,
+    audit,
     budgets,
     chat,
     devices,
     events,
+    hub,
     init,
     invite,
     library,
@@ -19,6 +22,7 @@ from modelyard.cli import (
     prices,
     ps,
     pull,
+    registering,
     registry,
     reports,
     start,
@@ -27,6 +31,7 @@ from modelyard.cli import (
     top,
     up,
     usage,
+    webhooks,
 )
 from modelyard.cli.verbs import Verbs
 
@@ -58,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
     for verb in (
         up,
         pull,
+        hub,
+        registering,
         listing,
         library,
         registry,
@@ -70,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
         logs,
         events,
         usage,
+        alerts,
+        webhooks,
+        audit,
         prices,
         budgets,
         reports,

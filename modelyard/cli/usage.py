@@ -64,11 +64,11 @@ def show(arguments: argparse.Namespace, report: "UsageReport", by: "Sequence[str
     elif arguments.csv:
         header = report_header(dimensions, step=step, latency=latency)
         sys.stdout.write(write_csv([header, *report_rows(report, dimensions, step=step)]))
-    elif not report.rows:
+    elif not (shown := rows(report, by, step=step)):
         say("No requests were made in that time.")
     else:
         named = (*(["TIME"] if step else []), *(name.upper() for name in dimensions)) or ("",)
-        table((*named, *_HEADER, *(_LATENCY if latency else ())), rows(report, by, step=step))
+        table((*named, *_HEADER, *(_LATENCY if latency else ())), shown)
 
 
 def rows(
@@ -81,6 +81,9 @@ def rows(
 
     found = []
     for row in report.rows:
+        if not row.requests and row.cost == "0":
+            # It was only loaded, for nothing; programs are told that too.
+            continue
         at = [spell_time(row.at, ZoneInfo(report.tz))] if step and row.at is not None else []
         groups = [str(getattr(row, name) or "-") for name in by]
         found.append(((*at, *groups) or ("all",), row))

@@ -43,7 +43,7 @@ class Verbs:
         return parser
 
     def group(self, name: str, summary: str) -> "Verbs":
-        """A verb that has verbs of its own."""
+        """Verbs of a noun: `yard NOUN VERB`."""
         return Verbs(self._parsers.add_parser(name, help=summary, description=summary))
 
     def add(

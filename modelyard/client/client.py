@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from modelyard.bus import Bus
-from modelyard.client import kept
+from modelyard.client import kept, log_search
 from modelyard.client.accounts import Accounts
+from modelyard.client.alerting import Alerting
 from modelyard.client.chatting import chat
+from modelyard.client.hub import Hub
 from modelyard.client.library import Library
 from modelyard.client.pulling import pull
 from modelyard.client.reading import read_bucket
@@ -17,12 +19,13 @@ from modelyard.client.starting import starting
 from modelyard.home import broker_url
 from modelyard.settings import Settings, load
 from schemas import buckets, subjects
+from schemas.audit import Audited
 from schemas.devices import Adapter, Device
 from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
 from schemas.groups import Group, GroupRef, GroupStored, ListGroups
 from schemas.instances import Instance, Node
-from schemas.logs import LogLine
+from schemas.logs import FoundLine, LogLine, LogPage, LogQuery, Order
 from schemas.metrics import AskSamples, MetricsAnswer, MetricsQuery, Samples
 from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
 from schemas.placing import Cordon, PlanAnswer, PlanQuery, WaitingModel
@@ -40,6 +43,10 @@ class Client:
         self.bus = bus
         self.registry = Registry(bus)
         """Changes of models: put, patch, rename, delete, apply, history and undo."""
+        self.alerting = Alerting(bus)
+        """Alert rules, silences, and the webhooks that are told."""
+        self.hub = Hub(bus)
+        """Search of the hub, offers of its repositories, and models of files that are here."""
         self.accounts = Accounts(bus)
         """Usage by any question, single records, prices, budgets, reports and storage."""
         self.library = Library(bus)
@@ -155,12 +162,15 @@ class Client:
             raise DeadlineExceeded(f"{model} was not ready after {timeout_s:g} s.") from None
         return ready
 
-    def pull(self, reference: str, name: str | None = None) -> AsyncGenerator[Download, None]:
+    def pull(self, wanted: str | StartDownload, name: str | None = None) -> AsyncGenerator[Download, None]:
         """Have a model fetched, or join who fetches it already; every update until one of `ENDED`.
+
+        `wanted` is a reference, or an order with all that can be said about it.
 
         Leaving early leaves the download running; `cancel_download` ends it.
         """
-        return pull(self.bus, StartDownload(reference=reference, name=name))
+        order = StartDownload(reference=wanted, name=name) if isinstance(wanted, str) else wanted
+        return pull(self.bus, order)
 
     async def cancel_download(self, download: str) -> Download:
         """End a download; what is on disk stays for a later one."""
@@ -172,12 +182,15 @@ class Client:
         """Sums by model since `since` (unix seconds; None: all), and the `recent` newest records."""
         return await self.accounts.usage(UsageQuery(since=since, model=model, recent=recent))
 
-    def events(self, since: float | None = None, *, follow: bool = True) -> AsyncGenerator[kept.Event, None]:
+    def events(
+        self, since: float | None = None, *, follow: bool = True, kind: str | None = None
+    ) -> AsyncGenerator[kept.Event, None]:
         """Everything that happened since `since` (unix seconds; None: all that is kept), oldest first.
 
-        With `follow` it goes on with what happens; without, it ends with the newest.
+        With `follow` it goes on with what happens; without, it ends with the newest. `kind`: only events
+        about a `model`, an `instance`, an `alert`, …: the third word of their subjects.
         """
-        return kept.events(self.bus, since, follow=follow)
+        return kept.events(self.bus, since, follow=follow, kind=kind)
 
     def logs(
         self,
@@ -193,6 +206,24 @@ class Client:
         text, in whatever case. With `follow` it goes on with what is printed from now on.
         """
         return kept.logs(self.bus, model_or_instance, since=since, grep=grep, follow=follow)
+
+    async def search_logs(
+        self, query: LogQuery, *, order: Order = Order.NEWEST, limit: int = 200, cursor: str | None = None
+    ) -> LogPage:
+        """One page of what engines and services printed; `cursor`: where another page ended."""
+        return await log_search.search(self.bus, query, order=order, limit=limit, cursor=cursor)
+
+    def find_logs(
+        self, query: LogQuery, *, order: Order = Order.OLDEST, follow: bool = False
+    ) -> AsyncGenerator[FoundLine, None]:
+        """Every line that matches; with `follow`, oldest first, and on with those that come."""
+        if follow:
+            return log_search.follow(self.bus, query)
+        return log_search.every(self.bus, query, order=order)
+
+    def audit(self, since: float | None = None, *, follow: bool = False) -> AsyncGenerator[Audited, None]:
+        """Who changed what since `since` (unix seconds; None: all that is kept), oldest first."""
+        return kept.audited(self.bus, since, follow=follow)
 
     def chat(
         self,

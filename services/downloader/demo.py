@@ -8,7 +8,7 @@ from modelyard.settings import Settings
 from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas.errors import Conflict
 from schemas.models import ModelSpec
-from services.downloader.register import register
+from services.downloader.registering.put import register
 
 log = logging.get(__name__)
 

@@ -17,10 +17,10 @@ from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download, DownloadRef, DownloadState, StartDownload
 from schemas.errors import BadRequest, BrokerUnavailable, ErrorDetail, NotFound, YardError
 from schemas.grammar import check_model_name, new_id
-from schemas.models import ModelSpec, Source
 from services.downloader.library.downloaded import note_download
 from services.downloader.reference import Reference, parse_reference
-from services.downloader.register import register
+from services.downloader.registering.names import name_of_reference
+from services.downloader.registering.registrar import Registrar
 from services.downloader.speed import Speed, eta_s
 from services.downloader.worker_messages import Failed, Finished, Job, Progress, Resolved, Verified
 from services.downloader.worker_process import WorkerDied, run_worker
@@ -46,11 +46,13 @@ class Downloads:
         tasks: Tasks,
         settings: Settings,
         known: Mirror[Download],
+        registrar: Registrar,
         on_files: Callable[[], None],
     ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._settings = settings
+        self._registrar = registrar
         self._on_files = on_files
         """Called when files have come."""
         self._store = Store(bus, buckets.DOWNLOADS)
@@ -70,7 +72,7 @@ class Downloads:
         """Begin a download, or join the one that runs."""
         try:
             reference = parse_reference(order.reference)
-            model = check_model_name(order.name or str(reference))
+            model = check_model_name(order.name or name_of_reference(reference))
         except ValueError as error:
             raise BadRequest(str(error)) from error
         for download in self._downloads.values():
@@ -78,6 +80,7 @@ class Downloads:
                 download.state not in ENDED
                 and download.reference == str(reference)
                 and download.model == model
+                and download.choice == order.choice
             ):
                 return download
         now = time.time()
@@ -88,7 +91,11 @@ class Downloads:
             state=_S.QUEUED,
             created_at=now,
             changed_at=now,
+            choice=order.choice,
+            register=order.register,
+            wishes=order.wishes,
         )
+        self._registrar.check_names(download)
         await self._step(download)
         self._spawn(download)
         return download
@@ -114,8 +121,7 @@ class Downloads:
         async with self._repos[reference.repo], self._places:
             try:
                 finished = await self._transfer(key, reference)
-                spec = model_spec(self._downloads[key].model, reference, finished)
-                await register(self._bus, spec)
+                await self._registrar.fetched(self._downloads[key], finished)
             except YardError as error:
                 await self._step(self._downloads[key], state=_S.FAILED, error=error.body().error)
             except _TransferFailed as error:
@@ -142,6 +148,8 @@ class Downloads:
             repo=reference.repo,
             quant=reference.quant,
             revision=self._downloads[key].revision or reference.revision,
+            file=reference.file,
+            choice=self._downloads[key].choice,
             folder=str(self._settings.models / reference.repo),
             store_root=str(self._settings.models),
         )
@@ -266,14 +274,3 @@ def finished_fields(finished: Finished, download: Download) -> dict[str, object]
         "speed_bytes_s": None,
         "eta_s": None,
     }
-
-
-def model_spec(name: str, reference: Reference, finished: Finished) -> ModelSpec:
-    """The model that the fetched files are."""
-    repo = reference.repo
-    return ModelSpec(
-        name=name,
-        path=f"{repo}/{finished.model_path}",
-        mmproj=f"{repo}/{finished.mmproj_path}" if finished.mmproj_path else None,
-        source=Source(repo=repo, revision=finished.commit, quant=finished.quant),
-    )

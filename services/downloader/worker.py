@@ -7,7 +7,7 @@ import asyncio
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,11 +16,14 @@ import msgspec
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.paths import check_folder, resolve_inside
 from modelyard.processes import die_with_parent
+from schemas.formats import Format
+from schemas.hub import Choice
 from services.downloader import hub
 from services.downloader.disk import file_bytes, part_path, require_free
 from services.downloader.errors import DownloadError
 from services.downloader.progress import ProgressMeter
-from services.downloader.selection import RemoteFile, Selection, make_reference, select_files
+from services.downloader.reference import Reference, make_reference
+from services.downloader.selection import RemoteFile, Selection, SelectionError, select_files
 from services.downloader.transfer import Source, fetch_file, open_session
 from services.downloader.worker_messages import JOB_DECODER, Failed, Finished, Job, Resolved, Verified
 from services.downloader.worker_messages import WorkerMessage as Message
@@ -57,11 +60,11 @@ def main() -> int:
 
 def make_plan(job: Job) -> Plan:
     """Ask the hub and decide; nothing is written yet."""
-    reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision))
+    reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision, job.file))
     folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
     listing = hub.list_repo(reference)
-    selection = _or_fail("no_such_model", lambda: select_files(reference, listing.files))
-    resolved = _resolved(listing.commit, selection)
+    selection = _select(reference, listing.files, job.choice)
+    resolved = _resolved(listing, selection)
     places = _or_fail("unsafe_path", lambda: [resolve_inside(folder, file.path) for file in resolved.files])
     return Plan(repo=job.repo, resolved=resolved, places=tuple(places), margin_bytes=job.margin_bytes)
 
@@ -91,7 +94,8 @@ def _run(job: Job, send: Callable[[Message], None]) -> None:
     missing = [_missing_bytes(file, place) for file, place in zip(resolved.files, plan.places, strict=True)]
     require_free(plan.places[0].parent, sum(missing), plan.margin_bytes)
     asyncio.run(fetch(plan, send))
-    _check_model(plan.places[0])
+    if resolved.format is Format.GGUF:
+        _check_model(plan.places[0])
     send(
         Finished(
             commit=resolved.commit,
@@ -99,19 +103,28 @@ def _run(job: Job, send: Callable[[Message], None]) -> None:
             bytes_total=resolved.bytes_total,
             model_path=resolved.model_path,
             mmproj_path=resolved.mmproj_path,
+            task=resolved.task,
         )
     )
 
 
-def _resolved(commit: str, selection: Selection) -> Resolved:
-    files = selection.model_files + ((selection.mmproj,) if selection.mmproj else ())
+def _select(reference: Reference, files: Iterable[RemoteFile], choice: Choice) -> Selection:
+    try:
+        return select_files(reference, files, choice)
+    except SelectionError as error:
+        raise DownloadError(error.code, str(error)) from error
+
+
+def _resolved(listing: hub.RepoListing, selection: Selection) -> Resolved:
     return Resolved(
-        commit=commit,
+        commit=listing.commit,
         quant=selection.quant,
-        files=files,
-        bytes_total=sum(file.size_bytes for file in files),
-        model_path=files[0].path,
+        files=selection.files,
+        bytes_total=sum(file.size_bytes for file in selection.files),
+        model_path=selection.model_path,
         mmproj_path=selection.mmproj.path if selection.mmproj else None,
+        format=selection.format,
+        task=listing.task,
     )
 
 

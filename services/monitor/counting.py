@@ -6,7 +6,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.micro import Commands
 from modelyard.settings import Settings
@@ -15,7 +14,6 @@ from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.devices import Device
 from schemas.instances import Instance
-from schemas.metrics import Sample
 from schemas.models import ModelSpec, find_model
 from schemas.prices import PriceStored, PutPrice, Reprice, Repriced
 from schemas.usage import Forecast, ForecastQuery
@@ -30,9 +28,6 @@ from services.monitor.storage.storage import Storage
 from services.monitor.trends.trends import Disks, forecast
 from services.monitor.usage.keeper import UsageKeeper
 
-log = logging.get(__name__)
-
-DISKS_S = 60.0
 USAGE_FILE = "usage.sqlite"
 CONSUMER, LOADED_CONSUMER = "monitor-usage", "monitor-loaded"
 
@@ -46,7 +41,6 @@ class Counting:
         self.usage = usage
         self.disks = disks
         self.budgets: Budgets
-        self._disk_samples: list[Sample] = []
         self._bus = bus
         self._prices = prices
         self._meter = meter
@@ -75,7 +69,7 @@ class Counting:
             settings.currency,
         )
         usage.know_names(lambda name: _name_of(name, models))
-        disks = Disks(usage, settings.node, (settings.models,))
+        disks = Disks(usage, devices, settings.node, tuple(settings.all_stores.values()))
         keep = Keep(
             records_days=settings.usage_keep_days,
             records_mib=settings.usage_keep_mib,
@@ -99,22 +93,8 @@ class Counting:
         tasks.spawn(self.budgets.run(), "budgets")
         tasks.spawn(self.disks.run(), "disks")
         tasks.spawn(self._storage.run(), "storage")
-        tasks.spawn(self._look_at_disks(), "disk forecasts")
         tasks.spawn(_close_at_end(self.usage), "usage file")
         await self._answer(commands)
-
-    def samples(self, _now: float) -> list[Sample]:
-        """What budgets and disks tell now, for metrics."""
-        return [*self.budgets.samples(), *self._disk_samples]
-
-    async def _look_at_disks(self) -> None:
-        """Their forecast is of hours, so once a minute is often enough."""
-        while True:
-            try:
-                self._disk_samples = await self.disks.samples()
-            except Exception:
-                log.exception("disks_not_forecast")
-            await asyncio.sleep(DISKS_S)
 
     async def _answer(self, commands: Commands) -> None:
         usage, prices, budgets = self.usage, self._prices, self.budgets

@@ -1,4 +1,4 @@
-"""The monitor: what the hardware does, and what was used."""
+"""The monitor: what the hardware does, what everything measures, what was used and cost, what to know of."""
 
 from modelyard.bus import Bus
 from modelyard.micro import Commands
@@ -8,10 +8,15 @@ from modelyard.tasks import Tasks
 from schemas import buckets
 from schemas.devices import Device
 from schemas.instances import Instance
+from services.monitor.alerts.commands import AlertCommands
+from services.monitor.alerts.keeper import Keeper
+from services.monitor.alerts.rules import Rules
+from services.monitor.alerts.silences import Silences
 from services.monitor.counting import Counting
 from services.monitor.devices.watch import Watch
-from services.monitor.metrics.keeper import Keeper
+from services.monitor.metrics.keeper import Keeper as Metrics
 from services.monitor.metrics.otlp import send_metrics
+from services.monitor.webhooks.hooks import Hooks
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
@@ -19,18 +24,37 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
     tasks.spawn(Watch(bus, settings, instances).run(), "devices")
     if settings.joined:
-        # One machine counts, or every one would know a part.
+        # One machine counts, or every one would know a part; it is also the one that looks after alerts.
         await Commands.start(bus, tasks, "Devices.")
-        await bus.nc.flush()
-        return
+    else:
+        await _serve_all(bus, settings, tasks, instances)
+    await bus.nc.flush()
+
+
+async def _serve_all(bus: Bus, settings: Settings, tasks: Tasks, instances: Mirror[Instance]) -> None:
+    """What one machine does for the whole yard."""
     devices: Mirror[Device] = await Mirror.start(bus, buckets.DEVICES, tasks)
     counting = await Counting.open(bus, settings, tasks, instances, devices)
-    metrics = Keeper(bus, instances, devices)
-    metrics.add(counting.samples)
+    metrics = Metrics(bus, settings, instances, devices)
+    metrics.add(lambda _now: counting.budgets.samples())
+    metrics.add(lambda _now: counting.disks.samples)
     await metrics.start(tasks)
-    # Last: whoever waits for the monitor takes its announcement as "ready".
-    commands = await Commands.start(bus, tasks, "Devices, metrics, usage, costs, budgets and storage.")
-    await counting.serve(tasks, commands)
-    await metrics.serve(commands)
     tasks.spawn(send_metrics(lambda: metrics.samples), "otlp")
-    await bus.nc.flush()
+    alerts = await _alerts(bus, tasks, metrics)
+    hooks = await Hooks.start(bus, settings, tasks)
+    # Last: whoever waits for the monitor takes its announcement as "ready".
+    commands = await Commands.start(
+        bus, tasks, "Devices, metrics, usage, costs, budgets, storage, alerts, webhooks."
+    )
+    await counting.serve(tasks, commands)
+    await alerts.add_to(commands)
+    await hooks.add_to(commands)
+    await metrics.serve(commands)
+
+
+async def _alerts(bus: Bus, tasks: Tasks, metrics: Metrics) -> AlertCommands:
+    rules, silences = await Rules.read(bus), await Silences.read(bus)
+    keeper = Keeper(bus, rules, silences, lambda: metrics.samples)
+    await keeper.open()
+    tasks.spawn(keeper.run(), "alerts")
+    return AlertCommands(keeper, rules, silences)

@@ -155,7 +155,7 @@ async def test_reports_are_kept_and_usage_of_models_that_left_can_be_removed(yar
         report = await accounts.storage()
         assert {each.model: each.orphan for each in report.models} == {"here": False, "gone": True}
         stores = {each.name: each for each in report.stores}
-        assert stores["EVENTS"].messages == 2
+        assert stores["EVENTS"].messages > 2, "the requests, and that reports were put"
         assert stores["EVENTS"].oldest_at == pytest.approx(time.time(), abs=60)
         assert stores["requests"].messages == 2
         assert (await accounts.remove_usage("gone")).requests == 1

@@ -24,6 +24,19 @@ from services.monitor.metrics.requests import Requests
 from services.monitor.metrics.world import World
 
 NOW = 1_000_000.0
+BUDGET = BudgetState(
+    budget="all",
+    level=BudgetLevel.WITHIN,
+    starts_at=NOW,
+    ends_at=NOW + 1,
+    used="1",
+    limit="2",
+    ratio=0.5,
+    unit=Unit.REQUESTS,
+    period=Period.DAY,
+    action=Action.WARN,
+    tz="UTC",
+)
 HOST = Host(
     swap_total_bytes=4,
     swap_used_bytes=1,
@@ -147,6 +160,8 @@ def everything() -> World:
     requests.add(finished())
     error = EngineFailed("It broke.").body().error
     requests.add(finished(1, outcome=Outcome.FAILED, status=502, error=error))
+    for number in range(2, 12):
+        requests.add(finished(number, model="flaky", node=None, key=None))
     for state, reason in ((InstanceState.STOPPED, Reason.IDLE), (InstanceState.FAILED, Reason.OOM)):
         lives.follow(state, instance(state, state=InstanceState.STARTING))
         lives.follow(state, instance(state, state=state, reason=reason))
@@ -174,7 +189,7 @@ def everything() -> World:
         broker=BrokerHealth(0.001, 2, {"INFER": KeptInStream(messages=1, stored_bytes=2, limit_bytes=3)}),
         more=(
             *budget_samples([BUDGET]),
-            Sample(name="yard_disk_days_until_full", value=3.0, labels={"node": "n1", "disk": "/"}),
+            Sample(name="yard_disk_days_until_full", value=9.0, labels={"node": "n1", "disk": "/x"}),
             Sample(name="yard_monitor_memory_bytes", value=1.0),
             Sample(name="yard_monitor_history_series", value=1.0),
             Sample(name="yard_monitor_cpu_seconds_total", value=1.0),
@@ -250,6 +265,43 @@ def test_quantiles_are_interpolated_and_forget_what_is_long_past() -> None:
     assert value(list(requests.samples(NOW)), "yard_request_duration_quantile_seconds", **at) == 0.75
     later = [one for one in requests.samples(NOW + 600) if "quantile" in one.labels]
     assert later == []
+
+
+def test_few_requests_have_no_share_of_errors_and_those_that_were_cancelled_count_for_nothing() -> None:
+    requests = Requests()
+    for number in range(9):
+        requests.add(finished(number, outcome=Outcome.FAILED if number < 3 else Outcome.OK))
+    requests.add(finished(9, outcome=Outcome.CANCELLED))
+    assert not [one for one in requests.samples(NOW) if one.name == "yard_request_error_ratio"]
+    requests.add(finished(10))
+    assert value(list(requests.samples(NOW)), "yard_request_error_ratio", model="m") == 0.3
+    assert not [one for one in requests.samples(NOW + 600) if one.name == "yard_request_error_ratio"]
+
+
+def test_a_node_that_should_be_there_and_is_not_is_down() -> None:
+    nodes = {"a": Node(node="a", version="1", started_at=1)}
+    up = gather(World(now=NOW, nodes=nodes, expected=frozenset({"a", "b"})))
+    assert [value(up, "yard_node_up", node=name) for name in "ab"] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("stories", "opened"),
+    [
+        ([(InstanceState.FAILED, True)], 1.0),
+        ([(InstanceState.FAILED, False)], 0.0),
+        ([(InstanceState.FAILED, True), (InstanceState.READY, False)], 0.0),
+        ([(InstanceState.READY, False), (InstanceState.FAILED, True)], 1.0),
+    ],
+)
+def test_a_crash_loop_is_what_the_newest_instance_says(
+    stories: list[tuple[InstanceState, bool]], opened: float
+) -> None:
+    told = {
+        str(at): instance(str(at), state=state, circuit_open=is_open, changed_at=NOW + at, retry_at=NOW + 60)
+        for at, (state, is_open) in enumerate(stories)
+    }
+    samples = gather(World(now=NOW, instances=dict(reversed(told.items()))))
+    assert value(samples, "yard_model_circuit_open", model="m") == opened
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 0.011, 3.0, 600.0, 601.0])

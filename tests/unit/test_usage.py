@@ -220,6 +220,11 @@ def test_pages_give_every_record_once_in_order(usage: Kept) -> None:
         if (after := page.next) is None:
             break
     assert seen == [f"r{n:03}" for n in range(1, 100, 2)]
+    long = ErrorDetail(message="x" * 100_000, type="server_error", code="engine_failed")
+    usage.store.add(record(f"s{n:03}", finished_at=1000.0, error=long, key="long") for n in range(10))
+    page = usage.page(key="long")
+    assert len(page.records) == 3, "it has to fit into a message"
+    assert len(usage.page(key="long", after=page.next).records) == 3
     with pytest.raises(BadRequest, match="after"):
         usage.page(after="nonsense/x")
 

@@ -49,6 +49,15 @@ export function createActions(app) {
     pull: ({ reference, name }, form) => pull(reference.trim(), name.trim(), form),
     "pull-again": ({ reference, name }) => pull(reference, name === reference ? null : name),
 
+    "hub-search": ({ words, sort, format }) =>
+      once("hub", async () => {
+        const found = await command("hub", "search", { words: words.trim(), sort, format: format || null });
+        store.dispatch("hubFound", found);
+      }),
+    "hub-offer": ({ reference }) =>
+      once("hub", async () => store.dispatch("hubOffer", { offer: await command("hub", "offer", { reference }) })),
+    "hub-back": () => store.dispatch("hubOffer", { offer: null }),
+    "hub-pull": ({ reference }) => pull(reference, null),
     sort: ({ value }) => store.dispatch("sort", { by: value }),
     open: ({ entry, what, revision }) => store.dispatch("open", { open: { entry, what, revision } }),
     close: () => store.dispatch("open", { open: null }),
@@ -76,6 +85,12 @@ export function createActions(app) {
       form?.reset();
       talk.ask(question);
     },
+
+    silence: ({ alert, rule, labels }) =>
+      once(`silence ${alert}`, () =>
+        command("alert", "silence", { rule, labels: JSON.parse(labels), for_s: 3600, reason: "Silenced on the page." }),
+      ),
+    unsilence: ({ silence }) => once(`unsilence ${silence}`, () => command("alert", "unsilence", { silence })),
 
     async copy({ text }) {
       if (await copyText(text)) toast("good", "Copied");

@@ -6,7 +6,7 @@ import { ACTIVITY_TRENDS, DEVICE_TRENDS, follow, withPast } from "./trends.js";
 /** What the gateway sends by key; `activity` is no bucket, but comes like one. */
 export const BUCKETS = [
   ...["models", "instances", "activity", "waits", "nodes", "devices", "adapters"],
-  ...["downloads", "library", "stores", "trash", "jobs", "spending"],
+  ...["downloads", "library", "stores", "trash", "jobs", "spending", "alert_states", "silences"],
 ];
 export const LOG_LINES = 600;
 
@@ -22,6 +22,8 @@ export const initialState = {
   activity: {},
   trends: {},
   downloads: {},
+  alert_states: {},
+  silences: {},
   library: {},
   stores: {},
   trash: {},
@@ -30,6 +32,7 @@ export const initialState = {
   open: null,
   spending: {},
   usage: {},
+  hub: { found: null, offer: null },
   week: null,
   logs: { instance: null, lines: [], next: 0, follow: true },
   chat: emptyChat,
@@ -101,6 +104,14 @@ const handlers = {
 
   week(state, week) {
     return { ...state, week };
+  },
+
+  hubFound(state, { models }) {
+    return { ...state, hub: { found: models, offer: null } };
+  },
+
+  hubOffer(state, { offer }) {
+    return { ...state, hub: { ...state.hub, offer } };
   },
 
   sort(state, { by }) {

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from modelyard import logging
+from modelyard import audit, logging
 from modelyard.bus import Bus
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
@@ -84,10 +84,11 @@ class Budgets:
         """Keep a budget; when this is answered, its total is known to the gateway."""
         budget = self._checked(asked)
         async with self._lock:
-            _, revision = await self._specs.head(budget.budget)
+            before, revision = await self._specs.head(budget.budget)
             known = self._budgets.get(budget.budget)
             _check_revision(budget.budget, asked.revision, known[1] if known else 0)
             stored = await self._specs.put(budget.budget, budget, last=revision)
+            audit.changed(f"budget {budget.budget}", before, budget)
             await self._keep(budget, stored)
             await self._tell_all()
         return BudgetStored(budget=budget.budget, revision=stored)
@@ -122,7 +123,8 @@ class Budgets:
         async with self._lock:
             name = self._known(ref)
             stored = await self._specs.delete(name)
-            self._budgets.pop(name)
+            before, _ = self._budgets.pop(name)
+            audit.changed(f"budget {name}", before, None)
             self._totals.pop(name)
             self._told.pop(name, None)
             await self._states.delete(name)

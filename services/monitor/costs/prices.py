@@ -6,6 +6,7 @@ import time
 
 import msgspec
 
+from modelyard import audit
 from modelyard.bus import Bus
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
@@ -61,9 +62,9 @@ class Prices:
         )
         kept = [each for each in (before.prices if before else ()) if each.valid_from != price.valid_from]
         changed = sorted([*kept, price], key=lambda each: each.valid_from or 0.0)
-        stored = await self._store.put(
-            key, PriceList(model=asked.model, prices=tuple(changed)), last=revision
-        )
+        after = PriceList(model=asked.model, prices=tuple(changed))
+        stored = await self._store.put(key, after, last=revision)
+        audit.changed(f"prices of {asked.model}", before, after)
         await self._known(key, stored)
         return PriceStored(model=asked.model, revision=stored)
 
@@ -96,9 +97,12 @@ class Prices:
             raise NotFound(f"{asked.model} has no price that begins then.", param="valid_from")
         if asked.valid_from is None or not kept:
             stored = await self._store.delete(key, last=revision)
+            audit.changed(f"prices of {asked.model}", before, None)
             await self._unknown(key)
         else:
-            stored = await self._store.put(key, PriceList(model=asked.model, prices=kept), last=revision)
+            after = PriceList(model=asked.model, prices=kept)
+            stored = await self._store.put(key, after, last=revision)
+            audit.changed(f"prices of {asked.model}", before, after)
             await self._known(key, stored)
         return PriceStored(model=asked.model, revision=stored)
 

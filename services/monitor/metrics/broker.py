@@ -20,7 +20,7 @@ class BrokerHealth:
     """What was last seen."""
 
     round_trip_s: float | None = None
-    """None: it does not answer now."""
+    """None: nobody asked yet. While it does not answer, how long it has not."""
     reconnects: int = 0
     streams: Mapping[str, KeptInStream] = field(default_factory=dict)
 

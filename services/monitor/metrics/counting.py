@@ -131,3 +131,37 @@ class Recent:
                 if seconds is not None:
                     labels = {self._label: value, "quantile": f"{share:g}"}
                     yield Sample(name=self.name, value=seconds, labels=labels)
+
+
+class Outcomes:
+    """What share of the last minutes failed, by one label."""
+
+    MINUTES = 5
+    LEAST = 10
+    """Of fewer requests one failure says little."""
+
+    def __init__(self, name: str, label: str) -> None:
+        self.name = name
+        self._label = label
+        self._by_minute: dict[int, dict[str, tuple[int, int]]] = {}
+        """All and failed ones, by minute and value."""
+
+    def add(self, value: str, at: float, *, failed: bool) -> None:
+        minute = self._by_minute.setdefault(int(at // 60), {})
+        if value not in minute and len(minute) >= MOST:
+            value = OTHER
+        count, failures = minute.get(value, (0, 0))
+        minute[value] = (count + 1, failures + failed)
+
+    def samples(self, now: float) -> Iterator[Sample]:
+        newest = int(now // 60)
+        for minute in [one for one in self._by_minute if one <= newest - self.MINUTES]:
+            del self._by_minute[minute]
+        merged: dict[str, tuple[int, int]] = {}
+        for by_value in self._by_minute.values():
+            for value, (count, failures) in by_value.items():
+                before = merged.get(value, (0, 0))
+                merged[value] = (before[0] + count, before[1] + failures)
+        for value, (count, failures) in merged.items():
+            if count >= self.LEAST:
+                yield Sample(name=self.name, value=failures / count, labels={self._label: value})

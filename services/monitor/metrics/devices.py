@@ -50,6 +50,9 @@ def device_samples(device: Device) -> Iterator[Sample]:
         value = getattr(device, field)
         if value is not None:
             yield Sample(name=name, value=value * factor, labels=labels)
+    if device.memory_total_bytes:
+        used = device.memory_used_bytes / device.memory_total_bytes
+        yield Sample(name="yard_device_memory_used_ratio", value=used, labels=labels)
     yield Sample(name="yard_device_processes", value=float(len(device.processes)), labels=labels)
     for reason in device.throttled_by:
         yield Sample(name="yard_device_throttled", value=1.0, labels={**labels, "reason": reason})
@@ -63,6 +66,9 @@ def host_samples(host: Host, node: str) -> Iterator[Sample]:
         value = getattr(host, field)
         if value is not None:
             yield Sample(name=name, value=float(value), labels=labels)
+    if host.disk_total_bytes and host.disk_free_bytes is not None:
+        used = 1 - host.disk_free_bytes / host.disk_total_bytes
+        yield Sample(name="yard_host_disk_used_ratio", value=used, labels=labels)
 
 
 def tenant_samples(device: Device, models: dict[str, str]) -> Iterator[Sample]:

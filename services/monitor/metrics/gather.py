@@ -11,7 +11,7 @@ from services.monitor.metrics.world import World
 def gather(world: World) -> list[Sample]:
     """Every metric of `schemas.metric_names` that can be told now."""
     samples = [Sample(name="yard_info", value=1.0, labels={"version": world.version})]
-    samples += node_samples(world.nodes.values())
+    samples += node_samples(world.nodes, world.expected)
     models = {instance.instance: instance.model for instance in world.instances.values()}
     for device in world.devices.values():
         samples += device_samples(device)

@@ -65,12 +65,13 @@ def model_samples(
     ready: dict[str, int] = {}
     coming: dict[str, int] = {}
     opened: dict[str, bool] = {}
-    for instance in instances:
+    # What the newest says holds: the record of an older failure may still be there.
+    for instance in sorted(instances, key=lambda one: one.changed_at):
         model = instance.model
         ready[model] = ready.get(model, 0) + (instance.state is InstanceState.READY)
         coming[model] = coming.get(model, 0) + (instance.state in COMING)
         paused = instance.circuit_open and (instance.retry_at or 0.0) > now
-        opened[model] = opened.get(model, False) or paused
+        opened[model] = paused
     for model, count in ready.items():
         labels = {"model": model}
         yield Sample(name="yard_model_ready", value=float(count), labels=labels)

@@ -11,7 +11,9 @@ import psutil
 import modelyard
 from modelyard import logging
 from modelyard.bus import Bus
+from modelyard.credentials import members
 from modelyard.micro import Commands
+from modelyard.settings import Settings
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
@@ -42,6 +44,7 @@ log = logging.get(__name__)
 T = TypeVar("T")
 
 TICK_S = 1.0
+MEMBERS_S = 10.0
 SILENT_S = 10.0
 """What was not heard of for so long is left out."""
 
@@ -69,11 +72,15 @@ class _Heard(Generic[T]):
 class Keeper:
     """One for the whole yard: it hears the devices and the instances of every node."""
 
-    def __init__(self, bus: Bus, instances: Mirror[Instance], devices: Mirror[Device]) -> None:
+    def __init__(
+        self, bus: Bus, settings: Settings, instances: Mirror[Instance], devices: Mirror[Device]
+    ) -> None:
         self.history = History()
         self.samples: tuple[Sample, ...] = ()
         """Of the last second."""
         self._bus = bus
+        self._settings = settings
+        self._expected: frozenset[str] = frozenset()
         self._instances = instances
         self._devices = devices
         self._activity: _Heard[InstanceMetrics] = _Heard()
@@ -116,6 +123,7 @@ class Keeper:
             version=modelyard.__version__,
             devices=self._devices.values,
             nodes=self._nodes.values,
+            expected=self._expected,
             instances=self._instances.values,
             activity=self._activity.now(),
             waits=self._waits.values,
@@ -135,11 +143,19 @@ class Keeper:
         await self._past.restore(self._ended, self._requests)
         tasks.spawn(self._ended.run(), "requests")
         tasks.spawn(self._past.keep(), "history")
+        tasks.spawn(self._know_members(), "members")
         due = time.monotonic()
         while True:
             self._tick(time.time())
             due = max(due + TICK_S, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
+
+    async def _know_members(self) -> None:
+        """The machines that were let in, looked up now and then: letting one in is no event."""
+        while True:
+            joined = await asyncio.to_thread(members, self._settings.credentials)
+            self._expected = frozenset({self._settings.node, *(each.node for each in joined)})
+            await asyncio.sleep(MEMBERS_S)
 
     def _tick(self, now: float) -> None:
         self.samples = tuple(gather(self.world(now)))

@@ -25,6 +25,7 @@ class Probe:
         self.health = BrokerHealth()
         self.queue: dict[tuple[str, str], int] = {}
         self._bus = bus
+        self._answered_at = time.monotonic()
         bus.on_reconnect(self._on_reconnect)
 
     def _on_reconnect(self) -> None:
@@ -38,7 +39,7 @@ class Probe:
                 await self._look(with_streams=looks % STREAMS_EVERY == 0)
                 looks += 1
             except (TimeoutError, nats.errors.Error, nats.js.errors.Error, msgspec.DecodeError):
-                self.health.round_trip_s = None
+                self.health.round_trip_s = time.monotonic() - self._answered_at
                 self.queue = {}
             await asyncio.sleep(QUEUE_S)
 
@@ -46,6 +47,7 @@ class Probe:
         began = time.perf_counter()
         await self._bus.nc.flush(timeout=_ANSWER_S)
         self.health.round_trip_s = time.perf_counter() - began
+        self._answered_at = time.monotonic()
         info = await self._bus.js.stream_info(streams.INFER.name, subjects_filter=subjects.INFER.wildcard)
         self.queue = _by_model_and_lane(info.state.subjects or {})
         if with_streams:

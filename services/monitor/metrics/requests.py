@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from schemas.metrics import Sample
 from schemas.requests import Outcome, RequestFinished
-from services.monitor.metrics.counting import Counter, Histograms, Recent
+from services.monitor.metrics.counting import Counter, Histograms, Outcomes, Recent
 
 _MOST_TOKENS = 2**40
 """More in one request is a fault of the engine."""
@@ -31,6 +31,7 @@ class Requests:
         self._duration_of_key = Histograms("yard_key_request_duration_seconds", "key")
         self._recent_duration = Recent("yard_request_duration_quantile_seconds", "model")
         self._recent_first_token = Recent("yard_request_first_token_quantile_seconds", "model")
+        self._outcomes = Outcomes("yard_request_error_ratio", "model")
         self._recent_queue = Recent("yard_request_queue_quantile_seconds", "model")
 
     def add(self, record: RequestFinished) -> None:
@@ -42,6 +43,8 @@ class Requests:
             self._seen.popitem(last=False)
         model, node, outcome = record.model, record.node or "", record.outcome.value
         self._ended.add(model, node, outcome)
+        if record.outcome is not Outcome.CANCELLED:
+            self._outcomes.add(model, record.finished_at, failed=record.outcome is Outcome.FAILED)
         if record.error is not None:
             self._errors.add(model, record.error.code)
         for kind, tokens in _tokens(record):
@@ -73,6 +76,7 @@ class Requests:
             yield from family.samples()
         for recent in (self._recent_duration, self._recent_first_token, self._recent_queue):
             yield from recent.samples(now)
+        yield from self._outcomes.samples(now)
 
 
 def _tokens(record: RequestFinished) -> Iterator[tuple[str, int]]:

@@ -8,8 +8,11 @@ from schemas.instances import Node
 from schemas.metrics import Sample
 
 
-def node_samples(nodes: Iterable[Node]) -> Iterator[Sample]:
-    for node in nodes:
+def node_samples(nodes: Mapping[str, Node], expected: Iterable[str]) -> Iterator[Sample]:
+    """Of every machine of the yard: up is 1 if its record lives, 0 if it should."""
+    for name in sorted({*expected, *nodes}):
+        yield Sample(name="yard_node_up", value=float(name in nodes), labels={"node": name})
+    for node in nodes.values():
         labels = {"node": node.node}
         yield Sample(name="yard_node_info", value=1.0, labels={**labels, "version": node.version})
         yield Sample(name="yard_node_cordoned", value=float(node.cordoned), labels=labels)

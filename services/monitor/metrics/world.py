@@ -22,6 +22,8 @@ class World:
     devices: Mapping[str, Device] = field(default_factory=dict)
     """By `node.device`; those that are silent are left out."""
     nodes: Mapping[str, Node] = field(default_factory=dict)
+    expected: frozenset[str] = frozenset()
+    """Nodes that belong to the yard, there or not."""
     instances: Mapping[str, Instance] = field(default_factory=dict)
     activity: Mapping[str, InstanceMetrics] = field(default_factory=dict)
     """What instances do, by instance."""

@@ -1,5 +1,6 @@
 """Reports: questions about usage that are kept under a name."""
 
+from modelyard import audit
 from modelyard.bus import Bus
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
@@ -42,6 +43,7 @@ class Reports:
             )
         report = Report(report=asked.report, query=asked.query, title=asked.title)
         stored = await self._store.put(asked.report, report, last=revision)
+        audit.changed(f"report {asked.report}", value, report)
         return ReportStored(report=asked.report, revision=stored)
 
     async def get(self, ref: ReportRef) -> StoredReport:
@@ -65,6 +67,7 @@ class Reports:
         """Forget it."""
         there = await self.get(ref)
         stored = await self._store.delete(ref.report, last=there.revision)
+        audit.changed(f"report {ref.report}", there.report, None)
         return ReportStored(report=ref.report, revision=stored)
 
     async def run(self, ref: ReportRef) -> UsageReport:

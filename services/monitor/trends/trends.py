@@ -8,6 +8,8 @@ import msgspec
 import psutil
 
 from modelyard import logging
+from modelyard.state import Mirror
+from schemas.devices import Device
 from schemas.metrics import Sample
 from schemas.storage import DiskFull
 from schemas.usage import Forecast, ForecastQuery, Step, Unit, UsageQuery, UsageRow
@@ -22,6 +24,8 @@ log = logging.get(__name__)
 
 EVERY_S = 600.0
 _HOUR_S = 3600
+HOME_DISK = "YARD_HOME"
+"""What the disk of another node's home is called."""
 LOOK_BACK_S = 14 * DAY_S
 """How far back a disk's samples say where it is going."""
 
@@ -66,8 +70,13 @@ def amount(row: UsageRow, unit: Unit) -> float:
 class Disks:
     """Keeps how much is free where the yard's files are, by the hour."""
 
-    def __init__(self, usage: UsageKeeper, node: str, folders: tuple[Path, ...]) -> None:
+    def __init__(
+        self, usage: UsageKeeper, devices: Mirror[Device], node: str, folders: tuple[Path, ...]
+    ) -> None:
+        self.samples: tuple[Sample, ...] = ()
+        """Of the last look; a disk that does not fill up has none."""
         self._usage = usage
+        self._devices = devices
         self._node = node
         self._folders = folders
 
@@ -80,7 +89,24 @@ class Disks:
                     await self.note(self._node, str(folder), time.time(), usage.free, usage.total)
                 except Exception:
                     log.exception("disk_not_sampled", folder=str(folder))
+            try:
+                await self._look_elsewhere()
+                self.samples = tuple(_days(each) for each in await self.fullness() if each.days is not None)
+            except Exception:
+                # A full disk, say: the next look may do.
+                log.exception("disks_not_kept")
             await asyncio.sleep(EVERY_S)
+
+    async def _look_elsewhere(self) -> None:
+        """Of other nodes, their monitors tell of the disk that YARD_HOME is on."""
+        for device in tuple(self._devices.values.values()):
+            host = device.host
+            if host is None or host.disk_free_bytes is None or host.disk_total_bytes is None:
+                continue
+            if device.node != self._node:
+                await self.note(
+                    device.node, HOME_DISK, time.time(), host.disk_free_bytes, host.disk_total_bytes
+                )
 
     async def note(self, node: str, disk: str, at: float, free_bytes: int, total_bytes: int) -> None:
         """Keep one sample; the last of an hour stands for it."""
@@ -90,17 +116,10 @@ class Disks:
         """When each disk will be full."""
         return await self._usage.read(_fullness, time.time() - LOOK_BACK_S)
 
-    async def samples(self) -> list[Sample]:
-        """The same as numbers for alert rules; a disk that does not fill up has none."""
-        return [
-            Sample(
-                name="yard_disk_days_until_full",
-                value=each.days,
-                labels={"node": each.node, "disk": each.disk},
-            )
-            for each in await self.fullness()
-            if each.days is not None
-        ]
+
+def _days(full: DiskFull) -> Sample:
+    labels = {"node": full.node, "disk": full.disk}
+    return Sample(name="yard_disk_days_until_full", value=full.days or 0.0, labels=labels)
 
 
 def _note(store: UsageStore, row: tuple[str, str, int, int, int]) -> None:

@@ -41,6 +41,9 @@ SELECT record FROM requests WHERE finished_at >= ? AND finished_at < ? {}
 ORDER BY finished_at DESC, request LIMIT ?
 """
 
+_PAGE_CHARACTERS = 256 * 1024
+"""Of records in a page: with the longest errors and letters of four bytes it is still below a MiB."""
+
 
 class UsageReader:
     """One connection that only reads, to be used from the thread that made it. It sees whole transactions."""
@@ -143,14 +146,23 @@ class UsageReader:
 
     def page(
         self, start: float, end: float, only: Collection[int] | None, after: tuple[float, str], limit: int
-    ) -> list[CountedRequest]:
-        """Records in order of time, after the one that is named by its time and id."""
+    ) -> tuple[list[CountedRequest], tuple[float, str] | None]:
+        """Records in order of time after the one that is named by its time and id, and where to go on.
+
+        Fewer than the limit where they would not fit into a message.
+        """
         condition, chosen = _only(only)
         rows = self.db.execute(_RECORDS.format(condition), (start, end, *after, *chosen, limit))
-        return [
-            CountedRequest(record=REQUEST_FINISHED.decode(record.encode()), cost=spelled(whole, pico))
-            for _, _, record, whole, pico in rows
-        ]
+        found: list[CountedRequest] = []
+        size = 0
+        for request, at, record, whole, pico in rows:
+            found.append(
+                CountedRequest(record=REQUEST_FINISHED.decode(record.encode()), cost=spelled(whole, pico))
+            )
+            size += len(record)
+            if size > _PAGE_CHARACTERS or len(found) == limit:
+                return found, (at, request)
+        return found, None
 
     def close(self) -> None:
         """Give the file free."""

@@ -161,14 +161,13 @@ def records(reader: UsageReader, query: RecordsQuery, asked: Question, *, curren
     reader.begin()
     try:
         only = asked.numbers(reader.series.all())
-        found = reader.page(asked.start, asked.end, only, _cursor(query.after), query.limit)
+        found, last = reader.page(asked.start, asked.end, only, _cursor(query.after), query.limit)
     finally:
         reader.end()
-    last = found[-1].record if len(found) == query.limit else None
     return RecordsPage(
         records=tuple(found),
         currency=currency,
-        next=None if last is None else f"{last.finished_at!r}/{last.request}",
+        next=None if last is None else f"{last[0]!r}/{last[1]}",
     )
 
 
