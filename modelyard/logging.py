@@ -4,8 +4,13 @@ import logging
 import sys
 
 import msgspec
-import structlog
-from structlog.typing import EventDict, Processor
+
+from modelyard.lean import without
+
+with without("rich"):
+    # Its tracebacks would show every local variable, and that may be a secret.
+    import structlog
+    from structlog.typing import EventDict, Processor
 
 Logger = structlog.stdlib.BoundLogger
 

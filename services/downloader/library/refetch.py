@@ -15,7 +15,7 @@ from modelyard.paths import resolve_inside
 from modelyard.processes import die_with_parent
 from services.downloader import hub
 from services.downloader.errors import DownloadError
-from services.downloader.transfer import Source, fetch_file, open_session
+from services.downloader.source import Source
 
 
 class WantedFile(Struct, frozen=True, kw_only=True):
@@ -77,6 +77,9 @@ def main() -> int:
 
 
 async def _fetch(order: Order) -> None:
+    # Who only wants the messages of this module need not load an HTTP client.
+    from services.downloader.transfer import fetch_file, open_session
+
     authorization = hub.authorization()
     async with open_session() as session:
         for file in order.files:

@@ -44,6 +44,7 @@ log = logging.get(__name__)
 T = TypeVar("T")
 
 TICK_S = 1.0
+WEIGH_S = 10.0
 MEMBERS_S = 10.0
 SILENT_S = 10.0
 """What was not heard of for so long is left out."""
@@ -89,6 +90,7 @@ class Keeper:
         self._probe = Probe(bus)
         self._past = Past(bus, self.history)
         self._more: list[More] = [self._own_cost]
+        self._weigh_at, self._weight_bytes = 0.0, 0
         self._on_tick: list[Callable[[float, tuple[Sample, ...]], None]] = []
 
     async def start(self, tasks: Tasks) -> None:
@@ -166,10 +168,11 @@ class Keeper:
             except Exception:
                 log.exception("metrics_listener_failed")
 
-    def _own_cost(self, _now: float) -> Iterable[Sample]:
-        used = _PROCESS.cpu_times()
-        yield Sample(name="yard_monitor_cpu_seconds_total", value=used.user + used.system)
-        yield Sample(name="yard_monitor_memory_bytes", value=float(_PROCESS.memory_info().rss))
+    def _own_cost(self, now: float) -> Iterable[Sample]:
+        if now >= self._weigh_at:
+            self._weigh_at, self._weight_bytes = now + WEIGH_S, _PROCESS.memory_info().rss
+        yield Sample(name="yard_monitor_cpu_seconds_total", value=time.process_time())
+        yield Sample(name="yard_monitor_memory_bytes", value=float(self._weight_bytes))
         yield Sample(name="yard_monitor_history_series", value=float(len(self.history)))
 
     async def query(self, query: MetricsQuery) -> MetricsAnswer:
