@@ -14,7 +14,7 @@ from modelyard.processes import die_with_parent
 from services.downloader import hub
 from services.downloader.errors import DownloadError, HubError
 from services.downloader.hub import RepoListing
-from services.downloader.selection import Reference
+from services.downloader.reference import Reference
 
 
 class Listed(Struct, frozen=True, kw_only=True, tag_field="type", tag="listed"):
