@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import re
+import resource
 import shutil
 import signal
 import statistics
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -35,28 +37,45 @@ _URL = re.compile(r"OpenAI base URL\s+http://(127\.0\.0\.1:\d+)/v1")
 _HEAD = struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 20) + b"general.architecture"
 
 
-class Memory:
-    """The most that a home's processes have taken together, and that with shared pages counted once."""
+@dataclass
+class Cost:
+    """What one way has taken: time, processor time, and the most memory of all its processes together."""
 
-    def __init__(self, home: Path) -> None:
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    rss_mib: float = 0.0
+    pss_mib: float = 0.0
+    """As RSS, with shared pages counted once."""
+
+
+class Watch:
+    """Looks at the processes of a home while something runs; what ends between two looks is nearly seen."""
+
+    def __init__(self, home: Path, cost: Cost) -> None:
         self._home = str(home)
-        self.rss_mib = 0.0
-        self.pss_mib = 0.0
+        self._cost = cost
+        self._before = {pid: cpu_s for pid, cpu_s, *_ in self._look()}
+        self._latest: dict[int, float] = {}
 
-    async def watch(self) -> None:
-        """Look twice a second, until cancelled."""
+    async def keep(self) -> None:
+        """Until cancelled."""
         while True:
-            found = [each for process in psutil.process_iter() if (each := self._of(process))]
-            self.rss_mib = max(self.rss_mib, sum(rss for rss, _ in found) / 2**20)
-            self.pss_mib = max(self.pss_mib, sum(pss for _, pss in found) / 2**20)
-            await asyncio.sleep(0.5)
+            seen = self._look()
+            self._latest |= {pid: cpu_s for pid, cpu_s, *_ in seen}
+            used = {pid: cpu_s - self._before.get(pid, 0.0) for pid, cpu_s in self._latest.items()}
+            self._cost.cpu_s = sum(used.values())
+            self._cost.rss_mib = max(self._cost.rss_mib, sum(rss for *_, rss, _ in seen) / 2**20)
+            self._cost.pss_mib = max(self._cost.pss_mib, sum(pss for *_, pss in seen) / 2**20)
+            await asyncio.sleep(0.25)
 
-    def _of(self, process: psutil.Process) -> tuple[int, int] | None:
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get("YARD_HOME") == self._home:
-                full = process.memory_full_info()
-                return full.rss, full.pss
-        return None
+    def _look(self) -> list[tuple[int, float, int, int]]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("YARD_HOME") == self._home:
+                    times, full = process.cpu_times(), process.memory_full_info()
+                    found.append((process.pid, times.user + times.system, full.rss, full.pss))
+        return found
 
 
 async def main() -> None:
@@ -85,56 +104,63 @@ def _published(path: Path) -> str:
 
 async def _measure(folder: Path, environment: dict[str, str]) -> None:
     """The ways take turns, so that a busy moment of the machine meets all of them."""
-    hf_s: list[float] = []
-    synced_s: list[float] = []
-    pull_s: dict[int, list[float]] = {0: [], WATCHERS: []}
-    memory: dict[int, Memory] = {}
+    hf: list[Cost] = []
+    synced: list[Cost] = []
+    pulls: dict[int, list[Cost]] = {0: [], WATCHERS: []}
     async with _yard(folder / "home", environment) as (home, address):
         for _ in range(ROUNDS):
-            seconds_and_sync = await _hf(folder / "hf-download", environment)
-            hf_s.append(seconds_and_sync[0])
-            synced_s.append(sum(seconds_and_sync))
-            for watchers, seconds in pull_s.items():
-                memory[watchers] = memory.get(watchers) or Memory(home)
+            for costs, cost in zip((hf, synced), await _hf(folder / "hf-download", environment), strict=True):
+                costs.append(cost)
+            for watchers, costs in pulls.items():
                 async with _watchers(address, watchers):
-                    seconds.append(await _pull(home, environment, memory[watchers]))
+                    costs.append(await _pull(home, environment))
     table = Table(title=f"A file of {GIB} GiB from a hub on loopback, median of {ROUNDS}")
-    for column in ("way", "seconds", "MB/s", "ratio", "RSS MiB", "PSS MiB"):
+    for column in ("way", "seconds", "ratio", "CPU s", "CPU ratio", "RSS MiB", "PSS MiB"):
         table.add_column(column, justify="left" if column == "way" else "right")
-    base_s = statistics.median(hf_s)
-    _row(table, "hf download", base_s, base_s)
-    _row(table, "hf download, and sync", statistics.median(synced_s), base_s)
-    for watchers, seconds in pull_s.items():
-        name = f"yard pull, {watchers} dashboards"
-        _row(table, name, statistics.median(seconds), base_s, memory[watchers])
+    ways = {f"yard pull, {watchers} dashboards": costs for watchers, costs in pulls.items()}
+    for name, costs in {"hf download": hf, "hf download, and sync": synced, **ways}.items():
+        _row(table, name, _median(costs), _median(hf))
     Console().print(table)
 
 
-def _row(table: Table, name: str, seconds: float, base_s: float, memory: Memory | None = None) -> None:
-    taken = (f"{memory.rss_mib:.0f}", f"{memory.pss_mib:.0f}") if memory else ("", "")
-    speed = GIB * 2**30 / seconds / 1e6
-    table.add_row(name, f"{seconds:.1f}", f"{speed:.0f}", f"{seconds / base_s:.2f}", *taken)
+def _median(costs: list[Cost]) -> Cost:
+    return Cost(
+        statistics.median(cost.seconds for cost in costs),
+        statistics.median(cost.cpu_s for cost in costs),
+        max(cost.rss_mib for cost in costs),
+        max(cost.pss_mib for cost in costs),
+    )
 
 
-async def _hf(dest: Path, environment: dict[str, str]) -> tuple[float, float]:
-    """How long it takes, and how long the disk takes after it."""
+def _row(table: Table, name: str, cost: Cost, base: Cost) -> None:
+    memory = (f"{cost.rss_mib:.0f}", f"{cost.pss_mib:.0f}") if cost.rss_mib else ("", "")
+    ratios = f"{cost.seconds / base.seconds:.2f}", f"{cost.cpu_s / base.cpu_s:.2f}"
+    table.add_row(name, f"{cost.seconds:.1f}", ratios[0], f"{cost.cpu_s:.1f}", ratios[1], *memory)
+
+
+async def _hf(dest: Path, environment: dict[str, str]) -> tuple[Cost, Cost]:
+    """What it takes, and what it takes until the disk has everything."""
     program = shutil.which("hf") or str(Path(sys.executable).with_name("hf"))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = await _timed([program, "download", REPO, FILE, "--local-dir", str(dest)], environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     began = time.monotonic()
     await asyncio.to_thread(os.sync)
-    sync_s = time.monotonic() - began
+    synced_s = seconds + time.monotonic() - began
     shutil.rmtree(dest)
     shutil.rmtree(environment["HF_HOME"], ignore_errors=True)
-    return seconds, sync_s
+    return Cost(seconds, cpu_s), Cost(synced_s, cpu_s)
 
 
-async def _pull(home: Path, environment: dict[str, str], memory: Memory) -> float:
+async def _pull(home: Path, environment: dict[str, str]) -> Cost:
     words = [sys.executable, "-m", "modelyard.cli", "pull", REPO]
-    watching = asyncio.create_task(memory.watch())
-    seconds = await _timed(words, {**environment, "YARD_HOME": str(home)})
+    cost = Cost()
+    watching = asyncio.create_task(Watch(home, cost).keep())
+    cost.seconds = await _timed(words, {**environment, "YARD_HOME": str(home)})
     watching.cancel()
     shutil.rmtree(home / "models" / REPO)
-    return seconds
+    return cost
 
 
 async def _timed(argv: list[str], environment: dict[str, str]) -> float:
