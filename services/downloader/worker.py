@@ -28,7 +28,6 @@ from services.downloader.reference import Reference, make_reference
 from services.downloader.selection import RemoteFile, Selection, SelectionError, select_files
 from services.downloader.source import Source
 from services.downloader.throttle import Throttle
-from services.downloader.transfer import Options, fetch_file, open_session
 from services.downloader.worker_messages import (
     JOB_DECODER,
     Failed,
@@ -121,6 +120,9 @@ def _is_default(
 
 async def fetch(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], None]) -> None:
     """Fetch the files one after the other; what is complete already is passed over."""
+    # Not before the hub was asked: both at once would be the most memory that a download ever takes.
+    from services.downloader.transfer import Options, fetch_file, open_session
+
     meter, throttle = ProgressMeter(send, plan.arrived_bytes), Throttle()
     orders.follow(throttle.limit)
     options = Options(
