@@ -98,7 +98,9 @@ def broker_config(settings: Settings) -> Path:
 def prepare(settings: Settings) -> None:
     """Make the folders. Only the owner may look: there are keys and logs inside."""
     plugins = settings.engine_plugins
-    folders = (settings.home, settings.models, settings.logs, settings.run, settings.credentials)
+    # A store that somebody named may be a disk that is not mounted now: its folder is not ours to make.
+    store = () if settings.stores else (settings.models,)
+    folders = (settings.home, *store, settings.logs, settings.run, settings.credentials)
     for folder in (*folders, plugins.parent, plugins):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.home.chmod(0o700)

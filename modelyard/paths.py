@@ -16,6 +16,14 @@ def resolve_inside(root: Path, hub_path: str) -> Path:
     return target
 
 
+def has_inside(root: Path, path: str) -> bool:
+    """Whether there is something at `path` under root, as `resolve_inside` finds it."""
+    try:
+        return resolve_inside(root, path).exists()
+    except (ValueError, OSError):
+        return False
+
+
 def check_folder(store_root: Path, folder: Path) -> Path:
     """The folder itself, symbolic links followed; ValueError unless it lies strictly under store_root."""
     if not folder.is_absolute() or ".." in folder.parts or "\0" in str(folder):

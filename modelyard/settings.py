@@ -10,7 +10,10 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
+from modelyard.paths import has_inside
 from schemas.record import Record
+
+DEFAULT_STORE = "models"
 
 
 class SettingsError(Exception):
@@ -22,6 +25,8 @@ class Settings(Record):
 
     home: Path
     """YARD_HOME: models, broker data, credentials, logs."""
+    stores: dict[str, Path] = msgspec.field(default_factory=dict)
+    """YARD_STORES: folders of model files, like `ssd=/models,disk=/srv/models`; downloads go to the first."""
     host: str = "127.0.0.1"
     """YARD_HOST: where the gateway listens."""
     port: int = 8080
@@ -58,8 +63,18 @@ class Settings(Record):
     """YARD_LOG_LEVEL: debug, info, warning or error."""
 
     @property
+    def all_stores(self) -> dict[str, Path]:
+        """The stores by name; without a setting the one in the home."""
+        return self.stores or {DEFAULT_STORE: self.home / DEFAULT_STORE}
+
+    @property
     def models(self) -> Path:
-        return self.home / "models"
+        """The store that downloads go to."""
+        return next(iter(self.all_stores.values()))
+
+    def store_of(self, path: str) -> Path:
+        """The first store that has `path`, which is a model's; the first of all if none has it."""
+        return next((root for root in self.all_stores.values() if has_inside(root, path)), self.models)
 
     @property
     def logs(self) -> Path:
@@ -81,6 +96,7 @@ class Settings(Record):
         """These settings as the variables that a child process reads them from."""
         values = {
             "YARD_HOME": str(self.home),
+            "YARD_STORES": ",".join(f"{name}={path}" for name, path in self.stores.items()),
             "YARD_HOST": self.host,
             "YARD_PORT": str(self.port),
             "YARD_NATS_PORT": str(self.nats_port),
@@ -116,6 +132,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     given = {name: value.strip() for name, value in environ.items() if name in KNOWN and value.strip()}
     return Settings(
         home=_home(given.get("YARD_HOME")),
+        stores=_stores(given.get("YARD_STORES", "")),
         host=given.get("YARD_HOST", "127.0.0.1"),
         port=_port(given, "YARD_PORT", 8080),
         nats_url=_nats_url(given.get("YARD_NATS_URL")),
@@ -141,6 +158,30 @@ def _home(value: str | None) -> Path:
     if path.exists() and not path.is_dir():
         raise SettingsError(f"YARD_HOME={path} is a file; it must be a folder.")
     return path.absolute()
+
+
+def _stores(value: str) -> dict[str, Path]:
+    stores: dict[str, Path] = {}
+    for part in filter(None, map(str.strip, value.split(","))):
+        match = re.fullmatch(r"([A-Za-z0-9_-]{1,64})=(.+)", part)
+        path = Path(match[2].strip()).expanduser() if match else Path()
+        if match is None or not path.is_absolute():
+            raise SettingsError(f"YARD_STORES has {part!r}; each part looks like name=/folder.")
+        if path.exists() and not path.is_dir():
+            raise SettingsError(f"YARD_STORES has {part!r}, which is no folder.")
+        if match[1] in stores:
+            raise SettingsError(f"YARD_STORES has two stores of the name {match[1]}.")
+        stores[match[1]] = path
+    _check_apart(stores)
+    return stores
+
+
+def _check_apart(stores: Mapping[str, Path]) -> None:
+    real = {name: path.resolve() for name, path in stores.items()}
+    for name, path in real.items():
+        within = next((one for one in real if one != name and path.is_relative_to(real[one])), None)
+        if within is not None:
+            raise SettingsError(f"YARD_STORES: {name} lies in {within}; stores must lie apart.")
 
 
 def _port(given: Mapping[str, str], name: str, default: int) -> int:

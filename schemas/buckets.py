@@ -11,6 +11,7 @@ from schemas.devices import Device
 from schemas.downloads import Download
 from schemas.groups import Group
 from schemas.instances import Instance, Node
+from schemas.library import LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory, WaitingModel, Wish
 from schemas.roles import Role
@@ -76,7 +77,7 @@ INSTANCES = Bucket(
     "instances",
     Instance,
     writers=[Role.RUNNER, Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.MONITOR],
+    readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
     expires=True,
 )
 NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
@@ -88,6 +89,10 @@ DEVICES = Bucket(
     expires=True,
 )
 DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+STORES = Bucket("stores", StoreSpace, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
+TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+JOBS = Bucket("jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
@@ -98,5 +103,5 @@ MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WA
 
 ALL: tuple[Bucket[Any], ...] = (
     *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS, WISHES),
-    *(DOWNLOADS, FILES, BATCHES, LEASES),
+    *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
 )

@@ -247,6 +247,8 @@ class Node(Record):
     started_at: float
     engines: tuple[EngineOffer, ...] = ()
     devices: tuple[NodeDevice, ...] = ()
+    stores: tuple[str, ...] = ()
+    """The stores of model files that it can read."""
     cordoned: bool = False
     """It takes no new start."""
     rpc: RpcOffer | None = None

@@ -6,6 +6,25 @@ from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.frames import Check, Checked, Resend
 from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
 from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
+from schemas.library import (
+    AskNode,
+    CachedModels,
+    DeleteEntry,
+    DescribeEntry,
+    EntryDetails,
+    FindFile,
+    FoundFiles,
+    ImportCached,
+    JobRef,
+    LibraryEntry,
+    LibraryJob,
+    LibraryRef,
+    Restored,
+    Scanned,
+    TrashedEntry,
+    TrashEmptied,
+    TrashRef,
+)
 from schemas.logs import LogBatch
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
 from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
@@ -35,6 +54,8 @@ _WATCHERS = (_GATEWAY, _OPERATOR)
 _CALLERS = (_GATEWAY, _OPERATOR)
 _DRAIN_S = 60.0
 """Commands that wait until instances are drained and stopped are answered within this time."""
+_DISK_S = 30.0
+"""Commands that move many files are answered within this time."""
 
 MODEL_PUT = Command(
     "yard.command.model.put",
@@ -224,6 +245,126 @@ DOWNLOAD_CANCEL = Command(
     server=_DOWNLOADER,
     summary="End a download; what is on disk stays for a later one.",
 )
+LIBRARY_SHOW = Command(
+    "yard.command.library.show",
+    LibraryRef,
+    EntryDetails,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="One entry of the library with its files and their sha256.",
+)
+LIBRARY_DESCRIBE = Command(
+    "yard.command.library.describe",
+    DescribeEntry,
+    LibraryEntry,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Write the description of an entry into its folder.",
+)
+LIBRARY_VERIFY = Command(
+    "yard.command.library.verify",
+    LibraryRef,
+    LibraryJob,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Read all bytes of an entry and compare their sha256.",
+)
+LIBRARY_REPAIR = Command(
+    "yard.command.library.repair",
+    LibraryRef,
+    LibraryJob,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Fetch an entry's damaged and missing files again, and no others.",
+)
+LIBRARY_CANCEL = Command(
+    "yard.command.library.cancel",
+    JobRef,
+    LibraryJob,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="End a job of the library; what it has done stays.",
+)
+LIBRARY_DELETE = Command(
+    "yard.command.library.delete",
+    DeleteEntry,
+    TrashedEntry,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Put an entry into the trash of its store, for a day.",
+    timeout_s=_DISK_S,
+)
+LIBRARY_RESTORE = Command(
+    "yard.command.library.restore",
+    TrashRef,
+    Restored,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Put an item of the trash back where it was.",
+    timeout_s=_DISK_S,
+)
+LIBRARY_PURGE = Command(
+    "yard.command.library.purge",
+    TrashRef,
+    TrashEmptied,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Delete an item of the trash for good.",
+    timeout_s=_DISK_S,
+)
+LIBRARY_EMPTY = Command(
+    "yard.command.library.empty",
+    AskNode,
+    TrashEmptied,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Delete everything in the trash of a node for good.",
+    timeout_s=_DISK_S,
+)
+LIBRARY_CACHED = Command(
+    "yard.command.library.cached",
+    AskNode,
+    CachedModels,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="The models in the Hub's own cache on a node.",
+    timeout_s=_DISK_S,
+)
+LIBRARY_IMPORT = Command(
+    "yard.command.library.import",
+    ImportCached,
+    LibraryJob,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Take a model from the Hub's own cache into a store.",
+    timeout_s=_DISK_S,
+)
+LIBRARY_FIND = Command(
+    "yard.command.library.find",
+    FindFile,
+    FoundFiles,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Every node and place that has a file with this sha256.",
+)
+LIBRARY_SCAN = Command(
+    "yard.command.library.scan",
+    AskNode,
+    Scanned,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Look at the stores of a node now instead of in a moment.",
+    timeout_s=_DISK_S,
+)
+LIBRARY_AT_NODE = Command(
+    "yard.command.library.{node}.{verb}",
+    bytes,
+    bytes,
+    callers=(_DOWNLOADER,),
+    server=_DOWNLOADER,
+    summary="A command of the library on its way to the node that it is about: the same JSON.",
+    timeout_s=_DISK_S,
+)
 USAGE_QUERY = Command(
     "yard.command.usage.query",
     UsageQuery,
@@ -270,6 +411,20 @@ DOWNLOAD_CHANGED = Subject(
     subscribe=_WATCHERS,
     summary="A download reached a state.",
 )
+LIBRARY_CHANGED = Subject(
+    "yard.event.library.{entry}.{change}",
+    LibraryEntry,
+    publish=(_DOWNLOADER,),
+    subscribe=_WATCHERS,
+    summary="An entry was deleted, restored or found damaged.",
+)
+LIBRARY_JOB_CHANGED = Subject(
+    "yard.event.job.{job}.{state}",
+    LibraryJob,
+    publish=(_DOWNLOADER,),
+    subscribe=_WATCHERS,
+    summary="A job of a library reached a state.",
+)
 REQUEST_QUEUED = Subject(
     "yard.event.request.{model}.{request}.queued",
     RequestQueued,
@@ -297,6 +452,13 @@ DOWNLOAD_PROGRESS = Subject(
     publish=(_DOWNLOADER,),
     subscribe=_WATCHERS,
     summary="How far a download is, at most every 500 ms.",
+)
+LIBRARY_JOB_PROGRESS = Subject(
+    "yard.progress.job.{job}",
+    LibraryJob,
+    publish=(_DOWNLOADER,),
+    subscribe=_WATCHERS,
+    summary="How far a job of a library is, at most every 500 ms.",
 )
 DEVICE_METRIC = Subject(
     "yard.metric.device.{node}.{device}",

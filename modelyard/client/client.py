@@ -8,6 +8,7 @@ from typing import Any, Self
 from modelyard.bus import Bus
 from modelyard.client import kept
 from modelyard.client.chatting import chat
+from modelyard.client.library import Library
 from modelyard.client.pulling import pull
 from modelyard.client.reading import read_bucket
 from modelyard.client.registry import Registry
@@ -37,6 +38,8 @@ class Client:
         self.bus = bus
         self.registry = Registry(bus)
         """Changes of models: put, patch, rename, delete, apply, history and undo."""
+        self.library = Library(bus)
+        """What lies on disk: show, describe, verify, delete, restore, import."""
 
     @classmethod
     @asynccontextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import aclosing
 
 import msgspec
@@ -17,6 +18,7 @@ from schemas.downloads import ENDED, Download, DownloadRef, DownloadState, Start
 from schemas.errors import BadRequest, BrokerUnavailable, ErrorDetail, NotFound, YardError
 from schemas.grammar import check_model_name, new_id
 from schemas.models import ModelSpec, Source
+from services.downloader.library.downloaded import note_download
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.register import register
 from services.downloader.speed import Speed, eta_s
@@ -38,10 +40,19 @@ _S = DownloadState
 class Downloads:
     """The one writer of `downloads`."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, settings: Settings, known: Mirror[Download]) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        tasks: Tasks,
+        settings: Settings,
+        known: Mirror[Download],
+        on_files: Callable[[], None],
+    ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._settings = settings
+        self._on_files = on_files
+        """Called when files have come."""
         self._store = Store(bus, buckets.DOWNLOADS)
         self._downloads: dict[str, Download] = dict(known.values)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -135,20 +146,29 @@ class Downloads:
             store_root=str(self._settings.models),
         )
         follower = _Follower(self, key)
+        resolved: Resolved | None = None
         async with aclosing(run_worker(job, self._settings.logs / "downloads.log")) as messages:
             async for message in messages:
                 match message:
                     case Resolved():
+                        resolved = message
                         await self._step(self._downloads[key], **resolved_fields(message))
                     case Progress():
                         await follower.on_progress(message)
                     case Verified():
                         log.info("file_verified", download=key, file=message.file)
                     case Finished():
+                        await self._note(reference, resolved)
                         return message
                     case Failed():
                         raise _TransferFailed(message.code, message.message)
         raise WorkerDied
+
+    async def _note(self, reference: Reference, resolved: Resolved | None) -> None:
+        """What is known of the files lies beside them: their sha256, and where they came from."""
+        if resolved is not None:
+            await asyncio.to_thread(note_download, self._settings.models, reference.repo, resolved)
+            self._on_files()
 
     async def _step(self, download: Download, **changes: object) -> None:
         """A new state: kept, stored, told."""

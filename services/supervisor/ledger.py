@@ -65,7 +65,7 @@ class Ledger:
                 models[model_key(edit.name)] = edit.after
         for edit in checked:
             if edit.after is not None:
-                check_spec(edit.after, models, self._settings.models)
+                check_spec(edit.after, models, self._settings.store_of(edit.after.path))
         return checked
 
     async def _look_up(self, edit: Edit) -> Checked:

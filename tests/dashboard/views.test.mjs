@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { initialState } from "../../services/gateway/dashboard/store.js";
 
 const EVIL = `<img src=x onerror=alert(1)>"'`;
-const NAMES = ["chat", "connect", "devices", "downloads", "instances", "key", "logs", "models", "toasts", "top"];
+const NAMES = ["chat", "connect", "devices", "downloads", "instances", "key", "library", "logs", "models", "toasts", "top"];
 const views = await Promise.all(NAMES.map((name) => import(`../../services/gateway/dashboard/views/${name}.js`)));
 
 const evilState = {
@@ -20,6 +20,10 @@ const evilState = {
   nodes: { n: { node: EVIL, version: EVIL, engines: [{ engine: EVIL, version: EVIL }, { engine: EVIL, problem: EVIL }], workers: [{ worker: EVIL, model: EVIL, memory_bytes: 1 }] } },
   devices: { d: { node: EVIL, device: EVIL, kind: EVIL, name: EVIL, memory_total_bytes: 2, memory_used_bytes: 1, processes: [{ pid: 7 }] } },
   downloads: { d: { download: EVIL, reference: EVIL, model: `${EVIL}3`, state: "failed", error: { message: EVIL }, changed_at: 1, created_at: 1, bytes_done: 0 } },
+  library: { e: { node: EVIL, store: EVIL, entry: EVIL, path: EVIL, name: EVIL, format: EVIL, size_bytes: 1, modified_at: 1, facts: { quant: EVIL, architecture: EVIL }, used_by: [EVIL], verified: EVIL, description: EVIL, description_revision: EVIL, problem: EVIL, mmproj: EVIL } },
+  stores: { s: { node: EVIL, store: EVIL, path: EVIL, total_bytes: 2, free_bytes: 1, used_bytes: 1, problem: EVIL } },
+  trash: { t: { node: EVIL, store: EVIL, item: EVIL, name: EVIL, path: EVIL, size_bytes: 1, trashed_at: 1 } },
+  jobs: { j: { job: EVIL, kind: EVIL, node: EVIL, store: EVIL, subject: EVIL, state: "running", bytes_done: 1, bytes_total: 2 } },
   logs: { instance: EVIL, lines: [{ at: 1, text: EVIL, id: 0 }], next: 1, follow: true },
   chat: { model: null, busy: false, turns: [{ role: "user", text: EVIL }, { role: "assistant", text: EVIL, thinking: EVIL, note: EVIL, error: EVIL, stats: EVIL }] },
   toasts: [{ id: 1, tone: "bad", text: EVIL }],
@@ -78,4 +82,22 @@ test("a model that cannot be had yet says why", () => {
   const markup = String(view(state));
   assert.match(markup, /Asked for 10 s ago: its memory is held by &lt;b&gt;small/);
   assert.doesNotMatch(String(view({ ...state, waits: {} })), /Asked for/);
+});
+
+test("the library sorts by bytes and not by how they are written", () => {
+  const entry = (name, size_bytes, modified_at) => ({ node: "n", store: "s", entry: name, path: name, name, format: "gguf", size_bytes, modified_at, facts: {}, used_by: [] });
+  const library = { a: entry("two-mb", 2e6, 3), b: entry("ten-gb", 1e10, 2), c: entry("mid", 5e8, 1) };
+  const { view } = views[NAMES.indexOf("library")];
+  const order = (sort) => [...String(view({ ...initialState, loaded: true, library, sort })).matchAll(/<th scope="row">(\S+)/g)].map((match) => match[1]);
+  assert.deepEqual(order("size"), ["ten-gb", "mid", "two-mb"]);
+  assert.deepEqual(order("date"), ["two-mb", "ten-gb", "mid"]);
+  assert.deepEqual(order("name"), ["mid", "ten-gb", "two-mb"]);
+});
+
+test("a deletion asks first, and says who needs the model", () => {
+  const library = { k: { node: "n", store: "s", entry: "e", path: "m.gguf", name: "m", format: "gguf", size_bytes: 1024, modified_at: 1, facts: {}, used_by: ["chat"] } };
+  const { view } = views[NAMES.indexOf("library")];
+  const markup = (open) => String(view({ ...initialState, loaded: true, library, open }));
+  assert.doesNotMatch(markup(null), /data-action="delete"/);
+  assert.match(markup({ entry: "n.s.e", what: "delete" }), /<form[^>]*data-action="delete"[\s\S]*though chat need it/);
 });

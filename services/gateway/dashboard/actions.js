@@ -29,6 +29,14 @@ export function createActions(app) {
     toast("good", `Pulling ${reference}`);
   }
 
+  /** A command of the library; what it was opened for is closed when it worked. */
+  async function library(verb, body, done) {
+    const worked = await once(`library ${body.entry ?? body.item}`, () => command("library", verb, body));
+    if (!worked) return;
+    store.dispatch("open", { open: null });
+    if (done) toast("good", done);
+  }
+
   function chooseLog(instance) {
     store.dispatch("logs", { instance: instance || null });
     feed.send({ type: "logs", instance: instance || null });
@@ -40,6 +48,15 @@ export function createActions(app) {
     cancel: ({ download }) => once(`cancel ${download}`, () => command("download", "cancel", { download })),
     pull: ({ reference, name }, form) => pull(reference.trim(), name.trim(), form),
     "pull-again": ({ reference, name }) => pull(reference, name === reference ? null : name),
+
+    sort: ({ value }) => store.dispatch("sort", { by: value }),
+    open: ({ entry, what }) => store.dispatch("open", { open: { entry, what } }),
+    close: () => store.dispatch("open", { open: null }),
+    describe: ({ entry, revision, description }) => library("describe", { entry, revision, description }),
+    verify: ({ entry }) => library("verify", { entry }, "Checking every byte"),
+    repair: ({ entry }) => library("repair", { entry }, "Fetching what is damaged again"),
+    delete: ({ entry, force }) => library("delete", { entry, force: force === "on" }, "In the trash for 24 hours"),
+    restore: ({ item }) => library("restore", { item }, "It is back"),
 
     logs({ instance, value }) {
       chooseLog(instance ?? value);

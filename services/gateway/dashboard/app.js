@@ -12,12 +12,13 @@ import * as devices from "./views/devices.js";
 import * as downloads from "./views/downloads.js";
 import * as instances from "./views/instances.js";
 import * as key from "./views/key.js";
+import * as library from "./views/library.js";
 import * as logs from "./views/logs.js";
 import * as models from "./views/models.js";
 import * as toasts from "./views/toasts.js";
 import * as top from "./views/top.js";
 
-const PANELS = { top, connect, key, models, downloads, chat, devices, instances, logs, toasts };
+const PANELS = { top, connect, key, models, downloads, chat, devices, library, instances, logs, toasts };
 const FROM_GATEWAY = ["snapshot", "delta", "log"];
 const USAGE_EVERY_MS = 15_000;
 const TOAST_MS = { good: 3_000, bad: 9_000 };

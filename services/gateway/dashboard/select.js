@@ -26,6 +26,24 @@ export function sortedDownloads(state) {
   return [...all.filter(isRunning), ...all.filter((download) => !isRunning(download))];
 }
 
+/** The largest or the newest first, or by name. */
+export function sortedEntries(state) {
+  const entries = Object.values(state.library).sort(byText("name"));
+  if (state.sort === "size") return entries.sort((a, b) => b.size_bytes - a.size_bytes);
+  const written = (entry) => entry.downloaded_at ?? entry.modified_at;
+  return state.sort === "date" ? entries.sort((a, b) => written(b) - written(a)) : entries;
+}
+
+export function sortedStores(state) {
+  return Object.values(state.stores).sort((a, b) => `${a.node}.${a.store}`.localeCompare(`${b.node}.${b.store}`));
+}
+
+/** The check or repair that is at an entry now. */
+export function jobOf(state, entry) {
+  const running = Object.values(state.jobs).filter((job) => ["queued", "running"].includes(job.state));
+  return running.find((job) => job.node === entry.node && job.store === entry.store && job.subject === entry.path) ?? null;
+}
+
 /** Nodes with their devices, GPUs first; a device may be known before its node is. */
 export function nodesWithDevices(state) {
   const devices = Object.values(state.devices);

@@ -2,7 +2,7 @@
 
 import { chatHandlers, emptyChat } from "./chat.js";
 
-export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads"];
+export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads", "library", "stores", "trash", "jobs"];
 export const LOG_LINES = 600;
 
 export const initialState = {
@@ -14,6 +14,12 @@ export const initialState = {
   nodes: {},
   devices: {},
   downloads: {},
+  library: {},
+  stores: {},
+  trash: {},
+  jobs: {},
+  sort: "name",
+  open: null,
   usage: {},
   logs: { instance: null, lines: [], next: 0, follow: true },
   chat: emptyChat,
@@ -72,6 +78,15 @@ const handlers = {
 
   usage(state, { models }) {
     return { ...state, usage: Object.fromEntries(models.map((usage) => [usage.model, usage])) };
+  },
+
+  sort(state, { by }) {
+    return { ...state, sort: by };
+  },
+
+  /** What a person is about to change: `{entry, what}`, with what is `describe` or `delete`. */
+  open(state, { open }) {
+    return { ...state, open };
   },
 
   pending(state, { name }) {

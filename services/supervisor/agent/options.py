@@ -35,7 +35,7 @@ def options(
     """Every way, best first. Where it cannot be run at all, one that will fail with a clear state."""
     try:
         engine = choose(spec, settings)
-        check_files(spec, settings.models, engine)
+        check_files(spec, settings.store_of(spec.path), engine)
     except EngineProblem as error:
         return Options(options=(Option(node=settings.node),), problem=str(error))
     found: list[Option] = []
@@ -108,7 +108,7 @@ def _option(
     if profile is not None and profile.workers:
         return _spread_option(spec, settings, engine, placing, profile)
     known = measured.get(memory_key(settings.node, fingerprint(spec), profile.name if profile else None))
-    needs = appetite(spec, settings.models, engine.name, placing.devices, profile)
+    needs = appetite(spec, settings.store_of(spec.path), engine.name, placing.devices, profile)
     needs = corrected(needs, known) | placing.given
     return Option(
         node=settings.node,
@@ -128,7 +128,7 @@ def _spread_option(
             f"Profile {profile.name} of {spec.name} has workers; only llama.cpp (llama-server) has them, "
             f"and node {settings.node} would use {engine.name}."
         )
-    found = spread_appetite(spec, settings.models, placing.devices, profile)
+    found = spread_appetite(spec, settings.store_of(spec.path), placing.devices, profile)
     needs = found.own_bytes | placing.given
     return Option(
         node=settings.node,

@@ -38,7 +38,12 @@ class Presence:
         self._workers = workers
         self._store = Store(bus, buckets.NODES)
         self._changed = asyncio.Event()
-        self._node = Node(node=settings.node, version=modelyard.__version__, started_at=time.time())
+        self._node = Node(
+            node=settings.node,
+            version=modelyard.__version__,
+            started_at=time.time(),
+            stores=tuple(settings.all_stores),
+        )
 
     @property
     def cordoned(self) -> bool:

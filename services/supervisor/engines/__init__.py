@@ -30,7 +30,7 @@ def choose(spec: ModelSpec, settings: Settings) -> Engine:
 
 def format_of(spec: ModelSpec, settings: Settings) -> Format:
     """What the model's path leads to on this node."""
-    return Format.SAFETENSORS if (settings.models / spec.path).is_dir() else Format.GGUF
+    return Format.SAFETENSORS if (settings.store_of(spec.path) / spec.path).is_dir() else Format.GGUF
 
 
 def _first_usable(spec: ModelSpec, kind: Format, settings: Settings) -> Engine:

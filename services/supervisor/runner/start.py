@@ -100,7 +100,7 @@ class Start:
         """The engine, the port that it gets if it cannot choose one, and how it is started."""
         spec, settings = self._spec, self._settings
         engine = choose(spec, settings)
-        files = check_files(spec, settings.models, engine)
+        files = check_files(spec, settings.store_of(spec.path), engine)
         self._budget_s = budget_s(spec, engine.start_s, size_bytes(files.model))
         port = None if engine.tells_port else free_port()
         return engine, port, engine.command(spec, files, self._placement, port or 0, settings)

@@ -1,0 +1,360 @@
+"""The library: the model files that lie in the stores of the nodes."""
+
+import re
+from enum import StrEnum
+
+from schemas.errors import ErrorDetail
+from schemas.models import Source
+from schemas.record import Record
+
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64}\.[a-z0-9]{1,32}")
+
+
+class EntryFormat(StrEnum):
+    """What an entry is made of."""
+
+    GGUF = "gguf"
+    """One model of llama.cpp's: a file, or all of its shards."""
+    SAFETENSORS = "safetensors"
+    """A folder with weights and their configuration, as the hub has it."""
+    OTHER = "other"
+    """A folder or file with weights of another kind."""
+    LINK = "link"
+    """A symbolic link. It is not followed: what it leads to is not the store's."""
+
+
+class Verified(StrEnum):
+    """How sure it is that the bytes are the right ones."""
+
+    VERIFIED = "verified"
+    """Every file with weights was read, and has the sha256 that it should have."""
+    UNVERIFIED = "unverified"
+    """The sha256 is known, but nobody has read the bytes since they came here or were changed."""
+    UNKNOWN = "unknown"
+    """Nobody has said which sha256 they should have; a check notes the one they have now."""
+    DAMAGED = "damaged"
+    """A file has another sha256 or size than it should have; it can be fetched again."""
+
+
+class Facts(Record):
+    """What the files say of themselves; what they do not say is None."""
+
+    architecture: str | None = None
+    kind: str | None = None
+    """`model`, `mmproj` or `adapter`."""
+    name: str | None = None
+    """The name that its makers gave it."""
+    quant: str | None = None
+    """Such as `Q4_K_M`, `BF16` or `awq`."""
+    n_params: int | None = None
+    n_ctx_train: int | None = None
+    """Tokens of context that it was trained for."""
+    n_layer: int | None = None
+    n_embd: int | None = None
+    n_expert: int | None = None
+    pooling: str | None = None
+    has_chat_template: bool | None = None
+    n_shards: int = 1
+
+
+class LibraryEntry(Record):
+    """One model on disk. Its key is `node.store.entry`; moved within a store it becomes another entry."""
+
+    node: str
+    store: str
+    entry: str
+    path: str
+    """Relative to the store: a GGUF file (the first shard of several), or a folder; a model's `path`."""
+    name: str
+    """The path as people say it, without what every file of the kind has."""
+    format: EntryFormat
+    size_bytes: int
+    """Of all its files: what deleting it gives back."""
+    size: str
+    """The same for people."""
+    weights_bytes: int
+    """Of the files with weights alone."""
+    n_files: int
+    modified_at: float
+    """When the newest of its weights was written."""
+    downloaded_at: float | None = None
+    """When they came from the hub; None for what was put there by hand."""
+    facts: Facts = Facts()
+    mmproj: str | None = None
+    """The projector that lies beside it, relative to the store."""
+    source: Source | None = None
+    used_by: tuple[str, ...] = ()
+    """The models of the registry that need it."""
+    verified: Verified = Verified.UNKNOWN
+    verified_at: float | None = None
+    """When the file was read that was not read for the longest time."""
+    damaged: tuple[str, ...] = ()
+    """Its files that are not as they should be, relative to the store; the first 20."""
+    description: str = ""
+    """What lies beside it as description.txt; all models in one folder share it."""
+    description_revision: str = ""
+    """Changes with the description; what compare-and-set refers to."""
+    link: str | None = None
+    """Where a symbolic link leads."""
+    problem: str | None = None
+    """Why it will not do, in a sentence."""
+    read_by: str = ""
+    """The version of Modelyard that read the facts; another one reads them again."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.node}.{self.store}.{self.entry}"
+
+
+class StoreSpace(Record):
+    """One store of one node: where it is and what room it has. Its key lives as long as its downloader."""
+
+    node: str
+    store: str
+    path: str
+    """The folder, on its node."""
+    default: bool
+    """Downloads go there."""
+    total_bytes: int = 0
+    """Of the disk."""
+    free_bytes: int = 0
+    used_bytes: int = 0
+    """By everything in the store but the trash."""
+    partial_bytes: int = 0
+    """Of these, by files that are not complete yet."""
+    trash_bytes: int = 0
+    entries: int = 0
+    files: int = 0
+    scanned_at: float | None = None
+    scan_s: float | None = None
+    """How long the last look at the store took."""
+    problem: str | None = None
+    """Why it cannot be read, or which names in it are passed over."""
+
+
+class LibraryRef(Record):
+    """Which entry: `node.store.entry`."""
+
+    entry: str
+
+
+class EntryFile(Record):
+    """One file of an entry."""
+
+    path: str
+    """Relative to the store."""
+    size_bytes: int
+    modified_at: float
+    sha256: str | None = None
+    """What it should be."""
+    verified: Verified = Verified.UNKNOWN
+    verified_at: float | None = None
+
+
+class EntryDetails(Record):
+    """An entry with its files, those with weights first; of very many the first 2000."""
+
+    entry: LibraryEntry
+    files: tuple[EntryFile, ...]
+    missing: tuple[str, ...] = ()
+    """Files that its folder should have by its own record."""
+
+
+class DescribeEntry(Record):
+    """Write an entry's description.txt; an empty one is taken away.
+
+    `revision`: the `description_revision` that the writer saw; it is refused if there is another by now.
+    """
+
+    entry: str
+    description: str
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.description.encode()) > MAX_DESCRIPTION_BYTES:
+            raise ValueError(f"a description has at most {MAX_DESCRIPTION_BYTES} bytes")
+
+
+MAX_DESCRIPTION_BYTES = 64 * 1024
+
+
+class DeleteEntry(Record):
+    """Put an entry into the trash of its store.
+
+    Refused while a model of the registry needs it or an instance runs from it, unless `force`.
+    """
+
+    entry: str
+    force: bool = False
+
+
+class TrashedEntry(Record):
+    """What was deleted and can still be restored, under `node.store.item`."""
+
+    node: str
+    store: str
+    item: str
+    path: str
+    """Where it was, relative to the store."""
+    name: str
+    format: EntryFormat
+    size_bytes: int
+    size: str
+    n_files: int
+    trashed_at: float
+    expires_at: float
+    """When it is deleted for good."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.node}.{self.store}.{self.item}"
+
+
+class TrashRef(Record):
+    """Which item of a trash: `node.store.item`."""
+
+    item: str
+
+
+class Restored(Record):
+    """It lies where it was."""
+
+    path: str
+    n_files: int
+
+
+class TrashEmptied(Record):
+    """So many items are gone for good."""
+
+    items: int
+    size_bytes: int
+
+
+class JobKind(StrEnum):
+    """What takes long in a library."""
+
+    VERIFY = "verify"
+    """Read every byte of an entry and compare its sha256."""
+    REPAIR = "repair"
+    """Fetch an entry's damaged and missing files again."""
+    IMPORT = "import"
+    """Take a model in from the Hub's cache."""
+
+
+class JobState(StrEnum):
+    """Where a job is; the last three are ends."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+JOB_ENDED = frozenset({JobState.FINISHED, JobState.FAILED, JobState.CANCELLED})
+
+
+class LibraryJob(Record):
+    """One job. It outlives its downloader: one that was killed goes on when it comes back."""
+
+    job: str
+    kind: JobKind
+    node: str
+    store: str
+    subject: str
+    """What it is about: an entry's path, or a repository."""
+    state: JobState
+    created_at: float
+    changed_at: float
+    revision: str | None = None
+    """The commit that is imported."""
+    bytes_total: int = 0
+    bytes_done: int = 0
+    file: str | None = None
+    """Which file it is at."""
+    damaged: tuple[str, ...] = ()
+    """What was found to be wrong; the first 20."""
+    linked: int = 0
+    """Of the imported files, those that take no room of their own: hard links and reflinks."""
+    error: ErrorDetail | None = None
+
+
+class JobRef(Record):
+    """Which job."""
+
+    job: str
+
+
+class AskNode(Record):
+    """About one node; None is the only one there is."""
+
+    node: str | None = None
+
+
+class CachedModel(Record):
+    """A model in the Hub's own cache on a node."""
+
+    repo: str
+    revision: str
+    size_bytes: int
+    size: str
+    n_files: int
+    modified_at: float
+    imported: bool
+    """All of its files are in the library of this node."""
+
+
+class CachedModels(Record):
+    """What the Hub's cache of a node holds."""
+
+    node: str
+    folder: str
+    models: tuple[CachedModel, ...]
+
+
+class ImportCached(Record):
+    """Take a model from the Hub's cache into a store: by hard link, else by reflink, else by copy."""
+
+    repo: str
+    revision: str | None = None
+    """None: the newest that is there."""
+    node: str | None = None
+    store: str | None = None
+    """None: the store that downloads go to."""
+
+
+class FindFile(Record):
+    """Who has a file with this sha256?"""
+
+    sha256: str
+    node: str | None = None
+    """Ask this node alone."""
+
+
+class FoundFile(Record):
+    """Such a file, of the size and time that it had when its sha256 was read."""
+
+    node: str
+    store: str
+    path: str
+    size_bytes: int
+    verified: Verified
+
+
+class FoundFiles(Record):
+    """Every place where there is such a file; nodes that are away are not asked."""
+
+    files: tuple[FoundFile, ...]
+
+
+class Scanned(Record):
+    """The stores of a node as they are now."""
+
+    stores: tuple[StoreSpace, ...]
+
+
+def node_of(key: str) -> str:
+    """The node in a key `node.store.entry`; ValueError if it is none."""
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is not an entry of the library; it looks like node.store.0123456789abcdef")
+    return key.partition(".")[0]

@@ -1,0 +1,219 @@
+"""Which files of a store make up which model. Pure: from names and sizes alone.
+
+- GGUF files are a model each; shards of one belong together.
+- A folder with .safetensors files, or with a configuration and such files one level below, is a model.
+- A folder with weights of another kind is one too; so is every loose file of weights at the top of a store.
+- Everything else belongs to the model in whose folder it lies, if there is but one; what several share is
+  nobody's, and goes with the last of them.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from schemas.library import EntryFormat
+from services.downloader.library.walk import Found, Link, Tree
+
+DESCRIPTION = "description.txt"
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+_MARKS = frozenset({"config.json", "modules.json", "model_index.json", "adapter_config.json"})
+_OTHER = (".bin", ".pt", ".pth", ".onnx", ".ckpt", ".npz", ".ggml", ".tflite", ".engine")
+
+
+class Group(msgspec.Struct, kw_only=True):
+    """One model: where it is, its weights in order, and the other files that go with it."""
+
+    path: str
+    folder: str
+    format: EntryFormat
+    weights: list[Found]
+    companions: list[Found] = msgspec.field(default_factory=list)
+    mmproj: str | None = None
+    shards: int = 1
+    link: Link | None = None
+
+    @property
+    def files(self) -> list[Found]:
+        """All that is taken away with it."""
+        return [*self.weights, *self.companions]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.weights)
+
+    @property
+    def modified_ns(self) -> int:
+        newest = max((file.modified_ns for file in self.weights), default=0)
+        return max(newest, self.link.modified_ns if self.link else 0)
+
+    @property
+    def missing_shards(self) -> list[str]:
+        """The names of shards that are not there."""
+        match = _SHARD.fullmatch(self.weights[0].name) if self.weights else None
+        if match is None or self.format is not EntryFormat.GGUF:
+            return []
+        there = {file.name for file in self.weights}
+        stem, count = match["stem"], match["count"]
+        names = (f"{stem}-{number:05d}-of-{count}.gguf" for number in range(1, self.shards + 1))
+        return [name for name in names if name not in there]
+
+    @property
+    def description_path(self) -> str:
+        """Where its description lies; a loose file has one of its own."""
+        if self.folder:
+            return f"{self.folder}/{DESCRIPTION}"
+        return f"{_stem(self.path)}.{DESCRIPTION}"
+
+
+def groups_of(tree: Tree) -> list[Group]:
+    """The models of a store, by path."""
+    folders: defaultdict[str, list[Found]] = defaultdict(list)
+    for file in tree.files:
+        folders[file.folder].append(file)
+    groups = [*_ggufs(tree.files), *_repos(folders)]
+    groups += _others(folders, {group.path for group in groups if group.format is EntryFormat.SAFETENSORS})
+    groups += _projectors(tree.files, groups)
+    _share_out(tree.files, groups)
+    groups += [_linked(link) for link in tree.links if _is_telling(link)]
+    return sorted(groups, key=lambda group: group.path)
+
+
+def _is_model_gguf(file: Found) -> bool:
+    name = file.name.lower()
+    return name.endswith(".gguf") and "mmproj" not in name and "imatrix" not in name
+
+
+def _is_projector(file: Found) -> bool:
+    return file.name.lower().endswith(".gguf") and "mmproj" in file.name.lower()
+
+
+def _ggufs(files: Iterable[Found]) -> Iterator[Group]:
+    shards: defaultdict[tuple[str, str, int], dict[int, Found]] = defaultdict(dict)
+    for file in files:
+        if not _is_model_gguf(file):
+            continue
+        match = _SHARD.fullmatch(file.name)
+        if match and 1 <= int(match["number"]) <= int(match["count"]):
+            shards[file.folder, match["stem"], int(match["count"])][int(match["number"])] = file
+        else:
+            yield _group(EntryFormat.GGUF, file.path, file.folder, [file])
+    for (folder, _, count), numbered in shards.items():
+        weights = [numbered[number] for number in sorted(numbered)]
+        yield _group(EntryFormat.GGUF, weights[0].path, folder, weights, shards=count)
+
+
+def _group(kind: EntryFormat, path: str, folder: str, weights: list[Found], shards: int = 1) -> Group:
+    return Group(path=path, folder=folder, format=kind, weights=weights, shards=shards)
+
+
+def _repos(folders: dict[str, list[Found]]) -> Iterator[Group]:
+    """Folders of safetensors, the outer ones first: what lies in one of them is a part of it."""
+    weights = {folder: _ending(files, (".safetensors",)) for folder, files in folders.items()}
+    below: defaultdict[str, list[Found]] = defaultdict(list)
+    for folder, found in weights.items():
+        if folder and found:
+            below[folder.rpartition("/")[0]] += found
+    taken: set[str] = set()
+    for folder in sorted(folders):
+        own, marked = weights[folder], any(file.name in _MARKS for file in folders[folder])
+        found = [*own, *below[folder]] if marked else own
+        if folder and found and not taken.intersection(ancestors(folder)):
+            taken.add(folder)
+            found = sorted(found)
+            yield _group(EntryFormat.SAFETENSORS, folder, folder, found)
+
+
+def _others(folders: dict[str, list[Found]], repos: set[str]) -> Iterator[Group]:
+    for folder, files in folders.items():
+        if not folder:
+            for file in _ending(files, (*_OTHER, ".safetensors")):
+                yield _group(EntryFormat.OTHER, file.path, "", [file])
+        elif not repos.intersection((folder, *ancestors(folder))) and (found := _ending(files, _OTHER)):
+            yield _group(EntryFormat.OTHER, folder, folder, found)
+
+
+def _ending(files: Iterable[Found], suffixes: tuple[str, ...]) -> list[Found]:
+    return [file for file in files if file.name.lower().endswith(suffixes)]
+
+
+def _projectors(files: Iterable[Found], groups: Sequence[Group]) -> list[Group]:
+    """Give GGUF models the projector beside them, or in the folder above; one of nobody stands alone."""
+    by_folder: defaultdict[str, list[Found]] = defaultdict(list)
+    for file in files:
+        if _is_projector(file):
+            by_folder[file.folder].append(file)
+    users: defaultdict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        if group.format is not EntryFormat.GGUF or not group.folder:
+            continue
+        for place in (group.folder, group.folder.rpartition("/")[0]):
+            if place and by_folder[place]:
+                for projector in by_folder[place]:
+                    users[projector.path].append(group)
+                group.mmproj = min(file.path for file in by_folder[place])
+                break
+    found = [file for each in by_folder.values() for file in each]
+    for file in found:
+        if len(users[file.path]) == 1:
+            users[file.path][0].companions.append(file)
+    return [
+        _group(EntryFormat.GGUF, file.path, file.folder, [file]) for file in found if not users[file.path]
+    ]
+
+
+def _share_out(files: Iterable[Found], groups: Sequence[Group]) -> None:
+    """Everything that is no weights: to the only model of the nearest folder that has any."""
+    homes: defaultdict[str, list[Group]] = defaultdict(list)
+    loose = {}
+    for group in groups:
+        if group.folder:
+            homes[group.folder].append(group)
+        else:
+            loose[group.description_path] = group
+    claimed = {file.path for group in groups for file in group.files}
+    for file in files:
+        if file.path in claimed or _is_projector(file):
+            continue
+        if not file.folder:
+            if (owner := loose.get(file.path)) is not None:
+                owner.companions.append(file)
+            continue
+        nearest = next((homes[at] for at in (file.folder, *ancestors(file.folder)) if at in homes), [])
+        if len(nearest) == 1:
+            nearest[0].companions.append(file)
+
+
+def ancestors(folder: str) -> Iterator[str]:
+    """The folders above this one, the nearest first, without the store's own."""
+    while folder := folder.rpartition("/")[0]:
+        yield folder
+
+
+def _is_telling(link: Link) -> bool:
+    """Links to single small files are part of many folders; these look like a model."""
+    name = link.path.rpartition("/")[2].lower()
+    return name.endswith((".gguf", ".safetensors")) or "." not in name or "/" not in link.path
+
+
+def _linked(link: Link) -> Group:
+    folder = link.path.rpartition("/")[0]
+    return Group(path=link.path, folder=folder, format=EntryFormat.LINK, weights=[], link=link)
+
+
+def _stem(path: str) -> str:
+    name = path.rpartition("/")[2]
+    return name.rpartition(".")[0] or name
+
+
+def shown_name(group: Group) -> str:
+    """The path without the ending, and without the numbers of shards."""
+    match = _SHARD.fullmatch(group.path)
+    if match:
+        return match["stem"]
+    return group.path.removesuffix(".gguf")

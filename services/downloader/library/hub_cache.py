@@ -1,0 +1,205 @@
+"""The Hub's own cache: what other programs have fetched, and how it gets into a store without copying.
+
+A file of the cache is a link into `blobs`; large blobs are called by their sha256.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from modelyard.paths import resolve_inside
+from services.downloader.library import inside, records
+from services.downloader.library.meter import Meter
+
+_CHUNK_BYTES = 1024 * 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FICLONE = 0x40049409
+_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOSYS})
+"""Why a hard link may be impossible where a copy is not."""
+
+
+class CachedFile(NamedTuple):
+    """One file of a snapshot: its path in the repository, and the blob behind it."""
+
+    path: str
+    blob: Path
+    size_bytes: int
+    sha256: str | None
+
+
+class Snapshot(NamedTuple):
+    """A repository at one commit, as far as it is in the cache."""
+
+    repo: str
+    revision: str
+    modified_at: float
+    current: bool
+    """A branch points to it."""
+    files: tuple[CachedFile, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+def cache_folder() -> Path:
+    """Where the Hub's library keeps its cache, by its own rules and the environment."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def snapshots(cache: Path) -> list[Snapshot]:
+    """Every model in the cache, the newest commit of each first."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        found = scan_cache_dir(cache)
+    except CacheNotFound:
+        return []
+    listed = [
+        Snapshot(
+            repo=repo.repo_id,
+            revision=revision.commit_hash,
+            modified_at=revision.last_modified,
+            current=bool(revision.refs),
+            files=tuple(_files(revision.snapshot_path, repo.repo_path / "blobs")),
+        )
+        for repo in found.repos
+        if repo.repo_type == "model"
+        for revision in repo.revisions
+    ]
+    return sorted(listed, key=lambda one: (one.repo, not one.current, -one.modified_at))
+
+
+def _files(snapshot: Path, blobs: Path) -> Iterator[CachedFile]:
+    """Only what really lies in the repository's blobs: a link may have been made to lead anywhere."""
+    real_blobs = blobs.resolve()
+    for path in sorted(snapshot.rglob("*")):
+        blob = path.resolve()
+        if not blob.is_file() or blob.parent != real_blobs:
+            continue
+        known = blob.name if _SHA256.fullmatch(blob.name) else None
+        yield CachedFile(path.relative_to(snapshot).as_posix(), blob, blob.stat().st_size, known)
+
+
+def target(snapshot: Snapshot, file: CachedFile) -> str:
+    """Where a file goes, relative to the store: as if it had been fetched."""
+    return f"{snapshot.repo}/{file.path}"
+
+
+def take_in(root: Path, snapshot: Snapshot, meter: Meter) -> None:
+    """Bring a snapshot into the store; FileExistsError if another file is in the way. May be repeated."""
+    meter.bytes_total = snapshot.size_bytes
+    for file in snapshot.files:
+        path = target(snapshot, file)
+        meter.file = path
+        try:
+            resolve_inside(root, path)
+        except ValueError as error:
+            raise OSError(str(error)) from error
+        if _is_there(root, path, file):
+            meter.add(file.size_bytes)
+        else:
+            _bring(root, path, snapshot, file, meter)
+
+
+def _is_there(root: Path, path: str, file: CachedFile) -> bool:
+    """The same file, by its inode or by what the record says; FileExistsError for another one."""
+    try:
+        with inside.opened(root, path) as there:
+            found = os.fstat(there.fileno())
+    except FileNotFoundError:
+        return False
+    blob = file.blob.stat()
+    if (found.st_dev, found.st_ino) == (blob.st_dev, blob.st_ino):
+        return True
+    folder, _, name = path.rpartition("/")
+    record = records.load(root, folder).files.get(name)
+    if found.st_size == file.size_bytes and (
+        file.sha256 is None or (record and record.sha256 == file.sha256)
+    ):
+        return True
+    raise FileExistsError(path)
+
+
+def _bring(root: Path, path: str, snapshot: Snapshot, file: CachedFile, meter: Meter) -> None:
+    *parents, name = inside.split(path)
+    with inside.folder(root, parents, create=True) as folder:
+        unfinished = f".{name}.{secrets.token_hex(4)}.part"
+        try:
+            checked = _place(file, unfinished, folder, meter)
+            os.rename(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(unfinished, dir_fd=folder)
+            raise
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    now = time.time()
+    record = records.FileRecord(
+        size_bytes=file.size_bytes,
+        sha256=file.sha256,
+        repo=snapshot.repo,
+        revision=snapshot.revision,
+        remote=file.path,
+        downloaded_at=now,
+        checked_at=now if checked else None,
+        checked_ns=found.st_mtime_ns if checked else 0,
+    )
+    records.note(root, {path: record})
+
+
+def _place(file: CachedFile, name: str, folder: int, meter: Meter) -> bool:
+    """Put the bytes there in the cheapest way; whether they were read and found to be right."""
+    try:
+        os.link(file.blob, name, dst_dir_fd=folder)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+    else:
+        meter.linked += 1
+        meter.add(file.size_bytes)
+        return False
+    return _copy(file, name, folder, meter)
+
+
+def _copy(file: CachedFile, name: str, folder: int, meter: Meter) -> bool:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    handle = os.open(name, flags, 0o644, dir_fd=folder)
+    with file.blob.open("rb") as source, os.fdopen(handle, "wb") as copy:
+        if _clone(source.fileno(), copy.fileno()):
+            meter.linked += 1
+            meter.add(file.size_bytes)
+            return False
+        digest = hashlib.sha256()
+        while chunk := source.read(_CHUNK_BYTES):
+            copy.write(chunk)
+            digest.update(chunk)
+            meter.add(len(chunk))
+        copy.flush()
+        os.fsync(copy.fileno())
+    if file.sha256 is not None and digest.hexdigest() != file.sha256:
+        raise OSError(f"{file.path} is damaged in the Hub's cache: its sha256 is not the one it is called by")
+    return file.sha256 is not None
+
+
+def _clone(source: int, copy: int) -> bool:
+    """A reflink: the same blocks on disk until one side writes (btrfs, XFS, ZFS)."""
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    try:
+        fcntl.ioctl(copy, _FICLONE, source)
+    except OSError:
+        return False
+    return True

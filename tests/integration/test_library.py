@@ -1,0 +1,382 @@
+"""The library of a running downloader: what is told of a folder, and what commands do to it."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from modelyard.settings import Settings
+from modelyard.state import Store
+from schemas import buckets, subjects
+from schemas.errors import BadRequest, Conflict, NotFound
+from schemas.grammar import model_key
+from schemas.instances import Instance, InstanceState, Reason
+from schemas.library import (
+    AskNode,
+    DeleteEntry,
+    DescribeEntry,
+    EntryFormat,
+    FindFile,
+    JobRef,
+    JobState,
+    LibraryRef,
+    TrashRef,
+    Verified,
+)
+from schemas.models import ModelSpec
+from schemas.roles import Role
+from services.downloader.library import trash
+from tests.integration.library_yard import Shown, gguf, library, put, sha256, shown
+from tests.support import Yard
+
+PATH = "org/repo/tiny-Q4_K_M.gguf"
+
+
+@pytest.fixture
+def root(settings: Settings) -> Path:
+    return settings.models
+
+
+@pytest.fixture
+async def seen(yard: Yard) -> AsyncIterator[Shown]:
+    async with library(yard), shown(yard) as seen:
+        yield seen
+
+
+async def test_a_file_put_there_by_hand_appears_with_its_facts_and_goes_when_it_is_taken_away(
+    root: Path, seen: Shown
+) -> None:
+    file = put(root, PATH, gguf())
+    entry = await seen.by_itself(PATH)
+    assert (entry.node, entry.store, entry.format) == ("testnode", "models", EntryFormat.GGUF)
+    assert (entry.size_bytes, entry.size) == (len(gguf()), f"{len(gguf())} B")
+    assert (entry.facts.architecture, entry.facts.quant) == ("llama", "Q4_K_M")
+    assert (entry.facts.n_ctx_train, entry.facts.has_chat_template) == (4096, True)
+    assert entry.modified_at == pytest.approx(file.stat().st_mtime)
+    assert (entry.verified, entry.problem) == (Verified.UNKNOWN, None)
+    file.unlink()
+    await seen.gone(PATH)
+
+
+async def test_a_file_that_is_not_all_there_is_no_entry_but_its_bytes_are_counted(
+    root: Path, seen: Shown
+) -> None:
+    put(root, "org/repo/big.gguf.part", bytes(1000))
+    put(root, PATH, gguf())
+    await seen.at(PATH)
+    assert [entry.path for entry in seen.entries.values.values()] == [PATH]
+    async with asyncio.timeout(8):
+        await seen.spaces.until(lambda spaces: any(one.partial_bytes == 1000 for one in spaces.values()))
+
+
+async def test_a_store_says_where_it_is_and_what_room_it_has(root: Path, seen: Shown) -> None:
+    put(root, PATH, gguf())
+    async with asyncio.timeout(8):
+        await seen.spaces.until(lambda spaces: any(one.entries for one in spaces.values()))
+    space = seen.spaces.values["testnode.models"]
+    assert (space.path, space.default, space.entries) == (str(root), True, 1)
+    assert space.used_bytes == len(gguf())
+    assert 0 < space.free_bytes <= space.total_bytes
+
+
+async def test_a_description_lies_in_the_folder_and_is_changed_by_compare_and_set(
+    root: Path, seen: Shown
+) -> None:
+    put(root, PATH, gguf())
+    entry = await seen.at(PATH)
+    written = await seen.bus.call(
+        subjects.LIBRARY_DESCRIBE, DescribeEntry(entry=entry.key, description="Für Gespräche.\n", revision="")
+    )
+    assert (root / "org/repo/description.txt").read_text() == "Für Gespräche.\n"
+    assert written.description == "Für Gespräche."
+    stale = DescribeEntry(entry=entry.key, description="Mine.", revision="")
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        await seen.bus.call(subjects.LIBRARY_DESCRIBE, stale)
+    fresh = msgspec.structs.replace(stale, revision=written.description_revision)
+    await seen.bus.call(subjects.LIBRARY_DESCRIBE, fresh)
+    assert (root / "org/repo/description.txt").read_text() == "Mine.\n"
+    await seen.bus.call(subjects.LIBRARY_DESCRIBE, DescribeEntry(entry=entry.key, description=""))
+    assert not (root / "org/repo/description.txt").exists()
+
+
+async def test_a_description_that_was_written_with_an_editor_counts_before_it_was_seen(
+    root: Path, seen: Shown
+) -> None:
+    put(root, PATH, gguf())
+    entry = await seen.at(PATH)
+    put(root, "org/repo/description.txt", b"By hand.\n")
+    blind = DescribeEntry(entry=entry.key, description="Over it.", revision=entry.description_revision)
+    with pytest.raises(Conflict):
+        await seen.bus.call(subjects.LIBRARY_DESCRIBE, blind)
+    assert (root / "org/repo/description.txt").read_text() == "By hand.\n"
+
+
+async def test_what_is_deleted_lies_in_the_trash_and_comes_back_as_it_was(root: Path, seen: Shown) -> None:
+    put(root, PATH, gguf())
+    put(root, "org/repo/description.txt", b"Mine.\n")
+    before = await seen.at(PATH)
+    item = await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=before.key))
+    assert not (root / "org").exists()
+    assert before.key not in await _keys(seen)
+    assert item.expires_at == pytest.approx(time.time() + 24 * 3600, abs=60)
+    assert (await seen.item()).key == item.key
+    restored = await seen.bus.call(subjects.LIBRARY_RESTORE, TrashRef(item=item.key))
+    assert restored.n_files == 2
+    assert (root / PATH).read_bytes() == gguf()
+    after = await seen.at(PATH)
+    assert (after.key, after.description) == (before.key, "Mine.")
+    with pytest.raises(NotFound):
+        await seen.bus.call(subjects.LIBRARY_RESTORE, TrashRef(item=item.key))
+
+
+async def test_what_is_restored_replaces_nothing(root: Path, seen: Shown) -> None:
+    put(root, PATH, gguf())
+    item = await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=(await seen.at(PATH)).key))
+    put(root, PATH, gguf("Newer"))
+    with pytest.raises(Conflict, match="there again"):
+        await seen.bus.call(subjects.LIBRARY_RESTORE, TrashRef(item=item.key))
+    assert (root / PATH).read_bytes() == gguf("Newer")
+    await seen.bus.call(subjects.LIBRARY_PURGE, TrashRef(item=item.key))
+    assert list((root / trash.FOLDER).iterdir()) == []
+
+
+async def test_an_entry_that_a_model_needs_is_not_deleted_unless_it_is_forced(
+    yard: Yard, root: Path, seen: Shown
+) -> None:
+    registry = Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS)
+    await registry.put(model_key("mine"), ModelSpec(name="mine", path=PATH))
+    put(root, PATH, gguf())
+    entry = await seen.at(PATH)
+    assert entry.used_by == ("mine",)
+    with pytest.raises(Conflict, match=r"needed by mine.*yard rm mine"):
+        await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=entry.key))
+    await registry.delete(model_key("mine"))
+    await seen.until(entry.key, lambda one: not one.used_by)
+    await registry.put(model_key("other"), ModelSpec(name="other", path="x.gguf", mmproj=PATH))
+    await seen.until(entry.key, lambda one: one.used_by == ("other",))
+    await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=entry.key, force=True))
+    assert not (root / PATH).exists()
+
+
+async def test_an_entry_that_an_instance_runs_from_is_not_deleted_though_its_model_is_gone(
+    yard: Yard, root: Path, seen: Shown
+) -> None:
+    supervisor = await yard.bus(Role.SUPERVISOR)
+    registry, instances = Store(supervisor, buckets.MODELS), Store(supervisor, buckets.INSTANCES)
+    await registry.put(model_key("mine"), ModelSpec(name="mine", path=PATH))
+    put(root, PATH, gguf())
+    entry = await seen.at(PATH)
+    draining = Instance(
+        instance="i1",
+        model="mine",
+        node="testnode",
+        engine="embedded",
+        revision=1,
+        state=InstanceState.DRAINING,
+        reason=Reason.REQUESTED,
+        changed_at=time.time(),
+    )
+    await instances.put("i1", draining, ttl_s=60)
+    await registry.delete(model_key("mine"))
+    await seen.until(entry.key, lambda one: not one.used_by)
+    with pytest.raises(Conflict, match="An instance of mine runs from"):
+        await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=entry.key))
+    gone = msgspec.structs.replace(draining, state=InstanceState.STOPPED)
+    await instances.put("i1", gone, ttl_s=60)
+    await _deleted(seen, entry.key)
+
+
+async def _deleted(seen: Shown, key: str) -> None:
+    """The downloader hears of the instance's end a moment after it was written."""
+    async with asyncio.timeout(8):
+        while True:
+            try:
+                await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=key))
+                return
+            except Conflict:
+                await asyncio.sleep(0)
+
+
+async def test_an_entry_into_whose_folder_something_is_written_is_not_deleted(
+    root: Path, seen: Shown
+) -> None:
+    put(root, PATH, gguf())
+    entry = await seen.at(PATH)
+    put(root, "org/repo/more.gguf.part", b"half")
+    with pytest.raises(Conflict, match="still being written"):
+        await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=entry.key))
+
+
+async def test_a_link_out_of_the_store_is_shown_and_only_the_link_is_deleted(
+    root: Path, tmp_path: Path, seen: Shown
+) -> None:
+    outside = put(tmp_path, "outside/model.gguf", gguf())
+    (root / "linked.gguf").symlink_to(outside)
+    (root / "folder").symlink_to(outside.parent)
+    entry = await seen.at("linked.gguf")
+    assert (entry.format, entry.link, entry.size_bytes) == (EntryFormat.LINK, str(outside), 0)
+    folder = await seen.at("folder")
+    for one in (entry, folder):
+        await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=one.key))
+    await seen.bus.call(subjects.LIBRARY_EMPTY, AskNode())
+    assert outside.read_bytes() == gguf()
+    assert not os.path.lexists(root / "linked.gguf")
+
+
+async def test_nothing_is_deleted_through_a_link_that_took_a_folders_place(
+    root: Path, tmp_path: Path, seen: Shown
+) -> None:
+    put(root, PATH, gguf())
+    entry = await seen.at(PATH)
+    put(tmp_path, "outside/tiny-Q4_K_M.gguf", gguf())
+    (root / "org/repo").rename(tmp_path / "moved")
+    (root / "org/repo").symlink_to(tmp_path / "outside")
+    with pytest.raises(NotFound):
+        await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=entry.key))
+    assert (tmp_path / "outside/tiny-Q4_K_M.gguf").exists()
+
+
+async def test_a_check_notes_the_hash_and_a_later_one_finds_the_damage(root: Path, seen: Shown) -> None:
+    file = put(root, PATH, gguf())
+    entry = await seen.at(PATH)
+    job = await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key))
+    ended = await seen.ended(job)
+    assert (ended.state, ended.bytes_done, ended.damaged) == (JobState.FINISHED, len(gguf()), ())
+    await seen.until(entry.key, lambda one: one.verified is Verified.VERIFIED)
+    found = await seen.bus.call(subjects.LIBRARY_FIND, FindFile(sha256=sha256(gguf())))
+    assert [(one.node, one.store, one.path) for one in found.files] == [("testnode", "models", PATH)]
+    # A flipped bit in the last of its zeros: same size, same header.
+    file.write_bytes(gguf()[:-1] + b"\1")
+    await seen.until(entry.key, lambda one: one.verified is Verified.UNVERIFIED)
+    ended = await seen.ended(await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key)))
+    assert ended.damaged == (PATH,)
+    await seen.until(entry.key, lambda one: one.damaged == (PATH,))
+    with pytest.raises(Conflict, match="Nobody noted where"):
+        await seen.bus.call(subjects.LIBRARY_REPAIR, LibraryRef(entry=entry.key))
+
+
+async def test_a_check_is_cancelled_and_what_is_not_there_cannot_be(root: Path, seen: Shown) -> None:
+    put(root, PATH, gguf(padding=bytes(64 * 1024 * 1024)))
+    entry = await seen.at(PATH)
+    job = await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key))
+    same = await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key))
+    assert same.job == job.job
+    cancelled = await seen.bus.call(subjects.LIBRARY_CANCEL, JobRef(job=job.job))
+    assert cancelled.state in (JobState.CANCELLED, JobState.FINISHED)
+    with pytest.raises(NotFound):
+        await seen.bus.call(subjects.LIBRARY_CANCEL, JobRef(job="nothing"))
+
+
+@pytest.mark.parametrize(
+    "key", ["", "x", "testnode.models", "a.b.c.d", "../../x", "testnode.models.ZZ", "a b.c.d"]
+)
+async def test_a_key_that_is_none_is_refused(seen: Shown, key: str) -> None:
+    with pytest.raises(BadRequest):
+        await seen.bus.call(subjects.LIBRARY_SHOW, LibraryRef(entry=key))
+
+
+async def test_what_is_not_there_is_not_found(seen: Shown) -> None:
+    for key in ("testnode.models.0123456789abcdef", "testnode.nowhere.0123456789abcdef"):
+        with pytest.raises(NotFound):
+            await seen.bus.call(subjects.LIBRARY_SHOW, LibraryRef(entry=key))
+        with pytest.raises(NotFound):
+            await seen.bus.call(subjects.LIBRARY_RESTORE, TrashRef(item=key))
+
+
+async def test_what_was_read_before_a_restart_is_not_read_again(yard: Yard, root: Path) -> None:
+    put(root, PATH, gguf())
+    async with shown(yard) as seen:
+        async with library(yard):
+            first = await seen.at(PATH)
+        revision = seen.entries.revisions[first.key]
+        place, past = root / PATH, (root / PATH).stat()
+        place.write_bytes(b"x" * past.st_size)
+        os.utime(place, ns=(past.st_atime_ns, past.st_mtime_ns))
+        async with library(yard):
+            await seen.scan()
+            assert seen.entries.values[first.key].facts == first.facts
+            assert seen.entries.revisions[first.key] == revision
+
+
+async def test_a_job_that_was_cut_off_goes_on_when_the_downloader_is_back(yard: Yard, root: Path) -> None:
+    put(root, PATH, gguf())
+    async with shown(yard) as seen:
+        async with library(yard):
+            entry = await seen.at(PATH)
+            job = await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key))
+            job = await seen.ended(job)
+        cut_off = msgspec.structs.replace(job, job="cutoff", state=JobState.RUNNING, created_at=time.time())
+        await Store(await yard.bus(Role.DOWNLOADER), buckets.JOBS).put("cutoff", cut_off, ttl_s=600)
+        async with library(yard):
+            assert (await seen.ended(cut_off)).state is JobState.FINISHED
+
+
+async def test_a_deletion_that_was_cut_off_is_finished_at_the_next_start(yard: Yard, root: Path) -> None:
+    put(root, PATH, gguf())
+    put(root, "org/repo/README.md", b"About it.")
+    async with shown(yard) as seen:
+        async with library(yard):
+            entry = await seen.at(PATH)
+            item = await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=entry.key))
+        # As if it had been killed between two files.
+        place = root / trash.FOLDER / item.item
+        manifest = msgspec.json.decode((place / "manifest.json").read_bytes())
+        (place / "manifest.json").write_bytes(msgspec.json.encode(manifest | {"phase": "trashing"}))
+        (root / "org/repo").mkdir(parents=True)
+        (place / "files/org/repo/README.md").rename(root / "org/repo/README.md")
+        async with library(yard):
+            await seen.item()
+            await seen.bus.call(subjects.LIBRARY_SCAN, AskNode())
+            assert not (root / "org").exists()
+            await seen.bus.call(subjects.LIBRARY_RESTORE, TrashRef(item=item.key))
+            assert (root / "org/repo/README.md").read_bytes() == b"About it."
+
+
+async def test_an_expired_item_of_the_trash_is_gone_after_a_restart(yard: Yard, root: Path) -> None:
+    put(root, PATH, gguf())
+    async with shown(yard) as seen:
+        async with library(yard):
+            entry = await seen.at(PATH)
+            item = await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=entry.key))
+        place = root / trash.FOLDER / item.item / "manifest.json"
+        manifest = msgspec.json.decode(place.read_bytes())
+        place.write_bytes(msgspec.json.encode(manifest | {"trashed_at": time.time() - 25 * 3600}))
+        async with library(yard):
+            async with asyncio.timeout(8):
+                await seen.trashed.until(lambda items: not items)
+            assert list((root / trash.FOLDER).iterdir()) == []
+
+
+async def test_a_command_reaches_the_node_that_it_is_about(yard: Yard, root: Path, tmp_path: Path) -> None:
+    there = msgspec.structs.replace(yard.settings, node="other", stores={"disk": tmp_path / "disk"})
+    put(tmp_path / "disk", "x.gguf", gguf("There"))
+    put(root, PATH, gguf())
+    async with library(yard), library(yard, there), shown(yard) as seen:
+        here, other = await seen.at(PATH, "testnode"), await seen.at("x.gguf", "other")
+        assert (other.node, other.store) == ("other", "disk")
+        async with asyncio.timeout(8):
+            await seen.spaces.until(lambda spaces: {"testnode.models", "other.disk"} <= spaces.keys())
+        # Any downloader may get them, so every one is asked several times.
+        for _ in range(4):
+            for entry in (here, other):
+                details = await seen.bus.call(subjects.LIBRARY_SHOW, LibraryRef(entry=entry.key))
+                assert details.entry.path == entry.path
+        for entry in (here, other):
+            job = await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key))
+            assert (await seen.ended(job)).node == entry.node
+        await seen.scan("other")
+        found = await seen.bus.call(subjects.LIBRARY_FIND, FindFile(sha256=sha256(gguf("There"))))
+        assert [(one.node, one.path) for one in found.files] == [("other", "x.gguf")]
+        with pytest.raises(BadRequest, match="other, testnode"):
+            await seen.bus.call(subjects.LIBRARY_EMPTY, AskNode())
+
+
+async def _keys(seen: Shown) -> set[str]:
+    await seen.scan()
+    async with asyncio.timeout(8):
+        await seen.entries.until(lambda entries: not entries)
+    return set(seen.entries.values)
