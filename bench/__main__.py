@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.client import Samples, load
+from bench.library import library
 from bench.others import litellm, llama_router
 from bench.way import Way
 from bench.yard import MeasuredYard, measured_yard
@@ -21,8 +22,9 @@ _STREAMS = 32
 
 
 async def main() -> None:
-    """Print four tables."""
+    """Print the tables."""
     console = Console()
+    library(console)
     with tempfile.TemporaryDirectory() as folder:
         fast, paced = _launcher(Path(folder), 0), _launcher(Path(folder), PACE_TOKENS_S)
         async with measured_yard(16, YARD_LLAMA_SERVER=str(fast)) as yard:

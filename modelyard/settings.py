@@ -166,22 +166,22 @@ def _stores(value: str) -> dict[str, Path]:
         match = re.fullmatch(r"([A-Za-z0-9_-]{1,64})=(.+)", part)
         path = Path(match[2].strip()).expanduser() if match else Path()
         if match is None or not path.is_absolute():
-            raise SettingsError(f"YARD_STORES has {part!r}; each part looks like name=/folder.")
+            raise SettingsError(f"YARD_STORES={value}: {part!r} does not look like name=/folder.")
         if path.exists() and not path.is_dir():
-            raise SettingsError(f"YARD_STORES has {part!r}, which is no folder.")
+            raise SettingsError(f"YARD_STORES={value}: {path} is no folder.")
         if match[1] in stores:
-            raise SettingsError(f"YARD_STORES has two stores of the name {match[1]}.")
+            raise SettingsError(f"YARD_STORES={value}: two stores have the name {match[1]}.")
         stores[match[1]] = path
-    _check_apart(stores)
+    _check_apart(stores, value)
     return stores
 
 
-def _check_apart(stores: Mapping[str, Path]) -> None:
+def _check_apart(stores: Mapping[str, Path], value: str) -> None:
     real = {name: path.resolve() for name, path in stores.items()}
     for name, path in real.items():
         within = next((one for one in real if one != name and path.is_relative_to(real[one])), None)
         if within is not None:
-            raise SettingsError(f"YARD_STORES: {name} lies in {within}; stores must lie apart.")
+            raise SettingsError(f"YARD_STORES={value}: {name} lies in {within}; stores must lie apart.")
 
 
 def _port(given: Mapping[str, str], name: str, default: int) -> int:

@@ -17,6 +17,7 @@ from modelyard.tasks import Tasks
 from schemas import subjects
 from schemas.downloads import Download
 from schemas.errors import Unauthorized
+from schemas.library import LibraryJob
 from schemas.record import Record
 from services.gateway.exposure import Keys
 from services.gateway.middleware import bearer
@@ -53,14 +54,18 @@ class Feed:
         self._dirty = asyncio.Event()
 
     async def open(self) -> None:
-        """Follow all state, and download progress between two states."""
+        """Follow all state, and the progress of downloads and jobs between two states."""
         for name, mirror in self._mirrors.items():
             mirror.listen(partial(self._changed, name))
         await self._bus.subscribe(subjects.DOWNLOAD_PROGRESS, self._on_progress)
+        await self._bus.subscribe(subjects.LIBRARY_JOB_PROGRESS, self._on_job_progress)
         self._tasks.spawn(self._run(), "feed")
 
     async def _on_progress(self, tokens: dict[str, str], download: Download) -> None:
         self._changed("downloads", tokens["download"], download)
+
+    async def _on_job_progress(self, tokens: dict[str, str], job: LibraryJob) -> None:
+        self._changed("jobs", tokens["job"], job)
 
     def _changed(self, bucket: str, key: str, value: object) -> None:
         if self._viewers:

@@ -35,6 +35,13 @@ def test_an_empty_variable_is_as_if_it_were_not_there(tmp_path: Path) -> None:
         ("YARD_RPC_HOST", "::"),
         ("YARD_RPC_HOST", "my-machine"),
         ("YARD_NODE", "a.b"),
+        ("YARD_STORES", "models"),
+        ("YARD_STORES", "a=relative"),
+        ("YARD_STORES", "a=/x,a=/y"),
+        ("YARD_STORES", "a=/x,b=/x/below"),
+        ("YARD_STORES", "a=/x,b=/x"),
+        ("YARD_STORES", "a.b=/x"),
+        ("YARD_STORES", "a=/etc/passwd"),
         ("YARD_NATS_HOST", "everywhere"),
         ("YARD_JOINED", "perhaps"),
         ("YARD_LOG_LEVEL", "loud"),
@@ -69,3 +76,15 @@ def test_settings_survive_the_way_to_a_child(tmp_path: Path) -> None:
 
 def test_misspelt_settings_are_found() -> None:
     assert unknown({"YARD_PROT": "1", "YARD_PORT": "1", "PATH": "x"}) == ["YARD_PROT"]
+
+
+def test_several_stores_the_first_of_which_takes_downloads(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    given = {"YARD_HOME": str(tmp_path / "home"), "YARD_STORES": f"ssd={one}, disk={other}"}
+    settings = load(given)
+    assert (settings.all_stores, settings.models) == ({"ssd": one, "disk": other}, one)
+    assert load(settings.as_environment()).all_stores == settings.all_stores
+    (other / "org").mkdir(parents=True)
+    (other / "org/m.gguf").touch()
+    assert settings.store_of("org/m.gguf") == other
+    assert settings.store_of("org/unknown.gguf") == settings.store_of("../m.gguf") == one

@@ -37,7 +37,8 @@ async def _verify(yard: "Client", arguments: argparse.Namespace) -> None:
     job = await _follow(yard, await yard.library.verify(entry.key), as_json=arguments.json)
     _check_damage(job)
     if not arguments.json:
-        say(f"{entry.name} is as it should be: {spell_size(job.bytes_total)} read.")
+        known = "is as it should be" if entry.verified != "unknown" else "was read, and its sha256 noted"
+        say(f"{entry.name} {known}: {spell_size(job.bytes_total)}.")
 
 
 def _check_damage(job: "LibraryJob") -> None:

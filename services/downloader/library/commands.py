@@ -31,6 +31,7 @@ from services.downloader.library.entries import revision_of
 from services.downloader.library.keeper import Keeper, Survey
 from services.downloader.library.library import Library
 from services.downloader.library.owners import Owners
+from services.downloader.library.repairing import missing_files
 from services.downloader.library.shelf import Model
 
 log = logging.get(__name__)
@@ -65,9 +66,8 @@ class LibraryCommands:
         """An entry with its files."""
         keeper = self._library.keeper_of(ref.entry)
         entry, model = self._library.find(keeper, ref.entry)
-        recorded = keeper.shelf.recorded(model.group.folder)
-        there = {file.path for file in self._library.survey(keeper).look.tree.files}
-        missing = sorted(path for path, record in recorded.items() if record.repo and path not in there)
+        there = self._library.paths(keeper)
+        missing = missing_files(model, keeper.shelf.recorded(model.group.folder), there)[:_SHOWN_FILES]
         return EntryDetails(entry=entry, files=tuple(model.files[:_SHOWN_FILES]), missing=tuple(missing))
 
     async def describe(self, order: DescribeEntry) -> LibraryEntry:
@@ -216,7 +216,9 @@ def _describe(keeper: Keeper, model: Model, order: DescribeEntry) -> None:
 def _check_settled(survey: Survey, model: Model) -> None:
     """Conflict while something is still being written into the folder."""
     folder = model.group.folder
-    newest = max((one.modified_ns for one in survey.look.tree.partials if one.folder == folder), default=0)
+    partials = survey.look.tree.partials if folder else []
+    times = [one.modified_ns for one in partials if f"{one.folder}/".startswith(f"{folder}/")]
+    newest = max(times, default=0)
     if newest / 1e9 > (survey.space.scanned_at or 0.0) - _WRITING_S:
         raise Conflict(
             f"Files are still being written into {folder}; wait for that or cancel it, or force it."

@@ -49,10 +49,8 @@ def users_of(model: Model, uses: Uses) -> tuple[str, ...]:
 def entry_of(model: Model, node: str, store: str, users: tuple[str, ...]) -> LibraryEntry:
     """What is told of a model."""
     group, reading = model.group, model.reading
-    telling = [file for file in model.files[: len(group.weights)] if file.path]
-    known = [file for file in model.files if file.sha256 is not None]
-    judged = telling + [file for file in known if file not in telling]
-    times = [file.verified_at for file in telling if file.verified_at is not None]
+    judged = model.judged
+    times = [file.verified_at for file in judged if file.verified_at is not None]
     return LibraryEntry(
         node=node,
         store=store,
@@ -71,7 +69,7 @@ def entry_of(model: Model, node: str, store: str, users: tuple[str, ...]) -> Lib
         source=_source(model),
         used_by=users,
         verified=records.worst(judged),
-        verified_at=min(times, default=None) if len(times) == len(telling) else None,
+        verified_at=min(times, default=None) if len(times) == len(judged) else None,
         damaged=tuple(file.path for file in judged if file.verified is Verified.DAMAGED)[:_SHOWN_DAMAGED],
         description=model.description,
         description_revision=revision_of(model.description),

@@ -19,6 +19,7 @@ from schemas.library import (
     ImportCached,
     JobKind,
     JobRef,
+    LibraryEntry,
     LibraryJob,
     LibraryRef,
 )
@@ -28,6 +29,7 @@ from services.downloader.library.disk_work import on_disk
 from services.downloader.library.entries import entry_id
 from services.downloader.library.hub_cache import Snapshot
 from services.downloader.library.jobs import Jobs
+from services.downloader.library.keeper import Keeper
 from services.downloader.library.library import Library
 from services.downloader.library.meter import Meter
 from services.downloader.library.owners import Owners
@@ -93,7 +95,8 @@ class JobCommands:
         async with keeper.lock:
             await keeper.refresh()
         entry, model = self._library.find(keeper, ref.entry)
-        if not wanted_files(model, keeper.shelf.recorded(model.group.folder)):
+        recorded = keeper.shelf.recorded(model.group.folder)
+        if not wanted_files(model, recorded, self._library.paths(keeper)):
             raise Conflict(
                 f"Nothing of {entry.path} is known to be damaged; check it first: yard library verify."
             )
@@ -151,17 +154,24 @@ class JobCommands:
     async def _verify(self, job: LibraryJob, meter: Meter) -> None:
         root, model = await self._model(job)
         await asyncio.to_thread(verify, root, model, job.created_at, meter)
+        if meter.damaged:
+            entry = (await self._found(job))[1]
+            await self._bus.emit(subjects.LIBRARY_CHANGED, entry, entry=entry.entry, change="damaged")
 
     async def _repair(self, job: LibraryJob, meter: Meter) -> None:
         root, model = await self._model(job)
-        recorded = self._library.keeper(job.store).shelf.recorded(model.group.folder)
-        files = wanted_files(model, recorded)
+        keeper = self._library.keeper(job.store)
+        recorded = keeper.shelf.recorded(model.group.folder)
+        files = wanted_files(model, recorded, self._library.paths(keeper))
         await repair(root, self._settings.logs / "downloads.log", files, {**recorded, **model.record}, meter)
 
     async def _model(self, job: LibraryJob) -> tuple[Path, Model]:
         """What the job is about, as it is now."""
+        keeper, _, model = await self._found(job)
+        return keeper.shelf.root, model
+
+    async def _found(self, job: LibraryJob) -> tuple[Keeper, LibraryEntry, Model]:
         keeper = self._library.keeper(job.store)
         async with keeper.lock:
             await keeper.refresh()
-        key = f"{job.node}.{job.store}.{entry_id(job.subject)}"
-        return keeper.shelf.root, self._library.find(keeper, key)[1]
+        return keeper, *self._library.find(keeper, f"{job.node}.{job.store}.{entry_id(job.subject)}")

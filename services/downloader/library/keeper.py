@@ -81,10 +81,18 @@ class Keeper:
         await asyncio.to_thread(self._recover)
         while True:
             self._wake.clear()
-            async with self.lock:
-                pause_s = await self._look_and_tell()
+            pause_s = await self._look_safely()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause_s)
+
+    async def _look_safely(self) -> float:
+        try:
+            async with self.lock:
+                return await self._look_and_tell()
+        except Exception:
+            # One odd file must not make a whole store blind for good.
+            log.exception("look_failed", store=self.shelf.name)
+            return LOOK_EVERY_S
 
     async def refresh(self) -> Survey | None:
         """Look now; what is returned is told already. None if the store cannot be read. Needs the lock."""

@@ -113,6 +113,10 @@ class Library:
             )
         return entry, model
 
+    def paths(self, keeper: Keeper) -> set[str]:
+        """Every file that lies in a store."""
+        return {file.path for file in self.survey(keeper).look.tree.files}
+
     def surveys(self) -> Iterator[tuple[Keeper, Survey]]:
         """Every store that can be read."""
         for keeper in self.keepers.values():

@@ -5,14 +5,14 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
 
 from schemas.errors import Conflict
-from schemas.library import Verified
+from schemas.library import EntryFormat, Verified
 from services.downloader.library import inside, records
 from services.downloader.library.meter import Meter
 from services.downloader.library.refetch import (
@@ -30,25 +30,27 @@ _LINE_LIMIT_BYTES = 1024 * 1024
 Records = Mapping[str, records.FileRecord]
 
 
-def wanted_files(model: Model, recorded: Records) -> list[WantedFile]:
-    """What is not as its record says, by path; Conflict where nobody knows where it came from."""
-    there = {file.path: file for file in model.files}
-    damaged = {path for path, file in there.items() if file.verified is Verified.DAMAGED}
-    shards = {f"{model.group.folder}/{name}" for name in model.group.missing_shards}
-    single = len({path for path in recorded if path.endswith(".gguf")}) <= 1
-    missing = {
-        path
-        for path, one in recorded.items()
-        if one.repo and path not in there and (path in shards or single)
-    }
-    found = [
-        _wanted(path, {**recorded, **model.record}.get(path)) for path in sorted(damaged | missing | shards)
-    ]
-    lost = [
-        path for path, file in zip(sorted(damaged | missing | shards), found, strict=True) if file is None
-    ]
-    if lost:
-        raise Conflict(f"Nobody noted where {lost[0]} came from; fetch the model anew: yard pull REPO:QUANT.")
+def missing_files(model: Model, recorded: Records, there: Iterable[str]) -> list[str]:
+    """What should be there besides: shards, and what the folder's own record says that came with the model.
+
+    Of GGUF files a record may know others that were taken away on purpose: only a projector counts.
+    """
+    group = model.group
+    gone = {path for path, record in recorded.items() if record.repo} - set(there)
+    if group.format is EntryFormat.GGUF:
+        gone = {path for path in gone if "mmproj" in path.rpartition("/")[2].lower()}
+    return sorted(gone | {f"{group.folder}/{name}" for name in group.missing_shards})
+
+
+def wanted_files(model: Model, recorded: Records, there: Iterable[str]) -> list[WantedFile]:
+    """What has to be fetched again; Conflict where nobody knows where it came from."""
+    damaged = [file.path for file in model.files if file.verified is Verified.DAMAGED]
+    paths = damaged + missing_files(model, recorded, there)
+    known = {**recorded, **model.record}
+    found = [_wanted(path, known.get(path)) for path in paths]
+    lost = next((path for path, file in zip(paths, found, strict=True) if file is None), None)
+    if lost is not None:
+        raise Conflict(f"Nobody noted where {lost} came from; fetch the model anew: yard pull REPO:QUANT.")
     return [file for file in found if file is not None]
 
 

@@ -45,6 +45,12 @@ class Model(NamedTuple):
     """None: its turn has not come yet."""
     description: str
 
+    @property
+    def judged(self) -> list[EntryFile]:
+        """The files that must be right: those with weights, and others of which the sha256 is known."""
+        count = len(self.group.weights)
+        return self.files[:count] + [file for file in self.files[count:] if file.sha256 is not None]
+
 
 class Look(NamedTuple):
     """What one look at a store found."""

@@ -208,6 +208,8 @@ def _read(root: Path, name: str) -> Manifest | None:
     try:
         data = inside.read(root, f"{FOLDER}/{name}/{_MANIFEST}", _MAX_MANIFEST_BYTES)
         manifest = msgspec.json.decode(data, type=Manifest)
+        for path in (*manifest.files, *manifest.notes):
+            inside.split(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

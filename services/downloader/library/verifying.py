@@ -22,8 +22,7 @@ def verify(root: Path, model: Model, since: float, meter: Meter) -> None:
     What was read after `since` is not read again, so that a check that was interrupted goes on.
     """
     files = {file.path: file for file in model.group.files}
-    wanted = model.files[: len(model.group.weights)]
-    wanted += [file for file in model.files if file.sha256 is not None and file not in wanted]
+    wanted = model.judged
     meter.bytes_total = sum(file.size_bytes for file in wanted)
     for file in wanted:
         meter.file = file.path

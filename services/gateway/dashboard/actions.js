@@ -50,7 +50,7 @@ export function createActions(app) {
     "pull-again": ({ reference, name }) => pull(reference, name === reference ? null : name),
 
     sort: ({ value }) => store.dispatch("sort", { by: value }),
-    open: ({ entry, what }) => store.dispatch("open", { open: { entry, what } }),
+    open: ({ entry, what, revision }) => store.dispatch("open", { open: { entry, what, revision } }),
     close: () => store.dispatch("open", { open: null }),
     describe: ({ entry, revision, description }) => library("describe", { entry, revision, description }),
     verify: ({ entry }) => library("verify", { entry }, "Checking every byte"),

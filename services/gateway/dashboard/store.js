@@ -84,7 +84,7 @@ const handlers = {
     return { ...state, sort: by };
   },
 
-  /** What a person is about to change: `{entry, what}`, with what is `describe` or `delete`. */
+  /** What a person is about to change: `{entry, what, revision}`, with what `describe` or `delete`. */
   open(state, { open }) {
     return { ...state, open };
   },

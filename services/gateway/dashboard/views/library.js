@@ -35,7 +35,7 @@ const nothing = empty(
 function room(store) {
   const used = store.total_bytes - store.free_bytes;
   const parts = [
-    `${bytes(store.used_bytes)} of models`,
+    `${bytes(store.used_bytes - (store.partial_bytes ?? 0))} of models`,
     store.partial_bytes > 0 && `${bytes(store.partial_bytes)} not complete`,
     store.trash_bytes > 0 && `${bytes(store.trash_bytes)} in the trash`,
   ];
@@ -69,7 +69,7 @@ function row(entry, state) {
       <small class="muted">${ago(entry.downloaded_at ?? entry.modified_at, state.now)}${entry.mmproj && ", sees images"}</small>
       ${entry.description && open !== "describe" && html`<small class="description">${entry.description}</small>`}
       ${entry.problem && html`<small class="complaint">${entry.problem}</small>`}
-      ${open === "describe" && describeForm(key, entry)}${open === "delete" && deleteForm(key, entry)}</th>
+      ${open === "describe" && describeForm(key, entry, state.open.revision)}${open === "delete" && deleteForm(key, entry)}</th>
     <td data-label="Size">${bytes(entry.size_bytes)}</td>
     <td data-label="Quantization">${facts.quant ?? entry.format}
       ${facts.architecture && html`<small class="muted">${facts.architecture} ${count(facts.n_params)}</small>`}</td>
@@ -89,17 +89,19 @@ function checked(entry, job) {
 function buttons(key, entry, state) {
   const waits = state.pending[`library ${key}`] && html`aria-disabled="true"`;
   const button = (action, words, what = "") =>
-    html`<button type="button" class="small" data-action="${action}" data-entry="${key}" data-what="${what}" ${waits}
+    html`<button type="button" class="small" data-action="${action}" data-entry="${key}" data-what="${what}"
+      data-revision="${entry.description_revision}" ${waits}
       aria-label="${words} ${entry.name}">${words}</button>`;
   return html`<span class="library-buttons">${button("open", "Describe", "describe")}
     ${entry.verified === "damaged" ? button("repair", "Repair") : entry.format !== "link" && button("verify", "Check")}
     ${button("open", "Delete", "delete")}</span>`;
 }
 
-function describeForm(key, entry) {
+/** `revision`: of the description that the person saw; a change that comes meanwhile is not overwritten. */
+function describeForm(key, entry, revision) {
   return html`<form class="library-form" data-action="describe">
     <input type="hidden" name="entry" value="${key}">
-    <input type="hidden" name="revision" value="${entry.description_revision}">
+    <input type="hidden" name="revision" value="${revision}">
     <label><span>Description</span><textarea name="description" rows="2" data-enter="submit">${entry.description}</textarea></label>
     <span><button type="submit" class="small primary">Save</button>
       <button type="button" class="small" data-action="close">Never mind</button></span></form>`;

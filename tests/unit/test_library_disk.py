@@ -1,0 +1,281 @@
+"""The library on a real disk: what is opened, what is followed, what records and facts say."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from schemas.library import Facts, Verified
+from services.downloader.library import inside, records, trash
+from services.downloader.library.records import FileRecord
+from services.downloader.library.shelf import Shelf
+from services.downloader.library.walk import Found, walk
+from tests.integration.library_yard import gguf, put
+
+_opened: list[str] | None = None
+
+
+def _listen(event: str, args: tuple[object, ...]) -> None:
+    if event == "open" and _opened is not None:
+        _opened.append(str(args[0]))
+
+
+@contextmanager
+def opened() -> Iterator[list[str]]:
+    """The names that are opened inside the block, folders left out. An audit hook cannot be taken away."""
+    global _opened
+    if not getattr(sys, "_library_test_hook", False):
+        sys.addaudithook(_listen)
+        sys._library_test_hook = True  # type: ignore[attr-defined]
+    files: list[str] = []
+    _opened = files
+    try:
+        yield files
+    finally:
+        _opened = None
+
+
+def bodies(names: list[str]) -> list[str]:
+    return [name for name in names if "." in name.rpartition("/")[2]]
+
+
+def test_a_second_look_opens_nothing_and_a_changed_file_is_opened_alone(tmp_path: Path) -> None:
+    for number in range(20):
+        put(tmp_path, f"org/repo{number}/m.gguf", gguf(str(number)))
+        put(tmp_path, f"org/repo{number}/description.txt", b"Mine.")
+        records.note(tmp_path, {f"org/repo{number}/m.gguf": FileRecord(size_bytes=1, sha256="ab" * 32)})
+    shelf = Shelf("models", tmp_path)
+    with opened() as first:
+        look = shelf.look()
+    assert len(bodies(first)) >= 60, "the hook sees nothing"
+    with opened() as second:
+        assert shelf.look() is look
+    assert bodies(second) == []
+    put(tmp_path, "org/repo7/m.gguf", gguf("changed"))
+    with opened() as third:
+        names = {model.reading.facts.name for model in shelf.look().models if model.reading}
+    assert "changed" in names
+    assert set(bodies(third)) <= {"m.gguf"}
+
+
+def test_a_file_touched_in_place_is_read_again(tmp_path: Path) -> None:
+    file = put(tmp_path, "m.gguf", gguf("aaaa"))
+    shelf = Shelf("models", tmp_path)
+    shelf.look()
+    file.write_bytes(gguf("bbbb"))
+    os.utime(file, ns=(1, 1))
+    (model,) = shelf.look().models
+    assert model.reading is not None
+    assert model.reading.facts.name == "bbbb"
+
+
+def test_ten_thousand_models_cost_one_walk_and_no_reading(tmp_path: Path) -> None:
+    for folder in range(100):
+        (tmp_path / f"org/r{folder}").mkdir(parents=True)
+        for number in range(100):
+            (tmp_path / f"org/r{folder}/m{number}.gguf").touch()
+    shelf = Shelf("models", tmp_path)
+    for path in walk(tmp_path).files:
+        shelf.remember(path.path, _known(path))
+    with opened() as names:
+        look = shelf.look()
+    assert (len(look.models), look.pending, bodies(names)) == (10_000, 0, [])
+
+
+def _known(file: Found):  # type: ignore[no-untyped-def]
+    from services.downloader.library.shelf import Reading
+
+    return Reading((file.size_bytes, file.modified_ns / 1e9), Facts(quant="Q4_0"))
+
+
+def test_reading_goes_on_at_the_next_look_when_there_is_much(tmp_path: Path) -> None:
+    for number in range(3):
+        put(tmp_path, f"m{number}.gguf", gguf(str(number)))
+    shelf = Shelf("models", tmp_path)
+    assert shelf.look(reading_s=-1.0).pending == 3
+    assert shelf.look().pending == 0
+
+
+@pytest.mark.parametrize("path", ["", ".", "..", "a/../b", "/a", "a//b", "a/", "a\0b"])
+def test_a_path_that_leads_out_is_none(path: str) -> None:
+    with pytest.raises(ValueError, match="not a path in a store"):
+        inside.split(path)
+
+
+def test_no_step_goes_over_a_link(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    secret = put(tmp_path, "outside/secret.gguf", b"secret")
+    put(root, "real/m.gguf", b"mine")
+    (root / "link").symlink_to(secret.parent)
+    (root / "file.gguf").symlink_to(secret)
+    for path in ("link/secret.gguf", "file.gguf"):
+        with pytest.raises(OSError, match=r"link|symbolic"):
+            inside.read(root, path, 100)
+    for work in (
+        lambda: inside.write(root, "link/secret.gguf", b"x"),
+        lambda: inside.remove(root, "link/secret.gguf"),
+        lambda: inside.move(root, "link/secret.gguf", "stolen"),
+        lambda: inside.move(root, "real/m.gguf", "link/m.gguf"),
+    ):
+        with pytest.raises(OSError, match="link"):
+            work()
+    inside.write(root, "file.gguf", b"x")
+    assert secret.read_bytes() == b"secret", "a link is replaced, not written through"
+
+
+def test_a_move_replaces_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "a", b"a")
+    put(tmp_path, "b", b"b")
+    with pytest.raises(FileExistsError):
+        inside.move(tmp_path, "a", "b")
+    assert (tmp_path / "b").read_bytes() == b"b"
+
+
+def test_a_pipe_or_a_folder_is_no_file_and_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.gguf")
+    (tmp_path / "folder.gguf").mkdir()
+    for name in ("m.gguf", "folder.gguf"):
+        with pytest.raises(OSError, match=r"no file|directory"):
+            inside.read(tmp_path, name, 10)
+    assert Shelf("models", tmp_path).look().models == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "m.gguf.part",
+        "m.gguf.incomplete",
+        "m.gguf.part.json",
+        ".m.gguf.12.part",
+        "m.gguf.crdownload",
+        "M.GGUF.PART",
+    ],
+)
+def test_a_file_that_is_not_all_there_is_told_apart(tmp_path: Path, name: str) -> None:
+    put(tmp_path, f"org/{name}", b"half")
+    put(tmp_path, "org/whole.gguf", gguf())
+    found = walk(tmp_path)
+    assert [file.name for file in found.partials] == [name]
+    assert [model.group.path for model in Shelf("m", tmp_path).look().models] == ["org/whole.gguf"]
+
+
+def test_a_file_that_aria2_is_still_writing_is_not_all_there(tmp_path: Path) -> None:
+    put(tmp_path, "m.gguf", gguf())
+    put(tmp_path, "m.gguf.aria2", b"")
+    assert Shelf("m", tmp_path).look().models == []
+
+
+def test_names_that_cannot_be_told_are_passed_over_and_told_of(tmp_path: Path) -> None:
+    put(tmp_path, "good.gguf", gguf())
+    Path(os.fsdecode(bytes(tmp_path) + b"/bad\xff.gguf")).touch()
+    put(tmp_path, "new\nline.gguf", gguf())
+    found = walk(tmp_path)
+    assert [file.path for file in found.files] == ["good.gguf"]
+    assert len(found.odd) == 2
+    json.dumps(found.odd).encode()
+
+
+def test_folders_too_deep_end_somewhere(tmp_path: Path) -> None:
+    put(tmp_path, "a/" * 60 + "m.gguf", gguf())
+    found = walk(tmp_path)
+    assert (found.files, len(found.odd)) == ([], 1)
+
+
+def test_what_is_wrong_with_a_file_is_said_in_a_sentence(tmp_path: Path) -> None:
+    put(tmp_path, "cut.gguf", gguf()[:-64])
+    put(tmp_path, "page.gguf", b"<!doctype html>" * 10)
+    put(tmp_path, "o/m-00001-of-00002.gguf", gguf())
+    put(tmp_path, "s/model.safetensors", b"\0" * 20)
+    put(tmp_path, "s/config.json", b"{}")
+    problems = {
+        m.group.path: m.reading.problem or "" for m in Shelf("m", tmp_path).look().models if m.reading
+    }
+    assert "cut" in problems["cut.gguf"]
+    assert "not a GGUF model" in problems["page.gguf"]
+    assert "1 of its 2 files are missing" in problems["o/m-00001-of-00002.gguf"]
+    assert "no safetensors file" in problems["s"]
+
+
+def test_the_facts_of_safetensors_come_from_headers_and_configurations(tmp_path: Path) -> None:
+    header = json.dumps(
+        {"__metadata__": {"a": "b"}, "w": {"dtype": "BF16", "shape": [4, 8], "data_offsets": [0, 64]}}
+    )
+    put(tmp_path, "o/r/model.safetensors", len(header).to_bytes(8, "little") + header.encode() + bytes(64))
+    config = {"architectures": ["Qwen3ForCausalLM"], "max_position_embeddings": 40960, "num_hidden_layers": 2}
+    put(tmp_path, "o/r/config.json", json.dumps(config).encode())
+    put(tmp_path, "o/r/tokenizer_config.json", b'{"chat_template": "{{ x }}"}')
+    (model,) = Shelf("m", tmp_path).look().models
+    assert model.reading is not None
+    facts = model.reading.facts
+    assert (facts.architecture, facts.quant, facts.n_params) == ("Qwen3ForCausalLM", "BF16", 32)
+    assert (facts.n_ctx_train, facts.n_layer, facts.has_chat_template) == (40960, 2, True)
+
+
+SHA = "ab" * 32
+OWN = FileRecord(size_bytes=10, sha256=SHA, checked_at=5.0, checked_ns=7)
+ODD = FileRecord(size_bytes=10, sha256="no hash", checked_at=5.0, checked_ns=7)
+WHOLE = FileRecord(size_bytes=10, sha256=SHA, repo="o/r", checked_at=5.0, checked_ns=7)
+
+
+@pytest.mark.parametrize(
+    ("file", "record", "verified"),
+    [
+        (Found("m", 10, 7), WHOLE, Verified.VERIFIED),
+        (Found("m", 10, 8), WHOLE, Verified.UNVERIFIED),
+        (Found("m", 11, 7), WHOLE, Verified.DAMAGED),
+        (Found("m", 11, 7), OWN, Verified.UNKNOWN),
+        (Found("m", 10, 7), FileRecord(size_bytes=10, sha256=SHA), Verified.UNVERIFIED),
+        (Found("m", 10, 7), ODD, Verified.UNKNOWN),
+        (Found("m", 10, 7), FileRecord(size_bytes=10), Verified.UNKNOWN),
+        (Found("m", 10, 7), None, Verified.UNKNOWN),
+    ],
+)
+def test_how_sure_it_is_that_bytes_are_right(
+    file: Found, record: FileRecord | None, verified: Verified
+) -> None:
+    assert records.of(file, record).verified is verified
+
+
+def test_a_record_travels_with_its_folder_and_a_broken_one_is_none(tmp_path: Path) -> None:
+    put(tmp_path, "a/m.gguf", gguf())
+    records.note(tmp_path, {"a/m.gguf": WHOLE})
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert records.load(tmp_path, "b").files == {"m.gguf": WHOLE}
+    put(tmp_path, f"b/{records.NAME}", b"{broken")
+    assert records.load(tmp_path, "b").files == {}
+    (model,) = Shelf("m", tmp_path).look().models
+    assert model.files[0].verified is Verified.UNKNOWN
+
+
+def test_one_of_two_quants_is_deleted_and_its_record_comes_back_with_it(tmp_path: Path) -> None:
+    for quant in ("Q4_0", "Q8_0"):
+        put(tmp_path, f"o/m-{quant}.gguf", gguf(quant))
+        records.note(tmp_path, {f"o/m-{quant}.gguf": WHOLE})
+    shelf = Shelf("m", tmp_path)
+    chosen = next(model for model in shelf.look().models if "Q4_0" in model.group.path)
+    manifest = trash.put(tmp_path, chosen)
+    assert records.load(tmp_path, "o").files.keys() == {"m-Q8_0.gguf"}
+    assert [model.group.path for model in shelf.look().models] == ["o/m-Q8_0.gguf"]
+    trash.restore(tmp_path, manifest)
+    assert records.load(tmp_path, "o").files.keys() == {"m-Q4_0.gguf", "m-Q8_0.gguf"}
+    assert (tmp_path / "o/m-Q4_0.gguf").read_bytes() == gguf("Q4_0")
+
+
+@pytest.mark.parametrize("path", ["../../outside", "/outside", "a/../../../outside"])
+def test_a_manifest_that_somebody_wrote_leads_nowhere(tmp_path: Path, path: str) -> None:
+    root = tmp_path / "a/b/root"
+    put(root, "m.gguf", gguf())
+    (model,) = Shelf("m", root).look().models
+    manifest = trash.put(root, model)
+    place = root / trash.FOLDER / manifest.item / "manifest.json"
+    text = place.read_text()
+    assert '"m.gguf"' in text
+    for phase in ("there", "trashing", "restoring"):
+        place.write_text(text.replace('"m.gguf"', json.dumps(path)).replace('"there"', json.dumps(phase)))
+        assert trash.items(root, {}) == {}
+        trash.recover(root)
+    assert not (tmp_path / "outside").exists()
