@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: bench engines run test check setup clean
+.PHONY: bench engines run test check kill-rounds setup clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/yard up
@@ -17,6 +17,10 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/pytest -q tests/unit tests/contract
+
+# Downloads whose processes are killed at random moments, more of them than a test run has time for.
+kill-rounds: $(VENV)/.dev
+	KILL_ROUNDS=50 $(BIN)/pytest -s --timeout 900 tests/integration/test_killed_downloads.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench

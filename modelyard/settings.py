@@ -59,6 +59,14 @@ class Settings(Record):
     """YARD_SWAP_MIN_DWELL_S: a model that got ready stays at least so long."""
     hang_s: float = 60.0
     """YARD_HANG_S: an engine that gives no sign of life for so long is ended and started again; 0: never."""
+    downloads_at_once: int = 2
+    """YARD_DOWNLOADS_AT_ONCE: so many downloads are at work on this machine, the others wait."""
+    download_segments: int = 4
+    """YARD_DOWNLOAD_SEGMENTS: so many parts of a large file come at the same time."""
+    download_limit_bytes_s: int | None = None
+    """YARD_DOWNLOAD_LIMIT: what this machine's downloads together take of the network a second: 20MiB."""
+    disk_margin_bytes: int = 512 * 2**20
+    """YARD_DISK_MARGIN: downloads leave so much of the disk free, such as 10GiB."""
     log_level: str = "info"
     """YARD_LOG_LEVEL: debug, info, warning or error."""
 
@@ -111,6 +119,10 @@ class Settings(Record):
             "YARD_SWAP_MAX_WAIT_S": f"{self.swap_max_wait_s:g}",
             "YARD_SWAP_MIN_DWELL_S": f"{self.swap_min_dwell_s:g}",
             "YARD_HANG_S": f"{self.hang_s:g}",
+            "YARD_DOWNLOADS_AT_ONCE": str(self.downloads_at_once),
+            "YARD_DOWNLOAD_SEGMENTS": str(self.download_segments),
+            "YARD_DOWNLOAD_LIMIT": str(self.download_limit_bytes_s) if self.download_limit_bytes_s else None,
+            "YARD_DISK_MARGIN": str(self.disk_margin_bytes),
             "YARD_VLLM": str(self.vllm) if self.vllm else None,
             "YARD_RPC_SERVER": str(self.rpc_server) if self.rpc_server else None,
             "YARD_RPC_HOST": self.rpc_host,
@@ -118,7 +130,13 @@ class Settings(Record):
         return {name: value for name, value in values.items() if value}
 
 
-KNOWN = frozenset(f"YARD_{field.upper()}" for field in Settings.__struct_fields__)
+_UNITS_LEFT_OUT = {
+    "YARD_DOWNLOAD_LIMIT_BYTES_S": "YARD_DOWNLOAD_LIMIT",
+    "YARD_DISK_MARGIN_BYTES": "YARD_DISK_MARGIN",
+}
+"""Where a setting is written with its own unit."""
+_FIELDS = [f"YARD_{field.upper()}" for field in Settings.__struct_fields__]
+KNOWN = frozenset(_UNITS_LEFT_OUT.get(name, name) for name in _FIELDS)
 """The names of all settings."""
 
 
@@ -149,6 +167,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         swap_max_wait_s=_seconds(given, "YARD_SWAP_MAX_WAIT_S", 20.0),
         swap_min_dwell_s=_seconds(given, "YARD_SWAP_MIN_DWELL_S", 5.0),
         hang_s=_seconds(given, "YARD_HANG_S", 60.0),
+        downloads_at_once=_count(given, "YARD_DOWNLOADS_AT_ONCE", 2),
+        download_segments=_count(given, "YARD_DOWNLOAD_SEGMENTS", 4),
+        download_limit_bytes_s=_size(given, "YARD_DOWNLOAD_LIMIT", "") or None,
+        disk_margin_bytes=_size(given, "YARD_DISK_MARGIN", "512MiB"),
         log_level=_log_level(given.get("YARD_LOG_LEVEL", "info")),
     )
 
@@ -191,6 +213,7 @@ def _port(given: Mapping[str, str], name: str, default: int) -> int:
     return int(value)
 
 
+_MOST = 64
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
@@ -202,6 +225,21 @@ def _memory_limits(value: str) -> dict[str, int]:
             raise SettingsError(f"YARD_MEMORY_LIMITS has {part!r}; each part looks like cpu=8GiB.")
         limits[match[1]] = int(match[2]) * _UNITS[match[3] or ""]
     return limits
+
+
+def _size(given: Mapping[str, str], name: str, default: str) -> int:
+    value = given.get(name, default) or "0"
+    match = re.fullmatch(r"(\d+)\s*([KMGT]iB)?", value)
+    if match is None:
+        raise SettingsError(f"{name}={value} is not a number of bytes; it looks like 20MiB.")
+    return int(match[1]) * _UNITS[match[2] or ""]
+
+
+def _count(given: Mapping[str, str], name: str, default: int) -> int:
+    value = given.get(name, str(default))
+    if not value.isdecimal() or not 1 <= int(value) <= _MOST:
+        raise SettingsError(f"{name}={value} is not a number from 1 to {_MOST}.")
+    return int(value)
 
 
 def _seconds(given: Mapping[str, str], name: str, default: float) -> float:

@@ -10,6 +10,8 @@ class DownloadState(StrEnum):
     """Where a download is; `finished`, `failed` and `cancelled` are ends."""
 
     QUEUED = "queued"
+    PAUSED = "paused"
+    """Out of the queue until somebody resumes it; what has arrived is kept."""
     RESOLVING = "resolving"
     """Asking the hub which files there are."""
     TRANSFERRING = "transferring"
@@ -27,12 +29,38 @@ class StartDownload(Record):
 
     reference: str
     name: str | None = None
+    node: str | None = None
+    """The machine that fetches it; default: the yard's first."""
+    limit_bytes_s: int | None = None
+    """The most that it takes of the network; None: what its machine may take."""
+
+
+class AddDownloads(Record):
+    """Fetch everything that a pasted text names, separated by lines, spaces or commas."""
+
+    text: str
+    node: str | None = None
+    limit_bytes_s: int | None = None
 
 
 class DownloadRef(Record):
     """Which download."""
 
     download: str
+
+
+class MoveDownload(Record):
+    """Give a waiting download another place in its machine's queue; 0 is the next to begin."""
+
+    download: str
+    to: int = 0
+
+
+class LimitDownload(Record):
+    """The most that a download takes of the network from now on; None: what its machine may take."""
+
+    download: str
+    limit_bytes_s: int | None = None
 
 
 class Download(Record):
@@ -45,7 +73,14 @@ class Download(Record):
     state: DownloadState
     created_at: float
     changed_at: float
+    node: str = ""
+    """The machine that fetches it."""
+    order: float = 0.0
+    """Of two that wait on a machine, the one with the smaller number begins first."""
+    limit_bytes_s: int | None = None
     quant: str | None = None
+    is_default_quant: bool = False
+    """Whether the hub's files would be the same if nobody had named a quant."""
     revision: str | None = None
     """The commit that is fetched."""
     files: tuple[str, ...] = ()
@@ -55,4 +90,20 @@ class Download(Record):
     speed_bytes_s: float | None = None
     """Smoothed over the last seconds."""
     eta_s: float | None = None
+    trouble: str | None = None
+    """Why nothing arrives just now, while it is tried again."""
     error: ErrorDetail | None = None
+
+
+class Added(Record):
+    """What became of one reference of a pasted text: a download, or the reason why there is none."""
+
+    reference: str
+    download: Download | None = None
+    error: ErrorDetail | None = None
+
+
+class DownloadsAdded(Record):
+    """Every reference of a pasted text, in its order."""
+
+    added: tuple[Added, ...]

@@ -2,7 +2,15 @@
 
 from schemas.batches import LineResult
 from schemas.devices import Device
-from schemas.downloads import Download, DownloadRef, StartDownload
+from schemas.downloads import (
+    AddDownloads,
+    Download,
+    DownloadRef,
+    DownloadsAdded,
+    LimitDownload,
+    MoveDownload,
+    StartDownload,
+)
 from schemas.frames import Check, Checked, Resend
 from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
 from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
@@ -45,7 +53,7 @@ from schemas.registry import (
 )
 from schemas.requests import RequestFinished, RequestQueued, RequestStarted, UsageQuery, UsageReport
 from schemas.roles import Role
-from schemas.subject import AnySubject, Command, Subject
+from schemas.subject import AnySubject, Command, R, Subject, T
 from schemas.workers import StartWorker, WorkerStarted
 
 _GATEWAY, _DOWNLOADER, _SUPERVISOR = Role.GATEWAY, Role.DOWNLOADER, Role.SUPERVISOR
@@ -229,21 +237,47 @@ NODE_CLEAR = Command(
     server=_SUPERVISOR,
     summary="Stop every instance on this node, and take no start after it; answered when they are gone.",
 )
-DOWNLOAD_START = Command(
-    "yard.command.download.start",
-    StartDownload,
-    Download,
-    callers=_CALLERS,
-    server=_DOWNLOADER,
-    summary="Fetch a model from the hub and register it; a second asker joins a running download.",
+
+
+def _download(verb: str, payload: type[T], reply: type[R], summary: str) -> Command[T, R]:
+    return Command(
+        f"yard.command.download.{verb}",
+        payload,
+        reply,
+        callers=_CALLERS,
+        server=_DOWNLOADER,
+        summary=summary,
+        timeout_s=15.0,
+    )
+
+
+DOWNLOAD_START = _download(
+    "start", StartDownload, Download, "Fetch a model from the hub; a second asker joins a running download."
 )
-DOWNLOAD_CANCEL = Command(
-    "yard.command.download.cancel",
-    DownloadRef,
-    Download,
-    callers=_CALLERS,
+DOWNLOAD_ADD = _download(
+    "add", AddDownloads, DownloadsAdded, "Fetch all models that a text names; each is taken or refused alone."
+)
+DOWNLOAD_PAUSE = _download("pause", DownloadRef, Download, "Let a download rest until it is resumed.")
+DOWNLOAD_RESUME = _download("resume", DownloadRef, Download, "Have a paused download go on where it was.")
+DOWNLOAD_CANCEL = _download(
+    "cancel", DownloadRef, Download, "End a download; what is on disk stays for a later one."
+)
+DOWNLOAD_RETRY = _download("retry", DownloadRef, Download, "Try a failed or cancelled download again.")
+DOWNLOAD_MOVE = _download(
+    "move", MoveDownload, Download, "Give a waiting download another place in the queue."
+)
+DOWNLOAD_LIMIT = _download(
+    "limit", LimitDownload, Download, "Change what a download may take of the network."
+)
+DOWNLOAD_FORGET = _download("forget", DownloadRef, Download, "Take an ended download off the list.")
+DOWNLOAD_ORDER = Command(
+    "yard.command.downloader.{node}.{verb}",
+    bytes,
+    bytes,
+    callers=(_DOWNLOADER,),
     server=_DOWNLOADER,
-    summary="End a download; what is on disk stays for a later one.",
+    summary="A command about downloads, passed on to the machine that it concerns: the same JSON.",
+    timeout_s=10.0,
 )
 LIBRARY_SHOW = Command(
     "yard.command.library.show",

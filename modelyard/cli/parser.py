@@ -6,6 +6,7 @@ import modelyard
 from modelyard.cli import (
     applying,
     chat,
+    downloads,
     events,
     init,
     invite,
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     for verb in (
         up,
         pull,
+        downloads,
         listing,
         library,
         registry,

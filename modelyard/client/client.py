@@ -8,8 +8,9 @@ from typing import Any, Self
 from modelyard.bus import Bus
 from modelyard.client import kept
 from modelyard.client.chatting import chat
+from modelyard.client.download_queue import DownloadQueue
 from modelyard.client.library import Library
-from modelyard.client.pulling import pull
+from modelyard.client.pulling import follow
 from modelyard.client.reading import read_bucket
 from modelyard.client.registry import Registry
 from modelyard.client.starting import starting
@@ -17,7 +18,7 @@ from modelyard.home import broker_url
 from modelyard.settings import Settings, load
 from schemas import buckets, subjects
 from schemas.devices import Device
-from schemas.downloads import Download, DownloadRef, StartDownload
+from schemas.downloads import Download, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
 from schemas.groups import Group, GroupRef, GroupStored, ListGroups
 from schemas.instances import Instance, Node
@@ -40,6 +41,8 @@ class Client:
         """Changes of models: put, patch, rename, delete, apply, history and undo."""
         self.library = Library(bus)
         """What lies on disk: show, describe, verify, delete, restore, import."""
+        self.download_queue = DownloadQueue(bus)
+        """Orders about downloads: add, pause, resume, cancel, retry, move, limit and forget."""
 
     @classmethod
     @asynccontextmanager
@@ -131,16 +134,28 @@ class Client:
             raise DeadlineExceeded(f"{model} was not ready after {timeout_s:g} s.") from None
         return ready
 
-    def pull(self, reference: str, name: str | None = None) -> AsyncGenerator[Download, None]:
+    def pull(
+        self,
+        reference: str,
+        name: str | None = None,
+        *,
+        node: str | None = None,
+        limit_bytes_s: int | None = None,
+    ) -> AsyncGenerator[Download, None]:
         """Have a model fetched, or join who fetches it already; every update until one of `ENDED`.
 
         Leaving early leaves the download running; `cancel_download` ends it.
         """
-        return pull(self.bus, StartDownload(reference=reference, name=name))
+        wanted = StartDownload(reference=reference, name=name, node=node, limit_bytes_s=limit_bytes_s)
+
+        async def begin() -> tuple[Download, ...]:
+            return (await self.download_queue.start(wanted),)
+
+        return follow(self.bus, begin)
 
     async def cancel_download(self, download: str) -> Download:
         """End a download; what is on disk stays for a later one."""
-        return await self.bus.call(subjects.DOWNLOAD_CANCEL, DownloadRef(download=download))
+        return await self.download_queue.cancel(download)
 
     async def usage(
         self, since: float | None = None, model: str | None = None, recent: int = 0

@@ -14,16 +14,28 @@ from typing import TypeVar
 import msgspec
 
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
-from modelyard.paths import check_folder, resolve_inside
+from modelyard.paths import check_folder, resolve_all
 from modelyard.processes import die_with_parent
 from services.downloader import hub
-from services.downloader.disk import file_bytes, part_path, require_free
+from services.downloader.disk import file_bytes, require_free
 from services.downloader.errors import DownloadError
+from services.downloader.part_file import arrived_bytes
 from services.downloader.progress import ProgressMeter
-from services.downloader.selection import RemoteFile, Selection, make_reference, select_files
-from services.downloader.transfer import Source, fetch_file, open_session
-from services.downloader.worker_messages import JOB_DECODER, Failed, Finished, Job, Resolved, Verified
+from services.downloader.selection import Reference, RemoteFile, Selection, make_reference, select_files
+from services.downloader.source import Source
+from services.downloader.throttle import Throttle
+from services.downloader.transfer import Options, fetch_file, open_session
+from services.downloader.worker_messages import (
+    JOB_DECODER,
+    Failed,
+    Finished,
+    Job,
+    Resolved,
+    Trouble,
+    Verified,
+)
 from services.downloader.worker_messages import WorkerMessage as Message
+from services.downloader.worker_orders import Orders
 
 _T = TypeVar("_T")
 
@@ -34,16 +46,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     repo: str
     resolved: Resolved
     places: tuple[Path, ...]
-    margin_bytes: int
+    arrived_bytes: tuple[int, ...]
+    """What is on the disk of each file."""
 
 
 def main() -> int:
     """The whole life of the process."""
     die_with_parent(signal.SIGKILL)
     hub.quiet_library()
-    line = sys.stdin.buffer.readline()
+    # Without a buffer: a thread that waits in one would not let the process end.
+    lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - to the very end
+    line = lines.readline()
     try:
-        _run(_read_job(line), _send)
+        _run(_read_job(line), Orders(lines), _send)
     except DownloadError as error:
         _send(Failed(code=error.code, message=error.sentence))
         return 1
@@ -61,36 +76,76 @@ def make_plan(job: Job) -> Plan:
     folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
     listing = hub.list_repo(reference)
     selection = _or_fail("no_such_model", lambda: select_files(reference, listing.files))
-    resolved = _resolved(listing.commit, selection)
-    places = _or_fail("unsafe_path", lambda: [resolve_inside(folder, file.path) for file in resolved.files])
-    return Plan(repo=job.repo, resolved=resolved, places=tuple(places), margin_bytes=job.margin_bytes)
+    files = _files_of(selection)
+    places = _or_fail("unsafe_path", lambda: resolve_all(folder, [file.path for file in files]))
+    arrived = tuple(map(_arrived_bytes, files, places))
+    bytes_total = sum(file.size_bytes for file in files)
+    return Plan(
+        repo=job.repo,
+        resolved=Resolved(
+            commit=listing.commit,
+            quant=selection.quant,
+            files=files,
+            bytes_total=bytes_total,
+            missing_bytes=bytes_total - sum(arrived),
+            model_path=files[0].path,
+            mmproj_path=selection.mmproj.path if selection.mmproj else None,
+            is_default_quant=_is_default(reference, selection, listing.files),
+        ),
+        places=tuple(places),
+        arrived_bytes=arrived,
+    )
 
 
-async def fetch(plan: Plan, send: Callable[[Message], None]) -> None:
+def _files_of(selection: Selection) -> tuple[RemoteFile, ...]:
+    return selection.model_files + ((selection.mmproj,) if selection.mmproj else ())
+
+
+def _is_default(reference: Reference, selection: Selection, files: tuple[RemoteFile, ...]) -> bool:
+    try:
+        return select_files(msgspec.structs.replace(reference, quant=None), files) == selection
+    except ValueError:  # the repository has no default
+        return False
+
+
+async def fetch(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], None]) -> None:
     """Fetch the files one after the other; what is complete already is passed over."""
+    meter, throttle = ProgressMeter(send, plan.arrived_bytes), Throttle()
+    orders.follow(throttle.limit)
+    options = Options(
+        segments=job.segments,
+        margin_bytes=job.margin_bytes,
+        throttle=throttle,
+        on_trouble=lambda sentence: send(Trouble(message=sentence)),
+    )
     authorization = hub.authorization()
-    meter = ProgressMeter(send)
     async with open_session() as session:
         for file, place in zip(plan.resolved.files, plan.places, strict=True):
-            source = Source(
-                url=hub.file_url(plan.repo, file.path, plan.resolved.commit),
-                size_bytes=file.size_bytes,
-                sha256=file.sha256,
-                authorization=authorization,
-            )
             meter.start_file(file.path)
-            await fetch_file(session, source, place, on_bytes=meter.on_bytes, margin_bytes=plan.margin_bytes)
+            source = hub_source(plan, file, authorization)
+            await fetch_file(session, source, place, on_bytes=meter.on_bytes, options=options)
             meter.finish_file(file.size_bytes)
             send(Verified(file=file.path))
 
 
-def _run(job: Job, send: Callable[[Message], None]) -> None:
+def hub_source(plan: Plan, file: RemoteFile, authorization: str | None) -> Source:
+    """The hub as the place where a file's bytes come from."""
+    return Source(
+        url=hub.file_url(plan.repo, file.path, plan.resolved.commit),
+        size_bytes=file.size_bytes,
+        sha256=file.sha256,
+        commit=plan.resolved.commit,
+        authorization=authorization,
+    )
+
+
+def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
     plan = make_plan(job)
     resolved = plan.resolved
     send(resolved)
-    missing = [_missing_bytes(file, place) for file, place in zip(resolved.files, plan.places, strict=True)]
-    require_free(plan.places[0].parent, sum(missing), plan.margin_bytes)
-    asyncio.run(fetch(plan, send))
+    go = orders.wait_for_go()
+    require_free(plan.places[0].parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
+    asyncio.run(fetch(job, plan, orders, send))
     _check_model(plan.places[0])
     send(
         Finished(
@@ -103,22 +158,10 @@ def _run(job: Job, send: Callable[[Message], None]) -> None:
     )
 
 
-def _resolved(commit: str, selection: Selection) -> Resolved:
-    files = selection.model_files + ((selection.mmproj,) if selection.mmproj else ())
-    return Resolved(
-        commit=commit,
-        quant=selection.quant,
-        files=files,
-        bytes_total=sum(file.size_bytes for file in files),
-        model_path=files[0].path,
-        mmproj_path=selection.mmproj.path if selection.mmproj else None,
-    )
-
-
-def _missing_bytes(file: RemoteFile, place: Path) -> int:
+def _arrived_bytes(file: RemoteFile, place: Path) -> int:
     if file_bytes(place) == file.size_bytes:
-        return 0
-    return max(0, file.size_bytes - (file_bytes(part_path(place)) or 0))
+        return file.size_bytes
+    return arrived_bytes(place, file.size_bytes, file.sha256)
 
 
 def _check_model(place: Path) -> None:

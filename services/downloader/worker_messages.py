@@ -1,4 +1,8 @@
-"""What a worker is told on stdin and what it tells on stdout: one JSON object a line."""
+"""What a worker is told on stdin and what it tells on stdout: one JSON object a line.
+
+It is told a Job, and after its Resolved a Go, which may come much later; then Limits. When its stdin ends,
+its parent is gone, and so is it.
+"""
 
 import msgspec
 from msgspec import Struct
@@ -8,7 +12,7 @@ from services.downloader.selection import RemoteFile
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """One transfer; folder and store_root are absolute. The token comes in the environment, never here."""
+    """One download; folder and store_root are absolute. The token comes in the environment, never here."""
 
     repo: str
     quant: str | None = None
@@ -16,6 +20,21 @@ class Job(Struct, frozen=True, kw_only=True):
     folder: str
     store_root: str
     margin_bytes: int = MARGIN_BYTES
+    segments: int = 1
+    """Parts of a large file that come at the same time."""
+
+
+class Go(Struct, frozen=True, kw_only=True, tag_field="type", tag="go"):
+    """Fetch what was resolved; others_bytes is what other downloads still need of the disk."""
+
+    others_bytes: int = 0
+    limit_bytes_s: int | None = None
+
+
+class Limit(Struct, frozen=True, kw_only=True, tag_field="type", tag="limit"):
+    """The most that it may take of the network from now on."""
+
+    limit_bytes_s: int | None = None
 
 
 class Resolved(Struct, frozen=True, kw_only=True, tag_field="type", tag="resolved"):
@@ -25,8 +44,12 @@ class Resolved(Struct, frozen=True, kw_only=True, tag_field="type", tag="resolve
     quant: str
     files: tuple[RemoteFile, ...]
     bytes_total: int
+    missing_bytes: int
+    """What is not on the disk yet."""
     model_path: str
     mmproj_path: str | None = None
+    is_default_quant: bool = False
+    """Whether the files would be the same if nobody had named a quant."""
 
 
 class Progress(Struct, frozen=True, kw_only=True, tag_field="type", tag="progress"):
@@ -35,6 +58,12 @@ class Progress(Struct, frozen=True, kw_only=True, tag_field="type", tag="progres
     bytes_done: int
     file: str
     files_done: int
+
+
+class Trouble(Struct, frozen=True, kw_only=True, tag_field="type", tag="trouble"):
+    """Nothing arrives just now, and it is tried again; a sentence for the user."""
+
+    message: str
 
 
 class Verified(Struct, frozen=True, kw_only=True, tag_field="type", tag="verified"):
@@ -60,7 +89,9 @@ class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
     message: str
 
 
-WorkerMessage = Resolved | Progress | Verified | Finished | Failed
+WorkerMessage = Resolved | Progress | Trouble | Verified | Finished | Failed
+WorkerOrder = Go | Limit
 
 JOB_DECODER = msgspec.json.Decoder(Job)
 MESSAGE_DECODER: msgspec.json.Decoder[WorkerMessage] = msgspec.json.Decoder(WorkerMessage)
+ORDER_DECODER: msgspec.json.Decoder[WorkerOrder] = msgspec.json.Decoder(WorkerOrder)

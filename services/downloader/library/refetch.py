@@ -15,7 +15,8 @@ from modelyard.paths import resolve_inside
 from modelyard.processes import die_with_parent
 from services.downloader import hub
 from services.downloader.errors import DownloadError
-from services.downloader.transfer import Source, fetch_file, open_session
+from services.downloader.source import Source
+from services.downloader.transfer import fetch_file, open_session
 
 
 class WantedFile(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,174 @@
+"""The connections that fetch the pieces of one file: each takes the next piece, tries again, or gives up."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+
+import aiohttp
+from msgspec import Struct
+
+from modelyard.tasks import cancel
+from services.downloader import ranges
+from services.downloader.answers import (
+    TryAgain,
+    check_hop,
+    check_part,
+    check_status,
+    check_whole,
+    strong_etag,
+)
+from services.downloader.backoff import RetryPolicy
+from services.downloader.errors import TransferError
+from services.downloader.part_file import PartFile
+from services.downloader.ranges import Range
+from services.downloader.redirects import get_bytes
+from services.downloader.source import Source
+from services.downloader.throttle import Throttle
+
+OnTrouble = Callable[[str], None]
+"""Hears why nothing arrives, in a sentence."""
+
+
+class Manner(Struct, frozen=True, kw_only=True):
+    """How the pieces of a file are fetched."""
+
+    policy: RetryPolicy
+    throttle: Throttle
+    on_trouble: OnTrouble
+    on_write: Callable[[], None]
+    """Called after every write."""
+    in_pieces: bool = True
+    """Without it every attempt asks for the whole file, since the server has no ranges."""
+    one_etag: bool = True
+    """Whether another ETag means another file."""
+
+
+class NoRanges(Exception):
+    """The server sends whole files only."""
+
+
+class Changed(Exception):
+    """What the server sends now does not belong to what it sent before."""
+
+
+class Connections:
+    """Brings the given pieces of a source into a part; NoRanges and Changed are for the caller."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        source: Source,
+        part: PartFile,
+        manner: Manner,
+        todo: list[Range],
+    ) -> None:
+        self._session = session
+        self._source = source
+        self._part = part
+        self._manner = manner
+        self._todo = sorted(todo)
+        self._quiet_until = 0.0
+        """The server wants to be left alone until then, by all connections."""
+
+    async def run(self, count: int) -> None:
+        """Fetch everything over so many connections."""
+        tasks = [asyncio.create_task(self._connection()) for _ in range(max(1, min(count, len(self._todo))))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await cancel(*tasks)
+
+    async def _connection(self) -> None:
+        idle_attempts, seen_bytes, seen_at = 0, self._part.done_bytes, monotonic()
+        while self._todo:
+            piece = self._todo.pop(0)
+            failure = await self._attempt_safely(piece)
+            if failure is None:
+                continue
+            self._give_back(piece)
+            idle_attempts += 1
+            if self._part.done_bytes > seen_bytes:
+                idle_attempts, seen_bytes, seen_at = 0, self._part.done_bytes, monotonic()
+            unreachable = isinstance(failure, aiohttp.ClientConnectorError)
+            if self._manner.policy.gives_up(idle_attempts, monotonic() - seen_at, unreachable=unreachable):
+                raise _gave_up(failure, idle_attempts)
+            await self._pause(failure, idle_attempts)
+
+    def _give_back(self, piece: Range) -> None:
+        """The lowest bytes come first: the hash follows them."""
+        if self._source.sha256 is None and not (self._part.etags and self._manner.in_pieces):
+            self._part.restart()  # nothing would prove that the next answer goes on where this one ended
+        self._todo += ranges.gaps(self._part.ranges, *piece) if self._manner.in_pieces else [piece]
+        self._todo.sort()
+
+    async def _pause(self, failure: Exception, idle_attempts: int) -> None:
+        retry_after_s = failure.retry_after_s if isinstance(failure, TryAgain) else None
+        pause_s = self._manner.policy.pause_s(idle_attempts, retry_after_s)
+        if retry_after_s is not None:
+            self._quiet_until = max(self._quiet_until, monotonic() + pause_s)
+        if idle_attempts or retry_after_s is not None:
+            what = f"The hub {failure}" if isinstance(failure, TryAgain) else "The connection failed"
+            self._manner.on_trouble(f"{what}; trying again in {pause_s:.0f} s.")
+        await asyncio.sleep(pause_s)
+
+    async def _attempt_safely(self, piece: Range) -> Exception | None:
+        while (wait_s := self._quiet_until - monotonic()) > 0:
+            await asyncio.sleep(wait_s)
+        try:
+            await self._attempt(piece)
+        except (TryAgain, aiohttp.ClientError, TimeoutError, OSError) as error:
+            return error
+        return None
+
+    async def _attempt(self, piece: Range) -> None:
+        source, whole = self._source, piece == (0, self._source.size_bytes)
+        headers = {"Accept-Encoding": "identity"}
+        if not whole:
+            headers["Range"] = f"bytes={piece[0]}-{piece[1] - 1}"
+        if not whole and source.sha256 is None:
+            headers["If-Range"] = next(iter(self._part.etags.values()), '""')
+
+        on_hop = partial(check_hop, source=source)
+        async with get_bytes(self._session, source.url, headers, source.authorization, on_hop) as response:
+            check_status(response, source.url)
+            self._check_answer(response, piece, whole=whole)
+            await self._read(response, piece)
+
+    def _check_answer(self, response: aiohttp.ClientResponse, piece: Range, *, whole: bool) -> None:
+        size_bytes = self._source.size_bytes
+        if not whole and response.status == 200:
+            raise NoRanges if self._source.sha256 else Changed
+        if whole:
+            check_whole(response, size_bytes)
+        else:
+            check_part(response, piece, size_bytes)
+        self._check_etag(response)
+
+    def _check_etag(self, response: aiohttp.ClientResponse) -> None:
+        host, etag = response.url.host or "", strong_etag(response)
+        known = self._part.etags.get(host)
+        if etag is None or etag == known or not self._manner.one_etag:
+            return
+        if known is not None:
+            raise Changed
+        self._part.know_etag(host, etag)
+
+    async def _read(self, response: aiohttp.ClientResponse, piece: Range) -> None:
+        at, end = piece
+        async for chunk in response.content.iter_any():
+            if at + len(chunk) > end:
+                raise TryAgain("sends more bytes than it said")
+            self._part.write(at, chunk)
+            at += len(chunk)
+            self._manner.on_write()
+            await self._manner.throttle.take(len(chunk))
+        if at < end:
+            raise TryAgain("stopped in the middle of the file")
+
+
+def _gave_up(failure: Exception, attempts: int) -> TransferError:
+    if isinstance(failure, TryAgain):
+        return TransferError("hub_error", f"The hub {failure} {attempts} times in a row; try again later.")
+    sentence = f"The connection failed {attempts} times in a row; what has arrived is kept. Try again later."
+    return TransferError("hub_unreachable", sentence)
