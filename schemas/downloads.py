@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+import msgspec
+
 from schemas.errors import ErrorDetail
 from schemas.record import Record
 
@@ -87,6 +89,8 @@ class Download(Record):
     files_done: int = 0
     bytes_total: int | None = None
     bytes_done: int = 0
+    received: dict[str, int] = msgspec.field(default_factory=dict)
+    """Bytes that came over the network, from the `hub` or from a node by its name: also those fetched twice."""
     speed_bytes_s: float | None = None
     """Smoothed over the last seconds."""
     eta_s: float | None = None

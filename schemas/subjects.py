@@ -17,6 +17,7 @@ from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartI
 from schemas.library import (
     AskNode,
     CachedModels,
+    CopyEntry,
     DeleteEntry,
     DescribeEntry,
     EntryDetails,
@@ -35,6 +36,7 @@ from schemas.library import (
 )
 from schemas.logs import LogBatch
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
+from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
 from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
 from schemas.registry import (
     ApplyModels,
@@ -373,6 +375,15 @@ LIBRARY_IMPORT = Command(
     summary="Take a model from the Hub's own cache into a store.",
     timeout_s=_DISK_S,
 )
+LIBRARY_COPY = Command(
+    "yard.command.library.copy",
+    CopyEntry,
+    LibraryJob,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Bring an entry to another node, from the nodes that have its files; the hub is not asked.",
+    timeout_s=_DISK_S,
+)
 LIBRARY_FIND = Command(
     "yard.command.library.find",
     FindFile,
@@ -398,6 +409,30 @@ LIBRARY_AT_NODE = Command(
     server=_DOWNLOADER,
     summary="A command of the library on its way to the node that it is about: the same JSON.",
     timeout_s=_DISK_S,
+)
+PEER_OFFER = Command(
+    "yard.command.peer.{node}.offer",
+    AskFile,
+    FileOffer,
+    callers=(_DOWNLOADER,),
+    server=_DOWNLOADER,
+    summary="A file's address on this node, and a short-lived token for it; NotFound if it has not got it whole.",
+)
+PEER_ENTRY = Command(
+    "yard.command.peer.{node}.entry",
+    AskEntry,
+    EntryFiles,
+    callers=(_DOWNLOADER,),
+    server=_DOWNLOADER,
+    summary="The files of an entry of this node with their sha256, which are read where nobody knows them.",
+)
+PEER_REPO = Command(
+    "yard.command.peer.{node}.repo",
+    AskRepo,
+    RepoFiles,
+    callers=(_DOWNLOADER,),
+    server=_DOWNLOADER,
+    summary="What this node has of a repository, for one that cannot ask the hub.",
 )
 USAGE_QUERY = Command(
     "yard.command.usage.query",
