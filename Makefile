@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: bench engines run test check kill-rounds setup clean
+.PHONY: bench bench-downloads engines run test check kill-rounds setup clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/yard up
@@ -24,6 +24,9 @@ kill-rounds: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+
+bench-downloads: $(VENV)/.dev
+	$(BIN)/python -m bench.downloads
 
 # llama-server and its RPC server, built from source into .engines/bin; takes minutes, once.
 engines: | $(VENV)/bin/python

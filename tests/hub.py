@@ -233,7 +233,8 @@ def _wanted(request: web.Request, file: HubFile) -> tuple[int, int] | None:
     if wanted is None or file.faults.ignore_range or request.headers.get("If-Range", etag) != etag:
         return None
     first, _, last = wanted.removeprefix("bytes=").partition("-")
-    return int(first), min(int(last) + 1 if last else file.size_bytes, file.size_bytes)
+    to_the_end = not last or file.faults.ignore_range_end
+    return int(first), file.size_bytes if to_the_end else min(int(last) + 1, file.size_bytes)
 
 
 def _cut(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:

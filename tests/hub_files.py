@@ -21,6 +21,7 @@ class Faults:
     bytes_per_s: float | None = None
     redirect: str | None = None  # "cdn", "loop" or a URL
     ignore_range: bool = False  # answers 200 with everything
+    ignore_range_end: bool = False  # answers 206 with the rest of the file
     etag: str | None = None  # "" for none at all
     content_range: str | None = None  # sent instead of the right one
     content_length: int | None = None  # said instead of the right one

@@ -62,12 +62,12 @@ def check_hop(headers: Mapping[str, str], source: Source) -> None:
 
 
 def check_part(response: ClientResponse, wanted: Range, size_bytes: int) -> None:
-    """Let a 206 pass that brings what was asked for, of a file of the size we expect."""
+    """Let a 206 pass that begins where it was asked to, in a file of the size we expect."""
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if response.status != 206 or found is None:
         raise TryAgain("answered with another part of the file")
     start, end = int(found[1]), int(found[2]) + 1
-    if start != wanted[0] or not start < end <= wanted[1] or found[3] not in {"*", str(size_bytes)}:
+    if start != wanted[0] or not start < end <= size_bytes or found[3] not in {"*", str(size_bytes)}:
         raise TryAgain("answered with another part of the file")
 
 

@@ -14,7 +14,7 @@ from services.downloader.ranges import Ranges
 from services.downloader.source import Source
 
 _GRAINS = 2048
-_MIN_GRAIN_BYTES = 64 * 1024
+_MIN_GRAIN_BYTES = 16 * 1024
 _MAX_GRAIN_BYTES = 1024 * 1024
 
 

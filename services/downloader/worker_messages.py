@@ -1,6 +1,6 @@
 """What a worker is told on stdin and what it tells on stdout: one JSON object a line.
 
-It is told a Job, and after its Resolved a Go, which may come much later; then Limits. When its stdin ends,
+It is told a Job, and after its Resolved a Go, which may come much later; then Limits. Whatever it asks is answered. When its stdin ends,
 its parent is gone, and so is it.
 """
 
@@ -37,6 +37,53 @@ class Limit(Struct, frozen=True, kw_only=True, tag_field="type", tag="limit"):
     limit_bytes_s: int | None = None
 
 
+class Offer(Struct, frozen=True, kw_only=True):
+    """A node that has a file, and the token that opens it there."""
+
+    node: str
+    url: str
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Offer({self.node!r}, {self.url!r})"
+
+
+class Offers(Struct, frozen=True, kw_only=True, tag_field="type", tag="offers"):
+    """Answers a Seek: who has the file."""
+
+    sha256: str
+    offers: tuple[Offer, ...] = ()
+
+
+class Listing(Struct, frozen=True, kw_only=True, tag_field="type", tag="listing"):
+    """Answers a SeekRepo: what other nodes have; no commit where that is nothing."""
+
+    commit: str | None = None
+    files: tuple[RemoteFile, ...] = ()
+
+
+class Seek(Struct, frozen=True, kw_only=True, tag_field="type", tag="seek"):
+    """Which nodes have this file?"""
+
+    sha256: str
+    size_bytes: int
+
+
+class SeekRepo(Struct, frozen=True, kw_only=True, tag_field="type", tag="seek_repo"):
+    """The hub does not answer: what have other nodes of this repository?"""
+
+    repo: str
+    revision: str | None = None
+
+
+class Distrust(Struct, frozen=True, kw_only=True, tag_field="type", tag="distrust"):
+    """These nodes gave bytes of a file that turned out to be wrong."""
+
+    file: str
+    sha256: str
+    nodes: tuple[str, ...]
+
+
 class Resolved(Struct, frozen=True, kw_only=True, tag_field="type", tag="resolved"):
     """What will be fetched: model files in order, then the mmproj; paths are relative to the job's folder."""
 
@@ -58,6 +105,8 @@ class Progress(Struct, frozen=True, kw_only=True, tag_field="type", tag="progres
     bytes_done: int
     file: str
     files_done: int
+    received: dict[str, int] = msgspec.field(default_factory=dict)
+    """What this process has received, from the `hub` or from a node by its name."""
 
 
 class Trouble(Struct, frozen=True, kw_only=True, tag_field="type", tag="trouble"):
@@ -80,6 +129,7 @@ class Finished(Struct, frozen=True, kw_only=True, tag_field="type", tag="finishe
     bytes_total: int
     model_path: str
     mmproj_path: str | None = None
+    received: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
@@ -89,8 +139,9 @@ class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
     message: str
 
 
-WorkerMessage = Resolved | Progress | Trouble | Verified | Finished | Failed
-WorkerOrder = Go | Limit
+Question = Seek | SeekRepo
+WorkerMessage = Resolved | Progress | Trouble | Verified | Finished | Failed | Question | Distrust
+WorkerOrder = Go | Limit | Offers | Listing
 
 JOB_DECODER = msgspec.json.Decoder(Job)
 MESSAGE_DECODER: msgspec.json.Decoder[WorkerMessage] = msgspec.json.Decoder(WorkerMessage)

@@ -24,8 +24,8 @@ from tests.integration.downloads import MIB, model_bytes
 from tests.support import Yard
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "10"))
-SIZE = 24 * MIB
-BYTES_PER_S = 8 * MIB
+SIZE = 64 * MIB
+BYTES_PER_S = 10 * MIB
 """Of each of the connections."""
 
 

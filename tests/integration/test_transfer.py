@@ -423,6 +423,15 @@ async def test_a_wrong_content_range_is_not_believed(
     assert "another part of the file" in error.sentence
 
 
+async def test_a_server_that_sends_more_than_was_asked_for_is_cut_short(
+    hub: Hub, session: aiohttp.ClientSession, remote: HubFile, dest: Path
+) -> None:
+    left_behind(dest, bytes(MIB) + CONTENT[MIB : 2 * MIB] + bytes(2 * MIB), remote.sha256, (MIB, 2 * MIB))
+    remote.faults.ignore_range_end = True
+    await fetch(session, source_of(hub, remote), dest)
+    assert dest.read_bytes() == CONTENT
+
+
 async def test_a_body_shorter_than_listed_ends_it(
     hub: Hub, session: aiohttp.ClientSession, remote: HubFile, dest: Path
 ) -> None:

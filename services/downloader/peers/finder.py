@@ -63,8 +63,9 @@ class Finder:
             return Listing()
         of_it = AskRepo(repo=asked.repo, revision=newest.commit)
         files: dict[str, RemoteFile] = {}
-        for node, _ in answers:
-            for file in (await self._complete(of_it, node)).files:
+        for node, first in answers:
+            complete = first.commit == newest.commit and not first.bytes_to_read
+            for file in (first if complete else await self._complete(of_it, node)).files:
                 files[file.path] = RemoteFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
         return Listing(commit=newest.commit, files=tuple(files[path] for path in sorted(files)))
 

@@ -23,18 +23,29 @@ export function createActions(app) {
   }
 
   async function pull(reference, name, form) {
+    if (/[\s,;]/.test(reference)) return pullMany(reference, form);
     const started = await once("pull", () => command("download", "start", { reference, name: name || null }));
     if (!started) return;
     form?.reset();
     toast("good", `Pulling ${reference}`);
   }
 
+<<<<<<< HEAD
   /** A command of the library; what it was opened for is closed when it worked. */
   async function library(verb, body, done) {
     const worked = await once(`library ${body.entry ?? body.item}`, () => command("library", verb, body));
     if (!worked) return;
     store.dispatch("open", { open: null });
     if (done) toast("good", done);
+=======
+  async function pullMany(text, form) {
+    let added = [];
+    if (!(await once("pull", async () => ({ added } = await command("download", "add", { text }))))) return;
+    form?.reset();
+    const refused = added.filter(({ error }) => error);
+    if (added.length > refused.length) toast("good", `Pulling ${added.length - refused.length} models`);
+    for (const { reference, error } of refused) toast("bad", `${reference}: ${error.message}`);
+>>>>>>> transfer
   }
 
   function chooseLog(instance) {
@@ -45,9 +56,8 @@ export function createActions(app) {
   return {
     start: ({ model }) => once(`start ${model}`, () => command("model", "start", { model })),
     stop: ({ model }) => once(`stop ${model}`, () => command("model", "stop", { model })),
-    cancel: ({ download }) => once(`cancel ${download}`, () => command("download", "cancel", { download })),
+    download: ({ verb, download }) => once(`${verb} ${download}`, () => command("download", verb, { download })),
     pull: ({ reference, name }, form) => pull(reference.trim(), name.trim(), form),
-    "pull-again": ({ reference, name }) => pull(reference, name === reference ? null : name),
 
     sort: ({ value }) => store.dispatch("sort", { by: value }),
     open: ({ entry, what, revision }) => store.dispatch("open", { open: { entry, what, revision } }),
