@@ -48,7 +48,7 @@ class Settings(Record):
     rpc_host: str = "127.0.0.1"
     """YARD_RPC_HOST: this machine's address for parts of other nodes' models; on loopback there are none."""
     peer_host: str | None = None
-    """YARD_PEER_HOST: this machine's address for giving files to other nodes; else as the broker is reached."""
+    """YARD_PEER_HOST: this machine's address where other nodes fetch files; else as the broker is reached."""
     peer_port: int = 0
     """YARD_PEER_PORT: the port for that; 0 takes any free one."""
     node: str = "local"

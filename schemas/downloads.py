@@ -90,7 +90,7 @@ class Download(Record):
     bytes_total: int | None = None
     bytes_done: int = 0
     received: dict[str, int] = msgspec.field(default_factory=dict)
-    """Bytes that came over the network, from the `hub` or from a node by its name: also those fetched twice."""
+    """Bytes that came over the network, from the `hub` or a node by its name; twice fetched ones twice."""
     speed_bytes_s: float | None = None
     """Smoothed over the last seconds."""
     eta_s: float | None = None

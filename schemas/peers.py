@@ -1,6 +1,6 @@
 """Files between nodes: what one downloader asks another; the bytes themselves go over HTTP.
 
-Tokens are only ever in an answer to a downloader and in the header of its request: not in a URL, a log or an event.
+Tokens are only ever in an answer to a downloader and in the header of its request: in no URL, log or event.
 """
 
 import re
@@ -45,7 +45,8 @@ class KnownFile(Record):
     size_bytes: int
     sha256: str | None = None
     """None: it is still being read, so ask again."""
-    weights: bool = False
+    noted: bool = False
+    """Its sha256 belongs beside it: it has weights, or the hub says what it is."""
     repo: str | None = None
     """Where it came from, at which commit, and its path there."""
     revision: str | None = None

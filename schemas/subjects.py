@@ -416,7 +416,7 @@ PEER_OFFER = Command(
     FileOffer,
     callers=(_DOWNLOADER,),
     server=_DOWNLOADER,
-    summary="A file's address on this node, and a short-lived token for it; NotFound if it has not got it whole.",
+    summary="Where a whole file is on this node, and a short-lived token for it.",
 )
 PEER_ENTRY = Command(
     "yard.command.peer.{node}.entry",

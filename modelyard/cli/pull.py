@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING
 
 from modelyard.cli.output import emit, say
-from modelyard.cli.text import rate
+from modelyard.cli.text import rate, spell_sources
 from modelyard.cli.verbs import Verbs, complain
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ async def _pull_one(yard: "Client", arguments: argparse.Namespace, reference: st
     _check(last)
     if not arguments.json:
         spec = next((each for each in (await yard.models()).values() if each.name == last.model), None)
-        say(f"{last.model} is in the yard. {_NEXT[spec.mode if spec else 'chat'].format(last.model)}")
+        came = f": {spell_sources(last.received)}" if set(last.received) - {"hub"} else ""
+        say(f"{last.model} is in the yard{came}. {_NEXT[spec.mode if spec else 'chat'].format(last.model)}")
 
 
 async def _pull_many(yard: "Client", arguments: argparse.Namespace, text: str) -> None:

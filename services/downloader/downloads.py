@@ -25,6 +25,7 @@ from schemas.grammar import check_model_name, new_id
 from services.downloader import queue
 from services.downloader.book import Book
 from services.downloader.pasted import MAX_REFERENCES, pasted_references
+from services.downloader.peers.finder import Finder
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.running import AT_REST, Run
 from services.downloader.worker_messages import Go
@@ -37,12 +38,20 @@ class Downloads:
     """The queue of this machine: its orders, and the work at those whose turn it is."""
 
     def __init__(
-        self, bus: Bus, tasks: Tasks, settings: Settings, book: Book, on_files: Callable[[], None]
+        self,
+        bus: Bus,
+        tasks: Tasks,
+        settings: Settings,
+        book: Book,
+        *,
+        finder: Finder,
+        on_files: Callable[[], None],
     ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._settings = settings
         self._book = book
+        self._finder = finder
         self._on_files = on_files
         """Called when files have come."""
         self._runs: dict[str, Run] = {}
@@ -178,7 +187,15 @@ class Downloads:
         """Begin what may begin."""
         while download := self._next():
             key = download.download
-            run = Run(self._bus, self._settings, self._book, key, self._allow, self._on_files)
+            run = Run(
+                self._bus,
+                self._settings,
+                self._book,
+                key,
+                allow=self._allow,
+                finder=self._finder,
+                on_files=self._on_files,
+            )
             self._runs[key] = run
             self._work[key] = self._tasks.spawn(self._at_work(key, run), f"download {download.reference}")
         await self._share()

@@ -12,10 +12,12 @@ from schemas.errors import ErrorDetail, YardError
 from schemas.models import ModelSpec, Source
 from services.downloader.book import Book
 from services.downloader.library.downloaded import note_download
+from services.downloader.peers.finder import Finder
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.register import register
 from services.downloader.speed import Speed, eta_s
 from services.downloader.worker_messages import (
+    Distrust,
     Failed,
     Finished,
     Go,
@@ -23,6 +25,8 @@ from services.downloader.worker_messages import (
     Limit,
     Progress,
     Resolved,
+    Seek,
+    SeekRepo,
     Trouble,
     Verified,
 )
@@ -55,13 +59,22 @@ class Run:
     """The work at one download, from the queue to its end."""
 
     def __init__(
-        self, bus: Bus, settings: Settings, book: Book, key: str, allow: Allow, on_files: Callable[[], None]
+        self,
+        bus: Bus,
+        settings: Settings,
+        book: Book,
+        key: str,
+        *,
+        allow: Allow,
+        finder: Finder,
+        on_files: Callable[[], None],
     ) -> None:
         self._bus = bus
         self._settings = settings
         self._book = book
         self._key = key
         self._allow = allow
+        self._finder = finder
         self._on_files = on_files
         self._worker: Worker | None = None
 
@@ -117,6 +130,10 @@ class Run:
                             await worker.tell(self._allow(self._book[self._key]))
                         case Progress():
                             await follower.on_progress(message)
+                        case Seek() | SeekRepo():
+                            await worker.tell(await self._finder.answer(message))
+                        case Distrust():
+                            self._finder.distrust(message)
                         case Trouble():
                             await self._book.progressed(self._key, store=False, trouble=message.message)
                         case Verified():
@@ -128,6 +145,7 @@ class Run:
                             raise TransferFailed(message.code, message.message)
             finally:
                 self._worker = None
+                await self._book.progressed(self._key, store=False, received=follower.received)
         raise WorkerDied
 
     async def _note(self, reference: Reference, resolved: Resolved | None) -> None:
@@ -146,8 +164,17 @@ class _Follower:
         self._speed = Speed()
         self._told = time.monotonic()
         self._stored = time.monotonic()
+        self._received_before = book[key].received
+        self._received: dict[str, int] = {}
+
+    @property
+    def received(self) -> dict[str, int]:
+        """What this worker has received, and those before it."""
+        before, now = self._received_before, self._received
+        return {source: before.get(source, 0) + now.get(source, 0) for source in {**before, **now}}
 
     async def on_progress(self, progress: Progress) -> None:
+        self._received = progress.received
         now = time.monotonic()
         if now - self._told < EVERY_S:
             return
@@ -162,6 +189,7 @@ class _Follower:
             store=store,
             bytes_done=progress.bytes_done,
             files_done=progress.files_done,
+            received=self.received,
             speed_bytes_s=speed,
             eta_s=eta_s((download.bytes_total or 0) - progress.bytes_done, speed),
             trouble=None if arrives else download.trouble,
@@ -182,6 +210,7 @@ def job_of(settings: Settings, reference: Reference, download: Download) -> Job:
         store_root=str(settings.models),
         margin_bytes=settings.disk_margin_bytes,
         segments=settings.download_segments,
+        nodes=True,
     )
 
 

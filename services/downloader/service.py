@@ -21,7 +21,9 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     commands = await Commands.start(bus, tasks, "From the hub to the disk, and the library of what is there.")
     library = await start_library(bus, settings, tasks, commands)
     own = {key: each for key, each in known.values.items() if each.node == settings.node}
-    downloads = Downloads(bus, tasks, settings, Book(bus, tasks, own), library.wake)
+    downloads = Downloads(
+        bus, tasks, settings, Book(bus, tasks, own), finder=library.finder, on_files=library.wake
+    )
     await downloads.go_on()
     passing = Passing(bus, commands, settings.node, first=not settings.joined)
     await passing.add(subjects.DOWNLOAD_START, downloads.on_start)

@@ -18,7 +18,7 @@ from modelyard.paths import check_folder, resolve_all
 from modelyard.processes import die_with_parent
 from services.downloader import hub
 from services.downloader.disk import file_bytes, require_free
-from services.downloader.errors import DownloadError
+from services.downloader.errors import DownloadError, HubError
 from services.downloader.part_file import arrived_bytes
 from services.downloader.progress import ProgressMeter
 from services.downloader.selection import Reference, RemoteFile, Selection, make_reference, select_files
@@ -27,6 +27,7 @@ from services.downloader.throttle import Throttle
 from services.downloader.transfer import Options, fetch_file, open_session
 from services.downloader.worker_messages import (
     JOB_DECODER,
+    Distrust,
     Failed,
     Finished,
     Job,
@@ -38,6 +39,8 @@ from services.downloader.worker_messages import WorkerMessage as Message
 from services.downloader.worker_orders import Orders
 
 _T = TypeVar("_T")
+_HUB_AWAY = frozenset({"hub_unreachable", "hub_error"})
+"""Then other nodes are asked; a repository that the hub refuses is not looked for behind its back."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +61,7 @@ def main() -> int:
     lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - to the very end
     line = lines.readline()
     try:
-        _run(_read_job(line), Orders(lines), _send)
+        _run(_read_job(line), Orders(lines, _send), _send)
     except DownloadError as error:
         _send(Failed(code=error.code, message=error.sentence))
         return 1
@@ -70,11 +73,11 @@ def main() -> int:
     return 0
 
 
-def make_plan(job: Job) -> Plan:
-    """Ask the hub and decide; nothing is written yet."""
+def make_plan(job: Job, orders: Orders | None = None) -> Plan:
+    """Ask the hub, or other nodes where it does not answer, and decide; nothing is written yet."""
     reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision))
     folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
-    listing = hub.list_repo(reference)
+    listing = _list_repo(reference, orders if job.nodes else None)
     selection = _or_fail("no_such_model", lambda: select_files(reference, listing.files))
     files = _files_of(selection)
     places = _or_fail("unsafe_path", lambda: resolve_all(folder, [file.path for file in files]))
@@ -97,6 +100,18 @@ def make_plan(job: Job) -> Plan:
     )
 
 
+def _list_repo(reference: Reference, orders: Orders | None) -> hub.RepoListing:
+    try:
+        return hub.list_repo(reference)
+    except HubError as error:
+        if orders is None or error.code not in _HUB_AWAY:
+            raise
+        known = orders.seek_repo(reference.repo, reference.revision)
+        if known.commit is None:
+            raise
+        return hub.RepoListing(commit=known.commit, files=known.files)
+
+
 def _files_of(selection: Selection) -> tuple[RemoteFile, ...]:
     return selection.model_files + ((selection.mmproj,) if selection.mmproj else ())
 
@@ -117,6 +132,9 @@ async def fetch(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], 
         margin_bytes=job.margin_bytes,
         throttle=throttle,
         on_trouble=lambda sentence: send(Trouble(message=sentence)),
+        on_received=meter.on_received,
+        seek=orders.seek if job.nodes else None,
+        on_lie=lambda source, nodes: send(Distrust(sha256=source.sha256 or "", nodes=nodes)),
     )
     authorization = hub.authorization()
     async with open_session() as session:
@@ -140,7 +158,7 @@ def hub_source(plan: Plan, file: RemoteFile, authorization: str | None) -> Sourc
 
 
 def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
-    plan = make_plan(job)
+    plan = make_plan(job, orders)
     resolved = plan.resolved
     send(resolved)
     go = orders.wait_for_go()

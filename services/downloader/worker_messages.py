@@ -1,7 +1,7 @@
 """What a worker is told on stdin and what it tells on stdout: one JSON object a line.
 
-It is told a Job, and after its Resolved a Go, which may come much later; then Limits. Whatever it asks is answered. When its stdin ends,
-its parent is gone, and so is it.
+It is told a Job, and after its Resolved a Go, which may come much later; then Limits. What it asks about
+other nodes is answered. When its stdin ends, its parent is gone, and so is it.
 """
 
 import msgspec
@@ -22,6 +22,8 @@ class Job(Struct, frozen=True, kw_only=True):
     margin_bytes: int = MARGIN_BYTES
     segments: int = 1
     """Parts of a large file that come at the same time."""
+    nodes: bool = False
+    """Whether there are other nodes, and a parent that answers questions about them."""
 
 
 class Go(Struct, frozen=True, kw_only=True, tag_field="type", tag="go"):
@@ -79,7 +81,6 @@ class SeekRepo(Struct, frozen=True, kw_only=True, tag_field="type", tag="seek_re
 class Distrust(Struct, frozen=True, kw_only=True, tag_field="type", tag="distrust"):
     """These nodes gave bytes of a file that turned out to be wrong."""
 
-    file: str
     sha256: str
     nodes: tuple[str, ...]
 
@@ -129,7 +130,6 @@ class Finished(Struct, frozen=True, kw_only=True, tag_field="type", tag="finishe
     bytes_total: int
     model_path: str
     mmproj_path: str | None = None
-    received: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):

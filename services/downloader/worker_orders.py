@@ -7,7 +7,17 @@ import threading
 from collections.abc import Callable
 from io import RawIOBase
 
-from services.downloader.worker_messages import ORDER_DECODER, Go, Limit, Listing, Offer, Offers, Seek, SeekRepo
+from services.downloader.source import Source
+from services.downloader.worker_messages import (
+    ORDER_DECODER,
+    Go,
+    Limit,
+    Listing,
+    Offer,
+    Offers,
+    Seek,
+    SeekRepo,
+)
 
 OnLimit = Callable[[int | None], None]
 Send = Callable[[Seek | SeekRepo], None]
@@ -37,11 +47,12 @@ class Orders:
         self._send(SeekRepo(repo=repo, revision=revision))
         return self._listing.get()
 
-    async def seek(self, sha256: str, size_bytes: int) -> tuple[Offer, ...]:
+    async def seek(self, source: Source) -> tuple[Offer, ...]:
         """Which nodes have this file now; one question about a file at a time."""
+        assert source.sha256 is not None
         found: asyncio.Future[Offers] = asyncio.get_running_loop().create_future()
-        self._seeking[sha256] = found
-        self._send(Seek(sha256=sha256, size_bytes=size_bytes))
+        self._seeking[source.sha256] = found
+        self._send(Seek(sha256=source.sha256, size_bytes=source.size_bytes))
         return (await found).offers
 
     def follow(self, on_limit: OnLimit) -> None:

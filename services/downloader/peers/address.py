@@ -1,24 +1,31 @@
 """Where this node is for others: on the interface of the yard, which on one machine is loopback."""
 
+import asyncio
 import ipaddress
 import socket
-from urllib.parse import urlsplit
 
+from modelyard.bus import Bus
 from modelyard.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 
 
-def own_host(settings: Settings, broker_url: str | None) -> str:
-    """The address to listen on: as set, else where the own broker listens, else as the broker is reached.
+async def own_host(bus: Bus, settings: Settings) -> str:
+    """The address to listen on, as things are now."""
+    broker = bus.nc.connected_url
+    return await asyncio.to_thread(chosen_host, settings, broker.hostname if broker else None)
 
-    May block for as long as a name takes to resolve.
+
+def chosen_host(settings: Settings, broker: str | None) -> str:
+    """As set, else where the own broker listens, else our address on the way to the broker.
+
+    Blocks for as long as a name takes to resolve.
     """
     if settings.peer_host is not None:
         return settings.peer_host
     if not settings.joined and not is_loopback(settings.nats_host):
         return settings.nats_host
-    return address_towards(urlsplit(broker_url or "").hostname or LOOPBACK)
+    return address_towards(broker or LOOPBACK)
 
 
 def told_host(own: str, asker: str) -> str | None:

@@ -50,7 +50,7 @@ class PeerCommands:
         )
 
     async def _listen(self, asked: AskFile) -> tuple[str, int]:
-        own = await own_host(self._bus, self._settings)
+        own = await address.own_host(self._bus, self._settings)
         try:
             told = await asyncio.to_thread(address.told_host, own, asked.host)
             port = await self._server.listen(own, self._settings.peer_port)
@@ -77,9 +77,3 @@ class PeerCommands:
             await self._hashes.settle(_SETTLE_S)
             found = self._holdings.repo(asked)
         return found
-
-
-async def own_host(bus: Bus, settings: Settings) -> str:
-    """Where this node is for others, as things are now."""
-    broker = bus.nc.connected_url
-    return await asyncio.to_thread(address.own_host, settings, broker.geturl() if broker else None)

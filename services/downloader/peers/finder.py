@@ -13,7 +13,7 @@ from schemas.grammar import check_token
 from schemas.library import node_of
 from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, RepoFiles
 from schemas.subject import Command
-from services.downloader.peers.commands import own_host
+from services.downloader.peers.address import own_host
 from services.downloader.selection import RemoteFile
 from services.downloader.worker_messages import Distrust, Listing, Offer, Offers, Seek, SeekRepo
 
@@ -90,7 +90,7 @@ class Finder:
 
     def distrust(self, lie: Distrust) -> None:
         """These nodes gave wrong bytes of a file; they are not asked for it again."""
-        log.warning("peers_gave_wrong_bytes", file=lie.file, sha256=lie.sha256, nodes=lie.nodes)
+        log.warning("peers_gave_wrong_bytes", sha256=lie.sha256, nodes=lie.nodes)
         self._distrusted |= {(node, lie.sha256) for node in lie.nodes}
 
     def _others(self) -> list[str]:
@@ -99,16 +99,17 @@ class Finder:
     async def _ask_all(
         self, command: Command[T, R], asked: T, nodes: list[str], patience_s: float
     ) -> list[tuple[str, R]]:
-        answers = await asyncio.gather(*(self._ask(command, asked, node, patience_s) for node in nodes))
-        return [
-            (node, answer) for node, answer in zip(nodes, answers, strict=True) if answer is not None
-        ]
+        asking = (self._ask(command, asked, node, patience_s) for node in nodes)
+        return [answer for answers in await asyncio.gather(*asking) for answer in answers]
 
-    async def _ask(self, command: Command[T, R], asked: T, node: str, patience_s: float) -> R | None:
+    async def _ask(
+        self, command: Command[T, R], asked: T, node: str, patience_s: float
+    ) -> list[tuple[str, R]]:
+        """The node with its answer, if it has one."""
         try:
-            return await self._bus.call(command, asked, timeout_s=patience_s, node=node)
+            return [(node, await self._bus.call(command, asked, timeout_s=patience_s, node=node))]
         except NotFound:
-            return None
+            return []
         except YardError as error:
             log.info("peer_not_asked", node=node, error=error.message)
-            return None
+            return []

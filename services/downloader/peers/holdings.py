@@ -1,8 +1,7 @@
-"""What this node has for others: by sha256, by entry, by repository. Only files of its stores, as last seen."""
+"""What this node has for others: by sha256, by entry, by repository. Files of its stores alone."""
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from schemas.errors import NotFound
 from schemas.peers import AskRepo, EntryFiles, KnownFile, RepoFiles
@@ -86,7 +85,7 @@ class Holdings:
             sha256 = records.wanted_sha256(record) or self._hashes.of(Given(root, file))
             if sha256 is None:
                 unknown.append(file)
-            listed.append(_known_file(file, record, sha256, file.path in weights))
+            listed.append(_known_file(file, record, sha256, noted=file.path in weights))
         return tuple(listed), self._hashes.want(root, unknown)
 
 
@@ -98,12 +97,12 @@ def _files_of(model: Model, survey: Survey) -> list[Found]:
     return [file for file in files.values() if file.name != records.NAME]
 
 
-def _known_file(file: Found, record: FileRecord | None, sha256: str | None, weights: bool) -> KnownFile:  # noqa: FBT001
+def _known_file(file: Found, record: FileRecord | None, sha256: str | None, *, noted: bool) -> KnownFile:
     return KnownFile(
         path=file.path,
         size_bytes=file.size_bytes,
         sha256=sha256,
-        weights=weights,
+        noted=noted or records.wanted_sha256(record) is not None,
         repo=record.repo if record else None,
         revision=record.revision if record else None,
         remote=record.remote if record else None,

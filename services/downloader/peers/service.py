@@ -1,4 +1,4 @@
-"""Putting the two sides together."""
+"""Putting the giving side together."""
 
 from modelyard.bus import Bus
 from modelyard.micro import Commands
@@ -6,7 +6,6 @@ from modelyard.settings import Settings
 from modelyard.tasks import Tasks
 from services.downloader.library.library import Library
 from services.downloader.peers.commands import PeerCommands
-from services.downloader.peers.finder import Finder
 from services.downloader.peers.grants import Grants
 from services.downloader.peers.hashes import Hashes
 from services.downloader.peers.holdings import Holdings
@@ -15,11 +14,10 @@ from services.downloader.peers.server import Server
 
 async def start_peers(
     bus: Bus, settings: Settings, tasks: Tasks, commands: Commands, library: Library
-) -> Finder:
-    """Give files to other nodes from now on; who asks them for files is returned."""
+) -> None:
+    """Give files to other nodes from now on."""
     grants, hashes = Grants(), Hashes(tasks)
     server = Server(grants)
     tasks.before_cancel(server.stop)
     holdings = Holdings(library, hashes)
     await PeerCommands(bus, settings, holdings, hashes, grants, server).start(commands)
-    return Finder(bus, settings, library.nodes)
