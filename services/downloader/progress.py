@@ -24,8 +24,6 @@ class ProgressMeter:
         """What is here of each file."""
         self._file = ""
         self._files_done = 0
-        self.received: dict[str, int] = {}
-        """Bytes by where they came from."""
 
     def start_file(self, path: str) -> None:
         """From now on on_bytes counts the next file."""
@@ -37,10 +35,6 @@ class ProgressMeter:
         if self._now() - self._sent_at_s >= INTERVAL_S:
             self._tell()
 
-    def on_received(self, source: str, count_bytes: int) -> None:
-        """So many bytes came from there."""
-        self.received[source] = self.received.get(source, 0) + count_bytes
-
     def finish_file(self, size_bytes: int) -> None:
         """The current file is complete."""
         self._bytes[self._files_done] = size_bytes
@@ -49,11 +43,4 @@ class ProgressMeter:
 
     def _tell(self) -> None:
         self._sent_at_s = self._now()
-        self._send(
-            Progress(
-                bytes_done=sum(self._bytes),
-                file=self._file,
-                files_done=self._files_done,
-                received=dict(self.received),
-            )
-        )
+        self._send(Progress(bytes_done=sum(self._bytes), file=self._file, files_done=self._files_done))

@@ -24,6 +24,7 @@ from services.downloader.worker_messages import (
     Job,
     Limit,
     Progress,
+    Received,
     Resolved,
     Seek,
     SeekRepo,
@@ -128,6 +129,8 @@ class Run:
                             resolved = message
                             await self._book.step(self._key, **resolved_fields(message))
                             await worker.tell(self._allow(self._book[self._key]))
+                        case Received():
+                            follower.on_received(message)
                         case Progress():
                             await follower.on_progress(message)
                         case Seek() | SeekRepo():
@@ -167,6 +170,10 @@ class _Follower:
         self._received_before = book[key].received
         self._received: dict[str, int] = {}
 
+    def on_received(self, received: Received) -> None:
+        """Remember where the bytes came from; the next progress tells it."""
+        self._received = received.received
+
     @property
     def received(self) -> dict[str, int]:
         """What this worker has received, and those before it."""
@@ -174,7 +181,6 @@ class _Follower:
         return {source: before.get(source, 0) + now.get(source, 0) for source in {**before, **now}}
 
     async def on_progress(self, progress: Progress) -> None:
-        self._received = progress.received
         now = time.monotonic()
         if now - self._told < EVERY_S:
             return

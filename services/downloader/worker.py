@@ -7,6 +7,7 @@ import asyncio
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -31,6 +32,8 @@ from services.downloader.worker_messages import (
     Failed,
     Finished,
     Job,
+    Progress,
+    Received,
     Resolved,
     Trouble,
     Verified,
@@ -125,14 +128,21 @@ def _is_default(reference: Reference, selection: Selection, files: tuple[RemoteF
 
 async def fetch(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], None]) -> None:
     """Fetch the files one after the other; what is complete already is passed over."""
-    meter, throttle = ProgressMeter(send, plan.arrived_bytes), Throttle()
+    received: Counter[str] = Counter()
+
+    def tell(progress: Progress) -> None:
+        if job.nodes:
+            send(Received(received=dict(received)))
+        send(progress)
+
+    meter, throttle = ProgressMeter(tell, plan.arrived_bytes), Throttle()
     orders.follow(throttle.limit)
     options = Options(
         segments=job.segments,
         margin_bytes=job.margin_bytes,
         throttle=throttle,
         on_trouble=lambda sentence: send(Trouble(message=sentence)),
-        on_received=meter.on_received,
+        on_received=lambda source, count: received.update({source: count}),
         seek=orders.seek if job.nodes else None,
         on_lie=lambda source, nodes: send(Distrust(sha256=source.sha256 or "", nodes=nodes)),
     )

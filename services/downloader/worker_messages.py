@@ -106,8 +106,12 @@ class Progress(Struct, frozen=True, kw_only=True, tag_field="type", tag="progres
     bytes_done: int
     file: str
     files_done: int
-    received: dict[str, int] = msgspec.field(default_factory=dict)
-    """What this process has received, from the `hub` or from a node by its name."""
+
+
+class Received(Struct, frozen=True, kw_only=True, tag_field="type", tag="received"):
+    """Where this process has its bytes from: so many from the `hub`, or from a node by its name."""
+
+    received: dict[str, int]
 
 
 class Trouble(Struct, frozen=True, kw_only=True, tag_field="type", tag="trouble"):
@@ -140,7 +144,7 @@ class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
 
 
 Question = Seek | SeekRepo
-WorkerMessage = Resolved | Progress | Trouble | Verified | Finished | Failed | Question | Distrust
+WorkerMessage = Resolved | Progress | Received | Trouble | Verified | Finished | Failed | Question | Distrust
 WorkerOrder = Go | Limit | Offers | Listing
 
 JOB_DECODER = msgspec.json.Decoder(Job)
