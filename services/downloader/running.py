@@ -129,14 +129,10 @@ class Run:
                             resolved = message
                             await self._book.step(self._key, **resolved_fields(message))
                             await worker.tell(self._allow(self._book[self._key]))
-                        case Received():
-                            follower.on_received(message)
-                        case Progress():
-                            await follower.on_progress(message)
-                        case Seek() | SeekRepo():
-                            await worker.tell(await self._finder.answer(message))
-                        case Distrust():
-                            self._finder.distrust(message)
+                        case Progress() | Received():
+                            await follower.follow(message)
+                        case Seek() | SeekRepo() | Distrust():
+                            await self._finder.hear(message, worker.tell)
                         case Trouble():
                             await self._book.progressed(self._key, store=False, trouble=message.message)
                         case Verified():
@@ -170,17 +166,20 @@ class _Follower:
         self._received_before = book[key].received
         self._received: dict[str, int] = {}
 
-    def on_received(self, received: Received) -> None:
-        """Remember where the bytes came from; the next progress tells it."""
-        self._received = received.received
-
     @property
     def received(self) -> dict[str, int]:
         """What this worker has received, and those before it."""
         before, now = self._received_before, self._received
         return {source: before.get(source, 0) + now.get(source, 0) for source in {**before, **now}}
 
-    async def on_progress(self, progress: Progress) -> None:
+    async def follow(self, message: Progress | Received) -> None:
+        """Tell of it now and then; where the bytes came from is told with the next progress."""
+        if isinstance(message, Received):
+            self._received = message.received
+        else:
+            await self._on_progress(message)
+
+    async def _on_progress(self, progress: Progress) -> None:
         now = time.monotonic()
         if now - self._told < EVERY_S:
             return

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -77,10 +78,8 @@ async def _worker(
         await _tell(process.stdin, order)
         async for line in process.stdout:
             match message := MESSAGES.decode(line):
-                case Seek():
-                    await _tell(process.stdin, await finder.answer(message))
-                case Distrust():
-                    finder.distrust(message)
+                case Seek() | Distrust():
+                    await finder.hear(message, partial(_tell, process.stdin))
                 case _:
                     yield message
     finally:

@@ -1,7 +1,7 @@
 """Asking other nodes for files, on behalf of the transfers of this one."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from modelyard import logging
@@ -20,6 +20,7 @@ from services.downloader.worker_messages import Distrust, Listing, Offer, Offers
 log = logging.get(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
+Answer = Callable[[Offers | Listing], Awaitable[None]]
 
 PATIENCE_S = 2.0
 """A node that hangs delays a file by this much."""
@@ -37,13 +38,15 @@ class Finder:
         self._nodes = nodes
         self._distrusted: set[tuple[str, str]] = set()
 
-    async def answer(self, question: Seek | SeekRepo) -> Offers | Listing:
-        """What a worker wants to know; nothing found is an answer too."""
-        if isinstance(question, Seek):
-            return Offers(
-                sha256=question.sha256, offers=await self.offers(question.sha256, question.size_bytes)
-            )
-        return await self.listing(AskRepo(repo=question.repo, revision=question.revision))
+    async def hear(self, message: Seek | SeekRepo | Distrust, answer: Answer) -> None:
+        """What a worker asks or tells about other nodes; that nothing was found is an answer too."""
+        match message:
+            case Seek(sha256=sha256, size_bytes=size_bytes):
+                await answer(Offers(sha256=sha256, offers=await self.offers(sha256, size_bytes)))
+            case SeekRepo(repo=repo, revision=revision):
+                await answer(await self.listing(AskRepo(repo=repo, revision=revision)))
+            case Distrust():
+                self._distrust(message)
 
     async def offers(self, sha256: str, size_bytes: int) -> tuple[Offer, ...]:
         """Every other node that has this file, with a token for it."""
@@ -88,7 +91,7 @@ class Finder:
         except ServiceUnavailable as error:
             raise ServiceUnavailable(f"Node {node} has no downloader running that could give it.") from error
 
-    def distrust(self, lie: Distrust) -> None:
+    def _distrust(self, lie: Distrust) -> None:
         """These nodes gave wrong bytes of a file; they are not asked for it again."""
         log.warning("peers_gave_wrong_bytes", sha256=lie.sha256, nodes=lie.nodes)
         self._distrusted |= {(node, lie.sha256) for node in lie.nodes}
