@@ -33,8 +33,6 @@ OnTrouble = Callable[[str], None]
 OnReceived = Callable[[str, int], None]
 """Hears from where so many bytes came: the hub, or a node by its name."""
 HUB = "hub"
-_NODE_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=10)
-"""Nodes are near, and there is the hub: they are not waited for as long."""
 
 
 class Manner(Struct, frozen=True, kw_only=True):
@@ -165,8 +163,10 @@ class Connections:
             "Authorization": f"Bearer {offer.token}",
             "Range": f"bytes={piece[0]}-{piece[1] - 1}",
         }
+        pace = self._manner.pace
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=pace.connect_s, sock_read=pace.silence_s)
         # No redirect is followed and no proxy asked: the token is for this one place.
-        asking = self._session.get(offer.url, headers=headers, allow_redirects=False, timeout=_NODE_TIMEOUT)
+        asking = self._session.get(offer.url, headers=headers, allow_redirects=False, timeout=patience)
         async with asking as response:
             if response.status == 401:
                 raise TokenRefused
@@ -174,7 +174,7 @@ class Connections:
                 raise TryAgain(f"answered {response.status}")
             check_part(response, piece, self._source.size_bytes)
             self._part.know_giver(offer.node)
-            watch = Watch(self._manner.pace) if self._source.url is not None else None
+            watch = Watch(pace) if self._source.url is not None else None
             await self._read(response, piece, offer.node, watch)
 
     async def _attempt(self, piece: Range, url: str) -> None:

@@ -20,9 +20,12 @@ MAX_STRIKES = 2
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """A node that brings less than this over one connection, in so long, is slow: the hub is tried first."""
+    """What is expected of a node. They are near, and there is the hub: nobody is waited for as for that."""
 
+    connect_s: float = 3.0
+    silence_s: float = 10.0
     least_bytes_s: float = 256 * 1024
+    """Over one connection; where there is less for `waited_s`, the hub is tried first."""
     waited_s: float = 5.0
 
 
