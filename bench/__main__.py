@@ -11,9 +11,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench import usage
 from bench.client import Samples, load
 from bench.library import library
 from bench.others import litellm, llama_router
+from bench.watching import watching
 from bench.way import Way
 from bench.yard import MeasuredYard, measured_yard
 
@@ -25,6 +27,8 @@ async def main() -> None:
     """Print the tables."""
     console = Console()
     library(console)
+    usage.main(console)
+    await watching(console)
     with tempfile.TemporaryDirectory() as folder:
         fast, paced = _launcher(Path(folder), 0), _launcher(Path(folder), PACE_TOKENS_S)
         async with measured_yard(16, YARD_LLAMA_SERVER=str(fast)) as yard:

@@ -34,7 +34,7 @@ _HEAD = struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 20) + b"general.architecture"
 
 
 class Memory:
-    """The most that the processes of a home have taken together; in the second figure shared pages count once."""
+    """The most that a home's processes have taken together, and that with shared pages counted once."""
 
     def __init__(self, home: Path) -> None:
         self._home = str(home)

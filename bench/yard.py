@@ -46,6 +46,10 @@ class MeasuredYard:
                 (instance,) = (await response.json()).values()
         self.direct = Way(Target("engine", instance["port"], "demo"), self._usage)
 
+    def process(self, module: str) -> psutil.Process:
+        """The one that runs a module, such as `services.monitor`."""
+        return next(one for one in psutil.process_iter() if self._is_ours(one) and module in one.cmdline())
+
     def _usage(self) -> Usage:
         """Of every process of the yard but its engine."""
         return usage_of(process for process in psutil.process_iter() if self._is_ours(process))
@@ -58,7 +62,15 @@ class MeasuredYard:
 
 @contextlib.asynccontextmanager
 async def measured_yard(slots: int, **environment: str) -> AsyncIterator[MeasuredYard]:
-    """`yard up`, warm; ended with Ctrl-C."""
+    """`yard up`, with its demo model loaded; ended with Ctrl-C."""
+    async with started_yard(**environment) as yard:
+        await yard.warm_up(slots)
+        yield yard
+
+
+@contextlib.asynccontextmanager
+async def started_yard(**environment: str) -> AsyncIterator[MeasuredYard]:
+    """`yard up`; ended with Ctrl-C."""
     with tempfile.TemporaryDirectory(prefix="yard-bench-") as home:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "modelyard.cli", "up"),
@@ -67,9 +79,7 @@ async def measured_yard(slots: int, **environment: str) -> AsyncIterator[Measure
             env={**os.environ, "YARD_HOME": home, "YARD_PORT": "0", "YARD_NATS_PORT": "0", **environment},
         )
         try:
-            yard = MeasuredYard(Path(home), await _port(process))
-            await yard.warm_up(slots)
-            yield yard
+            yield MeasuredYard(Path(home), await _port(process))
         finally:
             process.send_signal(signal.SIGINT)
             await process.communicate()

@@ -7,17 +7,11 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
-import nats
-import nats.errors
-import nats.js.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-from nats.js import JetStreamContext
 
-from modelyard import credentials, logging
-from modelyard.outbox import Message, Outbox
+from modelyard import actor, credentials, logging
+from modelyard.lean import without
 from modelyard.settings import Settings
+from schemas.audit import Actor
 from schemas.errors import (
     BodyTooLarge,
     BrokerUnavailable,
@@ -31,10 +25,25 @@ from schemas.grammar import new_id
 from schemas.roles import Role, inbox_prefix
 from schemas.subject import Command, Subject
 
+with without("aiohttp"):
+    # Only a broker behind a WebSocket needs it; see `_connect`.
+    import nats
+    import nats.aio.transport
+    import nats.errors
+    import nats.js.errors
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+    from nats.js import JetStreamContext
+
+from modelyard.outbox import Message, Outbox
+
 log = logging.get(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
+NatsError = nats.errors.Error
+"""What nats-py raises."""
 HEADER_ALLOWANCE_BYTES = 4096
 """Headers count towards max_payload, and one byte too many closes the connection for good."""
 ACK_TIMEOUT_S = 2.0
@@ -53,6 +62,7 @@ class Bus:
         self.node = source.split("/")[2]
         self.source = source
         """CloudEvents `source` of what this process emits."""
+        self._actor = actor.ourselves(role, self.node)
         self.closed = asyncio.Event()
         """Set when the connection is gone for good; the process should end and be started anew."""
         self._closing = False
@@ -82,6 +92,10 @@ class Bus:
         return bus
 
     async def _connect(self, url: str, seed: str) -> None:
+        if url.startswith("ws"):
+            import aiohttp
+
+            nats.aio.transport.aiohttp = aiohttp  # type: ignore[attr-defined]
         await self.nc.connect(
             url,
             nkeys_seed_str=seed,
@@ -239,18 +253,25 @@ class Bus:
             log.warning("broker_slow", error=str(error) or type(error).__name__)
 
     async def call(
-        self, command: Command[T, R], payload: T, *, timeout_s: float | None = None, **tokens: str
+        self,
+        command: Command[T, R],
+        payload: T,
+        *,
+        timeout_s: float | None = None,
+        by: Actor | None = None,
+        **tokens: str,
     ) -> R:
         """Ask and wait for the answer; an error of the other side is raised here as it was there.
 
-        `timeout_s`: other than the command's own.
+        `timeout_s`: other than the command's own. `by`: for whom, where it is not for ourselves.
         """
         timeout_s = timeout_s or command.timeout_s
         data = command.encode(payload)
         self.check(data)
         subject = command(**tokens)
         try:
-            msg = await self.nc.request(subject, data, timeout=timeout_s)
+            said = actor.headers(by or self._actor) if command.changes else None
+            msg = await self.nc.request(subject, data, timeout=timeout_s, headers=said)
         except nats.errors.NoRespondersError as error:
             raise ServiceUnavailable(f"The {command.server} is not there to answer {subject}.") from error
         except (TimeoutError, nats.errors.Error) as error:

@@ -42,13 +42,23 @@ async def _ensure(bus: Bus) -> None:
 
 
 async def _ensure_stream(bus: Bus, stream: streams.Stream) -> None:
+    if stream.kept_up_by is not None and (kept := await _kept(bus, stream.name)) is not None:
+        wanted = _stream_config(stream)
+        differs = (kept.max_bytes, kept.max_age, kept.compression) != (
+            wanted.max_bytes,
+            wanted.max_age,
+            wanted.compression,
+        )
+        if differs and bus.role is stream.kept_up_by:
+            await bus.js.update_stream(wanted)
+        return
     try:
         await bus.js.add_stream(_stream_config(stream))
     except nats.js.errors.ServerError as error:
         if error.err_code != _NO_STORAGE:
             raise
         # The broker adds up what is reserved before it sees that the stream is there already.
-        if await _is_there(bus, stream.name):
+        if await _kept(bus, stream.name) is not None:
             return
         raise BrokerUnavailable(
             f"The broker's disk has no room for {stream.name}, which may take "
@@ -56,12 +66,12 @@ async def _ensure_stream(bus: Bus, stream: streams.Stream) -> None:
         ) from error
 
 
-async def _is_there(bus: Bus, name: str) -> bool:
+async def _kept(bus: Bus, name: str) -> api.StreamConfig | None:
+    """As the broker keeps a stream; None if it has none."""
     try:
-        await bus.js.stream_info(name)
+        return (await bus.js.stream_info(name)).config
     except nats.js.errors.NotFoundError:
-        return False
-    return True
+        return None
 
 
 async def ensure_bucket(bus: Bus, bucket: buckets.Bucket[Any]) -> None:
@@ -75,10 +85,8 @@ async def ensure_bucket(bus: Bus, bucket: buckets.Bucket[Any]) -> None:
 
 async def _kept_history(bus: Bus, bucket: buckets.Bucket[Any]) -> int | None:
     """How many values of a key the broker keeps; None if it has no such bucket yet."""
-    try:
-        return (await bus.js.stream_info(bucket.stream)).config.max_msgs_per_subject
-    except nats.js.errors.NotFoundError:
-        return None
+    kept = await _kept(bus, bucket.stream)
+    return None if kept is None else kept.max_msgs_per_subject
 
 
 def _stream_config(stream: streams.Stream) -> api.StreamConfig:
@@ -94,6 +102,7 @@ def _stream_config(stream: streams.Stream) -> api.StreamConfig:
         max_bytes=stream.max_bytes,
         duplicate_window=stream.duplicate_window_s,
         storage=api.StorageType.FILE,
+        compression=api.StoreCompression.S2 if stream.compressed else None,
         allow_direct=True,
     )
 

@@ -1,5 +1,6 @@
 """Serving commands as NATS micro services: decode, call the handler, reply or reply with the error."""
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -9,10 +10,12 @@ from nats.micro.request import Request
 from nats.micro.service import Service
 
 import modelyard
-from modelyard import logging
+from modelyard import actor, audit, logging
 from modelyard.bus import Bus
 from modelyard.tasks import Tasks
-from schemas.errors import InternalError, InvalidJson, YardError
+from schemas import subjects
+from schemas.audit import NO_TARGET, Audited, AuditOutcome, Changed
+from schemas.errors import ErrorDetail, InternalError, InvalidJson, YardError
 from schemas.roles import Role, role_of_inbox
 from schemas.subject import Command
 
@@ -24,6 +27,8 @@ CommandHandler = Callable[[T], Awaitable[R]]
 CallerHandler = Callable[[T, Role], Awaitable[R]]
 """As a CommandHandler, told who asks."""
 RawHandler = Callable[[Request], Awaitable[None]]
+_AUDIT_PATIENCE_S = 2.0
+_MAX_TARGET = 200
 
 
 class Commands:
@@ -64,12 +69,35 @@ class Commands:
         """As `add`, for a handler that wants to know the role that asks."""
 
         async def respond(request: Request) -> None:
-            reply = await handler(_decode(command, request), role_of_inbox(reply_to(request)))
-            data = command.encode_reply(reply)
+            data = command.encode_reply(await self._answered(command, handler, request))
             self._bus.check(data)
             await request.respond(data)
 
         await self.add_raw(command, respond, **tokens)
+
+    async def _answered(self, command: Command[T, R], handler: CallerHandler[T, R], request: Request) -> R:
+        """What the handler says. Before anybody hears of a change, or of its refusal, it is on record."""
+        changes, payload = audit.begin(), None
+        try:
+            payload = _decode(command, request)
+            reply = await handler(payload, role_of_inbox(reply_to(request)))
+        except Exception as error:
+            await self._tell(command, _audited(command, request, payload, changes, error))
+            raise
+        if not getattr(payload, "dry_run", False):
+            await self._tell(command, _audited(command, request, payload, changes))
+        return reply
+
+    async def _tell(self, command: Command[Any, Any], told: Audited) -> None:
+        if command.changes is None:
+            return
+        name = told.command.replace(".", "-")
+        try:
+            await self._bus.emit(
+                subjects.AUDITED, told, patience_s=_AUDIT_PATIENCE_S, command=name, outcome=told.outcome
+            )
+        except YardError as error:
+            log.warning("not_audited", command=told.command, target=told.target, error=error.message)
 
     async def add_raw(self, command: Command[Any, Any], handler: RawHandler, **tokens: str) -> None:
         """As `add`, for a handler that replies by itself, more than once if it likes."""
@@ -111,3 +139,43 @@ def _decode(command: Command[T, R], request: Request) -> T:
         return command.decode(request.data)
     except msgspec.DecodeError as error:
         raise InvalidJson(f"This is not what {request.subject} takes: {error}.") from error
+
+
+def _audited(
+    command: Command[Any, Any],
+    request: Request,
+    payload: object,
+    changes: list[Changed],
+    error: Exception | None = None,
+) -> Audited:
+    if error is not None and not isinstance(error, YardError):
+        error = InternalError("Something went wrong inside.")
+    return Audited(
+        command=_name(command),
+        target=_target(command, request, payload),
+        by=actor.believed(role_of_inbox(reply_to(request)), request.headers),
+        at=time.time(),
+        outcome=AuditOutcome.DONE if error is None else AuditOutcome.REFUSED,
+        error=None if error is None else _said(error),
+        changes=tuple(changes[: audit.MAX_CHANGES]),
+        more=max(0, len(changes) - audit.MAX_CHANGES),
+    )
+
+
+def _name(command: Command[Any, Any]) -> str:
+    """`model.put`: its noun and its verb."""
+    return ".".join(word for word in command.template.split(".")[2:] if not word.startswith("{"))
+
+
+def _target(command: Command[Any, Any], request: Request, payload: object) -> str:
+    """What the token or the field that names it says."""
+    field = command.changes or ""
+    if field in command.tokens:
+        return command.parse(request.subject)[field]
+    named = getattr(payload, field, None)
+    return audit.without_user(named[:_MAX_TARGET]) if isinstance(named, str) and named else NO_TARGET
+
+
+def _said(error: YardError) -> ErrorDetail:
+    detail = error.body().error
+    return msgspec.structs.replace(detail, message=audit.without_user(detail.message))

@@ -20,14 +20,6 @@ def resolve_inside(root: Path, hub_path: str) -> Path:
     return target
 
 
-def has_inside(root: Path, path: str) -> bool:
-    """Whether there is something at `path` under root, as `resolve_inside` finds it."""
-    try:
-        return resolve_inside(root, path).exists()
-    except (ValueError, OSError):
-        return False
-
-
 def resolve_all(folder: Path, hub_paths: Iterable[str]) -> list[Path]:
     """The places of the files of one repository; ValueError unless every system could keep them all apart."""
     names: dict[str, str] = {}
@@ -49,6 +41,14 @@ def _check_portable(part: str) -> None:
         raise ValueError(
             f"The repository lists a file with a name that not every system allows: {part[:80]!r}."
         )
+
+
+def has_inside(root: Path, path: str) -> bool:
+    """Whether there is something at `path` under root, as `resolve_inside` finds it."""
+    try:
+        return resolve_inside(root, path).exists()
+    except (ValueError, OSError):
+        return False
 
 
 def check_folder(store_root: Path, folder: Path) -> Path:

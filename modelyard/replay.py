@@ -46,12 +46,17 @@ async def replay(
 
 
 async def kept(
-    bus: Bus, stream: streams.Stream, filter_subject: str, *, since: float | None = None, follow: bool = True
+    bus: Bus,
+    stream: streams.Stream,
+    filter_subject: str,
+    *,
+    since: float | None = None,
+    after: int | None = None,
+    follow: bool = True,
 ) -> AsyncGenerator[Msg, None]:
-    """As `replay`, for any subjects of one stream, undecoded."""
-    sub = await bus.js.subscribe(
-        filter_subject, stream=stream.name, ordered_consumer=True, config=_config(since)
-    )
+    """As `replay`, for any subjects of one stream, undecoded. `after`: begin behind this sequence."""
+    config = _config(since) if after is None else _config_after(after)
+    sub = await bus.js.subscribe(filter_subject, stream=stream.name, ordered_consumer=True, config=config)
     try:
         info = await sub.consumer_info()
         left = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
@@ -70,6 +75,10 @@ def _config(since: float | None) -> api.ConsumerConfig:
     return api.ConsumerConfig(
         deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=datetime.fromtimestamp(since, UTC)
     )
+
+
+def _config_after(sequence: int) -> api.ConsumerConfig:
+    return api.ConsumerConfig(deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=sequence + 1)
 
 
 def _replayed(subject: Subject[T], msg: Msg) -> Replayed[T]:

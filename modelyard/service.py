@@ -10,6 +10,7 @@ from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.ensure import ensure_all
 from modelyard.home import broker_url
+from modelyard.log_wire import Wire
 from modelyard.processes import die_with_parent
 from modelyard.settings import Settings, SettingsError, load
 from modelyard.tasks import Tasks
@@ -29,8 +30,9 @@ def run_service(role: Role, main: ServiceMain) -> None:
     die_with_parent(signal.SIGTERM)
     try:
         settings = load()
-        logging.configure(settings.log_level)
-        sys.exit(run_loop(_serve(role, main, settings)))
+        wire = Wire()
+        logging.configure(settings.log_level, wire)
+        sys.exit(run_loop(_serve(role, main, settings, wire)))
     except SettingsError as error:
         sys.stderr.write(f"yard: {error}\n")
         sys.exit(EXIT_CONFIG)
@@ -45,13 +47,14 @@ def run_loop(work: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(work)
 
 
-async def _serve(role: Role, main: ServiceMain, settings: Settings) -> int:
+async def _serve(role: Role, main: ServiceMain, settings: Settings, wire: Wire) -> int:
     stop = stop_signal()
     try:
         bus = await Bus.connect(settings, role, url=broker_url(settings))
         if role in SERVICES:
             await ensure_all(bus)
         async with Tasks() as tasks:
+            tasks.spawn(wire.run(bus, role), "log")
             await main(bus, settings, tasks)
             log.info("service_ready", service=role)
             closed = asyncio.ensure_future(bus.closed.wait())
@@ -64,8 +67,9 @@ async def _serve(role: Role, main: ServiceMain, settings: Settings) -> int:
     if bus.closed.is_set():
         log.error("connection_closed", service=role)
         return 1
-    await bus.close()
     log.info("service_stopped", service=role)
+    await wire.send(bus, role)
+    await bus.close()
     return 0
 
 

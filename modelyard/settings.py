@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 import platformdirs
@@ -71,6 +72,18 @@ class Settings(Record):
     """YARD_DOWNLOAD_LIMIT: what this machine's downloads together take of the network a second: 20MiB."""
     disk_margin_bytes: int = 512 * 2**20
     """YARD_DISK_MARGIN: downloads leave so much of the disk free, such as 10GiB."""
+    time_zone: str = "UTC"
+    """YARD_TIME_ZONE: the IANA time zone whose days usage, spend and budgets are counted by."""
+    currency: str = "EUR"
+    """YARD_CURRENCY: what prices are in; a word beside numbers, nothing is converted."""
+    usage_keep_days: float = 400.0
+    """YARD_USAGE_KEEP_DAYS: how long single usage records are kept; 0: for ever."""
+    usage_keep_mib: float = 4096.0
+    """YARD_USAGE_KEEP_MIB: how large the file of usage may grow before the oldest records go; 0: no limit."""
+    trends_keep_days: float = 3650.0
+    """YARD_TRENDS_KEEP_DAYS: how long sums of usage and samples of disks are kept; 0: for ever."""
+    simulated_devices: Path | None = None
+    """YARD_SIMULATED_DEVICES: a file of devices that are not there, for demonstrations and tests."""
     log_level: str = "info"
     """YARD_LOG_LEVEL: debug, info, warning or error."""
 
@@ -104,6 +117,10 @@ class Settings(Record):
     def engine_plugins(self) -> Path:
         return self.home / "plugins" / "engines"
 
+    @property
+    def device_plugins(self) -> Path:
+        return self.home / "plugins" / "devices"
+
     def as_environment(self) -> dict[str, str]:
         """These settings as the variables that a child process reads them from."""
         values = {
@@ -132,6 +149,12 @@ class Settings(Record):
             "YARD_RPC_HOST": self.rpc_host,
             "YARD_PEER_HOST": self.peer_host,
             "YARD_PEER_PORT": str(self.peer_port),
+            "YARD_TIME_ZONE": self.time_zone,
+            "YARD_CURRENCY": self.currency,
+            "YARD_USAGE_KEEP_DAYS": f"{self.usage_keep_days:g}",
+            "YARD_USAGE_KEEP_MIB": f"{self.usage_keep_mib:g}",
+            "YARD_TRENDS_KEEP_DAYS": f"{self.trends_keep_days:g}",
+            "YARD_SIMULATED_DEVICES": str(self.simulated_devices) if self.simulated_devices else None,
         }
         return {name: value for name, value in values.items() if value}
 
@@ -179,6 +202,12 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         download_segments=_count(given, "YARD_DOWNLOAD_SEGMENTS", 4),
         download_limit_bytes_s=_size(given, "YARD_DOWNLOAD_LIMIT", "") or None,
         disk_margin_bytes=_size(given, "YARD_DISK_MARGIN", "512MiB"),
+        time_zone=_time_zone(given.get("YARD_TIME_ZONE", "UTC")),
+        currency=_currency(given.get("YARD_CURRENCY", "EUR")),
+        usage_keep_days=_number(given, "YARD_USAGE_KEEP_DAYS", 400.0, "days"),
+        usage_keep_mib=_number(given, "YARD_USAGE_KEEP_MIB", 4096.0, "MiB"),
+        trends_keep_days=_number(given, "YARD_TRENDS_KEEP_DAYS", 3650.0, "days"),
+        simulated_devices=_simulated_devices(given.get("YARD_SIMULATED_DEVICES")),
         log_level=_log_level(given.get("YARD_LOG_LEVEL", "info")),
     )
 
@@ -251,14 +280,33 @@ def _count(given: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
+    return _number(given, name, default, "seconds")
+
+
+def _number(given: Mapping[str, str], name: str, default: float, unit: str) -> float:
     value = given.get(name, str(default))
     try:
-        seconds = float(value)
+        number = float(value)
     except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise SettingsError(f"{name}={value} is not a number of seconds, 0 or more.")
-    return seconds
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise SettingsError(f"{name}={value} is not a number of {unit}, 0 or more.")
+    return number
+
+
+def _time_zone(value: str) -> str:
+    try:
+        return ZoneInfo(value).key
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise SettingsError(
+            f"YARD_TIME_ZONE={value} is not a time zone; it looks like Europe/Berlin."
+        ) from None
+
+
+def _currency(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z]{1,8}|[^\w\s,;\"']", value):
+        raise SettingsError(f"YARD_CURRENCY={value} is not a currency; it looks like EUR.")
+    return value
 
 
 def address(value: str, name: str) -> str:
@@ -289,6 +337,15 @@ def _executable(given: Mapping[str, str], name: str) -> Path | None:
     path = Path(value).expanduser().absolute()
     if not path.is_file() or not os.access(path, os.X_OK):
         raise SettingsError(f"{name}={value} is not a program that can be run.")
+    return path
+
+
+def _simulated_devices(value: str | None) -> Path | None:
+    if value is None:
+        return None
+    path = Path(value).expanduser().absolute()
+    if path.suffix.lower() not in (".yaml", ".yml", ".toml", ".json"):
+        raise SettingsError(f"YARD_SIMULATED_DEVICES={value} must end in .yaml, .toml or .json.")
     return path
 
 

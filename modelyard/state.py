@@ -46,6 +46,12 @@ class Store(Generic[V]):
         ttl = {} if ttl_s is None else {"Nats-TTL": f"{ttl_s}s"}
         return await self._write(key, self._bucket.encode(value), {**_headers(last, by), **ttl})
 
+    async def put_nowait(self, key: str, value: V, *, ttl_s: int) -> None:
+        """Write without the broker's word for it: for what is written again soon."""
+        data = self._bucket.encode(value)
+        self._bus.check(data)
+        await self._bus.nc.publish(self._bucket.subject(key), data, headers={"Nats-TTL": f"{ttl_s}s"})
+
     async def get(self, key: str) -> V | None:
         """The value as the broker has it now; None if there is none."""
         entry = await self.entry(key)

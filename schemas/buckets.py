@@ -6,15 +6,20 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from schemas.alerts import Alert, AlertRule, Silence
 from schemas.batches import Batch, Lease, StoredFile
-from schemas.devices import Device
+from schemas.budgets import Budget, BudgetState
+from schemas.devices import Adapter, Device
 from schemas.downloads import Download
 from schemas.groups import Group
 from schemas.instances import Instance, Node
 from schemas.library import LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory, WaitingModel, Wish
+from schemas.prices import PriceList
 from schemas.roles import Role
+from schemas.usage import Report
+from schemas.webhooks import Webhook, WebhookState
 
 V = TypeVar("V")
 
@@ -80,7 +85,7 @@ INSTANCES = Bucket(
     readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
     expires=True,
 )
-NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.MONITOR], expires=True)
 DEVICES = Bucket(
     "devices",
     Device,
@@ -88,7 +93,8 @@ DEVICES = Bucket(
     readers=[*_WATCHERS, Role.SUPERVISOR, Role.RUNNER],
     expires=True,
 )
-DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+ADAPTERS = Bucket("adapters", Adapter, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.MONITOR])
 LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
 STORES = Bucket("stores", StoreSpace, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
 TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
@@ -97,11 +103,29 @@ FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
 GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
-WAITS = Bucket("waits", WaitingModel, writers=[Role.SUPERVISOR], readers=_WATCHERS, expires=True)
+WAITS = Bucket(
+    "waits",
+    WaitingModel,
+    writers=[Role.SUPERVISOR],
+    readers=[*_WATCHERS, Role.MONITOR],
+    expires=True,
+)
 WISHES = Bucket("wishes", Wish, writers=[Role.SUPERVISOR], readers=_WATCHERS, passing=True)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
+ALERTS = Bucket("alerts", AlertRule, writers=[Role.MONITOR], readers=_WATCHERS)
+ALERT_STATES = Bucket("alert_states", Alert, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+SILENCES = Bucket("silences", Silence, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+WEBHOOKS = Bucket("webhooks", Webhook, writers=[Role.MONITOR], readers=_WATCHERS)
+WEBHOOK_STATES = Bucket("webhook_states", WebhookState, writers=[Role.MONITOR], readers=_WATCHERS)
+PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=_WATCHERS)
+BUDGETS = Bucket("budgets", Budget, writers=[Role.MONITOR], readers=_WATCHERS)
+SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATCHERS)
+"""Running totals, by budget."""
+REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, MEMORY, WAITS, WISHES),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, ADAPTERS, MEMORY, WAITS, WISHES),
     *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
+    *(ALERTS, ALERT_STATES, SILENCES, WEBHOOKS, WEBHOOK_STATES),
+    *(PRICES, BUDGETS, SPENDING, REPORTS),
 )

@@ -17,12 +17,34 @@ class DeviceProcess(Record):
 
     pid: int
     memory_bytes: int | None = None
+    instance: str | None = None
+    """The instance of ours whose engine it is, or whose engine started it."""
+
+
+class Host(Record):
+    """What the machine has beside processor and main memory. Rates are of the last second."""
+
+    swap_total_bytes: int | None = None
+    swap_used_bytes: int | None = None
+    disk_total_bytes: int | None = None
+    """Of the file system that YARD_HOME is on."""
+    disk_used_bytes: int | None = None
+    disk_free_bytes: int | None = None
+    """What is left to others than root, so it may be less than total without used."""
+    disk_read_bytes_s: float | None = None
+    disk_write_bytes_s: float | None = None
+    """Of all disks together."""
+    network_receive_bytes_s: float | None = None
+    network_transmit_bytes_s: float | None = None
+    """Of all interfaces but loopback."""
+    load1: float | None = None
+    """Processes that ran or wanted to, averaged over a minute."""
+    cores: int | None = None
 
 
 class Device(Record):
     """One sample of one device. A sensor that does not answer is None."""
 
-    node: str
     device: str
     """Unique on the node and stable over restarts: `cpu`, or the GPU's UUID."""
     kind: DeviceKind
@@ -30,8 +52,41 @@ class Device(Record):
     memory_total_bytes: int
     memory_used_bytes: int
     memory_free_bytes: int
-    sampled_at: float
+    node: str = ""
+    """Filled in by the monitor, as `sampled_at` is."""
+    sampled_at: float = 0.0
     utilization_pct: float | None = None
     temperature_c: float | None = None
     power_w: float | None = None
+    power_limit_w: float | None = None
+    fan_pct: float | None = None
+    clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    pcie_generation: int | None = None
+    """As the link runs now; cards that rest lower it."""
+    pcie_width: int | None = None
+    pcie_receive_bytes_s: float | None = None
+    pcie_transmit_bytes_s: float | None = None
+    throttled_by: tuple[str, ...] = ()
+    """Why its clocks are held down, as in `power_cap` or `thermal`; an idle card is not throttled."""
     processes: tuple[DeviceProcess, ...] = ()
+    part_of: str | None = None
+    """The card whose part it is (MIG)."""
+    partitioned: bool = False
+    """Its parts are devices of their own; nothing can be placed on the whole."""
+    host: Host | None = None
+    """With the device `cpu`."""
+    simulated: bool = False
+    """Nothing of this was measured: a file says it."""
+
+
+class Adapter(Record):
+    """A source of devices on a node: ours, a package's or a plugin file's."""
+
+    node: str
+    adapter: str
+    devices: tuple[str, ...] = ()
+    """Those it told of last."""
+    problem: str | None = None
+    """Why it gives none, or not all."""
+    simulated: bool = False

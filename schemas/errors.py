@@ -121,6 +121,12 @@ class QueueFull(YardError):
     code, status, type = "queue_full", 429, "rate_limit_error"
 
 
+class BudgetExceeded(YardError):
+    """A budget is used up until its period ends."""
+
+    code, status, type = "budget_exceeded", 429, "insufficient_quota"
+
+
 class Cancelled(YardError):
     """Somebody cancelled the request."""
 

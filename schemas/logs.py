@@ -1,13 +1,19 @@
-"""Lines of a process."""
+"""Lines of a process, and the search over them."""
+
+from enum import IntEnum, StrEnum
 
 from schemas.record import Record
 
 
-class LogLine(Record):
+class LogLine(Record, omit_defaults=True):
     """One line; `at` is when it was read, in unix seconds."""
 
     at: float
     text: str
+    level: str | None = None
+    """Of a service's line; engines have no common word for it."""
+    model: str | None = None
+    """The model that a service's line is about."""
 
 
 class LogBatch(Record):
@@ -15,3 +21,64 @@ class LogBatch(Record):
 
     model: str
     lines: tuple[LogLine, ...]
+
+
+class ServiceLogBatch(Record):
+    """What a service logged in a moment, in order."""
+
+    lines: tuple[LogLine, ...]
+    dropped: int = 0
+    """Lines before these that were too many for the wire; the service's own file has them."""
+
+
+class Level(IntEnum):
+    """How bad a line is; a search asks for at least one of them."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+class Order(StrEnum):
+    """Which lines of a search come first."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+
+
+class LogQuery(Record):
+    """Which lines to find. What is None matches every line."""
+
+    text: str | None = None
+    """In the line, in whatever case."""
+    model: str | None = None
+    node: str | None = None
+    instance: str | None = None
+    service: str | None = None
+    level: Level | None = None
+    """At least so bad. The level of an engine's line is told by its words."""
+    since: float | None = None
+    """Unix seconds; lines from then on."""
+    until: float | None = None
+    """Lines before that."""
+
+
+class FoundLine(Record, omit_defaults=True):
+    """A line, and whose it is."""
+
+    at: float
+    node: str
+    text: str
+    level: str
+    source: str
+    """Id of an instance, or the name of a service."""
+    model: str | None = None
+
+
+class LogPage(Record):
+    """Some of the lines that match."""
+
+    lines: tuple[FoundLine, ...]
+    cursor: str | None = None
+    """Where to go on; None: there are no more. A page may be short, or empty, and yet have one."""

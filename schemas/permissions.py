@@ -95,12 +95,14 @@ def _working(stream: str) -> list[str]:
 def _setup(role: Role) -> list[str]:
     """The four services create what is missing; nobody may delete a stream.
 
-    Nor change one, but for who writes a bucket with a history: a broker of before may keep a shorter one.
+    Nor change one, but for who writes a bucket with a history, or keeps a stream up to date: a broker of
+    before may keep a shorter one.
     """
     if role not in SERVICES:
         return []
     names = [stream.name for stream in streams.ALL] + [bucket.stream for bucket in buckets.ALL]
     longer = [bucket.stream for bucket in buckets.ALL if bucket.history > 1 and role in bucket.writers]
+    longer += [stream.name for stream in streams.ALL if stream.kept_up_by is role]
     return [
         "$JS.API.INFO",
         *(f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE")),

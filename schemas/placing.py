@@ -10,6 +10,8 @@ class NodeDevice(Record):
     name: str
     memory_bytes: int
     """What all instances together may take there."""
+    simulated: bool = False
+    """It is not there: a file says it is. Models that are placed on it run elsewhere."""
 
 
 class Need(Record):

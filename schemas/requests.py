@@ -6,6 +6,7 @@ from enum import StrEnum
 import msgspec
 
 from schemas.errors import ErrorDetail
+from schemas.models import Mode
 from schemas.record import Record
 
 REQUEST_HEADER = "Yard-Request"
@@ -69,6 +70,8 @@ class RequestFinished(Record):
     queued_at: float
     finished_at: float
     key: str | None = None
+    mode: Mode | None = None
+    """Of the model."""
     instance: str | None = None
     node: str | None = None
     error: ErrorDetail | None = None
@@ -127,32 +130,3 @@ class InferHeaders(Record, omit_defaults=True):
 
 
 _infer_headers = msgspec.json.Decoder(InferHeaders)
-
-
-class UsageQuery(Record):
-    """Which usage to sum up; without bounds, all there is."""
-
-    since: float | None = None
-    until: float | None = None
-    model: str | None = None
-    recent: int = 0
-    """How many of the newest records to send along."""
-
-
-class ModelUsage(Record):
-    """Sums over the requests of one model."""
-
-    model: str
-    requests: int
-    failed: int
-    cancelled: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-
-
-class UsageReport(Record):
-    """Usage by model, most requests first."""
-
-    models: tuple[ModelUsage, ...]
-    recent: tuple[RequestFinished, ...] = ()

@@ -29,6 +29,10 @@ class Stream:
     """Who may take out what belongs to something that is gone."""
     fetchers: frozenset[Role] = field(default_factory=frozenset)
     """Who may fetch single messages, by their subject."""
+    compressed: bool = False
+    """On disk; what is alike from message to message takes a fraction."""
+    kept_up_by: Role | None = None
+    """Who changes a stream that a version of before made; everybody else takes it as it is."""
 
     @property
     def subject(self) -> str:
@@ -47,8 +51,18 @@ METRICS = Stream(
     "METRICS",
     Kind.METRIC,
     max_age_s=24 * _HOUR_S,
-    max_bytes=128 * _MIB,
-    readers=frozenset({Role.GATEWAY, Role.OPERATOR}),
+    max_bytes=1024 * _MIB,
+    readers=frozenset({Role.GATEWAY, Role.OPERATOR, Role.MONITOR}),
+    compressed=True,
+    kept_up_by=Role.MONITOR,
+)
+HISTORY = Stream(
+    "HISTORY",
+    Kind.HISTORY,
+    max_age_s=25 * _HOUR_S,
+    max_bytes=256 * _MIB,
+    readers=frozenset({Role.MONITOR}),
+    compressed=True,
 )
 LOGS = Stream(
     "LOGS",
@@ -93,5 +107,5 @@ RESULTS = Stream(
     purgers=frozenset({Role.GATEWAY}),
 )
 
-ALL = (EVENTS, METRICS, LOGS, INFER, BODIES, FILES, RESULTS)
+ALL = (EVENTS, METRICS, HISTORY, LOGS, INFER, BODIES, FILES, RESULTS)
 BY_KIND = {stream.kind: stream for stream in ALL}

@@ -28,6 +28,8 @@ class Kind(StrEnum):
     """Core NATS, lossy, at most every 500 ms a subject; an error or an end goes at once."""
     METRIC = "metric"
     """A sample, kept for a day in the METRICS stream."""
+    HISTORY = "history"
+    """Samples thinned to points of several seconds, kept for a day in the HISTORY stream."""
     LOG = "log"
     """Lines of a process in batches, kept in the LOGS stream."""
     INFER = "infer"
@@ -123,10 +125,16 @@ class Command(Subject[T], Generic[T, R]):
         server: Role,
         summary: str,
         timeout_s: float = 5.0,
+        changes: str | None = None,
     ) -> None:
         super().__init__(template, payload, publish=callers, subscribe=[server], summary=summary)
         self.reply = reply
         self.server = server
+        self.changes = changes
+        """The field or token that names what it changes, so that it is audited; empty: none does.
+
+        None: it only asks.
+        """
         self.timeout_s = timeout_s
         """How long the answer may take."""
 

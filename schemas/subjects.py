@@ -1,6 +1,29 @@
 """Every subject of the wire. A subject written anywhere else is a mistake."""
 
+from schemas.alerts import (
+    Alert,
+    AlertList,
+    AlertRuleRef,
+    AlertRuleStored,
+    AlertRuleTried,
+    ListAlerts,
+    PutAlertRule,
+    Silence,
+    SilenceAlerts,
+    SilenceRef,
+    TryAlertRule,
+)
+from schemas.audit import Audited
 from schemas.batches import LineResult
+from schemas.budgets import (
+    BudgetList,
+    BudgetRef,
+    BudgetState,
+    BudgetStored,
+    ListBudgets,
+    PutBudget,
+    StoredBudget,
+)
 from schemas.devices import Device
 from schemas.downloads import (
     AddDownloads,
@@ -34,10 +57,30 @@ from schemas.library import (
     TrashEmptied,
     TrashRef,
 )
-from schemas.logs import LogBatch
+from schemas.logs import LogBatch, ServiceLogBatch
+from schemas.metrics import (
+    AskSamples,
+    Exposition,
+    HistoryChunk,
+    InstanceMetrics,
+    MetricsAnswer,
+    MetricsQuery,
+    Samples,
+)
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
 from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
 from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
+from schemas.prices import (
+    DeletePrice,
+    ListPrices,
+    PriceRef,
+    PricesAnswer,
+    PriceStored,
+    PutPrice,
+    Reprice,
+    Repriced,
+    StoredPrices,
+)
 from schemas.registry import (
     ApplyModels,
     DeleteModel,
@@ -53,15 +96,44 @@ from schemas.registry import (
     RenameModel,
     UndoModel,
 )
-from schemas.requests import RequestFinished, RequestQueued, RequestStarted, UsageQuery, UsageReport
-from schemas.roles import Role
+from schemas.requests import RequestFinished, RequestQueued, RequestStarted
+from schemas.roles import SERVICES, Role
+from schemas.storage import AskStorage, RemoveUsage, StorageReport, UsageRemoved, Vacuum, Vacuumed
 from schemas.subject import AnySubject, Command, R, Subject, T
+from schemas.usage import (
+    Forecast,
+    ForecastQuery,
+    ListReports,
+    PutReport,
+    RebuildUsage,
+    RecordsPage,
+    RecordsQuery,
+    ReportList,
+    ReportRef,
+    ReportStored,
+    StoredReport,
+    UsageQuery,
+    UsageRebuilt,
+    UsageReport,
+)
+from schemas.webhooks import (
+    ListWebhooks,
+    PutWebhook,
+    Webhook,
+    WebhookList,
+    WebhookRef,
+    WebhookStored,
+    WebhookTested,
+)
 from schemas.workers import StartWorker, WorkerStarted
 
 _GATEWAY, _DOWNLOADER, _SUPERVISOR = Role.GATEWAY, Role.DOWNLOADER, Role.SUPERVISOR
 _RUNNER, _MONITOR, _OPERATOR = Role.RUNNER, Role.MONITOR, Role.OPERATOR
 _WATCHERS = (_GATEWAY, _OPERATOR)
 _CALLERS = (_GATEWAY, _OPERATOR)
+_AUDITING = (_DOWNLOADER, _SUPERVISOR, _MONITOR)
+"""Who serves commands that change something."""
+_LONG_S, _VERY_LONG_S = 30.0, 600.0
 _DRAIN_S = 60.0
 """Commands that wait until instances are drained and stopped are answered within this time."""
 _DISK_S = 30.0
@@ -74,6 +146,7 @@ MODEL_PUT = Command(
     callers=(*_CALLERS, _DOWNLOADER),
     server=_SUPERVISOR,
     summary="Put a model into the registry, new or changed.",
+    changes="name",
 )
 MODEL_GET = Command(
     "yard.command.model.get",
@@ -98,6 +171,7 @@ MODEL_PATCH = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Change some fields of a model.",
+    changes="model",
 )
 MODEL_RENAME = Command(
     "yard.command.model.rename",
@@ -107,6 +181,7 @@ MODEL_RENAME = Command(
     server=_SUPERVISOR,
     summary="Give a model another name.",
     timeout_s=_DRAIN_S,
+    changes="model",
 )
 MODEL_DELETE = Command(
     "yard.command.model.delete",
@@ -116,6 +191,7 @@ MODEL_DELETE = Command(
     server=_SUPERVISOR,
     summary="Take a model out of the registry; its files stay.",
     timeout_s=_DRAIN_S,
+    changes="model",
 )
 MODEL_APPLY = Command(
     "yard.command.model.apply",
@@ -125,6 +201,7 @@ MODEL_APPLY = Command(
     server=_SUPERVISOR,
     summary="Put and delete many models, all of them or none.",
     timeout_s=_DRAIN_S,
+    changes="models",
 )
 MODEL_HISTORY = Command(
     "yard.command.model.history",
@@ -141,6 +218,7 @@ MODEL_UNDO = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Bring an earlier revision of a model back, deleted or not.",
+    changes="model",
 )
 MODEL_START = Command(
     "yard.command.model.start",
@@ -149,6 +227,7 @@ MODEL_START = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Start a model, or say that it is there already.",
+    changes="model",
 )
 MODEL_STOP = Command(
     "yard.command.model.stop",
@@ -157,6 +236,7 @@ MODEL_STOP = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Drain and stop every instance of a model.",
+    changes="model",
 )
 MODEL_PLAN = Command(
     "yard.command.model.plan",
@@ -173,6 +253,7 @@ GROUP_PUT = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Let models run together, or never at the same time.",
+    changes="name",
 )
 GROUP_DELETE = Command(
     "yard.command.group.delete",
@@ -181,6 +262,7 @@ GROUP_DELETE = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Take a group away; its models stay.",
+    changes="name",
 )
 GROUP_LIST = Command(
     "yard.command.group.list",
@@ -205,6 +287,7 @@ NODE_CORDON = Command(
     callers=_CALLERS,
     server=_SUPERVISOR,
     summary="Take no new starts on this node, or take them again; with `drain` what runs there ends.",
+    changes="node",
 )
 NODE_START = Command(
     "yard.command.node.{node}.start",
@@ -238,10 +321,11 @@ NODE_CLEAR = Command(
     callers=(_OPERATOR,),
     server=_SUPERVISOR,
     summary="Stop every instance on this node, and take no start after it; answered when they are gone.",
+    changes="node",
 )
 
 
-def _download(verb: str, payload: type[T], reply: type[R], summary: str) -> Command[T, R]:
+def _download(verb: str, payload: type[T], reply: type[R], summary: str, changes: str) -> Command[T, R]:
     return Command(
         f"yard.command.download.{verb}",
         payload,
@@ -250,35 +334,52 @@ def _download(verb: str, payload: type[T], reply: type[R], summary: str) -> Comm
         server=_DOWNLOADER,
         summary=summary,
         timeout_s=15.0,
+        changes=changes,
     )
 
 
 DOWNLOAD_START = _download(
-    "start", StartDownload, Download, "Fetch a model from the hub; a second asker joins a running download."
+    "start",
+    StartDownload,
+    Download,
+    "Fetch a model from the hub; a second asker joins a running download.",
+    "reference",
 )
 DOWNLOAD_ADD = _download(
-    "add", AddDownloads, DownloadsAdded, "Fetch all models that a text names; each is taken or refused alone."
+    "add",
+    AddDownloads,
+    DownloadsAdded,
+    "Fetch all models that a text names; each is taken or refused alone.",
+    "text",
 )
-DOWNLOAD_PAUSE = _download("pause", DownloadRef, Download, "Let a download rest until it is resumed.")
-DOWNLOAD_RESUME = _download("resume", DownloadRef, Download, "Have a paused download go on where it was.")
+DOWNLOAD_PAUSE = _download(
+    "pause", DownloadRef, Download, "Let a download rest until it is resumed.", "download"
+)
+DOWNLOAD_RESUME = _download(
+    "resume", DownloadRef, Download, "Have a paused download go on where it was.", "download"
+)
 DOWNLOAD_CANCEL = _download(
-    "cancel", DownloadRef, Download, "End a download; what is on disk stays for a later one."
+    "cancel", DownloadRef, Download, "End a download; what is on disk stays for a later one.", "download"
 )
-DOWNLOAD_RETRY = _download("retry", DownloadRef, Download, "Try a failed or cancelled download again.")
+DOWNLOAD_RETRY = _download(
+    "retry", DownloadRef, Download, "Try a failed or cancelled download again.", "download"
+)
 DOWNLOAD_MOVE = _download(
-    "move", MoveDownload, Download, "Give a waiting download another place in the queue."
+    "move", MoveDownload, Download, "Give a waiting download another place in the queue.", "download"
 )
 DOWNLOAD_LIMIT = _download(
-    "limit", LimitDownload, Download, "Change what a download may take of the network."
+    "limit", LimitDownload, Download, "Change what a download may take of the network.", "download"
 )
-DOWNLOAD_FORGET = _download("forget", DownloadRef, Download, "Take an ended download off the list.")
-DOWNLOAD_ORDER = Command(
-    "yard.command.downloader.{node}.{verb}",
+DOWNLOAD_FORGET = _download(
+    "forget", DownloadRef, Download, "Take an ended download off the list.", "download"
+)
+DOWNLOAD_AT_NODE = Command(
+    "yard.command.download.{node}.{verb}",
     bytes,
     bytes,
     callers=(_DOWNLOADER,),
     server=_DOWNLOADER,
-    summary="A command about downloads, passed on to the machine that it concerns: the same JSON.",
+    summary="A command about downloads on its way to the node that it is about: the same JSON.",
     timeout_s=10.0,
 )
 LIBRARY_SHOW = Command(
@@ -296,6 +397,7 @@ LIBRARY_DESCRIBE = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="Write the description of an entry into its folder.",
+    changes="entry",
 )
 LIBRARY_VERIFY = Command(
     "yard.command.library.verify",
@@ -304,6 +406,7 @@ LIBRARY_VERIFY = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="Read all bytes of an entry and compare their sha256.",
+    changes="entry",
 )
 LIBRARY_REPAIR = Command(
     "yard.command.library.repair",
@@ -312,6 +415,7 @@ LIBRARY_REPAIR = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="Fetch an entry's damaged and missing files again, and no others.",
+    changes="entry",
 )
 LIBRARY_CANCEL = Command(
     "yard.command.library.cancel",
@@ -320,6 +424,7 @@ LIBRARY_CANCEL = Command(
     callers=_CALLERS,
     server=_DOWNLOADER,
     summary="End a job of the library; what it has done stays.",
+    changes="job",
 )
 LIBRARY_DELETE = Command(
     "yard.command.library.delete",
@@ -329,6 +434,7 @@ LIBRARY_DELETE = Command(
     server=_DOWNLOADER,
     summary="Put an entry into the trash of its store, for a day.",
     timeout_s=_DISK_S,
+    changes="entry",
 )
 LIBRARY_RESTORE = Command(
     "yard.command.library.restore",
@@ -338,6 +444,7 @@ LIBRARY_RESTORE = Command(
     server=_DOWNLOADER,
     summary="Put an item of the trash back where it was.",
     timeout_s=_DISK_S,
+    changes="item",
 )
 LIBRARY_PURGE = Command(
     "yard.command.library.purge",
@@ -347,6 +454,7 @@ LIBRARY_PURGE = Command(
     server=_DOWNLOADER,
     summary="Delete an item of the trash for good.",
     timeout_s=_DISK_S,
+    changes="item",
 )
 LIBRARY_EMPTY = Command(
     "yard.command.library.empty",
@@ -356,6 +464,7 @@ LIBRARY_EMPTY = Command(
     server=_DOWNLOADER,
     summary="Delete everything in the trash of a node for good.",
     timeout_s=_DISK_S,
+    changes="node",
 )
 LIBRARY_CACHED = Command(
     "yard.command.library.cached",
@@ -374,6 +483,7 @@ LIBRARY_IMPORT = Command(
     server=_DOWNLOADER,
     summary="Take a model from the Hub's own cache into a store.",
     timeout_s=_DISK_S,
+    changes="repo",
 )
 LIBRARY_COPY = Command(
     "yard.command.library.copy",
@@ -440,7 +550,307 @@ USAGE_QUERY = Command(
     UsageReport,
     callers=_CALLERS,
     server=_MONITOR,
-    summary="Sum up usage by model.",
+    summary="Sum up usage and cost, by what is asked for.",
+    timeout_s=_LONG_S,
+)
+USAGE_RECORDS = Command(
+    "yard.command.usage.records",
+    RecordsQuery,
+    RecordsPage,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Single usage records with their costs, in pages.",
+    timeout_s=_LONG_S,
+)
+USAGE_REBUILD = Command(
+    "yard.command.usage.rebuild",
+    RebuildUsage,
+    UsageRebuilt,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Read the usage records of the event stream again and sum everything up anew.",
+    timeout_s=_VERY_LONG_S,
+    changes="",
+)
+USAGE_FORECAST = Command(
+    "yard.command.usage.forecast",
+    ForecastQuery,
+    Forecast,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="What a period will have seen at its end, by the days before it.",
+    timeout_s=_LONG_S,
+)
+USAGE_REMOVE = Command(
+    "yard.command.usage.remove",
+    RemoveUsage,
+    UsageRemoved,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take the usage of a model that left the registry away for good.",
+    timeout_s=_VERY_LONG_S,
+    changes="model",
+)
+PRICE_PUT = Command(
+    "yard.command.price.put",
+    PutPrice,
+    PriceStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Give a model a price from a moment on.",
+    timeout_s=_VERY_LONG_S,
+    changes="model",
+)
+PRICE_GET = Command(
+    "yard.command.price.get",
+    PriceRef,
+    StoredPrices,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every price of a model, and which is valid now.",
+)
+PRICE_LIST = Command(
+    "yard.command.price.list",
+    ListPrices,
+    PricesAnswer,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="The prices of all models.",
+)
+PRICE_DELETE = Command(
+    "yard.command.price.delete",
+    DeletePrice,
+    PriceStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take a price of a model away, or all of them.",
+    changes="model",
+)
+PRICE_REPRICE = Command(
+    "yard.command.price.reprice",
+    Reprice,
+    Repriced,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Count the costs of a period anew, with the prices there are now.",
+    timeout_s=_VERY_LONG_S,
+    changes="model",
+)
+BUDGET_PUT = Command(
+    "yard.command.budget.put",
+    PutBudget,
+    BudgetStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Say how much may be used in a day, a week or a month.",
+    changes="budget",
+)
+BUDGET_GET = Command(
+    "yard.command.budget.get",
+    BudgetRef,
+    StoredBudget,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="One budget, and how much of it is used.",
+)
+BUDGET_LIST = Command(
+    "yard.command.budget.list",
+    ListBudgets,
+    BudgetList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every budget, and how much of it is used.",
+)
+BUDGET_DELETE = Command(
+    "yard.command.budget.delete",
+    BudgetRef,
+    BudgetStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take a budget away.",
+    changes="budget",
+)
+REPORT_PUT = Command(
+    "yard.command.report.put",
+    PutReport,
+    ReportStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Keep a question about usage under a name.",
+    changes="report",
+)
+REPORT_GET = Command(
+    "yard.command.report.get",
+    ReportRef,
+    StoredReport,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="A kept question.",
+)
+REPORT_LIST = Command(
+    "yard.command.report.list",
+    ListReports,
+    ReportList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every kept question.",
+)
+REPORT_DELETE = Command(
+    "yard.command.report.delete",
+    ReportRef,
+    ReportStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Forget a question.",
+    changes="report",
+)
+REPORT_RUN = Command(
+    "yard.command.report.run",
+    ReportRef,
+    UsageReport,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Ask a kept question now.",
+    timeout_s=_LONG_S,
+)
+STORAGE_REPORT = Command(
+    "yard.command.storage.report",
+    AskStorage,
+    StorageReport,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="What is kept, in every stream, bucket and table.",
+    timeout_s=_LONG_S,
+)
+STORAGE_VACUUM = Command(
+    "yard.command.storage.vacuum",
+    Vacuum,
+    Vacuumed,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Apply what retention rules, and give free space back to the disk.",
+    timeout_s=_VERY_LONG_S,
+    changes="",
+)
+ALERT_LIST = Command(
+    "yard.command.alert.list",
+    ListAlerts,
+    AlertList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Alert rules, what they found, and silences.",
+)
+ALERT_PUT = Command(
+    "yard.command.alert.put",
+    PutAlertRule,
+    AlertRuleStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Put an alert rule, new or changed; also one that was shipped.",
+    changes="name",
+)
+ALERT_DELETE = Command(
+    "yard.command.alert.delete",
+    AlertRuleRef,
+    AlertRuleStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Take an alert rule away; those shipped are switched off instead.",
+    changes="name",
+)
+ALERT_RESET = Command(
+    "yard.command.alert.reset",
+    AlertRuleRef,
+    AlertRuleStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Have a shipped alert rule as it was shipped.",
+    changes="name",
+)
+ALERT_SILENCE = Command(
+    "yard.command.alert.silence",
+    SilenceAlerts,
+    Silence,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Do not tell some alerts for a while, and say why.",
+    changes="rule",
+)
+ALERT_UNSILENCE = Command(
+    "yard.command.alert.unsilence",
+    SilenceRef,
+    Silence,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="End a silence now.",
+    changes="silence",
+)
+ALERT_TEST = Command(
+    "yard.command.alert.test",
+    TryAlertRule,
+    AlertRuleTried,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="What a rule would find now; nothing is done.",
+)
+WEBHOOK_PUT = Command(
+    "yard.command.webhook.put",
+    PutWebhook,
+    WebhookStored,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Have a URL told what happens; its secret is in the answer, this once.",
+    changes="name",
+)
+WEBHOOK_LIST = Command(
+    "yard.command.webhook.list",
+    ListWebhooks,
+    WebhookList,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Who is told what happens, and how well.",
+)
+WEBHOOK_DELETE = Command(
+    "yard.command.webhook.delete",
+    WebhookRef,
+    Webhook,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Tell a URL nothing more.",
+    changes="name",
+)
+WEBHOOK_TEST = Command(
+    "yard.command.webhook.test",
+    WebhookRef,
+    WebhookTested,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Tell a hook something now, and say how that went.",
+    timeout_s=20.0,
+)
+METRICS_QUERY = Command(
+    "yard.command.metrics.query",
+    MetricsQuery,
+    MetricsAnswer,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="The history of metrics, at most a day, thinned to min, avg and max a step.",
+)
+METRICS_NOW = Command(
+    "yard.command.metrics.now",
+    AskSamples,
+    Samples,
+    callers=_CALLERS,
+    server=_MONITOR,
+    summary="Every metric as it is now.",
+)
+METRICS_EXPOSE = Command(
+    "yard.command.metrics.expose",
+    Exposition,
+    bytes,
+    callers=(_GATEWAY,),
+    server=_MONITOR,
+    summary="Every metric as Prometheus reads it, compressed by zlib.",
 )
 ANSWER_CHECK = Command(
     "yard.command.gateway.{gateway}.check",
@@ -470,7 +880,7 @@ INSTANCE_CHANGED = Subject(
     "yard.event.instance.{instance}.{state}",
     Instance,
     publish=(_SUPERVISOR, _RUNNER),
-    subscribe=_WATCHERS,
+    subscribe=(*_WATCHERS, _MONITOR),
     summary="An instance reached a state.",
 )
 DOWNLOAD_CHANGED = Subject(
@@ -515,6 +925,27 @@ REQUEST_FINISHED = Subject(
     subscribe=(*_WATCHERS, _MONITOR),
     summary="The request ended; this is its usage record.",
 )
+ALERT_CHANGED = Subject(
+    "yard.event.alert.{alert}.{state}",
+    Alert,
+    publish=(_MONITOR,),
+    subscribe=_WATCHERS,
+    summary="An alert is pending, fires, or is over.",
+)
+AUDITED = Subject(
+    "yard.event.audit.{command}.{outcome}",
+    Audited,
+    publish=_AUDITING,
+    subscribe=_WATCHERS,
+    summary="A command changed something, or was refused; `command` is its noun and verb.",
+)
+BUDGET_CROSSED = Subject(
+    "yard.event.budget.{budget}.{level}",
+    BudgetState,
+    publish=(_MONITOR,),
+    subscribe=_WATCHERS,
+    summary="So much of a budget is used that a warning is due, or all of it; `within`: a new period began.",
+)
 DOWNLOAD_PROGRESS = Subject(
     "yard.progress.download.{download}",
     Download,
@@ -533,8 +964,22 @@ DEVICE_METRIC = Subject(
     "yard.metric.device.{node}.{device}",
     Device,
     publish=(_MONITOR,),
-    subscribe=_WATCHERS,
+    subscribe=(*_WATCHERS, _MONITOR),
     summary="One sample of one device, once a second.",
+)
+INSTANCE_METRIC = Subject(
+    "yard.metric.instance.{node}.{instance}",
+    InstanceMetrics,
+    publish=(_RUNNER,),
+    subscribe=(*_WATCHERS, _MONITOR),
+    summary="What one instance does, once a second.",
+)
+HISTORY = Subject(
+    "yard.history.{step}.{part}",
+    HistoryChunk,
+    publish=(_MONITOR,),
+    subscribe=(),
+    summary="Thinned metrics, every five minutes; `step` is the seconds of a point.",
 )
 INSTANCE_LOG = Subject(
     "yard.log.{node}.{instance}",
@@ -542,6 +987,13 @@ INSTANCE_LOG = Subject(
     publish=(_RUNNER,),
     subscribe=_WATCHERS,
     summary="What an engine printed.",
+)
+SERVICE_LOG = Subject(
+    "yard.log.{node}.service.{service}",
+    ServiceLogBatch,
+    publish=SERVICES,
+    subscribe=_WATCHERS,
+    summary="What a service logged.",
 )
 INFER = Subject(
     "yard.infer.{model}.{lane}.{key}",

@@ -18,8 +18,8 @@ from schemas.grammar import model_key
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.logs import LogBatch, LogLine
 from schemas.models import Mode, ModelRef, ModelSpec, ModelStarting, ModelStopping
-from schemas.requests import ModelUsage, UsageQuery, UsageReport
 from schemas.roles import Role
+from schemas.usage import UsageQuery, UsageReport, UsageRow, UsageSums
 from tests.support import Yard
 
 TOTAL = 2_000_000
@@ -220,8 +220,8 @@ class Monitor:
     async def query(self, query: UsageQuery) -> UsageReport:
         self.queries.append(query)
         if query.model not in (None, "demo"):
-            return UsageReport(models=())
-        demo = ModelUsage(
+            return UsageReport(rows=(), total=UsageSums(), tz="UTC", currency="EUR")
+        demo = UsageRow(
             model="demo",
             requests=12,
             failed=1,
@@ -229,8 +229,9 @@ class Monitor:
             prompt_tokens=3456,
             cached_tokens=7,
             completion_tokens=890,
+            cost="1.5",
         )
-        return UsageReport(models=(demo,))
+        return UsageReport(rows=(demo,), total=UsageSums(requests=12), tz="UTC", currency="EUR")
 
 
 class Services:

@@ -24,6 +24,10 @@ _FACTS = (
     "outcome",
     "state",
     "tokens_per_s",
+    "command",
+    "target",
+    "rule",
+    "sentence",
     "error",
 )
 """What of an event's data goes on its line, as far as it has it."""
@@ -31,7 +35,11 @@ _FACTS = (
 
 def register(verbs: Verbs) -> None:
     parser = verbs.add("events", "Show what happened in the yard.", _events, json="JSON lines")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what happens from now on")
+    parser.add_argument(
+        *("-f", "--follow", "--replay"), action="store_true", help="go on with what happens from now on"
+    )
+    parser.add_argument("--kind", metavar="KIND", help="only events about a model, an instance, an alert, …")
+    parser.add_argument("--model", metavar="MODEL", help="only events that concern this model")
     parser.add_argument(
         "--since",
         type=duration,
@@ -43,12 +51,43 @@ def register(verbs: Verbs) -> None:
 
 async def _events(yard: "Client", arguments: argparse.Namespace) -> None:
     since = time.time() - arguments.since
-    async with aclosing(yard.events(since, follow=arguments.follow)) as events:
+    _check_kind(arguments.kind)
+    found = yard.events(since, follow=arguments.follow, kind=arguments.kind)
+    async with aclosing(found) as events:
         async for event in events:
+            if arguments.model is not None and not concerns(event, arguments.model):
+                continue
             if arguments.json:
                 emit(event)
             else:
                 say(line(event))
+
+
+def _check_kind(kind: str | None) -> None:
+    """BadRequest for one that the contract does not have."""
+    from schemas import subjects
+    from schemas.errors import BadRequest
+    from schemas.subject import Kind
+
+    events = [subject for subject in subjects.ALL if subject.kind is Kind.EVENT]
+    kinds = sorted({subject.template.split(".")[2] for subject in events})
+    if kind is not None and kind not in kinds:
+        raise BadRequest(f"There are no events about {kind!r}; there are those about {', '.join(kinds)}.")
+
+
+def concerns(event: "Event", model: str) -> bool:
+    """Whether an event is about a model, by its data or by its subject."""
+    from schemas.grammar import model_key
+
+    data = event.data if isinstance(event.data, dict) else {}
+    labels = data.get("labels")
+    named = [data.get("model"), data.get("target"), labels.get("model") if isinstance(labels, dict) else None]
+    named += [side.get("name") for side in (data.get("before"), data.get("after")) if isinstance(side, dict)]
+    try:
+        key = model_key(model)
+    except ValueError:
+        return False
+    return model in named or key in event.subject.split(".")[3:4]
 
 
 def line(event: "Event") -> str:

@@ -74,6 +74,7 @@ def row_of(node: "Node", instances: "Iterable[Instance]") -> dict[str, Any]:
                 "device": one.device,
                 "name": one.name,
                 "memory_bytes": one.memory_bytes,
+                "simulated": one.simulated,
                 "reserved_bytes": reserved.get(one.device, 0),
             }
             for one in node.devices
@@ -102,7 +103,7 @@ def _print(listed: list[dict[str, Any]]) -> None:
             (
                 row["node"],
                 "cordoned" if row["cordoned"] else "ready",
-                f"{device['device']} ({device['name']})",
+                f"{device['device']} ({device['name']}{', simulated' if device['simulated'] else ''})",
                 spell_size(device["reserved_bytes"]),
                 spell_size(device["memory_bytes"]),
                 ", ".join(row["engines"]),

@@ -4,8 +4,12 @@ import argparse
 
 import modelyard
 from modelyard.cli import (
+    alerts,
     applying,
+    audit,
+    budgets,
     chat,
+    devices,
     downloads,
     events,
     init,
@@ -15,13 +19,18 @@ from modelyard.cli import (
     logs,
     nodes,
     planning,
+    prices,
     ps,
     pull,
     registry,
+    reports,
     start,
     stop,
+    storage,
+    top,
     up,
     usage,
+    webhooks,
 )
 from modelyard.cli.verbs import Verbs
 
@@ -42,14 +51,14 @@ YARD_NATS_URL where its broker is.
 
 def parser() -> argparse.ArgumentParser:
     """A new parser with every verb."""
-    top = argparse.ArgumentParser(
+    yard = argparse.ArgumentParser(
         prog="yard",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
-    verbs = Verbs(top)
+    yard.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
+    verbs = Verbs(yard)
     for verb in (
         up,
         pull,
@@ -66,9 +75,18 @@ def parser() -> argparse.ArgumentParser:
         logs,
         events,
         usage,
+        alerts,
+        webhooks,
+        audit,
+        prices,
+        budgets,
+        reports,
+        storage,
         nodes,
+        devices,
+        top,
         invite,
         init,
     ):
         verb.register(verbs)
-    return top
+    return yard

@@ -42,6 +42,10 @@ class Verbs:
         parser.set_defaults(run=run)
         return parser
 
+    def group(self, name: str, summary: str) -> "Verbs":
+        """Verbs of a noun: `yard NOUN VERB`."""
+        return Verbs(self._parsers.add_parser(name, help=summary, description=summary))
+
     def add(
         self, name: str, summary: str, work: Work, *, json: str = "one JSON document"
     ) -> argparse.ArgumentParser:

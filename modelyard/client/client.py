@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from modelyard.bus import Bus
-from modelyard.client import kept
+from modelyard.client import kept, log_search
+from modelyard.client.accounts import Accounts
+from modelyard.client.alerting import Alerting
 from modelyard.client.chatting import chat
 from modelyard.client.download_queue import DownloadQueue
 from modelyard.client.library import Library
@@ -17,16 +19,18 @@ from modelyard.client.starting import starting
 from modelyard.home import broker_url
 from modelyard.settings import Settings, load
 from schemas import buckets, subjects
-from schemas.devices import Device
+from schemas.audit import Audited
+from schemas.devices import Adapter, Device
 from schemas.downloads import Download, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
 from schemas.groups import Group, GroupRef, GroupStored, ListGroups
 from schemas.instances import Instance, Node
-from schemas.logs import LogLine
+from schemas.logs import FoundLine, LogLine, LogPage, LogQuery, Order
+from schemas.metrics import AskSamples, MetricsAnswer, MetricsQuery, Samples
 from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
 from schemas.placing import Cordon, PlanAnswer, PlanQuery, WaitingModel
-from schemas.requests import UsageQuery, UsageReport
 from schemas.roles import Role
+from schemas.usage import UsageQuery, UsageReport
 
 
 class Client:
@@ -39,10 +43,14 @@ class Client:
         self.bus = bus
         self.registry = Registry(bus)
         """Changes of models: put, patch, rename, delete, apply, history and undo."""
-        self.library = Library(bus)
-        """What lies on disk: show, describe, verify, delete, restore, import."""
         self.download_queue = DownloadQueue(bus)
         """Orders about downloads: add, pause, resume, cancel, retry, move, limit and forget."""
+        self.alerting = Alerting(bus)
+        """Alert rules, silences, and the webhooks that are told."""
+        self.accounts = Accounts(bus)
+        """Usage by any question, single records, prices, budgets, reports and storage."""
+        self.library = Library(bus)
+        """What lies on disk: show, describe, verify, delete, restore, copy, import."""
 
     @classmethod
     @asynccontextmanager
@@ -87,6 +95,26 @@ class Client:
     async def devices(self) -> dict[str, Device]:
         """The newest sample of every device, by `node.device`."""
         return await read_bucket(self.bus, buckets.DEVICES)
+
+    async def adapters(self) -> dict[str, Adapter]:
+        """Where devices come from, and which of these sources do not work, by `node.adapter`."""
+        return await read_bucket(self.bus, buckets.ADAPTERS)
+
+    async def metrics(self, *names: str) -> Samples:
+        """Every metric as it is now (docs/metrics.md has their names), or those named."""
+        return await self.bus.call(subjects.METRICS_NOW, AskSamples(names=names))
+
+    async def history(
+        self,
+        *names: str,
+        labels: Mapping[str, str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        step_s: float | None = None,
+    ) -> MetricsAnswer:
+        """What metrics were, at most a day ago: min, avg and max a step. `since` defaults to an hour ago."""
+        query = MetricsQuery(names=names, labels=dict(labels or {}), since=since, until=until, step_s=step_s)
+        return await self.bus.call(subjects.METRICS_QUERY, query)
 
     async def downloads(self) -> dict[str, Download]:
         """Downloads, ended ones included, by id."""
@@ -161,15 +189,17 @@ class Client:
         self, since: float | None = None, model: str | None = None, recent: int = 0
     ) -> UsageReport:
         """Sums by model since `since` (unix seconds; None: all), and the `recent` newest records."""
-        query = UsageQuery(since=since, model=model, recent=recent)
-        return await self.bus.call(subjects.USAGE_QUERY, query, timeout_s=30.0)
+        return await self.accounts.usage(UsageQuery(since=since, model=model, recent=recent))
 
-    def events(self, since: float | None = None, *, follow: bool = True) -> AsyncGenerator[kept.Event, None]:
+    def events(
+        self, since: float | None = None, *, follow: bool = True, kind: str | None = None
+    ) -> AsyncGenerator[kept.Event, None]:
         """Everything that happened since `since` (unix seconds; None: all that is kept), oldest first.
 
-        With `follow` it goes on with what happens; without, it ends with the newest.
+        With `follow` it goes on with what happens; without, it ends with the newest. `kind`: only events
+        about a `model`, an `instance`, an `alert`, …: the third word of their subjects.
         """
-        return kept.events(self.bus, since, follow=follow)
+        return kept.events(self.bus, since, follow=follow, kind=kind)
 
     def logs(
         self,
@@ -185,6 +215,24 @@ class Client:
         text, in whatever case. With `follow` it goes on with what is printed from now on.
         """
         return kept.logs(self.bus, model_or_instance, since=since, grep=grep, follow=follow)
+
+    async def search_logs(
+        self, query: LogQuery, *, order: Order = Order.NEWEST, limit: int = 200, cursor: str | None = None
+    ) -> LogPage:
+        """One page of what engines and services printed; `cursor`: where another page ended."""
+        return await log_search.search(self.bus, query, order=order, limit=limit, cursor=cursor)
+
+    def find_logs(
+        self, query: LogQuery, *, order: Order = Order.OLDEST, follow: bool = False
+    ) -> AsyncGenerator[FoundLine, None]:
+        """Every line that matches; with `follow`, oldest first, and on with those that come."""
+        if follow:
+            return log_search.follow(self.bus, query)
+        return log_search.every(self.bus, query, order=order)
+
+    def audit(self, since: float | None = None, *, follow: bool = False) -> AsyncGenerator[Audited, None]:
+        """Who changed what since `since` (unix seconds; None: all that is kept), oldest first."""
+        return kept.audited(self.bus, since, follow=follow)
 
     def chat(
         self,

@@ -10,7 +10,9 @@ from modelyard.bus import Bus
 from modelyard.client.reading import read_bucket, read_stream, said_as_ours
 from modelyard.replay import kept, replay
 from schemas import buckets, streams, subjects
+from schemas.audit import Audited
 from schemas.errors import NotFound
+from schemas.grammar import check_token
 from schemas.instances import Instance
 from schemas.logs import LogLine
 from schemas.models import find_model
@@ -25,15 +27,27 @@ class Event(Record):
     data: Any
 
 
-async def events(bus: Bus, since: float | None, *, follow: bool) -> AsyncGenerator[Event, None]:
-    """Every event of the yard since `since`, oldest first."""
+async def events(
+    bus: Bus, since: float | None, *, follow: bool, kind: str | None = None
+) -> AsyncGenerator[Event, None]:
+    """Every event of the yard since `since`, oldest first; `kind`: `model`, `instance`, …"""
     bus.check(b"")
     stream = streams.EVENTS
-    messages = kept(bus, stream, stream.subject, since=since, follow=follow)
+    subject = stream.subject if kind is None else f"yard.event.{check_token(kind)}.>"
+    messages = kept(bus, stream, subject, since=since, follow=follow)
     with said_as_ours():
         async with aclosing(messages):
             async for msg in messages:
                 yield Event(subject=msg.subject, headers=dict(msg.headers or {}), data=_json(msg.data))
+
+
+async def audited(bus: Bus, since: float | None, *, follow: bool) -> AsyncGenerator[Audited, None]:
+    """Who changed what since `since`, oldest first."""
+    bus.check(b"")
+    with said_as_ours():
+        async with aclosing(replay(bus, subjects.AUDITED, since=since, follow=follow)) as found:
+            async for each in found:
+                yield each.payload
 
 
 def _json(data: bytes) -> Any:

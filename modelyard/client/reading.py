@@ -1,8 +1,9 @@
 """One-shot reads of what the broker keeps, without leaving a consumer behind."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import msgspec
@@ -42,18 +43,43 @@ async def read_bucket(bus: Bus, bucket: Bucket[V], key: str = ">") -> dict[str, 
 
 async def read_stream(bus: Bus, stream: str, subject: str) -> list[Msg]:
     """Every message of `stream` on `subject`, oldest first; its own subject is in `Nats-Subject`."""
+    async with aclosing(pages(bus, stream, subject)) as found:
+        return [msg async for page in found for msg in page]
+
+
+async def pages(
+    bus: Bus, stream: str, subject: str, *, first: int = 1, batch: int = _BATCH, max_bytes: int = 0
+) -> AsyncGenerator[list[Msg], None]:
+    """Messages from the sequence `first` on, oldest first, `batch` or `max_bytes` (0: any) at a time."""
     bus.check(b"")
     inbox = bus.nc.new_inbox()
     sub = await bus.nc.subscribe(inbox)
+    sequence: int | None = first
     try:
-        messages: list[Msg] = []
-        sequence: int | None = 1
         with said_as_ours():
             while sequence is not None:
-                page = msgspec.json.encode({"seq": sequence, "next_by_subj": subject, "batch": _BATCH})
-                await bus.nc.publish(f"$JS.API.DIRECT.GET.{stream}", page, reply=inbox)
+                asked = {"seq": sequence, "next_by_subj": subject, "batch": batch, "max_bytes": max_bytes}
+                await bus.nc.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(asked), reply=inbox)
+                messages: list[Msg] = []
                 sequence = await _read_page(sub, stream, messages)
-        return messages
+                yield messages
+    finally:
+        if bus.connected:
+            await sub.unsubscribe()
+
+
+async def first_since(bus: Bus, stream: str, at: float) -> int | None:
+    """The sequence of the first message stored at or after `at` (unix seconds); None if there is none yet."""
+    start = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
+    asked = msgspec.json.encode({"start_time": start, "next_by_subj": ">", "batch": 1})
+    inbox = bus.nc.new_inbox()
+    sub = await bus.nc.subscribe(inbox)
+    try:
+        with said_as_ours():
+            await bus.nc.publish(f"$JS.API.DIRECT.GET.{stream}", asked, reply=inbox)
+            messages: list[Msg] = []
+            await _read_page(sub, stream, messages)
+        return int((messages[0].headers or {})["Nats-Sequence"]) if messages else None
     finally:
         if bus.connected:
             await sub.unsubscribe()

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from modelyard import logging
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.paths import check_folder, resolve_all
 from modelyard.processes import die_with_parent
@@ -59,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> int:
     """The whole life of the process."""
     die_with_parent(signal.SIGKILL)
+    logging.configure("info", to=sys.stderr)  # standard output is for messages
     hub.quiet_library()
     # Without a buffer: a thread that waits in one would not let the process end.
     lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - to the very end

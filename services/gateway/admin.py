@@ -8,9 +8,11 @@ from modelyard.bus import Bus
 from modelyard.settings import Settings
 from modelyard.state import Mirror
 from schemas import subjects
+from schemas.audit import Actor
 from schemas.errors import BrokerUnavailable, InvalidJson, NotFound
 from schemas.roles import Role
 from schemas.subject import Command
+from services.gateway.middleware import KEY_ID
 
 TIMEOUT_S = 10.0
 _BY_NAME = {
@@ -44,7 +46,9 @@ class Admin:
             known = ", ".join(sorted(name.removeprefix("yard.command.") for name in _BY_NAME))
             raise NotFound(f"There is no command {noun}.{verb}; there are {known}.")
         payload = _decode(command, await request.read())
-        reply = await self._bus.call(command, payload, timeout_s=max(TIMEOUT_S, command.timeout_s))
+        # What a client says of itself is no proof: only what was checked here goes along.
+        by = Actor(role=Role.GATEWAY, key=request.get(KEY_ID), address=request.remote, node=self._bus.node)
+        reply = await self._bus.call(command, payload, timeout_s=max(TIMEOUT_S, command.timeout_s), by=by)
         return web.Response(body=command.encode_reply(reply), content_type="application/json")
 
     async def on_state(self, request: web.Request) -> web.Response:

@@ -14,10 +14,12 @@ from modelyard.bus import Bus
 from modelyard.replay import replay
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
-from schemas import subjects
+from schemas import buckets, subjects
 from schemas.downloads import Download
 from schemas.errors import Unauthorized
+from schemas.instances import LIVE, Instance
 from schemas.library import LibraryJob
+from schemas.metrics import InstanceMetrics
 from schemas.record import Record
 from services.gateway.exposure import Keys
 from services.gateway.middleware import bearer
@@ -31,6 +33,7 @@ MAX_WAITING = 64
 PROTOCOL = "yard.v1"
 _KEY_PROTOCOL = "yard.key."
 _UNAUTHORIZED_CLOSE = 4401
+_ACTIVITY = "activity"
 Changes = dict[str, dict[str, object]]
 
 
@@ -50,6 +53,8 @@ class Feed:
         self._keys = keys
         self._mirrors = mirrors
         self._viewers: set[Viewer] = set()
+        self._activity: dict[str, InstanceMetrics] = {}
+        """What instances do, which no bucket has."""
         self._changes: Changes = {}
         self._dirty = asyncio.Event()
 
@@ -58,11 +63,22 @@ class Feed:
         for name, mirror in self._mirrors.items():
             mirror.listen(partial(self._changed, name))
         await self._bus.subscribe(subjects.DOWNLOAD_PROGRESS, self._on_progress)
+        await self._bus.subscribe(subjects.INSTANCE_METRIC, self._on_activity)
+        self._mirrors[buckets.INSTANCES.name].listen(self._on_instance)
         await self._bus.subscribe(subjects.LIBRARY_JOB_PROGRESS, self._on_job_progress)
         self._tasks.spawn(self._run(), "feed")
 
     async def _on_progress(self, tokens: dict[str, str], download: Download) -> None:
         self._changed("downloads", tokens["download"], download)
+
+    async def _on_activity(self, tokens: dict[str, str], activity: InstanceMetrics) -> None:
+        self._activity[tokens["instance"]] = activity
+        self._changed(_ACTIVITY, tokens["instance"], activity)
+
+    def _on_instance(self, key: str, value: object) -> None:
+        ended = value is None or (isinstance(value, Instance) and value.state not in LIVE)
+        if ended and self._activity.pop(key, None) is not None:
+            self._changed(_ACTIVITY, key, None)
 
     async def _on_job_progress(self, tokens: dict[str, str], job: LibraryJob) -> None:
         self._changed("jobs", tokens["job"], job)
@@ -91,7 +107,8 @@ class Feed:
             await socket.close(code=_UNAUTHORIZED_CLOSE, message=b"an API key is needed")
             return socket
         viewer = Viewer(self._bus, request, socket)
-        viewer.send(_message("snapshot", {name: mirror.values for name, mirror in self._mirrors.items()}))
+        state = {name: mirror.values for name, mirror in self._mirrors.items()}
+        viewer.send(_message("snapshot", {**state, _ACTIVITY: self._activity}))
         self._viewers.add(viewer)
         try:
             await viewer.run()

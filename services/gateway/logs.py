@@ -1,4 +1,4 @@
-"""`/api/logs/NAME`: what a model or an instance printed, as far as lines are kept."""
+"""`/api/logs`: a search over what was printed and logged; `/api/logs/NAME`: one model's or instance's."""
 
 import collections
 import time
@@ -8,10 +8,13 @@ from aiohttp import web
 
 from modelyard.bus import Bus
 from modelyard.client.kept import logs
+from modelyard.client.log_search import search
 from schemas.errors import BadRequest
+from schemas.logs import Level, LogQuery, Order
 
 SINCE_S = 600.0
 LIMIT = 1000
+SEARCH_LIMIT = 200
 
 
 class Logs:
@@ -21,7 +24,26 @@ class Logs:
         self._bus = bus
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.get("/api/logs/{name:.+}", self.on_logs)]
+        return [web.get("/api/logs", self.on_search), web.get("/api/logs/{name:.+}", self.on_logs)]
+
+    async def on_search(self, request: web.Request) -> web.Response:
+        """One page of the lines that match; `cursor` goes on where another page ended."""
+        asked = request.query
+        query = LogQuery(
+            text=asked.get("grep"),
+            model=asked.get("model"),
+            node=asked.get("node"),
+            instance=asked.get("instance"),
+            service=asked.get("service"),
+            level=_level(asked["level"]) if "level" in asked else None,
+            since=_number(request, "since", 0) if "since" in asked else None,
+            until=_number(request, "until", 0) if "until" in asked else None,
+        )
+        limit = int(_number(request, "limit", SEARCH_LIMIT))
+        page = await search(
+            self._bus, query, order=_order(asked.get("order")), limit=limit, cursor=asked.get("cursor")
+        )
+        return web.Response(body=msgspec.json.encode(page), content_type="application/json")
 
     async def on_logs(self, request: web.Request) -> web.Response:
         """The newest `limit` lines of the last `since_s` seconds that contain `grep`, oldest first."""
@@ -46,6 +68,20 @@ def _number(request: web.Request, name: str, default: float) -> float:
         value = float(request.query.get(name, default))
     except ValueError:
         value = -1.0
-    if not 0 < value <= 1e9:
+    if not 0 < value <= 1e11:
         raise BadRequest(f"{name} must be a number above 0.", param=name)
     return value
+
+
+def _level(name: str) -> Level:
+    try:
+        return Level[name.upper()]
+    except KeyError:
+        raise BadRequest("level is debug, info, warning or error.", param="level") from None
+
+
+def _order(name: str | None) -> Order:
+    try:
+        return Order(name or Order.NEWEST)
+    except ValueError:
+        raise BadRequest("order is newest or oldest.", param="order") from None

@@ -89,7 +89,7 @@ def guard(origins: Origins, keys: Keys) -> Middleware:
 
 def _needs_key(path: str) -> bool:
     """The page itself is public; all it shows comes from paths that are not."""
-    return path.startswith(("/v1/", "/api/")) and path not in _OPEN
+    return (path.startswith(("/v1/", "/api/")) or path == "/metrics") and path not in _OPEN
 
 
 def bearer(request: web.Request) -> str | None:

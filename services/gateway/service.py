@@ -25,12 +25,15 @@ from services.gateway.catalog import Catalog
 from services.gateway.exposure import Keys, Origins, check_listening
 from services.gateway.feed import Feed
 from services.gateway.inference.bodies import MAX_BODY_BYTES
+from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
 from services.gateway.logs import Logs
+from services.gateway.metrics import Metrics
 from services.gateway.middleware import errors, guard
 from services.gateway.page import page_routes
 from services.gateway.queue import Queue
 from services.gateway.refusals import Refusals
+from services.gateway.usage_export import UsageExport
 
 log = logging.get(__name__)
 
@@ -48,7 +51,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     catalog = Catalog(
         mirrors[buckets.MODELS.name], mirrors[buckets.INSTANCES.name], mirrors[buckets.WAITS.name]
     )
-    inference = Inference(bus, tasks, catalog)
+    inference = Inference(bus, tasks, catalog, Admission(mirrors[buckets.SPENDING.name]))
     Refusals(tasks, catalog, inference)
     feed = Feed(bus, tasks, keys, mirrors)
     await feed.open()
@@ -63,6 +66,8 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     app.router.add_routes(Ollama(inference, Listing(catalog)).routes())
     app.router.add_routes(Queue(inference).routes())
     app.router.add_routes(Logs(bus).routes())
+    app.router.add_routes(UsageExport(bus).routes())
+    app.router.add_routes(Metrics(bus, mirrors[buckets.DEVICES.name]).routes())
     app.router.add_routes(Admin(bus, settings, mirrors).routes())
     app.router.add_routes([web.get("/ws", feed.on_connect), *page_routes(DASHBOARD)])
     commands = await Commands.start(bus, tasks, "The HTTP edge: OpenAI API, admin API, dashboard.")

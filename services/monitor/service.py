@@ -1,30 +1,60 @@
-"""The monitor: what the hardware does, and what was used."""
+"""The monitor: what the hardware does, what everything measures, what was used and cost, what to know of."""
 
 from modelyard.bus import Bus
 from modelyard.micro import Commands
 from modelyard.settings import Settings
+from modelyard.state import Mirror
 from modelyard.tasks import Tasks
-from schemas import subjects
-from services.monitor.devices.adapter import DeviceAdapter
-from services.monitor.devices.host import HostAdapter
-from services.monitor.devices.nvml import NvmlAdapter
-from services.monitor.sampling import DeviceOutlet, Sampler
-from services.monitor.usage import UsageKeeper
-
-USAGE_FILE = "usage.sqlite"
+from schemas import buckets, subjects
+from schemas.instances import Instance
+from services.monitor.alerts.commands import AlertCommands
+from services.monitor.alerts.keeper import Keeper
+from services.monitor.alerts.rules import Rules
+from services.monitor.alerts.silences import Silences
+from services.monitor.counting import Counting
+from services.monitor.devices.watch import Watch
+from services.monitor.metrics.keeper import Keeper as Metrics
+from services.monitor.metrics.otlp import send_metrics
+from services.monitor.webhooks.hooks import Hooks
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     """Start sampling and counting, then answer."""
-    adapters: tuple[DeviceAdapter, ...] = (HostAdapter(settings.node), NvmlAdapter(settings.node))
-    outlet = DeviceOutlet(bus)
-    for adapter in adapters:
-        tasks.spawn(Sampler(adapter, outlet).run(), f"sample {adapter.name}")
-    # One machine counts, or every one would know a part.
-    usage = None if settings.joined else await UsageKeeper.open(bus, settings.home / USAGE_FILE)
-    # Last: whoever waits for the monitor takes its announcement as "ready".
-    commands = await Commands.start(bus, tasks, "Devices, metrics and usage.")
-    if usage is not None:
-        tasks.spawn(usage.run(), "usage")
-        await commands.add(subjects.USAGE_QUERY, usage.report)
+    instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
+    tasks.spawn(Watch(bus, settings, instances).run(), "devices")
+    if settings.joined:
+        # One machine counts, or every one would know a part; it is also the one that looks after alerts.
+        await Commands.start(bus, tasks, "Devices.")
+    else:
+        await _serve_all(bus, settings, tasks, instances)
     await bus.nc.flush()
+
+
+async def _serve_all(bus: Bus, settings: Settings, tasks: Tasks, instances: Mirror[Instance]) -> None:
+    """What one machine does for the whole yard."""
+    counting = await Counting.open(bus, settings, tasks)
+    metrics = Metrics(bus, settings, instances)
+    metrics.add(lambda _now: counting.budgets.samples())
+    metrics.add(lambda _now: counting.disks.samples)
+    await metrics.start(tasks)
+    tasks.spawn(send_metrics(lambda: metrics.samples), "otlp")
+    alerts = await _alerts(bus, tasks, metrics)
+    hooks = await Hooks.start(bus, settings, tasks)
+    # Last: whoever waits for the monitor takes its announcement as "ready".
+    commands = await Commands.start(
+        bus, tasks, "Devices, metrics, usage, costs, budgets, storage, alerts, webhooks."
+    )
+    await counting.serve(tasks, commands)
+    await alerts.add_to(commands)
+    await hooks.add_to(commands)
+    await commands.add(subjects.METRICS_QUERY, metrics.query)
+    await commands.add(subjects.METRICS_NOW, metrics.now)
+    await commands.add(subjects.METRICS_EXPOSE, metrics.expose)
+
+
+async def _alerts(bus: Bus, tasks: Tasks, metrics: Metrics) -> AlertCommands:
+    rules, silences = await Rules.read(bus), await Silences.read(bus)
+    keeper = Keeper(bus, rules, silences, lambda: metrics.samples)
+    await keeper.open()
+    tasks.spawn(keeper.run(), "alerts")
+    return AlertCommands(keeper, rules, silences)

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from modelyard import audit
 from modelyard.bus import Bus
 from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
@@ -91,6 +92,7 @@ class Ledger:
             revision = await self._store.delete(key, last=edit.last, by=by)
         else:
             revision = await self._store.put(key, edit.after, last=edit.last, by=by)
+        audit.changed(f"model {edit.name}", edit.before, edit.after)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SEEN_S):
                 await self._models.until(lambda _: self._shows(key, edit.after, revision))

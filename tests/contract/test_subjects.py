@@ -2,6 +2,7 @@
 
 import itertools
 
+import msgspec
 import pytest
 
 from schemas import streams, subjects
@@ -97,7 +98,7 @@ def test_a_subject_says_what_it_is_for_and_who_speaks(subject: AnySubject) -> No
     assert subject.summary[0].isupper()
     assert subject.publish or subject is subjects.STORED, "only the broker itself says that"
     stream = streams.BY_KIND.get(subject.kind)
-    assert subject.subscribe or (stream is not None and (stream.workers or stream.fetchers))
+    assert subject.subscribe or (stream is not None and (stream.readers or stream.workers or stream.fetchers))
 
 
 @pytest.mark.parametrize("command", subjects.COMMANDS, ids=lambda command: command.template)
@@ -160,3 +161,28 @@ def test_bytes_pass_as_they_are() -> None:
     assert subjects.INFER.decode(b"\xff{") == b"\xff{"
     assert subjects.OPENAI.encode_reply(b"") == b""
     assert subjects.OPENAI.decode_reply(b"x") == b"x"
+
+
+QUESTIONS = {
+    *(subjects.MODEL_GET, subjects.MODEL_LIST, subjects.MODEL_HISTORY, subjects.MODEL_PLAN),
+    *(subjects.LIBRARY_SHOW, subjects.LIBRARY_CACHED, subjects.LIBRARY_FIND, subjects.LIBRARY_SCAN),
+    *(subjects.ALERT_LIST, subjects.ALERT_TEST, subjects.WEBHOOK_LIST, subjects.WEBHOOK_TEST),
+    *(subjects.PRICE_GET, subjects.PRICE_LIST, subjects.BUDGET_GET, subjects.BUDGET_LIST),
+    *(subjects.REPORT_GET, subjects.REPORT_LIST, subjects.REPORT_RUN, subjects.STORAGE_REPORT),
+    *(subjects.USAGE_QUERY, subjects.USAGE_RECORDS, subjects.USAGE_FORECAST),
+    *(subjects.METRICS_QUERY, subjects.METRICS_NOW, subjects.METRICS_EXPOSE),
+    *(subjects.GROUP_LIST, subjects.OPENAI),
+}
+
+
+@pytest.mark.parametrize("command", subjects.COMMANDS, ids=lambda command: command.template)
+def test_whatever_a_person_may_change_is_audited(command: Command) -> None:  # type: ignore[type-arg]
+    if not command.publish & {Role.GATEWAY, Role.OPERATOR}:
+        # What services order among themselves is told by its own events.
+        assert command.changes is None
+        return
+    assert (command.changes is None) == (command in QUESTIONS)
+    if command.changes:
+        named = {*command.tokens, *(field.name for field in msgspec.structs.fields(command.payload))}
+        assert command.changes in named
+        assert command.server in subjects.AUDITED.publish

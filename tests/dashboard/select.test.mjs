@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { conversation, readChunk } from "../../services/gateway/dashboard/chat.js";
-import { chatModel, modelStatus, nodesWithDevices, sortedDownloads, summary } from "../../services/gateway/dashboard/select.js";
+import { chatModel, firingAlerts, modelStatus, nodesWithDevices, sortedDownloads, summary } from "../../services/gateway/dashboard/select.js";
 import { initialState } from "../../services/gateway/dashboard/store.js";
 
 const model = (name, more = {}) => ({ name, aliases: [], mode: "chat", ...more });
@@ -70,4 +70,21 @@ test("a chunk may carry text, thoughts, a count, an error, or nothing", () => {
   assert.equal(readChunk({ choices: [], usage: { completion_tokens: 3 } }).tokens, 3);
   assert.equal(readChunk({ error: { message: "broke" } }).error, "broke");
   assert.deepEqual(readChunk({}), { text: "", thinking: "", tokens: null, error: null });
+});
+
+test("alerts that fire are shown the worst first, and those under a silence apart", () => {
+  const alert = (id, severity, more = {}) => ({ alert: id, severity, state: "firing", since: 1, ...more });
+  const alerts = [
+    alert("a", "info"),
+    alert("b", "critical"),
+    alert("c", "warning"),
+    alert("d", "warning", { since: 2 }),
+    alert("e", "critical", { silenced: "s" }),
+    alert("f", "critical", { state: "pending" }),
+    alert("g", "critical", { state: "resolved" }),
+  ];
+  const state = { ...initialState, alert_states: Object.fromEntries(alerts.map((each) => [each.alert, each])) };
+  const { loud, silent } = firingAlerts(state);
+  assert.deepEqual(loud.map((each) => each.alert), ["b", "d", "c", "a"]);
+  assert.deepEqual(silent.map((each) => each.alert), ["e"]);
 });

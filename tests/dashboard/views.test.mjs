@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { initialState } from "../../services/gateway/dashboard/store.js";
 
 const EVIL = `<img src=x onerror=alert(1)>"'`;
-const NAMES = ["chat", "connect", "devices", "downloads", "instances", "key", "library", "logs", "models", "toasts", "top"];
+const NAMES = ["alerts", "chat", "connect", "devices", "downloads", "instances", "key", "library", "logs", "models", "toasts", "top"];
 const views = await Promise.all(NAMES.map((name) => import(`../../services/gateway/dashboard/views/${name}.js`)));
 
 const evilState = {
@@ -18,8 +18,16 @@ const evilState = {
   },
   waits: { m: { model: EVIL, reason: EVIL, since: 1 } },
   nodes: { n: { node: EVIL, version: EVIL, engines: [{ engine: EVIL, version: EVIL }, { engine: EVIL, problem: EVIL }], workers: [{ worker: EVIL, model: EVIL, memory_bytes: 1 }] } },
-  devices: { d: { node: EVIL, device: EVIL, kind: EVIL, name: EVIL, memory_total_bytes: 2, memory_used_bytes: 1, processes: [{ pid: 7 }] } },
+  devices: { d: { node: EVIL, device: EVIL, kind: EVIL, name: EVIL, memory_total_bytes: 2, memory_used_bytes: 1, processes: [{ pid: 7, instance: "b" }], simulated: true, throttled_by: [EVIL], temperature_c: 50 } },
+  adapters: { a: { node: EVIL, adapter: EVIL, problem: EVIL } },
+  activity: { b: { instance: "b", sampled_at: 9, completion_tokens_per_s: 3, prompt_tokens_per_s: 1, kv_used_ratio: 0.5 } },
+  trends: { b: { completion_tokens_per_s: [[8, 1], [9, 2]] } },
   downloads: { d: { download: EVIL, reference: EVIL, model: `${EVIL}3`, state: "failed", error: { message: EVIL }, changed_at: 1, created_at: 1, bytes_done: 0 } },
+  alert_states: {
+    a: { alert: EVIL, rule: EVIL, labels: { node: EVIL }, state: "firing", severity: EVIL, sentence: EVIL, since: 1 },
+    b: { alert: "b", rule: EVIL, labels: {}, state: "firing", severity: "info", sentence: EVIL, since: 1, silenced: "s" },
+  },
+  silences: { s: { silence: "s", reason: EVIL, until: 9 } },
   library: { e: { node: EVIL, store: EVIL, entry: EVIL, path: EVIL, name: EVIL, format: EVIL, size_bytes: 1, modified_at: 1, facts: { quant: EVIL, architecture: EVIL }, used_by: [EVIL], verified: EVIL, description: EVIL, description_revision: EVIL, problem: EVIL, mmproj: EVIL } },
   stores: { s: { node: EVIL, store: EVIL, path: EVIL, total_bytes: 2, free_bytes: 1, used_bytes: 1, problem: EVIL } },
   trash: { t: { node: EVIL, store: EVIL, item: EVIL, name: EVIL, path: EVIL, size_bytes: 1, trashed_at: 1 } },
@@ -81,7 +89,7 @@ test("an empty yard teaches the next step", () => {
   const texts = Object.fromEntries(NAMES.map((name, index) => [name, String(views[index].view({ ...initialState, loaded: true }))]));
   assert.match(texts.downloads, /yard pull REPO:QUANT/);
   assert.match(texts.models, /yard pull /);
-  assert.match(String(views[1].view({ ...initialState, origin: "http://yard:8080" })), /http:\/\/yard:8080\/v1/);
+  assert.match(String(views[NAMES.indexOf("connect")].view({ ...initialState, origin: "http://yard:8080" })), /http:\/\/yard:8080\/v1/);
 });
 
 test("a model that cannot be had yet says why", () => {

@@ -54,7 +54,8 @@ async def test_a_pulled_model_can_be_chatted_with(yard: YardProcess, hub: Hub) -
     assert names["tiny/small-GGUF:Q8_0"]["source"]["quant"] == "Q8_0"
     assert len(names["tiny/small-GGUF:Q8_0"]["source"]["revision"]) == 40
     files = [path.relative_to(yard.models).as_posix() for path in yard.models.rglob("*") if path.is_file()]
-    assert sorted(files) == ["modelyard/demo.gguf", "tiny/small-GGUF/small-Q8_0.gguf"]
+    record = "tiny/small-GGUF/.modelyard.json"
+    assert sorted(files) == ["modelyard/demo.gguf", record, "tiny/small-GGUF/small-Q8_0.gguf"]
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,12 @@
 import asyncio
 import signal
 import sys
-import time
 
 import msgspec
-import pytest
 
 from schemas import subjects
 from schemas.instances import InstanceState
-from schemas.requests import UsageReport
+from schemas.usage import UsageReport
 from tests.commands import PATIENCE_S, begin, environment, line_with, on_terminal, refused, run
 from tests.standins import Services, instance, print_lines
 from tests.support import Yard
@@ -185,13 +183,13 @@ async def test_a_reader_that_has_seen_enough_ends_the_command_quietly(yard: Yard
 async def test_usage_is_summed_up_by_model(yard: Yard, standins: Services) -> None:
     plain = await run(yard, "usage", "--since", "24h", "--model", "demo")
     assert plain.code == 0
-    assert plain.out.splitlines()[1].split() == ["demo", "12", "1", "2", "3,456", "7", "890"]
+    assert plain.out.splitlines()[1].split() == ["demo", "12", "1", "2", "3,456", "7", "890", "1.5", "EUR"]
     query = standins.monitor.queries[0]
     assert query.model == "demo"
-    assert query.since == pytest.approx(time.time() - 86400, abs=60)
+    assert query.last_s == 86400
     machine = await run(yard, "usage", "--json")
-    assert msgspec.json.decode(machine.out, type=UsageReport).models[0].requests == 12
-    assert standins.monitor.queries[1].since is None
+    assert msgspec.json.decode(machine.out, type=UsageReport).rows[0].requests == 12
+    assert standins.monitor.queries[1].last_s is None
     assert (await run(yard, "usage", "--model", "none")).out == "No requests were made in that time.\n"
 
 

@@ -25,6 +25,7 @@ from schemas.models import ModelSpec
 from schemas.roles import Role
 from services.gateway.catalog import Catalog
 from services.gateway.inference.ask import Ask
+from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
 from services.supervisor.runner.launch import Launch
 from tests import engine_standin
@@ -89,7 +90,8 @@ async def gateway(yard: Yard) -> AsyncIterator[Inference]:
         catalog = Catalog(
             await Mirror.start(bus, buckets.MODELS, tasks), await Mirror.start(bus, buckets.INSTANCES, tasks)
         )
-        inference = Inference(bus, tasks, catalog)
+        spending = await Mirror.start(bus, buckets.SPENDING, tasks)
+        inference = Inference(bus, tasks, catalog, Admission(spending))
         await inference.open(await Commands.start(bus, tasks, "test"))
         yield inference
 

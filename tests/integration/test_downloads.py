@@ -267,7 +267,7 @@ async def test_a_download_of_another_machine_is_ordered_through_the_first(
             assert isinstance(await refusal(queue, subjects.DOWNLOAD_FORGET, slow), Conflict)
         with pytest.raises(ServiceUnavailable, match="far"):
             await queue.start("org/c", node="far")
-        with pytest.raises(BadRequest, match="machine"):
+        with pytest.raises(NotFound, match="no node"):
             await queue.start("org/c", node="no such *")
         assert isinstance(await refusal(queue, subjects.DOWNLOAD_CANCEL, slow), ServiceUnavailable)
         await order(queue, subjects.DOWNLOAD_FORGET, slow)

@@ -24,6 +24,7 @@ from schemas.requests import Lane, Outcome, RequestFinished
 from schemas.roles import Role
 from services.gateway.catalog import Catalog
 from services.gateway.inference.ask import Ask
+from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
 from services.supervisor.runner.answer import Answer
 from services.supervisor.runner.desk import Desk
@@ -97,7 +98,8 @@ async def path(yard: Yard, *ports: int) -> AsyncIterator[tuple[Inference, list[D
             await Mirror.start(gateway, buckets.MODELS, tasks),
             await Mirror.start(gateway, buckets.INSTANCES, tasks),
         )
-        inference = Inference(gateway, tasks, catalog)
+        spending = await Mirror.start(gateway, buckets.SPENDING, tasks)
+        inference = Inference(gateway, tasks, catalog, Admission(spending))
         await inference.open(await Commands.start(gateway, tasks, "test"))
         try:
             yield inference, desks

@@ -75,6 +75,7 @@ async def test_a_file_that_is_not_all_there_is_no_entry_but_its_bytes_are_counte
 
 async def test_a_store_says_where_it_is_and_what_room_it_has(root: Path, seen: Shown) -> None:
     put(root, PATH, gguf())
+    await seen.scan()
     async with asyncio.timeout(8):
         await seen.spaces.until(lambda spaces: any(one.entries for one in spaces.values()))
     space = seen.spaces.values["testnode.models"]
@@ -113,6 +114,18 @@ async def test_a_description_that_was_written_with_an_editor_counts_before_it_wa
     with pytest.raises(Conflict):
         await seen.bus.call(subjects.LIBRARY_DESCRIBE, blind)
     assert (root / "org/repo/description.txt").read_text() == "By hand.\n"
+
+
+async def test_a_description_that_is_too_long_to_be_shown_is_not_written_over(
+    root: Path, seen: Shown
+) -> None:
+    put(root, PATH, gguf())
+    long = put(root, "org/repo/description.txt", b"x" * 100_000)
+    entry = await seen.at(PATH)
+    assert entry.description == ""
+    with pytest.raises(Conflict, match="too large"):
+        await seen.bus.call(subjects.LIBRARY_DESCRIBE, DescribeEntry(entry=entry.key, description="Short."))
+    assert long.stat().st_size == 100_000
 
 
 async def test_what_is_deleted_lies_in_the_trash_and_comes_back_as_it_was(root: Path, seen: Shown) -> None:
@@ -251,6 +264,7 @@ async def test_a_check_notes_the_hash_and_a_later_one_finds_the_damage(root: Pat
     assert [(one.node, one.store, one.path) for one in found.files] == [("testnode", "models", PATH)]
     # A flipped bit in the last of its zeros: same size, same header.
     file.write_bytes(gguf()[:-1] + b"\1")
+    await seen.scan()
     await seen.until(entry.key, lambda one: one.verified is Verified.UNVERIFIED)
     ended = await seen.ended(await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key)))
     assert ended.damaged == (PATH,)

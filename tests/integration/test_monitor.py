@@ -9,10 +9,12 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from modelyard.bus import Bus
+from modelyard.plugins import Found
 from modelyard.replay import replay
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
@@ -20,16 +22,23 @@ from modelyard.up.child import Child
 from schemas import buckets, streams, subjects
 from schemas.devices import Device, DeviceKind
 from schemas.errors import BadRequest, BrokerUnavailable, DeadlineExceeded, InternalError, ServiceUnavailable
-from schemas.requests import Lane, Outcome, RequestFinished, UsageQuery, UsageReport
+from schemas.requests import Lane, Outcome, RequestFinished
 from schemas.roles import Role
-from services.monitor.sampling import DeviceOutlet, Sampler
-from services.monitor.service import USAGE_FILE, main
+from schemas.usage import UsageQuery, UsageReport
+from services.monitor.costs.book import PriceBook
+from services.monitor.counting import CONSUMER, USAGE_FILE
+from services.monitor.devices.adapter import DeviceAdapter
+from services.monitor.devices.watch import Watch
+from services.monitor.folding import Folder
+from services.monitor.service import main
 from services.monitor.thread import OwnThread
-from services.monitor.usage import CONSUMER, UsageKeeper
-from services.monitor.usage_store import UsageStore
+from services.monitor.usage.keeper import UsageKeeper
+from services.monitor.usage.reader import UsageReader
+from services.monitor.usage.store import Counted, UsageStore
 from tests.support import Yard
 
 ROOT = Path(__file__).parents[2]
+UTC = ZoneInfo("UTC")
 PATIENCE_S = 20.0
 POLL_S = 0.02
 
@@ -79,7 +88,7 @@ async def usage(operator: Bus, until: Callable[[UsageReport], bool], recent: int
 
 
 def at_least(count: int) -> Callable[[UsageReport], bool]:
-    return lambda report: sum(model.requests for model in report.models) >= count
+    return lambda report: report.total.requests >= count
 
 
 async def restart_broker(yard: Yard) -> None:
@@ -118,27 +127,25 @@ async def test_a_device_that_nobody_samples_any_more_expires(yard: Yard) -> None
         assert (kept.headers or {})["Nats-TTL"] == "10s"
 
 
-class Scripted:
+class Scripted(DeviceAdapter):
     """An adapter that does as told."""
 
     def __init__(self, name: str, sample: Callable[[], list[Device]]) -> None:
         self.name = name
         self._sample = sample
 
-    def sample(self, now: float) -> list[Device]:
+    def sample(self) -> list[Device]:
         return self._sample()
 
 
 def device(name: str) -> Device:
     return Device(
-        node="testnode",
         device=name,
         kind=DeviceKind.GPU,
         name="card",
         memory_total_bytes=1,
         memory_used_bytes=0,
         memory_free_bytes=1,
-        sampled_at=1.0,
     )
 
 
@@ -155,15 +162,18 @@ async def test_an_adapter_that_hangs_or_fails_stops_no_other(yard: Yard) -> None
             raise failures.pop()
         return [device("recovered")]
 
-    outlet = DeviceOutlet(bus)
+    adapters = {one.name: one for one in (Scripted("hangs", hang), Scripted("fails", recover))}
     async with Tasks() as tasks:
+        instances = await Mirror.start(bus, buckets.INSTANCES, tasks)
         devices = await Mirror.start(operator, buckets.DEVICES, tasks)
-        for adapter in (Scripted("hangs", hang), Scripted("fails", recover)):
-            tasks.spawn(Sampler(adapter, outlet, period_s=0.05).run(), adapter.name)
+        watch = Watch(bus, yard.settings, instances, period_s=0.05)
+        tasks.spawn(watch.send(), "samples")
+        watch.look(Found(adapters, ()))
         async with asyncio.timeout(PATIENCE_S):
             await devices.until(lambda values: set(values) == {"testnode.recovered"})
             release.set()
             await devices.until(lambda values: set(values) == {"testnode.recovered", "testnode.slow"})
+        watch.stop()
 
 
 async def test_a_request_that_is_reported_twice_counts_once(yard: Yard) -> None:
@@ -172,7 +182,7 @@ async def test_a_request_that_is_reported_twice_counts_once(yard: Yard) -> None:
         await emit(runner, ["r1", "r1", "r2"])
         report = await usage(operator, at_least(2), recent=10)
         assert {one.request for one in report.recent} == {"r1", "r2"}
-        (model,) = report.models
+        (model,) = report.rows
         assert (model.model, model.requests, model.prompt_tokens, model.completion_tokens) == (
             "demo",
             2,
@@ -222,7 +232,7 @@ async def test_a_consumer_that_was_removed_is_made_anew(yard: Yard) -> None:
         await operator.js.delete_consumer(streams.EVENTS.name, CONSUMER)
         await emit(runner, ["r2"])
         report = await usage(operator, at_least(2))
-        assert report.models[0].requests == 2
+        assert report.rows[0].requests == 2
 
 
 class FullDisk(UsageStore):
@@ -230,24 +240,31 @@ class FullDisk(UsageStore):
 
     refusals = 1
 
-    def add(self, records: Iterable[RequestFinished]) -> int:
-        if self.refusals:
+    def add(self, records: Iterable[RequestFinished]) -> list[Counted]:
+        listed = list(records)
+        if listed and self.refusals:
             self.refusals -= 1
             raise sqlite3.OperationalError("database or disk is full")
-        return super().add(records)
+        return super().add(listed)
+
+
+def empty_book() -> PriceBook:
+    return PriceBook({})
 
 
 async def test_a_record_that_the_disk_does_not_take_comes_again(yard: Yard) -> None:
     runner, bus = await yard.bus(Role.RUNNER), await yard.bus(Role.MONITOR)
-    thread = OwnThread("usage")
-    store = await thread.run(FullDisk, yard.settings.home / USAGE_FILE)
-    keeper = UsageKeeper(bus, store, thread)
+    writing, reading, path = OwnThread("usage"), OwnThread("queries"), yard.settings.home / USAGE_FILE
+    store = await writing.run(FullDisk, path, UTC, empty_book)
+    reader = await reading.run(UsageReader, path, UTC)
+    keeper = UsageKeeper(bus, store, reader, writing, reading, "EUR")
     async with Tasks() as tasks:
-        tasks.spawn(keeper.run(), "usage")
+        tasks.spawn(Folder(bus, CONSUMER, subjects.REQUEST_FINISHED, keeper.take).run(), "usage")
         await emit(runner, ["r1", "r2"])
         async with asyncio.timeout(PATIENCE_S):
             while not at_least(2)(await keeper.report(UsageQuery())):
                 await asyncio.sleep(POLL_S)
+    keeper.close()
     assert store.refusals == 0
 
 
@@ -255,7 +272,7 @@ async def test_a_file_that_is_no_database_is_refused_with_a_sentence(yard: Yard)
     path = yard.settings.home / USAGE_FILE
     path.write_text("this is no database" * 100)
     with pytest.raises(InternalError, match=r"usage\.sqlite cannot be opened"):
-        await UsageKeeper.open(await yard.bus(Role.MONITOR), path)
+        await UsageKeeper.open(await yard.bus(Role.MONITOR), path, UTC, empty_book, "EUR")
 
 
 async def test_sampling_and_counting_go_on_after_the_broker_was_killed(yard: Yard) -> None:
@@ -304,7 +321,7 @@ async def test_a_monitor_that_is_killed_while_requests_finish_loses_and_doubles_
     counted = 0
     for _ in range(2):
         report = await usage(operator, at_least(counted + 50))
-        counted = report.models[0].requests
+        counted = report.rows[0].requests
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         await process.wait()
@@ -314,11 +331,11 @@ async def test_a_monitor_that_is_killed_while_requests_finish_loses_and_doubles_
     emitted = await emitting
     await usage(operator, at_least(len(emitted)))
     await process.stop(5.0)
-    store = UsageStore(yard.settings.home / USAGE_FILE)
-    report = store.report(UsageQuery(recent=2 * len(emitted)))
-    store.close()
-    assert sorted(one.request for one in report.recent) == sorted(emitted)
-    assert report.models[0].prompt_tokens == 10 * len(emitted)
+    db = sqlite3.connect(yard.settings.home / USAGE_FILE)
+    assert sorted(name for (name,) in db.execute("SELECT request FROM requests")) == sorted(emitted)
+    for table in ("quarters", "days"):
+        assert db.execute(f"SELECT SUM(prompt_tokens) FROM {table}").fetchone() == (10 * len(emitted),)
+    db.close()
 
 
 async def test_a_monitor_that_is_told_to_stop_ends_at_once_and_well(yard: Yard) -> None:

@@ -16,7 +16,7 @@ from modelyard.client.starting import leading
 from schemas.downloads import Download, DownloadState
 from schemas.errors import EngineFailed, QueueFull
 from schemas.instances import Instance, InstanceState, Reason
-from schemas.requests import ModelUsage, UsageReport
+from schemas.usage import UsageReport, UsageRow, UsageSums
 
 
 def instance(name: str, state: InstanceState, changed_at: float = 1.0, model: str = "demo") -> Instance:
@@ -155,8 +155,8 @@ def test_an_event_is_one_line() -> None:
 
 
 def test_usage_of_several_models_is_summed_up() -> None:
-    def of(model: str) -> ModelUsage:
-        return ModelUsage(
+    def of(model: str) -> UsageRow:
+        return UsageRow(
             model=model,
             requests=1500,
             failed=1,
@@ -166,8 +166,19 @@ def test_usage_of_several_models_is_summed_up() -> None:
             completion_tokens=5,
         )
 
-    assert len(usage.rows(UsageReport(models=(of("a"),)))) == 1
-    assert usage.rows(UsageReport(models=(of("a"), of("b"))))[-1] == (
+    total = UsageSums(
+        requests=3000,
+        failed=2,
+        cancelled=0,
+        prompt_tokens=20,
+        cached_tokens=0,
+        completion_tokens=10,
+        cost="0.75",
+    )
+    one = UsageReport(rows=(of("a"),), total=total, tz="UTC", currency="EUR")
+    assert len(usage.rows(one)) == 1
+    both = UsageReport(rows=(of("a"), of("b")), total=total, tz="UTC", currency="EUR")
+    assert usage.rows(both)[-1] == (
         "total",
         "3,000",
         "2",
@@ -175,6 +186,7 @@ def test_usage_of_several_models_is_summed_up() -> None:
         "20",
         "0",
         "10",
+        "0.75 EUR",
     )
 
 

@@ -150,7 +150,8 @@ def test_a_pipe_or_a_folder_is_no_file_and_does_not_hang(tmp_path: Path) -> None
         "m.gguf.part",
         "m.gguf.incomplete",
         "m.gguf.part.json",
-        ".m.gguf.12.part",
+        ".0123.part",
+        "m.gguf.jrnl",
         "m.gguf.crdownload",
         "M.GGUF.PART",
     ],
@@ -279,3 +280,13 @@ def test_a_manifest_that_somebody_wrote_leads_nowhere(tmp_path: Path, path: str)
         assert trash.items(root, {}) == {}
         trash.recover(root)
     assert not (tmp_path / "outside").exists()
+
+
+def test_what_nobody_has_a_manifest_of_goes_when_it_is_a_day_old(tmp_path: Path) -> None:
+    put(tmp_path, f"{trash.FOLDER}/fresh/files/m.gguf", gguf())
+    put(tmp_path, f"{trash.FOLDER}/old/files/m.gguf", gguf())
+    (tmp_path / trash.FOLDER / "empty").mkdir()
+    put(tmp_path, f"{trash.FOLDER}/gone-half/files/m.gguf", gguf())
+    os.utime(tmp_path / trash.FOLDER / "old", (1, 1))
+    trash.recover(tmp_path)
+    assert [path.name for path in (tmp_path / trash.FOLDER).iterdir()] == ["fresh"]

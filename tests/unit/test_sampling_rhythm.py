@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.monitor.sampling import next_due
+from services.monitor.devices.sampling import next_due
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ def register(commands: "Commands", entry: str) -> None:
     copy.add_argument("entry", metavar="ENTRY", help=entry)
     copy.add_argument("--node", required=True, help="where it shall lie too")
     copy.add_argument("--store", help="into which store (default: the one that downloads go to)")
+    cancel = commands.add("cancel", "End a check, a repair or an import.", _cancel)
+    cancel.add_argument("job", metavar="JOB", help="its id, as Ctrl-C or --json tells it")
     take_in = commands.add(
         "import", "Take a model in from the Hub's own cache; without REPO, show that.", _import
     )
@@ -85,6 +87,14 @@ async def _import(yard: "Client", arguments: argparse.Namespace) -> None:
         say(f"{job.subject} is in {job.node}.{job.store}: {spell_size(job.bytes_total)}{kept}.")
 
 
+async def _cancel(yard: "Client", arguments: argparse.Namespace) -> None:
+    job = await yard.library.cancel(arguments.job)
+    if arguments.json:
+        emit(job)
+    else:
+        say(f"{job.kind} {job.subject}: {job.state}.")
+
+
 async def _cached(yard: "Client", arguments: argparse.Namespace) -> None:
     found = await yard.library.cached(arguments.node)
     if arguments.json:
@@ -114,7 +124,7 @@ async def _follow(yard: "Client", job: "LibraryJob", *, as_json: bool) -> "Libra
                     done = f"{spell_size(job.bytes_done)} of {spell_size(job.bytes_total)}"
                     say(f"{job.kind} {job.subject}: {done}")
     except asyncio.CancelledError:
-        print("\nIt goes on; the same command shows it again.", file=sys.stderr)
+        print(f"\nIt goes on; to end it: yard library cancel {job.job}", file=sys.stderr)
         raise
     if job.error is not None:
         raise from_body(ErrorBody(error=job.error))

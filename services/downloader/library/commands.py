@@ -9,6 +9,7 @@ from modelyard.tasks import Tasks
 from schemas import subjects
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
 from schemas.library import (
+    MAX_DESCRIPTION_BYTES,
     AskNode,
     DeleteEntry,
     DescribeEntry,
@@ -30,9 +31,9 @@ from services.downloader.library.disk_work import on_disk
 from services.downloader.library.entries import revision_of
 from services.downloader.library.keeper import Keeper, Survey
 from services.downloader.library.library import Library
-from services.downloader.library.owners import Owners
 from services.downloader.library.repairing import missing_files
-from services.downloader.library.shelf import Model
+from services.downloader.library.shelf import Model, Shelf, decode_description
+from services.downloader.owners import Owners
 
 log = logging.get(__name__)
 
@@ -48,7 +49,7 @@ class LibraryCommands:
         self._bus = bus
         self._tasks = tasks
         self._library = library
-        self._owners = Owners(bus, commands)
+        self._owners = Owners(bus, commands, subjects.LIBRARY_AT_NODE)
 
     async def start(self) -> None:
         """Answer from now on."""
@@ -202,7 +203,7 @@ def only_node(library: Library, node: str | None) -> str:
 
 def _describe(keeper: Keeper, model: Model, order: DescribeEntry) -> None:
     shelf, path = keeper.shelf, model.group.description_path
-    before, after = shelf.read_description(path), order.description.strip()
+    before, after = _description(shelf, path), order.description.strip()
     if order.revision is not None and order.revision != revision_of(before):
         raise Conflict("The description was changed meanwhile; read it again.", param="revision")
     if after == before:
@@ -211,6 +212,14 @@ def _describe(keeper: Keeper, model: Model, order: DescribeEntry) -> None:
         inside.write(shelf.root, path, after.encode() + b"\n")
     else:
         inside.remove(shelf.root, path)
+
+
+def _description(shelf: Shelf, path: str) -> str:
+    """As it is shown; OSError where it cannot be read, for what nobody has seen must not be written over."""
+    try:
+        return decode_description(inside.read(shelf.root, path, MAX_DESCRIPTION_BYTES))
+    except FileNotFoundError:
+        return ""
 
 
 def _check_settled(survey: Survey, model: Model) -> None:

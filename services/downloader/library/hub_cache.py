@@ -135,7 +135,7 @@ def _is_there(root: Path, path: str, file: CachedFile) -> bool:
 def _bring(root: Path, path: str, snapshot: Snapshot, file: CachedFile, meter: Meter) -> None:
     *parents, name = inside.split(path)
     with inside.folder(root, parents, create=True) as folder:
-        unfinished = f".{name}.{secrets.token_hex(4)}.part"
+        unfinished = f".{secrets.token_hex(8)}.part"
         try:
             checked = _place(file, unfinished, folder, meter)
             os.rename(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)

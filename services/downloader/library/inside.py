@@ -91,7 +91,7 @@ def write(root: Path, path: str, data: bytes) -> None:
     """Put a small file in place, whole or not at all, also across a power cut."""
     *parents, name = split(path)
     with folder(root, parents) as parent:
-        unfinished = f".{name}.{secrets.token_hex(4)}.part"
+        unfinished = f".{secrets.token_hex(8)}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NO_LINK
         try:
             with os.fdopen(os.open(unfinished, flags, 0o644, dir_fd=parent), "wb") as file:

@@ -36,13 +36,13 @@ from services.downloader.library.jobs import Jobs
 from services.downloader.library.keeper import Keeper
 from services.downloader.library.library import Library
 from services.downloader.library.meter import Meter
-from services.downloader.library.owners import Owners
 from services.downloader.library.records import FileRecord
 from services.downloader.library.refetch import Order, WantedFile
 from services.downloader.library.repairing import wanted_files
 from services.downloader.library.shelf import Model
 from services.downloader.library.verifying import verify
 from services.downloader.library.walk import Found
+from services.downloader.owners import Owners
 
 _REPO = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 
@@ -63,7 +63,7 @@ class JobCommands:
         self._settings = settings
         self._library = library
         self._known = known
-        self._owners = Owners(bus, commands)
+        self._owners = Owners(bus, commands, subjects.LIBRARY_AT_NODE)
         self._jobs = Jobs(bus, tasks, library)
 
     async def start(self) -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from modelyard import logging
 from modelyard.paths import resolve_inside
 from modelyard.processes import die_with_parent
 from services.downloader import hub
 from services.downloader.disk import MARGIN_BYTES
 from services.downloader.errors import DownloadError
 from services.downloader.source import Source
-from services.downloader.transfer import Options, fetch_file, open_session
 from services.downloader.worker_messages import Distrust, Seek, SeekRepo
 from services.downloader.worker_orders import Orders
 
@@ -80,6 +80,7 @@ MESSAGES: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 def main() -> int:
     """The whole life of the process."""
     die_with_parent(signal.SIGKILL)
+    logging.configure("info", to=sys.stderr)  # standard output is for messages
     hub.quiet_library()
     # Without a buffer: a thread that waits in one would not let the process end.
     lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - to the very end
@@ -96,6 +97,9 @@ def main() -> int:
 
 
 async def _fetch(order: Order, orders: Orders) -> None:
+    # Who only wants the messages of this module need not load an HTTP client.
+    from services.downloader.transfer import Options, fetch_file, open_session
+
     authorization = hub.authorization()
     told = _Told()
     options = Options(

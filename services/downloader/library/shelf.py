@@ -108,18 +108,15 @@ class Shelf:
                 self._folder_records[path] = (file, records.load(self.root, file.folder))
         for path, file in described.items():
             if path not in self._descriptions or self._descriptions[path][0] != file:
-                self._descriptions[path] = (file, self.read_description(path))
+                self._descriptions[path] = (file, self._description(path))
         for path in self._folder_records.keys() - noted.keys():
             del self._folder_records[path]
         for path in self._descriptions.keys() - described.keys():
             del self._descriptions[path]
 
-    def read_description(self, path: str) -> str:
-        """What is written there now; nothing where that is no text."""
+    def _description(self, path: str) -> str:
         try:
-            return inside.read(self.root, path, MAX_DESCRIPTION_BYTES).decode(errors="replace").strip()
-        except FileNotFoundError:
-            return ""
+            return decode_description(inside.read(self.root, path, MAX_DESCRIPTION_BYTES))
         except OSError as error:
             log.warning("description_not_read", path=path, error=str(error))
             return ""
@@ -196,6 +193,11 @@ class Shelf:
 _LINK = (
     "It is a symbolic link to {0}; links are not followed. Move or copy the files themselves into the store."
 )
+
+
+def decode_description(data: bytes) -> str:
+    """What a person sees of a description."""
+    return data.decode(errors="replace").strip()
 
 
 def signature(group: Group) -> Signature:

@@ -140,11 +140,14 @@ def recover(root: Path) -> None:
 
 
 def _clean(root: Path, name: str) -> None:
-    """Half of a deletion, or a folder whose manifest was never written: then nothing was moved into it."""
+    """Half of a deletion; or a folder without a manifest: empty if it was never written, else kept a day."""
     if name.startswith(_GONE):
         purge(root, name)
-    else:
-        inside.prune(root, (FOLDER, name))
+        return
+    inside.prune(root, (FOLDER, name))
+    place = f"{FOLDER}/{name}"
+    if inside.exists(root, place) and inside.stat_of(root, place).st_mtime < time.time() - KEPT_S:
+        purge(root, name)
 
 
 def _names(root: Path, *, gone: bool = False) -> list[str]:

@@ -10,7 +10,7 @@ RECORD = ".modelyard.json"
 MAX_DEPTH = 32
 """Folders within folders; deeper ones are passed over, and told."""
 _PARTIAL = re.compile(
-    r"\.(part|partial|incomplete|tmp|jrnl|jrn~|crdownload|aria2|download|!qb)(\.[^.]*)?$", re.IGNORECASE
+    r"\.(part|partial|incomplete|tmp|crdownload|aria2|download|!qb|jrnl|jrn~)(\.[^.]*)?$", re.IGNORECASE
 )
 """What programs call a file that is not all there, and the notes that they keep beside it."""
 

@@ -1,10 +1,12 @@
 """What other downloaders may ask of this one."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from modelyard.bus import Bus
 from modelyard.micro import Commands
 from modelyard.settings import Settings
+from modelyard.tasks import Tasks
 from schemas import subjects
 from schemas.errors import NotFound
 from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
@@ -12,7 +14,9 @@ from services.downloader.peers import address
 from services.downloader.peers.grants import Grants
 from services.downloader.peers.hashes import Hashes
 from services.downloader.peers.holdings import Holdings
-from services.downloader.peers.server import Server
+
+if TYPE_CHECKING:
+    from services.downloader.peers.server import Server
 
 _SETTLE_S = 2.0
 """What takes longer to read is asked for again."""
@@ -22,14 +26,15 @@ class PeerCommands:
     """Promises files, and says what there is."""
 
     def __init__(
-        self, bus: Bus, settings: Settings, holdings: Holdings, hashes: Hashes, grants: Grants, server: Server
+        self, bus: Bus, settings: Settings, tasks: Tasks, holdings: Holdings, hashes: Hashes
     ) -> None:
         self._bus = bus
         self._settings = settings
         self._holdings = holdings
         self._hashes = hashes
-        self._grants = grants
-        self._server = server
+        self._tasks = tasks
+        self._grants = Grants()
+        self._server: Server | None = None
 
     async def start(self, commands: Commands) -> None:
         """Answer from now on."""
@@ -53,7 +58,7 @@ class PeerCommands:
         own = await address.own_host(self._bus, self._settings)
         try:
             told = await asyncio.to_thread(address.told_host, own, asked.host)
-            port = await self._server.listen(own, self._settings.peer_port)
+            port = await self._listening().listen(own, self._settings.peer_port)
         except (OSError, ValueError) as error:
             raise NotFound(
                 f"{self._bus.node} cannot give files on {own}: {error}; see YARD_PEER_HOST."
@@ -61,6 +66,15 @@ class PeerCommands:
         if told is None:
             raise NotFound(f"{self._bus.node} gives files on its own machine only; see YARD_PEER_HOST.")
         return told, port
+
+    def _listening(self) -> "Server":
+        """Made when it is wanted: who never gives a file needs no HTTP server."""
+        from services.downloader.peers.server import Server
+
+        if self._server is None:
+            self._server = Server(self._grants)
+            self._tasks.before_cancel(self._server.stop)
+        return self._server
 
     async def entry(self, asked: AskEntry) -> EntryFiles:
         """The files of an entry; asked again until every sha256 is known."""

@@ -24,6 +24,8 @@ AT_ONCE = 8
 """How many lines of a batch wait or are answered at a time."""
 AGAIN_S = 1.0
 """After this a line is asked again that could not be, through no fault of its own."""
+LOOK_AGAIN_S = 10.0
+"""At most so long a line that was refused for now waits; its batch expires when its own time is over."""
 TELL_S = 1.0
 """How often a batch says how far it is."""
 _S = BatchState
@@ -101,7 +103,8 @@ class Work:
                 continue
             except YardError as error:
                 if error.status == 429:
-                    await asyncio.sleep(error.retry_after_s or AGAIN_S)
+                    # A full queue, or a budget that is used up: that may be raised before its period ends.
+                    await asyncio.sleep(min(error.retry_after_s or AGAIN_S, LOOK_AGAIN_S))
                     continue
                 status, body = error.status, error.encode()
             return LineResult(

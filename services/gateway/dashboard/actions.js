@@ -30,14 +30,6 @@ export function createActions(app) {
     toast("good", `Pulling ${reference}`);
   }
 
-<<<<<<< HEAD
-  /** A command of the library; what it was opened for is closed when it worked. */
-  async function library(verb, body, done) {
-    const worked = await once(`library ${body.entry ?? body.item}`, () => command("library", verb, body));
-    if (!worked) return;
-    store.dispatch("open", { open: null });
-    if (done) toast("good", done);
-=======
   async function pullMany(text, form) {
     let added = [];
     if (!(await once("pull", async () => ({ added } = await command("download", "add", { text }))))) return;
@@ -45,7 +37,14 @@ export function createActions(app) {
     const refused = added.filter(({ error }) => error);
     if (added.length > refused.length) toast("good", `Pulling ${added.length - refused.length} models`);
     for (const { reference, error } of refused) toast("bad", `${reference}: ${error.message}`);
->>>>>>> transfer
+  }
+
+  /** A command of the library; what it was opened for is closed when it worked. */
+  async function library(verb, body, done) {
+    const worked = await once(`library ${body.entry ?? body.item}`, () => command("library", verb, body));
+    if (!worked) return;
+    store.dispatch("open", { open: null });
+    if (done) toast("good", done);
   }
 
   function chooseLog(instance) {
@@ -66,6 +65,7 @@ export function createActions(app) {
     verify: ({ entry }) => library("verify", { entry }, "Checking every byte"),
     repair: ({ entry }) => library("repair", { entry }, "Fetching what is damaged again"),
     delete: ({ entry, force }) => library("delete", { entry, force: force === "on" }, "In the trash for 24 hours"),
+    "cancel-job": ({ job }) => once(`cancel ${job}`, () => command("library", "cancel", { job })),
     restore: ({ item }) => library("restore", { item }, "It is back"),
 
     logs({ instance, value }) {
@@ -85,6 +85,12 @@ export function createActions(app) {
       form?.reset();
       talk.ask(question);
     },
+
+    silence: ({ alert, rule, labels }) =>
+      once(`silence ${alert}`, () =>
+        command("alert", "silence", { rule, labels: JSON.parse(labels), for_s: 3600, reason: "Silenced on the page." }),
+      ),
+    unsilence: ({ silence }) => once(`unsilence ${silence}`, () => command("alert", "unsilence", { silence })),
 
     async copy({ text }) {
       if (await copyText(text)) toast("good", "Copied");

@@ -6,6 +6,9 @@ import { Feed } from "./feed.js";
 import { atBottom, Painter } from "./paint.js";
 import { createStore } from "./store.js";
 import { Talk } from "./talk.js";
+import * as accounts from "./views/accounts.js";
+import { METRICS, SPAN_S } from "./trends.js";
+import * as alerts from "./views/alerts.js";
 import * as chat from "./views/chat.js";
 import * as connect from "./views/connect.js";
 import * as devices from "./views/devices.js";
@@ -18,9 +21,10 @@ import * as models from "./views/models.js";
 import * as toasts from "./views/toasts.js";
 import * as top from "./views/top.js";
 
-const PANELS = { top, connect, key, models, downloads, chat, devices, library, instances, logs, toasts };
+const PANELS = { top, alerts, connect, key, models, downloads, chat, devices, library, accounts, instances, logs, toasts };
 const FROM_GATEWAY = ["snapshot", "delta", "log"];
 const USAGE_EVERY_MS = 15_000;
+const WEEK_S = 6 * 86_400;
 const TOAST_MS = { good: 3_000, bad: 9_000 };
 
 const painter = new Painter(PANELS, () => ({ ...store.state, origin: location.origin }));
@@ -57,6 +61,15 @@ async function refreshUsage() {
   // Usage is an extra: a monitor that is away must not disturb anybody.
   const report = await command("usage", "query", {}).catch(() => null);
   if (report) store.dispatch("usage", report);
+  const week = await command("usage", "query", { step: "day", last_s: WEEK_S }).catch(() => null);
+  if (week) store.dispatch("week", week);
+}
+
+async function refreshPast() {
+  // The points of the next minutes come by themselves; these are the ones before.
+  const query = { names: METRICS, since: Date.now() / 1000 - SPAN_S, step_s: 10 };
+  const answer = await command("metrics", "query", query).catch(() => null);
+  if (answer) store.dispatch("past", answer);
 }
 
 const feed = new Feed({
@@ -67,7 +80,7 @@ const feed = new Feed({
     if (message.error) toast("bad", message.error.message);
     else if (FROM_GATEWAY.includes(message.type)) store.dispatch(message.type, message.data);
     // Not before the gateway has let us in.
-    if (message.type === "snapshot") refreshUsage();
+    if (message.type === "snapshot") refreshUsage().then(refreshPast);
   },
 });
 const talk = new Talk({ store, onUnauthorized: lock, onAnswered: refreshUsage });

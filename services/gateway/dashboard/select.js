@@ -61,6 +61,16 @@ export function nodesWithDevices(state) {
   }));
 }
 
+const SEVERITIES = ["critical", "warning", "info"];
+
+/** What fires: those to be seen, the worst first, and those that a silence covers. */
+export function firingAlerts(state) {
+  const firing = Object.values(state.alert_states)
+    .filter((alert) => alert.state === "firing")
+    .sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity) || b.since - a.since);
+  return { loud: firing.filter((alert) => !alert.silenced), silent: firing.filter((alert) => alert.silenced) };
+}
+
 /** How a model is, as one word, and the instances behind it. */
 export function modelStatus(state, name) {
   const instances = Object.values(state.instances)

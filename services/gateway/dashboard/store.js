@@ -1,8 +1,13 @@
 /** Everything the page knows, and how each message changes it. `reduce` is pure; time arrives as a message. */
 
 import { chatHandlers, emptyChat } from "./chat.js";
+import { ACTIVITY_TRENDS, DEVICE_TRENDS, follow, withPast } from "./trends.js";
 
-export const BUCKETS = ["models", "instances", "waits", "nodes", "devices", "downloads", "library", "stores", "trash", "jobs"];
+/** What the gateway sends by key; `activity` is no bucket, but comes like one. */
+export const BUCKETS = [
+  ...["models", "instances", "activity", "waits", "nodes", "devices", "adapters"],
+  ...["downloads", "library", "stores", "trash", "jobs", "spending", "alert_states", "silences"],
+];
 export const LOG_LINES = 600;
 
 export const initialState = {
@@ -13,14 +18,21 @@ export const initialState = {
   waits: {},
   nodes: {},
   devices: {},
+  adapters: {},
+  activity: {},
+  trends: {},
   downloads: {},
+  alert_states: {},
+  silences: {},
   library: {},
   stores: {},
   trash: {},
   jobs: {},
   sort: "name",
   open: null,
+  spending: {},
   usage: {},
+  week: null,
   logs: { instance: null, lines: [], next: 0, follow: true },
   chat: emptyChat,
   pending: {},
@@ -41,18 +53,27 @@ function appendLines(logs, lines) {
 
 const without = (record, name) => Object.fromEntries(Object.entries(record).filter(([key]) => key !== name));
 
+function followed(trends, { devices, activity }) {
+  const of = (samples, fields, before) => (samples ? follow(before, samples, fields) : before);
+  return of(activity, ACTIVITY_TRENDS, of(devices, DEVICE_TRENDS, trends));
+}
+
 const handlers = {
   ...chatHandlers,
 
   snapshot(state, data) {
     const fresh = Object.fromEntries(BUCKETS.map((name) => [name, data[name] ?? {}]));
-    return { ...state, ...fresh, loaded: true };
+    return { ...state, ...fresh, trends: followed({}, fresh), loaded: true };
   },
 
   delta(state, data) {
     const touched = BUCKETS.filter((name) => data[name]);
     const fresh = Object.fromEntries(touched.map((name) => [name, merge(state[name], data[name])]));
-    return { ...state, ...fresh };
+    return { ...state, ...fresh, trends: followed(state.trends, data) };
+  },
+
+  past(state, answer) {
+    return { ...state, trends: withPast(state.trends, answer) };
   },
 
   log(state, { instance, lines }) {
@@ -76,8 +97,12 @@ const handlers = {
     return follow === state.logs.follow ? state : { ...state, logs: { ...state.logs, follow } };
   },
 
-  usage(state, { models }) {
-    return { ...state, usage: Object.fromEntries(models.map((usage) => [usage.model, usage])) };
+  usage(state, { rows }) {
+    return { ...state, usage: Object.fromEntries(rows.map((usage) => [usage.model, usage])) };
+  },
+
+  week(state, week) {
+    return { ...state, week };
   },
 
   sort(state, { by }) {

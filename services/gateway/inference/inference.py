@@ -34,6 +34,7 @@ from services.gateway.catalog import Catalog, start_failed
 from services.gateway.inference.answer import Answer
 from services.gateway.inference.ask import Ask
 from services.gateway.inference.bodies import forget_body
+from services.gateway.inference.budgets import Admission
 from services.gateway.inference.post import RUN_S, Post, not_taken, on_stored
 from services.gateway.inference.records import record
 from services.gateway.inference.second_try import AskAgain, Finish, GiveUp, second_try
@@ -55,11 +56,12 @@ LAST_FRAMES_S = 0.3
 class Inference:
     """Every request of this gateway that is not ended yet."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, catalog: Catalog) -> None:
+    def __init__(self, bus: Bus, tasks: Tasks, catalog: Catalog, admission: Admission) -> None:
         self.gateway = new_id()
         self._bus = bus
         self._tasks = tasks
         self._catalog = catalog
+        self._admission = admission
         self._post = Post(bus, self.gateway)
         self._answers: dict[str, Answer] = {}
         self._durations = Durations()
@@ -81,6 +83,7 @@ class Inference:
         """Queue a request; the answer is given up if the block is left before its end."""
         spec = self._catalog.resolve(ask.model)
         self._catalog.check(spec, ask.path)
+        self._admission.check(ask.key, spec.name)
         waiting = sum(1 for _ in self.waiting(spec.name))
         check_room(spec, waiting, waiting * self._durations.of(spec.name))
         answer = Answer(ask, spec, self._on_broken)

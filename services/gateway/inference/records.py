@@ -48,6 +48,7 @@ def unfinished(answer: Answer, error: YardError | None) -> RequestFinished:
         queued_at=answer.queued_at,
         finished_at=time.time(),
         key=ask.key,
+        mode=answer.spec.mode,
         instance=answer.instance,
         error=error.body().error if error else None,
         completion_tokens=transcript.tokens if transcript else 0,

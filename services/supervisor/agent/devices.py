@@ -1,6 +1,7 @@
 """The memory of this node that models may take."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import psutil
 
@@ -36,13 +37,19 @@ class Devices:
                 memory_bytes=min(total, limits[device])
                 if device in limits
                 else allowed(device, total, used, ours.get(device, 0)),
+                simulated=simulated,
             )
-            for device, name, total, used in devices
+            for device, name, total, used, simulated in devices
         )
 
     def _gpus(self) -> list[Device]:
         own = (one for one in self._samples.values.values() if one.node == self._settings.node)
-        return sorted((one for one in own if one.device != CPU), key=lambda one: one.device)
+        return sorted((one for one in own if _takes_models(one)), key=lambda one: one.device)
+
+
+def _takes_models(sample: Device) -> bool:
+    """Main memory is counted by itself; a card in parts takes none as a whole, nor one without memory."""
+    return sample.device != CPU and not sample.partitioned and sample.memory_total_bytes > 0
 
 
 def allowed(device: str, total: int, used: int, ours: int) -> int:
@@ -51,10 +58,19 @@ def allowed(device: str, total: int, used: int, ours: int) -> int:
     return max(total - spared - max(used - ours, 0), 0)
 
 
-def _cpu() -> tuple[str, str, int, int]:
+class _Seen(NamedTuple):
+    device: str
+    name: str
+    total: int
+    used: int
+    simulated: bool
+
+
+def _cpu() -> _Seen:
     memory = psutil.virtual_memory()
-    return CPU, "main memory", memory.total, memory.total - memory.available
+    return _Seen(CPU, "main memory", memory.total, memory.total - memory.available, simulated=False)
 
 
-def _gpu(sample: Device) -> tuple[str, str, int, int]:
-    return sample.device, sample.name, sample.memory_total_bytes, sample.memory_used_bytes
+def _gpu(sample: Device) -> _Seen:
+    total, used = sample.memory_total_bytes, sample.memory_used_bytes
+    return _Seen(sample.device, sample.name, total, used, sample.simulated)

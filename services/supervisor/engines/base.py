@@ -82,6 +82,8 @@ class Api(Record):
     """Answers 200 once the model can be asked, and not before."""
     slots: str | None = None
     """Lists what it works on, as llama.cpp's /slots; None: it lets go when its client does, or cannot say."""
+    metrics: str | None = None
+    """Tells its metrics as Prometheus text; it is asked only while the engine is at work."""
     lacks: frozenset[str] = frozenset()
     """Paths of `schemas.endpoints` that it does not have."""
     probe: dict[str, bool] = msgspec.field(default_factory=dict)

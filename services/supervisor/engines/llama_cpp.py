@@ -25,7 +25,7 @@ _VERSION = re.compile(r"^version: (\S+)", re.MULTILINE)
 _DOTS = re.compile(r"(?:[\d.]+ [A-Z] +)?(\.{1,100})")
 _MODE_ARGS = {Mode.EMBEDDING: ("--embedding",), Mode.RERANK: ("--reranking",)}
 ALL_LAYERS = 999
-LLAMA_API = Api(slots="/slots", probe={"cache_prompt": False})
+LLAMA_API = Api(slots="/slots", metrics="/metrics", probe={"cache_prompt": False})
 
 
 def listening_port(line: str) -> int | None:

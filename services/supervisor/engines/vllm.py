@@ -77,7 +77,7 @@ class Vllm(Engine):
         return ServerCommand(argv=argv, env=engine_environment(spec, placement, _OWN))
 
     def api(self, spec: ModelSpec) -> Api:
-        return Api(lacks=_LACKS)
+        return Api(metrics="/metrics", lacks=_LACKS)
 
     def progress(self, line: str) -> float | None:
         percents = _SHARDS.findall(line)

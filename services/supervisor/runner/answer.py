@@ -17,6 +17,7 @@ from schemas.grammar import model_key
 from schemas.requests import InferHeaders, Outcome, RequestFinished, RequestStarted
 from services.supervisor.runner.bodies import fetch_body
 from services.supervisor.runner.frames import Frames
+from services.supervisor.runner.metering import Meter
 from services.supervisor.runner.relay import EngineGone, Relay, Relayed
 
 if TYPE_CHECKING:
@@ -44,11 +45,17 @@ class Answer:
         self._relay = Relay(
             desk.upstream, self.frames, self._instance.instance, self.headers, desk.parameters
         )
-        self._record: RequestFinished | None = None
+        self.record: RequestFinished | None = None
+        """Its usage record, once it is known how it ended."""
         self._task: asyncio.Task[None] | None = None
         self._cancelled = False
         self._elsewhere = False
         self._over = False
+
+    @property
+    def meter(self) -> Meter:
+        """What it used so far."""
+        return self._relay.dialect.meter
 
     def cancel(self) -> None:
         """Nobody waits any more."""
@@ -89,15 +96,15 @@ class Answer:
             self._task.uncancel()
         finally:
             self._over = True
-        if self._cancelled and self._record is None:
+        if self._cancelled and self.record is None:
             await self._give_up()
 
     async def close(self) -> None:
         """Send the usage record off, then let go of the message; the broker takes them in this order."""
-        if self._record is not None:
+        if self.record is not None:
             await self._desk.bus.emit_kept(
                 subjects.REQUEST_FINISHED,
-                self._record,
+                self.record,
                 event_id=f"{self.request}.finished",
                 model=self._model_key,
                 request=self.request,
@@ -112,7 +119,7 @@ class Answer:
         with span(f"engine {headers.path}", headers.traceparent, yard__instance=instance.instance) as traced:
             self._relay.traceparent = traced.traceparent
             await self._work()
-            meter = self._relay.dialect.meter
+            meter = self.meter
             traced.note(
                 gen_ai__response__model=instance.model,
                 gen_ai__usage__input_tokens=meter.prompt_tokens,
@@ -149,18 +156,18 @@ class Answer:
 
     def _note(self, relayed: Relayed) -> None:
         outcome = Outcome.FAILED if relayed.error else Outcome.OK
-        self._record = self._finished(outcome, relayed.status, relayed.error)
+        self.record = self._finished(outcome, relayed.status, relayed.error)
 
     async def _fail(self, status: int, error: ErrorDetail) -> None:
         await self.frames.end(AnswerEnd(error=error))
-        self._record = self._finished(Outcome.FAILED, status, error)
+        self.record = self._finished(Outcome.FAILED, status, error)
 
     async def _give_up(self) -> None:
         """The engine's connection is closed; hold the slot until the engine has let go too."""
         if not await self._desk.upstream.settle(self._desk.busy - 1):
             log.warning("engine_still_busy", request=self.request)
         if not self._elsewhere:
-            self._record = self._finished(Outcome.CANCELLED, CLIENT_LEFT, None)
+            self.record = self._finished(Outcome.CANCELLED, CLIENT_LEFT, None)
 
     def _started(self) -> RequestStarted:
         return RequestStarted(
@@ -176,7 +183,7 @@ class Answer:
         return round((self._started_at - self.headers.queued_at) * 1000, 3)
 
     def _finished(self, outcome: Outcome, status: int, error: ErrorDetail | None) -> RequestFinished:
-        meter, first = self._relay.dialect.meter, self.frames.started_at
+        meter, first = self.meter, self.frames.started_at
         return RequestFinished(
             request=self.request,
             model=self._instance.model,
@@ -188,6 +195,7 @@ class Answer:
             queued_at=self.headers.queued_at,
             finished_at=time.time(),
             key=self.headers.key,
+            mode=self._desk.spec.mode,
             instance=self._instance.instance,
             node=self._instance.node,
             error=error,

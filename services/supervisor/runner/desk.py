@@ -3,7 +3,7 @@
 import asyncio
 import collections
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 import nats.errors
@@ -16,9 +16,11 @@ from schemas import subjects
 from schemas.errors import ServiceUnavailable, YardError
 from schemas.frames import Check, Checked, Resend
 from schemas.models import ModelSpec
+from schemas.requests import RequestFinished
 from services.supervisor.runner.answer import Answer
 from services.supervisor.runner.fair import QueueName
 from services.supervisor.runner.life import Life
+from services.supervisor.runner.metering import Meter
 from services.supervisor.runner.upstream import Upstream
 
 log = logging.get(__name__)
@@ -57,6 +59,10 @@ class Desk:
         """How many requests of each queue are at work."""
         self.on_free: Callable[[], Awaitable[None]] | None = None
         """Called when a slot is free again."""
+        self.on_ended: Callable[[Meter, RequestFinished | None], None] | None = None
+        """Told what an answer used, and its record if it got one."""
+        self.taken = 0
+        """Requests taken since the start."""
         self._tasks = tasks
         self._answers: dict[str, Answer] = {}
         self._ended: collections.deque[tuple[float, Answer]] = collections.deque()
@@ -81,6 +87,10 @@ class Desk:
     def busy(self) -> int:
         return self.running.total()
 
+    def meters(self) -> Iterator[Meter]:
+        """Of the answers under way."""
+        return (answer.meter for answer in self._answers.values())
+
     async def idle(self) -> None:
         """Return when every answer has ended and is recorded."""
         await self._idle.wait()
@@ -89,6 +99,7 @@ class Desk:
     def take(self, queue: QueueName, msg: Msg) -> None:
         """Begin to answer a request; there must be a free slot."""
         self.running[queue] += 1
+        self.taken += 1
         self._open += 1
         self._idle.clear()
         self.life.set_busy(self.busy)
@@ -117,6 +128,8 @@ class Desk:
             if answer is not None:
                 self._answers.pop(answer.request, None)
                 self._ended.append((time.monotonic(), answer))
+                if self.on_ended is not None:
+                    self.on_ended(answer.meter, answer.record)
         if self.on_free is not None:
             await self.on_free()
         if answer is not None:

@@ -21,6 +21,7 @@ from schemas.roles import Role
 from services.supervisor.backoff import failure
 from services.supervisor.engines.base import EngineProblem
 from services.supervisor.rpc.crew import Crew, NoCrew
+from services.supervisor.runner.activity import Activity
 from services.supervisor.runner.desk import Desk
 from services.supervisor.runner.edits import follow_edits
 from services.supervisor.runner.engine_process import EngineProcess
@@ -112,6 +113,7 @@ class Runner:
         await follow_edits(self._bus, self._tasks, desk)
         await intake.open()
         self._tasks.spawn(self._measure(), "measure")
+        self._tasks.spawn(Activity(self._bus, desk, upstream).run(), "activity")
         await self._life.step(_S.READY, load_s=load_s, slots=desk.slots, ready_at=time.time())
         return intake
 

@@ -53,7 +53,7 @@ class Upstream:
 
     def __init__(self, port: int, api: Api = LLAMA_API, model: str = "") -> None:
         self._base = f"http://127.0.0.1:{port}"
-        self._api = api
+        self.api = api
         self._model = model
         self._heard_bytes = 0
         self._open: set[aiohttp.ClientResponse] = set()
@@ -83,7 +83,7 @@ class Upstream:
         """One request. Leaving the block early closes the connection, which ends the work in the engine."""
         # Of an answer that is not 200, those who ask look at the status and the body alone.
         refused = cast(aiohttp.ClientResponse, _Refused(path))
-        if path in self._api.lacks:
+        if path in self.api.lacks:
             yield refused
             return
         headers = {"Content-Type": content_type} | ({"traceparent": traceparent} if traceparent else {})
@@ -102,18 +102,28 @@ class Upstream:
         try:
             async with (
                 asyncio.timeout(patience_s),
-                self._session.get(self._base + self._api.health) as response,
+                self._session.get(self._base + self.api.health) as response,
             ):
                 return response.status == 200
         except (TimeoutError, aiohttp.ClientError):
             return False
+
+    async def text(self, path: str, patience_s: float) -> str | None:
+        """What one of its paths tells; None if it does not in time."""
+        if self._session.closed:
+            return None
+        try:
+            async with asyncio.timeout(patience_s), self._session.get(self._base + path) as response:
+                return await response.text() if response.status == 200 else None
+        except (TimeoutError, aiohttp.ClientError, UnicodeDecodeError):
+            return None
 
     async def probe(self, mode: Mode) -> str | None:
         """One real request of the mode; what was wrong with the answer, or None."""
         if mode not in _PROBES:
             return None
         path, fields = _PROBES[mode]
-        body = msgspec.json.encode({"model": self._model, **fields, **self._api.probe})
+        body = msgspec.json.encode({"model": self._model, **fields, **self.api.probe})
         try:
             async with self.post(path, body) as response:
                 text = (await response.read()).decode(errors="replace")
@@ -127,11 +137,11 @@ class Upstream:
         False if it still did after a long while, or does not answer. An engine that cannot be asked
         was told by the closed connection, and there is nothing more to wait for.
         """
-        if self._api.slots is None:
+        if self.api.slots is None:
             return True
         deadline = time.monotonic() + _IDLE_PATIENCE_S
         while time.monotonic() < deadline:
-            busy = await self._busy_slots(self._api.slots)
+            busy = await self._busy_slots(self.api.slots)
             if busy is None:
                 return False
             if busy <= ours:

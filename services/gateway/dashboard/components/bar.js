@@ -3,12 +3,12 @@
 import { html } from "../html.js";
 
 /** `percent` null: the sensor does not answer, and no bar pretends otherwise. `warns`: nearly full is a problem. */
-export function levelBar(label, percent, text, { warns = false } = {}) {
+export function levelBar(label, percent, text, { warns = false, line = "" } = {}) {
   if (percent === null) return "";
   return html`<div class="level">
     <span class="level-label">${label}</span>
-    <meter min="0" max="100" ${warns && html`low="88" high="96" optimum="0"`} value="${percent.toFixed(1)}" aria-label="${label}">
-      ${text}</meter>
+    <span class="level-bar"><meter min="0" max="100" ${warns && html`low="88" high="96" optimum="0"`} value="${percent.toFixed(1)}" aria-label="${label}">
+      ${text}</meter>${line}</span>
     <span class="level-text">${text}</span>
   </div>`;
 }

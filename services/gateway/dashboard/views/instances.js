@@ -3,11 +3,13 @@
 import { slotDots } from "../components/bar.js";
 import { stateBadge } from "../components/badge.js";
 import { empty, heading, waiting } from "../components/panel.js";
+import { spark } from "../components/spark.js";
 import { ago, bytes, duration, plural, splitError } from "../format.js";
 import { html } from "../html.js";
 import { COMING, isLive, sortedInstances } from "../select.js";
+import { SPAN_S } from "../trends.js";
 
-export const needs = ["loaded", "instances", "logs.instance", "now"];
+export const needs = ["loaded", "instances", "activity", "trends", "logs.instance", "now"];
 
 const PAST = 5;
 
@@ -32,7 +34,7 @@ function table(instances, caption, state) {
   return html`<div class="table-wrap" data-key="${caption}"><table>
     <caption class="sr">${caption}</caption>
     <thead><tr>
-      <th scope="col">Model</th><th scope="col">State</th><th scope="col">Slots</th><th scope="col">Memory</th><th scope="col">Node</th>
+      <th scope="col">Model</th><th scope="col">State</th><th scope="col">Slots</th><th scope="col">Tokens/s</th><th scope="col">Memory</th><th scope="col">Node</th>
       <th scope="col">Engine</th><th scope="col">Port</th><th scope="col">Load time</th><th scope="col">Since</th>
       <th scope="col"><span class="sr">Log</span></th>
     </tr></thead>
@@ -47,6 +49,7 @@ function row(instance, state) {
     <th scope="row">${instance.model}<small class="muted id">${instance.instance}</small></th>
     <td data-label="State">${stateBadge(instance.state)}${progress(instance)}${why(instance)}</td>
     <td data-label="Slots">${isLive(instance) ? slotDots(instance.busy ?? 0, instance.slots ?? 0) : unknown}</td>
+    <td data-label="Tokens/s">${isLive(instance) && state.activity[instance.instance] ? speed(instance, state) : unknown}</td>
     <td data-label="Memory">${instance.reserved?.length ? memory(instance) : unknown}</td>
     <td data-label="Node">${instance.node}</td>
     <td data-label="Engine">${instance.engine}</td>
@@ -57,6 +60,17 @@ function row(instance, state) {
       aria-pressed="${String(chosen)}" aria-label="Log of ${instance.model}">Log</button></td>
   </tr>`;
 }
+
+/** What it reads and writes now, and how its writing went. */
+function speed(instance, state) {
+  const now = state.activity[instance.instance];
+  const points = state.trends[instance.instance]?.completion_tokens_per_s ?? [];
+  return html`${tokens(now.completion_tokens_per_s)}<small class="muted">${tokens(now.prompt_tokens_per_s)} in${
+    now.kv_used_ratio != null && ` · KV ${Math.round(100 * now.kv_used_ratio)} %`}</small>
+    ${spark("Tokens a second", points, { now: now.sampled_at, spanS: SPAN_S })}`;
+}
+
+const tokens = (perSecond) => (perSecond ? perSecond.toFixed(perSecond < 100 ? 1 : 0) : "0");
 
 /** What it may take, and what it was seen to take. */
 function memory(instance) {

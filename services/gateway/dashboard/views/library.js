@@ -81,7 +81,10 @@ function row(entry, state) {
 }
 
 function checked(entry, job) {
-  if (job) return progressBar(`${job.kind} ${entry.name}`, percent(job.bytes_done, job.bytes_total));
+  if (job) {
+    return html`${progressBar(`${job.kind} ${entry.name}`, percent(job.bytes_done, job.bytes_total))}
+      <button type="button" class="link-like" data-action="cancel-job" data-job="${job.job}">Cancel</button>`;
+  }
   const [words, tone] = CHECKED[entry.verified] ?? CHECKED.unknown;
   return html`<span class="badge ${tone}">${words}</span>`;
 }

@@ -1,0 +1,63 @@
+"""Who changed what: one event for every command that changes something, refused ones too."""
+
+from enum import StrEnum
+from typing import Any
+
+from schemas.errors import ErrorDetail
+from schemas.record import Record
+from schemas.roles import Role
+
+ACTOR_HEADER = "Yard-Actor"
+"""On a command: `Actor` as JSON, as the caller says it."""
+NO_TARGET = "yard"
+"""What a command is about that names nothing."""
+
+
+class Actor(Record, omit_defaults=True):
+    """Who asked.
+
+    `role` is the login that waits for the answer. `key` and `address` count from the gateway alone, which
+    takes them from what it checked, never from a client. `user` is what an operator's program says of itself.
+    """
+
+    role: Role
+    key: str | None = None
+    """Id of the API key, never the key."""
+    address: str | None = None
+    """Where the HTTP request came from."""
+    user: str | None = None
+    node: str | None = None
+
+
+class AuditOutcome(StrEnum):
+    """How a command ended."""
+
+    DONE = "done"
+    REFUSED = "refused"
+
+
+class Changed(Record):
+    """One thing that is different now, as far as it differs; secrets are left out."""
+
+    what: str
+    """`model demo`."""
+    before: Any = None
+    after: Any = None
+    """None: it was not there, or is not any more."""
+
+
+class Audited(Record):
+    """A command that changed something, or wanted to."""
+
+    command: str
+    """`model.put`"""
+    target: str
+    """What it names."""
+    by: Actor
+    at: float
+    outcome: AuditOutcome
+    error: ErrorDetail | None = None
+    """Why it was refused."""
+    changes: tuple[Changed, ...] = ()
+    more: int = 0
+    """So many changes beside those listed."""

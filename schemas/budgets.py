@@ -1,0 +1,110 @@
+"""Budgets: how much may be used in a day, a week or a month, and how much was."""
+
+from decimal import Decimal
+from enum import StrEnum
+
+from schemas.grammar import check_token
+from schemas.record import Record
+from schemas.usage import Period, Unit
+
+
+class Action(StrEnum):
+    """What happens when a budget is used up."""
+
+    WARN = "warn"
+    """An event tells it; requests go on."""
+    REFUSE = "refuse"
+    """New requests are refused with 429 until the period ends."""
+
+
+class Budget(Record):
+    """How much may be used. `key` and `model` say of what; both None: of everything."""
+
+    budget: str
+    """Its name."""
+    limit: Decimal
+    unit: Unit = Unit.MONEY
+    period: Period = Period.MONTH
+    key: str | None = None
+    """Id of an API key; `anyone`: requests without one."""
+    model: str | None = None
+    action: Action = Action.REFUSE
+    warn_at: Decimal = Decimal("0.8")
+    """At this share of the limit an event warns."""
+    tz: str | None = None
+    """Where days begin; None: in the zone of the setting YARD_TIME_ZONE."""
+
+    def __post_init__(self) -> None:
+        check_token(self.budget)
+        if not self.limit.is_finite() or not 0 < self.limit <= 10**15:
+            raise ValueError("limit must be more than 0 and at most 10^15")
+        if not self.warn_at.is_finite() or not 0 < self.warn_at <= 1:
+            raise ValueError("warn_at must be a share, more than 0 and at most 1")
+
+
+class BudgetLevel(StrEnum):
+    """How much of a budget is used."""
+
+    WITHIN = "within"
+    WARNED = "warned"
+    """More than its `warn_at`."""
+    EXHAUSTED = "exhausted"
+    """All of it, or more."""
+
+
+class BudgetState(Record):
+    """Where a budget stands in its present period."""
+
+    budget: str
+    level: BudgetLevel
+    starts_at: float
+    ends_at: float
+    used: str
+    limit: str
+    ratio: float
+    """Used, as a share of the limit."""
+    unit: Unit
+    period: Period
+    action: Action
+    tz: str
+    key: str | None = None
+    model: str | None = None
+
+
+class PutBudget(Budget):
+    """A budget, new or in place of the one of its name."""
+
+    revision: int | None = None
+    """Refused if there is another by now; 0: there must be none yet."""
+
+
+class BudgetRef(Record):
+    """Which budget."""
+
+    budget: str
+
+
+class BudgetStored(Record):
+    """The budget is stored, or taken away."""
+
+    budget: str
+    revision: int
+
+
+class ListBudgets(Record):
+    """All of them."""
+
+
+class StoredBudget(Record):
+    """A budget as it is kept, and where it stands."""
+
+    budget: Budget
+    revision: int
+    state: BudgetState | None = None
+
+
+class BudgetList(Record):
+    """Budgets by name."""
+
+    budgets: tuple[StoredBudget, ...]
+    currency: str

@@ -1,0 +1,254 @@
+"""Usage: what is asked about it, and what is answered. Periods have their start in them, not their end."""
+
+from enum import StrEnum
+
+from schemas.record import Record
+from schemas.requests import Lane, Outcome, RequestFinished
+
+
+class Dimension(StrEnum):
+    """What usage can be told apart by."""
+
+    MODEL = "model"
+    KEY = "key"
+    """Id of the API key; `anyone` for requests without one."""
+    MODE = "mode"
+    NODE = "node"
+    LANE = "lane"
+    STATUS = "status"
+    OUTCOME = "outcome"
+
+
+class Step(StrEnum):
+    """The width of a bucket of time. Buckets begin on the clock of a time zone, weeks on Monday."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+class Period(StrEnum):
+    """A span of the calendar."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+class UsageFilter(Record):
+    """Which requests. What is None is not asked about; without bounds, all there are."""
+
+    since: float | None = None
+    until: float | None = None
+    last_s: float | None = None
+    """In place of `since`: so many seconds back from now."""
+    period: Period | None = None
+    """In place of `since`: since the start of the present day, week or month."""
+    session: bool = False
+    """In place of `since`: since the yard was started."""
+    tz: str | None = None
+    """The IANA time zone of `period` and of buckets; None: that of the setting YARD_TIME_ZONE."""
+    model: str | None = None
+    """Name or alias."""
+    key: str | None = None
+    mode: str | None = None
+    node: str | None = None
+    lane: Lane | None = None
+    status: int | None = None
+    outcome: Outcome | None = None
+
+
+class UsageQuery(UsageFilter):
+    """Which usage to sum up, and what to tell apart."""
+
+    by: tuple[Dimension, ...] = (Dimension.MODEL,)
+    step: Step | None = None
+    latency: bool = False
+    """Whether to tell how long the answers took."""
+    recent: int = 0
+    """How many of the newest records to send along."""
+
+
+class Percentiles(Record):
+    """Of some times in milliseconds, within 2.5 %; None where nothing was measured."""
+
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+
+
+class Latency(Record):
+    """How long answers took."""
+
+    duration: Percentiles
+    """From queued to the end."""
+    first_token: Percentiles
+    """From queued to the first byte of the answer."""
+
+
+class UsageSums(Record):
+    """Sums over some requests, and over the time that models were loaded."""
+
+    requests: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt tokens, those from the cache."""
+    completion_tokens: int = 0
+    loaded_s: float = 0.0
+    """How long instances were ready; instances side by side add up."""
+    energy_wh: float = 0.0
+    """What devices drew for loaded models that are priced by energy."""
+    cost: str = "0"
+    """As a decimal number, in the currency of the report."""
+    latency: Latency | None = None
+
+
+class UsageRow(UsageSums):
+    """Sums of one group. The fields that were not asked to be told apart are None."""
+
+    at: float | None = None
+    """Where the bucket begins, in unix seconds."""
+    model: str | None = None
+    key: str | None = None
+    mode: str | None = None
+    node: str | None = None
+    lane: str | None = None
+    status: int | None = None
+    outcome: str | None = None
+
+
+class UsageReport(Record):
+    """Usage by group: in order of time, then most requests first. What has no requests has no row."""
+
+    rows: tuple[UsageRow, ...]
+    total: UsageSums
+    tz: str
+    currency: str
+    since: float | None = None
+    until: float | None = None
+    buckets: tuple[float, ...] = ()
+    """Where every bucket begins, those without requests too."""
+    recent: tuple[RequestFinished, ...] = ()
+
+
+class RecordsQuery(UsageFilter):
+    """Single records, oldest first, in pages."""
+
+    after: str | None = None
+    """What the page before said was its end."""
+    limit: int = 500
+
+
+class CountedRequest(Record):
+    """A usage record and what it cost when it was counted."""
+
+    record: RequestFinished
+    cost: str
+
+
+class RecordsPage(Record):
+    """Some records; the next page begins after `next`, unless that is None."""
+
+    records: tuple[CountedRequest, ...]
+    currency: str
+    next: str | None = None
+
+
+class RebuildUsage(Record):
+    """Read the usage records of the event stream again and sum everything up anew."""
+
+    discard_older: bool = False
+    """Keep nothing that the stream does not hold any more."""
+
+
+class UsageRebuilt(Record):
+    """What a rebuild found."""
+
+    read: int
+    """Records in the stream."""
+    added: int
+    """Of these, such as were not there before."""
+    discarded: int
+    kept: int
+    """Records that are there now."""
+
+
+class Unit(StrEnum):
+    """What is counted."""
+
+    MONEY = "money"
+    TOKENS = "tokens"
+    REQUESTS = "requests"
+
+
+class ForecastQuery(Record):
+    """How much of something a period will have seen at its end."""
+
+    unit: Unit = Unit.MONEY
+    period: Period = Period.MONTH
+    tz: str | None = None
+    model: str | None = None
+    key: str | None = None
+
+
+class Forecast(Record):
+    """A number for the end of a period, and between which numbers nine in ten such periods end."""
+
+    so_far: float
+    expected: float
+    low: float
+    high: float
+    ends_at: float
+    based_on_days: int
+    """Whole days of the past; with less than 7 the interval means little."""
+    method: str
+
+
+class Report(Record):
+    """A question worth asking again."""
+
+    report: str
+    """Its name."""
+    query: UsageQuery
+    title: str = ""
+
+
+class PutReport(Report):
+    """A report, new or in place of the one of its name."""
+
+    revision: int | None = None
+    """Refused if there is another by now; 0: there must be none yet."""
+
+
+class ReportRef(Record):
+    """Which report."""
+
+    report: str
+
+
+class ReportStored(Record):
+    """The report is stored, or taken away."""
+
+    report: str
+    revision: int
+
+
+class ListReports(Record):
+    """All of them."""
+
+
+class StoredReport(Record):
+    """A report as it is kept."""
+
+    report: Report
+    revision: int
+
+
+class ReportList(Record):
+    """Reports by name."""
+
+    reports: tuple[StoredReport, ...]

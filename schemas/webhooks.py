@@ -1,0 +1,139 @@
+"""Webhooks: what happened in the yard, told to others."""
+
+from enum import StrEnum
+
+from schemas.alerts import Severity
+from schemas.grammar import check_token
+from schemas.record import Record
+
+ID_HEADER, TIME_HEADER, SIGNATURE_HEADER = "webhook-id", "webhook-timestamp", "webhook-signature"
+"""As standardwebhooks.com has them: `v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`."""
+SECRET_PREFIX = "whsec_"  # noqa: S105 - what a secret begins with
+MAX_NAME = 40
+
+
+class HookEvent(StrEnum):
+    """What can be told."""
+
+    DOWNLOADED = "model.downloaded"
+    DOWNLOAD_FAILED = "download.failed"
+    READY = "model.ready"
+    STOPPED = "model.stopped"
+    EVICTED = "model.evicted"
+    CRASHED = "model.crashed"
+    ALERT_FIRING = "alert.firing"
+    ALERT_RESOLVED = "alert.resolved"
+    TEST = "test"
+    """Somebody tries whether it arrives."""
+
+
+class HookKind(StrEnum):
+    """How it is told."""
+
+    HTTP = "http"
+    COMMAND = "command"
+    """A program on the first machine. Only a file there can name one."""
+
+
+def check_hook_name(name: str) -> None:
+    """ValueError if a hook may not be called so."""
+    check_token(name)
+    if len(name) > MAX_NAME or "=" in name:
+        raise ValueError(f"the name of a hook has at most {MAX_NAME} letters, digits, '_' and '-'")
+
+
+class Wanted(Record):
+    """What a hook wants to hear."""
+
+    events: tuple[HookEvent, ...] = ()
+    """None: all."""
+    models: tuple[str, ...] = ()
+    """None: all. What concerns no model is always told."""
+    severity: Severity = Severity.INFO
+    """Of alerts: those that are at least so bad."""
+
+
+class Webhook(Record):
+    """A hook as everybody may know it: neither its secret nor the path of its URL, which may be one."""
+
+    name: str
+    kind: HookKind
+    target: str
+    """Scheme and host, or the name of the program."""
+    wanted: Wanted
+    created_at: float
+
+
+class PutWebhook(Record):
+    """Tell this URL. A hook of this name that is there already is replaced."""
+
+    name: str
+    url: str
+    wanted: Wanted = Wanted()
+    secret: str | None = None
+    """`whsec_` and base64 of 24 to 64 bytes; None: that of before, or a new one."""
+
+    def __post_init__(self) -> None:
+        check_hook_name(self.name)
+
+
+class WebhookStored(Record):
+    """The hook; its secret is shown this once."""
+
+    webhook: Webhook
+    secret: str | None = None
+    """None: that of before goes on."""
+
+
+class WebhookRef(Record):
+    """Which hook."""
+
+    name: str
+
+
+class Undelivered(Record):
+    """Something that a hook could not be told, and never will."""
+
+    id: str
+    event: HookEvent
+    at: float
+    """Unix seconds when it was given up."""
+    attempts: int
+    error: str
+
+
+class WebhookState(Record):
+    """How a hook does."""
+
+    name: str
+    delivered: int = 0
+    delivered_at: float | None = None
+    failing_since: float | None = None
+    """None: its last delivery went well."""
+    error: str | None = None
+    dead: tuple[Undelivered, ...] = ()
+    """The newest first."""
+
+
+class WebhookRecord(Record):
+    """A hook and how it does."""
+
+    webhook: Webhook
+    state: WebhookState
+
+
+class ListWebhooks(Record):
+    """Every hook."""
+
+
+class WebhookList(Record):
+    """The hooks by name."""
+
+    webhooks: tuple[WebhookRecord, ...]
+
+
+class WebhookTested(Record):
+    """How a test delivery went."""
+
+    delivered: bool
+    error: str | None = None

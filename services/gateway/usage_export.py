@@ -1,0 +1,107 @@
+"""`/api/usage/export`: usage as a file of any size, written as it is read."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from modelyard.bus import Bus
+from modelyard.exporting import (
+    RECORD_HEADER,
+    Row,
+    record_row,
+    report_header,
+    report_rows,
+    write_csv,
+)
+from schemas import subjects
+from schemas.errors import BadRequest
+from schemas.usage import RecordsPage, RecordsQuery, UsageQuery
+
+Q = TypeVar("Q", UsageQuery, RecordsQuery)
+_TYPES = {"csv": "text/csv", "json": "application/json"}
+
+
+class UsageExport:
+    """The handler. With `by` or `step` it gives sums, else single records."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/api/usage/export", self.on_export)]
+
+    async def on_export(self, request: web.Request) -> web.StreamResponse:
+        asked: dict[str, Any] = dict(request.query)
+        kind = asked.pop("format", "csv")
+        if kind not in _TYPES:
+            raise BadRequest(f"`format` is {' or '.join(_TYPES)}, not {kind!r}.", param="format")
+        pieces = self._sums(asked, kind) if {"by", "step"} & asked.keys() else self._records(asked, kind)
+        # The first piece before the head: what is refused is refused by status.
+        first = await anext(pieces)
+        response = web.StreamResponse(
+            headers={
+                "Content-Disposition": f'attachment; filename="usage.{kind}"',
+                "Cache-Control": "no-cache",
+            }
+        )
+        response.content_type = _TYPES[kind]
+        await response.prepare(request)
+        await response.write(first.encode())
+        async for piece in pieces:
+            await response.write(piece.encode())
+        await response.write_eof()
+        return response
+
+    async def _sums(self, asked: dict[str, Any], kind: str) -> AsyncIterator[str]:
+        by = asked.get("by")
+        words = {**asked, **({} if by is None else {"by": [name for name in by.split(",") if name]})}
+        query = _query(words, UsageQuery)
+        report = await self._bus.call(subjects.USAGE_QUERY, query)
+        step = query.step is not None
+        header = report_header(query.by, step=step, latency=query.latency)
+        rows = list(report_rows(report, query.by, step=step))
+        yield (
+            write_csv([header, *rows])
+            if kind == "csv"
+            else _json([dict(zip(header, row, strict=True)) for row in rows])
+        )
+
+    async def _records(self, asked: dict[str, Any], kind: str) -> AsyncIterator[str]:
+        query = _query(asked, RecordsQuery)
+        page = await self._bus.call(subjects.USAGE_RECORDS, query)
+        yield write_csv([RECORD_HEADER]) if kind == "csv" else "["
+        between = "\n"
+        while True:
+            rows = _rows(page)
+            if kind == "csv":
+                yield write_csv(rows)
+            elif rows:
+                texts = [_json(dict(zip(RECORD_HEADER, row, strict=True))) for row in rows]
+                yield between + ",\n".join(texts)
+                between = ",\n"
+            if page.next is None:
+                break
+            query = msgspec.structs.replace(query, after=page.next)
+            page = await self._bus.call(subjects.USAGE_RECORDS, query)
+        if kind == "json":
+            yield "\n]\n"
+
+
+def _rows(page: RecordsPage) -> list[Row]:
+    return [record_row(record, page.currency) for record in page.records]
+
+
+def _json(content: object) -> str:
+    return msgspec.json.encode(content).decode()
+
+
+def _query(asked: Mapping[str, Any], kind: type[Q]) -> Q:
+    if unknown := asked.keys() - set(kind.__struct_fields__):
+        raise BadRequest(f"`{min(unknown)}` is nothing that usage can be asked for.", param=min(unknown))
+    try:
+        # Words of a URL are text; numbers and truth are read from it.
+        return msgspec.convert(asked, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"This is no question about usage: {error}.") from error

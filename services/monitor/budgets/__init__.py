@@ -1,0 +1,1 @@
+"""Budgets: running totals of what may be used."""

@@ -1,0 +1,84 @@
+"""Days, weeks and months of a time zone as unix seconds. Where clocks change, a day has 23 or 25 hours."""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from schemas.errors import BadRequest
+from schemas.usage import Period, Step
+
+_EPOCH = date(1970, 1, 1).toordinal()
+_FINE_S = {Step.MINUTE: 60, Step.HOUR: 3600}
+
+
+def zone(name: str) -> ZoneInfo:
+    """The IANA time zone of this name; BadRequest if there is none."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise BadRequest(
+            f"There is no time zone {name!r}; it looks like Europe/Berlin.", param="tz"
+        ) from None
+
+
+@lru_cache(maxsize=4096)
+def midnight(day: int, tz: ZoneInfo) -> float:
+    """Where a day (an ordinal of `date`) begins. Where midnight is skipped, the first moment after."""
+    local = datetime.combine(date.fromordinal(day), time(), tz)
+    return local.astimezone(UTC).timestamp()
+
+
+def day_of(at: float, tz: ZoneInfo) -> int:
+    """The day of a moment, as an ordinal."""
+    return datetime.fromtimestamp(at, tz).toordinal()
+
+
+def first_day(day: int, step: Step | Period) -> int:
+    """The first day of the week or month that `day` is in; a day is its own."""
+    if step == "week":
+        return day - date.fromordinal(day).weekday()
+    if step == "month":
+        return date.fromordinal(day).replace(day=1).toordinal()
+    return day
+
+
+def next_first_day(day: int, step: Step | Period) -> int:
+    """The day on which the next day, week or month begins, from a first day."""
+    if step == "month":
+        return (date.fromordinal(day) + timedelta(days=32)).replace(day=1).toordinal()
+    return day + (7 if step == "week" else 1)
+
+
+def period_of(at: float, period: Period, tz: ZoneInfo) -> tuple[float, float]:
+    """Start and end of the day, week or month that `at` is in."""
+    first = first_day(day_of(at, tz), period)
+    return midnight(first, tz), midnight(next_first_day(first, period), tz)
+
+
+def buckets(start: float, end: float, step: Step, tz: ZoneInfo) -> Iterator[tuple[float, float]]:
+    """The buckets that `start` to `end` touches, whole, in order."""
+    if step in _FINE_S:
+        yield from _fine(start, end, _FINE_S[step], tz)
+        return
+    first = first_day(day_of(start, tz), step)
+    while (begin := midnight(first, tz)) < end:
+        first = next_first_day(first, step)
+        yield begin, midnight(first, tz)
+
+
+def _fine(start: float, end: float, width_s: int, tz: ZoneInfo) -> Iterator[tuple[float, float]]:
+    """Minutes and hours on the local clock: where that is shifted, so are they."""
+    at = start - (start + _offset_s(start, tz)) % width_s
+    while at < end:
+        after = at + width_s
+        # Where the clock is moved by part of an hour, the bucket goes on to the next full one.
+        if moved := (after + _offset_s(after, tz)) % width_s:
+            after += width_s - moved
+        yield at, after
+        at = after
+
+
+def _offset_s(at: float, tz: ZoneInfo) -> float:
+    offset = datetime.fromtimestamp(at, tz).utcoffset()
+    return offset.total_seconds() if offset else 0.0

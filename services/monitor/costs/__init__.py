@@ -1,0 +1,1 @@
+"""What models cost: prices with their validity, and the arithmetic on them."""

@@ -1,0 +1,75 @@
+"""AMD cards, by what the kernel's amdgpu driver shows in files."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelyard.settings import Settings
+from schemas.devices import Device, DeviceKind
+from services.monitor.devices.adapter import DeviceAdapter, as_token
+from services.monitor.devices.cards import Card, cards, link_generation, link_width, sensor
+from services.monitor.devices.drm_clients import clients, processes
+from services.monitor.devices.files import read_number, read_text, read_whole
+
+_VENDOR = "0x1002"
+LOOK_AGAIN_S = 30.0
+CLIENTS_S = 5.0
+"""How often processes are looked at; that walks through all of them."""
+
+
+class AmdAdapter(DeviceAdapter):
+    """Every card that tells its memory."""
+
+    name = "amd"
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self._cards: list[Card] = []
+        self._clients: dict[str, dict[int, int]] = {}
+        self._looked_at = self._clients_at = float("-inf")
+
+    def open(self, settings: Settings) -> None:
+        self._cards = list(cards(self._root, _VENDOR))
+
+    def sample(self) -> Sequence[Device]:
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_AGAIN_S:
+            self._looked_at = now
+            self._cards = list(cards(self._root, _VENDOR))
+        if self._cards and now - self._clients_at > CLIENTS_S:
+            self._clients_at = now
+            self._clients = clients(self._root)
+        return [device for card in self._cards if (device := self._device(card)) is not None]
+
+    def _device(self, card: Card) -> Device | None:
+        total = read_whole(card.folder / "mem_info_vram_total")
+        used = read_whole(card.folder / "mem_info_vram_used")
+        if total is None or used is None:
+            return None
+        unique = read_text(card.folder / "unique_id")
+        return Device(
+            device=f"AMD-{as_token(unique or card.address)}",
+            kind=DeviceKind.GPU,
+            name=read_text(card.folder / "product_name") or f"AMD GPU {card.address}",
+            memory_total_bytes=total,
+            memory_used_bytes=used,
+            memory_free_bytes=max(total - used, 0),
+            utilization_pct=read_number(card.folder / "gpu_busy_percent"),
+            temperature_c=sensor(card, "temp1_input", "temp2_input", factor=1e-3),
+            power_w=sensor(card, "power1_average", "power1_input", factor=1e-6),
+            power_limit_w=sensor(card, "power1_cap", factor=1e-6),
+            fan_pct=_fan_pct(card),
+            clock_mhz=sensor(card, "freq1_input", factor=1e-6),
+            memory_clock_mhz=sensor(card, "freq2_input", factor=1e-6),
+            pcie_generation=link_generation(card),
+            pcie_width=link_width(card),
+            processes=processes(self._clients.get(card.address, {})),
+        )
+
+
+def _fan_pct(card: Card) -> float | None:
+    speed = sensor(card, "fan1_input", factor=1.0)
+    fastest = sensor(card, "fan1_max", factor=1.0)
+    if speed is not None and fastest:
+        return min(100.0, 100 * speed / fastest)
+    return sensor(card, "pwm1", factor=100 / 255)

@@ -1,0 +1,88 @@
+"""Devices out of a file, for demonstrations and tests: YARD_SIMULATED_DEVICES names it.
+
+The file is YAML, TOML or JSON and has a list `devices`, each with the fields of `schemas.devices.Device`. In
+place of a number there may be a list of numbers: one a second, and then from the start.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from modelyard.settings import Settings
+from schemas.devices import Device
+from schemas.grammar import check_token
+from schemas.record import Record
+from services.monitor.devices.adapter import DeviceAdapter
+
+
+class _File(Record):
+    devices: list[dict[str, Any]]
+
+
+class SimulatedAdapter(DeviceAdapter):
+    """What the file says; it is read again when it changes."""
+
+    name = "simulated"
+    simulated = True
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._changed: tuple[int, int] | None = None
+        self._devices: list[dict[str, Any]] = []
+
+    def open(self, settings: Settings) -> None:
+        self._path = settings.simulated_devices
+
+    def sample(self) -> Sequence[Device]:
+        """ValueError or OSError with a sentence if the file cannot be used."""
+        if self._path is None:
+            return []
+        status = self._path.stat()
+        if self._changed != (changed := (status.st_mtime_ns, status.st_size)):
+            self._devices = read_devices(self._path)
+            self._changed = changed
+        second = int(time.time())
+        return [device_at(fields, second) for fields in self._devices]
+
+
+def read_devices(path: Path) -> list[dict[str, Any]]:
+    """The devices of a file, checked; ValueError with a sentence if they are none."""
+    try:
+        devices = msgspec.convert(_parser(path)(path.read_bytes()), _File).devices
+        known = [device_at(fields, second) for fields in devices for second in (0, 1)]
+    except Exception as error:
+        raise ValueError(f"{path} does not tell simulated devices: {error}") from error
+    for device in known:
+        check_token(device.device)
+    if len({device.device for device in known}) != len(devices):
+        raise ValueError(f"{path} names a device twice; each needs an id of its own.")
+    return devices
+
+
+def device_at(fields: dict[str, Any], second: int) -> Device:
+    """The device at one second."""
+    now = {name: _at(name, value, second) for name, value in fields.items()}
+    if "memory_free_bytes" not in now and {"memory_total_bytes", "memory_used_bytes"} <= now.keys():
+        now["memory_free_bytes"] = max(now["memory_total_bytes"] - now["memory_used_bytes"], 0)
+    if unknown := now.keys() - set(Device.__struct_fields__):
+        raise ValueError(f"there is no field {', '.join(sorted(unknown))}")
+    return msgspec.convert({**now, "simulated": True}, Device)
+
+
+def _at(name: str, value: Any, second: int) -> Any:
+    cycles = isinstance(value, list) and name not in ("processes", "throttled_by")
+    return value[second % len(value)] if cycles else value
+
+
+def _parser(path: Path) -> Callable[[bytes], Any]:
+    match path.suffix.lower():
+        case ".json":
+            return msgspec.json.decode
+        case ".toml":
+            return msgspec.toml.decode
+        case ".yaml" | ".yml":
+            return msgspec.yaml.decode
+    raise ValueError("its name must end in .yaml, .toml or .json")

@@ -1,0 +1,1 @@
+"""Questions about usage, kept under a name."""

@@ -1,0 +1,1 @@
+"""Where things are going: use, spend and disks."""

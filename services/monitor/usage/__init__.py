@@ -1,0 +1,1 @@
+"""What was used: folded from the event stream into SQLite, and asked for there."""

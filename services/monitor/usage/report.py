@@ -1,0 +1,181 @@
+"""From a question to a report."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from schemas.errors import BadRequest
+from schemas.requests import Outcome
+from schemas.usage import Latency, RecordsPage, RecordsQuery, UsageQuery, UsageReport, UsageRow
+from services.monitor.calendar import buckets
+from services.monitor.costs.money import spelled
+from services.monitor.usage.latency import percentiles
+from services.monitor.usage.question import Question
+from services.monitor.usage.reader import Sums, UsageReader
+from services.monitor.usage.series import Series
+
+MAX_RECENT = 1000
+MAX_BUCKETS = 20_000
+MAX_PAGE = 500
+Group = tuple[object, ...]
+"""Where the bucket begins, or None; then the values of the dimensions asked for."""
+
+
+class _Span(NamedTuple):
+    at: float | None
+    start: float
+    end: float
+
+
+@dataclass
+class _Cell:
+    """What a group adds up to."""
+
+    sums: Sums = (0, 0, 0, 0, 0, 0, 0, 0)
+    failed: int = 0
+    cancelled: int = 0
+    duration: Counter[int] = field(default_factory=Counter)
+    first_token: Counter[int] = field(default_factory=Counter)
+
+    def add(self, sums: Sums, outcome: str) -> None:
+        self.sums = tuple(map(int.__add__, self.sums, sums))
+        if outcome == Outcome.FAILED:
+            self.failed += sums[0]
+        elif outcome == Outcome.CANCELLED:
+            self.cancelled += sums[0]
+
+    def merge(self, other: "_Cell") -> None:
+        self.sums = tuple(map(int.__add__, self.sums, other.sums))
+        self.failed += other.failed
+        self.cancelled += other.cancelled
+        self.duration.update(other.duration)
+        self.first_token.update(other.first_token)
+
+    def row(self, *, latency: bool, **group: object) -> UsageRow:
+        requests, prompt, cached, completion, loaded_ms, energy_mwh, whole, pico = self.sums
+        return UsageRow(
+            **group,  # type: ignore[arg-type]  # the dimensions, by their names
+            requests=requests,
+            failed=self.failed,
+            cancelled=self.cancelled,
+            prompt_tokens=prompt,
+            cached_tokens=cached,
+            completion_tokens=completion,
+            loaded_s=loaded_ms / 1000,
+            energy_wh=energy_mwh / 1000,
+            cost=spelled(whole, pico),
+            latency=self._latency() if latency else None,
+        )
+
+    def _latency(self) -> Latency:
+        return Latency(duration=percentiles(self.duration), first_token=percentiles(self.first_token))
+
+
+def report(
+    reader: UsageReader, query: UsageQuery, asked: Question, *, now: float, currency: str
+) -> UsageReport:
+    """Answer the query from one state of the file."""
+    if not 0 <= query.recent <= MAX_RECENT:
+        raise BadRequest(f"`recent` must be from 0 to {MAX_RECENT}.", param="recent")
+    if len(set(query.by)) < len(query.by):
+        raise BadRequest("`by` names something twice.", param="by")
+    reader.begin()
+    try:
+        table = reader.series.all()
+        only = asked.numbers(table)
+        spans = _spans(reader, query, asked, now)
+        wanted = table if only is None else {number: table[number] for number in only}
+        cells = _cells(reader, query, spans, wanted)
+        recent = reader.recent(asked.start, asked.end, only, query.recent) if query.recent else ()
+    finally:
+        reader.end()
+    total = _Cell()
+    for cell in cells.values():
+        total.merge(cell)
+    return UsageReport(
+        rows=tuple(_rows(query, cells)),
+        total=total.row(latency=query.latency),
+        tz=asked.tz.key,
+        currency=currency,
+        since=asked.start or None,
+        until=query.until,
+        buckets=tuple(span.at for span in spans if span.at is not None),
+        recent=recent,
+    )
+
+
+def _spans(reader: UsageReader, query: UsageQuery, asked: Question, now: float) -> list[_Span]:
+    """One for the whole period, or one a bucket. Open ends are where there is nothing more."""
+    if query.step is None:
+        return [_Span(None, asked.start, asked.end)]
+    start = max(asked.start, reader.oldest() or asked.start or now)
+    end = min(asked.end, max(now, reader.newest() or now))
+    spans: list[_Span] = []
+    for low, high in buckets(start, end, query.step, asked.tz):
+        if len(spans) == MAX_BUCKETS:
+            raise BadRequest(
+                f"That are more than {MAX_BUCKETS} buckets; ask for a shorter time or a larger step.",
+                param="step",
+            )
+        spans.append(_Span(low, max(low, asked.start), min(high, asked.end)))
+    return spans
+
+
+def _cells(
+    reader: UsageReader, query: UsageQuery, spans: Iterable[_Span], wanted: dict[int, Series]
+) -> dict[Group, _Cell]:
+    """SQLite adds up what is of one group and outcome, we the rest."""
+    keys = {
+        number: (*(getattr(series, name) for name in query.by), series.outcome)
+        for number, series in wanted.items()
+    }
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
+    named = list(places)
+    reader.group({number: places[key] for number, key in keys.items()})
+    cells: dict[Group, _Cell] = defaultdict(_Cell)
+    for span in spans:
+        for place, sums in reader.sums(span.start, span.end).items():
+            *group, outcome = named[place]
+            cells[(span.at, *group)].add(sums, outcome)
+        for kind in ("duration", "first_token") if query.latency else ():
+            for place, bins in reader.latencies(kind, span.start, span.end).items():
+                getattr(cells[(span.at, *named[place][:-1])], kind).update(bins)
+    return cells
+
+
+def _rows(query: UsageQuery, cells: dict[Group, _Cell]) -> Iterable[UsageRow]:
+    def place(group: Group) -> tuple[object, ...]:
+        return (group[0] or 0.0, -cells[group].sums[0], group[1:])
+
+    for group in sorted(cells, key=place):
+        named = {name.value: value or None for name, value in zip(query.by, group[1:], strict=True)}
+        if any(cells[group].sums):
+            yield cells[group].row(latency=query.latency, at=group[0], **named)
+
+
+def records(reader: UsageReader, query: RecordsQuery, asked: Question, *, currency: str) -> RecordsPage:
+    """One page of records. What is added meanwhile comes in its place, or not at all."""
+    if not 1 <= query.limit <= MAX_PAGE:
+        raise BadRequest(f"`limit` must be from 1 to {MAX_PAGE}.", param="limit")
+    reader.begin()
+    try:
+        only = asked.numbers(reader.series.all())
+        found, last = reader.page(asked.start, asked.end, only, _cursor(query.after), query.limit)
+    finally:
+        reader.end()
+    return RecordsPage(
+        records=tuple(found),
+        currency=currency,
+        next=None if last is None else f"{last[0]!r}/{last[1]}",
+    )
+
+
+def _cursor(after: str | None) -> tuple[float, str]:
+    if after is None:
+        return -1.0, ""
+    at, _, request = after.partition("/")
+    try:
+        return float(at), request
+    except ValueError:
+        raise BadRequest("`after` is not what a page called its end.", param="after") from None

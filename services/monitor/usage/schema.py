@@ -1,0 +1,77 @@
+"""The tables of the read model, and how an older file becomes one of today."""
+
+import sqlite3
+
+VERSION = 2
+# FULL: a record is acknowledged to the broker after the commit, which must then outlive a power cut.
+_PRAGMAS = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA wal_autocheckpoint = 1000;
+"""
+SUM_COLUMNS = (
+    *("requests", "prompt_tokens", "cached_tokens", "completion_tokens"),
+    *("loaded_ms", "energy_mwh", "cost_whole", "cost_pico"),
+)
+"""What is summed up, in every table of sums."""
+_SUMS = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in SUM_COLUMNS)
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS series (
+    series INTEGER PRIMARY KEY, model TEXT NOT NULL, key TEXT NOT NULL, mode TEXT NOT NULL,
+    node TEXT NOT NULL, lane TEXT NOT NULL, status INTEGER NOT NULL, outcome TEXT NOT NULL,
+    UNIQUE (model, key, mode, node, lane, status, outcome)
+);
+CREATE TABLE IF NOT EXISTS requests (
+    request TEXT PRIMARY KEY, finished_at REAL NOT NULL,
+    quarter INTEGER NOT NULL, day INTEGER NOT NULL, series INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
+    cost_whole INTEGER NOT NULL, cost_pico INTEGER NOT NULL,
+    duration_bin INTEGER, first_token_bin INTEGER, record TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS requests_by_time ON requests (finished_at, request);
+CREATE TABLE IF NOT EXISTS charges (
+    quarter INTEGER NOT NULL, series INTEGER NOT NULL, at REAL NOT NULL, day INTEGER NOT NULL,
+    loaded_ms INTEGER NOT NULL, energy_mwh INTEGER NOT NULL,
+    cost_whole INTEGER NOT NULL, cost_pico INTEGER NOT NULL, PRIMARY KEY (quarter, series)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS loaded (
+    instance TEXT PRIMARY KEY, model TEXT NOT NULL, node TEXT NOT NULL,
+    charged_until REAL NOT NULL, seen_at REAL NOT NULL, ended INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS quarters (
+    quarter INTEGER NOT NULL, series INTEGER NOT NULL, {_SUMS}, PRIMARY KEY (quarter, series)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS days (
+    day INTEGER NOT NULL, series INTEGER NOT NULL, {_SUMS}, PRIMARY KEY (day, series)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS latencies (
+    day INTEGER NOT NULL, series INTEGER NOT NULL, kind TEXT NOT NULL, bin INTEGER NOT NULL,
+    requests INTEGER NOT NULL, PRIMARY KEY (kind, day, series, bin)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS removed (model TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS disks (
+    node TEXT NOT NULL, disk TEXT NOT NULL, hour INTEGER NOT NULL,
+    free_bytes INTEGER NOT NULL, total_bytes INTEGER NOT NULL, PRIMARY KEY (node, disk, hour)
+) WITHOUT ROWID;
+"""
+TABLES = ("requests", "charges", "quarters", "days", "latencies", "disks")
+
+
+def set_up(db: sqlite3.Connection) -> list[str]:
+    """Make what is missing; the records of a file of version 1, as JSON, which are to be added again."""
+    db.executescript(_PRAGMAS)
+    older = [str(record) for (record,) in db.execute("SELECT record FROM usage")] if _has_usage(db) else []
+    db.executescript(_TABLES)
+    db.execute(f"PRAGMA user_version = {VERSION}")
+    return older
+
+
+def _has_usage(db: sqlite3.Connection) -> bool:
+    found = db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'usage'")
+    return found.fetchone() is not None
+
+
+def drop_older(db: sqlite3.Connection) -> None:
+    """After its records were added again."""
+    db.execute("DROP TABLE IF EXISTS usage")

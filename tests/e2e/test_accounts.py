@@ -1,0 +1,230 @@
+"""Usage, prices and budgets on a whole yard: what was answered is counted, priced and limited."""
+
+import asyncio
+import csv
+import io
+import json
+import os
+import random
+import sys
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from schemas import subjects
+from schemas.budgets import BudgetRef, PutBudget
+from schemas.errors import BudgetExceeded
+from schemas.models import ModelSpec
+from schemas.requests import Outcome
+from schemas.usage import RebuildUsage, RecordsQuery, Unit, UsageQuery, UsageReport
+from tests import counting_engine
+from tests.e2e.chatting import chat, post
+from tests.e2e.test_killed import until_service_restarted
+from tests.e2e.yard_process import YardProcess, running_yard, yard_command
+
+KILLS = int(os.environ.get("TEST_KILLS", "5"))
+"""More of them take two to three seconds each."""
+CLIENTS = 6
+PATIENCE_S = 30.0
+SAY = [{"role": "user", "content": "COUNT"}]
+
+
+def counting(file: Path) -> ModelSpec:
+    program = (sys.executable, "-S", "-u", counting_engine.__file__, "{port}", str(file))
+    return ModelSpec(
+        name="counting", path="no/file", engine="command", args=program, aliases=("alias",), n_parallel=4
+    )
+
+
+@pytest.fixture
+async def counted(tmp_path: Path) -> AsyncIterator[tuple[YardProcess, Path]]:
+    file = tmp_path / "answered"
+    file.touch()
+    async with running_yard(tmp_path / "home", YARD_TIME_ZONE="Europe/Berlin", YARD_CURRENCY="CHF") as yard:
+        await yard.put(counting(file))
+        yield yard, file
+
+
+def answered(file: Path) -> list[int]:
+    return [int(line) for line in file.read_text().split()]
+
+
+async def ask_on_and_on(yard: YardProcess, stop: asyncio.Event) -> None:
+    """One client: asks again whatever happens to its connection."""
+    body = json.dumps({"model": "alias", "messages": SAY, "stream": True}).encode()
+    async with aiohttp.ClientSession() as session:
+        while not stop.is_set():
+            try:
+                url = f"{yard.url}/v1/chat/completions"
+                async with session.post(
+                    url, data=body, headers={"Content-Type": "application/json"}
+                ) as response:
+                    await response.read()
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.05)
+
+
+async def records(yard: YardProcess) -> list[int]:
+    """The numbers of all answers that were counted as good."""
+    found, query = list[int](), RecordsQuery(outcome=Outcome.OK, model="counting")
+    while True:
+        page = await yard.bus.call(subjects.USAGE_RECORDS, query)
+        found += [each.record.prompt_tokens for each in page.records]
+        if page.next is None:
+            return found
+        query = RecordsQuery(outcome=Outcome.OK, model="counting", after=page.next)
+
+
+async def until_counted(yard: YardProcess, count: int, **asked: Any) -> UsageReport:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            report = await yard.bus.call(subjects.USAGE_QUERY, UsageQuery(**asked))
+            if report.total.requests >= count:
+                return report
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(60 + 6 * KILLS)
+async def test_usage_is_what_the_engine_answered_whatever_is_killed_and_when(
+    counted: tuple[YardProcess, Path],
+) -> None:
+    yard, file = counted
+    stop, rng = asyncio.Event(), random.Random(KILLS)
+    clients = [asyncio.create_task(ask_on_and_on(yard, stop)) for _ in range(CLIENTS)]
+    for _ in range(KILLS):
+        wanted = len(answered(file)) + rng.randrange(5, 25)
+        async with asyncio.timeout(PATIENCE_S):
+            while len(answered(file)) < wanted:
+                await asyncio.sleep(0.005)
+        name = rng.choice(["monitor", "gateway"])
+        process = yard.service(name)
+        process.kill()
+        await until_service_restarted(yard, name, process.pid)
+    stop.set()
+    await asyncio.gather(*clients)
+    await until_counted(yard, len(answered(file)), by=(), outcome=Outcome.OK)
+    numbers = answered(file)
+    assert sorted(await records(yard)) == numbers
+    total = (await yard.bus.call(subjects.USAGE_QUERY, UsageQuery(by=(), outcome=Outcome.OK))).total
+    assert (total.prompt_tokens, total.completion_tokens) == (sum(numbers), 2 * len(numbers))
+    # Thrown away and made anew, it says the same.
+    rebuilt = await yard.bus.call(subjects.USAGE_REBUILD, RebuildUsage(discard_older=True))
+    assert (rebuilt.added, rebuilt.discarded) == (0, 0)
+    assert (await yard.bus.call(subjects.USAGE_QUERY, UsageQuery(by=(), outcome=Outcome.OK))).total == total
+    code, out, _ = await yard_command(yard, "storage")
+    assert code == 0
+    assert "EVENTS" in out
+    assert "requests" in out
+
+
+async def get(yard: YardProcess, path: str) -> tuple[int, str, str]:
+    async with aiohttp.ClientSession() as session, session.get(yard.url + path) as response:
+        return response.status, response.content_type, await response.text()
+
+
+async def test_what_was_asked_for_has_its_price_and_can_be_taken_away_as_a_file(
+    counted: tuple[YardProcess, Path],
+) -> None:
+    yard, _ = counted
+    code, out, err = await yard_command(
+        yard, "price", "set", "alias", "--input", "1000000", "--output", "0.5"
+    )
+    assert (code, out) == (0, "counting has a new price.\n"), err
+    code, _, err = await yard_command(yard, "price", "set", "counting", "--tier", "prompt=0-10,input=1")
+    assert code == 1
+    assert "no tier has a price for 11 or more prompt tokens" in err
+    for _ in range(3):
+        assert (await chat(yard.url, "alias", messages=SAY))[0] == 200
+    report = await until_counted(yard, 3)
+    (row,) = report.rows
+    assert (row.model, row.requests, row.cost, report.currency) == ("counting", 3, "6.000003", "CHF")
+    code, out, _ = await yard_command(yard, "usage", "--by", "model,key", "--step", "day", "--csv")
+    table = list(csv.DictReader(io.StringIO(out)))
+    assert (table[0]["key"], table[0]["cost"], table[0]["requests"]) == ("anyone", "6.000003", "3")
+    assert table[0]["at"].endswith(("T00:00:00+01:00", "T00:00:00+02:00"))
+    status, kind, text = await get(yard, "/api/usage/export?format=csv&model=counting&outcome=ok")
+    assert (status, kind, text.count("\n")) == (200, "text/csv", 4)
+    status, kind, text = await get(yard, "/api/usage/export?format=json&since=0&limit=2")
+    assert [each["prompt_tokens"] for each in json.loads(text)] == [1, 2, 3]
+    status, _, text = await get(yard, "/api/usage/export?by=key,outcome&step=hour&format=json")
+    assert json.loads(text)[0]["outcome"] == "ok"
+    for wrong in ("format=xml", "since=soon", "by=colour", "colour=red"):
+        status, _, text = await get(yard, f"/api/usage/export?{wrong}")
+        assert status == 400, text
+    status, told = await post(yard.url, "/api/command/usage/forecast", b'{"unit": "requests"}')
+    assert (status, told["so_far"]) == (200, 3.0)
+    for words in (
+        ["save", "mine", "--by", "key", "--period", "day"],
+        ["list"],
+        ["run", "mine"],
+        ["rm", "mine"],
+    ):
+        code, out, err = await yard_command(yard, "report", *words)
+        assert code == 0, err
+        assert "mine" in out or "anyone" in out
+
+
+async def until_status(yard: YardProcess, wanted: int) -> dict[str, Any]:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            status, answer = await chat(yard.url, "alias", messages=SAY)
+            if status == wanted:
+                return answer
+
+
+async def test_a_used_up_budget_refuses_every_way_in_until_it_is_raised(
+    counted: tuple[YardProcess, Path],
+) -> None:
+    yard, _ = counted
+    events = asyncio.Queue[str]()
+
+    async def on_event(tokens: dict[str, str], _state: object) -> None:
+        events.put_nowait(tokens["level"])
+
+    await yard.bus.subscribe(subjects.BUDGET_CROSSED, on_event)
+    assert (await chat(yard.url, "alias", messages=SAY))[0] == 200
+    await until_counted(yard, 1)
+    # What was used before the budget counts too.
+    await yard.bus.call(
+        subjects.BUDGET_PUT,
+        PutBudget(budget="guests", limit=Decimal(2), unit=Unit.REQUESTS, key="anyone", model="alias"),
+    )
+    assert (await chat(yard.url, "alias", messages=SAY))[0] == 200
+    refused = await until_status(yard, 429)
+    assert refused["error"]["code"] == "budget_exceeded"
+    assert "The budget guests of key anyone for counting is used up" in refused["error"]["message"]
+    assert await asyncio.wait_for(events.get(), PATIENCE_S) == "exhausted"
+    url, body = f"{yard.url}/v1/chat/completions", {"model": "counting", "messages": SAY, "stream": True}
+    async with aiohttp.ClientSession() as session:
+        async with session.post(url, json=body) as response:
+            assert response.status == 429
+            assert 0 < int(response.headers["Retry-After"]) <= 31 * 86400
+        async with session.post(f"{yard.url}/api/chat", json={**body, "model": "counting"}) as response:
+            assert response.status == 429
+        async with session.get(f"{yard.url}/api/state/spending") as response:
+            assert (await response.json())["guests"]["level"] == "exhausted"
+    with pytest.raises(BudgetExceeded):
+        await yard.bus.call(subjects.OPENAI, json.dumps({**body, "stream": False}).encode(), endpoint="chat")
+    killed = yard.service("gateway")
+    killed.kill()
+    await until_service_restarted(yard, "gateway", killed.pid)
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                assert (await chat(yard.url, "alias", messages=SAY))[0] == 429, "a new gateway knows it too"
+                break
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.05)
+    code, out, err = await yard_command(
+        yard, "budget", "set", "guests", "--limit", "1000", "--unit", "requests"
+    )
+    assert code == 0, err
+    await until_status(yard, 200)
+    code, out, _ = await yard_command(yard, "budget", "list")
+    assert "guests" in out
+    assert "within" in out
+    await yard.bus.call(subjects.BUDGET_DELETE, BudgetRef(budget="guests"))

@@ -1,0 +1,176 @@
+"""The monitor's accounts on a real broker: prices, budgets, reports, and what is kept."""
+
+import asyncio
+import time
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from modelyard.bus import Bus
+from modelyard.client import Client
+from modelyard.state import Mirror, Store
+from modelyard.tasks import Tasks
+from schemas import buckets, subjects
+from schemas.budgets import BudgetLevel, PutBudget
+from schemas.errors import BadRequest, Conflict, NotFound, ServiceUnavailable
+from schemas.instances import Instance, InstanceState, Reason
+from schemas.models import ModelSpec
+from schemas.prices import DeletePrice, Method, Price, PutPrice, Reprice, Tier
+from schemas.requests import RequestFinished
+from schemas.roles import Role
+from schemas.usage import Period, PutReport, Unit, UsageQuery
+from services.monitor.counting import USAGE_FILE
+from tests.integration.test_monitor import at_least, monitor, usage
+from tests.support import Yard
+from tests.unit.accounts import record
+
+PATIENCE_S = 20.0
+TOKEN = Price(tiers=(Tier(input=Decimal(1_000_000), output=Decimal(0)),))
+
+
+async def finish(bus: Bus, *records: RequestFinished) -> None:
+    for each in records:
+        await bus.emit(subjects.REQUEST_FINISHED, each, model=each.model, request=each.request)
+
+
+async def test_a_file_that_was_thrown_away_is_filled_from_the_stream(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    await finish(runner, *(record(f"r{n}", finished_at=time.time()) for n in range(20)))
+    async with monitor(yard):
+        before = await usage(operator, at_least(20))
+    for file in yard.settings.home.glob(f"{USAGE_FILE}*"):
+        file.unlink()
+    async with monitor(yard):
+        after = await usage(operator, at_least(20))
+        assert after.rows == before.rows
+        rebuilt = await Client(operator).accounts.rebuild()
+        assert (rebuilt.read, rebuilt.added, rebuilt.kept) == (20, 0, 20)
+
+
+async def test_prices_have_revisions_and_change_the_past_only_when_asked(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    accounts, began = Client(operator).accounts, time.time()
+    async with monitor(yard):
+        with pytest.raises(BadRequest, match="gap"):
+            await accounts.put_price(PutPrice(model="a", price=Price(tiers=(Tier(min_prompt_tokens=1),))))
+        first = await accounts.put_price(PutPrice(model="a", price=TOKEN, revision=0))
+        with pytest.raises(Conflict):
+            await accounts.put_price(PutPrice(model="a", price=TOKEN, revision=0))
+        # Counted from now on, and not what was before.
+        await finish(runner, record("old", finished_at=began - 5), record("new", finished_at=time.time()))
+        report = await usage(operator, at_least(2))
+        assert report.total.cost == "7"
+        free = Price(method=Method.FREE, valid_from=began - 60)
+        await accounts.put_price(PutPrice(model="a", price=free, revision=first.revision))
+        assert (await accounts.usage(UsageQuery())).total.cost == "7"
+        dearer = msgspec.structs.replace(TOKEN, valid_from=began - 30)
+        again = await accounts.put_price(PutPrice(model="a", price=dearer, retroactive=True))
+        assert again.repriced == 1
+        assert (await accounts.usage(UsageQuery())).total.cost == "14"
+        assert [price.method for price in (await accounts.price("a")).prices] == ["free", "tokens", "tokens"]
+        await accounts.delete_price(DeletePrice(model="a"))
+        with pytest.raises(NotFound):
+            await accounts.price("a")
+        assert (await accounts.usage(UsageQuery())).total.cost == "14", "what was counted keeps its cost"
+        done = await accounts.reprice(Reprice(since=began - 60))
+        assert (done.records, done.before, done.after) == (2, "14", "0")
+
+
+async def test_a_budget_is_added_up_told_and_begun_again_where_it_was(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    accounts = Client(operator).accounts
+    order = PutBudget(budget="b", limit=Decimal(36), unit=Unit.TOKENS, period=Period.DAY, key="k")
+    async with Tasks() as tasks, asyncio.timeout(2 * PATIENCE_S):
+        spending = await Mirror.start(operator, buckets.SPENDING, tasks)
+        async with monitor(yard):
+            await accounts.put_budget(order)
+            assert (await accounts.budget("b")).state is not None
+            now = time.time()
+            await finish(runner, *(record(f"k{n}", finished_at=now, key="k") for n in range(2)))
+            await finish(runner, record("other", finished_at=now))
+            await spending.until(lambda values: values["b"].used == "24")
+        await finish(runner, record("k2", finished_at=now, key="k"), record("k2", finished_at=now, key="k"))
+        async with monitor(yard):
+            await spending.until(lambda values: values["b"].level is BudgetLevel.EXHAUSTED)
+            assert spending.values["b"].used == "36", "also what came while nobody added up, and once"
+            (listed,) = (await accounts.budgets()).budgets
+            assert listed.state == spending.values["b"]
+            with pytest.raises(Conflict):
+                await accounts.put_budget(msgspec.structs.replace(order, revision=1_000_000))
+            await accounts.delete_budget("b")
+            await spending.until(lambda values: not values)
+
+
+async def test_the_time_that_instances_are_loaded_is_charged(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    accounts, now = Client(operator).accounts, time.time()
+    ready = Instance(
+        instance="i1",
+        model="a",
+        node="n",
+        engine="e",
+        revision=1,
+        state=InstanceState.READY,
+        reason=Reason.REQUESTED,
+        changed_at=now - 3600,
+        ready_at=now - 3600,
+    )
+    async with monitor(yard):
+        hourly = Price(method=Method.HOURLY, per_hour=Decimal("2.5"), valid_from=0.0)
+        await accounts.put_price(PutPrice(model="a", price=hourly))
+        stopped = msgspec.structs.replace(ready, state=InstanceState.STOPPED, changed_at=now)
+        for change in (ready, stopped, ready):
+            await runner.emit(subjects.INSTANCE_CHANGED, change, instance="i1", state=change.state)
+        async with asyncio.timeout(PATIENCE_S):
+            while not (report := await accounts.usage(UsageQuery())).rows:
+                await asyncio.sleep(0.02)
+        (row,) = report.rows
+        assert (row.requests, row.loaded_s) == (0, pytest.approx(3600, abs=0.01))
+        assert float(row.cost) == pytest.approx(2.5, abs=0.001)
+
+
+async def test_reports_are_kept_and_usage_of_models_that_left_can_be_removed(yard: Yard) -> None:
+    runner, operator, supervisor = (
+        await yard.bus(Role.RUNNER),
+        await yard.bus(),
+        await yard.bus(Role.SUPERVISOR),
+    )
+    accounts = Client(operator).accounts
+    await Store(supervisor, buckets.MODELS).put("here", ModelSpec(name="here", path="p", aliases=("nick",)))
+    async with monitor(yard):
+        await finish(runner, *(record(name, name, finished_at=time.time()) for name in ("here", "gone")))
+        await usage(operator, at_least(2))
+        query = UsageQuery(by=(), model="nick", period=Period.DAY)
+        await accounts.put_report(PutReport(report="mine", query=query, revision=0))
+        assert (await accounts.run_report("mine")).total.requests == 1
+        with pytest.raises(BadRequest):
+            await accounts.put_report(PutReport(report="bad name", query=query))
+        with pytest.raises(BadRequest, match="time zone"):
+            await accounts.put_report(PutReport(report="x", query=UsageQuery(tz="Nowhere")))
+        with pytest.raises(Conflict, match="registry"):
+            await accounts.remove_usage("here")
+        with pytest.raises(NotFound):
+            await accounts.remove_usage("never")
+        report = await accounts.storage()
+        assert {each.model: each.orphan for each in report.models} == {"here": False, "gone": True}
+        stores = {each.name: each for each in report.stores}
+        assert stores["EVENTS"].messages > 2, "the requests, and that reports were put"
+        assert stores["EVENTS"].oldest_at == pytest.approx(time.time(), abs=60)
+        assert stores["requests"].messages == 2
+        assert (await accounts.remove_usage("gone")).requests == 1
+        rebuilt = await accounts.rebuild()
+        assert (rebuilt.read, rebuilt.added, rebuilt.kept) == (2, 0, 1)
+        done = await accounts.vacuum()
+        assert done.after_bytes > 0
+        async with asyncio.timeout(PATIENCE_S):
+            while not (await accounts.storage()).disks:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_machine_that_joined_counts_nothing(yard: Yard) -> None:
+    operator = await yard.bus()
+    yard.settings = msgspec.structs.replace(yard.settings, joined=True)
+    async with monitor(yard):
+        with pytest.raises(ServiceUnavailable):
+            await Client(operator).accounts.usage(UsageQuery())

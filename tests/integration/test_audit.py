@@ -1,0 +1,166 @@
+"""Every change is on record with who asked for it, over NATS and over HTTP; so is what was refused."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import aiohttp
+import msgspec
+import pytest
+
+from modelyard.actor import headers
+from modelyard.bus import Bus
+from modelyard.client import Client
+from modelyard.settings import Settings
+from modelyard.tasks import Tasks
+from modelyard.up.ports import claim
+from schemas import subjects
+from schemas.audit import Actor, Audited, AuditOutcome
+from schemas.errors import Conflict, ModelNotFound
+from schemas.groups import GroupRef
+from schemas.models import ModelSpec
+from schemas.registry import ApplyModels, ListModels, PutModel
+from schemas.roles import Role
+from services.gateway.service import main as gateway_main
+from services.supervisor.service import main as supervisor_main
+from tests.commands import run
+from tests.support import Yard
+
+PATIENCE_S = 20.0
+KEY = "sesame-sesame-sesame"
+DEMO = ModelSpec(name="demo", path="demo.gguf", env={"HF_TOKEN": "hf_secret"})
+
+
+@pytest.fixture
+async def supervisor(yard: Yard) -> AsyncIterator[Bus]:
+    (yard.settings.models / "demo.gguf").write_bytes(b"GGUF")
+    bus = await yard.bus(Role.SUPERVISOR)
+    async with Tasks() as tasks:
+        await supervisor_main(bus, yard.settings, tasks)
+        yield bus
+    await bus.close()
+
+
+@pytest.fixture
+async def client(yard: Yard) -> AsyncIterator[Client]:
+    async with Client.connect(yard.settings, yard.url) as client:
+        yield client
+
+
+@asynccontextmanager
+async def gateway(yard: Yard) -> AsyncIterator[str]:
+    (yard.settings.credentials / "api-keys").write_text(f"{KEY}\n")
+    settings: Settings = msgspec.structs.replace(yard.settings, port=claim("127.0.0.1", 0, "YARD_PORT"))
+    bus = await yard.bus(Role.GATEWAY)
+    async with Tasks() as tasks:
+        await gateway_main(bus, settings, tasks)
+        yield f"http://127.0.0.1:{settings.port}"
+    await bus.close()
+
+
+async def audit(client: Client) -> list[Audited]:
+    return [each async for each in client.audit()]
+
+
+async def test_a_change_is_on_record_before_it_is_answered(supervisor: Bus, client: Client) -> None:
+    await client.registry.put(DEMO)
+    (put,) = await audit(client)
+    assert (put.command, put.target, put.outcome) == ("model.put", "demo", AuditOutcome.DONE)
+    assert put.by.role is Role.OPERATOR
+    assert put.by.user
+    assert put.by.node == "testnode"
+    (change,) = put.changes
+    assert (change.what, change.before, change.after["path"]) == ("model demo", None, "demo.gguf")
+    assert "hf_secret" not in msgspec.json.encode(put).decode()
+
+
+async def test_before_and_after_show_what_differs(supervisor: Bus, client: Client) -> None:
+    await client.registry.put(DEMO)
+    await client.registry.patch("demo", {"n_ctx": 4096})
+    await client.registry.delete("demo")
+    _, patched, deleted = await audit(client)
+    assert (patched.command, patched.changes[0].after) == ("model.patch", {"n_ctx": 4096})
+    assert deleted.changes[0].after is None
+
+
+async def test_what_is_refused_is_on_record_with_its_code(supervisor: Bus, client: Client) -> None:
+    with pytest.raises(ModelNotFound):
+        await client.registry.delete("nobody")
+    await client.registry.put(DEMO)
+    with pytest.raises(Conflict):
+        await client.registry.put(msgspec.structs.replace(DEMO, n_ctx=1024), revision=99)
+    await client.bus.nc.request(subjects.MODEL_PUT(), b"nonsense", timeout=5)
+    first, _, third, fourth = await audit(client)
+    codes = [each.error.code if each.error else None for each in (first, third, fourth)]
+    assert codes == ["model_not_found", "conflict", "invalid_json"]
+    assert {each.outcome for each in (first, third, fourth)} == {AuditOutcome.REFUSED}
+    assert not third.changes
+
+
+async def test_a_question_and_a_dry_run_are_nobodys_business(supervisor: Bus, client: Client) -> None:
+    put = PutModel(**msgspec.structs.asdict(DEMO))
+    await client.registry.records()
+    await client.bus.call(subjects.MODEL_LIST, ListModels())
+    await client.bus.call(subjects.MODEL_APPLY, ApplyModels(models=(put,), dry_run=True))
+    assert await audit(client) == []
+    await client.bus.call(subjects.MODEL_APPLY, ApplyModels(models=(put,)))
+    (applied,) = await audit(client)
+    assert [change.what for change in applied.changes] == ["model demo"]
+
+
+async def test_over_http_it_is_the_key_and_nothing_a_client_says(
+    yard: Yard, supervisor: Bus, client: Client
+) -> None:
+    forged = headers(Actor(role=Role.OPERATOR, key="somebody-else", user="root", address="8.8.8.8"))
+    async with gateway(yard) as url, aiohttp.ClientSession() as session:
+        for name in ("one", "two"):
+            spec = ModelSpec(name=name, path="demo.gguf")
+            async with session.post(
+                f"{url}/api/command/model/put",
+                data=msgspec.json.encode(spec),
+                headers={**forged, "Authorization": f"Bearer {KEY}", "X-Forwarded-For": "8.8.8.8"},
+            ) as answer:
+                assert answer.status == 200, await answer.text()
+    for each in await audit(client):
+        assert each.by.role is Role.GATEWAY
+        assert (each.by.address, each.by.user) == ("127.0.0.1", None)
+        assert each.by.key is not None
+        assert len(each.by.key) == 12
+        assert each.by.key not in ("somebody-else", KEY)
+
+
+async def test_over_nats_a_user_is_what_he_says_and_never_a_key(supervisor: Bus, client: Client) -> None:
+    said = headers(Actor(role=Role.GATEWAY, key="k", user="eve", address="1.1.1.1"))
+    data = subjects.GROUP_DELETE.encode(GroupRef(name="nobody"))
+    await client.bus.nc.request(subjects.GROUP_DELETE(), data, timeout=5, headers=said)
+    (refused,) = await audit(client)
+    assert refused.by == Actor(role=Role.OPERATOR, user="eve")
+
+
+async def test_the_command_shows_and_filters_it(yard: Yard, supervisor: Bus, client: Client) -> None:
+    await client.registry.put(DEMO)
+    with pytest.raises(ModelNotFound):
+        await client.registry.delete("nobody")
+    everything = (await run(yard, "audit")).out.splitlines()
+    assert len(everything) == 2
+    assert "model.put demo  model demo added" in everything[0]
+    assert "model.delete nobody  refused (model_not_found)" in everything[1]
+    assert (await run(yard, "audit", "--refused")).out.splitlines() == everything[1:]
+    only = await run(yard, "audit", "--what", "demo", "--who", "testnode")
+    assert only.out.splitlines() == everything[:1]
+    (line,) = (await run(yard, "audit", "--refused", "--json")).lines
+    assert line["error"]["code"] == "model_not_found"
+
+
+async def test_events_are_filtered_by_kind_and_model(yard: Yard, supervisor: Bus, client: Client) -> None:
+    await client.registry.put(DEMO)
+    await client.registry.put(ModelSpec(name="other", path="demo.gguf"))
+
+    async def lines(*args: str) -> list[str]:
+        return [line.split()[2] for line in (await run(yard, "events", *args)).out.splitlines()]
+
+    async with asyncio.timeout(PATIENCE_S), aclosing(client.events(kind="model")) as events:
+        for _ in range(2):
+            await anext(events)
+    assert await lines("--kind", "audit", "--model", "demo") == ["audit.done"]
+    assert sorted(await lines("--model", "other")) == ["audit.done", "model.put"]

@@ -1,0 +1,71 @@
+"""What an audit event shows, and what it does not."""
+
+import msgspec
+import pytest
+
+from modelyard import audit
+from modelyard.actor import believed, headers
+from schemas.audit import Actor
+from schemas.models import ModelSpec
+from schemas.roles import Role
+
+SPEC = ModelSpec(name="m", path="m.gguf", env={"HF_TOKEN": "hf_abc", "A": "b"})
+
+
+def noted(before: ModelSpec | None, after: ModelSpec | None) -> dict[str, object]:
+    changes = audit.begin()
+    audit.changed("model m", before, after)
+    (change,) = changes
+    document: dict[str, object] = msgspec.to_builtins(change)
+    return document
+
+
+def test_only_what_differs_is_shown() -> None:
+    after = msgspec.structs.replace(SPEC, n_ctx=4096)
+    shown = noted(SPEC, after)
+    assert (shown["before"], shown["after"]) == ({"n_ctx": SPEC.n_ctx}, {"n_ctx": 4096})
+    assert noted(None, SPEC)["before"] is None
+    assert noted(SPEC, None)["after"] is None
+
+
+def test_nothing_is_noted_outside_of_a_command() -> None:
+    audit._changes.set(None)
+    audit.changed("model m", SPEC, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"env": {"A": "b"}}, {"env": {"A": audit.HIDDEN}}),
+        ({"api_key": "x", "max_tokens": 7}, {"api_key": audit.HIDDEN, "max_tokens": 7}),
+        ({"hf_token": "x"}, {"hf_token": audit.HIDDEN}),
+        ({"secret": {"a": "x"}}, {"secret": audit.HIDDEN}),
+        ({"args": ["--api-key", "x", "-c", "1"]}, {"args": ["--api-key", audit.HIDDEN, "-c", "1"]}),
+        ({"args": ["--api-key=x"]}, {"args": [f"--api-key={audit.HIDDEN}"]}),
+        ({"args": ["--hf-token", "--verbose"]}, {"args": ["--hf-token", "--verbose"]}),
+        ({"profiles": [{"env": {"A": "b"}}]}, {"profiles": [{"env": {"A": audit.HIDDEN}}]}),
+        ({"source": "https://me:pw@h/x"}, {"source": f"https://{audit.HIDDEN}@h/x"}),
+        ({"password": None, "name": "key"}, {"password": None, "name": "key"}),
+    ],
+)
+def test_secrets_are_hidden(given: dict[str, object], shown: dict[str, object]) -> None:
+    assert audit.without_secrets(given) == shown
+
+
+def test_a_large_value_is_not_repeated() -> None:
+    shown = noted(SPEC, msgspec.structs.replace(SPEC, chat_template="x" * 100_000))
+    assert shown["after"] == {"too_large_bytes": pytest.approx(100_000, rel=0.01)}
+
+
+FORGED = headers(Actor(role=Role.OPERATOR, key="k1", address="1.2.3.4", user="root", node="n"))
+
+
+def test_a_key_is_believed_of_the_gateway_alone_and_a_user_of_everybody_else() -> None:
+    assert believed(Role.GATEWAY, FORGED) == Actor(role=Role.GATEWAY, key="k1", address="1.2.3.4", node="n")
+    assert believed(Role.OPERATOR, FORGED) == Actor(role=Role.OPERATOR, user="root", node="n")
+    assert believed(Role.DOWNLOADER, None) == Actor(role=Role.DOWNLOADER)
+
+
+@pytest.mark.parametrize("said", ["", "nonsense", '{"role": "god"}', '{"role": 3}'])
+def test_what_cannot_be_read_names_nobody(said: str) -> None:
+    assert believed(Role.OPERATOR, {"Yard-Actor": said}) == Actor(role=Role.OPERATOR)

@@ -1,0 +1,352 @@
+"""From the state of the yard to samples, and from samples to text: pure."""
+
+import pytest
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from schemas.budgets import Action, BudgetLevel, BudgetState
+from schemas.devices import Device, DeviceKind, DeviceProcess, Host
+from schemas.downloads import Download, DownloadState
+from schemas.errors import EngineFailed
+from schemas.instances import Instance, InstanceState, Node, Reason, Reserved
+from schemas.metric_names import BY_SAMPLE_NAME, METRICS, MetricType
+from schemas.metrics import InstanceMetrics, Sample
+from schemas.placing import WaitingModel
+from schemas.requests import Lane, Outcome, RequestFinished
+from schemas.usage import Period, Unit
+from services.monitor.budgets.samples import budget_samples
+from services.monitor.metrics.broker import BrokerHealth, KeptInStream
+from services.monitor.metrics.counting import BUCKETS_S, MOST, OTHER, Histogram
+from services.monitor.metrics.exposition import render
+from services.monitor.metrics.gather import gather
+from services.monitor.metrics.lives import Lives
+from services.monitor.metrics.requests import Requests
+from services.monitor.metrics.world import World
+
+NOW = 1_000_000.0
+BUDGET = BudgetState(
+    budget="all",
+    level=BudgetLevel.WITHIN,
+    starts_at=NOW,
+    ends_at=NOW + 1,
+    used="1",
+    limit="2",
+    ratio=0.5,
+    unit=Unit.REQUESTS,
+    period=Period.DAY,
+    action=Action.WARN,
+    tz="UTC",
+)
+HOST = Host(
+    swap_total_bytes=4,
+    swap_used_bytes=1,
+    disk_total_bytes=100,
+    disk_used_bytes=60,
+    disk_free_bytes=40,
+    disk_read_bytes_s=1.0,
+    disk_write_bytes_s=2.0,
+    network_receive_bytes_s=3.0,
+    network_transmit_bytes_s=4.0,
+    load1=0.5,
+    cores=8,
+)
+GPU = Device(
+    node="n1",
+    device="GPU-1",
+    kind=DeviceKind.GPU,
+    name='A "fast" card',
+    memory_total_bytes=100,
+    memory_used_bytes=30,
+    memory_free_bytes=70,
+    sampled_at=NOW,
+    utilization_pct=50.0,
+    temperature_c=61.0,
+    power_w=120.0,
+    power_limit_w=450.0,
+    fan_pct=40.0,
+    clock_mhz=2500.0,
+    memory_clock_mhz=10000.0,
+    pcie_generation=4,
+    pcie_width=16,
+    pcie_receive_bytes_s=5.0,
+    pcie_transmit_bytes_s=6.0,
+    throttled_by=("thermal",),
+    processes=(
+        DeviceProcess(pid=1, memory_bytes=20, instance="i1"),
+        DeviceProcess(pid=2, memory_bytes=5, instance="i1"),
+        DeviceProcess(pid=3, memory_bytes=5),
+    ),
+    host=HOST,
+)
+
+
+def instance(name: str = "i1", **changes: object) -> Instance:
+    fields = {
+        "instance": name,
+        "model": "m",
+        "node": "n1",
+        "engine": "embedded",
+        "revision": 1,
+        "state": InstanceState.READY,
+        "reason": Reason.REQUESTED,
+        "changed_at": NOW,
+        "load_s": 2.5,
+        "reserved": (Reserved(device="GPU-1", predicted_bytes=40, measured_bytes=25),),
+        **changes,
+    }
+    return Instance(**fields)  # type: ignore[arg-type]
+
+
+ACTIVITY = InstanceMetrics(
+    instance="i1",
+    model="m",
+    node="n1",
+    sampled_at=NOW,
+    slots=4,
+    busy=1,
+    prompt_tokens=100,
+    cached_tokens=40,
+    completion_tokens=60,
+    prompt_tokens_per_s=10.0,
+    completion_tokens_per_s=20.0,
+    requests=5,
+    failed=1,
+    kv_used_ratio=0.25,
+    engine={"busy": 1.0, "waiting": 0.0},
+)
+
+
+def finished(number: int = 0, **changes: object) -> RequestFinished:
+    fields = {
+        "request": f"r{number}",
+        "model": "m",
+        "lane": Lane.INTERACTIVE,
+        "path": "/v1/chat/completions",
+        "stream": True,
+        "outcome": Outcome.OK,
+        "status": 200,
+        "queued_at": NOW - 2,
+        "finished_at": NOW,
+        "key": "k1",
+        "node": "n1",
+        "prompt_tokens": 10,
+        "cached_tokens": 4,
+        "completion_tokens": 6,
+        "queue_ms": 100.0,
+        "first_token_ms": 400.0,
+        **changes,
+    }
+    return RequestFinished(**fields)  # type: ignore[arg-type]
+
+
+def everything() -> World:
+    """A world in which every metric has something to tell."""
+    requests, lives = Requests(), Lives()
+    requests.add(finished())
+    error = EngineFailed("It broke.").body().error
+    requests.add(finished(1, outcome=Outcome.FAILED, status=502, error=error))
+    for number in range(2, 12):
+        requests.add(finished(number, model="flaky", node=None, key=None))
+    for state, reason in ((InstanceState.STOPPED, Reason.IDLE), (InstanceState.FAILED, Reason.OOM)):
+        lives.follow(state, instance(state, state=InstanceState.STARTING))
+        lives.follow(state, instance(state, state=state, reason=reason))
+    download = {"download": "d", "reference": "org/x", "model": "m", "created_at": NOW, "changed_at": NOW}
+    return World(
+        now=NOW,
+        version="1.2.3",
+        devices={"n1.GPU-1": GPU},
+        nodes={"n1": Node(node="n1", version="1.2.3", started_at=NOW)},
+        instances={"i1": instance()},
+        activity={"i1": ACTIVITY},
+        waits={"m": WaitingModel(model="m", reason="room", since=NOW - 7)},
+        downloads={
+            "d": Download(
+                **download,  # type: ignore[arg-type]
+                state=DownloadState.TRANSFERRING,
+                bytes_total=100,
+                bytes_done=50,
+                speed_bytes_s=5.0,
+            )
+        },
+        queue={("m", "interactive"): 3},
+        requests=requests,
+        lives=lives,
+        broker=BrokerHealth(0.001, 2, {"INFER": KeptInStream(messages=1, stored_bytes=2, limit_bytes=3)}),
+        more=(
+            *budget_samples([BUDGET]),
+            Sample(name="yard_disk_days_until_full", value=9.0, labels={"node": "n1", "disk": "/x"}),
+            Sample(name="yard_monitor_memory_bytes", value=1.0),
+            Sample(name="yard_monitor_history_series", value=1.0),
+            Sample(name="yard_monitor_cpu_seconds_total", value=1.0),
+        ),
+    )
+
+
+def value(samples: list[Sample], name: str, **labels: str) -> float:
+    (found,) = [one for one in samples if one.name == name and labels.items() <= one.labels.items()]
+    return found.value
+
+
+def test_every_metric_of_the_table_can_be_told_with_just_its_labels() -> None:
+    samples = gather(everything())
+    for sample in samples:
+        metric = BY_SAMPLE_NAME[sample.name]
+        assert tuple(label for label in sample.labels if label != "le") == metric.labels, sample.name
+    told = {BY_SAMPLE_NAME[sample.name].name for sample in samples}
+    assert {metric.name for metric in METRICS} - told == set()
+
+
+def test_no_series_is_told_twice() -> None:
+    series = [(sample.name, *sorted(sample.labels.items())) for sample in gather(everything())]
+    assert len(series) == len(set(series))
+
+
+def test_units_are_those_of_the_names() -> None:
+    samples = gather(everything())
+    assert value(samples, "yard_device_utilization_ratio") == 0.5
+    assert value(samples, "yard_device_clock_hertz") == 2.5e9
+    assert value(samples, "yard_device_instance_memory_bytes", instance_id="i1") == 25
+    assert value(samples, "yard_instance_prompt_cache_hit_ratio") == 0.4
+    assert value(samples, "yard_model_blocked_seconds", model="m") == 7
+    assert value(samples, "yard_request_first_token_seconds_sum", model="m", node="n1") == 0.8
+    assert value(samples, "yard_request_duration_seconds_count", model="m") == 1, "failed ones took no time"
+
+
+def test_an_empty_yard_tells_little_and_fails_at_nothing() -> None:
+    assert {sample.name for sample in gather(World(now=NOW))} == {"yard_info", "yard_broker_reconnects_total"}
+
+
+def test_gathering_twice_changes_nothing() -> None:
+    world = everything()
+    assert gather(world) == gather(world)
+
+
+def test_a_sensor_that_does_not_answer_has_no_sample() -> None:
+    silent = Device(
+        node="n1", device="d", kind=DeviceKind.GPU, name="x", memory_total_bytes=1, memory_used_bytes=0,
+        memory_free_bytes=1, sampled_at=NOW,
+    )  # fmt: skip
+    names = {sample.name for sample in gather(World(now=NOW, devices={"d": silent}))}
+    assert "yard_device_temperature_celsius" not in names
+    assert "yard_device_memory_used_bytes" in names
+
+
+def test_names_without_end_do_not_become_series_without_end() -> None:
+    requests = Requests()
+    for number in range(2 * MOST):
+        requests.add(finished(number, model=f"m{number}", key=f"k{number}"))
+    samples = list(requests.samples(NOW))
+    counted = [one for one in samples if one.name == "yard_requests_total"]
+    assert len(counted) == MOST + 1
+    assert sum(one.value for one in counted) == 2 * MOST
+    assert value(samples, "yard_key_requests_total", key=OTHER) == MOST
+
+
+def test_quantiles_are_interpolated_and_forget_what_is_long_past() -> None:
+    requests = Requests()
+    for number in range(100):
+        requests.add(finished(number, queued_at=NOW - 0.75, finished_at=NOW))
+    at = {"model": "m", "quantile": "0.5"}
+    assert value(list(requests.samples(NOW)), "yard_request_duration_quantile_seconds", **at) == 0.75
+    later = [one for one in requests.samples(NOW + 600) if "quantile" in one.labels]
+    assert later == []
+
+
+def test_few_requests_have_no_share_of_errors_and_those_that_were_cancelled_count_for_nothing() -> None:
+    requests = Requests()
+    for number in range(9):
+        requests.add(finished(number, outcome=Outcome.FAILED if number < 3 else Outcome.OK))
+    requests.add(finished(9, outcome=Outcome.CANCELLED))
+    assert not [one for one in requests.samples(NOW) if one.name == "yard_request_error_ratio"]
+    requests.add(finished(10))
+    assert value(list(requests.samples(NOW)), "yard_request_error_ratio", model="m") == 0.3
+    assert not [one for one in requests.samples(NOW + 600) if one.name == "yard_request_error_ratio"]
+
+
+def test_a_node_that_should_be_there_and_is_not_is_down() -> None:
+    nodes = {"a": Node(node="a", version="1", started_at=1)}
+    up = gather(World(now=NOW, nodes=nodes, expected=frozenset({"a", "b"})))
+    assert [value(up, "yard_node_up", node=name) for name in "ab"] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("stories", "opened"),
+    [
+        ([(InstanceState.FAILED, True)], 1.0),
+        ([(InstanceState.FAILED, False)], 0.0),
+        ([(InstanceState.FAILED, True), (InstanceState.READY, False)], 0.0),
+        ([(InstanceState.READY, False), (InstanceState.FAILED, True)], 1.0),
+    ],
+)
+def test_a_crash_loop_is_what_the_newest_instance_says(
+    stories: list[tuple[InstanceState, bool]], opened: float
+) -> None:
+    told = {
+        str(at): instance(str(at), state=state, circuit_open=is_open, changed_at=NOW + at, retry_at=NOW + 60)
+        for at, (state, is_open) in enumerate(stories)
+    }
+    samples = gather(World(now=NOW, instances=dict(reversed(told.items()))))
+    assert value(samples, "yard_model_circuit_open", model="m") == opened
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 0.011, 3.0, 600.0, 601.0])
+def test_a_bucket_counts_what_is_at_or_below_its_bound(seconds: float) -> None:
+    histogram = Histogram()
+    histogram.add(seconds)
+    buckets = [one for one in histogram.samples("x", {}) if one.name == "x_bucket"]
+    expected = [float(seconds <= bound) for bound in BUCKETS_S]
+    assert [one.value for one in buckets] == [*expected, 1.0]
+
+
+def test_starts_and_ends_count_once_and_those_from_before_us_do_not() -> None:
+    lives = Lives()
+    lives.know(instance("old", state=InstanceState.READY))
+    for state in (InstanceState.STARTING, InstanceState.LOADING, InstanceState.READY, InstanceState.READY):
+        lives.follow("new", instance("new", state=state))
+    lives.follow("old", instance("old", state=InstanceState.STOPPED, reason=Reason.EVICTED))
+    lives.follow("old", instance("old", state=InstanceState.STOPPED, reason=Reason.EVICTED))
+    samples = list(lives.samples())
+    assert value(samples, "yard_model_starts_total") == 1
+    assert value(samples, "yard_model_stops_total", reason="evicted") == 1
+
+
+def parsed(text: str) -> dict[str, str]:
+    """The lines of samples, by what is before their value."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in lines}
+
+
+def test_text_for_prometheus_names_every_family_once_before_its_samples() -> None:
+    text = render(gather(everything()))
+    types = [line.split(" ")[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert types == [metric.name for metric in METRICS]
+    assert text.endswith("\n")
+    assert parsed(text)['yard_requests_total{model="m",node="n1",outcome="ok"}'] == "1"
+    assert 'name="A \\"fast\\" card"' in text
+
+
+def test_openmetrics_has_its_own_name_for_counters_and_an_end() -> None:
+    text = render(gather(everything()), openmetrics=True)
+    assert text.endswith("# EOF\n")
+    assert "# TYPE yard_requests counter\n" in text
+    assert parsed(text)['yard_requests_total{model="m",node="n1",outcome="ok"}'] == "1"
+
+
+def test_prometheus_own_parser_agrees() -> None:
+    text = render(gather(everything()))
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert len(families) == len(METRICS)
+    for metric in METRICS:
+        counts = metric.type is MetricType.COUNTER
+        name = metric.name.removesuffix("_total") if counts else metric.name
+        assert families[name].type == metric.type.value
+    strict = openmetrics.text_string_to_metric_families(render(gather(everything()), openmetrics=True))
+    assert len(list(strict)) == len(METRICS)
+
+
+def test_labels_cannot_break_out_of_their_quotes() -> None:
+    evil = Sample(name="yard_model_ready", value=float("nan"), labels={"model": 'a"} 1\nyard_evil 2 \\'})
+    text = render([evil])
+    assert [line for line in text.splitlines() if not line.startswith("#")] == [
+        'yard_model_ready{model="a\\"} 1\\nyard_evil 2 \\\\"} NaN'
+    ]
