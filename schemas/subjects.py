@@ -493,6 +493,7 @@ LIBRARY_COPY = Command(
     server=_DOWNLOADER,
     summary="Bring an entry to another node, from the nodes that have its files; the hub is not asked.",
     timeout_s=_DISK_S,
+    changes="entry",
 )
 LIBRARY_FIND = Command(
     "yard.command.library.find",

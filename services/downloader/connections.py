@@ -143,7 +143,7 @@ class Connections:
         offer = giver.offer
         giver.busy += 1
         try:
-            await self._ask_node(offer, piece)
+            await self._ask_node(offer, piece, self._watch(giver))
         except TokenRefused:
             await self._givers.renew(giver, offer.token)
         except TooSlow:
@@ -157,7 +157,11 @@ class Connections:
             giver.busy -= 1
         return False
 
-    async def _ask_node(self, offer: Offer, piece: Range) -> None:
+    def _watch(self, giver: Giver) -> Watch | None:
+        """None for the last resort: it may take its time."""
+        return None if giver.slow or self._source.url is None else Watch(self._manner.pace)
+
+    async def _ask_node(self, offer: Offer, piece: Range, watch: Watch | None) -> None:
         headers = {
             "Accept-Encoding": "identity",
             "Authorization": f"Bearer {offer.token}",
@@ -174,7 +178,6 @@ class Connections:
                 raise TryAgain(f"answered {response.status}")
             check_part(response, piece, self._source.size_bytes)
             self._part.know_giver(offer.node)
-            watch = Watch(pace) if self._source.url is not None else None
             await self._read(response, piece, offer.node, watch)
 
     async def _attempt(self, piece: Range, url: str) -> None:

@@ -57,6 +57,8 @@ class Givers:
     def __init__(self, source: Source, seek: Seeking | None) -> None:
         self.hub_fails = False
         """The hub was asked in vain, so slow nodes are better than nothing."""
+        self.alone = False
+        """One node at a time, so that it is known who gave what."""
         self._source = source
         self._seek = seek if source.sha256 is not None else None
         self._known: dict[str, Giver] = {}
@@ -86,6 +88,8 @@ class Givers:
         quick = [giver for giver in living if not giver.slow]
         if not quick and self._source.url is not None and not self.hub_fails:
             return None
+        if self.alone:
+            return min(living, key=lambda giver: giver.node, default=None)
         return min(quick or living, key=lambda giver: giver.busy, default=None)
 
     async def renew(self, giver: Giver, refused: str) -> None:

@@ -99,12 +99,13 @@ async def fetch_file(
 
 
 async def _fetch(fetch: "_Fetch") -> None:
-    for _ in range(TRIES):
+    tries = 0
+    while tries < TRIES:
         if await fetch.fill():
             await asyncio.to_thread(publish, part_path(fetch.dest), fetch.dest)
             return
         forget_part(fetch.dest)
-        fetch.judge()
+        tries += not fetch.blame()
     raise TransferError(
         "hash_mismatch",
         f"{fetch.dest.name} arrived damaged {TRIES} times: its sha256 is not what the hub lists. "
@@ -160,27 +161,32 @@ class _Fetch:
                 finally:
                     self._gave |= part.givers
 
-    def judge(self) -> None:
-        """The bytes were wrong: where nodes gave some of them, the hub alone is asked from now on.
+    def blame(self) -> bool:
+        """The bytes were wrong: whether nodes are to blame, so that another try has other sources.
 
-        Without a hub those nodes are left out; TransferError if that leaves nobody.
+        With a hub, that is the only source from now on. Without one the node that gave the bytes is left out;
+        where there were several, one at a time is asked from now on. TransferError if nobody is left.
         """
         nodes, self._gave = tuple(sorted(self._gave)), set()
         if not nodes:
-            return
-        self._options.on_lie(self._source, nodes)
+            return False
         self._options.on_trouble(
             f"{', '.join(nodes)} gave wrong bytes of {self.dest.name}; it is fetched anew."
         )
+        if self._source.url is None and len(nodes) > 1:
+            was_alone, self._givers.alone = self._givers.alone, True
+            return not was_alone
+        self._options.on_lie(self._source, nodes)
         self._givers.distrust(nodes)
         if self._source.url is not None:
             self._givers = Givers(self._source, None)
         elif self._givers.nobody:
             raise TransferError(
                 "hash_mismatch",
-                f"The file {self.dest.name} of {', '.join(nodes)} is not what is known of it; "
+                f"The file {self.dest.name} of {nodes[0]} is not what is known of it; "
                 "check it there: yard library verify.",
             )
+        return True
 
     def _note_change(self) -> None:
         log.warning("file_changed_at_hub", file=self.dest.name)
