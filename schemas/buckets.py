@@ -85,7 +85,13 @@ INSTANCES = Bucket(
     readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
     expires=True,
 )
-NODES = Bucket("nodes", Node, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.MONITOR], expires=True)
+NODES = Bucket(
+    "nodes",
+    Node,
+    writers=[Role.SUPERVISOR],
+    readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
+    expires=True,
+)
 DEVICES = Bucket(
     "devices",
     Device,

@@ -5,7 +5,9 @@ from enum import StrEnum
 import msgspec
 
 from schemas.errors import ErrorDetail
+from schemas.hub import Choice
 from schemas.record import Record
+from schemas.registering import Wishes
 
 
 class DownloadState(StrEnum):
@@ -27,10 +29,16 @@ ENDED = frozenset({DownloadState.FINISHED, DownloadState.FAILED, DownloadState.C
 
 
 class StartDownload(Record):
-    """Fetch `REPO[:QUANT][@REVISION]` or a hub URL and register it under `name` (default: as referred to)."""
+    """Fetch `REPO[:QUANT][@REVISION]`, `REPO/FILE` or a hub URL and register it as `name`."""
 
     reference: str
     name: str | None = None
+    """Without it, as referred to."""
+    choice: Choice = Choice()
+    register: bool = True
+    """Make a model of it when it is here; else the files are only fetched."""
+    wishes: Wishes = Wishes()
+    """What is said about the model; the rest is guessed."""
     node: str | None = None
     """The machine that fetches it; default: the yard's first."""
     limit_bytes_s: int | None = None
@@ -41,6 +49,8 @@ class AddDownloads(Record):
     """Fetch everything that a pasted text names, separated by lines, spaces or commas."""
 
     text: str
+    choice: Choice = Choice()
+    register: bool = True
     node: str | None = None
     limit_bytes_s: int | None = None
 
@@ -94,6 +104,9 @@ class Download(Record):
     speed_bytes_s: float | None = None
     """Smoothed over the last seconds."""
     eta_s: float | None = None
+    choice: Choice = Choice()
+    register: bool = True
+    wishes: Wishes = Wishes()
     trouble: str | None = None
     """Why nothing arrives just now, while it is tried again."""
     error: ErrorDetail | None = None

@@ -97,6 +97,64 @@ class ModelNotFound(_Invalid):
     code, status = "model_not_found", 404
 
 
+class _HubRefusal(_Invalid):
+    """The hub says no; trying again changes nothing."""
+
+
+class RepoNotFound(_HubRefusal):
+    """No such repository on the hub, or it is private."""
+
+    code, status = "repo_not_found", 404
+
+
+class GatedRepo(_HubRefusal):
+    """Its owner wants its terms to be accepted first."""
+
+    code, status = "gated_repo", 403
+
+
+class RepoDisabled(_HubRefusal):
+    """The hub has taken the repository down."""
+
+    code, status = "repo_disabled", 403
+
+
+class RevisionNotFound(_HubRefusal):
+    """The repository has no such branch, tag or commit."""
+
+    code, status = "revision_not_found", 404
+
+
+class EntryNotFound(_HubRefusal):
+    """The repository has no such file."""
+
+    code, status = "entry_not_found", 404
+
+
+class HubTokenRefused(_HubRefusal):
+    """The hub does not take the token."""
+
+    code, status = "hub_token_refused", 403
+
+
+class NoSuchModel(_HubRefusal):
+    """The repository has no model like the one that was asked for."""
+
+    code, status = "no_such_model", 404
+
+
+class PickleOnly(_HubRefusal):
+    """Its weights are pickle files alone, which can hold programs."""
+
+    code, status = "pickle_only", 400
+
+
+class UnreadableModel(_Invalid):
+    """The files are no model that an engine of the yard serves."""
+
+    code, status = "unreadable_model", 400
+
+
 class MethodNotAllowed(_Invalid):
     """The path is served, by another method."""
 
@@ -121,6 +179,12 @@ class QueueFull(YardError):
     code, status, type = "queue_full", 429, "rate_limit_error"
 
 
+class HubRateLimited(YardError):
+    """The hub wants fewer requests."""
+
+    code, status, type = "hub_rate_limited", 429, "rate_limit_error"
+
+
 class BudgetExceeded(YardError):
     """A budget is used up until its period ends."""
 
@@ -143,6 +207,24 @@ class EngineFailed(YardError):
     """The engine died or broke off while it answered."""
 
     code, status = "engine_failed", 502
+
+
+class HubFailed(YardError):
+    """The hub's answer is none."""
+
+    code, status = "hub_error", 502
+
+
+class HubUnreachable(YardError):
+    """Nobody answers where the hub should be."""
+
+    code, status, type = "hub_unreachable", 503, "unavailable_error"
+
+
+class HubOffline(YardError):
+    """This machine is told to stay away from the hub."""
+
+    code, status, type = "hub_offline", 503, "unavailable_error"
 
 
 class BrokerUnavailable(YardError):

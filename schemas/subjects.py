@@ -36,6 +36,7 @@ from schemas.downloads import (
 )
 from schemas.frames import Check, Checked, Resend
 from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
+from schemas.hub import AskOffer, HubFound, Offer, SearchHub
 from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
 from schemas.library import (
     AskNode,
@@ -81,6 +82,7 @@ from schemas.prices import (
     Repriced,
     StoredPrices,
 )
+from schemas.registering import Registered, RegisterFiles
 from schemas.registry import (
     ApplyModels,
     DeleteModel,
@@ -136,6 +138,8 @@ _AUDITING = (_DOWNLOADER, _SUPERVISOR, _MONITOR)
 _LONG_S, _VERY_LONG_S = 30.0, 600.0
 _DRAIN_S = 60.0
 """Commands that wait until instances are drained and stopped are answered within this time."""
+_HUB_S = 60.0
+"""Commands that ask the hub first."""
 _DISK_S = 30.0
 """Commands that move many files are answered within this time."""
 
@@ -152,7 +156,7 @@ MODEL_GET = Command(
     "yard.command.model.get",
     ModelRef,
     ModelRecord,
-    callers=_CALLERS,
+    callers=(*_CALLERS, _DOWNLOADER),
     server=_SUPERVISOR,
     summary="One model of the registry, by name or alias.",
 )
@@ -168,7 +172,7 @@ MODEL_PATCH = Command(
     "yard.command.model.patch",
     PatchModel,
     ModelStored,
-    callers=_CALLERS,
+    callers=(*_CALLERS, _DOWNLOADER),
     server=_SUPERVISOR,
     summary="Change some fields of a model.",
     changes="model",
@@ -381,6 +385,34 @@ DOWNLOAD_AT_NODE = Command(
     server=_DOWNLOADER,
     summary="A command about downloads on its way to the node that it is about: the same JSON.",
     timeout_s=10.0,
+)
+HUB_SEARCH = Command(
+    "yard.command.hub.search",
+    SearchHub,
+    HubFound,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Find models on the hub by name, most downloaded first or otherwise.",
+    timeout_s=_HUB_S,
+)
+HUB_OFFER = Command(
+    "yard.command.hub.offer",
+    AskOffer,
+    Offer,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="What a repository offers: quants, sizes, and what fits which node; nothing is fetched.",
+    timeout_s=_HUB_S,
+)
+FILES_REGISTER = Command(
+    "yard.command.files.register",
+    RegisterFiles,
+    Registered,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Make a model of files that are in the store; what nobody says is guessed from them.",
+    timeout_s=_DRAIN_S,
+    changes="path",
 )
 LIBRARY_SHOW = Command(
     "yard.command.library.show",

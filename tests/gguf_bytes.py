@@ -61,10 +61,19 @@ def gguf_bytes(
     values: Mapping[str, Simple | Sequence[Simple]], weights: Sequence[Weight] = (), version: int = 3
 ) -> bytes:
     """A whole file, its weights all zero."""
+    front, size_bytes = gguf_front(values, weights, version)
+    return front + bytes(size_bytes - len(front))
+
+
+def gguf_front(
+    values: Mapping[str, Simple | Sequence[Simple]], weights: Sequence[Weight] = (), version: int = 3
+) -> tuple[bytes, int]:
+    """What stands before the weights, and the size that the whole file would have."""
     infos, offset = [], 0
     for weight in weights:
         infos.append(tensor(weight, offset))
         offset += -(-weight.size_bytes // ALIGNMENT) * ALIGNMENT
     front = head(len(weights), len(values), version)
     front += b"".join(entry(key, value) for key, value in values.items()) + b"".join(infos)
-    return front + bytes(-len(front) % ALIGNMENT) + bytes(offset)
+    front += bytes(-len(front) % ALIGNMENT)
+    return front, len(front) + offset

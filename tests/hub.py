@@ -14,9 +14,20 @@ from typing import Self
 
 from aiohttp import web
 
-from tests.hub_files import ALWAYS, Faults, HubFile, HubRepo, body_chunks, hub_file, model_info, tree_entry
+from tests.hub_files import (
+    ALWAYS,
+    About,
+    Faults,
+    HubFile,
+    HubRepo,
+    body_chunks,
+    hub_file,
+    model_info,
+    search,
+    tree_entry,
+)
 
-__all__ = ["ALWAYS", "Faults", "Hub", "HubFile", "HubRepo", "Seen"]
+__all__ = ["ALWAYS", "About", "Faults", "Hub", "HubFile", "HubRepo", "Seen"]
 
 DEADLINE_S = 20.0
 
@@ -43,6 +54,7 @@ class Hub:
         self.repos: dict[str, HubRepo] = {}
         self.seen: list[Seen] = []
         self.api_statuses: list[int] = []  # answered first to API requests, one each
+        self.api_retry_after: str | None = None  # sent along with those
         self._changed = asyncio.Event()
         self._runners: list[web.AppRunner] = []
 
@@ -68,6 +80,7 @@ class Hub:
         sha: str | None = None,
         lfs: bool = True,
         revisions: tuple[str, ...] = ("main",),
+        about: About | None = None,
     ) -> HubRepo:
         """Publish files (a Path is streamed, never read whole); lfs=False hides their sha256."""
         sha = sha or hashlib.sha1(name.encode()).hexdigest()
@@ -80,6 +93,7 @@ class Hub:
             private=private,
             files=hub_files,
             revisions={sha, *revisions},
+            about=about or About(),
         )
         self.repos[name] = repo
         return repo
@@ -121,6 +135,8 @@ class Hub:
             )
         )
         self._changed.set()
+        if request.path == "/api/models":
+            return self._answer_search(request)
         if request.path.startswith("/api/models/"):
             return self._answer_api(request)
         org, _, rest = request.path[1:].partition("/")
@@ -139,6 +155,10 @@ class Hub:
         self, request: web.Request, repo: HubRepo, revision: str, *, is_file: bool
     ) -> web.Response | None:
         allowed = self.token is not None and request.headers.get("Authorization") == f"Bearer {self.token}"
+        if repo.about.disabled:
+            return web.json_response(
+                {}, status=403, headers={"X-Error-Message": "Access to this resource is disabled."}
+            )
         if repo.private and not allowed:
             return _error(401, "RepoNotFound")
         if repo.gated and (is_file or repo.hides_metadata) and not allowed:
@@ -147,9 +167,14 @@ class Hub:
             return _error(404, "RevisionNotFound")
         return None
 
+    def _answer_search(self, request: web.Request) -> web.Response:
+        if self.api_statuses:
+            return _error(self.api_statuses.pop(0), None, self.api_retry_after)
+        return web.json_response(search(self.repos.values(), request.query))
+
     def _answer_api(self, request: web.Request) -> web.Response:
         if self.api_statuses:
-            return _error(self.api_statuses.pop(0), None)
+            return _error(self.api_statuses.pop(0), None, self.api_retry_after)
         parts = request.path.removeprefix("/api/models/").split("/")
         repo = self.repos.get("/".join(parts[:2]))
         if repo is None:

@@ -1,7 +1,7 @@
 """The repositories of the test hub: their files, counters, faults, and how the hub's API lists them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,21 @@ class HubFile:
 
 
 @dataclass(kw_only=True)
+class About:
+    """What the hub tells of a repository beside its files."""
+
+    tags: tuple[str, ...] = ("gguf",)
+    task: str | None = None
+    downloads: int = 0
+    likes: int = 0
+    trending: int = 0
+    created: str = "2026-01-01T00:00:00.000Z"
+    updated: str = "2026-01-01T00:00:00.000Z"
+    n_params: int | None = None
+    disabled: bool = False
+
+
+@dataclass(kw_only=True)
 class HubRepo:
     """A repository at one commit, which `main` and the commit itself name."""
 
@@ -56,6 +71,7 @@ class HubRepo:
     private: bool
     files: dict[str, HubFile]
     revisions: set[str]
+    about: About = field(default_factory=About)
 
 
 def body_chunks(file: HubFile, start: int, end: int) -> Iterator[bytes]:
@@ -112,7 +128,46 @@ def model_info(repo: HubRepo, *, blobs: bool) -> dict[str, object]:
         if blobs:
             sibling |= {"size": file.size_bytes, "blobId": file.sha256[:40]} | _lfs(file, "sha256")
         siblings.append(sibling)
-    counts = {"tags": ["gguf"], "downloads": 0, "likes": 0}
-    gated = "manual" if repo.gated else False
-    state = {"private": repo.private, "gated": gated, "disabled": False}
-    return {"id": repo.name, "sha": repo.sha, "siblings": siblings} | counts | state
+    return {"id": repo.name, "sha": repo.sha, "siblings": siblings} | _about(repo)
+
+
+def search(repos: Iterable[HubRepo], asked: Mapping[str, str]) -> list[dict[str, object]]:
+    """The answer to `/api/models?search=…`, as the real hub filters and sorts."""
+    found = [repo for repo in repos if not repo.private and _is_found(repo, asked)]
+    key = asked.get("sort", "trendingScore")
+    found.sort(key=lambda repo: str(_about(repo)[key]).rjust(20), reverse=True)
+    return [{"id": repo.name} | _about(repo) for repo in found[: int(asked.get("limit", 1000))]]
+
+
+def _is_found(repo: HubRepo, asked: Mapping[str, str]) -> bool:
+    about, size = repo.about, repo.about.n_params
+    low, high = _sizes(asked.get("num_parameters", ""))
+    return (
+        asked.get("search", "").lower() in repo.name.lower()
+        and asked.get("author", repo.name.partition("/")[0]) == repo.name.partition("/")[0]
+        and asked.get("filter", about.tags[0]) in about.tags
+        and asked.get("pipeline_tag", about.task) == about.task
+        and ("num_parameters" not in asked or (size is not None and low <= size <= high))
+    )
+
+
+def _sizes(text: str) -> tuple[float, float]:
+    bounds = dict(part.split(":") for part in text.split(",") if part)
+    return float(bounds.get("min", 0)), float(bounds.get("max", "inf"))
+
+
+def _about(repo: HubRepo) -> dict[str, object]:
+    about = repo.about
+    return {
+        "tags": list(about.tags),
+        "pipeline_tag": about.task,
+        "downloads": about.downloads,
+        "likes": about.likes,
+        "trendingScore": about.trending,
+        "createdAt": about.created,
+        "lastModified": about.updated,
+        "private": repo.private,
+        "gated": "manual" if repo.gated else False,
+        "disabled": about.disabled,
+        **({"gguf": {"total": about.n_params}} if about.n_params else {}),
+    }

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING
 
+from modelyard.cli.choosing import add_choice, add_wishes, order_of, orders_of, says_wishes
 from modelyard.cli.output import emit, say
 from modelyard.cli.text import rate, spell_sources
 from modelyard.cli.verbs import Verbs, complain
@@ -24,6 +25,7 @@ REFERENCE is REPO[:QUANT][@REVISION] on the Hugging Face hub, or the address of 
   yard pull Qwen/Qwen3-0.6B-GGUF:Q8_0
 Several are taken at once, separated by spaces, commas or lines; - reads them from standard input.
 
+`yard offer REPO` shows what there is, and what fits which node.
 Ctrl-C leaves the download running; the same command shows it again, and so does `yard downloads`.
 """
 _NEXT = {
@@ -38,6 +40,8 @@ def register(verbs: Verbs) -> None:
     parser.description = f"{parser.description}{_MORE}"
     parser.add_argument("references", nargs="+", metavar="REFERENCE", help="what to fetch")
     parser.add_argument("--name", help="what to call it in the yard (default: REPO:QUANT)")
+    add_choice(parser)
+    add_wishes(parser)
     parser.add_argument("--node", help="the machine that fetches it (default: the first one)")
     parser.add_argument("--limit", type=rate, metavar="SPEED", help="the most it takes of the network: 20MB")
     parser.add_argument("--detach", action="store_true", help="only put it into the queue")
@@ -55,21 +59,29 @@ async def _pull(yard: "Client", arguments: argparse.Namespace) -> None:
 
 
 async def _pull_one(yard: "Client", arguments: argparse.Namespace, reference: str) -> None:
-    updates = yard.pull(reference, arguments.name, node=arguments.node, limit_bytes_s=arguments.limit)
+    updates = yard.pull(order_of(reference, arguments))
     (last,) = (await _show(updates, arguments, [reference])).values()
     _check(last)
     if not arguments.json:
-        spec = next((each for each in (await yard.models()).values() if each.name == last.model), None)
-        came = f": {spell_sources(last.received)}" if set(last.received) - {"hub"} else ""
-        say(f"{last.model} is in the yard{came}. {_NEXT[spec.mode if spec else 'chat'].format(last.model)}")
+        await _tell_next(yard, last)
+
+
+async def _tell_next(yard: "Client", last: "Download") -> None:
+    models = (await yard.models()).values() if last.register else ()
+    spec = next((each for each in models if each.name == last.model), None)
+    if spec is None and last.files:
+        say(f"The files of {last.reference} are in the store; no model was made of them.")
+        return
+    came = f": {spell_sources(last.received)}" if set(last.received) - {"hub"} else ""
+    say(f"{last.model} is in the yard{came}. {_NEXT[spec.mode if spec else 'chat'].format(last.model)}")
 
 
 async def _pull_many(yard: "Client", arguments: argparse.Namespace, text: str) -> None:
     from schemas.errors import BadRequest
 
-    if arguments.name:
-        raise BadRequest("--name is for a single model that is waited for.")
-    added = await yard.download_queue.add(text, node=arguments.node, limit_bytes_s=arguments.limit)
+    if arguments.name or says_wishes(arguments):
+        raise BadRequest("A name, aliases, mode, context and engine are for one model that is waited for.")
+    added = await yard.download_queue.add(orders_of(text, arguments))
     begun = [each.download for each in added if each.download]
     _tell_refused(added, as_json=arguments.json)
     if arguments.detach:

@@ -11,6 +11,7 @@ from modelyard.client.accounts import Accounts
 from modelyard.client.alerting import Alerting
 from modelyard.client.chatting import chat
 from modelyard.client.download_queue import DownloadQueue
+from modelyard.client.hub import Hub
 from modelyard.client.library import Library
 from modelyard.client.pulling import follow
 from modelyard.client.reading import read_bucket
@@ -47,6 +48,8 @@ class Client:
         """Orders about downloads: add, pause, resume, cancel, retry, move, limit and forget."""
         self.alerting = Alerting(bus)
         """Alert rules, silences, and the webhooks that are told."""
+        self.hub = Hub(bus)
+        """Search of the hub, offers of its repositories, and models of files that are here."""
         self.accounts = Accounts(bus)
         """Usage by any question, single records, prices, budgets, reports and storage."""
         self.library = Library(bus)
@@ -162,22 +165,17 @@ class Client:
             raise DeadlineExceeded(f"{model} was not ready after {timeout_s:g} s.") from None
         return ready
 
-    def pull(
-        self,
-        reference: str,
-        name: str | None = None,
-        *,
-        node: str | None = None,
-        limit_bytes_s: int | None = None,
-    ) -> AsyncGenerator[Download, None]:
+    def pull(self, wanted: str | StartDownload, name: str | None = None) -> AsyncGenerator[Download, None]:
         """Have a model fetched, or join who fetches it already; every update until one of `ENDED`.
+
+        `wanted` is a reference, or an order with all that can be said about it.
 
         Leaving early leaves the download running; `cancel_download` ends it.
         """
-        wanted = StartDownload(reference=reference, name=name, node=node, limit_bytes_s=limit_bytes_s)
+        order = StartDownload(reference=wanted, name=name) if isinstance(wanted, str) else wanted
 
         async def begin() -> tuple[Download, ...]:
-            return (await self.download_queue.start(wanted),)
+            return (await self.download_queue.start(order),)
 
         return follow(self.bus, begin)
 

@@ -26,12 +26,10 @@ class DownloadQueue:
         """One model; a second asker joins the download that runs."""
         return await self._bus.call(subjects.DOWNLOAD_START, wanted)
 
-    async def add(
-        self, text: str, *, node: str | None = None, limit_bytes_s: int | None = None
-    ) -> tuple[Added, ...]:
+    async def add(self, wanted: str | AddDownloads) -> tuple[Added, ...]:
         """Everything that a text names, between spaces, commas or lines; each is taken or refused alone."""
-        wanted = AddDownloads(text=text, node=node, limit_bytes_s=limit_bytes_s)
-        return (await self._bus.call(subjects.DOWNLOAD_ADD, wanted, timeout_s=60.0)).added
+        order = AddDownloads(text=wanted) if isinstance(wanted, str) else wanted
+        return (await self._bus.call(subjects.DOWNLOAD_ADD, order, timeout_s=60.0)).added
 
     async def pause(self, download: str) -> Download:
         """Let it rest until it is resumed."""

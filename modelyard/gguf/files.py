@@ -4,13 +4,11 @@ import os
 import re
 from pathlib import Path
 
-from modelyard.gguf.cursor import MAX_HEADER_BYTES
-from modelyard.gguf.errors import GgufError, NeedMore
+from modelyard.gguf.errors import GgufError
 from modelyard.gguf.header import Header, make_header
-from modelyard.gguf.parse import Contents, parse
+from modelyard.gguf.parse import Contents
+from modelyard.gguf.reading import Reading
 
-_FIRST_BYTES = 1024 * 1024
-_GROWTH = 4
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -25,16 +23,10 @@ def read_model(path: Path) -> Header:
 def read_contents(path: Path) -> Contents:
     """The entries and tensors of one file, reading about as much of it as its header is long."""
     with path.open("rb") as file:
-        size_bytes = os.fstat(file.fileno()).st_size
-        buffer, wanted = b"", _FIRST_BYTES
+        reading = Reading(path.name, os.fstat(file.fileno()).st_size)
         while True:
-            buffer += file.read(wanted - len(buffer))
-            try:
-                return parse(buffer, size_bytes)
-            except NeedMore as more:
-                if len(buffer) < wanted:
-                    raise GgufError(f"{path.name} became shorter while it was read.") from None
-                wanted = min(MAX_HEADER_BYTES, max(more.at_least_bytes, _GROWTH * len(buffer)))
+            if (contents := reading.feed(file.read(reading.wanted_bytes))) is not None:
+                return contents
 
 
 def shard_paths(path: Path) -> tuple[Path, ...]:

@@ -7,7 +7,8 @@ from aiohttp import ClientResponse
 from yarl import URL
 
 from services.downloader.backoff import parse_retry_after_s
-from services.downloader.errors import TransferError
+from services.downloader.errors import HubError, TransferError
+from services.downloader.hub import refusals
 from services.downloader.origin import same_origin
 from services.downloader.ranges import Range
 from services.downloader.source import Source
@@ -20,12 +21,8 @@ _CODES = {
     "RevisionNotFound": "revision_not_found",
     "EntryNotFound": "entry_not_found",
 }
-_SENTENCES = {
-    "gated_repo": "The repository is gated or private; accept its terms on the hub and set HF_TOKEN.",
-    "repo_not_found": "The repository is gone from the hub, or private; check its name.",
-    "revision_not_found": "That revision is gone from the hub; choose another.",
-    "entry_not_found": "The file is gone from the hub; start the download anew.",
-}
+_BY_STATUS = {401: "gated_repo", 403: "gated_repo", 404: "entry_not_found"}
+_DISABLED = "Access to this resource is disabled."
 
 
 class TryAgain(Exception):
@@ -44,9 +41,33 @@ def check_status(response: ClientResponse, hub_url: str) -> None:
     at_hub = same_origin(response.url, URL(hub_url))
     if status in {408, 429} or status >= 500 or not at_hub:  # elsewhere a 403 is but an expired address
         raise TryAgain(f"answered {status}", parse_retry_after_s(response.headers.get("Retry-After")))
+    raise _refusal(response, hub_url)
+
+
+def _refusal(response: ClientResponse, hub_url: str) -> TransferError:
+    """What the hub itself says about one file of a repository."""
+    url = URL(hub_url)
+    hub, repo = str(url.origin()), "/".join(url.parts[1:3])
+    if response.headers.get("X-Error-Message") == _DISABLED:
+        return as_transfer(refusals.disabled(repo))
     code = _CODES.get(response.headers.get("X-Error-Code", ""))
-    code = code or {401: "gated_repo", 403: "gated_repo", 404: "entry_not_found"}.get(status, "hub_error")
-    raise TransferError(code, _SENTENCES.get(code, f"The hub answered {status} for a file; try again later."))
+    match code or _BY_STATUS.get(response.status, "hub_error"):
+        case "gated_repo":
+            return as_transfer(refusals.gated(repo, hub))
+        case "repo_not_found":
+            return as_transfer(refusals.not_found(repo))
+        case "revision_not_found":
+            return TransferError(
+                "revision_not_found", f"That revision of {repo} is gone from the hub; choose another."
+            )
+        case "entry_not_found":
+            return TransferError("entry_not_found", f"The file is gone from {repo}; start the download anew.")
+    return TransferError("hub_error", f"The hub answered {response.status} for a file; try again later.")
+
+
+def as_transfer(error: HubError) -> TransferError:
+    """The same refusal, met while bytes are moved."""
+    return TransferError(error.code, error.sentence)
 
 
 def check_hop(headers: Mapping[str, str], source: Source) -> None:

@@ -9,7 +9,7 @@ from modelyard.bus import Bus
 from modelyard.settings import Settings
 from schemas.errors import Conflict
 from schemas.models import ModelSpec
-from services.downloader.register import register
+from services.downloader.registering.put import register
 
 log = logging.get(__name__)
 

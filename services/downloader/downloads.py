@@ -27,6 +27,8 @@ from services.downloader.book import Book
 from services.downloader.pasted import MAX_REFERENCES, pasted_references
 from services.downloader.peers.finder import Finder
 from services.downloader.reference import Reference, parse_reference
+from services.downloader.registering.names import name_of_reference
+from services.downloader.registering.registrar import Registrar
 from services.downloader.running import AT_REST, Run
 from services.downloader.worker_messages import Go
 
@@ -44,6 +46,7 @@ class Downloads:
         settings: Settings,
         book: Book,
         *,
+        registrar: Registrar,
         finder: Finder,
         on_files: Callable[[], None],
     ) -> None:
@@ -52,6 +55,7 @@ class Downloads:
         self._settings = settings
         self._book = book
         self._finder = finder
+        self._registrar = registrar
         self._on_files = on_files
         """Called when files have come."""
         self._runs: dict[str, Run] = {}
@@ -85,7 +89,12 @@ class Downloads:
         return DownloadsAdded(added=tuple([await self._add(each, order) for each in references]))
 
     async def _add(self, reference: str, order: AddDownloads) -> Added:
-        start = StartDownload(reference=reference, limit_bytes_s=order.limit_bytes_s)
+        start = StartDownload(
+            reference=reference,
+            choice=order.choice,
+            register=order.register,
+            limit_bytes_s=order.limit_bytes_s,
+        )
         try:
             return Added(reference=reference, download=await self.on_start(start))
         except YardError as error:
@@ -120,7 +129,8 @@ class Downloads:
                 raise Conflict(
                     f"The download of {download.reference} is {download.state}; there is nothing to retry."
                 )
-            if queue.joined(self._book.unended(), parse_reference(download.reference), download.model):
+            reference = parse_reference(download.reference)
+            if queue.joined(self._book.unended(), reference, download.model, download.choice):
                 raise Conflict(f"{download.reference} is being downloaded again already.")
             order = queue.last_order(self._book.unended())
             await self._book.step(ref.download, order=order, error=None, revision=None)
@@ -158,7 +168,7 @@ class Downloads:
 
     async def _start(self, order: StartDownload) -> Download:
         reference, model = _read(order)
-        running = queue.joined(self._book.unended(), reference, order.name)
+        running = queue.joined(self._book.unended(), reference, order.name, order.choice)
         if running is not None:
             if running.state is _S.PAUSED:
                 await self._queue(running.download)
@@ -174,7 +184,11 @@ class Downloads:
             node=self._settings.node,
             order=queue.last_order(self._book.unended()),
             limit_bytes_s=_checked(order.limit_bytes_s),
+            choice=order.choice,
+            register=order.register,
+            wishes=order.wishes,
         )
+        self._registrar.check_names(download)
         await self._book.add(download)
         await self._fill()
         return download
@@ -188,10 +202,10 @@ class Downloads:
         while download := self._next():
             key = download.download
             run = Run(
-                self._bus,
                 self._settings,
                 self._book,
                 key,
+                registrar=self._registrar,
                 allow=self._allow,
                 finder=self._finder,
                 on_files=self._on_files,
@@ -257,7 +271,7 @@ class Downloads:
 def _read(order: StartDownload) -> tuple[Reference, str]:
     try:
         reference = parse_reference(order.reference)
-        return reference, check_model_name(order.name or str(reference))
+        return reference, check_model_name(order.name or name_of_reference(reference))
     except ValueError as error:
         raise BadRequest(str(error)) from error
 

@@ -2,6 +2,8 @@
 
 import errno
 
+from schemas.errors import BY_CODE, HubFailed, YardError
+
 
 class DownloadError(Exception):
     """Carries a stable code and a sentence a user can act on; neither ever holds a secret."""
@@ -13,12 +15,16 @@ class DownloadError(Exception):
 
 
 class HubError(DownloadError):
-    """The hub said no, or nothing: repo_not_found, gated_repo, revision_not_found, entry_not_found,
-    hub_unreachable or hub_error."""
+    """The hub said no, or nothing; the codes are those of `schemas.errors`."""
 
 
 class TransferError(DownloadError):
     """The bytes did not arrive whole: disk_full, disk_error, hash_mismatch or a HubError's code."""
+
+
+def as_yard_error(error: DownloadError) -> YardError:
+    """The same for who asked with a command."""
+    return BY_CODE.get(error.code, HubFailed)(error.sentence)
 
 
 def disk_error(error: OSError, path: str) -> TransferError:

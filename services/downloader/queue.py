@@ -3,10 +3,13 @@
 from collections.abc import Collection, Iterable
 
 from schemas.downloads import ENDED, Download, DownloadState
-from services.downloader.quants import normal_quant
+from schemas.hub import Choice
 from services.downloader.reference import Reference, parse_reference
+from services.downloader.selection.quants import normal_quant
 
 _MAIN = "main"
+ALL = Choice()
+"""What a reference means where nothing else is said."""
 
 
 def waiting(downloads: Iterable[Download]) -> list[Download]:
@@ -48,9 +51,12 @@ def moved(downloads: Iterable[Download], download: str, to: int) -> dict[str, fl
     return {each: float(place) for place, each in enumerate([*ids[:to], download, *ids[to:]])}
 
 
-def joined(downloads: Iterable[Download], reference: Reference, name: str | None) -> Download | None:
+def joined(
+    downloads: Iterable[Download], reference: Reference, name: str | None, choice: Choice = ALL
+) -> Download | None:
     """The download that already brings what is asked for, however that is worded."""
-    return next((each for each in downloads if _brings(each, reference) and name in {None, each.model}), None)
+    alike = (each for each in downloads if each.choice == choice and name in {None, each.model})
+    return next((each for each in alike if _brings(each, reference)), None)
 
 
 def _brings(download: Download, wanted: Reference) -> bool:
@@ -59,15 +65,19 @@ def _brings(download: Download, wanted: Reference) -> bool:
         download.state not in ENDED
         and own.repo == wanted.repo
         and (wanted.revision or _MAIN) in {own.revision or _MAIN, download.revision}
-        and _is_quant(download, own, wanted.quant)
+        and _has_files(download, own, wanted)
     )
 
 
-def _is_quant(download: Download, own: Reference, wanted: str | None) -> bool:
-    if wanted is None:
+def _has_files(download: Download, own: Reference, wanted: Reference) -> bool:
+    if wanted.file is not None:
+        return wanted.file in {own.file, *download.files}
+    if own.file is not None:
+        return False
+    if wanted.quant is None:
         return own.quant is None or download.is_default_quant
     known = {normal_quant(quant) for quant in (own.quant, download.quant) if quant}
-    return normal_quant(wanted) in known
+    return normal_quant(wanted.quant) in known
 
 
 def shares(total: int | None, caps: dict[str, int | None]) -> dict[str, int | None]:

@@ -1,34 +1,43 @@
-"""What a user may type to name a model on the hub: `REPO[:QUANT][@REVISION]` or a hub URL."""
+"""What a user may type to name something on the hub: `REPO[:QUANT][@REVISION]`, `REPO/FILE` or a hub URL."""
 
 import re
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from services.downloader.quants import label_of_file
-
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_FILE = re.compile(r"(?P<repo>[^/:]+/[^/:]+)/(?P<path>.+\.[A-Za-z0-9]+)")
+"""What follows a repository is a file if it ends as files do."""
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
-_HOST_PREFIX = re.compile(r"(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
+_HOST = re.compile(r"(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+_PAGES = frozenset({"tree", "blob", "resolve", "raw"})
 _MAX_PART_CHARS = 96
 _MAX_WORD_CHARS = 200
+_MAX_FILE_CHARS = 1000
 
 
 class Reference(Struct, frozen=True, kw_only=True):
-    """A model on the hub; without a quant the best known one is meant, without a revision the newest."""
+    """A model on the hub; without a quant or a file the usual one is meant, without a revision the newest."""
 
     repo: str
     quant: str | None = None
     revision: str | None = None
+    file: str | None = None
+    """A path in the repository; never together with a quant."""
 
     def __str__(self) -> str:
+        """As `parse_reference` reads it."""
+        file = f"/{self.file}" if self.file else ""
         quant = f":{self.quant}" if self.quant else ""
         revision = f"@{self.revision}" if self.revision else ""
-        return f"{self.repo}{quant}{revision}"
+        return f"{self.repo}{file}{quant}{revision}"
 
 
-def make_reference(repo: str, quant: str | None = None, revision: str | None = None) -> Reference:
+def make_reference(
+    repo: str, quant: str | None = None, revision: str | None = None, file: str | None = None
+) -> Reference:
     """A checked Reference; ValueError carries a sentence for the user."""
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
         raise ValueError(f"{repo!r} is not a repository name; write it as on the hub, for example org/name.")
@@ -39,34 +48,64 @@ def make_reference(repo: str, quant: str | None = None, revision: str | None = N
         raise ValueError(f"{quant!r} is not a quant; write one like Q4_K_M after the colon, or leave it out.")
     if revision is not None and not _is_word(_REVISION, revision):
         raise ValueError(f"{revision!r} is not a revision; write a branch, tag or commit after the @.")
-    return Reference(repo=repo, quant=quant, revision=revision)
+    if file is not None and not _is_file(file):
+        raise ValueError(f"{file[:80]!r} is not a path in a repository; copy the address of the file.")
+    return Reference(repo=repo, quant=quant, revision=revision, file=file)
 
 
 def parse_reference(text: str) -> Reference:
-    """Read `REPO[:QUANT][@REVISION]`, with or without hf.co/ before it, or the URL of a hub page."""
+    """Read `REPO[:QUANT][@REVISION]` or `REPO/FILE[@REVISION]`, hf.co/ before it or not, or a URL."""
     text = text.strip()
-    if re.match(r"https?://", text, re.IGNORECASE):
-        return _parse_url(text)
-    text = _HOST_PREFIX.sub("", text, count=1) if _HOST_PREFIX.match(text) else text
+    has_scheme = re.match(r"https?://", text, re.IGNORECASE) is not None
+    host = _HOST.match(text)
+    rest = text[host.end() :] if host else text
+    is_page = rest.split("/")[2:3] and rest.split("/")[2] in _PAGES
+    if (has_scheme and not (host and _is_name(rest))) or (host and is_page):
+        return _parse_url(text if has_scheme else f"https://{text}")
+    return _parse_words(rest)
+
+
+def _parse_words(text: str) -> Reference:
     rest, at, revision = text.partition("@")
+    if file := _FILE.fullmatch(rest):
+        return make_reference(file["repo"], None, revision if at else None, file["path"])
     repo, colon, quant = rest.partition(":")
     return make_reference(repo, quant if colon else None, revision if at else None)
 
 
 def _parse_url(url: str) -> Reference:
     """The page of a repository (/org/name), of a branch (/tree/REV) or of a file (/blob or /resolve)."""
-    parts = [unquote(part) for part in urlsplit(url).path.split("/") if part]
+    parts = [unquote(part) for part in urlsplit(url).path.split("/")]
+    parts = [part for part in parts if part]
+    if parts[:2] == ["api", "models"]:
+        parts = parts[2:]
     if len(parts) < 2 or parts[0] in {"datasets", "spaces"}:
         raise ValueError(f"{url!r} does not lead to a model; copy the address of a model's page.")
     repo, page = "/".join(parts[:2]), parts[2:]
     if not page:
         return make_reference(repo)
-    if page[0] == "tree" and len(page) >= 2:
-        return make_reference(repo, page[2] if len(page) > 2 else None, page[1])
-    if page[0] in {"blob", "resolve"} and len(page) >= 3:
-        return make_reference(repo, label_of_file("/".join(page[2:])), page[1])
+    kind, revision, path = page[0], "".join(page[1:2]), page[2:]
+    if kind == "tree" and revision:
+        return make_reference(repo, path[0] if path else None, revision)
+    if kind in _PAGES and path:
+        return make_reference(repo, None, revision, "/".join(path))
     raise ValueError(f"{url!r} is not a page we know; copy the address of the model or of one of its files.")
+
+
+def _is_name(text: str) -> bool:
+    """`https://hf.co/org/name:Q4_K_M` is no page of the hub, but what other programs take for a name."""
+    return text.count("/") == 1 and (":" in text or "@" in text)
 
 
 def _is_word(pattern: re.Pattern[str], word: str) -> bool:
     return bool(pattern.fullmatch(word)) and ".." not in word and len(word) <= _MAX_WORD_CHARS
+
+
+def _is_file(path: str) -> bool:
+    parts = path.split("/")
+    return (
+        len(path) <= _MAX_FILE_CHARS
+        and not _CONTROL.search(path)
+        and "@" not in path
+        and not any(part in {"", ".", ".."} for part in parts)
+    )

@@ -5,16 +5,14 @@ import time
 from collections.abc import Callable
 
 from modelyard import logging
-from modelyard.bus import Bus
 from modelyard.settings import Settings
 from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail, YardError
-from schemas.models import ModelSpec, Source
 from services.downloader.book import Book
 from services.downloader.library.downloaded import note_download
 from services.downloader.peers.finder import Finder
 from services.downloader.reference import Reference, parse_reference
-from services.downloader.register import register
+from services.downloader.registering.registrar import Registrar
 from services.downloader.speed import Speed, eta_s
 from services.downloader.worker_messages import (
     Distrust,
@@ -61,16 +59,16 @@ class Run:
 
     def __init__(
         self,
-        bus: Bus,
         settings: Settings,
         book: Book,
         key: str,
         *,
+        registrar: Registrar,
         allow: Allow,
         finder: Finder,
         on_files: Callable[[], None],
     ) -> None:
-        self._bus = bus
+        self._registrar = registrar
         self._settings = settings
         self._book = book
         self._key = key
@@ -84,7 +82,7 @@ class Run:
         reference = parse_reference(self._book[self._key].reference)
         try:
             finished = await self._transfer(reference)
-            await register(self._bus, model_spec(self._book[self._key].model, reference, finished))
+            await self._registrar.fetched(self._book[self._key], finished)
         except YardError as error:
             await self._fail(error.body().error)
         except TransferFailed as error:
@@ -210,6 +208,8 @@ def job_of(settings: Settings, reference: Reference, download: Download) -> Job:
     return Job(
         repo=reference.repo,
         quant=reference.quant,
+        file=reference.file,
+        choice=download.choice,
         revision=download.revision or reference.revision,
         folder=str(settings.models / reference.repo),
         store_root=str(settings.models),
@@ -240,14 +240,3 @@ def finished_fields(finished: Finished, download: Download) -> dict[str, object]
         "bytes_done": finished.bytes_total,
         "files_done": len(download.files),
     }
-
-
-def model_spec(name: str, reference: Reference, finished: Finished) -> ModelSpec:
-    """The model that the fetched files are."""
-    repo = reference.repo
-    return ModelSpec(
-        name=name,
-        path=f"{repo}/{finished.model_path}",
-        mmproj=f"{repo}/{finished.mmproj_path}" if finished.mmproj_path else None,
-        source=Source(repo=repo, revision=finished.commit, quant=finished.quant),
-    )

@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,12 +18,15 @@ from modelyard import logging
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.paths import check_folder, resolve_all
 from modelyard.processes import die_with_parent
+from schemas.formats import Format
+from schemas.hub import Choice
 from services.downloader import hub
 from services.downloader.disk import file_bytes, require_free
 from services.downloader.errors import DownloadError, HubError
 from services.downloader.part_file import arrived_bytes
 from services.downloader.progress import ProgressMeter
-from services.downloader.selection import Reference, RemoteFile, Selection, make_reference, select_files
+from services.downloader.reference import Reference, make_reference
+from services.downloader.selection import RemoteFile, Selection, SelectionError, select_files
 from services.downloader.source import Source
 from services.downloader.throttle import Throttle
 from services.downloader.transfer import Options, fetch_file, open_session
@@ -80,11 +83,11 @@ def main() -> int:
 
 def make_plan(job: Job, orders: Orders | None = None) -> Plan:
     """Ask the hub, or other nodes where it does not answer, and decide; nothing is written yet."""
-    reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision))
+    reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision, job.file))
     folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
     listing = _list_repo(reference, orders if job.nodes else None)
-    selection = _or_fail("no_such_model", lambda: select_files(reference, listing.files))
-    files = _files_of(selection)
+    selection = _select(reference, listing.files, job.choice)
+    files = selection.files
     places = _or_fail("unsafe_path", lambda: resolve_all(folder, [file.path for file in files]))
     arrived = tuple(map(_arrived_bytes, files, places))
     bytes_total = sum(file.size_bytes for file in files)
@@ -96,9 +99,11 @@ def make_plan(job: Job, orders: Orders | None = None) -> Plan:
             files=files,
             bytes_total=bytes_total,
             missing_bytes=bytes_total - sum(arrived),
-            model_path=files[0].path,
+            model_path=selection.model_path,
             mmproj_path=selection.mmproj.path if selection.mmproj else None,
-            is_default_quant=_is_default(reference, selection, listing.files),
+            format=selection.format,
+            task=listing.task,
+            is_default_quant=_is_default(reference, selection, listing.files, job.choice),
         ),
         places=tuple(places),
         arrived_bytes=arrived,
@@ -117,14 +122,19 @@ def _list_repo(reference: Reference, orders: Orders | None) -> hub.RepoListing:
         return hub.RepoListing(commit=known.commit, files=known.files)
 
 
-def _files_of(selection: Selection) -> tuple[RemoteFile, ...]:
-    return selection.model_files + ((selection.mmproj,) if selection.mmproj else ())
-
-
-def _is_default(reference: Reference, selection: Selection, files: tuple[RemoteFile, ...]) -> bool:
+def _select(reference: Reference, files: Iterable[RemoteFile], choice: Choice) -> Selection:
     try:
-        return select_files(msgspec.structs.replace(reference, quant=None), files) == selection
-    except ValueError:  # the repository has no default
+        return select_files(reference, files, choice)
+    except SelectionError as error:
+        raise DownloadError(error.code, str(error)) from error
+
+
+def _is_default(
+    reference: Reference, selection: Selection, files: Iterable[RemoteFile], choice: Choice
+) -> bool:
+    try:
+        return select_files(msgspec.structs.replace(reference, quant=None), files, choice) == selection
+    except SelectionError:  # the repository has no default
         return False
 
 
@@ -176,7 +186,8 @@ def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
     go = orders.wait_for_go()
     require_free(plan.places[0].parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
     asyncio.run(fetch(job, plan, orders, send))
-    _check_model(plan.places[0])
+    if resolved.format is Format.GGUF:
+        _check_model(plan.places[0])
     send(
         Finished(
             commit=resolved.commit,
@@ -184,6 +195,7 @@ def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
             bytes_total=resolved.bytes_total,
             model_path=resolved.model_path,
             mmproj_path=resolved.mmproj_path,
+            task=resolved.task,
         )
     )
 

@@ -7,6 +7,8 @@ other nodes is answered. When its stdin ends, its parent is gone, and so is it.
 import msgspec
 from msgspec import Struct
 
+from schemas.formats import Format
+from schemas.hub import Choice
 from services.downloader.disk import MARGIN_BYTES
 from services.downloader.selection import RemoteFile
 
@@ -17,6 +19,8 @@ class Job(Struct, frozen=True, kw_only=True):
     repo: str
     quant: str | None = None
     revision: str | None = None
+    file: str | None = None
+    choice: Choice = Choice()
     folder: str
     store_root: str
     margin_bytes: int = MARGIN_BYTES
@@ -86,16 +90,22 @@ class Distrust(Struct, frozen=True, kw_only=True, tag_field="type", tag="distrus
 
 
 class Resolved(Struct, frozen=True, kw_only=True, tag_field="type", tag="resolved"):
-    """What will be fetched: model files in order, then the mmproj; paths are relative to the job's folder."""
+    """What will be fetched: model files in order, then the mmproj; paths are relative to the job's folder.
+
+    Without a `model_path` the files make no model; `.` is the folder itself.
+    """
 
     commit: str
-    quant: str
+    quant: str | None
     files: tuple[RemoteFile, ...]
     bytes_total: int
     missing_bytes: int
     """What is not on the disk yet."""
-    model_path: str
+    model_path: str | None
     mmproj_path: str | None = None
+    format: Format | None = None
+    task: str | None = None
+    """What the hub says that the model does."""
     is_default_quant: bool = False
     """Whether the files would be the same if nobody had named a quant."""
 
@@ -130,10 +140,11 @@ class Finished(Struct, frozen=True, kw_only=True, tag_field="type", tag="finishe
     """All files are here and the model looks like one; the last message of a good transfer."""
 
     commit: str
-    quant: str
+    quant: str | None
     bytes_total: int
-    model_path: str
+    model_path: str | None
     mmproj_path: str | None = None
+    task: str | None = None
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):

@@ -171,6 +171,7 @@ QUESTIONS = {
     *(subjects.REPORT_GET, subjects.REPORT_LIST, subjects.REPORT_RUN, subjects.STORAGE_REPORT),
     *(subjects.USAGE_QUERY, subjects.USAGE_RECORDS, subjects.USAGE_FORECAST),
     *(subjects.METRICS_QUERY, subjects.METRICS_NOW, subjects.METRICS_EXPOSE),
+    *(subjects.HUB_SEARCH, subjects.HUB_OFFER),
     *(subjects.GROUP_LIST, subjects.OPENAI),
 }
 

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { initialState } from "../../services/gateway/dashboard/store.js";
 
 const EVIL = `<img src=x onerror=alert(1)>"'`;
-const NAMES = ["alerts", "chat", "connect", "devices", "downloads", "instances", "key", "library", "logs", "models", "toasts", "top"];
+const NAMES = ["alerts", "chat", "connect", "devices", "downloads", "hub", "instances", "key", "library", "logs", "models", "toasts", "top"];
 const views = await Promise.all(NAMES.map((name) => import(`../../services/gateway/dashboard/views/${name}.js`)));
 
 const evilState = {
@@ -28,6 +28,10 @@ const evilState = {
     b: { alert: "b", rule: EVIL, labels: {}, state: "firing", severity: "info", sentence: EVIL, since: 1, silenced: "s" },
   },
   silences: { s: { silence: "s", reason: EVIL, until: 9 } },
+  hub: {
+    found: [{ repo: EVIL, task: EVIL, formats: [EVIL], models: [EVIL], gated: true }],
+    offer: { repo: EVIL, mode: EVIL, architecture: EVIL, license: EVIL, problem: EVIL, choices: [{ label: EVIL, reference: EVIL, models: [EVIL], fits: [{ sentence: EVIL }] }] },
+  },
   library: { e: { node: EVIL, store: EVIL, entry: EVIL, path: EVIL, name: EVIL, format: EVIL, size_bytes: 1, modified_at: 1, facts: { quant: EVIL, architecture: EVIL }, used_by: [EVIL], verified: EVIL, description: EVIL, description_revision: EVIL, problem: EVIL, mmproj: EVIL } },
   stores: { s: { node: EVIL, store: EVIL, path: EVIL, total_bytes: 2, free_bytes: 1, used_bytes: 1, problem: EVIL } },
   trash: { t: { node: EVIL, store: EVIL, item: EVIL, name: EVIL, path: EVIL, size_bytes: 1, trashed_at: 1 } },
@@ -105,6 +109,19 @@ test("a model that cannot be had yet says why", () => {
   const markup = String(view(state));
   assert.match(markup, /Asked for 10 s ago: its memory is held by &lt;b&gt;small/);
   assert.doesNotMatch(String(view({ ...state, waits: {} })), /Asked for/);
+});
+
+test("a search is shown with what is known, and an offer with what fits", () => {
+  const hub = views.find(({ view }) => String(view(initialState)).includes("Find a model"));
+  const found = [{ repo: "o/n", task: "text-generation", formats: ["gguf"], downloads: 12_345, n_params: 8e9, models: ["m"] }];
+  const listed = String(hub.view({ ...initialState, hub: { found, offer: null } }));
+  for (const word of ["o/n", "12k downloads", "8.0B weights", "Here as m."]) assert.ok(listed.includes(word), word);
+  const fits = [{ devices: ["GPU-1"], sentence: "fits on it" }, { devices: [], sentence: "does not fit" }];
+  const choices = [{ label: "Q4_K_M", reference: "o/n:Q4_K_M", size_bytes: 2 ** 30, is_default: true, fits }];
+  const shown = String(hub.view({ ...initialState, hub: { found, offer: { repo: "o/n", choices } } }));
+  assert.match(shown, /fit good">fits on it/);
+  assert.match(shown, /fit bad">does not fit/);
+  assert.match(shown, /data-action="hub-pull"\s+data-reference="o\/n:Q4_K_M"/);
 });
 
 test("the library sorts by bytes and not by how they are written", () => {

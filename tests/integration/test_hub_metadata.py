@@ -10,7 +10,8 @@ import pytest
 from services.downloader import hub as metadata
 from services.downloader.errors import HubError
 from services.downloader.hub import RepoListing
-from services.downloader.selection import Reference, RemoteFile, parse_reference
+from services.downloader.reference import Reference, parse_reference
+from services.downloader.selection import RemoteFile
 from tests.hub import Hub
 
 NAME = "org/tiny-GGUF"

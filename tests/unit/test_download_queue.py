@@ -69,6 +69,9 @@ def test_moves_never_run_out_of_numbers() -> None:
     assert all(abs(each.order) < 1e6 for each in all_of.values())
 
 
+FILE = "x-Q4_K_M.gguf"
+
+
 @pytest.mark.parametrize(
     ("fields", "asked", "name", "joins"),
     [
@@ -76,7 +79,15 @@ def test_moves_never_run_out_of_numbers() -> None:
         ({"reference": "org/a"}, "https://huggingface.co/org/a", None, True),
         ({"reference": "org/a"}, "https://huggingface.co/org/a/tree/main", None, True),
         ({"reference": "org/a:Q4_K_M"}, "hf.co/org/a:q4_k_m", None, True),
-        ({"reference": "org/a:Q4_K_M"}, "https://huggingface.co/org/a/blob/main/x-Q4_K_M.gguf", None, True),
+        (
+            {"reference": "org/a:Q4_K_M", "files": (FILE,)},
+            f"https://huggingface.co/org/a/blob/main/{FILE}",
+            None,
+            True,
+        ),
+        ({"reference": "org/a:Q4_K_M"}, f"https://huggingface.co/org/a/blob/main/{FILE}", None, False),
+        ({"reference": f"org/a/{FILE}"}, f"https://huggingface.co/org/a/blob/main/{FILE}", None, True),
+        ({"reference": f"org/a/{FILE}"}, "org/a", None, False),
         ({"reference": "org/a", "quant": "Q4_K_M"}, "org/a:Q4_K_M", None, True),
         ({"reference": "org/a:Q4_K_M", "is_default_quant": True}, "org/a", None, True),
         ({"reference": "org/a", "revision": COMMIT}, f"org/a@{COMMIT}", None, True),

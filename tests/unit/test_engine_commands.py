@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from modelyard.settings import Settings, load
+from schemas.formats import Format
 from schemas.instances import PlacedDevice, Placement
 from schemas.models import Mode, ModelSpec
 from schemas.placing import WorkerPlace
@@ -15,7 +16,6 @@ from schemas.profiles import EmbeddingOptions, Lora
 from services.supervisor.engines.base import (
     EngineProblem,
     Files,
-    Format,
     ServerCommand,
     engine_environment,
     minimal_environment,

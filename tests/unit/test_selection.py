@@ -2,16 +2,10 @@
 
 import pytest
 
-from services.downloader.selection import (
-    Reference,
-    RemoteFile,
-    Selection,
-    label_of_file,
-    make_reference,
-    parse_reference,
-    quants_of,
-    select_files,
-)
+from services.downloader.reference import Reference, make_reference, parse_reference
+from services.downloader.selection import RemoteFile, Selection, select_files
+from services.downloader.selection.gguf import quants_of
+from services.downloader.selection.quants import label_of_file
 
 
 def files(*paths: str) -> list[RemoteFile]:
@@ -39,9 +33,8 @@ def picked(reference: str, *paths: str) -> list[str]:
         ("https://huggingface.co/org/name/", "org/name", None, None),
         ("https://hf.co/org/name/tree/main", "org/name", None, "main"),
         ("https://huggingface.co/org/name/tree/main/Q4_K_M", "org/name", "Q4_K_M", "main"),
-        ("https://huggingface.co/org/name/blob/main/a-Q4_0.gguf", "org/name", "Q4_0", "main"),
-        ("https://huggingface.co/o/n/resolve/main/a-Q4_0.gguf?download=true", "o/n", "Q4_0", "main"),
-        ("https://huggingface.co/o/n/blob/main/tiny.gguf", "o/n", "tiny", "main"),
+        ("https://hf.co/org/name:Q8_0", "org/name", "Q8_0", None),
+        ("huggingface.co/org/name/tree/v1", "org/name", None, "v1"),
     ],
 )
 def test_references_and_urls_are_read(text: str, repo: str, quant: str | None, revision: str | None) -> None:
@@ -49,8 +42,30 @@ def test_references_and_urls_are_read(text: str, repo: str, quant: str | None, r
 
 
 @pytest.mark.parametrize(
+    ("text", "file", "revision"),
+    [
+        ("https://huggingface.co/o/n/blob/main/a-Q4_0.gguf", "a-Q4_0.gguf", "main"),
+        ("https://huggingface.co/o/n/resolve/main/a-Q4_0.gguf?download=true", "a-Q4_0.gguf", "main"),
+        ("https://huggingface.co/o/n/raw/v1/sub/config.json", "sub/config.json", "v1"),
+        ("https://huggingface.co/o/n/blob/main/a%20b.gguf", "a b.gguf", "main"),
+        ("hf.co/o/n/resolve/main/a.gguf", "a.gguf", "main"),
+        ("hf.co/o/n/sub/a.gguf", "sub/a.gguf", None),
+        ("o/n/sub/a.gguf@v2", "sub/a.gguf", "v2"),
+    ],
+)
+def test_a_file_is_named_by_its_address_or_after_its_repository(
+    text: str, file: str, revision: str | None
+) -> None:
+    reference = parse_reference(text)
+    assert reference == Reference(repo="o/n", file=file, revision=revision)
+    assert parse_reference(str(reference)) == reference
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        *("o/n/../x.gguf", "o/n//x.gguf", "o/n/a\\b.gguf", "https://hf.co/o/n/blob/main/%2e%2e/x.gguf"),
+        *("https://hf.co/o/n/blob/main", "o/n/x\n.gguf"),
         *("", "name", "org/", "/name", "org/name/more", "../name", "org/..", "org/a..b", "-org/name"),
         *("org/name.git", "org/name-", "org/na me", "org/name:", "org/name@", "org/name:Q4:Q5", "org/ä"),
         *("org/name:../x", "org/name@../x", "org/name@a/../b", "org/name\0", "org/" + "n" * 97),
@@ -160,8 +175,10 @@ def test_a_copy_in_a_sub_folder_is_no_second_model() -> None:
 
 
 def test_a_repository_without_gguf_says_so() -> None:
+    with pytest.raises(ValueError, match=r"no \.gguf and no \.safetensors"):
+        select("o/n", "README.md", "mmproj-F16.gguf")
     with pytest.raises(ValueError, match=r"no \.gguf model files"):
-        select("o/n", "model.safetensors", "README.md", "mmproj-F16.gguf")
+        select("o/n:Q4_0", "model.safetensors", "config.json")
 
 
 def test_the_mmproj_goes_along_and_f16_is_preferred() -> None:

@@ -58,6 +58,15 @@ export function createActions(app) {
     download: ({ verb, download }) => once(`${verb} ${download}`, () => command("download", verb, { download })),
     pull: ({ reference, name }, form) => pull(reference.trim(), name.trim(), form),
 
+    "hub-search": ({ words, sort, format }) =>
+      once("hub", async () => {
+        const found = await command("hub", "search", { words: words.trim(), sort, format: format || null });
+        store.dispatch("hubFound", found);
+      }),
+    "hub-offer": ({ reference }) =>
+      once("hub", async () => store.dispatch("hubOffer", { offer: await command("hub", "offer", { reference }) })),
+    "hub-back": () => store.dispatch("hubOffer", { offer: null }),
+    "hub-pull": ({ reference }) => pull(reference, null),
     sort: ({ value }) => store.dispatch("sort", { by: value }),
     open: ({ entry, what, revision }) => store.dispatch("open", { open: { entry, what, revision } }),
     close: () => store.dispatch("open", { open: null }),

@@ -13,6 +13,7 @@ import * as chat from "./views/chat.js";
 import * as connect from "./views/connect.js";
 import * as devices from "./views/devices.js";
 import * as downloads from "./views/downloads.js";
+import * as hub from "./views/hub.js";
 import * as instances from "./views/instances.js";
 import * as key from "./views/key.js";
 import * as library from "./views/library.js";
@@ -21,7 +22,7 @@ import * as models from "./views/models.js";
 import * as toasts from "./views/toasts.js";
 import * as top from "./views/top.js";
 
-const PANELS = { top, alerts, connect, key, models, downloads, chat, devices, library, accounts, instances, logs, toasts };
+const PANELS = { top, alerts, connect, key, models, downloads, hub, chat, devices, library, accounts, instances, logs, toasts };
 const FROM_GATEWAY = ["snapshot", "delta", "log"];
 const USAGE_EVERY_MS = 15_000;
 const WEEK_S = 6 * 86_400;

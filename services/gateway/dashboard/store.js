@@ -32,6 +32,7 @@ export const initialState = {
   open: null,
   spending: {},
   usage: {},
+  hub: { found: null, offer: null },
   week: null,
   logs: { instance: null, lines: [], next: 0, follow: true },
   chat: emptyChat,
@@ -103,6 +104,14 @@ const handlers = {
 
   week(state, week) {
     return { ...state, week };
+  },
+
+  hubFound(state, { models }) {
+    return { ...state, hub: { found: models, offer: null } };
+  },
+
+  hubOffer(state, { offer }) {
+    return { ...state, hub: { ...state.hub, offer } };
   },
 
   sort(state, { by }) {

@@ -12,19 +12,15 @@ from modelyard.gguf.header import Header
 from modelyard.gguf.measured import Measured, correct
 from modelyard.gguf.spread import Part, Spread, spread
 from modelyard.paths import resolve_inside
+from modelyard.safetensors import torch_bytes, weights
 from schemas.models import Mode, ModelSpec
 from schemas.placing import MeasuredMemory
 from schemas.profiles import CPU, Profile
 from services.supervisor.engines.base import EngineProblem
-from services.supervisor.engines.safetensors import weights
 
 log = logging.get(__name__)
 
 _MIB = 1024 * 1024
-_TORCH_BYTES = 1024**3
-"""What PyTorch itself takes beside a model's weights."""
-_TORCH_PERCENT = 120
-"""Weights and what is computed in, of their files' size."""
 _GENERATING = (Mode.CHAT, Mode.COMPLETION)
 
 
@@ -34,7 +30,8 @@ def appetite(
     """Bytes by device. Nothing where nothing is known: a program of which only its owner knows."""
     path = resolve_inside(store, spec.path)
     if path.is_dir():
-        return _evenly(_torch_bytes(path), devices or (CPU,))
+        size_bytes = sum(part.stat().st_size for part in weights(path))
+        return _evenly(torch_bytes(size_bytes), devices or (CPU,))
     if not path.is_file() or path.suffix != ".gguf" or engine == "command":
         return {}
     try:
@@ -95,10 +92,6 @@ def _size(store: Path, path: str | None) -> int:
 @lru_cache(maxsize=256)
 def _header(path: Path, _changed_at: int, _size_bytes: int) -> Header:
     return read_model(path)
-
-
-def _torch_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in weights(folder)) * _TORCH_PERCENT // 100 + _TORCH_BYTES
 
 
 def _evenly(total: int, devices: Sequence[str]) -> dict[str, int]:

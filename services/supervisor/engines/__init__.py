@@ -1,9 +1,10 @@
 """The engines: adapters for each kind of server process. `choose` finds the one for a model."""
 
 from modelyard.settings import Settings
+from schemas.formats import Format
 from schemas.instances import EngineOffer
 from schemas.models import ModelSpec
-from services.supervisor.engines.base import Engine, EngineProblem, Format
+from services.supervisor.engines.base import Engine, EngineProblem
 from services.supervisor.engines.find import find
 
 

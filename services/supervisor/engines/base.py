@@ -4,13 +4,13 @@ import os
 import re
 from abc import abstractmethod
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from modelyard.settings import Settings
+from schemas.formats import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import ModelSpec
 from schemas.record import Record
@@ -48,15 +48,6 @@ _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 class EngineProblem(Exception):
     """The engine cannot serve this model here; the message says why."""
-
-
-class Format(StrEnum):
-    """What a model's `path` leads to."""
-
-    GGUF = "gguf"
-    """A file of llama.cpp's."""
-    SAFETENSORS = "safetensors"
-    """A folder with config.json and weights, as the hub has it."""
 
 
 class Files(Record):

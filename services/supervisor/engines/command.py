@@ -6,6 +6,7 @@ import shutil
 import msgspec
 
 from modelyard.settings import Settings
+from schemas.formats import Format
 from schemas.instances import Placement
 from schemas.models import ModelSpec
 from services.supervisor.engines.base import (
@@ -13,7 +14,6 @@ from services.supervisor.engines.base import (
     Engine,
     EngineProblem,
     Files,
-    Format,
     ServerCommand,
     engine_environment,
 )

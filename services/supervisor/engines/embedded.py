@@ -7,9 +7,10 @@ from importlib.util import find_spec
 import msgspec
 
 from modelyard.settings import Settings
+from schemas.formats import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import ModelSpec
-from services.supervisor.engines.base import Api, Engine, Files, Format, ServerCommand, engine_environment
+from services.supervisor.engines.base import Api, Engine, Files, ServerCommand, engine_environment
 from services.supervisor.engines.embedded_server import Options
 from services.supervisor.engines.llama_cpp import (
     LLAMA_API,

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from modelyard.settings import Settings
+from schemas.formats import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
 from services.supervisor.engines.base import (
@@ -14,7 +15,6 @@ from services.supervisor.engines.base import (
     Engine,
     EngineProblem,
     Files,
-    Format,
     ServerCommand,
     engine_environment,
 )

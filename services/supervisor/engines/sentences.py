@@ -7,9 +7,10 @@ import msgspec
 
 from modelyard.settings import Settings
 from schemas.endpoints import ENDPOINTS, paths_of
+from schemas.formats import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
-from services.supervisor.engines.base import Api, Engine, Files, Format, ServerCommand, engine_environment
+from services.supervisor.engines.base import Api, Engine, Files, ServerCommand, engine_environment
 from services.supervisor.engines.llama_cpp import listening_port
 from services.supervisor.engines.sentence_server.options import Options
 from services.supervisor.engines.vllm import OFFLINE

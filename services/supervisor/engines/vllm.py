@@ -5,7 +5,9 @@ import re
 import shutil
 from pathlib import Path
 
+from modelyard.safetensors import trained_context
 from modelyard.settings import Settings
+from schemas.formats import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
 from services.supervisor.engines.base import (
@@ -13,11 +15,9 @@ from services.supervisor.engines.base import (
     Engine,
     EngineProblem,
     Files,
-    Format,
     ServerCommand,
     engine_environment,
 )
-from services.supervisor.engines.safetensors import trained_context
 
 _MISSING = "There is no vllm on PATH; set YARD_VLLM to one."
 _DIST_INFO = re.compile(r"vllm-([^-]+)\.dist-info")

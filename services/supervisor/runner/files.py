@@ -4,9 +4,9 @@ from pathlib import Path
 
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.paths import resolve_inside
+from modelyard.safetensors import check_safetensors, weights
 from schemas.models import ModelSpec
 from services.supervisor.engines.base import Engine, EngineProblem, Files
-from services.supervisor.engines.safetensors import check_safetensors, weights
 
 
 def check_files(spec: ModelSpec, store: Path, engine: Engine) -> Files:

@@ -1,0 +1,181 @@
+"""What the hub has: searching it, and what one repository offers to the machines of this yard."""
+
+from enum import StrEnum
+
+import msgspec
+
+from schemas.formats import Format
+from schemas.models import Mode
+from schemas.record import Record
+
+NO_MMPROJ = "none"
+MAX_PATTERNS = 64
+MAX_FOUND = 100
+
+
+class Choice(Record):
+    """Which files of a repository are wanted, beside its quant. Patterns are matched with the whole path.
+
+    `*` stands for anything, `?` for one character, `folder/` for all that is in it.
+    """
+
+    include: tuple[str, ...] = ()
+    """Exactly the files that match one of these; none: what makes up a model."""
+    exclude: tuple[str, ...] = ()
+    """Not these, whatever else is wanted."""
+    mmproj: str | None = None
+    """The precision of the vision part, such as `F16`; `none`: without; None: the best there is."""
+
+    def __post_init__(self) -> None:
+        patterns = (*self.include, *self.exclude)
+        if len(patterns) > MAX_PATTERNS:
+            raise ValueError(f"at most {MAX_PATTERNS} patterns can be given")
+        if not all(0 < len(pattern) <= 200 for pattern in patterns):
+            raise ValueError("a pattern has between 1 and 200 characters")
+
+
+class HubSort(StrEnum):
+    """What comes first in a search; always the most, or the newest."""
+
+    DOWNLOADS = "downloads"
+    LIKES = "likes"
+    TRENDING = "trending"
+    UPDATED = "updated"
+    CREATED = "created"
+
+
+class SearchHub(Record):
+    """Models on the hub by words in their names."""
+
+    words: str = ""
+    sort: HubSort = HubSort.DOWNLOADS
+    format: Format | None = None
+    mode: Mode | None = None
+    """Those that the hub lists under a task for this."""
+    task: str | None = None
+    """One of the hub's own tasks, such as `text-generation`; goes before `mode`."""
+    author: str | None = None
+    min_params: int | None = None
+    """Weights at least; models of which the hub does not know the size are left out."""
+    max_params: int | None = None
+    limit: int = 20
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= MAX_FOUND:
+            raise ValueError(f"limit must be between 1 and {MAX_FOUND}")
+        if len(self.words) > 200:
+            raise ValueError("words must be at most 200 characters")
+        if min(self.min_params or 0, self.max_params or 0) < 0:
+            raise ValueError("min_params and max_params must not be negative")
+
+
+class HubModel(Record):
+    """A repository as a search finds it. What the hub does not say is None."""
+
+    repo: str
+    downloads: int | None = None
+    """In the last 30 days."""
+    likes: int | None = None
+    updated_at: float | None = None
+    """Unix seconds; so is the next."""
+    created_at: float | None = None
+    task: str | None = None
+    """The hub's own word for what it does."""
+    mode: Mode | None = None
+    """What that task is here; None: nothing that an engine serves."""
+    formats: tuple[Format, ...] = ()
+    license: str | None = None
+    gated: bool = False
+    """Its owner wants terms to be accepted first."""
+    private: bool = False
+    n_params: int | None = None
+    models: tuple[str, ...] = ()
+    """Models of the registry that came from it."""
+
+
+class HubFound(Record):
+    """What a search found, in the order asked for."""
+
+    models: tuple[HubModel, ...]
+
+
+class AskOffer(Record):
+    """What does a repository offer? `reference` is as in StartDownload; a quant in it narrows the answer."""
+
+    reference: str
+    n_ctx: int | None = None
+    """Tell what fits with this context, instead of the context that fits."""
+
+    def __post_init__(self) -> None:
+        if self.n_ctx is not None and not 16 <= self.n_ctx <= 16_777_216:
+            raise ValueError("n_ctx must be between 16 and 16777216 tokens")
+
+
+class OfferedFile(Record):
+    """A file as the hub lists it."""
+
+    path: str
+    size_bytes: int
+
+
+class Fit(Record):
+    """How a model would run on one node, by estimate."""
+
+    node: str
+    sentence: str
+    """All of it, for people."""
+    devices: tuple[str, ...] = ()
+    """On these; none: it does not fit, or no engine there serves it."""
+    n_ctx: int | None = None
+    """With so many tokens of context."""
+    needs_bytes: int | None = None
+    """What it takes there with that context; if it does not fit, what it would take at the least."""
+
+
+class Offered(Record):
+    """One model that a repository offers."""
+
+    label: str
+    """Its quant, or what else tells it from the others."""
+    reference: str
+    """What to pull to get it."""
+    format: Format
+    files: tuple[OfferedFile, ...]
+    """Of the model itself; shards in order."""
+    size_bytes: int
+    """Of all these files."""
+    is_default: bool = False
+    """What is taken if nobody chooses."""
+    is_here: bool = False
+    """Every file of it is in the store already."""
+    models: tuple[str, ...] = ()
+    """Models of the registry that are made of it."""
+    fits: tuple[Fit, ...] = ()
+    """For every node, the best first; none: nothing could be estimated."""
+
+
+class Offer(Record):
+    """What a repository offers, and how that fits the machines of this yard."""
+
+    repo: str
+    revision: str
+    """The commit, 40 hex digits."""
+    choices: tuple[Offered, ...] = ()
+    mmprojs: tuple[OfferedFile, ...] = ()
+    """Vision parts, the one that is taken along first."""
+    problem: str | None = None
+    """Why nothing can be taken, or why nothing can be said about the fit; a sentence."""
+    architecture: str | None = None
+    mode: Mode | None = None
+    """What it would be registered for."""
+    task: str | None = None
+    license: str | None = None
+    gated: bool = False
+    private: bool = False
+    downloads: int | None = None
+    likes: int | None = None
+    updated_at: float | None = None
+    n_params: int | None = None
+    n_ctx_train: int | None = None
+    """Tokens of context that it was trained for."""
+    tags: tuple[str, ...] = msgspec.field(default_factory=tuple)

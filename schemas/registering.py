@@ -1,0 +1,57 @@
+"""Files become a model: what a person says about it, and what is guessed for the rest."""
+
+from schemas.grammar import check_model_name
+from schemas.models import Mode, ModelSpec
+from schemas.record import Record
+
+
+class Wishes(Record):
+    """What a person says about a model to be; the rest is guessed from its files."""
+
+    aliases: tuple[str, ...] = ()
+    mode: Mode | None = None
+    n_ctx: int | None = None
+    engine: str | None = None
+
+    def __post_init__(self) -> None:
+        for alias in self.aliases:
+            check_model_name(alias)
+        if self.n_ctx is not None and not 16 <= self.n_ctx <= 16_777_216:
+            raise ValueError("n_ctx must be between 16 and 16777216 tokens")
+
+
+class RegisterFiles(Record):
+    """Make a model of files in a store."""
+
+    path: str
+    """Relative to the store: a GGUF file, or a folder of safetensors; or an entry of the library."""
+    name: str | None = None
+    """Without it, after the files."""
+    wishes: Wishes = Wishes()
+    dry_run: bool = False
+    """Guess, and change nothing."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            check_model_name(self.name)
+
+
+class Reason(Record):
+    """Why a field of a model is as it is."""
+
+    field: str
+    value: str
+    reason: str
+    """The end of a sentence: `its header says …`."""
+
+
+class Registered(Record):
+    """The model that was made, or would be."""
+
+    spec: ModelSpec
+    reasons: tuple[Reason, ...]
+    """For every field that was guessed."""
+    revision: int | None = None
+    """Of its record; None: it was a dry run."""
+    kept: tuple[str, ...] = ()
+    """Fields of a model that was there before and that stay as somebody set them."""

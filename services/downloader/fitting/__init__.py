@@ -1,0 +1,1 @@
+"""What fits where: memory by estimate, against what each node has for models. Pure."""

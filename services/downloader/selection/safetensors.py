@@ -1,0 +1,134 @@
+"""Which files of a repository an engine for safetensors needs: weights, and what says how to use them.
+
+Copies of the weights in other formats, other precisions and other layouts are left where they are.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from services.downloader.selection.files import RemoteFile, SelectionError
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_MODULE = re.compile(r"\d+_[A-Za-z]+")
+"""A folder of a sentence-transformers module, such as `1_Pooling`."""
+_EXTRA_FOLDERS = frozenset({"additional_chat_templates"})
+_TEXTS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
+_NOT_TEXTS = ("LICENSE", "NOTICE", "README", "USE_POLICY", "requirements", "training_args", "trainer_state")
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<shard>\d{5})-of-(?P<shards>\d{5})\.safetensors")
+_CONSOLIDATED = re.compile(r"consolidated.*\.safetensors")
+_WHOLE = "model.safetensors"
+_MAX_TEXT_BYTES = 64 * 1024 * 1024
+
+
+def has_safetensors(files: Iterable[RemoteFile]) -> bool:
+    """Whether there are weights in this format where a model has them."""
+    return any(_is_weight(file) for file in files)
+
+
+def select_safetensors(repo: str, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """The files of the model, weights first; SelectionError where it is none that an engine serves."""
+    _check_kind(repo, files)
+    weights = _without_copies([file for file in files if _is_weight(file)])
+    _check_shards(repo, weights)
+    chosen = {file.path for file in weights}
+    _check_modules(repo, files, chosen)
+    texts = [file for file in files if _is_text(file) and not _indexes_others(file.path, chosen)]
+    return (*sorted(weights, key=_by_path), *sorted(texts, key=_by_path))
+
+
+def pickles_of(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """Weights in files that Python would run."""
+    return tuple(file for file in files if file.path.endswith(_PICKLES) and _is_placed(file.path))
+
+
+def refuse_pickles(repo: str, pickles: Sequence[RemoteFile]) -> SelectionError:
+    """The weights are there, but nobody should load them unasked."""
+    return SelectionError(
+        f"{repo} has its weights only as pickle files ({pickles[0].path}), which can hold programs; "
+        f"look for a version with safetensors or GGUF, or take the files knowingly with a pattern.",
+        "pickle_only",
+    )
+
+
+def _check_kind(repo: str, files: Iterable[RemoteFile]) -> None:
+    names = {file.path for file in files}
+    if "model_index.json" in names:
+        raise SelectionError(f"{repo} makes images or videos, which no engine of the yard serves.")
+    if names & {"config.json", "modules.json"}:
+        return
+    if "adapter_config.json" in names:
+        raise SelectionError(f"{repo} is an adapter for another model, and no model by itself.")
+    raise SelectionError(f"{repo} has safetensors but no config.json, so no engine knows what they are.")
+
+
+def _check_shards(repo: str, weights: Iterable[RemoteFile]) -> None:
+    found: dict[tuple[str, int], set[int]] = {}
+    for file in weights:
+        if match := _SHARD.fullmatch(file.path):
+            found.setdefault((match["stem"], int(match["shards"])), set()).add(int(match["shard"]))
+    for (stem, shards), there in found.items():
+        if missing := shards - len(there & set(range(1, shards + 1))):
+            raise SelectionError(f"{repo} lacks {missing} of the {shards} parts of {stem}.safetensors.")
+
+
+def _check_modules(repo: str, files: Iterable[RemoteFile], chosen: set[str]) -> None:
+    """A module whose weights are a pickle alone cannot be left out."""
+    folders = {path.rpartition("/")[0] for path in chosen}
+    left = [file for file in pickles_of(files) if file.path.rpartition("/")[0] not in folders]
+    if left:
+        raise refuse_pickles(repo, left)
+
+
+def _without_copies(weights: list[RemoteFile]) -> list[RemoteFile]:
+    """Of several layouts of the same weights the one that engines look for first, in each folder."""
+    kept = []
+    for file in weights:
+        folder, slash, _ = file.path.rpartition("/")
+        beside = [other for other in weights if other.path.rpartition("/")[0] == folder]
+        if file in _layout(beside, folder + slash):
+            kept.append(file)
+    return kept
+
+
+def _layout(beside: list[RemoteFile], prefix: str) -> list[RemoteFile]:
+    names = {file.path.removeprefix(prefix): file for file in beside}
+    if _WHOLE in names:
+        return [names[_WHOLE]]
+    shards = [file for name, file in names.items() if name.startswith("model-") and _SHARD.fullmatch(name)]
+    if shards:
+        return shards
+    usual = [file for name, file in names.items() if not _CONSOLIDATED.fullmatch(name)]
+    return usual or beside
+
+
+def _is_weight(file: RemoteFile) -> bool:
+    name = file.path.rpartition("/")[2]
+    return name.endswith(".safetensors") and not name.startswith("adapter_") and _is_placed(file.path)
+
+
+def _is_text(file: RemoteFile) -> bool:
+    name = file.path.rpartition("/")[2]
+    return (
+        name.endswith(_TEXTS)
+        and not name.startswith(_NOT_TEXTS)
+        and file.size_bytes <= _MAX_TEXT_BYTES
+        and _is_placed(file.path, _EXTRA_FOLDERS)
+    )
+
+
+def _is_placed(path: str, more: frozenset[str] = frozenset()) -> bool:
+    """At the top, or in the folder of a module."""
+    folder = path.rpartition("/")[0]
+    return not folder or folder in more or _MODULE.fullmatch(folder) is not None
+
+
+def _indexes_others(path: str, chosen: set[str]) -> bool:
+    """Is it the list of weights that are not fetched?"""
+    if not path.endswith(".index.json"):
+        return False
+    stem = path.removesuffix(".index.json").removesuffix(".safetensors")
+    return not any(_SHARD.fullmatch(name) and name.startswith(f"{stem}-") for name in chosen)
+
+
+def _by_path(file: RemoteFile) -> str:
+    return file.path

@@ -1,0 +1,51 @@
+"""A yard with its registry and its downloader in the test's process, and a hub on loopback."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from modelyard.settings import Settings
+from modelyard.state import Mirror, Store
+from modelyard.tasks import Tasks
+from schemas import buckets
+from schemas.instances import EngineOffer, Node
+from schemas.placing import NodeDevice
+from schemas.roles import Role
+from services.downloader.service import main as downloader
+from services.supervisor.service import main as supervisor
+from tests.hub import Hub
+from tests.support import Yard
+
+GIB = 1024**3
+
+
+def node(name: str, *memory: tuple[str, int], engines: tuple[str, ...] = ("llama.cpp",)) -> Node:
+    """A machine with these devices and engines."""
+    devices = tuple(NodeDevice(device=id_, name=id_, memory_bytes=size) for id_, size in memory)
+    offers = tuple(EngineOffer(engine=engine) for engine in engines)
+    return Node(node=name, version="1", started_at=1.0, engines=offers, devices=devices)
+
+
+def point_at(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
+    """Have the hub's own library ask this hub, here and in the workers."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+
+
+@asynccontextmanager
+async def hub_yard(yard: Yard, settings: Settings, *nodes: Node) -> AsyncIterator[None]:
+    """Both services, and machines that exist on paper alone; all of them known before the block begins."""
+    async with Tasks() as tasks:
+        machines = Store(await yard.bus(Role.SUPERVISOR), buckets.NODES)
+        for each in nodes:
+            await machines.put(each.node, each)
+        await supervisor(await yard.bus(Role.SUPERVISOR), settings, tasks)
+        # The real node joins in its own time; estimates must not hang on when.
+        known: Mirror[Node] = await Mirror.start(await yard.bus(Role.GATEWAY), buckets.NODES, tasks)
+        await known.until(lambda found: settings.node in found)
+        await downloader(await yard.bus(Role.DOWNLOADER), settings, tasks)
+        yield
