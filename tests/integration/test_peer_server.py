@@ -10,6 +10,7 @@ import pytest
 from services.downloader.library.walk import Found
 from services.downloader.peers.grants import TTL_S, Given, Grants
 from services.downloader.peers.server import Server
+from tests.integration.downloads import MIB
 from tests.integration.library_yard import put, sha256
 
 DATA = bytes(range(256)) * 8192
@@ -35,6 +36,10 @@ class Giving:
 
     def token(self) -> str:
         return self.grants.issue(SHA256, self.given())
+
+    async def begin(self, token: str) -> aiohttp.ClientResponse:
+        headers = {"Authorization": f"Bearer {token}"}
+        return await self._session.get(f"{self.base}/files/{SHA256}", headers=headers)
 
     async def get(
         self,
@@ -147,6 +152,17 @@ async def test_a_file_that_is_another_by_now_is_not_given(giving: Giving) -> Non
     assert (await giving.get(token))[0] == 404
     os.mkfifo(place)
     assert (await giving.get(token))[0] == 404
+
+
+async def test_a_file_that_becomes_shorter_breaks_off(giving: Giving) -> None:
+    place = giving.root / PATH
+    os.truncate(place, 64 * MIB)
+    answer = await giving.begin(giving.token())
+    await answer.content.readexactly(1)
+    os.truncate(place, 0)
+    with pytest.raises(aiohttp.ClientError):
+        await answer.read()
+    answer.close()
 
 
 async def test_no_link_leads_out_of_the_store(giving: Giving, tmp_path: Path) -> None:

@@ -116,9 +116,17 @@ async def _send_open(request: web.Request, file: BinaryIO, size_bytes: int) -> w
     for at, count in _chunks(start, end):
         chunk = await asyncio.to_thread(os.pread, file.fileno(), count, at)
         if len(chunk) < count:
-            raise OSError(f"{file.name} became shorter while it was given")  # the connection breaks off
+            return _broken_off(request, answer)
         await answer.write(chunk)
     await answer.write_eof()
+    return answer
+
+
+def _broken_off(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
+    """The file became shorter: the receiver must not take what it has got for all of it."""
+    log.warning("file_became_shorter", path=request.path)
+    if request.transport is not None:
+        request.transport.abort()
     return answer
 
 
