@@ -8,8 +8,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+<<<<<<< HEAD
+from modelyard import actor, credentials, flow_control, logging
+from modelyard.outbox import Message, Outbox
+=======
 from modelyard import actor, credentials, logging
 from modelyard.lean import without
+>>>>>>> main
 from modelyard.settings import Settings
 from schemas.audit import Actor
 from schemas.errors import (
@@ -39,6 +44,7 @@ with without("aiohttp"):
 from modelyard.outbox import Message, Outbox
 
 log = logging.get(__name__)
+flow_control.install()
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -997,7 +997,7 @@ DEVICE_METRIC = Subject(
     "yard.metric.device.{node}.{device}",
     Device,
     publish=(_MONITOR,),
-    subscribe=(*_WATCHERS, _MONITOR),
+    subscribe=_WATCHERS,
     summary="One sample of one device, once a second.",
 )
 INSTANCE_METRIC = Subject(

@@ -1,12 +1,11 @@
 """kill -9 of the worker and of the downloader at random moments: right bytes, and hardly one sent twice.
 
-KILL_ROUNDS says how many downloads are killed (default 10; `make kill-rounds` does 50).
+`make endurance` kills 50 downloads.
 """
 
 import asyncio
 import contextlib
 import hashlib
-import os
 import random
 import sys
 from collections.abc import AsyncIterator
@@ -18,12 +17,13 @@ import pytest
 from schemas.downloads import Download, DownloadState
 from schemas.errors import DeadlineExceeded, ServiceUnavailable
 from tests.commands import environment
+from tests.endurance import rounds
 from tests.hub import Hub, HubFile
 from tests.integration.downloader_service import Queue, registry_and_watch
 from tests.integration.downloads import MIB, model_bytes
 from tests.support import Yard
 
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "10"))
+ROUNDS = rounds(10, 50)
 SIZE = 64 * MIB
 BYTES_PER_S = 10 * MIB
 """Of each of the connections."""
