@@ -20,9 +20,11 @@ from modelyard.paths import check_folder, resolve_all
 from modelyard.processes import die_with_parent
 from schemas.formats import Format
 from schemas.hub import Choice
-from services.downloader import hub
+from services.downloader import listing
 from services.downloader.disk import file_bytes, require_free
 from services.downloader.errors import DownloadError, HubError
+from services.downloader.hub import RepoListing
+from services.downloader.listing import Listed
 from services.downloader.part_file import arrived_bytes
 from services.downloader.progress import ProgressMeter
 from services.downloader.reference import Reference, make_reference
@@ -53,7 +55,7 @@ _HUB_AWAY = frozenset({"hub_unreachable", "hub_error"})
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A job with every question answered: what to fetch from which commit, and where each file goes."""
 
-    repo: str
+    answer: Listed
     resolved: Resolved
     places: tuple[Path, ...]
     arrived_bytes: tuple[int, ...]
@@ -64,7 +66,6 @@ def main() -> int:
     """The whole life of the process."""
     die_with_parent(signal.SIGKILL)
     logging.configure("info", to=sys.stderr)  # standard output is for messages
-    hub.quiet_library()
     # Without a buffer: a thread that waits in one would not let the process end.
     lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - to the very end
     line = lines.readline()
@@ -85,16 +86,17 @@ def make_plan(job: Job, orders: Orders | None = None) -> Plan:
     """Ask the hub, or other nodes where it does not answer, and decide; nothing is written yet."""
     reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision, job.file))
     folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
-    listing = _list_repo(reference, orders if job.nodes else None)
-    selection = _select(reference, listing.files, job.choice)
+    answer = _ask(reference, orders if job.nodes else None)
+    listed = answer.listing
+    selection = _select(reference, listed.files, job.choice)
     files = selection.files
     places = _or_fail("unsafe_path", lambda: resolve_all(folder, [file.path for file in files]))
     arrived = tuple(map(_arrived_bytes, files, places))
     bytes_total = sum(file.size_bytes for file in files)
     return Plan(
-        repo=job.repo,
+        answer=answer,
         resolved=Resolved(
-            commit=listing.commit,
+            commit=listed.commit,
             quant=selection.quant,
             files=files,
             bytes_total=bytes_total,
@@ -102,24 +104,24 @@ def make_plan(job: Job, orders: Orders | None = None) -> Plan:
             model_path=selection.model_path,
             mmproj_path=selection.mmproj.path if selection.mmproj else None,
             format=selection.format,
-            task=listing.task,
-            is_default_quant=_is_default(reference, selection, listing.files, job.choice),
+            task=listed.task,
+            is_default_quant=_is_default(reference, selection, listed.files, job.choice),
         ),
         places=tuple(places),
         arrived_bytes=arrived,
     )
 
 
-def _list_repo(reference: Reference, orders: Orders | None) -> hub.RepoListing:
+def _ask(reference: Reference, orders: Orders | None) -> Listed:
     try:
-        return hub.list_repo(reference)
+        return listing.ask(reference)
     except HubError as error:
         if orders is None or error.code not in _HUB_AWAY:
             raise
         known = orders.seek_repo(reference.repo, reference.revision)
         if known.commit is None:
             raise
-        return hub.RepoListing(commit=known.commit, files=known.files)
+        return listing.listed(reference.repo, RepoListing(commit=known.commit, files=known.files))
 
 
 def _select(reference: Reference, files: Iterable[RemoteFile], choice: Choice) -> Selection:
@@ -158,24 +160,23 @@ async def fetch(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], 
         seek=orders.seek if job.nodes else None,
         on_lie=lambda source, nodes: send(Distrust(sha256=source.sha256 or "", nodes=nodes)),
     )
-    authorization = hub.authorization()
     async with open_session() as session:
         for file, place in zip(plan.resolved.files, plan.places, strict=True):
             meter.start_file(file.path)
-            source = hub_source(plan, file, authorization)
+            source = hub_source(plan, file)
             await fetch_file(session, source, place, on_bytes=meter.on_bytes, options=options)
             meter.finish_file(file.size_bytes)
             send(Verified(file=file.path))
 
 
-def hub_source(plan: Plan, file: RemoteFile, authorization: str | None) -> Source:
+def hub_source(plan: Plan, file: RemoteFile) -> Source:
     """The hub as the place where a file's bytes come from."""
     return Source(
-        url=hub.file_url(plan.repo, file.path, plan.resolved.commit),
+        url=plan.answer.urls[file.path],
         size_bytes=file.size_bytes,
         sha256=file.sha256,
         commit=plan.resolved.commit,
-        authorization=authorization,
+        authorization=plan.answer.authorization,
     )
 
 
