@@ -8,13 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-<<<<<<< HEAD
-from modelyard import actor, credentials, flow_control, logging
-from modelyard.outbox import Message, Outbox
-=======
 from modelyard import actor, credentials, logging
 from modelyard.lean import without
->>>>>>> main
 from modelyard.settings import Settings
 from schemas.audit import Actor
 from schemas.errors import (
@@ -41,6 +36,7 @@ with without("aiohttp"):
     from nats.aio.subscription import Subscription
     from nats.js import JetStreamContext
 
+from modelyard import flow_control
 from modelyard.outbox import Message, Outbox
 
 log = logging.get(__name__)
