@@ -1,8 +1,9 @@
 """`make bench-downloads`: `yard pull` and `hf download` of the same file from the same hub, in one run.
 
-The file is sparse at the hub, so that no disk is read; what arrives is written by both. YARD_BENCH_FOLDER
-says where (default: the folder for temporary files), YARD_BENCH_GIB how much (default 5), YARD_BENCH_ROUNDS
-how often (default 2).
+The file is sparse at the hub, so that no disk is read; with YARD_BENCH_NOISE=1 it is full of noise. `yard
+pull` compares the sha256 and has the disk confirm every byte, `hf download` does neither; the second row is
+what that takes until the disk has everything. YARD_BENCH_FOLDER says where (default: the
+folder for temporary files), YARD_BENCH_GIB how much (default 5), YARD_BENCH_ROUNDS how often (default 2).
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from bench.hub import FILE, REPO
 
 GIB = int(os.environ.get("YARD_BENCH_GIB", "5"))
 ROUNDS = int(os.environ.get("YARD_BENCH_ROUNDS", "2"))
+NOISE = bool(os.environ.get("YARD_BENCH_NOISE"))
 WATCHERS = 50
 _URL = re.compile(r"OpenAI base URL\s+http://(127\.0\.0\.1:\d+)/v1")
 _HEAD = struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 20) + b"general.architecture"
@@ -61,7 +63,7 @@ async def main() -> None:
     """Print one table."""
     with tempfile.TemporaryDirectory(prefix="yard-bench-", dir=os.environ.get("YARD_BENCH_FOLDER")) as folder:
         file = Path(folder) / "file"
-        sha256 = _sparse(file)
+        sha256 = _published(file)
         hub, url = await _started("bench.hub", str(file), sha256)
         try:
             await _measure(Path(folder), {**os.environ, "HF_ENDPOINT": url, "HF_HOME": f"{folder}/hf"})
@@ -70,9 +72,12 @@ async def main() -> None:
             await hub.wait()
 
 
-def _sparse(path: Path) -> str:
+def _published(path: Path) -> str:
     with path.open("wb") as file:
         file.write(_HEAD)
+        if NOISE:
+            for _ in range(GIB * 2**10 - 1):
+                file.write(os.urandom(2**20))
         file.truncate(GIB * 2**30)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -81,11 +86,14 @@ def _sparse(path: Path) -> str:
 async def _measure(folder: Path, environment: dict[str, str]) -> None:
     """The ways take turns, so that a busy moment of the machine meets all of them."""
     hf_s: list[float] = []
+    synced_s: list[float] = []
     pull_s: dict[int, list[float]] = {0: [], WATCHERS: []}
     memory: dict[int, Memory] = {}
     async with _yard(folder / "home", environment) as (home, address):
         for _ in range(ROUNDS):
-            hf_s.append(await _hf(folder / "hf-download", environment))
+            seconds_and_sync = await _hf(folder / "hf-download", environment)
+            hf_s.append(seconds_and_sync[0])
+            synced_s.append(sum(seconds_and_sync))
             for watchers, seconds in pull_s.items():
                 memory[watchers] = memory.get(watchers) or Memory(home)
                 async with _watchers(address, watchers):
@@ -95,6 +103,7 @@ async def _measure(folder: Path, environment: dict[str, str]) -> None:
         table.add_column(column, justify="left" if column == "way" else "right")
     base_s = statistics.median(hf_s)
     _row(table, "hf download", base_s, base_s)
+    _row(table, "hf download, and sync", statistics.median(synced_s), base_s)
     for watchers, seconds in pull_s.items():
         name = f"yard pull, {watchers} dashboards"
         _row(table, name, statistics.median(seconds), base_s, memory[watchers])
@@ -107,12 +116,16 @@ def _row(table: Table, name: str, seconds: float, base_s: float, memory: Memory 
     table.add_row(name, f"{seconds:.1f}", f"{speed:.0f}", f"{seconds / base_s:.2f}", *taken)
 
 
-async def _hf(dest: Path, environment: dict[str, str]) -> float:
+async def _hf(dest: Path, environment: dict[str, str]) -> tuple[float, float]:
+    """How long it takes, and how long the disk takes after it."""
     program = shutil.which("hf") or str(Path(sys.executable).with_name("hf"))
     seconds = await _timed([program, "download", REPO, FILE, "--local-dir", str(dest)], environment)
+    began = time.monotonic()
+    await asyncio.to_thread(os.sync)
+    sync_s = time.monotonic() - began
     shutil.rmtree(dest)
     shutil.rmtree(environment["HF_HOME"], ignore_errors=True)
-    return seconds
+    return seconds, sync_s
 
 
 async def _pull(home: Path, environment: dict[str, str], memory: Memory) -> float:

@@ -36,8 +36,8 @@ with without("aiohttp"):
     from nats.aio.subscription import Subscription
     from nats.js import JetStreamContext
 
-from modelyard import flow_control
-from modelyard.outbox import Message, Outbox
+    from modelyard import flow_control
+    from modelyard.outbox import Message, Outbox
 
 log = logging.get(__name__)
 flow_control.install()

@@ -7,12 +7,14 @@ import asyncio
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from modelyard import logging
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.paths import check_folder, resolve_all
 from modelyard.processes import die_with_parent
@@ -20,7 +22,7 @@ from schemas.formats import Format
 from schemas.hub import Choice
 from services.downloader import hub
 from services.downloader.disk import file_bytes, require_free
-from services.downloader.errors import DownloadError
+from services.downloader.errors import DownloadError, HubError
 from services.downloader.part_file import arrived_bytes
 from services.downloader.progress import ProgressMeter
 from services.downloader.reference import Reference, make_reference
@@ -30,9 +32,12 @@ from services.downloader.throttle import Throttle
 from services.downloader.transfer import Options, fetch_file, open_session
 from services.downloader.worker_messages import (
     JOB_DECODER,
+    Distrust,
     Failed,
     Finished,
     Job,
+    Progress,
+    Received,
     Resolved,
     Trouble,
     Verified,
@@ -41,6 +46,8 @@ from services.downloader.worker_messages import WorkerMessage as Message
 from services.downloader.worker_orders import Orders
 
 _T = TypeVar("_T")
+_HUB_AWAY = frozenset({"hub_unreachable", "hub_error"})
+"""Then other nodes are asked; a repository that the hub refuses is not looked for behind its back."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,12 +63,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> int:
     """The whole life of the process."""
     die_with_parent(signal.SIGKILL)
+    logging.configure("info", to=sys.stderr)  # standard output is for messages
     hub.quiet_library()
     # Without a buffer: a thread that waits in one would not let the process end.
     lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - to the very end
     line = lines.readline()
     try:
-        _run(_read_job(line), Orders(lines), _send)
+        _run(_read_job(line), Orders(lines, _send), _send)
     except DownloadError as error:
         _send(Failed(code=error.code, message=error.sentence))
         return 1
@@ -73,11 +81,11 @@ def main() -> int:
     return 0
 
 
-def make_plan(job: Job) -> Plan:
-    """Ask the hub and decide; nothing is written yet."""
+def make_plan(job: Job, orders: Orders | None = None) -> Plan:
+    """Ask the hub, or other nodes where it does not answer, and decide; nothing is written yet."""
     reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision, job.file))
     folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
-    listing = hub.list_repo(reference)
+    listing = _list_repo(reference, orders if job.nodes else None)
     selection = _select(reference, listing.files, job.choice)
     files = selection.files
     places = _or_fail("unsafe_path", lambda: resolve_all(folder, [file.path for file in files]))
@@ -102,6 +110,18 @@ def make_plan(job: Job) -> Plan:
     )
 
 
+def _list_repo(reference: Reference, orders: Orders | None) -> hub.RepoListing:
+    try:
+        return hub.list_repo(reference)
+    except HubError as error:
+        if orders is None or error.code not in _HUB_AWAY:
+            raise
+        known = orders.seek_repo(reference.repo, reference.revision)
+        if known.commit is None:
+            raise
+        return hub.RepoListing(commit=known.commit, files=known.files)
+
+
 def _select(reference: Reference, files: Iterable[RemoteFile], choice: Choice) -> Selection:
     try:
         return select_files(reference, files, choice)
@@ -120,13 +140,23 @@ def _is_default(
 
 async def fetch(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], None]) -> None:
     """Fetch the files one after the other; what is complete already is passed over."""
-    meter, throttle = ProgressMeter(send, plan.arrived_bytes), Throttle()
+    received: Counter[str] = Counter()
+
+    def tell(progress: Progress) -> None:
+        if job.nodes:
+            send(Received(received=dict(received)))
+        send(progress)
+
+    meter, throttle = ProgressMeter(tell, plan.arrived_bytes), Throttle()
     orders.follow(throttle.limit)
     options = Options(
         segments=job.segments,
         margin_bytes=job.margin_bytes,
         throttle=throttle,
         on_trouble=lambda sentence: send(Trouble(message=sentence)),
+        on_received=lambda source, count: received.update({source: count}),
+        seek=orders.seek if job.nodes else None,
+        on_lie=lambda source, nodes: send(Distrust(sha256=source.sha256 or "", nodes=nodes)),
     )
     authorization = hub.authorization()
     async with open_session() as session:
@@ -150,7 +180,7 @@ def hub_source(plan: Plan, file: RemoteFile, authorization: str | None) -> Sourc
 
 
 def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
-    plan = make_plan(job)
+    plan = make_plan(job, orders)
     resolved = plan.resolved
     send(resolved)
     go = orders.wait_for_go()

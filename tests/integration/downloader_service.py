@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from modelyard.bus import Bus
 from modelyard.micro import Commands
 from modelyard.settings import Settings
 from modelyard.state import Mirror
@@ -70,7 +71,7 @@ async def downloader(yard: Yard, settings: Settings | None = None) -> AsyncItera
     settings = settings or yard.settings
     (settings.run / "demo-registered").touch()
     settings.models.mkdir(parents=True, exist_ok=True)
-    bus = await yard.bus(Role.DOWNLOADER)
+    bus = await Bus.connect(settings, Role.DOWNLOADER, url=yard.url)
     async with Tasks() as tasks:
         await main(bus, settings, tasks)
         yield

@@ -8,7 +8,9 @@ import pytest
 from modelyard.lean import without
 
 
-@pytest.mark.parametrize("module", ["services.downloader.service", "modelyard.client"])
+@pytest.mark.parametrize(
+    "module", ["services.downloader.service", "services.supervisor.service", "modelyard.client"]
+)
 def test_a_service_loads_no_web_client_no_tracebacks_in_colour_and_no_arrays(module: str) -> None:
     unwanted = "{'aiohttp', 'rich', 'numpy'}"
     script = f"import sys, modelyard.service, {module}; print(*{unwanted} & sys.modules.keys())"
