@@ -17,9 +17,10 @@ from services.monitor.costs.money import Amount, to_amount
 from services.monitor.costs.pricing import counted
 from services.monitor.usage.latency import bin_of
 from services.monitor.usage.levels import END, START, quarter_of
-from services.monitor.usage.schema import drop_older, set_up
+from services.monitor.usage.schema import drop_older, is_of_today, note_of_today, set_up
 from services.monitor.usage.series import SeriesTable, series_of
-from services.monitor.usage.sums import ADD_DAY, ADD_LATENCY, ADD_QUARTER, move_days
+from services.monitor.usage.sums import derive, move_days
+from services.monitor.usage.tally import Tally
 
 _ADD = """
 INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request) DO NOTHING
@@ -52,6 +53,7 @@ class UsageStore:
         self._book = book
         self.series = SeriesTable(self.db)
         older = set_up(self.db)
+        self._fill_what_is_new()
         self._keep_days_of(tz)
         self.new = not older and self.fact("folded") is None
         """Whether nothing was ever counted here: the stream is to be read from its start."""
@@ -93,14 +95,15 @@ class UsageStore:
         book = self.book
         with self.transaction():
             horizon, removed = self.horizon, self._removed()
-            added = []
+            added, tally = [], Tally(self.series)
             for record in records:
                 if START < horizon > moment(record) or removed.get(record.model, -1.0) >= moment(record):
                     continue
                 row = self._row(record, to_amount(book.cost(record)))
                 if self.db.execute(_ADD, row).rowcount:
-                    self._sum_up(row)
+                    _gather(tally, row)
                     added.append(_counted(self.serial, record, row))
+            tally.write(self.db)
             self.note("folded", time.time())
         return added
 
@@ -126,14 +129,11 @@ class UsageStore:
             REQUEST_FINISHED.encode(record).decode(),
         )
 
-    def _sum_up(self, row: tuple[Any, ...]) -> None:
-        _, _, quarter, day, series, prompt, cached, completion, whole, pico, duration, first, _ = row
-        sums = (1, prompt, cached, completion, 0, 0, whole, pico)
-        self.db.execute(ADD_QUARTER, (quarter, series, *sums))
-        self.db.execute(ADD_DAY, (day, series, *sums))
-        for kind, number in (("duration", duration), ("first_token", first)):
-            if number is not None:
-                self.db.execute(ADD_LATENCY, (day, series, kind, number))
+    def _fill_what_is_new(self) -> None:
+        if not is_of_today(self.db):
+            with self.transaction():
+                derive(self.db)
+                note_of_today(self.db)
 
     def _keep_days_of(self, tz: ZoneInfo) -> None:
         """Days of another time zone are other days."""
@@ -152,6 +152,14 @@ def moment(record: RequestFinished) -> float:
     """When it ended, as far as that can be."""
     at = record.finished_at
     return min(max(at, START), END - 1) if math.isfinite(at) else START
+
+
+def _gather(tally: Tally, row: tuple[Any, ...]) -> None:
+    _, _, quarter, day, series, prompt, cached, completion, whole, pico, duration, first, _ = row
+    tally.add(quarter, day, series, (1, prompt, cached, completion, 0, 0, whole, pico))
+    for kind, number in (("duration", duration), ("first_token", first)):
+        if number is not None:
+            tally.add_latency(day, series, kind, number)
 
 
 def _counted(serial: int, record: RequestFinished, row: tuple[Any, ...]) -> Counted:
