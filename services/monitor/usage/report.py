@@ -1,7 +1,7 @@
 """From a question to a report."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,13 +32,20 @@ class _Cell:
     """What a group adds up to."""
 
     sums: Sums = (0,) * 10
-    duration: Counter[int] = field(default_factory=Counter)
-    first_token: Counter[int] = field(default_factory=Counter)
+    duration: Mapping[int, int] = field(default_factory=dict)
+    first_token: Mapping[int, int] = field(default_factory=dict)
 
-    def merge(self, other: "_Cell") -> None:
-        self.sums = tuple(map(int.__add__, self.sums, other.sums))
-        self.duration.update(other.duration)
-        self.first_token.update(other.first_token)
+    @classmethod
+    def of(cls, cells: Collection["_Cell"]) -> "_Cell":
+        """All of them together."""
+        if not cells:
+            return cls()
+        duration, first_token = Counter[int](), Counter[int]()
+        for cell in cells:
+            if cell.duration or cell.first_token:
+                duration.update(cell.duration)
+                first_token.update(cell.first_token)
+        return cls(tuple(map(sum, zip(*(cell.sums for cell in cells), strict=True))), duration, first_token)
 
     def row(self, *, latency: bool, **group: object) -> UsageRow:
         failed, cancelled, requests, prompt, cached, completion, loaded_ms, energy_mwh, whole, pico = (
@@ -80,12 +87,9 @@ def report(
         recent = reader.recent(asked.start, asked.end, only, query.recent) if query.recent else ()
     finally:
         reader.end()
-    total = _Cell()
-    for cell in cells.values():
-        total.merge(cell)
     return UsageReport(
         rows=tuple(_rows(query, cells)),
-        total=total.row(latency=query.latency),
+        total=_Cell.of(cells.values()).row(latency=query.latency),
         tz=asked.tz.key,
         currency=currency,
         since=asked.start or None,
@@ -135,13 +139,15 @@ def _cells(
 
 
 def _rows(query: UsageQuery, cells: dict[Group, _Cell]) -> Iterable[UsageRow]:
-    def place(group: Group) -> tuple[object, ...]:
-        return (group[0] or 0.0, -cells[group].sums[2], group[1:])
+    def place(found: tuple[Group, _Cell]) -> tuple[object, ...]:
+        group, cell = found
+        return (group[0] or 0.0, -cell.sums[2], group[1:])
 
-    for group in sorted(cells, key=place):
-        named = {name.value: value or None for name, value in zip(query.by, group[1:], strict=True)}
-        if any(cells[group].sums):
-            yield cells[group].row(latency=query.latency, at=group[0], **named)
+    names = [name.value for name in query.by]
+    for (at, *told), cell in sorted(cells.items(), key=place):
+        if any(cell.sums):
+            named = {name: value or None for name, value in zip(names, told, strict=True)}
+            yield cell.row(latency=query.latency, at=at, **named)
 
 
 def records(reader: UsageReader, query: RecordsQuery, asked: Question, *, currency: str) -> RecordsPage:

@@ -37,8 +37,6 @@ DAYS = Rollup("days", Unit.DAY, ALL, "requests")
 DERIVED = (
     Rollup("model_hours", Unit.HOUR, ("model",), "quarters"),
     Rollup("model_days", Unit.DAY, ("model",), "days"),
-    Rollup("key_hours", Unit.HOUR, ("key",), "quarters"),
-    Rollup("key_days", Unit.DAY, ("key",), "days"),
     Rollup("blocks", Unit.BLOCK, ALL, "days"),
 )
 """Sums of sums, those with the fewest rows first."""

@@ -45,7 +45,7 @@ class SeriesTable:
         self._db = db
         self._by_number: dict[int, Series] = {}
         self._numbers: dict[Series, int] = {}
-        self._narrow: dict[tuple[int, tuple[str, ...]], int] = {}
+        self._narrow: dict[tuple[str, ...], dict[int, int]] = {}
         self._all_until = 0
 
     def all(self) -> dict[int, Series]:
@@ -76,11 +76,13 @@ class SeriesTable:
             self._remember([(number, Series(*row[1:]))])
         return self._by_number[number]
 
-    def narrowed(self, number: int, fields: tuple[str, ...]) -> int:
-        """The number of the series that has these fields of another, and no more."""
-        if (number, fields) not in self._narrow:
-            self._narrow[number, fields] = self.number(narrowed(self.named(number), fields))
-        return self._narrow[number, fields]
+    def narrowed(self, fields: tuple[str, ...], numbers: Iterable[int]) -> dict[int, int]:
+        """For series that are there, the number of the series that has these fields of it and no more."""
+        known = self._narrow.setdefault(fields, {})
+        for number in numbers:
+            if number not in known:
+                known[number] = self.number(narrowed(self.named(number), fields))
+        return known
 
     def forget(self) -> None:
         """After a transaction was undone, numbers of it may be gone."""

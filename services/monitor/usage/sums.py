@@ -78,12 +78,10 @@ def _narrow(db: sqlite3.Connection) -> None:
     numbers = SeriesTable(db)
     known = tuple(numbers.all().items())
     for fields in dict.fromkeys(rollup.fields for rollup in (*DERIVED, *DERIVED_LATENCIES)):
+        narrow = numbers.narrowed(fields, (number for number, _ in known))
         db.executemany(
             "INSERT INTO narrowed VALUES (?, ?, ?, ?)",
-            [
-                (_name(fields), number, numbers.narrowed(number, fields), series.outcome)
-                for number, series in known
-            ],
+            [(_name(fields), number, narrow[number], series.outcome) for number, series in known],
         )
 
 

@@ -2,11 +2,13 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import add
 
+from schemas.requests import Outcome
 from services.monitor.costs.money import PICO
 from services.monitor.usage.levels import Unit
-from services.monitor.usage.rollups import LATENCY, SUMS, Rollup
+from services.monitor.usage.rollups import LATENCIES, LATENCY, SUMS, Rollup
 from services.monitor.usage.schema import DERIVED_COLUMNS, SUM_COLUMNS
 from services.monitor.usage.series import SeriesTable
 
@@ -16,21 +18,8 @@ _CARRIED = f"""
 """
 
 
-class _Gathered:
-    """What goes into one table of sums."""
-
-    def __init__(self, rollup: Rollup) -> None:
-        self.fields = rollup.fields
-        self.by_quarter = rollup.base_unit is Unit.QUARTER
-        self.width = rollup.width
-        self.ends_told = "failed" in columns_of(rollup)
-        self.upsert = _upsert(rollup)
-        self.rows: dict[tuple[int, int], tuple[int, ...]] = {}
-
-    def add(self, quarter: int, day: int, series: int, sums: tuple[int, ...]) -> None:
-        place = ((quarter if self.by_quarter else day) // self.width, series)
-        before = self.rows.get(place)
-        self.rows[place] = sums if before is None else tuple(map(int.__add__, before, sums))
+_Place = tuple[int, int]
+"""A number of a unit of time, and a series."""
 
 
 class Tally:
@@ -38,16 +27,15 @@ class Tally:
 
     def __init__(self, numbers: SeriesTable, rollups: Sequence[Rollup] = SUMS) -> None:
         self._numbers = numbers
-        self._sums = [_Gathered(rollup) for rollup in rollups]
+        self._rollups = rollups
+        self._sums: dict[tuple[int, int, int], tuple[int, ...]] = {}
         self._latencies: Counter[tuple[int, str, int, int]] = Counter()
 
     def add(self, quarter: int, day: int, series: int, sums: tuple[int, ...]) -> None:
         """Sums in the order of SUM_COLUMNS, of one series in one quarter of an hour."""
-        outcome = self._numbers.named(series).outcome
-        ends = (sums[0] * (outcome == "failed"), sums[0] * (outcome == "cancelled"), *sums)
-        for each in self._sums:
-            narrow = self._numbers.narrowed(series, each.fields)
-            each.add(quarter, day, narrow, ends if each.ends_told else sums)
+        place = (quarter, day, series)
+        before = self._sums.get(place)
+        self._sums[place] = sums if before is None else tuple(map(add, before, sums))
 
     def add_latency(self, day: int, series: int, kind: str, number: int) -> None:
         """One more time in a bin."""
@@ -55,14 +43,40 @@ class Tally:
 
     def write(self, db: sqlite3.Connection) -> None:
         """Add it to what the file has."""
-        for each in self._sums:
-            db.executemany(each.upsert, ((*place, *_carried(sums)) for place, sums in each.rows.items()))
-        for rollup, upsert in _ADD_LATENCY if self._latencies else ():
-            gathered: Counter[tuple[int, str, int, int]] = Counter()
-            for (day, kind, series, number), times in self._latencies.items():
-                narrow = self._numbers.narrowed(series, rollup.fields)
-                gathered[day // rollup.width, kind, narrow, number] += times
-            db.executemany(upsert, ((*place, times) for place, times in gathered.items()))
+        with_ends = {place: self._with_ends(place[2], sums) for place, sums in self._sums.items()}
+        for rollup in self._rollups:
+            rows = self._gathered(rollup, self._sums if rollup.base == "requests" else with_ends)
+            db.executemany(_UPSERT[rollup.table], ((*place, *_carried(sums)) for place, sums in rows.items()))
+        for rollup in LATENCY if self._latencies else ():
+            times = self._times(rollup)
+            db.executemany(_UPSERT[rollup.table], ((*place, count) for place, count in times.items()))
+
+    def _with_ends(self, series: int, sums: tuple[int, ...]) -> tuple[int, ...]:
+        outcome = self._numbers.named(series).outcome
+        return sums[0] * (outcome == Outcome.FAILED), sums[0] * (outcome == Outcome.CANCELLED), *sums
+
+    def _gathered(
+        self, rollup: Rollup, found: Mapping[tuple[int, int, int], tuple[int, ...]]
+    ) -> dict[_Place, tuple[int, ...]]:
+        by_quarter, width = rollup.base_unit is Unit.QUARTER, rollup.width
+        narrow = self._numbers.narrowed(rollup.fields, {series for _, _, series in found})
+        rows: dict[_Place, tuple[int, ...]] = {}
+        for (quarter, day, series), sums in found.items():
+            place = ((quarter if by_quarter else day) // width, narrow[series])
+            before = rows.get(place)
+            rows[place] = sums if before is None else tuple(map(add, before, sums))
+        return rows
+
+    def _times(self, rollup: Rollup) -> Mapping[tuple[int, str, int, int], int]:
+        if rollup is LATENCIES:
+            return self._latencies
+        width = rollup.width
+        narrow = self._numbers.narrowed(rollup.fields, {series for _, _, series, _ in self._latencies})
+        times: dict[tuple[int, str, int, int], int] = {}
+        for (day, kind, series, number), count in self._latencies.items():
+            place = (day // width, kind, narrow[series], number)
+            times[place] = times.get(place, 0) + count
+        return times
 
 
 def _carried(sums: tuple[int, ...]) -> tuple[int, ...]:
@@ -70,13 +84,8 @@ def _carried(sums: tuple[int, ...]) -> tuple[int, ...]:
     return *counts, whole + pico // PICO, pico % PICO
 
 
-def columns_of(rollup: Rollup) -> tuple[str, ...]:
-    """What a table of sums sums up."""
-    return SUM_COLUMNS if rollup.base == "requests" else DERIVED_COLUMNS
-
-
 def _upsert(rollup: Rollup) -> str:
-    columns = columns_of(rollup)
+    columns = SUM_COLUMNS if rollup.base == "requests" else DERIVED_COLUMNS
     names = (rollup.unit, "series", *columns)
     summed = ", ".join(f"{name} = {name} + excluded.{name}" for name in columns[:-2])
     return (
@@ -85,12 +94,14 @@ def _upsert(rollup: Rollup) -> str:
     )
 
 
-_ADD_LATENCY = [
-    (
-        rollup,
+def _upsert_latency(rollup: Rollup) -> str:
+    return (
         f"INSERT INTO {rollup.table} ({rollup.unit}, kind, series, bin, requests) VALUES (?, ?, ?, ?, ?) "  # noqa: S608 - our own names
         f"ON CONFLICT (kind, {rollup.unit}, series, bin) DO UPDATE "
-        "SET requests = requests + excluded.requests",
+        "SET requests = requests + excluded.requests"
     )
-    for rollup in LATENCY
-]
+
+
+_UPSERT = {rollup.table: _upsert(rollup) for rollup in SUMS} | {
+    rollup.table: _upsert_latency(rollup) for rollup in LATENCY
+}
