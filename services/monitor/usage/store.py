@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from schemas.requests import RequestFinished
+from schemas.requests import ANYONE, RequestFinished
 from schemas.subjects import REQUEST_FINISHED
 from services.monitor.calendar import day_of
 from services.monitor.costs.book import PriceBook
@@ -97,9 +97,10 @@ class UsageStore:
             horizon, removed = self.horizon, self._removed()
             added, tally = [], Tally(self.series)
             for record in records:
-                if START < horizon > moment(record) or removed.get(record.model, -1.0) >= moment(record):
+                at = moment(record)
+                if START < horizon > at or removed.get(record.model, -1.0) >= at:
                     continue
-                row = self._row(record, to_amount(book.cost(record)))
+                row = self._row(record, at, to_amount(book.cost(record)))
                 if self.db.execute(_ADD, row).rowcount:
                     _gather(tally, row)
                     added.append(_counted(self.serial, record, row))
@@ -111,8 +112,7 @@ class UsageStore:
         """Models whose usage was taken away: what they did until then stays away."""
         return dict(self.db.execute("SELECT model, until FROM removed"))
 
-    def _row(self, record: RequestFinished, cost: Amount) -> tuple[Any, ...]:
-        at = moment(record)
+    def _row(self, record: RequestFinished, at: float, cost: Amount) -> tuple[Any, ...]:
         prompt = counted(record.prompt_tokens)
         return (
             record.request,
@@ -163,5 +163,4 @@ def _gather(tally: Tally, row: tuple[Any, ...]) -> None:
 
 
 def _counted(serial: int, record: RequestFinished, row: tuple[Any, ...]) -> Counted:
-    series = series_of(record)
-    return Counted(serial, row[1], series.key, series.model, 1, row[5] + row[7], (row[8], row[9]))
+    return Counted(serial, row[1], record.key or ANYONE, record.model, 1, row[5] + row[7], (row[8], row[9]))

@@ -1,7 +1,6 @@
 """What a transaction adds to the sums, gathered so that each of their rows is written once."""
 
 import sqlite3
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import add
 
@@ -20,6 +19,8 @@ _CARRIED = f"""
 
 _Place = tuple[int, int]
 """A number of a unit of time, and a series."""
+_Bin = tuple[str, int, int, int]
+"""Kind, number of a unit of time, series, bin."""
 
 
 class Tally:
@@ -29,7 +30,7 @@ class Tally:
         self._numbers = numbers
         self._rollups = rollups
         self._sums: dict[tuple[int, int, int], tuple[int, ...]] = {}
-        self._latencies: Counter[tuple[int, str, int, int]] = Counter()
+        self._latencies: dict[_Bin, int] = {}
 
     def add(self, quarter: int, day: int, series: int, sums: tuple[int, ...]) -> None:
         """Sums in the order of SUM_COLUMNS, of one series in one quarter of an hour."""
@@ -39,7 +40,8 @@ class Tally:
 
     def add_latency(self, day: int, series: int, kind: str, number: int) -> None:
         """One more time in a bin."""
-        self._latencies[day, kind, series, number] += 1
+        place = (kind, day, series, number)
+        self._latencies[place] = self._latencies.get(place, 0) + 1
 
     def write(self, db: sqlite3.Connection) -> None:
         """Add it to what the file has."""
@@ -48,8 +50,9 @@ class Tally:
             rows = self._gathered(rollup, self._sums if rollup.base == "requests" else with_ends)
             db.executemany(_UPSERT[rollup.table], ((*place, *_carried(sums)) for place, sums in rows.items()))
         for rollup in LATENCY if self._latencies else ():
-            times = self._times(rollup)
-            db.executemany(_UPSERT[rollup.table], ((*place, count) for place, count in times.items()))
+            # In the order of the table, so that neighbours are written one after another.
+            times = sorted(self._times(rollup).items())
+            db.executemany(_UPSERT[rollup.table], ((*place, count) for place, count in times))
 
     def _with_ends(self, series: int, sums: tuple[int, ...]) -> tuple[int, ...]:
         outcome = self._numbers.named(series).outcome
@@ -67,14 +70,14 @@ class Tally:
             rows[place] = sums if before is None else tuple(map(add, before, sums))
         return rows
 
-    def _times(self, rollup: Rollup) -> Mapping[tuple[int, str, int, int], int]:
+    def _times(self, rollup: Rollup) -> Mapping[_Bin, int]:
         if rollup is LATENCIES:
             return self._latencies
         width = rollup.width
-        narrow = self._numbers.narrowed(rollup.fields, {series for _, _, series, _ in self._latencies})
-        times: dict[tuple[int, str, int, int], int] = {}
-        for (day, kind, series, number), count in self._latencies.items():
-            place = (day // width, kind, narrow[series], number)
+        narrow = self._numbers.narrowed(rollup.fields, {place[2] for place in self._latencies})
+        times: dict[_Bin, int] = {}
+        for (kind, day, series, number), count in self._latencies.items():
+            place = (kind, day // width, narrow[series], number)
             times[place] = times.get(place, 0) + count
         return times
 
@@ -96,7 +99,7 @@ def _upsert(rollup: Rollup) -> str:
 
 def _upsert_latency(rollup: Rollup) -> str:
     return (
-        f"INSERT INTO {rollup.table} ({rollup.unit}, kind, series, bin, requests) VALUES (?, ?, ?, ?, ?) "  # noqa: S608 - our own names
+        f"INSERT INTO {rollup.table} (kind, {rollup.unit}, series, bin, requests) VALUES (?, ?, ?, ?, ?) "  # noqa: S608 - our own names
         f"ON CONFLICT (kind, {rollup.unit}, series, bin) DO UPDATE "
         "SET requests = requests + excluded.requests"
     )
