@@ -3,23 +3,33 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: bench engines run test check setup clean
+.PHONY: bench bench-downloads engines run test check endurance setup clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/yard up
 
+# Whole yards are tested one at a time: they are told apart by what happens within seconds.
 test: $(VENV)/.dev check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile tests/integration
+	$(BIN)/pytest tests/e2e
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
-	$(BIN)/pytest -q tests/unit tests/contract
+	$(BIN)/pytest -q -n 2 tests/unit tests/contract
+
+# What kills and repeats, more often than every run has time for; half an hour.
+endurance: $(VENV)/.dev
+	YARD_ENDURANCE=1 $(BIN)/pytest -s --timeout 1200 \
+		tests/integration/test_killed_downloads.py tests/e2e/test_accounts.py tests/e2e/test_cycles.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+
+bench-downloads: $(VENV)/.dev
+	$(BIN)/python -m bench.downloads
 
 # llama-server and its RPC server, built from source into .engines/bin; takes minutes, once.
 engines: | $(VENV)/bin/python

@@ -7,16 +7,9 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
-import nats
-import nats.errors
-import nats.js.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-from nats.js import JetStreamContext
 
 from modelyard import actor, credentials, logging
-from modelyard.outbox import Message, Outbox
+from modelyard.lean import without
 from modelyard.settings import Settings
 from schemas.audit import Actor
 from schemas.errors import (
@@ -32,10 +25,27 @@ from schemas.grammar import new_id
 from schemas.roles import Role, inbox_prefix
 from schemas.subject import Command, Subject
 
+with without("aiohttp"):
+    # Only a broker behind a WebSocket needs it; see `_connect`.
+    import nats
+    import nats.aio.transport
+    import nats.errors
+    import nats.js.errors
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
+    from nats.js import JetStreamContext
+
+    from modelyard import flow_control
+    from modelyard.outbox import Message, Outbox
+
 log = logging.get(__name__)
+flow_control.install()
 T = TypeVar("T")
 R = TypeVar("R")
 
+NatsError = nats.errors.Error
+"""What nats-py raises."""
 HEADER_ALLOWANCE_BYTES = 4096
 """Headers count towards max_payload, and one byte too many closes the connection for good."""
 ACK_TIMEOUT_S = 2.0
@@ -84,6 +94,10 @@ class Bus:
         return bus
 
     async def _connect(self, url: str, seed: str) -> None:
+        if url.startswith("ws"):
+            import aiohttp
+
+            nats.aio.transport.aiohttp = aiohttp  # type: ignore[attr-defined]
         await self.nc.connect(
             url,
             nkeys_seed_str=seed,

@@ -1,10 +1,14 @@
 """Where a file of the hub may lie: the hub's paths are a stranger's text and never lead out of a folder."""
 
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 _MAX_PART_BYTES = 255
 _MAX_PATH_BYTES = 1024
 _PART_SUFFIX_BYTES = len(".part")
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")}
+_NOT_EVERYWHERE = set('<>:"|?*')
 
 
 def resolve_inside(root: Path, hub_path: str) -> Path:
@@ -14,6 +18,29 @@ def resolve_inside(root: Path, hub_path: str) -> Path:
     target = real_root.joinpath(*parts)
     _check_inside(real_root, target, hub_path)
     return target
+
+
+def resolve_all(folder: Path, hub_paths: Iterable[str]) -> list[Path]:
+    """The places of the files of one repository; ValueError unless every system could keep them all apart."""
+    names: dict[str, str] = {}
+    places = []
+    for path in hub_paths:
+        places.append(resolve_inside(folder, path))
+        for part in path.split("/"):
+            _check_portable(part)
+        same = names.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
+        if same != path or len(places) != len(names):
+            raise ValueError(
+                f"The repository lists {same[:80]!r} and {path[:80]!r}, which some disks hold for one."
+            )
+    return places
+
+
+def _check_portable(part: str) -> None:
+    if part.split(".")[0].rstrip().lower() in _RESERVED or part[-1] in ". " or _NOT_EVERYWHERE & set(part):
+        raise ValueError(
+            f"The repository lists a file with a name that not every system allows: {part[:80]!r}."
+        )
 
 
 def has_inside(root: Path, path: str) -> bool:
@@ -28,6 +55,9 @@ def check_folder(store_root: Path, folder: Path) -> Path:
     """The folder itself, symbolic links followed; ValueError unless it lies strictly under store_root."""
     if not folder.is_absolute() or ".." in folder.parts or "\0" in str(folder):
         raise ValueError(f"The folder {str(folder)!r} must be an absolute path without '..'.")
+    if folder.is_relative_to(store_root):
+        for part in folder.relative_to(store_root).parts:
+            _check_portable(part)
     _check_inside(store_root.resolve(), folder, str(folder))
     return folder.resolve()
 

@@ -48,6 +48,10 @@ class Settings(Record):
     """YARD_RPC_SERVER: llama.cpp's RPC server; else the one beside llama-server, or on PATH."""
     rpc_host: str = "127.0.0.1"
     """YARD_RPC_HOST: this machine's address for parts of other nodes' models; on loopback there are none."""
+    peer_host: str | None = None
+    """YARD_PEER_HOST: this machine's address where other nodes fetch files; else as the broker is reached."""
+    peer_port: int = 0
+    """YARD_PEER_PORT: the port for that; 0 takes any free one."""
     node: str = "local"
     """YARD_NODE: name of this machine as a subject token; default its host name."""
     allowed_hosts: tuple[str, ...] = ()
@@ -60,6 +64,14 @@ class Settings(Record):
     """YARD_SWAP_MIN_DWELL_S: a model that got ready stays at least so long."""
     hang_s: float = 60.0
     """YARD_HANG_S: an engine that gives no sign of life for so long is ended and started again; 0: never."""
+    downloads_at_once: int = 2
+    """YARD_DOWNLOADS_AT_ONCE: so many downloads are at work on this machine, the others wait."""
+    download_segments: int = 4
+    """YARD_DOWNLOAD_SEGMENTS: so many parts of a large file come at the same time."""
+    download_limit_bytes_s: int | None = None
+    """YARD_DOWNLOAD_LIMIT: what this machine's downloads together take of the network a second: 20MiB."""
+    disk_margin_bytes: int = 512 * 2**20
+    """YARD_DISK_MARGIN: downloads leave so much of the disk free, such as 10GiB."""
     time_zone: str = "UTC"
     """YARD_TIME_ZONE: the IANA time zone whose days usage, spend and budgets are counted by."""
     currency: str = "EUR"
@@ -128,9 +140,15 @@ class Settings(Record):
             "YARD_SWAP_MAX_WAIT_S": f"{self.swap_max_wait_s:g}",
             "YARD_SWAP_MIN_DWELL_S": f"{self.swap_min_dwell_s:g}",
             "YARD_HANG_S": f"{self.hang_s:g}",
+            "YARD_DOWNLOADS_AT_ONCE": str(self.downloads_at_once),
+            "YARD_DOWNLOAD_SEGMENTS": str(self.download_segments),
+            "YARD_DOWNLOAD_LIMIT": str(self.download_limit_bytes_s) if self.download_limit_bytes_s else None,
+            "YARD_DISK_MARGIN": str(self.disk_margin_bytes),
             "YARD_VLLM": str(self.vllm) if self.vllm else None,
             "YARD_RPC_SERVER": str(self.rpc_server) if self.rpc_server else None,
             "YARD_RPC_HOST": self.rpc_host,
+            "YARD_PEER_HOST": self.peer_host,
+            "YARD_PEER_PORT": str(self.peer_port),
             "YARD_TIME_ZONE": self.time_zone,
             "YARD_CURRENCY": self.currency,
             "YARD_USAGE_KEEP_DAYS": f"{self.usage_keep_days:g}",
@@ -141,7 +159,13 @@ class Settings(Record):
         return {name: value for name, value in values.items() if value}
 
 
-KNOWN = frozenset(f"YARD_{field.upper()}" for field in Settings.__struct_fields__)
+_UNITS_LEFT_OUT = {
+    "YARD_DOWNLOAD_LIMIT_BYTES_S": "YARD_DOWNLOAD_LIMIT",
+    "YARD_DISK_MARGIN_BYTES": "YARD_DISK_MARGIN",
+}
+"""Where a setting is written with its own unit."""
+_FIELDS = [f"YARD_{field.upper()}" for field in Settings.__struct_fields__]
+KNOWN = frozenset(_UNITS_LEFT_OUT.get(name, name) for name in _FIELDS)
 """The names of all settings."""
 
 
@@ -166,12 +190,18 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         vllm=_executable(given, "YARD_VLLM"),
         rpc_server=_executable(given, "YARD_RPC_SERVER"),
         rpc_host=_address(given, "YARD_RPC_HOST"),
+        peer_host=_address(given, "YARD_PEER_HOST") if "YARD_PEER_HOST" in given else None,
+        peer_port=_port(given, "YARD_PEER_PORT", 0),
         node=_node(given.get("YARD_NODE")),
         allowed_hosts=tuple(filter(None, map(str.strip, given.get("YARD_ALLOWED_HOSTS", "").split(",")))),
         memory_limits=_memory_limits(given.get("YARD_MEMORY_LIMITS", "")),
         swap_max_wait_s=_seconds(given, "YARD_SWAP_MAX_WAIT_S", 20.0),
         swap_min_dwell_s=_seconds(given, "YARD_SWAP_MIN_DWELL_S", 5.0),
         hang_s=_seconds(given, "YARD_HANG_S", 60.0),
+        downloads_at_once=_count(given, "YARD_DOWNLOADS_AT_ONCE", 2),
+        download_segments=_count(given, "YARD_DOWNLOAD_SEGMENTS", 4),
+        download_limit_bytes_s=_size(given, "YARD_DOWNLOAD_LIMIT", "") or None,
+        disk_margin_bytes=_size(given, "YARD_DISK_MARGIN", "512MiB"),
         time_zone=_time_zone(given.get("YARD_TIME_ZONE", "UTC")),
         currency=_currency(given.get("YARD_CURRENCY", "EUR")),
         usage_keep_days=_number(given, "YARD_USAGE_KEEP_DAYS", 400.0, "days"),
@@ -220,6 +250,7 @@ def _port(given: Mapping[str, str], name: str, default: int) -> int:
     return int(value)
 
 
+_MOST = 64
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
@@ -231,6 +262,21 @@ def _memory_limits(value: str) -> dict[str, int]:
             raise SettingsError(f"YARD_MEMORY_LIMITS has {part!r}; each part looks like cpu=8GiB.")
         limits[match[1]] = int(match[2]) * _UNITS[match[3] or ""]
     return limits
+
+
+def _size(given: Mapping[str, str], name: str, default: str) -> int:
+    value = given.get(name, default) or "0"
+    match = re.fullmatch(r"(\d+)\s*([KMGT]iB)?", value)
+    if match is None:
+        raise SettingsError(f"{name}={value} is not a number of bytes; it looks like 20MiB.")
+    return int(match[1]) * _UNITS[match[2] or ""]
+
+
+def _count(given: Mapping[str, str], name: str, default: int) -> int:
+    value = given.get(name, str(default))
+    if not value.isdecimal() or not 1 <= int(value) <= _MOST:
+        raise SettingsError(f"{name}={value} is not a number from 1 to {_MOST}.")
+    return int(value)
 
 
 def _seconds(given: Mapping[str, str], name: str, default: float) -> float:

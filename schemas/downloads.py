@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+import msgspec
+
 from schemas.errors import ErrorDetail
 from schemas.hub import Choice
 from schemas.record import Record
@@ -12,6 +14,8 @@ class DownloadState(StrEnum):
     """Where a download is; `finished`, `failed` and `cancelled` are ends."""
 
     QUEUED = "queued"
+    PAUSED = "paused"
+    """Out of the queue until somebody resumes it; what has arrived is kept."""
     RESOLVING = "resolving"
     """Asking the hub which files there are."""
     TRANSFERRING = "transferring"
@@ -35,12 +39,40 @@ class StartDownload(Record):
     """Make a model of it when it is here; else the files are only fetched."""
     wishes: Wishes = Wishes()
     """What is said about the model; the rest is guessed."""
+    node: str | None = None
+    """The machine that fetches it; default: the yard's first."""
+    limit_bytes_s: int | None = None
+    """The most that it takes of the network; None: what its machine may take."""
+
+
+class AddDownloads(Record):
+    """Fetch everything that a pasted text names, separated by lines, spaces or commas."""
+
+    text: str
+    choice: Choice = Choice()
+    register: bool = True
+    node: str | None = None
+    limit_bytes_s: int | None = None
 
 
 class DownloadRef(Record):
     """Which download."""
 
     download: str
+
+
+class MoveDownload(Record):
+    """Give a waiting download another place in its machine's queue; 0 is the next to begin."""
+
+    download: str
+    to: int = 0
+
+
+class LimitDownload(Record):
+    """The most that a download takes of the network from now on; None: what its machine may take."""
+
+    download: str
+    limit_bytes_s: int | None = None
 
 
 class Download(Record):
@@ -53,17 +85,42 @@ class Download(Record):
     state: DownloadState
     created_at: float
     changed_at: float
+    node: str = ""
+    """The machine that fetches it."""
+    order: float = 0.0
+    """Of two that wait on a machine, the one with the smaller number begins first."""
+    limit_bytes_s: int | None = None
     quant: str | None = None
+    is_default_quant: bool = False
+    """Whether the hub's files would be the same if nobody had named a quant."""
     revision: str | None = None
     """The commit that is fetched."""
     files: tuple[str, ...] = ()
     files_done: int = 0
     bytes_total: int | None = None
     bytes_done: int = 0
+    received: dict[str, int] = msgspec.field(default_factory=dict)
+    """Bytes that came over the network, from the `hub` or a node by its name; twice fetched ones twice."""
     speed_bytes_s: float | None = None
     """Smoothed over the last seconds."""
     eta_s: float | None = None
     choice: Choice = Choice()
     register: bool = True
     wishes: Wishes = Wishes()
+    trouble: str | None = None
+    """Why nothing arrives just now, while it is tried again."""
     error: ErrorDetail | None = None
+
+
+class Added(Record):
+    """What became of one reference of a pasted text: a download, or the reason why there is none."""
+
+    reference: str
+    download: Download | None = None
+    error: ErrorDetail | None = None
+
+
+class DownloadsAdded(Record):
+    """Every reference of a pasted text, in its order."""
+
+    added: tuple[Added, ...]

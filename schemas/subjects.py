@@ -25,7 +25,15 @@ from schemas.budgets import (
     StoredBudget,
 )
 from schemas.devices import Device
-from schemas.downloads import Download, DownloadRef, StartDownload
+from schemas.downloads import (
+    AddDownloads,
+    Download,
+    DownloadRef,
+    DownloadsAdded,
+    LimitDownload,
+    MoveDownload,
+    StartDownload,
+)
 from schemas.frames import Check, Checked, Resend
 from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
 from schemas.hub import AskOffer, HubFound, Offer, SearchHub
@@ -33,6 +41,7 @@ from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartI
 from schemas.library import (
     AskNode,
     CachedModels,
+    CopyEntry,
     DeleteEntry,
     DescribeEntry,
     EntryDetails,
@@ -60,6 +69,7 @@ from schemas.metrics import (
     Samples,
 )
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
+from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
 from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
 from schemas.prices import (
     DeletePrice,
@@ -91,7 +101,7 @@ from schemas.registry import (
 from schemas.requests import RequestFinished, RequestQueued, RequestStarted
 from schemas.roles import SERVICES, Role
 from schemas.storage import AskStorage, RemoveUsage, StorageReport, UsageRemoved, Vacuum, Vacuumed
-from schemas.subject import AnySubject, Command, Subject
+from schemas.subject import AnySubject, Command, R, Subject, T
 from schemas.usage import (
     Forecast,
     ForecastQuery,
@@ -317,23 +327,64 @@ NODE_CLEAR = Command(
     summary="Stop every instance on this node, and take no start after it; answered when they are gone.",
     changes="node",
 )
-DOWNLOAD_START = Command(
-    "yard.command.download.start",
+
+
+def _download(verb: str, payload: type[T], reply: type[R], summary: str, changes: str) -> Command[T, R]:
+    return Command(
+        f"yard.command.download.{verb}",
+        payload,
+        reply,
+        callers=_CALLERS,
+        server=_DOWNLOADER,
+        summary=summary,
+        timeout_s=15.0,
+        changes=changes,
+    )
+
+
+DOWNLOAD_START = _download(
+    "start",
     StartDownload,
     Download,
-    callers=_CALLERS,
-    server=_DOWNLOADER,
-    summary="Fetch a model from the hub and register it; a second asker joins a running download.",
-    changes="reference",
+    "Fetch a model from the hub; a second asker joins a running download.",
+    "reference",
 )
-DOWNLOAD_CANCEL = Command(
-    "yard.command.download.cancel",
-    DownloadRef,
-    Download,
-    callers=_CALLERS,
+DOWNLOAD_ADD = _download(
+    "add",
+    AddDownloads,
+    DownloadsAdded,
+    "Fetch all models that a text names; each is taken or refused alone.",
+    "text",
+)
+DOWNLOAD_PAUSE = _download(
+    "pause", DownloadRef, Download, "Let a download rest until it is resumed.", "download"
+)
+DOWNLOAD_RESUME = _download(
+    "resume", DownloadRef, Download, "Have a paused download go on where it was.", "download"
+)
+DOWNLOAD_CANCEL = _download(
+    "cancel", DownloadRef, Download, "End a download; what is on disk stays for a later one.", "download"
+)
+DOWNLOAD_RETRY = _download(
+    "retry", DownloadRef, Download, "Try a failed or cancelled download again.", "download"
+)
+DOWNLOAD_MOVE = _download(
+    "move", MoveDownload, Download, "Give a waiting download another place in the queue.", "download"
+)
+DOWNLOAD_LIMIT = _download(
+    "limit", LimitDownload, Download, "Change what a download may take of the network.", "download"
+)
+DOWNLOAD_FORGET = _download(
+    "forget", DownloadRef, Download, "Take an ended download off the list.", "download"
+)
+DOWNLOAD_AT_NODE = Command(
+    "yard.command.download.{node}.{verb}",
+    bytes,
+    bytes,
+    callers=(_DOWNLOADER,),
     server=_DOWNLOADER,
-    summary="End a download; what is on disk stays for a later one.",
-    changes="download",
+    summary="A command about downloads on its way to the node that it is about: the same JSON.",
+    timeout_s=10.0,
 )
 HUB_SEARCH = Command(
     "yard.command.hub.search",
@@ -466,6 +517,16 @@ LIBRARY_IMPORT = Command(
     timeout_s=_DISK_S,
     changes="repo",
 )
+LIBRARY_COPY = Command(
+    "yard.command.library.copy",
+    CopyEntry,
+    LibraryJob,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Bring an entry to another node, from the nodes that have its files; the hub is not asked.",
+    timeout_s=_DISK_S,
+    changes="entry",
+)
 LIBRARY_FIND = Command(
     "yard.command.library.find",
     FindFile,
@@ -491,6 +552,30 @@ LIBRARY_AT_NODE = Command(
     server=_DOWNLOADER,
     summary="A command of the library on its way to the node that it is about: the same JSON.",
     timeout_s=_DISK_S,
+)
+PEER_OFFER = Command(
+    "yard.command.peer.{node}.offer",
+    AskFile,
+    FileOffer,
+    callers=(_DOWNLOADER,),
+    server=_DOWNLOADER,
+    summary="Where a whole file is on this node, and a short-lived token for it.",
+)
+PEER_ENTRY = Command(
+    "yard.command.peer.{node}.entry",
+    AskEntry,
+    EntryFiles,
+    callers=(_DOWNLOADER,),
+    server=_DOWNLOADER,
+    summary="The files of an entry of this node with their sha256, which are read where nobody knows them.",
+)
+PEER_REPO = Command(
+    "yard.command.peer.{node}.repo",
+    AskRepo,
+    RepoFiles,
+    callers=(_DOWNLOADER,),
+    server=_DOWNLOADER,
+    summary="What this node has of a repository, for one that cannot ask the hub.",
 )
 USAGE_QUERY = Command(
     "yard.command.usage.query",
@@ -912,7 +997,7 @@ DEVICE_METRIC = Subject(
     "yard.metric.device.{node}.{device}",
     Device,
     publish=(_MONITOR,),
-    subscribe=(*_WATCHERS, _MONITOR),
+    subscribe=_WATCHERS,
     summary="One sample of one device, once a second.",
 )
 INSTANCE_METRIC = Subject(

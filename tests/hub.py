@@ -189,7 +189,9 @@ class Hub:
     async def _answer_file(
         self, request: web.Request, server: str, repo: HubRepo, file: HubFile
     ) -> web.StreamResponse:
-        headers = {"X-Repo-Commit": repo.sha, "ETag": file.faults.etag or f'"{file.sha256}"'}
+        headers = {"X-Repo-Commit": repo.sha, "ETag": _etag(file), **file.faults.extra_headers}
+        if not headers["ETag"]:
+            del headers["ETag"]
         if file.lfs:
             headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size_bytes)}
         if request.method == "HEAD":
@@ -202,28 +204,31 @@ class Hub:
         self._changed.set()
         if file.faults.statuses:
             return _error(file.faults.statuses.pop(0), None, file.faults.retry_after)
-        return await self._send_file(request, file, headers)
+        file.at_once += 1
+        file.most_at_once = max(file.at_once, file.most_at_once)
+        try:
+            return await self._send_file(request, file, headers)
+        finally:
+            file.at_once -= 1
 
     async def _send_file(
         self, request: web.Request, file: HubFile, headers: dict[str, str]
     ) -> web.StreamResponse:
-        start, end = _range(request, file)
-        whole = start == 0 and end == file.size_bytes
-        if start and start >= file.size_bytes:
+        wanted = _wanted(request, file)
+        start, end = wanted or (0, file.size_bytes)
+        if wanted and start >= file.size_bytes:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{file.size_bytes}"})
-        body_bytes = end - start + (len(file.faults.extra_bytes) if end == file.size_bytes else 0)
-        response = web.StreamResponse(status=200 if whole else 206, headers=headers)
-        if not whole:
-            response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size_bytes}"
-        response.content_length = body_bytes
+        faults = file.faults
+        response = web.StreamResponse(status=206 if wanted else 200, headers=headers)
+        if wanted:
+            said = faults.content_range or f"bytes {start}-{end - 1}/{file.size_bytes}"
+            response.headers["Content-Range"] = said
+        response.content_length = faults.content_length or end - start + len(faults.extra_bytes)
         await response.prepare(request)
         cut_at = self._cut_at(file)
         sent_bytes = 0
-        for chunk in body_chunks(file, start):
-            room = chunk[: body_bytes - sent_bytes]
-            if not room:
-                break
-            room = room if cut_at is None else room[: cut_at - sent_bytes]
+        for chunk in body_chunks(file, start, end):
+            room = chunk if cut_at is None else chunk[: cut_at - sent_bytes]
             await response.write(room)
             sent_bytes += len(room)
             file.bytes_sent += len(room)
@@ -243,14 +248,18 @@ class Hub:
         return faults.cut_after_bytes
 
 
-def _range(request: web.Request, file: HubFile) -> tuple[int, int]:
-    """The bytes asked for, the end not included; an If-Range that names another ETag asks for all."""
-    wanted = request.headers.get("Range")
-    etag = file.faults.etag or f'"{file.sha256}"'
+def _etag(file: HubFile) -> str:
+    return f'"{file.sha256}"' if file.faults.etag is None else file.faults.etag
+
+
+def _wanted(request: web.Request, file: HubFile) -> tuple[int, int] | None:
+    """The bytes asked for; None for all, which an If-Range that names another ETag asks for too."""
+    wanted, etag = request.headers.get("Range"), _etag(file)
     if wanted is None or file.faults.ignore_range or request.headers.get("If-Range", etag) != etag:
-        return 0, file.size_bytes
+        return None
     first, _, last = wanted.removeprefix("bytes=").partition("-")
-    return int(first), min(int(last) + 1, file.size_bytes) if last else file.size_bytes
+    to_the_end = not last or file.faults.ignore_range_end
+    return int(first), file.size_bytes if to_the_end else min(int(last) + 1, file.size_bytes)
 
 
 def _cut(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:

@@ -21,7 +21,11 @@ class Faults:
     bytes_per_s: float | None = None
     redirect: str | None = None  # "cdn", "loop" or a URL
     ignore_range: bool = False  # answers 200 with everything
-    etag: str | None = None
+    ignore_range_end: bool = False  # answers 206 with the rest of the file
+    etag: str | None = None  # "" for none at all
+    content_range: str | None = None  # sent instead of the right one
+    content_length: int | None = None  # said instead of the right one
+    extra_headers: dict[str, str] = field(default_factory=dict)
     extra_bytes: bytes = b""  # after the end of the file
 
 
@@ -37,6 +41,8 @@ class HubFile:
     faults: Faults = field(default_factory=Faults)
     requests: int = 0
     bytes_sent: int = 0
+    at_once: int = 0
+    most_at_once: int = 0
 
 
 @dataclass(kw_only=True)
@@ -68,12 +74,17 @@ class HubRepo:
     about: About = field(default_factory=About)
 
 
-def body_chunks(file: HubFile, start: int) -> Iterator[bytes]:
-    """What the hub sends from byte start on, faults included."""
+def body_chunks(file: HubFile, start: int, end: int) -> Iterator[bytes]:
+    """What the hub sends of the bytes from start to end, faults included."""
     spoil = file.faults.corrupt_times > 0
     file.faults.corrupt_times -= spoil
+    left_bytes = end - start
     for chunk in _read(file.content, start):
-        yield bytes([chunk[0] ^ 0xFF]) + chunk[1:] if spoil else chunk
+        if left_bytes <= 0:
+            break
+        part = chunk[:left_bytes]
+        left_bytes -= len(part)
+        yield bytes([part[0] ^ 0xFF]) + part[1:] if spoil else part
         spoil = False
     if file.faults.extra_bytes:
         yield file.faults.extra_bytes

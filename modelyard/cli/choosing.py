@@ -4,7 +4,8 @@ import argparse
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from schemas.downloads import StartDownload
+    from schemas.downloads import AddDownloads, StartDownload
+    from schemas.hub import Choice
     from schemas.registering import Wishes
 
 R = TypeVar("R")
@@ -34,23 +35,48 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-register", action="store_true", help="fetch the files, make no model of them")
 
 
-def order_of(arguments: argparse.Namespace) -> "StartDownload":
+def order_of(reference: str, arguments: argparse.Namespace) -> "StartDownload":
     """The download that the options ask for; BadRequest where they make no sense."""
     from schemas.downloads import StartDownload
-    from schemas.hub import Choice
 
     return StartDownload(
-        reference=arguments.reference,
+        reference=reference,
         name=arguments.name,
-        choice=checked(
-            Choice,
-            include=tuple(arguments.include),
-            exclude=tuple(arguments.exclude),
-            mmproj=arguments.mmproj,
-        ),
+        choice=_choice_of(arguments),
         register=not arguments.no_register,
         wishes=wishes_of(arguments),
+        node=arguments.node,
+        limit_bytes_s=arguments.limit,
     )
+
+
+def orders_of(text: str, arguments: argparse.Namespace) -> "AddDownloads":
+    """The downloads of all that a text names, by the same options."""
+    from schemas.downloads import AddDownloads
+
+    return AddDownloads(
+        text=text,
+        choice=_choice_of(arguments),
+        register=not arguments.no_register,
+        node=arguments.node,
+        limit_bytes_s=arguments.limit,
+    )
+
+
+def _choice_of(arguments: argparse.Namespace) -> "Choice":
+    from schemas.hub import Choice
+
+    return checked(
+        Choice,
+        include=tuple(arguments.include),
+        exclude=tuple(arguments.exclude),
+        mmproj=arguments.mmproj,
+    )
+
+
+def says_wishes(arguments: argparse.Namespace) -> bool:
+    """Whether something is said about one model."""
+    return any((arguments.alias, arguments.mode, arguments.ctx, arguments.engine))
 
 
 def wishes_of(arguments: argparse.Namespace) -> "Wishes":

@@ -3,9 +3,11 @@
 import argparse
 import re
 import time
+from collections.abc import Mapping
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d+[smhdw])+")
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGT])(i)?)?B?(?:/s)?")
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
@@ -42,6 +44,28 @@ def spell_size(count: float | None) -> str:
         count /= _SIZE_STEP
         del units[0]
     return f"{count:.1f} {units[0]}"
+
+
+def spell_sources(received: Mapping[str, int]) -> str:
+    """From where bytes came: `13.2 GB from tower, 4.9 MB from the hub`; nothing for nothing."""
+    most_first = sorted(received.items(), key=lambda each: -each[1])
+    return ", ".join(
+        f"{spell_size(count)} from {'the hub' if source == 'hub' else source}" for source, count in most_first
+    )
+
+
+def rate(text: str) -> int | None:
+    """Bytes a second of `500kB`, `20M` or `1.5MiB/s`; None for `none`; else an argparse error."""
+    if text == "none":
+        return None
+    match = _RATE.fullmatch(text)
+    power = "kMGT".find(match[2].replace("K", "k")) + 1 if match and match[2] else 0
+    count = float(match[1]) * (1024 if match[3] else 1000) ** power if match else 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a speed; write it like 500kB, 20MB or 20MiB, or none"
+        )
+    return int(count)
 
 
 def ago(then: float, now: float | None = None) -> str:

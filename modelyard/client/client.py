@@ -10,9 +10,10 @@ from modelyard.client import kept, log_search
 from modelyard.client.accounts import Accounts
 from modelyard.client.alerting import Alerting
 from modelyard.client.chatting import chat
+from modelyard.client.download_queue import DownloadQueue
 from modelyard.client.hub import Hub
 from modelyard.client.library import Library
-from modelyard.client.pulling import pull
+from modelyard.client.pulling import follow
 from modelyard.client.reading import read_bucket
 from modelyard.client.registry import Registry
 from modelyard.client.starting import starting
@@ -21,7 +22,7 @@ from modelyard.settings import Settings, load
 from schemas import buckets, subjects
 from schemas.audit import Audited
 from schemas.devices import Adapter, Device
-from schemas.downloads import Download, DownloadRef, StartDownload
+from schemas.downloads import Download, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
 from schemas.groups import Group, GroupRef, GroupStored, ListGroups
 from schemas.instances import Instance, Node
@@ -43,6 +44,8 @@ class Client:
         self.bus = bus
         self.registry = Registry(bus)
         """Changes of models: put, patch, rename, delete, apply, history and undo."""
+        self.download_queue = DownloadQueue(bus)
+        """Orders about downloads: add, pause, resume, cancel, retry, move, limit and forget."""
         self.alerting = Alerting(bus)
         """Alert rules, silences, and the webhooks that are told."""
         self.hub = Hub(bus)
@@ -50,7 +53,7 @@ class Client:
         self.accounts = Accounts(bus)
         """Usage by any question, single records, prices, budgets, reports and storage."""
         self.library = Library(bus)
-        """What lies on disk: show, describe, verify, delete, restore, import."""
+        """What lies on disk: show, describe, verify, delete, restore, copy, import."""
 
     @classmethod
     @asynccontextmanager
@@ -170,11 +173,15 @@ class Client:
         Leaving early leaves the download running; `cancel_download` ends it.
         """
         order = StartDownload(reference=wanted, name=name) if isinstance(wanted, str) else wanted
-        return pull(self.bus, order)
+
+        async def begin() -> tuple[Download, ...]:
+            return (await self.download_queue.start(order),)
+
+        return follow(self.bus, begin)
 
     async def cancel_download(self, download: str) -> Download:
         """End a download; what is on disk stays for a later one."""
-        return await self.bus.call(subjects.DOWNLOAD_CANCEL, DownloadRef(download=download))
+        return await self.download_queue.cancel(download)
 
     async def usage(
         self, since: float | None = None, model: str | None = None, recent: int = 0

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-import nats.errors
 from rich.console import Console
 
 from modelyard import home, settings
 from modelyard.broker import BrokerMissing
-from modelyard.bus import Bus
+from modelyard.bus import Bus, NatsError
 from modelyard.credentials import ensure_seeds
 from modelyard.processes import Group, end
 from modelyard.service import run_loop, stop_signal
@@ -242,8 +241,8 @@ async def _answers(bus: Bus, role: Role) -> bool:
                 told = msgspec.json.decode((await answers.next_msg(timeout=1)).data, type=_Pong)
                 if told.metadata.get("node") == bus.node:
                     return True
-    except (TimeoutError, nats.errors.Error, msgspec.DecodeError):
+    except (TimeoutError, NatsError, msgspec.DecodeError):
         return False
     finally:
-        with contextlib.suppress(nats.errors.Error):
+        with contextlib.suppress(NatsError):
             await answers.unsubscribe()

@@ -1,6 +1,7 @@
 """What the answer to a GET of a file means: bytes, try again, or give up."""
 
 import re
+from collections.abc import Mapping
 
 from aiohttp import ClientResponse
 from yarl import URL
@@ -9,8 +10,11 @@ from services.downloader.backoff import parse_retry_after_s
 from services.downloader.errors import HubError, TransferError
 from services.downloader.hub import refusals
 from services.downloader.origin import same_origin
+from services.downloader.ranges import Range
+from services.downloader.source import Source
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _CODES = {
     "GatedRepo": "gated_repo",
     "RepoNotFound": "repo_not_found",
@@ -22,7 +26,7 @@ _DISABLED = "Access to this resource is disabled."
 
 
 class TryAgain(Exception):
-    """The attempt brought nothing, the next one may."""
+    """The attempt brought nothing, the next one may; the text goes on after "The hub"."""
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
@@ -66,10 +70,35 @@ def as_transfer(error: HubError) -> TransferError:
     return TransferError(error.code, error.sentence)
 
 
-def continues(response: ClientResponse, offset_bytes: int, size_bytes: int) -> bool:
-    """Whether a 206 goes on exactly where we stopped, in a file of the size we expect."""
+def check_hop(headers: Mapping[str, str], source: Source) -> None:
+    """What the hub itself says beside a redirect or the bytes: TransferError if that is not our file."""
+    commit = headers.get("X-Repo-Commit", source.commit)
+    etag = headers.get("X-Linked-Etag", headers.get("ETag", "")).strip('"')
+    names_bytes = source.sha256 is not None and _SHA256.fullmatch(etag) is not None
+    if (source.commit and commit != source.commit) or (names_bytes and etag != source.sha256):
+        raise TransferError(
+            "changed_at_hub",
+            "The hub has another version of the file than when the download began; retry it.",
+        )
+
+
+def check_part(response: ClientResponse, wanted: Range, size_bytes: int) -> None:
+    """Let a 206 pass that begins where it was asked to, in a file of the size we expect."""
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    return found is not None and int(found[1]) == offset_bytes and found[2] in {"*", str(size_bytes)}
+    if response.status != 206 or found is None:
+        raise TryAgain("answered with another part of the file")
+    start, end = int(found[1]), int(found[2]) + 1
+    if start != wanted[0] or not start < end <= size_bytes or found[3] not in {"*", str(size_bytes)}:
+        raise TryAgain("answered with another part of the file")
+
+
+def check_whole(response: ClientResponse, size_bytes: int) -> None:
+    """Let a 200 pass that brings as many bytes as the hub lists."""
+    length = response.content_length
+    if response.status != 200:
+        raise TryAgain("answered with a part of the file")
+    if length is not None and length != size_bytes:
+        raise TryAgain(f"answered with {length} bytes instead of {size_bytes}")
 
 
 def strong_etag(response: ClientResponse) -> str | None:

@@ -1,11 +1,12 @@
 """The demo model: made here on the first start, so that there is an answer without any download."""
 
 import asyncio
+import sys
+from pathlib import Path
 
 from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.settings import Settings
-from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas.errors import Conflict
 from schemas.models import ModelSpec
 from services.downloader.registering.put import register
@@ -24,7 +25,7 @@ async def ensure_demo(bus: Bus, settings: Settings) -> None:
         return
     path = settings.models / PATH
     path.parent.mkdir(parents=True, exist_ok=True)
-    await asyncio.to_thread(write_reciter, path, DEMO_SENTENCE)
+    await _write(path)
     if settings.joined:
         # The first machine has registered it; here it only lies ready.
         done.touch()
@@ -34,3 +35,11 @@ async def ensure_demo(bus: Bus, settings: Settings) -> None:
     except Conflict as error:
         log.info("demo_not_registered", reason=error.message)
     done.touch()
+
+
+async def _write(path: Path) -> None:
+    """In a process of its own: what it takes to write a model need not stay in memory."""
+    argv = (sys.executable, "-m", "modelyard.tinymodels", "reciter", str(path))
+    process = await asyncio.create_subprocess_exec(*argv)
+    if await process.wait() != 0:
+        raise OSError(f"the demo model could not be written to {path}")

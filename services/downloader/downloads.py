@@ -1,88 +1,178 @@
-"""Every download of this node: started once, followed, resumed, cancelled, registered."""
+"""What people order of this machine's downloads: begun, joined, paused, moved, limited, ended."""
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Callable
-from contextlib import aclosing
-
-import msgspec
 
 from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.settings import Settings
-from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks, cancel
-from schemas import buckets, subjects
-from schemas.downloads import ENDED, Download, DownloadRef, DownloadState, StartDownload
-from schemas.errors import BadRequest, BrokerUnavailable, ErrorDetail, NotFound, YardError
+from schemas.downloads import (
+    ENDED,
+    AddDownloads,
+    Added,
+    Download,
+    DownloadRef,
+    DownloadsAdded,
+    DownloadState,
+    LimitDownload,
+    MoveDownload,
+    StartDownload,
+)
+from schemas.errors import BadRequest, Conflict, NotFound, YardError
 from schemas.grammar import check_model_name, new_id
-from services.downloader.library.downloaded import note_download
+from services.downloader import queue
+from services.downloader.book import Book
+from services.downloader.pasted import MAX_REFERENCES, pasted_references
+from services.downloader.peers.finder import Finder
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.registering.names import name_of_reference
 from services.downloader.registering.registrar import Registrar
-from services.downloader.speed import Speed, eta_s
-from services.downloader.worker_messages import Failed, Finished, Job, Progress, Resolved, Verified
-from services.downloader.worker_process import WorkerDied, run_worker
+from services.downloader.running import AT_REST, Run
+from services.downloader.worker_messages import Go
 
 log = logging.get(__name__)
-
-AT_ONCE = 2
-EVERY_S = 0.5
-"""Least time between two progress messages of a download."""
-STORE_EVERY_S = 5.0
-"""How often progress goes into the bucket too, for those who come later."""
-MAX_DEATHS = 5
-"""A worker that is killed is started again so often; each goes on where the last one was."""
 _S = DownloadState
 
 
 class Downloads:
-    """The one writer of `downloads`."""
+    """The queue of this machine: its orders, and the work at those whose turn it is."""
 
     def __init__(
         self,
         bus: Bus,
         tasks: Tasks,
         settings: Settings,
-        known: Mirror[Download],
+        book: Book,
+        *,
         registrar: Registrar,
+        finder: Finder,
         on_files: Callable[[], None],
     ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._settings = settings
+        self._book = book
+        self._finder = finder
         self._registrar = registrar
         self._on_files = on_files
         """Called when files have come."""
-        self._store = Store(bus, buckets.DOWNLOADS)
-        self._downloads: dict[str, Download] = dict(known.values)
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._repos: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """Two transfers into one folder could fetch the same file."""
+        self._runs: dict[str, Run] = {}
+        self._work: dict[str, asyncio.Task[None]] = {}
+        self._held: set[str] = set()
+        """Downloads that are being stopped: nobody begins them anew meanwhile."""
+        self._orders = asyncio.Lock()
+        """Orders are carried out one by one, so that none meets another half done."""
 
-    def resume(self) -> None:
-        """Go on with what an earlier process left."""
-        for download in self._downloads.values():
-            if download.state not in ENDED:
-                self._spawn(download)
+    async def go_on(self) -> None:
+        """Take up what an earlier process left."""
+        for download in self._book.unended():
+            if download.state not in (_S.PAUSED, _S.QUEUED):
+                await self._book.step(download.download, state=_S.QUEUED, **AT_REST)
+        await self._fill()
 
     async def on_start(self, order: StartDownload) -> Download:
         """Begin a download, or join the one that runs."""
+        async with self._orders:
+            return await self._start(order)
+
+    async def on_add(self, order: AddDownloads) -> DownloadsAdded:
+        """Begin all that a text names; what is refused stops none of the others."""
+        references = pasted_references(order.text)
+        if not references:
+            raise BadRequest("The text names no model; write references like org/name.", param="text")
+        if len(references) > MAX_REFERENCES:
+            raise BadRequest(
+                f"The text names more than {MAX_REFERENCES} models; add fewer at once.", param="text"
+            )
+        return DownloadsAdded(added=tuple([await self._add(each, order) for each in references]))
+
+    async def _add(self, reference: str, order: AddDownloads) -> Added:
+        start = StartDownload(
+            reference=reference,
+            choice=order.choice,
+            register=order.register,
+            limit_bytes_s=order.limit_bytes_s,
+        )
         try:
-            reference = parse_reference(order.reference)
-            model = check_model_name(order.name or name_of_reference(reference))
-        except ValueError as error:
-            raise BadRequest(str(error)) from error
-        for download in self._downloads.values():
-            if (
-                download.state not in ENDED
-                and download.reference == str(reference)
-                and download.model == model
-                and download.choice == order.choice
-            ):
-                return download
+            return Added(reference=reference, download=await self.on_start(start))
+        except YardError as error:
+            return Added(reference=reference, error=error.body().error)
+
+    async def on_pause(self, ref: DownloadRef) -> Download:
+        """Stop its worker; a pause of what is paused changes nothing."""
+        async with self._orders:
+            if self._unended(ref.download).state is not _S.PAUSED:
+                await self._stop(ref.download, _S.PAUSED)
+            return self._book[ref.download]
+
+    async def on_resume(self, ref: DownloadRef) -> Download:
+        """Back into the queue, in its old place."""
+        async with self._orders:
+            if self._unended(ref.download).state is _S.PAUSED:
+                await self._queue(ref.download)
+            return self._book[ref.download]
+
+    async def on_cancel(self, ref: DownloadRef) -> Download:
+        """End a download; its worker dies at once."""
+        async with self._orders:
+            self._known(ref.download)
+            await self._stop(ref.download, _S.CANCELLED)
+            return self._book[ref.download]
+
+    async def on_retry(self, ref: DownloadRef) -> Download:
+        """Another try at what failed or was cancelled, at the end of the queue, of the newest commit."""
+        async with self._orders:
+            download = self._known(ref.download)
+            if download.state not in (_S.FAILED, _S.CANCELLED):
+                raise Conflict(
+                    f"The download of {download.reference} is {download.state}; there is nothing to retry."
+                )
+            reference = parse_reference(download.reference)
+            if queue.joined(self._book.unended(), reference, download.model, download.choice):
+                raise Conflict(f"{download.reference} is being downloaded again already.")
+            order = queue.last_order(self._book.unended())
+            await self._book.step(ref.download, order=order, error=None, revision=None)
+            await self._queue(ref.download)
+            return self._book[ref.download]
+
+    async def on_move(self, order: MoveDownload) -> Download:
+        """Another place among those that wait."""
+        async with self._orders:
+            download = self._known(order.download)
+            if download.state is not _S.QUEUED or order.download in self._work:
+                raise Conflict(
+                    f"The download of {download.reference} does not wait; only what waits has a place."
+                )
+            for key, place in queue.moved(self._book.unended(), order.download, order.to).items():
+                await self._book.step(key, order=place)
+            return self._book[order.download]
+
+    async def on_limit(self, order: LimitDownload) -> Download:
+        """Another limit, at once where it is at work."""
+        async with self._orders:
+            self._unended(order.download)
+            download = await self._book.step(order.download, limit_bytes_s=_checked(order.limit_bytes_s))
+            await self._share()
+            return download
+
+    async def on_forget(self, ref: DownloadRef) -> Download:
+        """Off the list; only what has ended."""
+        async with self._orders:
+            download = self._known(ref.download)
+            if download.state not in ENDED:
+                raise Conflict(f"The download of {download.reference} has not ended; cancel it first.")
+            await self._book.forget(ref.download)
+            return download
+
+    async def _start(self, order: StartDownload) -> Download:
+        reference, model = _read(order)
+        running = queue.joined(self._book.unended(), reference, order.name, order.choice)
+        if running is not None:
+            if running.state is _S.PAUSED:
+                await self._queue(running.download)
+            return self._book[running.download]
         now = time.time()
         download = Download(
             download=new_id(),
@@ -91,186 +181,102 @@ class Downloads:
             state=_S.QUEUED,
             created_at=now,
             changed_at=now,
+            node=self._settings.node,
+            order=queue.last_order(self._book.unended()),
+            limit_bytes_s=_checked(order.limit_bytes_s),
             choice=order.choice,
             register=order.register,
             wishes=order.wishes,
         )
         self._registrar.check_names(download)
-        await self._step(download)
-        self._spawn(download)
+        await self._book.add(download)
+        await self._fill()
         return download
 
-    async def on_cancel(self, ref: DownloadRef) -> Download:
-        """End a download; its worker dies at once."""
-        download = self._downloads.get(ref.download)
-        if download is None:
-            raise NotFound(f"There is no download {ref.download}.")
-        task = self._running.pop(ref.download, None)
-        if task is not None:
-            await cancel(task)
-            await self._step(self._downloads[ref.download], state=_S.CANCELLED)
-        return self._downloads[ref.download]
+    async def _queue(self, key: str) -> None:
+        await self._book.step(key, state=_S.QUEUED, **AT_REST)
+        await self._fill()
 
-    def _spawn(self, download: Download) -> None:
-        task = self._tasks.spawn(self._run(download.download), f"download {download.reference}")
-        self._running[download.download] = task
-        task.add_done_callback(lambda _: self._running.pop(download.download, None))
+    async def _fill(self) -> None:
+        """Begin what may begin."""
+        while download := self._next():
+            key = download.download
+            run = Run(
+                self._settings,
+                self._book,
+                key,
+                registrar=self._registrar,
+                allow=self._allow,
+                finder=self._finder,
+                on_files=self._on_files,
+            )
+            self._runs[key] = run
+            self._work[key] = self._tasks.spawn(self._at_work(key, run), f"download {download.reference}")
+        await self._share()
 
-    async def _run(self, key: str) -> None:
-        reference = parse_reference(self._downloads[key].reference)
-        async with self._repos[reference.repo], self._places:
-            try:
-                finished = await self._transfer(key, reference)
-                await self._registrar.fetched(self._downloads[key], finished)
-            except YardError as error:
-                await self._step(self._downloads[key], state=_S.FAILED, error=error.body().error)
-            except _TransferFailed as error:
-                await self._step(self._downloads[key], state=_S.FAILED, error=error.detail)
-            except OSError as error:
-                failed = _TransferFailed(
-                    "worker_failed", f"The transfer could not be started: {error.strerror}."
-                )
-                await self._step(self._downloads[key], state=_S.FAILED, error=failed.detail)
-            else:
-                await self._step(self._downloads[key], **finished_fields(finished, self._downloads[key]))
-
-    async def _transfer(self, key: str, reference: Reference) -> Finished:
-        for _ in range(MAX_DEATHS):
-            try:
-                return await self._one_worker(key, reference)
-            except WorkerDied:
-                log.warning("worker_died", download=key)
-        raise _TransferFailed("worker_died", "The transfer was killed again and again; start it anew.")
-
-    async def _one_worker(self, key: str, reference: Reference) -> Finished:
-        await self._step(self._downloads[key], state=_S.RESOLVING)
-        job = Job(
-            repo=reference.repo,
-            quant=reference.quant,
-            revision=self._downloads[key].revision or reference.revision,
-            file=reference.file,
-            choice=self._downloads[key].choice,
-            folder=str(self._settings.models / reference.repo),
-            store_root=str(self._settings.models),
-        )
-        follower = _Follower(self, key)
-        resolved: Resolved | None = None
-        async with aclosing(run_worker(job, self._settings.logs / "downloads.log")) as messages:
-            async for message in messages:
-                match message:
-                    case Resolved():
-                        resolved = message
-                        await self._step(self._downloads[key], **resolved_fields(message))
-                    case Progress():
-                        await follower.on_progress(message)
-                    case Verified():
-                        log.info("file_verified", download=key, file=message.file)
-                    case Finished():
-                        await self._note(reference, resolved)
-                        return message
-                    case Failed():
-                        raise _TransferFailed(message.code, message.message)
-        raise WorkerDied
-
-    async def _note(self, reference: Reference, resolved: Resolved | None) -> None:
-        """What is known of the files lies beside them: their sha256, and where they came from."""
-        if resolved is not None:
-            await asyncio.to_thread(note_download, self._settings.models, reference.repo, resolved)
-            self._on_files()
-
-    async def _step(self, download: Download, **changes: object) -> None:
-        """A new state: kept, stored, told."""
-        changed = msgspec.structs.replace(download, **changes, changed_at=time.time())
-        self._downloads[download.download] = changed
-        log.info("download_changed", download=changed.download, state=changed.state, error=changed.error)
-        await self._put(changed)
-        event = self._bus.emit(
-            subjects.DOWNLOAD_CHANGED, changed, download=changed.download, state=changed.state
-        )
-        self._tasks.spawn(event, f"event {changed.state}")
-        await self.publish_progress(changed)
-
-    async def _put(self, download: Download) -> None:
+    async def _at_work(self, key: str, run: Run) -> None:
         try:
-            await self._store.put(download.download, download)
-        except BrokerUnavailable as error:
-            log.warning("download_not_stored", error=error.message)
+            await run.to_the_end()
+        finally:
+            self._runs.pop(key, None)
+            self._work.pop(key, None)
+        await self._fill()
 
-    def get(self, key: str) -> Download:
-        """The download as it is now."""
-        return self._downloads[key]
+    def _next(self) -> Download | None:
+        free = [each for each in self._book.unended() if each.download not in self._held]
+        return queue.next_up(free, self._running(), self._settings.downloads_at_once)
 
-    async def progressed(self, key: str, *, store: bool, **changes: object) -> None:
-        """New figures within a state."""
-        download = msgspec.structs.replace(self._downloads[key], **changes)
-        self._downloads[key] = download
-        await self.publish_progress(download)
-        if store:
-            await self._put(download)
-
-    async def publish_progress(self, download: Download) -> None:
-        """Tell whoever watches now; the transfer never waits for them."""
+    async def _stop(self, key: str, state: DownloadState) -> None:
+        """End the work at it; what it has fetched stays."""
+        self._held.add(key)
         try:
-            await self._bus.publish(subjects.DOWNLOAD_PROGRESS, download, download=download.download)
-        except BrokerUnavailable as error:
-            log.info("progress_not_told", error=error.message)
+            if (task := self._work.get(key)) is not None:
+                await cancel(task)
+            if self._book[key].state not in ENDED:
+                await self._book.step(key, state=state, **AT_REST)
+        finally:
+            self._held.discard(key)
+        await self._fill()
 
+    def _running(self) -> list[Download]:
+        return [self._book[key] for key in self._work]
 
-class _TransferFailed(Exception):
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.detail = ErrorDetail(message=message, type="server_error", code=code)
-
-
-class _Follower:
-    """Turns a worker's many figures into few messages."""
-
-    def __init__(self, downloads: Downloads, key: str) -> None:
-        self._downloads = downloads
-        self._key = key
-        self._speed = Speed()
-        self._told = 0.0
-        self._stored = time.monotonic()
-
-    async def on_progress(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if now - self._told < EVERY_S:
-            return
-        self._told = now
-        store = now - self._stored > STORE_EVERY_S
-        self._stored = now if store else self._stored
-        speed = self._speed.see(now, progress.bytes_done)
-        await self._downloads.progressed(
-            self._key,
-            store=store,
-            bytes_done=progress.bytes_done,
-            files_done=progress.files_done,
-            speed_bytes_s=speed,
-            eta_s=self._eta_s(progress.bytes_done, speed),
+    def _allow(self, download: Download) -> Go:
+        others = [each for each in self._running() if each.download != download.download]
+        return Go(
+            others_bytes=queue.still_needed_bytes(others), limit_bytes_s=self._limits()[download.download]
         )
 
-    def _eta_s(self, bytes_done: int, speed: float | None) -> float | None:
-        total = self._downloads.get(self._key).bytes_total
-        return eta_s(total - bytes_done, speed) if total is not None else None
+    def _limits(self) -> dict[str, int | None]:
+        caps = {each.download: each.limit_bytes_s for each in self._running()}
+        return queue.shares(self._settings.download_limit_bytes_s, caps)
+
+    async def _share(self) -> None:
+        for key, limit in self._limits().items():
+            if (run := self._runs.get(key)) is not None:
+                await run.limit(limit)
+
+    def _known(self, key: str) -> Download:
+        if key not in self._book.downloads:
+            raise NotFound(f"There is no download {key}.", param="download")
+        return self._book[key]
+
+    def _unended(self, key: str) -> Download:
+        download = self._known(key)
+        if download.state in ENDED:
+            raise Conflict(f"The download of {download.reference} is {download.state} already.")
+        return download
 
 
-def resolved_fields(resolved: Resolved) -> dict[str, object]:
-    """What a download knows once the hub has answered."""
-    return {
-        "state": _S.TRANSFERRING,
-        "quant": resolved.quant,
-        "revision": resolved.commit,
-        "files": tuple(file.path for file in resolved.files),
-        "bytes_total": resolved.bytes_total,
-    }
+def _read(order: StartDownload) -> tuple[Reference, str]:
+    try:
+        reference = parse_reference(order.reference)
+        return reference, check_model_name(order.name or name_of_reference(reference))
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
 
 
-def finished_fields(finished: Finished, download: Download) -> dict[str, object]:
-    """A finished download has everything."""
-    return {
-        "state": _S.FINISHED,
-        "bytes_done": finished.bytes_total,
-        "files_done": len(download.files),
-        "speed_bytes_s": None,
-        "eta_s": None,
-    }
+def _checked(limit_bytes_s: int | None) -> int | None:
+    if limit_bytes_s is not None and limit_bytes_s < 1:
+        raise BadRequest("A limit is a number of bytes a second, 1 or more.", param="limit_bytes_s")
+    return limit_bytes_s

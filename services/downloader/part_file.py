@@ -1,63 +1,129 @@
-"""The bytes of a file that have arrived so far, on disk, with their sha256 kept up to date."""
+"""The bytes of a file that have arrived so far, wherever they belong, with a journal of them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.downloader.disk import hash_file
+from services.downloader import ranges
+from services.downloader.disk import file_bytes, journal_path, open_part, part_path
 from services.downloader.errors import disk_error
+from services.downloader.journal import Journal, read
+from services.downloader.ranges import Ranges
+from services.downloader.source import Source
 
-_UNWRITTEN_BYTES = 256 * 1024  # at most so much is lost when the process is killed
+_GRAINS = 2048
+_MIN_GRAIN_BYTES = 16 * 1024
+_MAX_GRAIN_BYTES = 1024 * 1024
 
 
 class PartFile:
-    """An open `.part` file; opening it hashes what is there already, so that it can be continued."""
+    """An open part. Its ranges may be read by any thread; one thread writes."""
 
-    def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
-        self._path = path
+    def __init__(self, dest: Path, source: Source, on_bytes: Callable[[int], None]) -> None:
+        self.path = part_path(dest)
+        self.size_bytes = source.size_bytes
         self._on_bytes = on_bytes
+        self._grain_bytes = max(_MIN_GRAIN_BYTES, min(_MAX_GRAIN_BYTES, source.size_bytes // _GRAINS))
+        """So many bytes a line of the journal: they are what a kill may cost."""
+        self._runs: dict[int, int] = {}
+        """Bytes that the journal does not have yet: the start of each run by its end."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            self._digest = hash_file(path, on_bytes)
-            self._file = path.open("ab", buffering=_UNWRITTEN_BYTES)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if file_bytes(self.path) != source.size_bytes:  # the journal speaks of another file
+                journal_path(dest).unlink(missing_ok=True)
+            self.journal = Journal(journal_path(dest), source.size_bytes, source.sha256)
+            self.handle = open_part(self.path, source.size_bytes)
         except OSError as error:
-            raise disk_error(error, path.name) from error
-        self.size_bytes = self._file.tell()
+            raise disk_error(error, self.path.name) from error
+        self.ranges: Ranges = self.journal.found.arrived
+        self.etags = self.journal.found.etags
+        self.givers = self.journal.found.givers
+        """Nodes that gave some of the bytes, to this process or an earlier one."""
+        on_bytes(self.done_bytes)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        """A full disk shows up again on closing; the first error is the one to tell."""
+        """Write down the last bytes; the first error is the one to tell."""
         try:
-            self._file.close()
+            self._write_down()
         except OSError as error:
             if kind is None:
-                raise disk_error(error, self._path.name) from error
+                raise disk_error(error, self.path.name) from error
+        finally:
+            self.journal.close()
+            os.close(self.handle)
 
     @property
-    def sha256(self) -> str:
-        """Of everything written, 64 hex digits."""
-        return self._digest.hexdigest()
+    def done_bytes(self) -> int:
+        """How many bytes are here."""
+        return ranges.total_bytes(self.ranges)
 
-    def append(self, chunk: bytes) -> None:
-        """Write and hash a chunk; a full disk raises TransferError."""
+    def write(self, offset: int, chunk: bytes) -> None:
+        """Put bytes into their place; those that are here already stay, for they may be hashed."""
         try:
-            self._file.write(chunk)
+            for start, end in ranges.gaps(self.ranges, offset, offset + len(chunk)):
+                self._write_new(
+                    start, chunk if len(chunk) == end - start else chunk[start - offset : end - offset]
+                )
         except OSError as error:
-            raise disk_error(error, self._path.name) from error
-        self._digest.update(chunk)
-        self.size_bytes += len(chunk)
-        self._on_bytes(self.size_bytes)
+            raise disk_error(error, self.path.name) from error
+        self._on_bytes(self.done_bytes)
+
+    def _write_new(self, start: int, chunk: bytes) -> None:
+        view, at = memoryview(chunk), start
+        while view:
+            count = os.pwrite(self.handle, view, at)
+            view, at = view[count:], at + count
+        self.ranges = ranges.add(self.ranges, start, at)
+        run = self._runs.pop(start, start)
+        if at - run >= self._grain_bytes:
+            self.journal.written(run, at)
+        else:
+            self._runs[at] = run
+
+    def _write_down(self) -> None:
+        for end, start in self._runs.items():
+            self.journal.written(start, end)
+        self._runs.clear()
+
+    def know_etag(self, host: str, etag: str) -> None:
+        """Remember how a host calls this version of the file."""
+        self.etags[host] = etag
+        try:
+            self.journal.etag(host, etag)
+        except OSError as error:
+            raise disk_error(error, self.path.name) from error
+
+    def know_giver(self, node: str) -> None:
+        """Remember that this node gives bytes, in case they turn out to be wrong."""
+        if node in self.givers:
+            return
+        self.givers.add(node)
+        try:
+            self.journal.giver(node)
+        except OSError as error:
+            raise disk_error(error, self.path.name) from error
 
     def restart(self) -> None:
-        """Forget every byte."""
+        """Forget every byte, the journal first."""
+        self._runs.clear()
+        self.ranges, self.etags, self.givers = (), {}, set()
         try:
-            self._file.truncate(0)
-            self._digest = hash_file(self._path, self._on_bytes)
+            self.journal.restart()
+            os.truncate(self.handle, 0)
+            os.truncate(self.handle, self.size_bytes)
         except OSError as error:
-            raise disk_error(error, self._path.name) from error
-        self.size_bytes = 0
+            raise disk_error(error, self.path.name) from error
         self._on_bytes(0)
+
+
+def arrived_bytes(dest: Path, size_bytes: int, sha256: str | None) -> int:
+    """How many bytes of dest an earlier process has left, for who only wants to know."""
+    if sha256 is None or file_bytes(part_path(dest)) != size_bytes:
+        return 0
+    found = read(journal_path(dest), size_bytes, sha256)
+    return ranges.total_bytes(found.arrived)

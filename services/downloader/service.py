@@ -9,10 +9,12 @@ from schemas import buckets, subjects
 from schemas.downloads import Download
 from schemas.instances import Node
 from schemas.models import ModelSpec
+from services.downloader.book import Book
 from services.downloader.demo import ensure_demo
 from services.downloader.downloads import Downloads
 from services.downloader.library.service import start_library
 from services.downloader.offering.offers import Offers
+from services.downloader.order_commands import OrderCommands
 from services.downloader.registering.registrar import Registrar
 
 
@@ -22,17 +24,19 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     await ensure_demo(bus, settings)
     commands = await Commands.start(bus, tasks, "From the hub to the disk, and the library of what is there.")
     library = await start_library(bus, settings, tasks, commands)
-    if settings.joined:
-        # Pulls are the first machine's: two downloaders would both resume what one has begun.
-        return
+    own = {key: each for key, each in known.values.items() if each.node == settings.node}
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
     models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
     registrar = Registrar(bus, settings, nodes, models, known, library)
+    book = Book(bus, tasks, own)
+    downloads = Downloads(
+        bus, tasks, settings, book, registrar=registrar, finder=library.finder, on_files=library.wake
+    )
+    await downloads.go_on()
+    await OrderCommands(bus, commands, downloads, first=not settings.joined).start()
+    if settings.joined:
+        return
     offers = Offers(settings, nodes, models)
-    downloads = Downloads(bus, tasks, settings, known, registrar, library.wake)
-    downloads.resume()
-    await commands.add(subjects.DOWNLOAD_START, downloads.on_start)
-    await commands.add(subjects.DOWNLOAD_CANCEL, downloads.on_cancel)
     await commands.add(subjects.FILES_REGISTER, registrar.on_register)
     await commands.add(subjects.HUB_SEARCH, offers.on_search)
     await commands.add(subjects.HUB_OFFER, offers.on_offer)

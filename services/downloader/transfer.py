@@ -1,49 +1,78 @@
-"""The bytes of one file, from the hub to their place: resumed, retried, hashed, and only then named."""
+"""The bytes of one file, from their source to their place: resumed, retried, hashed, and only then named."""
 
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
-from msgspec import Struct
+import msgspec
 
-from services.downloader.answers import TryAgain, check_status, continues, strong_etag
+from modelyard import logging
+from services.downloader import ranges
 from services.downloader.backoff import RetryPolicy
+from services.downloader.connections import (
+    Changed,
+    Connections,
+    Manner,
+    NoRanges,
+    OnReceived,
+    OnTrouble,
+)
 from services.downloader.disk import (
-    CHUNK_BYTES,
     MARGIN_BYTES,
     file_bytes,
+    forget_part,
     hash_file,
     part_path,
     publish,
     require_free,
 )
 from services.downloader.errors import TransferError, disk_error
+from services.downloader.givers import Givers, Pace, Seeking
+from services.downloader.hashing import Hashing
+from services.downloader.keeping import Keeping
 from services.downloader.part_file import PartFile
-from services.downloader.redirects import get_bytes
+from services.downloader.source import Source
+from services.downloader.throttle import Throttle
 
+log = logging.get(__name__)
 OnBytes = Callable[[int], None]
 
+TRIES = 3
+"""So often a file may arrive damaged."""
+MIN_PIECE_BYTES = 8 * 1024 * 1024
+MAX_PIECE_BYTES = 64 * 1024 * 1024
+_READ_BYTES = 256 * 1024
 
-class Source(Struct, frozen=True, kw_only=True):
-    """A file at the hub; authorization is the whole header's value and goes to url's origin only."""
 
-    url: str
-    size_bytes: int
-    sha256: str | None
-    authorization: str | None = None
+def _nothing(*_: object) -> None:
+    pass
 
-    def __repr__(self) -> str:
-        return f"Source({self.url!r}, {self.size_bytes} bytes)"
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How files are fetched."""
+
+    policy: RetryPolicy = RetryPolicy()
+    segments: int = 1
+    """Parts of a large file that come at the same time."""
+    margin_bytes: int = MARGIN_BYTES
+    throttle: Throttle = msgspec.field(default_factory=Throttle)
+    on_trouble: OnTrouble = _nothing
+    on_received: OnReceived = _nothing
+    seek: Seeking | None = None
+    """Asks which other nodes have a file; without it the hub is the only source."""
+    on_lie: Callable[[Source, tuple[str, ...]], None] = _nothing
+    """Hears which nodes gave bytes of a file that turned out to be wrong."""
+    pace: Pace = Pace()
 
 
 def open_session() -> aiohttp.ClientSession:
     """A session for long transfers: no limit on the whole, 30 s on silence."""
     return aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30),
+        connector=aiohttp.TCPConnector(limit=0),
         auto_decompress=False,
-        read_bufsize=CHUNK_BYTES,
-        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=_READ_BYTES,
     )
 
 
@@ -52,129 +81,163 @@ async def fetch_file(
     source: Source,
     dest: Path,
     *,
-    on_bytes: OnBytes = lambda _: None,
-    policy: RetryPolicy | None = None,
-    margin_bytes: int = MARGIN_BYTES,
+    on_bytes: OnBytes = _nothing,
+    options: Options | None = None,
 ) -> None:
     """Bring source to dest or raise TransferError; on_bytes hears how many bytes of the file are here now.
 
     A dest with the right bytes counts as done; its hash is checked, for another commit may have as many.
-    What was fetched before lies in `<dest>.part` and is continued.
+    What was fetched before lies in `<dest>.part`, with a journal beside it, and is continued.
     """
-    if is_there(source, dest, on_bytes):
-        return
-    part = part_path(dest)
-    if source.sha256 is None:  # nothing could prove that the old bytes belong to this file
-        _forget(part)
-    require_free(dest.parent, source.size_bytes - (file_bytes(part) or 0), margin_bytes)
-    fetch = _Fetch(session, source, on_bytes, policy or RetryPolicy())
-    for _ in range(2):
-        if await fetch.fill(part):
-            publish(part, dest)
+    options = options or Options()
+    if file_bytes(dest) == source.size_bytes:
+        on_bytes(source.size_bytes)
+        options.on_trouble(f"{dest.name} is here already; its bytes are being checked.")
+    if not await asyncio.to_thread(is_there, source, dest):
+        await _fetch(_Fetch(session, source, dest, on_bytes, options))
+    forget_part(dest)
+
+
+async def _fetch(fetch: "_Fetch") -> None:
+    tries = 0
+    while tries < TRIES:
+        if await fetch.fill():
+            await asyncio.to_thread(publish, part_path(fetch.dest), fetch.dest)
             return
-        _forget(part)
+        forget_part(fetch.dest)
+        tries += not fetch.blame()
     raise TransferError(
         "hash_mismatch",
-        f"{dest.name} arrived damaged twice: its sha256 or size is not what the hub lists. Try again later.",
+        f"{fetch.dest.name} arrived damaged {TRIES} times: its sha256 is not what the hub lists. "
+        "Try again later.",
     )
 
 
-def is_there(source: Source, dest: Path, on_bytes: OnBytes) -> bool:
+def is_there(source: Source, dest: Path) -> bool:
     """Whether dest holds what the hub lists."""
     if file_bytes(dest) != source.size_bytes:
         return False
     if source.sha256 is None:
-        on_bytes(source.size_bytes)
         return True
     try:
-        return hash_file(dest, on_bytes).hexdigest() == source.sha256
+        return hash_file(dest) == source.sha256
     except OSError as error:
         raise disk_error(error, dest.name) from error
 
 
 class _Fetch:
-    """The attempts at one file; the ETag matters only where the hub gives no hash."""
+    """The tries at one file."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, source: Source, on_bytes: OnBytes, policy: RetryPolicy
+        self, session: aiohttp.ClientSession, source: Source, dest: Path, on_bytes: OnBytes, options: Options
     ) -> None:
+        self.dest = dest
         self._session = session
         self._source = source
         self._on_bytes = on_bytes
-        self._policy = policy
-        self._etag: str | None = None
+        self._options = options
+        self._givers = Givers(source, options.seek)
+        self._in_pieces = True
+        self._changes = 0
+        self._gave: set[str] = set()
 
-    async def fill(self, path: Path) -> bool:
+    async def fill(self) -> bool:
         """Fetch what is missing; whether the bytes are those that the hub lists."""
-        size_bytes, sha256 = self._source.size_bytes, self._source.sha256
-        with PartFile(path, self._on_bytes) as part:
-            if part.size_bytes > size_bytes:
-                part.restart()
-            await self._retry(part)
-            return part.size_bytes == size_bytes and sha256 in {None, part.sha256}
+        with PartFile(self.dest, self._source, self._on_bytes) as part:
+            if self._source.sha256 is None and not part.etags:
+                part.restart()  # nothing could prove that the old bytes belong to this file
+            missing_bytes = part.size_bytes - part.done_bytes
+            require_free(self.dest.parent, missing_bytes, self._options.margin_bytes)
+            if missing_bytes:
+                await self._givers.look()
+            while True:
+                try:
+                    return await self._fill(part)
+                except NoRanges:
+                    self._in_pieces = False
+                except Changed:
+                    self._note_change()
+                    part.restart()
+                finally:
+                    self._gave |= part.givers
 
-    async def _retry(self, part: PartFile) -> None:
-        idle_attempts, most_bytes = 0, part.size_bytes
-        while part.size_bytes < self._source.size_bytes:
-            failure = await self._attempt_safely(part)
-            if part.size_bytes >= self._source.size_bytes:
-                return
-            idle_attempts = 0 if part.size_bytes > most_bytes else idle_attempts + 1
-            most_bytes = max(most_bytes, part.size_bytes)
-            if idle_attempts >= self._policy.attempts:
-                raise _gave_up(failure, idle_attempts)
-            retry_after_s = failure.retry_after_s if isinstance(failure, TryAgain) else None
-            await asyncio.sleep(self._policy.pause_s(idle_attempts, retry_after_s))
+    def blame(self) -> bool:
+        """The bytes were wrong: whether nodes are to blame, so that another try has other sources.
 
-    async def _attempt_safely(self, part: PartFile) -> Exception | None:
+        With a hub, that is the only source from now on. Without one the node that gave the bytes is left out;
+        where there were several, one at a time is asked from now on. TransferError if nobody is left.
+        """
+        nodes, self._gave = tuple(sorted(self._gave)), set()
+        if not nodes:
+            return False
+        self._options.on_trouble(
+            f"{', '.join(nodes)} gave wrong bytes of {self.dest.name}; it is fetched anew."
+        )
+        if self._source.url is None and len(nodes) > 1:
+            was_alone, self._givers.alone = self._givers.alone, True
+            return not was_alone
+        self._options.on_lie(self._source, nodes)
+        self._givers.distrust(nodes)
+        if self._source.url is not None:
+            self._givers = Givers(self._source, None)
+        elif self._givers.nobody:
+            raise TransferError(
+                "hash_mismatch",
+                f"The file {self.dest.name} of {nodes[0]} is not what is known of it; "
+                "check it there: yard library verify.",
+            )
+        return True
+
+    def _note_change(self) -> None:
+        log.warning("file_changed_at_hub", file=self.dest.name)
+        self._changes += 1
+        if self._changes == TRIES:
+            raise TransferError(
+                "changed_at_hub", f"{self.dest.name} changes at the hub while it is fetched; retry it later."
+            )
+
+    async def _fill(self, part: PartFile) -> bool:
+        """Watch the bytes come in, and give the verdict when they are there."""
+        hashing = Hashing(part.handle, part.size_bytes, lambda: ranges.frontier(part.ranges))
+        keeping = Keeping(part, hashing, self._options.margin_bytes)
+        hashing.start()
+        keeping.start()
+
+        def on_write() -> None:
+            hashing.wake()
+            keeping.wake()
+
         try:
-            await self._attempt(part)
-        except (TryAgain, aiohttp.ClientError, TimeoutError) as error:
-            return error
-        return None
+            await self._connections(part, on_write).run(self._options.segments)
+            return await asyncio.to_thread(hashing.finish) == self._source.sha256 or not self._source.sha256
+        except OSError as error:
+            raise disk_error(error, self.dest.name) from error
+        finally:
+            hashing.leave()
+            keeping.leave()
 
-    async def _attempt(self, part: PartFile) -> None:
-        source = self._source
-        headers = self._headers(part.size_bytes)
-        async with get_bytes(self._session, source.url, headers, source.authorization) as response:
-            check_status(response, source.url)
-            self._check_place(response, part)
-            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-                part.append(chunk)
-                if part.size_bytes > source.size_bytes:
-                    return
-
-    def _headers(self, offset_bytes: int) -> dict[str, str]:
-        headers = {"Accept-Encoding": "identity"}
-        if offset_bytes and (self._source.sha256 or self._etag):
-            headers["Range"] = f"bytes={offset_bytes}-"
-        if "Range" in headers and self._etag:
-            headers["If-Range"] = self._etag
-        return headers
-
-    def _check_place(self, response: aiohttp.ClientResponse, part: PartFile) -> None:
-        """A 200 starts the file anew; anything that does not fit what we have is thrown away."""
-        etag = strong_etag(response) if self._source.sha256 is None else None
-        known, self._etag = self._etag, etag
-        if response.status == 200:
-            if part.size_bytes:
-                part.restart()
-            return
-        fits = response.status == 206 and continues(response, part.size_bytes, self._source.size_bytes)
-        if not fits or (part.size_bytes and etag != known):
-            part.restart()
-            raise TryAgain("answered with another part of the file")
+    def _connections(self, part: PartFile, on_write: Callable[[], None]) -> Connections:
+        options, size_bytes = self._options, part.size_bytes
+        manner = Manner(
+            policy=options.policy,
+            throttle=options.throttle,
+            on_trouble=options.on_trouble,
+            on_write=on_write,
+            on_received=options.on_received,
+            pace=options.pace,
+            in_pieces=self._in_pieces,
+            # Of two servers behind one name, each may have its own for the same bytes; then the hash decides.
+            one_etag=self._source.sha256 is None or self._changes == 0,
+        )
+        missing = ranges.gaps(part.ranges, 0, size_bytes)
+        todo = ranges.pieces(missing, piece_bytes(size_bytes, options.segments))
+        if missing and not self._in_pieces:
+            todo = [(0, size_bytes)]
+        return Connections(self._session, self._source, part, manner, self._givers, todo)
 
 
-def _forget(part: Path) -> None:
-    try:
-        part.unlink(missing_ok=True)
-    except OSError as error:
-        raise disk_error(error, part.name) from error
-
-
-def _gave_up(failure: Exception | None, attempts: int) -> TransferError:
-    if isinstance(failure, TryAgain):
-        return TransferError("hub_error", f"The hub {failure} {attempts} times in a row; try again later.")
-    sentence = f"The connection failed {attempts} times in a row; what has arrived is kept. Try again later."
-    return TransferError("hub_unreachable", sentence)
+def piece_bytes(size_bytes: int, segments: int) -> int:
+    """How much of a file one request asks for; small files and single segments come in one."""
+    if segments == 1 or size_bytes < 2 * MIN_PIECE_BYTES:
+        return max(1, size_bytes)
+    return max(MIN_PIECE_BYTES, min(MAX_PIECE_BYTES, size_bytes // (4 * segments)))

@@ -7,28 +7,47 @@ import asyncio
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from modelyard import logging
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
-from modelyard.paths import check_folder, resolve_inside
+from modelyard.paths import check_folder, resolve_all
 from modelyard.processes import die_with_parent
 from schemas.formats import Format
 from schemas.hub import Choice
 from services.downloader import hub
-from services.downloader.disk import file_bytes, part_path, require_free
-from services.downloader.errors import DownloadError
+from services.downloader.disk import file_bytes, require_free
+from services.downloader.errors import DownloadError, HubError
+from services.downloader.part_file import arrived_bytes
 from services.downloader.progress import ProgressMeter
 from services.downloader.reference import Reference, make_reference
 from services.downloader.selection import RemoteFile, Selection, SelectionError, select_files
-from services.downloader.transfer import Source, fetch_file, open_session
-from services.downloader.worker_messages import JOB_DECODER, Failed, Finished, Job, Resolved, Verified
+from services.downloader.source import Source
+from services.downloader.throttle import Throttle
+from services.downloader.transfer import Options, fetch_file, open_session
+from services.downloader.worker_messages import (
+    JOB_DECODER,
+    Distrust,
+    Failed,
+    Finished,
+    Job,
+    Progress,
+    Received,
+    Resolved,
+    Trouble,
+    Verified,
+)
 from services.downloader.worker_messages import WorkerMessage as Message
+from services.downloader.worker_orders import Orders
 
 _T = TypeVar("_T")
+_HUB_AWAY = frozenset({"hub_unreachable", "hub_error"})
+"""Then other nodes are asked; a repository that the hub refuses is not looked for behind its back."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,16 +56,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     repo: str
     resolved: Resolved
     places: tuple[Path, ...]
-    margin_bytes: int
+    arrived_bytes: tuple[int, ...]
+    """What is on the disk of each file."""
 
 
 def main() -> int:
     """The whole life of the process."""
     die_with_parent(signal.SIGKILL)
+    logging.configure("info", to=sys.stderr)  # standard output is for messages
     hub.quiet_library()
-    line = sys.stdin.buffer.readline()
+    # Without a buffer: a thread that waits in one would not let the process end.
+    lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - to the very end
+    line = lines.readline()
     try:
-        _run(_read_job(line), _send)
+        _run(_read_job(line), Orders(lines, _send), _send)
     except DownloadError as error:
         _send(Failed(code=error.code, message=error.sentence))
         return 1
@@ -58,42 +81,111 @@ def main() -> int:
     return 0
 
 
-def make_plan(job: Job) -> Plan:
-    """Ask the hub and decide; nothing is written yet."""
+def make_plan(job: Job, orders: Orders | None = None) -> Plan:
+    """Ask the hub, or other nodes where it does not answer, and decide; nothing is written yet."""
     reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision, job.file))
     folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
-    listing = hub.list_repo(reference)
+    listing = _list_repo(reference, orders if job.nodes else None)
     selection = _select(reference, listing.files, job.choice)
-    resolved = _resolved(listing, selection)
-    places = _or_fail("unsafe_path", lambda: [resolve_inside(folder, file.path) for file in resolved.files])
-    return Plan(repo=job.repo, resolved=resolved, places=tuple(places), margin_bytes=job.margin_bytes)
+    files = selection.files
+    places = _or_fail("unsafe_path", lambda: resolve_all(folder, [file.path for file in files]))
+    arrived = tuple(map(_arrived_bytes, files, places))
+    bytes_total = sum(file.size_bytes for file in files)
+    return Plan(
+        repo=job.repo,
+        resolved=Resolved(
+            commit=listing.commit,
+            quant=selection.quant,
+            files=files,
+            bytes_total=bytes_total,
+            missing_bytes=bytes_total - sum(arrived),
+            model_path=selection.model_path,
+            mmproj_path=selection.mmproj.path if selection.mmproj else None,
+            format=selection.format,
+            task=listing.task,
+            is_default_quant=_is_default(reference, selection, listing.files, job.choice),
+        ),
+        places=tuple(places),
+        arrived_bytes=arrived,
+    )
 
 
-async def fetch(plan: Plan, send: Callable[[Message], None]) -> None:
+def _list_repo(reference: Reference, orders: Orders | None) -> hub.RepoListing:
+    try:
+        return hub.list_repo(reference)
+    except HubError as error:
+        if orders is None or error.code not in _HUB_AWAY:
+            raise
+        known = orders.seek_repo(reference.repo, reference.revision)
+        if known.commit is None:
+            raise
+        return hub.RepoListing(commit=known.commit, files=known.files)
+
+
+def _select(reference: Reference, files: Iterable[RemoteFile], choice: Choice) -> Selection:
+    try:
+        return select_files(reference, files, choice)
+    except SelectionError as error:
+        raise DownloadError(error.code, str(error)) from error
+
+
+def _is_default(
+    reference: Reference, selection: Selection, files: Iterable[RemoteFile], choice: Choice
+) -> bool:
+    try:
+        return select_files(msgspec.structs.replace(reference, quant=None), files, choice) == selection
+    except SelectionError:  # the repository has no default
+        return False
+
+
+async def fetch(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], None]) -> None:
     """Fetch the files one after the other; what is complete already is passed over."""
+    received: Counter[str] = Counter()
+
+    def tell(progress: Progress) -> None:
+        if job.nodes:
+            send(Received(received=dict(received)))
+        send(progress)
+
+    meter, throttle = ProgressMeter(tell, plan.arrived_bytes), Throttle()
+    orders.follow(throttle.limit)
+    options = Options(
+        segments=job.segments,
+        margin_bytes=job.margin_bytes,
+        throttle=throttle,
+        on_trouble=lambda sentence: send(Trouble(message=sentence)),
+        on_received=lambda source, count: received.update({source: count}),
+        seek=orders.seek if job.nodes else None,
+        on_lie=lambda source, nodes: send(Distrust(sha256=source.sha256 or "", nodes=nodes)),
+    )
     authorization = hub.authorization()
-    meter = ProgressMeter(send)
     async with open_session() as session:
         for file, place in zip(plan.resolved.files, plan.places, strict=True):
-            source = Source(
-                url=hub.file_url(plan.repo, file.path, plan.resolved.commit),
-                size_bytes=file.size_bytes,
-                sha256=file.sha256,
-                authorization=authorization,
-            )
             meter.start_file(file.path)
-            await fetch_file(session, source, place, on_bytes=meter.on_bytes, margin_bytes=plan.margin_bytes)
+            source = hub_source(plan, file, authorization)
+            await fetch_file(session, source, place, on_bytes=meter.on_bytes, options=options)
             meter.finish_file(file.size_bytes)
             send(Verified(file=file.path))
 
 
-def _run(job: Job, send: Callable[[Message], None]) -> None:
-    plan = make_plan(job)
+def hub_source(plan: Plan, file: RemoteFile, authorization: str | None) -> Source:
+    """The hub as the place where a file's bytes come from."""
+    return Source(
+        url=hub.file_url(plan.repo, file.path, plan.resolved.commit),
+        size_bytes=file.size_bytes,
+        sha256=file.sha256,
+        commit=plan.resolved.commit,
+        authorization=authorization,
+    )
+
+
+def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
+    plan = make_plan(job, orders)
     resolved = plan.resolved
     send(resolved)
-    missing = [_missing_bytes(file, place) for file, place in zip(resolved.files, plan.places, strict=True)]
-    require_free(plan.places[0].parent, sum(missing), plan.margin_bytes)
-    asyncio.run(fetch(plan, send))
+    go = orders.wait_for_go()
+    require_free(plan.places[0].parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
+    asyncio.run(fetch(job, plan, orders, send))
     if resolved.format is Format.GGUF:
         _check_model(plan.places[0])
     send(
@@ -108,30 +200,10 @@ def _run(job: Job, send: Callable[[Message], None]) -> None:
     )
 
 
-def _select(reference: Reference, files: Iterable[RemoteFile], choice: Choice) -> Selection:
-    try:
-        return select_files(reference, files, choice)
-    except SelectionError as error:
-        raise DownloadError(error.code, str(error)) from error
-
-
-def _resolved(listing: hub.RepoListing, selection: Selection) -> Resolved:
-    return Resolved(
-        commit=listing.commit,
-        quant=selection.quant,
-        files=selection.files,
-        bytes_total=sum(file.size_bytes for file in selection.files),
-        model_path=selection.model_path,
-        mmproj_path=selection.mmproj.path if selection.mmproj else None,
-        format=selection.format,
-        task=listing.task,
-    )
-
-
-def _missing_bytes(file: RemoteFile, place: Path) -> int:
+def _arrived_bytes(file: RemoteFile, place: Path) -> int:
     if file_bytes(place) == file.size_bytes:
-        return 0
-    return max(0, file.size_bytes - (file_bytes(part_path(place)) or 0))
+        return file.size_bytes
+    return arrived_bytes(place, file.size_bytes, file.sha256)
 
 
 def _check_model(place: Path) -> None:

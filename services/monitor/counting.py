@@ -12,6 +12,8 @@ from modelyard.settings import Settings
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.devices import Device
+from schemas.instances import Instance
 from schemas.models import ModelSpec, find_model
 from schemas.prices import PriceStored, PutPrice, Reprice, Repriced
 from schemas.usage import Forecast, ForecastQuery
@@ -48,12 +50,17 @@ class Counting:
         self._loading = Folder(bus, LOADED_CONSUMER, subjects.INSTANCE_CHANGED, meter.take)
 
     @classmethod
-    async def open(cls, bus: Bus, settings: Settings, tasks: Tasks) -> "Counting":
+    async def open(
+        cls,
+        bus: Bus,
+        settings: Settings,
+        tasks: Tasks,
+        instances: Mirror[Instance],
+        devices: Mirror[Device],
+    ) -> "Counting":
         """InternalError with a sentence if the file cannot be used."""
         prices = await Prices.open(bus, tasks, settings.currency)
         models = await Mirror.start(bus, buckets.MODELS, tasks)
-        instances = await Mirror.start(bus, buckets.INSTANCES, tasks)
-        devices = await Mirror.start(bus, buckets.DEVICES, tasks)
         usage = await UsageKeeper.open(
             bus,
             settings.home / USAGE_FILE,

@@ -5,7 +5,8 @@ from modelyard.micro import Commands
 from modelyard.settings import Settings
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
-from schemas import buckets, subjects
+from schemas import buckets
+from schemas.devices import Device
 from schemas.instances import Instance
 from services.monitor.alerts.commands import AlertCommands
 from services.monitor.alerts.keeper import Keeper
@@ -32,8 +33,9 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
 
 async def _serve_all(bus: Bus, settings: Settings, tasks: Tasks, instances: Mirror[Instance]) -> None:
     """What one machine does for the whole yard."""
-    counting = await Counting.open(bus, settings, tasks)
-    metrics = Metrics(bus, settings, instances)
+    devices: Mirror[Device] = await Mirror.start(bus, buckets.DEVICES, tasks)
+    counting = await Counting.open(bus, settings, tasks, instances, devices)
+    metrics = Metrics(bus, settings, instances, devices)
     metrics.add(lambda _now: counting.budgets.samples())
     metrics.add(lambda _now: counting.disks.samples)
     await metrics.start(tasks)
@@ -47,9 +49,7 @@ async def _serve_all(bus: Bus, settings: Settings, tasks: Tasks, instances: Mirr
     await counting.serve(tasks, commands)
     await alerts.add_to(commands)
     await hooks.add_to(commands)
-    await commands.add(subjects.METRICS_QUERY, metrics.query)
-    await commands.add(subjects.METRICS_NOW, metrics.now)
-    await commands.add(subjects.METRICS_EXPOSE, metrics.expose)
+    await metrics.serve(commands)
 
 
 async def _alerts(bus: Bus, tasks: Tasks, metrics: Metrics) -> AlertCommands:

@@ -74,6 +74,21 @@ test("a loading model shows how far it is where its engine tells", () => {
   assert.doesNotMatch(untold, /NaN|null| %/);
 });
 
+test("a download offers what can be done with it, and tells why nothing arrives", () => {
+  const one = (state, more) => ({
+    ...initialState, loaded: true,
+    downloads: { d: { download: "d", reference: "r", model: "r", state, changed_at: 1, created_at: 1, bytes_done: 0, ...more } },
+  });
+  const text = (state, more) => String(views[NAMES.indexOf("downloads")].view(one(state, more)));
+  const verbs = (state) => [...text(state).matchAll(/data-verb="(\w+)"/g)].map(([, verb]) => verb);
+  assert.deepEqual(verbs("transferring"), ["pause", "cancel"]);
+  assert.deepEqual(verbs("queued"), ["move", "pause", "cancel"]);
+  assert.deepEqual(verbs("paused"), ["resume", "cancel"]);
+  assert.deepEqual(verbs("failed"), ["retry", "forget"]);
+  assert.deepEqual(verbs("finished"), ["forget"]);
+  assert.match(text("transferring", { trouble: "The hub <answered> 429." }), /The hub &lt;answered&gt; 429\./);
+});
+
 test("an empty yard teaches the next step", () => {
   const texts = Object.fromEntries(NAMES.map((name, index) => [name, String(views[index].view({ ...initialState, loaded: true }))]));
   assert.match(texts.downloads, /yard pull REPO:QUANT/);

@@ -4,7 +4,6 @@ import asyncio
 import csv
 import io
 import json
-import os
 import random
 import sys
 from collections.abc import AsyncIterator
@@ -25,8 +24,9 @@ from tests import counting_engine
 from tests.e2e.chatting import chat, post
 from tests.e2e.test_killed import until_service_restarted
 from tests.e2e.yard_process import YardProcess, running_yard, yard_command
+from tests.endurance import rounds
 
-KILLS = int(os.environ.get("TEST_KILLS", "5"))
+KILLS = rounds(5, 20)
 """More of them take two to three seconds each."""
 CLIENTS = 6
 PATIENCE_S = 30.0

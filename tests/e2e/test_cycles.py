@@ -15,9 +15,12 @@ from schemas.record import Record
 from tests.e2e.chatting import chat
 from tests.e2e.living import Story, lively, told
 from tests.e2e.yard_process import YardProcess
+from tests.endurance import rounds
 
 S = InstanceState
 AT_ONCE = 4
+EACH = rounds(12, 50)
+"""Starts and stops of each of them."""
 
 
 class Left(Record):
@@ -81,7 +84,7 @@ async def at_rest(yard: YardProcess) -> Left:
 
 
 @pytest.mark.timeout(600)
-async def test_two_hundred_starts_and_stops_leave_nothing_behind(yard: YardProcess) -> None:
+async def test_many_starts_and_stops_leave_nothing_behind(yard: YardProcess) -> None:
     models = [f"test/cycle-{number}" for number in range(AT_ONCE)]
     async with told(yard.bus) as story:
         for model in models:
@@ -89,7 +92,7 @@ async def test_two_hundred_starts_and_stops_leave_nothing_behind(yard: YardProce
         # The first one makes what is made once.
         await asyncio.gather(*(cycle(yard, story, model, range(1, 2)) for model in models))
         before = await at_rest(yard)
-        await asyncio.gather(*(cycle(yard, story, model, range(2, 52)) for model in models))
+        await asyncio.gather(*(cycle(yard, story, model, range(2, 2 + EACH)) for model in models))
         assert await at_rest(yard) == before
         assert not story.of(models[0], S.FAILED)
 

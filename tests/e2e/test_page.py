@@ -31,7 +31,7 @@ async def test_a_person_starts_chats_reads_the_log_and_stops(yard: YardProcess, 
 
 async def test_a_pull_that_fails_says_why(yard: YardProcess, tmp_path: Path) -> None:
     async with browsing(tmp_path / "profile", f"{yard.url}/") as page:
-        await page.type("input[name=reference]", "org/nowhere")
+        await page.type("textarea[name=reference]", "org/nowhere")
         await page.click("Pull")
         await page.until_text("org/nowhere")
         await page.until_text("Failed")

@@ -96,7 +96,7 @@ async def test_progress_is_told_at_most_twice_a_second_and_the_end_at_once(
     yard: YardProcess, hub: Hub
 ) -> None:
     file = hub.file("tiny/large-GGUF", "large-F32.gguf")
-    file.faults.bytes_per_s = 25_000_000
+    file.faults.bytes_per_s = 8_000_000
     seen: list[tuple[float, Download]] = []
 
     async def on_progress(_tokens: dict[str, str], download: Download) -> None:

@@ -1,6 +1,7 @@
 """What the download tests share: a model of random bytes, and a worker process to talk to."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.downloader.worker_messages import MESSAGE_DECODER, WorkerMessage
+from services.downloader.worker_messages import MESSAGE_DECODER, Failed, Resolved, WorkerMessage
 
 REPO_ROOT = Path(__file__).parents[2]
 WORKER = [sys.executable, "-m", "services.downloader.worker"]
@@ -45,6 +46,8 @@ class Worker:
     ) -> None:
         self._environment = worker_environment(endpoint, store.parent / "hf", token)
         self._job = job_of(store, job)
+        self._messages: list[WorkerMessage] = []
+        self.output = b""
 
     async def __aenter__(self) -> Self:
         pipe = asyncio.subprocess.PIPE
@@ -62,6 +65,24 @@ class Worker:
         if self.process.returncode is None:
             await self.end_with(signal.SIGKILL)
 
+    async def go(self, **go: object) -> None:
+        """Read on until it knows what to fetch, and let it fetch that."""
+        while not isinstance(await self._next(), Resolved | Failed | None):
+            pass
+        assert self.process.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            self.process.stdin.write(json.dumps({"type": "go", **go}).encode() + b"\n")
+            await self.process.stdin.drain()
+
+    async def _next(self) -> WorkerMessage | None:
+        assert self.process.stdout is not None
+        line = await self.process.stdout.readline()
+        self.output += line
+        if not line:
+            return None
+        self._messages.append(MESSAGE_DECODER.decode(line))
+        return self._messages[-1]
+
     async def end_with(self, number: signal.Signals) -> None:
         """Send a signal and wait for the end."""
         self.process.send_signal(number)
@@ -70,7 +91,12 @@ class Worker:
 
     async def finish(self) -> list[WorkerMessage]:
         """Everything it says until it ends by itself; its exit code agrees with the last message."""
+        assert self.process.stderr is not None
         async with asyncio.timeout(30):
-            stdout, stderr = await self.process.communicate()
-        self.output = stdout + stderr
-        return [MESSAGE_DECODER.decode(line) for line in stdout.splitlines()]
+            if not self._messages:
+                await self.go()
+            while await self._next() is not None:
+                pass
+            self.output += await self.process.stderr.read()
+            await self.process.wait()
+        return self._messages

@@ -119,10 +119,11 @@ async def test_killed_midway_it_goes_on_where_it_was(hub: Hub, store: Path) -> N
     file.faults.bytes_per_s = size_bytes
     for stop, at_bytes in ((signal.SIGKILL, size_bytes // 3), (signal.SIGTERM, size_bytes // 2)):
         async with Worker(hub.url, store, job={"repo": NAME}) as worker:
+            await worker.go()
             await hub.wait_until(partial(sent_more_than, file, at_bytes))
             await worker.end_with(stop)
         assert worker.process.returncode == -stop
-        assert written(store) == {"model/m-Q4_0.gguf.part"}
+        assert written(store) == {"model/m-Q4_0.gguf.part", "model/m-Q4_0.gguf.jrnl"}
     async with Worker(hub.url, store, job={"repo": NAME}) as worker:
         assert isinstance((await worker.finish())[-1], Finished)
     assert hashlib.sha256((store / "model" / "m-Q4_0.gguf").read_bytes()).hexdigest() == file.sha256
@@ -200,7 +201,7 @@ async def test_a_file_that_is_no_model_is_refused(hub: Hub, store: Path) -> None
 
 async def test_wrong_bytes_are_told_by_their_own_code(hub: Hub, store: Path) -> None:
     hub.add_repo(NAME, {"m-Q4_0.gguf": model_bytes(1000)})
-    hub.file(NAME, "m-Q4_0.gguf").faults.corrupt_times = 2
+    hub.file(NAME, "m-Q4_0.gguf").faults.corrupt_times = 3
     assert (await failure(hub, store)).code == "hash_mismatch"
     assert written(store) == set()
 
@@ -230,7 +231,7 @@ async def test_it_dies_with_its_parent(hub: Hub, store: Path) -> None:
     assert parent.stdout is not None
     child = os.pidfd_open(int(await parent.stdout.readline()))
     try:
-        os.write(writer, json.dumps(job_of(store, {"repo": NAME})).encode() + b"\n")
+        os.write(writer, json.dumps(job_of(store, {"repo": NAME})).encode() + b'\n{"type":"go"}\n')
         await hub.wait_until(lambda: file.bytes_sent > 0)
         parent.kill()
         await parent.communicate()

@@ -80,6 +80,21 @@ GPU = Device(
 )
 
 
+BUDGET = BudgetState(
+    budget="team",
+    level=BudgetLevel.WITHIN,
+    starts_at=NOW,
+    ends_at=NOW + 1,
+    used="1",
+    limit="4",
+    ratio=0.25,
+    unit=Unit.MONEY,
+    period=Period.MONTH,
+    action=Action.WARN,
+    tz="UTC",
+)
+
+
 def instance(name: str = "i1", **changes: object) -> Instance:
     fields = {
         "instance": name,

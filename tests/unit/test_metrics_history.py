@@ -1,6 +1,7 @@
 """A day of samples in bounded memory, and questions about it."""
 
 import math
+from array import array
 
 import msgspec
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from schemas import subjects
 from schemas.errors import BadRequest
 from schemas.metrics import MetricsAnswer, MetricsQuery, Sample
-from services.monitor.metrics.history import FULL_S, MOST_SERIES, SILENT_S, History
-from services.monitor.metrics.rings import LEVELS, NAN, Ring, Track
+from services.monitor.metrics.history import FULL_S, MOST_SERIES, SILENT_S, History, merged
+from services.monitor.metrics.rings import LEVELS, NAN, Points, Ring, Track
 
 HEAT = "yard_device_temperature_celsius"
 COUNT = "yard_requests_total"
@@ -196,6 +197,14 @@ def test_a_chunk_of_another_version_is_passed_over() -> None:
     history.restore(msgspec.structs.replace(chunk, step_s=10.0))
     history.observe(NOW, [heat(1.0)])
     assert asked(history, NOW, since=NOW).series
+
+
+def test_a_longer_step_of_which_a_part_is_missing_says_what_the_others_say() -> None:
+    ten = Points(*(array("d", [value, NAN, NAN, NAN, 4.0, 8.0]) for value in (1.0, 2.0, 3.0)))
+    twenty = merged(ten, 2)
+    assert [kept[0] for kept in twenty] == [1.0, 2.0, 3.0]
+    assert [kept[2] for kept in twenty] == [4.0, 6.0, 8.0]
+    assert all(math.isnan(kept[1]) for kept in twenty)
 
 
 def test_a_ring_forgets_what_it_went_round() -> None:

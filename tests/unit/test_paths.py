@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.paths import check_folder, resolve_inside
+from modelyard.paths import check_folder, resolve_all, resolve_inside
 
 
 @pytest.mark.parametrize("path", ["m.gguf", "Q4/m.gguf", "a b/ä-模型.gguf", "..m/m...gguf", "n" * 250])
@@ -58,3 +58,25 @@ def test_a_job_folder_must_lie_under_the_store(tmp_path: Path, folder: str) -> N
         check_folder(store, store / folder)
     with pytest.raises(ValueError, match="absolute path"):
         check_folder(store, Path("store"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["CON", "nul.gguf", "a/Aux.gguf", "com1.tar.gguf", "m.gguf.", "m.gguf ", "ab:c.gguf", "a?.gguf", "LPT³"],
+)
+def test_names_that_not_every_system_allows_are_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ValueError, match="not every system allows"):
+        resolve_all(tmp_path, ["m.gguf", path])
+
+
+@pytest.mark.parametrize(
+    "paths", [["m.gguf", "M.gguf"], ["Q4/m.gguf", "q4/M.GGUF"], ["\u00e4.gguf", "a\u0308.gguf"], ["m", "m"]]
+)
+def test_names_that_some_disks_hold_for_one_are_refused(tmp_path: Path, paths: list[str]) -> None:
+    with pytest.raises(ValueError, match="hold for one"):
+        resolve_all(tmp_path, paths)
+
+
+def test_files_that_can_lie_beside_each_other_are_all_placed(tmp_path: Path) -> None:
+    paths = ["a/m.gguf", "b/m.gguf", "m-00001-of-00002.gguf", "console.gguf"]
+    assert resolve_all(tmp_path, paths) == [tmp_path.resolve() / path for path in paths]

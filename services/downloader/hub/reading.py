@@ -6,7 +6,7 @@ import aiohttp
 
 from modelyard.gguf.parse import Contents
 from modelyard.gguf.reading import Reading
-from services.downloader.answers import TryAgain, check_status, continues
+from services.downloader.answers import TryAgain, check_part, check_status
 from services.downloader.errors import TransferError
 from services.downloader.hub import access
 from services.downloader.hub.refusals import unreachable
@@ -65,13 +65,15 @@ class RemoteFiles:
         url = access.file_url(self._repo, file.path, self._commit, endpoint=access.hub_endpoint())
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={at}-{at + count - 1}"}
         async with asyncio.timeout(_PART_S):
-            async with get_bytes(self._session, url, headers, access.authorization()) as response:
+            async with get_bytes(
+                self._session, url, headers, access.authorization(), lambda _headers: None
+            ) as response:
                 check_status(response, url)
-                ranged = response.status == 206
-                if response.status == 416 or (ranged and not continues(response, at, file.size_bytes)):
-                    raise TryAgain("answered with another part of the file")
+                skipped = at
                 # Who knows no ranges sends the whole file; no more of it is read than was asked for.
-                skipped = 0 if ranged else at
+                if response.status != 200:
+                    check_part(response, (at, at + count), file.size_bytes)
+                    skipped = 0
                 return (await _read(response, skipped + count))[skipped:]
 
 

@@ -31,9 +31,9 @@ from services.downloader.library.disk_work import on_disk
 from services.downloader.library.entries import revision_of
 from services.downloader.library.keeper import Keeper, Survey
 from services.downloader.library.library import Library
-from services.downloader.library.owners import Owners
 from services.downloader.library.repairing import missing_files
 from services.downloader.library.shelf import Model, Shelf, decode_description
+from services.downloader.owners import Owners
 
 log = logging.get(__name__)
 
@@ -49,7 +49,7 @@ class LibraryCommands:
         self._bus = bus
         self._tasks = tasks
         self._library = library
-        self._owners = Owners(bus, commands)
+        self._owners = Owners(bus, commands, subjects.LIBRARY_AT_NODE)
 
     async def start(self) -> None:
         """Answer from now on."""

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -10,10 +12,11 @@ from modelyard.gguf.errors import GgufError
 from modelyard.gguf.header import Header, make_header
 from modelyard.safetensors import CARD_FILE_BYTES, CARD_FILES, Card, read_card
 from services.downloader.errors import DownloadError
-from services.downloader.hub.reading import RemoteFiles
 from services.downloader.selection.files import RemoteFile
 from services.downloader.selection.gguf import Group
-from services.downloader.transfer import open_session
+
+if TYPE_CHECKING:
+    from services.downloader.hub.reading import RemoteFiles
 
 _KEPT = 64
 _PATIENCE_S = 20.0
@@ -39,8 +42,8 @@ class Headers:
         key = (repo, commit, file.path)
         if (known := self._kept.get(key)) is None:
             try:
-                async with asyncio.timeout(_PATIENCE_S), open_session() as session:
-                    contents = await RemoteFiles(session, repo, commit).header(file)
+                async with asyncio.timeout(_PATIENCE_S), _remote(repo, commit) as remote:
+                    contents = await remote.header(file)
                 known = await asyncio.to_thread(make_header, contents, n_shards=group.shards)
             except GgufError as error:
                 return Read(problem=f"{file.path} cannot be read: {error}")
@@ -58,8 +61,7 @@ class Headers:
 async def read_remote_card(repo: str, commit: str, files: Sequence[RemoteFile]) -> Card:
     """What the small files of a repository say; what is refused or missing says nothing."""
     wanted = [file for file in files if file.path in CARD_FILES]
-    async with open_session() as session:
-        remote = RemoteFiles(session, repo, commit)
+    async with _remote(repo, commit) as remote:
         texts = await asyncio.gather(*(_text(remote, file) for file in wanted))
     found: Mapping[str, bytes] = {
         file.path: text for file, text in zip(wanted, texts, strict=True) if text is not None
@@ -67,7 +69,17 @@ async def read_remote_card(repo: str, commit: str, files: Sequence[RemoteFile]) 
     return read_card(found)
 
 
-async def _text(remote: RemoteFiles, file: RemoteFile) -> bytes | None:
+@asynccontextmanager
+async def _remote(repo: str, commit: str) -> AsyncIterator["RemoteFiles"]:
+    # Who is never asked for an offer need not load an HTTP client.
+    from services.downloader.hub.reading import RemoteFiles
+    from services.downloader.transfer import open_session
+
+    async with open_session() as session:
+        yield RemoteFiles(session, repo, commit)
+
+
+async def _text(remote: "RemoteFiles", file: RemoteFile) -> bytes | None:
     try:
         return await remote.text(file, CARD_FILE_BYTES)
     except DownloadError:

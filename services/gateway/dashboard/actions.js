@@ -23,10 +23,20 @@ export function createActions(app) {
   }
 
   async function pull(reference, name, form) {
+    if (/[\s,;]/.test(reference)) return pullMany(reference, form);
     const started = await once("pull", () => command("download", "start", { reference, name: name || null }));
     if (!started) return;
     form?.reset();
     toast("good", `Pulling ${reference}`);
+  }
+
+  async function pullMany(text, form) {
+    let added = [];
+    if (!(await once("pull", async () => ({ added } = await command("download", "add", { text }))))) return;
+    form?.reset();
+    const refused = added.filter(({ error }) => error);
+    if (added.length > refused.length) toast("good", `Pulling ${added.length - refused.length} models`);
+    for (const { reference, error } of refused) toast("bad", `${reference}: ${error.message}`);
   }
 
   /** A command of the library; what it was opened for is closed when it worked. */
@@ -45,9 +55,8 @@ export function createActions(app) {
   return {
     start: ({ model }) => once(`start ${model}`, () => command("model", "start", { model })),
     stop: ({ model }) => once(`stop ${model}`, () => command("model", "stop", { model })),
-    cancel: ({ download }) => once(`cancel ${download}`, () => command("download", "cancel", { download })),
+    download: ({ verb, download }) => once(`${verb} ${download}`, () => command("download", verb, { download })),
     pull: ({ reference, name }, form) => pull(reference.trim(), name.trim(), form),
-    "pull-again": ({ reference, name }) => pull(reference, name === reference ? null : name),
 
     "hub-search": ({ words, sort, format }) =>
       once("hub", async () => {

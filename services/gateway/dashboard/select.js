@@ -21,9 +21,12 @@ export function sortedInstances(state) {
   return [...all.filter(isLive), ...all.filter((instance) => !isLive(instance))];
 }
 
+/** At work first, then those that wait in the order of their turns, then the ended ones. */
 export function sortedDownloads(state) {
   const all = Object.values(state.downloads).sort((a, b) => b.created_at - a.created_at);
-  return [...all.filter(isRunning), ...all.filter((download) => !isRunning(download))];
+  const waits = ({ state }) => state === "queued" || state === "paused";
+  const waiting = all.filter(waits).sort((a, b) => (a.order ?? 0) - (b.order ?? 0) || a.created_at - b.created_at);
+  return [...all.filter((d) => isRunning(d) && !waits(d)), ...waiting, ...all.filter((d) => !isRunning(d))];
 }
 
 /** The largest or the newest first, or by name. */

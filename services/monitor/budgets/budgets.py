@@ -35,6 +35,8 @@ log = logging.get(__name__)
 
 LOOK_S = 0.2
 """How often totals are told, and how late the end of a period is noticed."""
+REST_S = 1.0
+"""Without a budget there is nothing to tell: a look costs little, but five a second add up."""
 
 
 class Budgets:
@@ -69,7 +71,7 @@ class Budgets:
     async def run(self) -> None:
         """Tell what changed, and begin new periods, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S if self._totals else REST_S)
             try:
                 async with self._lock:
                     await self._begin_periods()

@@ -183,18 +183,19 @@ def _array(values: Sequence[float | None]) -> "array[float]":
 
 def merged(points: Points, parts: int) -> Points:
     """Steps that are `parts` times as long."""
-    low, mean, high = array("d"), array("d"), array("d")
-    for begin in range(0, len(points.mean), parts):
-        lows, means, highs = (kept[begin : begin + parts] for kept in points)
-        total, count = sum(means), len(means)
-        if math.isnan(total):
-            known = [one for one in zip(lows, means, highs, strict=True) if not math.isnan(one[1])]
-            columns = zip(*known, strict=True) if known else ((NAN,),) * 3
-            lows, means, highs = (array("d", column) for column in columns)
-            total, count = sum(means), len(means)
-        low.append(min(lows))
-        mean.append(float(f"{total / count:.7g}"))
-        high.append(max(highs))
+    lows, means, highs = ([kept[part::parts] for part in range(parts)] for kept in points)
+    low, high = array("d", map(min, *lows)), array("d", map(max, *highs))
+    mean = array("d", [float(f"{sum(column) / parts:.7g}") for column in zip(*means, strict=True)])
+    for index, value in enumerate(mean):
+        # Where a part is missing, the others tell; `min` and `max` go wrong over NaN.
+        if math.isnan(value):
+            known = [part for part in range(parts) if not math.isnan(means[part][index])]
+            if known:
+                low[index] = min(lows[part][index] for part in known)
+                mean[index] = sum(means[part][index] for part in known) / len(known)
+                high[index] = max(highs[part][index] for part in known)
+            else:
+                low[index] = high[index] = NAN
     return Points(low, mean, high)
 
 

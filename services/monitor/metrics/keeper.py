@@ -12,6 +12,7 @@ import modelyard
 from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.credentials import members
+from modelyard.micro import Commands
 from modelyard.settings import Settings
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
@@ -43,6 +44,7 @@ log = logging.get(__name__)
 T = TypeVar("T")
 
 TICK_S = 1.0
+WEIGH_S = 10.0
 MEMBERS_S = 10.0
 SILENT_S = 10.0
 """What was not heard of for so long is left out."""
@@ -71,7 +73,9 @@ class _Heard(Generic[T]):
 class Keeper:
     """One for the whole yard: it hears the devices and the instances of every node."""
 
-    def __init__(self, bus: Bus, settings: Settings, instances: Mirror[Instance]) -> None:
+    def __init__(
+        self, bus: Bus, settings: Settings, instances: Mirror[Instance], devices: Mirror[Device]
+    ) -> None:
         self.history = History()
         self.samples: tuple[Sample, ...] = ()
         """Of the last second."""
@@ -79,13 +83,14 @@ class Keeper:
         self._settings = settings
         self._expected: frozenset[str] = frozenset()
         self._instances = instances
-        self._devices: _Heard[Device] = _Heard()
+        self._devices = devices
         self._activity: _Heard[InstanceMetrics] = _Heard()
         self._requests, self._lives = Requests(), Lives()
         self._ended = Ended(bus, self._requests.add)
         self._probe = Probe(bus)
         self._past = Past(bus, self.history)
         self._more: list[More] = [self._own_cost]
+        self._weigh_at, self._weight_bytes = 0.0, 0
         self._on_tick: list[Callable[[float, tuple[Sample, ...]], None]] = []
 
     async def start(self, tasks: Tasks) -> None:
@@ -96,9 +101,14 @@ class Keeper:
         for instance in self._instances.values.values():
             self._lives.know(instance)
         self._instances.listen(self._lives.follow)
-        await self._bus.subscribe(subjects.DEVICE_METRIC, self._on_device)
         await self._bus.subscribe(subjects.INSTANCE_METRIC, self._on_activity)
         tasks.spawn(self._run(tasks), "metrics")
+
+    async def serve(self, commands: Commands) -> None:
+        """Answer from now on."""
+        await commands.add(subjects.METRICS_QUERY, self.query)
+        await commands.add(subjects.METRICS_NOW, self.now)
+        await commands.add(subjects.METRICS_EXPOSE, self.expose)
 
     def add(self, more: More) -> None:
         """Ask `more` for samples too, once a second."""
@@ -113,7 +123,7 @@ class Keeper:
         return World(
             now=now,
             version=modelyard.__version__,
-            devices=self._devices.now(),
+            devices=self._devices.values,
             nodes=self._nodes.values,
             expected=self._expected,
             instances=self._instances.values,
@@ -126,9 +136,6 @@ class Keeper:
             broker=self._probe.health,
             more=tuple(sample for more in self._more for sample in more(now)),
         )
-
-    async def _on_device(self, _tokens: dict[str, str], device: Device) -> None:
-        self._devices.note(f"{device.node}.{device.device}", device)
 
     async def _on_activity(self, _tokens: dict[str, str], activity: InstanceMetrics) -> None:
         self._activity.note(activity.instance, activity)
@@ -161,10 +168,11 @@ class Keeper:
             except Exception:
                 log.exception("metrics_listener_failed")
 
-    def _own_cost(self, _now: float) -> Iterable[Sample]:
-        used = _PROCESS.cpu_times()
-        yield Sample(name="yard_monitor_cpu_seconds_total", value=used.user + used.system)
-        yield Sample(name="yard_monitor_memory_bytes", value=float(_PROCESS.memory_info().rss))
+    def _own_cost(self, now: float) -> Iterable[Sample]:
+        if now >= self._weigh_at:
+            self._weigh_at, self._weight_bytes = now + WEIGH_S, _PROCESS.memory_info().rss
+        yield Sample(name="yard_monitor_cpu_seconds_total", value=time.process_time())
+        yield Sample(name="yard_monitor_memory_bytes", value=float(self._weight_bytes))
         yield Sample(name="yard_monitor_history_series", value=float(len(self.history)))
 
     async def query(self, query: MetricsQuery) -> MetricsAnswer:

@@ -8,7 +8,7 @@ import nats.errors
 import nats.js.errors
 
 from modelyard.bus import Bus
-from schemas import buckets, streams, subjects
+from schemas import streams, subjects
 from schemas.grammar import model_name
 from services.monitor.metrics.broker import BrokerHealth, KeptInStream
 
@@ -51,8 +51,7 @@ class Probe:
         info = await self._bus.js.stream_info(streams.INFER.name, subjects_filter=subjects.INFER.wildcard)
         self.queue = _by_model_and_lane(info.state.subjects or {})
         if with_streams:
-            names = [*(one.name for one in streams.ALL), *(one.stream for one in buckets.ALL)]
-            self.health.streams = {name: await self._kept(name) for name in names}
+            self.health.streams = {one.name: await self._kept(one.name) for one in streams.ALL}
 
     async def _kept(self, name: str) -> KeptInStream:
         info = await self._bus.js.stream_info(name)

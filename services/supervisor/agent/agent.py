@@ -29,8 +29,7 @@ from schemas.placing import NodeDevice
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.backoff import failure
 from services.supervisor.engines.base import minimal_environment
-from services.supervisor.runner.launch import Launch, first_record
-from services.supervisor.runner.run import DRAIN_S, STOP_S
+from services.supervisor.runner.launch import DRAIN_S, STOP_S, Launch, first_record
 
 log = logging.get(__name__)
 

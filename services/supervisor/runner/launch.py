@@ -7,6 +7,11 @@ from schemas.models import ModelSpec
 from schemas.record import Record
 from schemas.restart import fingerprint
 
+DRAIN_S = 30.0
+"""How long running requests may take to finish after SIGTERM; a second SIGTERM ends them."""
+STOP_S = 5.0
+"""How long an engine may take to end when it is told to."""
+
 
 class Launch(Record):
     """Run this revision of this model as this instance."""

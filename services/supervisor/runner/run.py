@@ -26,7 +26,7 @@ from services.supervisor.runner.desk import Desk
 from services.supervisor.runner.edits import follow_edits
 from services.supervisor.runner.engine_process import EngineProcess
 from services.supervisor.runner.intake import Intake
-from services.supervisor.runner.launch import Launch, first_record
+from services.supervisor.runner.launch import DRAIN_S, STOP_S, Launch, first_record
 from services.supervisor.runner.life import Life
 from services.supervisor.runner.log_lines import flush_lines, publish_lines
 from services.supervisor.runner.measuring import measure
@@ -36,9 +36,6 @@ from services.supervisor.runner.watch import until_hung
 
 log = logging.get(__name__)
 
-DRAIN_S = 30.0
-"""How long running requests may take to finish after SIGTERM; a second SIGTERM ends them."""
-STOP_S = 5.0
 TELL_S = 5.0
 """How long the last events may take to be stored."""
 MEASURE_S = 10.0

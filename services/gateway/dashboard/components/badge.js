@@ -13,6 +13,7 @@ const STATES = {
   stopped: ["Stopped", "calm"],
   failed: ["Failed", "bad"],
   queued: ["Waiting its turn", "calm"],
+  paused: ["Paused", "calm"],
   resolving: ["Looking up files", "busy"],
   transferring: ["Downloading", "busy"],
   finished: ["Done", "good"],

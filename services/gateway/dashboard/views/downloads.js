@@ -24,14 +24,14 @@ export function view(state) {
 function pullForm(waits) {
   return html`<form class="pull" data-action="pull" autocomplete="off">
     <label class="grow"><span>Pull a model</span>
-      <input name="reference" required spellcheck="false" autocapitalize="none" placeholder="org/name:Q4_K_M"
-        aria-describedby="pull-hint">
+      <textarea name="reference" rows="1" required spellcheck="false" autocapitalize="none" data-enter="submit"
+        placeholder="org/name:Q4_K_M" aria-describedby="pull-hint"></textarea>
     </label>
     <label><span>Name it <span class="muted">(if you like)</span></span>
       <input name="name" spellcheck="false" autocapitalize="none" placeholder="as referred to">
     </label>
     <button type="submit" class="primary" ${waits && html`aria-disabled="true"`}>Pull</button>
-    <p id="pull-hint" class="muted hint">A repository on the hub with GGUF files, a colon, and the quantization.</p>
+    <p id="pull-hint" class="muted hint">A repository on the hub with GGUF files, a colon, and the quantization. Paste several at once if you like.</p>
   </form>`;
 }
 
@@ -47,16 +47,16 @@ function card(download, state) {
   return html`<li class="card download ${download.state}" data-key="${download.download}">
     <div class="card-head">
       <div class="card-title"><h3>${download.model}</h3> ${stateBadge(download.state)}</div>
-      ${running
-        ? cancelButton(download, state.pending)
-        : html`<span class="muted when">${ago(download.changed_at, state.now)}</span>`}
+      ${!running && html`<span class="muted when">${ago(download.changed_at, state.now)}</span>`}
+      <div class="row-actions">${verbsOf(download).map((verb) => button(verb, download, state.pending))}</div>
     </div>
     ${download.reference !== download.model && html`<p class="muted reference">${download.reference}</p>`}
     ${running && html`${progressBar(`Download of ${download.model}`, progressOf(download))}
       <p class="numbers">${numbers(download)}</p>`}
     ${download.state === "finished" && html`<p class="muted">${size(download)}, all verified. Ready to be used.</p>`}
     ${download.error && html`<p class="complaint">${download.error.message}</p>`}
-    ${["failed", "cancelled"].includes(download.state) && again(download)}
+    ${["failed", "cancelled"].includes(download.state) && download.bytes_done > 0
+      && html`<p class="muted">${bytes(download.bytes_done)} stay on disk.</p>`}
   </li>`;
 }
 
@@ -65,6 +65,8 @@ function progressOf(download) {
 }
 
 function numbers(download) {
+  if (download.trouble) return html`<span class="muted">${download.trouble}</span>`;
+  if (download.state === "paused") return html`<span>${bytes(download.bytes_done)} are here</span>`;
   if (download.state !== "transferring") return html`<span class="muted">Starts in a moment</span>`;
   const done = progressOf(download);
   const ofTotal = download.bytes_total ? ` of ${bytes(download.bytes_total)}` : "";
@@ -82,14 +84,17 @@ function size(download) {
   return `${bytes(download.bytes_total ?? download.bytes_done)}${files}`;
 }
 
-function cancelButton(download, pending) {
-  return html`<button type="button" class="small" data-action="cancel" data-download="${download.download}"
-    ${pending[`cancel ${download.download}`] && html`aria-disabled="true"`}
-    aria-label="Cancel the download of ${download.model}">Cancel</button>`;
+const WORDS = { pause: "Pause", resume: "Resume", move: "Next", cancel: "Cancel", retry: "Retry", forget: "Forget" };
+
+function verbsOf({ state }) {
+  if (state === "paused") return ["resume", "cancel"];
+  if (state === "queued") return ["move", "pause", "cancel"];
+  if (state === "finished") return ["forget"];
+  return ["failed", "cancelled"].includes(state) ? ["retry", "forget"] : ["pause", "cancel"];
 }
 
-function again(download) {
-  const kept = download.bytes_done > 0 ? `${bytes(download.bytes_done)} stay on disk. ` : "";
-  return html`<p class="muted">${kept}<button type="button" class="link-like" data-action="pull-again"
-    data-reference="${download.reference}" data-name="${download.model}">Pull it again</button></p>`;
+function button(verb, download, pending) {
+  return html`<button type="button" class="small" data-action="download" data-verb="${verb}"
+    data-download="${download.download}" ${pending[`${verb} ${download.download}`] && html`aria-disabled="true"`}
+    aria-label="${WORDS[verb]}: the download of ${download.model}">${WORDS[verb]}</button>`;
 }

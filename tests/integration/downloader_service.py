@@ -1,0 +1,78 @@
+"""A downloader on the test's broker, with a registry that takes every model."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from modelyard.bus import Bus
+from modelyard.micro import Commands
+from modelyard.settings import Settings
+from modelyard.state import Mirror
+from modelyard.tasks import Tasks
+from schemas import buckets, subjects
+from schemas.downloads import Download, DownloadState, StartDownload
+from schemas.models import ModelStored
+from schemas.registry import PutModel
+from schemas.roles import Role
+from services.downloader.service import main
+from tests.support import Yard
+
+PATIENCE_S = 30.0
+
+
+class Registry:
+    """Takes every model."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, PutModel] = {}
+
+    async def put(self, model: PutModel) -> ModelStored:
+        self.models[model.name] = model
+        return ModelStored(name=model.name, revision=len(self.models))
+
+
+class Queue:
+    """What an operator sees and orders."""
+
+    def __init__(self, yard: Yard, mirror: Mirror[Download], registry: Registry) -> None:
+        self.yard = yard
+        self.mirror = mirror
+        self.registry = registry
+
+    async def start(self, reference: str, **more: object) -> Download:
+        order = msgspec.convert({"reference": reference, **more}, StartDownload)
+        return await (await self.yard.bus()).call(subjects.DOWNLOAD_START, order)
+
+    async def until(self, condition: Callable[[dict[str, Download]], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await self.mirror.until(condition)
+
+    async def until_state(self, download: Download, *states: DownloadState) -> Download:
+        key = download.download
+        await self.until(lambda known: key in known and known[key].state in states)
+        return self.mirror.values[key]
+
+
+@asynccontextmanager
+async def registry_and_watch(yard: Yard) -> AsyncIterator[Queue]:
+    async with Tasks() as tasks:
+        bus, registry = await yard.bus(Role.SUPERVISOR), Registry()
+        commands = await Commands.start(bus, tasks, "stand-in")
+        await commands.add(subjects.MODEL_PUT, registry.put)
+        mirror: Mirror[Download] = await Mirror.start(await yard.bus(), buckets.DOWNLOADS, tasks)
+        yield Queue(yard, mirror, registry)
+
+
+@asynccontextmanager
+async def downloader(yard: Yard, settings: Settings | None = None) -> AsyncIterator[None]:
+    """The service until exit; leaving is like its death, only that its workers surely die with it."""
+    settings = settings or yard.settings
+    (settings.run / "demo-registered").touch()
+    settings.models.mkdir(parents=True, exist_ok=True)
+    bus = await Bus.connect(settings, Role.DOWNLOADER, url=yard.url)
+    async with Tasks() as tasks:
+        await main(bus, settings, tasks)
+        yield
+    await bus.nc.close()

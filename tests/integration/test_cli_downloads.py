@@ -1,0 +1,105 @@
+"""`yard pull` of many and `yard downloads`, with a real downloader behind them."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from schemas.downloads import DownloadState
+from tests.commands import PATIENCE_S, begin, line_with, on_terminal, refused, run
+from tests.hub import Hub
+from tests.integration.downloader_service import Queue, downloader, registry_and_watch
+from tests.integration.downloads import MIB, model_bytes
+from tests.support import Yard
+
+_S = DownloadState
+
+
+@pytest.fixture
+async def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Hub]:
+    async with Hub() as hub:
+        for name in "abc":
+            hub.add_repo(f"org/{name}", {f"{name}-Q4_K_M.gguf": model_bytes(MIB, seed=ord(name))})
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        yield hub
+
+
+@pytest.fixture
+async def queue(yard: Yard, hub: Hub) -> AsyncIterator[Queue]:
+    async with registry_and_watch(yard) as queue, downloader(yard):
+        yield queue
+
+
+def slow_down(hub: Hub, name: str) -> None:
+    hub.file(f"org/{name}", f"{name}-Q4_K_M.gguf").faults.bytes_per_s = 1000
+
+
+async def test_many_are_pulled_at_once_and_what_failed_is_told(yard: Yard, queue: Queue) -> None:
+    done = await run(yard, "pull", "org/a", "org/b,nonsense", "org/none")
+    assert done.code == 1
+    assert "org/a: finished" in done.out
+    assert "org/b: finished" in done.out
+    assert [line.split(":")[1].strip() for line in done.err.splitlines()[:2]] == ["nonsense", "org/none"]
+    assert done.err.splitlines()[-1] == "yard: 2 of 4 models were not fetched."
+    assert sorted(queue.registry.models) == ["org/a", "org/b"]
+
+
+async def test_references_are_read_from_standard_input(yard: Yard, queue: Queue) -> None:
+    done = await run(yard, "pull", "-", "--json", stdin="# mine\norg/a\n- org/b\n")
+    assert done.code == 0
+    ends = {line["model"]: line["state"] for line in done.lines}
+    assert ends == {"org/a": "finished", "org/b": "finished"}
+
+
+async def test_a_name_goes_with_one_model_only(yard: Yard, queue: Queue) -> None:
+    assert await refused(yard, "pull", "org/a", "org/b", "--name", "mine") == "bad_request"
+    assert queue.mirror.values == {}
+
+
+async def test_several_have_their_bars_on_a_terminal(yard: Yard, queue: Queue) -> None:
+    terminal = await on_terminal(yard, "pull", "org/a", "org/b")
+    await terminal.see("org/")
+    assert await terminal.end() == 0
+    assert {each.state for each in queue.mirror.values.values()} == {_S.FINISHED}
+
+
+async def test_the_queue_is_listed_and_ordered_by_ids_and_names(yard: Yard, hub: Hub, queue: Queue) -> None:
+    for name in "abc":
+        slow_down(hub, name)
+    queued = await run(yard, "pull", "org/a org/b org/c", "--detach", "--limit", "20kB")
+    assert (queued.code, len(queued.out.splitlines())) == (0, 3)
+    await queue.until(lambda known: sum(each.state is _S.TRANSFERRING for each in known.values()) == 2)
+    listed = (await run(yard, "downloads", "--json")).document
+    assert [each["model"] for each in listed] == ["org/a", "org/b", "org/c"]
+    assert {each["limit_bytes_s"] for each in listed} == {20_000}
+    assert (await run(yard, "downloads", "pause", "org/a")).out == "org/a: paused\n"
+    assert await refused(yard, "downloads", "move", "org/a") == "conflict"
+    assert await refused(yard, "downloads", "pause", "org/x") == "not_found"
+    assert await refused(yard, "downloads", "limit", "org/b", "--to", "much") == "bad_request"
+    (limited,) = (
+        await run(yard, "downloads", "limit", listed[1]["download"], "--to", "none", "--json")
+    ).document
+    assert limited["limit_bytes_s"] is None
+    cancelled = await run(yard, "downloads", "cancel", "--all")
+    assert sorted(cancelled.out.splitlines()) == ["org/a: cancelled", "org/b: cancelled", "org/c: cancelled"]
+    assert "org/c" in (await run(yard, "downloads")).out
+    await run(yard, "downloads", "forget", "--all")
+    assert (await run(yard, "downloads", "--json")).document == []
+
+
+async def test_the_log_shows_every_step_as_it_happens(yard: Yard, hub: Hub, queue: Queue) -> None:
+    slow_down(hub, "a")
+    await queue.until_state(await queue.start("org/a"), _S.TRANSFERRING)
+    process = await begin(yard, "downloads", "--log")
+    assert process.stdout is not None
+    async with asyncio.timeout(PATIENCE_S):
+        await line_with(process.stdout, b"org/a: transferring")
+        await queue.start("org/none")
+        line = await line_with(process.stdout, b"failed")
+        process.send_signal(signal.SIGINT)
+        await process.communicate()
+    assert b"org/none: failed: org/none is not on the hub" in line
+    assert process.returncode == 130
