@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import TextIO
 
 import msgspec
 
@@ -19,14 +20,18 @@ def _to_json(event: EventDict, **_: object) -> str:
     return msgspec.json.encode(event, enc_hook=str).decode()
 
 
-def configure(level: str, *more: logging.Handler) -> None:
-    """Set up logging for this process, once, at its start; `more` handlers get every line too."""
+def configure(level: str, *more: logging.Handler, to: TextIO | None = None) -> None:
+    """Set up logging for this process, once, at its start; `more` handlers get every line too.
+
+    `to`: where lines go where standard output says other things.
+    """
+    stream = to or sys.stdout
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    console = sys.stdout.isatty()
+    console = stream.isatty()
     render: list[Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if console
@@ -38,7 +43,7 @@ def configure(level: str, *more: logging.Handler) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

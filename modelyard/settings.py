@@ -48,6 +48,10 @@ class Settings(Record):
     """YARD_RPC_SERVER: llama.cpp's RPC server; else the one beside llama-server, or on PATH."""
     rpc_host: str = "127.0.0.1"
     """YARD_RPC_HOST: this machine's address for parts of other nodes' models; on loopback there are none."""
+    peer_host: str | None = None
+    """YARD_PEER_HOST: this machine's address where other nodes fetch files; else as the broker is reached."""
+    peer_port: int = 0
+    """YARD_PEER_PORT: the port for that; 0 takes any free one."""
     node: str = "local"
     """YARD_NODE: name of this machine as a subject token; default its host name."""
     allowed_hosts: tuple[str, ...] = ()
@@ -143,6 +147,8 @@ class Settings(Record):
             "YARD_VLLM": str(self.vllm) if self.vllm else None,
             "YARD_RPC_SERVER": str(self.rpc_server) if self.rpc_server else None,
             "YARD_RPC_HOST": self.rpc_host,
+            "YARD_PEER_HOST": self.peer_host,
+            "YARD_PEER_PORT": str(self.peer_port),
             "YARD_TIME_ZONE": self.time_zone,
             "YARD_CURRENCY": self.currency,
             "YARD_USAGE_KEEP_DAYS": f"{self.usage_keep_days:g}",
@@ -184,6 +190,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         vllm=_executable(given, "YARD_VLLM"),
         rpc_server=_executable(given, "YARD_RPC_SERVER"),
         rpc_host=_address(given, "YARD_RPC_HOST"),
+        peer_host=_address(given, "YARD_PEER_HOST") if "YARD_PEER_HOST" in given else None,
+        peer_port=_port(given, "YARD_PEER_PORT", 0),
         node=_node(given.get("YARD_NODE")),
         allowed_hosts=tuple(filter(None, map(str.strip, given.get("YARD_ALLOWED_HOSTS", "").split(",")))),
         memory_limits=_memory_limits(given.get("YARD_MEMORY_LIMITS", "")),

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+import msgspec
+
 from schemas.errors import ErrorDetail
 from schemas.hub import Choice
 from schemas.record import Record
@@ -97,6 +99,8 @@ class Download(Record):
     files_done: int = 0
     bytes_total: int | None = None
     bytes_done: int = 0
+    received: dict[str, int] = msgspec.field(default_factory=dict)
+    """Bytes that came over the network, from the `hub` or a node by its name; twice fetched ones twice."""
     speed_bytes_s: float | None = None
     """Smoothed over the last seconds."""
     eta_s: float | None = None

@@ -3,6 +3,8 @@
 import re
 from enum import StrEnum
 
+import msgspec
+
 from schemas.errors import ErrorDetail
 from schemas.models import Source
 from schemas.record import Record
@@ -239,6 +241,8 @@ class JobKind(StrEnum):
     """Fetch an entry's damaged and missing files again."""
     IMPORT = "import"
     """Take a model in from the Hub's cache."""
+    COPY = "copy"
+    """Fetch an entry from another node."""
 
 
 class JobState(StrEnum):
@@ -268,6 +272,8 @@ class LibraryJob(Record):
     changed_at: float
     revision: str | None = None
     """The commit that is imported."""
+    source: str | None = None
+    """The entry that is copied: `node.store.entry`."""
     bytes_total: int = 0
     bytes_done: int = 0
     file: str | None = None
@@ -276,6 +282,8 @@ class LibraryJob(Record):
     """What was found to be wrong; the first 20."""
     linked: int = 0
     """Of the imported files, those that take no room of their own: hard links and reflinks."""
+    received: dict[str, int] = msgspec.field(default_factory=dict)
+    """Bytes that came over the network, from the `hub` or from a node by its name."""
     error: ErrorDetail | None = None
 
 
@@ -319,6 +327,16 @@ class ImportCached(Record):
     revision: str | None = None
     """None: the newest that is there."""
     node: str | None = None
+    store: str | None = None
+    """None: the store that downloads go to."""
+
+
+class CopyEntry(Record):
+    """Bring an entry to another node, to the same path: from the nodes that have it, without the hub."""
+
+    entry: str
+    node: str
+    """Where it shall lie too."""
     store: str | None = None
     """None: the store that downloads go to."""
 

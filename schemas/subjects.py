@@ -41,6 +41,7 @@ from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartI
 from schemas.library import (
     AskNode,
     CachedModels,
+    CopyEntry,
     DeleteEntry,
     DescribeEntry,
     EntryDetails,
@@ -68,6 +69,7 @@ from schemas.metrics import (
     Samples,
 )
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
+from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
 from schemas.placing import AskOptions, Cordon, Options, PlanAnswer, PlanQuery
 from schemas.prices import (
     DeletePrice,
@@ -515,6 +517,16 @@ LIBRARY_IMPORT = Command(
     timeout_s=_DISK_S,
     changes="repo",
 )
+LIBRARY_COPY = Command(
+    "yard.command.library.copy",
+    CopyEntry,
+    LibraryJob,
+    callers=_CALLERS,
+    server=_DOWNLOADER,
+    summary="Bring an entry to another node, from the nodes that have its files; the hub is not asked.",
+    timeout_s=_DISK_S,
+    changes="entry",
+)
 LIBRARY_FIND = Command(
     "yard.command.library.find",
     FindFile,
@@ -540,6 +552,30 @@ LIBRARY_AT_NODE = Command(
     server=_DOWNLOADER,
     summary="A command of the library on its way to the node that it is about: the same JSON.",
     timeout_s=_DISK_S,
+)
+PEER_OFFER = Command(
+    "yard.command.peer.{node}.offer",
+    AskFile,
+    FileOffer,
+    callers=(_DOWNLOADER,),
+    server=_DOWNLOADER,
+    summary="Where a whole file is on this node, and a short-lived token for it.",
+)
+PEER_ENTRY = Command(
+    "yard.command.peer.{node}.entry",
+    AskEntry,
+    EntryFiles,
+    callers=(_DOWNLOADER,),
+    server=_DOWNLOADER,
+    summary="The files of an entry of this node with their sha256, which are read where nobody knows them.",
+)
+PEER_REPO = Command(
+    "yard.command.peer.{node}.repo",
+    AskRepo,
+    RepoFiles,
+    callers=(_DOWNLOADER,),
+    server=_DOWNLOADER,
+    summary="What this node has of a repository, for one that cannot ask the hub.",
 )
 USAGE_QUERY = Command(
     "yard.command.usage.query",

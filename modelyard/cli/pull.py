@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from modelyard.cli.choosing import add_choice, add_wishes, order_of, orders_of, says_wishes
 from modelyard.cli.output import emit, say
-from modelyard.cli.text import rate
+from modelyard.cli.text import rate, spell_sources
 from modelyard.cli.verbs import Verbs, complain
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ async def _tell_next(yard: "Client", last: "Download") -> None:
     if spec is None and last.files:
         say(f"The files of {last.reference} are in the store; no model was made of them.")
         return
-    say(f"{last.model} is in the yard. {_NEXT[spec.mode if spec else 'chat'].format(last.model)}")
+    came = f": {spell_sources(last.received)}" if set(last.received) - {"hub"} else ""
+    say(f"{last.model} is in the yard{came}. {_NEXT[spec.mode if spec else 'chat'].format(last.model)}")
 
 
 async def _pull_many(yard: "Client", arguments: argparse.Namespace, text: str) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import re
 import time
+from collections.abc import Mapping
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d+[smhdw])+")
@@ -43,6 +44,14 @@ def spell_size(count: float | None) -> str:
         count /= _SIZE_STEP
         del units[0]
     return f"{count:.1f} {units[0]}"
+
+
+def spell_sources(received: Mapping[str, int]) -> str:
+    """From where bytes came: `13.2 GB from tower, 4.9 MB from the hub`; nothing for nothing."""
+    most_first = sorted(received.items(), key=lambda each: -each[1])
+    return ", ".join(
+        f"{spell_size(count)} from {'the hub' if source == 'hub' else source}" for source, count in most_first
+    )
 
 
 def rate(text: str) -> int | None:

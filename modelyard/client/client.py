@@ -53,7 +53,7 @@ class Client:
         self.accounts = Accounts(bus)
         """Usage by any question, single records, prices, budgets, reports and storage."""
         self.library = Library(bus)
-        """What lies on disk: show, describe, verify, delete, restore, import."""
+        """What lies on disk: show, describe, verify, delete, restore, copy, import."""
 
     @classmethod
     @asynccontextmanager

@@ -13,6 +13,7 @@ from schemas.library import (
     JOB_ENDED,
     AskNode,
     CachedModels,
+    CopyEntry,
     DeleteEntry,
     DescribeEntry,
     EntryDetails,
@@ -107,6 +108,10 @@ class Library:
     async def take_in(self, order: ImportCached) -> LibraryJob:
         """Have a model of that cache brought into a store."""
         return await self._bus.call(subjects.LIBRARY_IMPORT, order)
+
+    async def copy(self, entry: str, node: str, store: str | None = None) -> LibraryJob:
+        """Have an entry brought to another node, from the nodes that have its files."""
+        return await self._bus.call(subjects.LIBRARY_COPY, CopyEntry(entry=entry, node=node, store=store))
 
     async def cancel(self, job: str) -> LibraryJob:
         """End a job; what it has done stays."""

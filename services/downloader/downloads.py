@@ -25,6 +25,7 @@ from schemas.grammar import check_model_name, new_id
 from services.downloader import queue
 from services.downloader.book import Book
 from services.downloader.pasted import MAX_REFERENCES, pasted_references
+from services.downloader.peers.finder import Finder
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.registering.names import name_of_reference
 from services.downloader.registering.registrar import Registrar
@@ -44,13 +45,16 @@ class Downloads:
         tasks: Tasks,
         settings: Settings,
         book: Book,
+        *,
         registrar: Registrar,
+        finder: Finder,
         on_files: Callable[[], None],
     ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._settings = settings
         self._book = book
+        self._finder = finder
         self._registrar = registrar
         self._on_files = on_files
         """Called when files have come."""
@@ -197,7 +201,15 @@ class Downloads:
         """Begin what may begin."""
         while download := self._next():
             key = download.download
-            run = Run(self._settings, self._book, key, self._registrar, self._allow, self._on_files)
+            run = Run(
+                self._settings,
+                self._book,
+                key,
+                registrar=self._registrar,
+                allow=self._allow,
+                finder=self._finder,
+                on_files=self._on_files,
+            )
             self._runs[key] = run
             self._work[key] = self._tasks.spawn(self._at_work(key, run), f"download {download.reference}")
         await self._share()

@@ -28,6 +28,8 @@ class Found(msgspec.Struct, kw_only=True):
     synced: Ranges = ()
     etags: dict[str, str] = msgspec.field(default_factory=dict)
     """By host: another one would mean another file."""
+    givers: set[str] = msgspec.field(default_factory=set)
+    """Nodes that gave some of the bytes."""
 
     @property
     def arrived(self) -> Ranges:
@@ -52,6 +54,7 @@ class Journal:
         found = self.found
         lines: list[_Line] = [self._head, ["boot", boot_id()]]
         lines += [["etag", host, etag] for host, etag in found.etags.items()]
+        lines += [["giver", node] for node in found.givers]
         lines += [_range("synced", each) for each in found.synced]
         lines += [_range("written", each) for each in found.written]
         replace_file(self._path, b"".join(map(_encode, lines)))
@@ -68,6 +71,10 @@ class Journal:
     def etag(self, host: str, etag: str) -> None:
         """What a host calls the version of the file that it sends."""
         self._append(["etag", host, etag])
+
+    def giver(self, node: str) -> None:
+        """This node gives bytes from now on."""
+        self._append(["giver", node])
 
     def _append(self, *lines: _Line) -> None:
         os.write(self._handle, b"".join(map(_encode, lines)))
@@ -100,6 +107,8 @@ def read(path: Path, size_bytes: int, sha256: str | None) -> Found:
                 found.written = ranges.add(found.written, start, end)
             case ["etag", str(host), str(etag)]:
                 found.etags[host] = etag
+            case ["giver", str(node)]:
+                found.givers.add(node)
     return found
 
 

@@ -60,10 +60,14 @@ def main() -> None:
 
 def _answer(reference: Reference) -> Listed | Refused:
     try:
-        listing = hub.list_repo(reference)
+        return listed(reference.repo, hub.list_repo(reference))
     except DownloadError as error:
         return Refused(code=error.code, sentence=error.sentence)
-    urls = {file.path: hub.file_url(reference.repo, file.path, listing.commit) for file in listing.files}
+
+
+def listed(repo: str, listing: RepoListing) -> Listed:
+    """The files of a listing with their addresses on the hub."""
+    urls = {file.path: hub.file_url(repo, file.path, listing.commit) for file in listing.files}
     return Listed(listing=listing, urls=urls, authorization=hub.authorization())
 
 

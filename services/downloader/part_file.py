@@ -39,6 +39,8 @@ class PartFile:
             raise disk_error(error, self.path.name) from error
         self.ranges: Ranges = self.journal.found.arrived
         self.etags = self.journal.found.etags
+        self.givers = self.journal.found.givers
+        """Nodes that gave some of the bytes, to this process or an earlier one."""
         on_bytes(self.done_bytes)
 
     def __enter__(self) -> Self:
@@ -96,10 +98,20 @@ class PartFile:
         except OSError as error:
             raise disk_error(error, self.path.name) from error
 
+    def know_giver(self, node: str) -> None:
+        """Remember that this node gives bytes, in case they turn out to be wrong."""
+        if node in self.givers:
+            return
+        self.givers.add(node)
+        try:
+            self.journal.giver(node)
+        except OSError as error:
+            raise disk_error(error, self.path.name) from error
+
     def restart(self) -> None:
         """Forget every byte, the journal first."""
         self._runs.clear()
-        self.ranges, self.etags = (), {}
+        self.ranges, self.etags, self.givers = (), {}, set()
         try:
             self.journal.restart()
             os.truncate(self.handle, 0)

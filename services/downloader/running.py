@@ -10,17 +10,22 @@ from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail, YardError
 from services.downloader.book import Book
 from services.downloader.library.downloaded import note_download
+from services.downloader.peers.finder import Finder
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.registering.registrar import Registrar
 from services.downloader.speed import Speed, eta_s
 from services.downloader.worker_messages import (
+    Distrust,
     Failed,
     Finished,
     Go,
     Job,
     Limit,
     Progress,
+    Received,
     Resolved,
+    Seek,
+    SeekRepo,
     Trouble,
     Verified,
 )
@@ -57,8 +62,10 @@ class Run:
         settings: Settings,
         book: Book,
         key: str,
+        *,
         registrar: Registrar,
         allow: Allow,
+        finder: Finder,
         on_files: Callable[[], None],
     ) -> None:
         self._registrar = registrar
@@ -66,6 +73,7 @@ class Run:
         self._book = book
         self._key = key
         self._allow = allow
+        self._finder = finder
         self._on_files = on_files
         self._worker: Worker | None = None
 
@@ -119,8 +127,10 @@ class Run:
                             resolved = message
                             await self._book.step(self._key, **resolved_fields(message))
                             await worker.tell(self._allow(self._book[self._key]))
-                        case Progress():
-                            await follower.on_progress(message)
+                        case Progress() | Received():
+                            await follower.follow(message)
+                        case Seek() | SeekRepo() | Distrust():
+                            await self._finder.hear(message, worker.tell)
                         case Trouble():
                             await self._book.progressed(self._key, store=False, trouble=message.message)
                         case Verified():
@@ -132,6 +142,7 @@ class Run:
                             raise TransferFailed(message.code, message.message)
             finally:
                 self._worker = None
+                await self._book.progressed(self._key, store=False, received=follower.received)
         raise WorkerDied
 
     async def _note(self, reference: Reference, resolved: Resolved | None) -> None:
@@ -150,8 +161,23 @@ class _Follower:
         self._speed = Speed()
         self._told = time.monotonic()
         self._stored = time.monotonic()
+        self._received_before = book[key].received
+        self._received: dict[str, int] = {}
 
-    async def on_progress(self, progress: Progress) -> None:
+    @property
+    def received(self) -> dict[str, int]:
+        """What this worker has received, and those before it."""
+        before, now = self._received_before, self._received
+        return {source: before.get(source, 0) + now.get(source, 0) for source in {**before, **now}}
+
+    async def follow(self, message: Progress | Received) -> None:
+        """Tell of it now and then; where the bytes came from is told with the next progress."""
+        if isinstance(message, Received):
+            self._received = message.received
+        else:
+            await self._on_progress(message)
+
+    async def _on_progress(self, progress: Progress) -> None:
         now = time.monotonic()
         if now - self._told < EVERY_S:
             return
@@ -166,6 +192,7 @@ class _Follower:
             store=store,
             bytes_done=progress.bytes_done,
             files_done=progress.files_done,
+            received=self.received,
             speed_bytes_s=speed,
             eta_s=eta_s((download.bytes_total or 0) - progress.bytes_done, speed),
             trouble=None if arrives else download.trouble,
@@ -188,6 +215,7 @@ def job_of(settings: Settings, reference: Reference, download: Download) -> Job:
         store_root=str(settings.models),
         margin_bytes=settings.disk_margin_bytes,
         segments=settings.download_segments,
+        nodes=True,
     )
 
 

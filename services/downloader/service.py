@@ -28,7 +28,10 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
     models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
     registrar = Registrar(bus, settings, nodes, models, known, library)
-    downloads = Downloads(bus, tasks, settings, Book(bus, tasks, own), registrar, library.wake)
+    book = Book(bus, tasks, own)
+    downloads = Downloads(
+        bus, tasks, settings, book, registrar=registrar, finder=library.finder, on_files=library.wake
+    )
     await downloads.go_on()
     await OrderCommands(bus, commands, downloads, first=not settings.joined).start()
     if settings.joined:

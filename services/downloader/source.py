@@ -1,4 +1,4 @@
-"""Where the bytes of one file come from: all that a transfer knows of the hub."""
+"""Where the bytes of one file come from: all that a transfer knows of the hub, or of a file without one."""
 
 from msgspec import Struct
 
@@ -6,7 +6,8 @@ from msgspec import Struct
 class Source(Struct, frozen=True, kw_only=True):
     """A file behind a URL; authorization is the whole header's value and goes to url's origin only."""
 
-    url: str
+    url: str | None
+    """None: other nodes are the only source."""
     size_bytes: int
     sha256: str | None
     """Of what is fetched; without it nothing proves the bytes but an ETag that they belong together."""

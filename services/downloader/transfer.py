@@ -10,7 +10,14 @@ import msgspec
 from modelyard import logging
 from services.downloader import ranges
 from services.downloader.backoff import RetryPolicy
-from services.downloader.connections import Changed, Connections, Manner, NoRanges, OnTrouble
+from services.downloader.connections import (
+    Changed,
+    Connections,
+    Manner,
+    NoRanges,
+    OnReceived,
+    OnTrouble,
+)
 from services.downloader.disk import (
     MARGIN_BYTES,
     file_bytes,
@@ -21,6 +28,7 @@ from services.downloader.disk import (
     require_free,
 )
 from services.downloader.errors import TransferError, disk_error
+from services.downloader.givers import Givers, Pace, Seeking
 from services.downloader.hashing import Hashing
 from services.downloader.keeping import Keeping
 from services.downloader.part_file import PartFile
@@ -37,7 +45,7 @@ MAX_PIECE_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 256 * 1024
 
 
-def _nothing(_: object) -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
@@ -50,6 +58,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     margin_bytes: int = MARGIN_BYTES
     throttle: Throttle = msgspec.field(default_factory=Throttle)
     on_trouble: OnTrouble = _nothing
+    on_received: OnReceived = _nothing
+    seek: Seeking | None = None
+    """Asks which other nodes have a file; without it the hub is the only source."""
+    on_lie: Callable[[Source, tuple[str, ...]], None] = _nothing
+    """Hears which nodes gave bytes of a file that turned out to be wrong."""
+    pace: Pace = Pace()
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -85,11 +99,13 @@ async def fetch_file(
 
 
 async def _fetch(fetch: "_Fetch") -> None:
-    for _ in range(TRIES):
+    tries = 0
+    while tries < TRIES:
         if await fetch.fill():
             await asyncio.to_thread(publish, part_path(fetch.dest), fetch.dest)
             return
         forget_part(fetch.dest)
+        tries += not fetch.blame()
     raise TransferError(
         "hash_mismatch",
         f"{fetch.dest.name} arrived damaged {TRIES} times: its sha256 is not what the hub lists. "
@@ -120,8 +136,10 @@ class _Fetch:
         self._source = source
         self._on_bytes = on_bytes
         self._options = options
+        self._givers = Givers(source, options.seek)
         self._in_pieces = True
         self._changes = 0
+        self._gave: set[str] = set()
 
     async def fill(self) -> bool:
         """Fetch what is missing; whether the bytes are those that the hub lists."""
@@ -130,6 +148,8 @@ class _Fetch:
                 part.restart()  # nothing could prove that the old bytes belong to this file
             missing_bytes = part.size_bytes - part.done_bytes
             require_free(self.dest.parent, missing_bytes, self._options.margin_bytes)
+            if missing_bytes:
+                await self._givers.look()
             while True:
                 try:
                     return await self._fill(part)
@@ -138,6 +158,35 @@ class _Fetch:
                 except Changed:
                     self._note_change()
                     part.restart()
+                finally:
+                    self._gave |= part.givers
+
+    def blame(self) -> bool:
+        """The bytes were wrong: whether nodes are to blame, so that another try has other sources.
+
+        With a hub, that is the only source from now on. Without one the node that gave the bytes is left out;
+        where there were several, one at a time is asked from now on. TransferError if nobody is left.
+        """
+        nodes, self._gave = tuple(sorted(self._gave)), set()
+        if not nodes:
+            return False
+        self._options.on_trouble(
+            f"{', '.join(nodes)} gave wrong bytes of {self.dest.name}; it is fetched anew."
+        )
+        if self._source.url is None and len(nodes) > 1:
+            was_alone, self._givers.alone = self._givers.alone, True
+            return not was_alone
+        self._options.on_lie(self._source, nodes)
+        self._givers.distrust(nodes)
+        if self._source.url is not None:
+            self._givers = Givers(self._source, None)
+        elif self._givers.nobody:
+            raise TransferError(
+                "hash_mismatch",
+                f"The file {self.dest.name} of {nodes[0]} is not what is known of it; "
+                "check it there: yard library verify.",
+            )
+        return True
 
     def _note_change(self) -> None:
         log.warning("file_changed_at_hub", file=self.dest.name)
@@ -174,6 +223,8 @@ class _Fetch:
             throttle=options.throttle,
             on_trouble=options.on_trouble,
             on_write=on_write,
+            on_received=options.on_received,
+            pace=options.pace,
             in_pieces=self._in_pieces,
             # Of two servers behind one name, each may have its own for the same bytes; then the hash decides.
             one_etag=self._source.sha256 is None or self._changes == 0,
@@ -182,7 +233,7 @@ class _Fetch:
         todo = ranges.pieces(missing, piece_bytes(size_bytes, options.segments))
         if missing and not self._in_pieces:
             todo = [(0, size_bytes)]
-        return Connections(self._session, self._source, part, manner, todo)
+        return Connections(self._session, self._source, part, manner, self._givers, todo)
 
 
 def piece_bytes(size_bytes: int, segments: int) -> int:

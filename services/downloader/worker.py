@@ -7,12 +7,14 @@ import asyncio
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from modelyard import logging
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.paths import check_folder, resolve_all
 from modelyard.processes import die_with_parent
@@ -20,7 +22,8 @@ from schemas.formats import Format
 from schemas.hub import Choice
 from services.downloader import listing
 from services.downloader.disk import file_bytes, require_free
-from services.downloader.errors import DownloadError
+from services.downloader.errors import DownloadError, HubError
+from services.downloader.hub import RepoListing
 from services.downloader.listing import Listed
 from services.downloader.part_file import arrived_bytes
 from services.downloader.progress import ProgressMeter
@@ -30,9 +33,12 @@ from services.downloader.source import Source
 from services.downloader.throttle import Throttle
 from services.downloader.worker_messages import (
     JOB_DECODER,
+    Distrust,
     Failed,
     Finished,
     Job,
+    Progress,
+    Received,
     Resolved,
     Trouble,
     Verified,
@@ -41,6 +47,8 @@ from services.downloader.worker_messages import WorkerMessage as Message
 from services.downloader.worker_orders import Orders
 
 _T = TypeVar("_T")
+_HUB_AWAY = frozenset({"hub_unreachable", "hub_error"})
+"""Then other nodes are asked; a repository that the hub refuses is not looked for behind its back."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,11 +64,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> int:
     """The whole life of the process."""
     die_with_parent(signal.SIGKILL)
+    logging.configure("info", to=sys.stderr)  # standard output is for messages
     # Without a buffer: a thread that waits in one would not let the process end.
     lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - to the very end
     line = lines.readline()
     try:
-        _run(_read_job(line), Orders(lines), _send)
+        _run(_read_job(line), Orders(lines, _send), _send)
     except DownloadError as error:
         _send(Failed(code=error.code, message=error.sentence))
         return 1
@@ -72,11 +81,11 @@ def main() -> int:
     return 0
 
 
-def make_plan(job: Job) -> Plan:
-    """Ask the hub and decide; nothing is written yet."""
+def make_plan(job: Job, orders: Orders | None = None) -> Plan:
+    """Ask the hub, or other nodes where it does not answer, and decide; nothing is written yet."""
     reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision, job.file))
     folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
-    answer = listing.ask(reference)
+    answer = _ask(reference, orders if job.nodes else None)
     listed = answer.listing
     selection = _select(reference, listed.files, job.choice)
     files = selection.files
@@ -102,6 +111,18 @@ def make_plan(job: Job) -> Plan:
     )
 
 
+def _ask(reference: Reference, orders: Orders | None) -> Listed:
+    try:
+        return listing.ask(reference)
+    except HubError as error:
+        if orders is None or error.code not in _HUB_AWAY:
+            raise
+        known = orders.seek_repo(reference.repo, reference.revision)
+        if known.commit is None:
+            raise
+        return listing.listed(reference.repo, RepoListing(commit=known.commit, files=known.files))
+
+
 def _select(reference: Reference, files: Iterable[RemoteFile], choice: Choice) -> Selection:
     try:
         return select_files(reference, files, choice)
@@ -123,13 +144,23 @@ async def fetch(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], 
     # Not before the hub was asked: both at once would be the most memory that a download ever takes.
     from services.downloader.transfer import Options, fetch_file, open_session
 
-    meter, throttle = ProgressMeter(send, plan.arrived_bytes), Throttle()
+    received: Counter[str] = Counter()
+
+    def tell(progress: Progress) -> None:
+        if job.nodes:
+            send(Received(received=dict(received)))
+        send(progress)
+
+    meter, throttle = ProgressMeter(tell, plan.arrived_bytes), Throttle()
     orders.follow(throttle.limit)
     options = Options(
         segments=job.segments,
         margin_bytes=job.margin_bytes,
         throttle=throttle,
         on_trouble=lambda sentence: send(Trouble(message=sentence)),
+        on_received=lambda source, count: received.update({source: count}),
+        seek=orders.seek if job.nodes else None,
+        on_lie=lambda source, nodes: send(Distrust(sha256=source.sha256 or "", nodes=nodes)),
     )
     async with open_session() as session:
         for file, place in zip(plan.resolved.files, plan.places, strict=True):
@@ -152,7 +183,7 @@ def hub_source(plan: Plan, file: RemoteFile) -> Source:
 
 
 def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
-    plan = make_plan(job)
+    plan = make_plan(job, orders)
     resolved = plan.resolved
     send(resolved)
     go = orders.wait_for_go()

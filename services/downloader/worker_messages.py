@@ -1,7 +1,7 @@
 """What a worker is told on stdin and what it tells on stdout: one JSON object a line.
 
-It is told a Job, and after its Resolved a Go, which may come much later; then Limits. When its stdin ends,
-its parent is gone, and so is it.
+It is told a Job, and after its Resolved a Go, which may come much later; then Limits. What it asks about
+other nodes is answered. When its stdin ends, its parent is gone, and so is it.
 """
 
 import msgspec
@@ -26,6 +26,8 @@ class Job(Struct, frozen=True, kw_only=True):
     margin_bytes: int = MARGIN_BYTES
     segments: int = 1
     """Parts of a large file that come at the same time."""
+    nodes: bool = False
+    """Whether there are other nodes, and a parent that answers questions about them."""
 
 
 class Go(Struct, frozen=True, kw_only=True, tag_field="type", tag="go"):
@@ -39,6 +41,52 @@ class Limit(Struct, frozen=True, kw_only=True, tag_field="type", tag="limit"):
     """The most that it may take of the network from now on."""
 
     limit_bytes_s: int | None = None
+
+
+class Offer(Struct, frozen=True, kw_only=True):
+    """A node that has a file, and the token that opens it there."""
+
+    node: str
+    url: str
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Offer({self.node!r}, {self.url!r})"
+
+
+class Offers(Struct, frozen=True, kw_only=True, tag_field="type", tag="offers"):
+    """Answers a Seek: who has the file."""
+
+    sha256: str
+    offers: tuple[Offer, ...] = ()
+
+
+class Listing(Struct, frozen=True, kw_only=True, tag_field="type", tag="listing"):
+    """Answers a SeekRepo: what other nodes have; no commit where that is nothing."""
+
+    commit: str | None = None
+    files: tuple[RemoteFile, ...] = ()
+
+
+class Seek(Struct, frozen=True, kw_only=True, tag_field="type", tag="seek"):
+    """Which nodes have this file?"""
+
+    sha256: str
+    size_bytes: int
+
+
+class SeekRepo(Struct, frozen=True, kw_only=True, tag_field="type", tag="seek_repo"):
+    """The hub does not answer: what have other nodes of this repository?"""
+
+    repo: str
+    revision: str | None = None
+
+
+class Distrust(Struct, frozen=True, kw_only=True, tag_field="type", tag="distrust"):
+    """These nodes gave bytes of a file that turned out to be wrong."""
+
+    sha256: str
+    nodes: tuple[str, ...]
 
 
 class Resolved(Struct, frozen=True, kw_only=True, tag_field="type", tag="resolved"):
@@ -68,6 +116,12 @@ class Progress(Struct, frozen=True, kw_only=True, tag_field="type", tag="progres
     bytes_done: int
     file: str
     files_done: int
+
+
+class Received(Struct, frozen=True, kw_only=True, tag_field="type", tag="received"):
+    """Where this process has its bytes from: so many from the `hub`, or from a node by its name."""
+
+    received: dict[str, int]
 
 
 class Trouble(Struct, frozen=True, kw_only=True, tag_field="type", tag="trouble"):
@@ -100,8 +154,9 @@ class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
     message: str
 
 
-WorkerMessage = Resolved | Progress | Trouble | Verified | Finished | Failed
-WorkerOrder = Go | Limit
+Question = Seek | SeekRepo
+WorkerMessage = Resolved | Progress | Received | Trouble | Verified | Finished | Failed | Question | Distrust
+WorkerOrder = Go | Limit | Offers | Listing
 
 JOB_DECODER = msgspec.json.Decoder(Job)
 MESSAGE_DECODER: msgspec.json.Decoder[WorkerMessage] = msgspec.json.Decoder(WorkerMessage)

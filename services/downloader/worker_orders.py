@@ -7,17 +7,31 @@ import threading
 from collections.abc import Callable
 from io import RawIOBase
 
-from services.downloader.worker_messages import ORDER_DECODER, Go, Limit
+from services.downloader.source import Source
+from services.downloader.worker_messages import (
+    ORDER_DECODER,
+    Go,
+    Limit,
+    Listing,
+    Offer,
+    Offers,
+    Seek,
+    SeekRepo,
+)
 
 OnLimit = Callable[[int | None], None]
+Send = Callable[[Seek | SeekRepo], None]
 
 
 class Orders:
     """The lines of stdin after the job. Their end is the end of the parent, and so of this process."""
 
-    def __init__(self, lines: RawIOBase) -> None:
+    def __init__(self, lines: RawIOBase, send: Send) -> None:
         self._lines = lines
+        self._send = send
         self._go: queue.SimpleQueue[Go] = queue.SimpleQueue()
+        self._listing: queue.SimpleQueue[Listing] = queue.SimpleQueue()
+        self._seeking: dict[str, asyncio.Future[Offers]] = {}
         self._limit_bytes_s: int | None = None
         self._tell: OnLimit | None = None
         threading.Thread(target=self._read, name="orders", daemon=True).start()
@@ -27,6 +41,19 @@ class Orders:
         go = self._go.get()
         self._limit_bytes_s = go.limit_bytes_s
         return go
+
+    def seek_repo(self, repo: str, revision: str | None) -> Listing:
+        """Block until the parent has asked the other nodes."""
+        self._send(SeekRepo(repo=repo, revision=revision))
+        return self._listing.get()
+
+    async def seek(self, source: Source) -> tuple[Offer, ...]:
+        """Which nodes have this file now; one question about a file at a time."""
+        assert source.sha256 is not None
+        found: asyncio.Future[Offers] = asyncio.get_running_loop().create_future()
+        self._seeking[source.sha256] = found
+        self._send(Seek(sha256=source.sha256, size_bytes=source.size_bytes))
+        return (await found).offers
 
     def follow(self, on_limit: OnLimit) -> None:
         """Call on_limit in the running loop: now, and whenever the parent changes the limit."""
@@ -46,4 +73,17 @@ class Orders:
                 case Limit(limit_bytes_s=limit):
                     if self._tell is not None:
                         self._tell(limit)
+                case Listing() as listing:
+                    self._listing.put(listing)
+                case Offers() as offers:
+                    self._found(offers)
         os._exit(1)
+
+    def _found(self, offers: Offers) -> None:
+        if (waiting := self._seeking.pop(offers.sha256, None)) is not None:
+            waiting.get_loop().call_soon_threadsafe(_settle, waiting, offers)
+
+
+def _settle(waiting: "asyncio.Future[Offers]", offers: Offers) -> None:
+    if not waiting.done():
+        waiting.set_result(offers)

@@ -14,14 +14,17 @@ from modelyard.cli.nodes import row_of
 from modelyard.home import Membership
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
+from modelyard.tinymodels import write_reciter
 from schemas import buckets, subjects
 from schemas.batches import SCHEDULER
 from schemas.instances import InstanceState
+from schemas.library import AskNode
 from schemas.models import ModelSpec
 from schemas.profiles import DeviceNeed, Profile
 from tests.e2e.chatting import chat, streaming
 from tests.e2e.machines import Cable, command, first, second, share, tiny, two_machines, why_not
 from tests.e2e.yard_process import YardProcess, running_yard, watching
+from tests.hub import Hub
 from tests.support import held_still
 
 _WHY_NOT = why_not()
@@ -59,6 +62,27 @@ async def test_a_model_runs_where_its_file_is(a: YardProcess, cable: Cable, tmp_
         assert (status, body["error"]["code"]) == (503, "model_start_failed")
         assert "test/lost.gguf" in body["error"]["message"]
         assert "not in the store" in body["error"]["message"]
+
+
+async def test_a_model_that_one_machine_has_comes_from_it_to_the_other(tmp_path: Path, cable: Cable) -> None:
+    write_reciter(tmp_path / "small.gguf", "From machine to machine.")
+    async with Hub() as hub, first(tmp_path / "a", cable, HF_ENDPOINT=hub.url) as a:
+        hub.add_repo("tiny/small-GGUF", {"small-Q8_0.gguf": tmp_path / "small.gguf"})
+        async with second(tmp_path / "b", a, cable) as b:
+            assert "is in the yard. " in await command(a, "pull", "tiny/small-GGUF")
+            sent = hub.file("tiny/small-GGUF", "small-Q8_0.gguf").bytes_sent
+            # The second machine has no way to the hub: also what there is to fetch comes from the first.
+            assert " from a. " in await command(a, "pull", "tiny/small-GGUF", "--node", "b")
+            path = "tiny/small-GGUF/small-Q8_0.gguf"
+            assert (b.models / path).read_bytes() == (a.models / path).read_bytes()
+            tiny(a.home, "mine")
+            await a.bus.call(subjects.LIBRARY_SCAN, AskNode(node="a"))
+            assert " from a." in await command(a, "library", "copy", "test/mine.gguf", "--node", "b")
+            assert (b.models / "test/mine.gguf").read_bytes() == (a.models / "test/mine.gguf").read_bytes()
+            assert hub.file("tiny/small-GGUF", "small-Q8_0.gguf").bytes_sent == sent
+            await command(a, "cordon", "a")
+            status, body = await chat(a.url, "tiny/small-GGUF", max_tokens=40)
+            assert (status, body["choices"][0]["message"]["content"]) == (200, "From machine to machine.")
 
 
 async def test_a_model_runs_where_there_is_room_and_machines_can_be_set_aside(

@@ -250,10 +250,11 @@ async def test_a_device_that_gets_hot_is_told_by_webhook_and_so_is_its_end(
         stored = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
         assert stored.secret is not None
         hot = {**msgspec.structs.asdict(await shipped(client, "device-hot")), "for_s": 0.0}
-        await bus.publish(subjects.DEVICE_METRIC, card(97.0), node="n", device="GPU-1")
+        devices = Store(bus, buckets.DEVICES)
+        await devices.put("n.GPU-1", card(97.0), ttl_s=60)
         await client.alerting.put_rule(PutAlertRule(**hot))
         await hook.until(lambda hook: len(hook.taken) == 1)
-        await bus.publish(subjects.DEVICE_METRIC, card(60.0), node="n", device="GPU-1")
+        await devices.put("n.GPU-1", card(60.0), ttl_s=60)
         await hook.until(lambda hook: len(hook.taken) == 2)
     firing, resolved = hook.taken
     assert (firing.type, resolved.type) == ("alert.firing", "alert.resolved")

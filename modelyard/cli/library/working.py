@@ -1,4 +1,4 @@
-"""`yard library verify`, `repair` and `import`: jobs, followed to their end."""
+"""`yard library verify`, `repair`, `copy` and `import`: jobs, followed to their end."""
 
 import argparse
 import asyncio
@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from modelyard.cli.output import emit, say, table
-from modelyard.cli.text import spell_size
+from modelyard.cli.text import spell_size, spell_sources
 
 if TYPE_CHECKING:
     from modelyard.cli.library import Commands
@@ -23,6 +23,10 @@ def register(commands: "Commands", entry: str) -> None:
     verify.add_argument("entry", metavar="ENTRY", help=entry)
     repair = commands.add("repair", "Fetch its damaged and missing files again, and no others.", _repair)
     repair.add_argument("entry", metavar="ENTRY", help=entry)
+    copy = commands.add("copy", "Bring it to another node, without the hub.", _copy)
+    copy.add_argument("entry", metavar="ENTRY", help=entry)
+    copy.add_argument("--node", required=True, help="where it shall lie too")
+    copy.add_argument("--store", help="into which store (default: the one that downloads go to)")
     cancel = commands.add("cancel", "End a check, a repair or an import.", _cancel)
     cancel.add_argument("job", metavar="JOB", help="its id, as Ctrl-C or --json tells it")
     take_in = commands.add(
@@ -57,6 +61,15 @@ async def _repair(yard: "Client", arguments: argparse.Namespace) -> None:
     job = await _follow(yard, await yard.library.repair(entry.key), as_json=arguments.json)
     if not arguments.json:
         say(f"{entry.name} is whole again: {spell_size(job.bytes_total)} fetched.")
+
+
+async def _copy(yard: "Client", arguments: argparse.Namespace) -> None:
+    entry = await yard.library.find(arguments.entry)
+    job = await yard.library.copy(entry.key, arguments.node, arguments.store)
+    job = await _follow(yard, job, as_json=arguments.json)
+    if not arguments.json:
+        came = spell_sources(job.received) or "all of it was there"
+        say(f"{entry.name} is in {job.node}.{job.store}: {came}.")
 
 
 async def _import(yard: "Client", arguments: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from modelyard.bus import Bus
@@ -16,6 +17,7 @@ from schemas.library import (
     AskNode,
     CachedModel,
     CachedModels,
+    CopyEntry,
     ImportCached,
     JobKind,
     JobRef,
@@ -25,14 +27,18 @@ from schemas.library import (
 )
 from services.downloader.library import hub_cache
 from services.downloader.library.commands import only_node, owner
+from services.downloader.library.copying import listing, missing, noted, wanted
 from services.downloader.library.disk_work import on_disk
 from services.downloader.library.entries import entry_id
+from services.downloader.library.fetching import fetch
 from services.downloader.library.hub_cache import Snapshot
 from services.downloader.library.jobs import Jobs
 from services.downloader.library.keeper import Keeper
 from services.downloader.library.library import Library
 from services.downloader.library.meter import Meter
-from services.downloader.library.repairing import repair, wanted_files
+from services.downloader.library.records import FileRecord
+from services.downloader.library.refetch import Order, WantedFile
+from services.downloader.library.repairing import wanted_files
 from services.downloader.library.shelf import Model
 from services.downloader.library.verifying import verify
 from services.downloader.library.walk import Found
@@ -65,11 +71,13 @@ class JobCommands:
         self._jobs.does(JobKind.VERIFY, self._verify)
         self._jobs.does(JobKind.REPAIR, self._repair)
         self._jobs.does(JobKind.IMPORT, self._import)
+        self._jobs.does(JobKind.COPY, self._copy)
         add = self._owners.add
         await add(subjects.LIBRARY_VERIFY, self.verify, lambda ref: owner(ref.entry))
         await add(subjects.LIBRARY_REPAIR, self.repair, lambda ref: owner(ref.entry))
         await add(subjects.LIBRARY_CACHED, self.cached, lambda asked: only_node(self._library, asked.node))
         await add(subjects.LIBRARY_IMPORT, self.take_in, lambda asked: only_node(self._library, asked.node))
+        await add(subjects.LIBRARY_COPY, self.copy, lambda order: order.node)
         await add(subjects.LIBRARY_CANCEL, self.cancel, self._node_of_job)
         await self._jobs.resume()
 
@@ -136,7 +144,9 @@ class JobCommands:
             )
         keeper = self._library.keeper(order.store)
         snapshot = await self._snapshot(order.repo, order.revision)
-        return await self._jobs.start(JobKind.IMPORT, keeper.shelf.name, order.repo, snapshot.revision)
+        return await self._jobs.start(
+            JobKind.IMPORT, keeper.shelf.name, order.repo, revision=snapshot.revision
+        )
 
     async def _snapshot(self, repo: str, revision: str | None) -> Snapshot:
         folder = await asyncio.to_thread(hub_cache.cache_folder)
@@ -163,7 +173,35 @@ class JobCommands:
         keeper = self._library.keeper(job.store)
         recorded = keeper.shelf.recorded(model.group.folder)
         files = wanted_files(model, recorded, self._library.paths(keeper))
-        await repair(root, self._settings.logs / "downloads.log", files, {**recorded, **model.record}, meter)
+        meter.bytes_total = sum(file.size_bytes for file in files)
+        await self._fetch(root, files, {**recorded, **model.record}, meter)
+
+    async def copy(self, order: CopyEntry) -> LibraryJob:
+        """Begin to bring an entry of another node here."""
+        if owner(order.entry) == self._bus.node:
+            raise Conflict(f"The entry lies on {self._bus.node} already.", param="node")
+        keeper = self._library.keeper(order.store)
+        found = await self._library.finder.entry(order.entry)
+        return await self._jobs.start(JobKind.COPY, keeper.shelf.name, found.path, source=order.entry)
+
+    async def _copy(self, job: LibraryJob, meter: Meter) -> None:
+        keeper = self._library.keeper(job.store)
+        root = keeper.shelf.root
+        found = await listing(self._library.finder, job.source or "", meter)
+        files = await asyncio.to_thread(missing, root, found, meter)
+        await self._fetch(root, [wanted(file) for file in files], noted(files), meter)
+
+    async def _fetch(
+        self, root: Path, files: list[WantedFile], recorded: Mapping[str, FileRecord], meter: Meter
+    ) -> None:
+        order = Order(
+            root=str(root),
+            files=tuple(files),
+            segments=self._settings.download_segments,
+            margin_bytes=self._settings.disk_margin_bytes,
+        )
+        logs = self._settings.logs / "downloads.log"
+        await fetch(order, logs, self._library.finder, recorded, meter)
 
     async def _model(self, job: LibraryJob) -> tuple[Path, Model]:
         """What the job is about, as it is now."""

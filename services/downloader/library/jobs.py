@@ -60,7 +60,15 @@ class Jobs:
             if job.state not in JOB_ENDED:
                 self._spawn(job)
 
-    async def start(self, kind: JobKind, store: str, subject: str, revision: str | None = None) -> LibraryJob:
+    async def start(
+        self,
+        kind: JobKind,
+        store: str,
+        subject: str,
+        *,
+        revision: str | None = None,
+        source: str | None = None,
+    ) -> LibraryJob:
         """Begin a job, or join the one that is at it."""
         for job in self._jobs.values():
             if job.state not in JOB_ENDED and (job.kind, job.store, job.subject) == (kind, store, subject):
@@ -76,6 +84,7 @@ class Jobs:
             created_at=now,
             changed_at=now,
             revision=revision,
+            source=source,
         )
         await self._step(job)
         self._spawn(job)
@@ -161,6 +170,7 @@ def _figures(meter: Meter) -> dict[str, object]:
         "file": meter.file,
         "damaged": tuple(meter.damaged[:_SHOWN_DAMAGED]),
         "linked": meter.linked,
+        "received": dict(meter.received),
     }
 
 

@@ -16,6 +16,8 @@ class Meter:
         self.file: str | None = None
         self.damaged: list[str] = []
         self.linked = 0
+        self.received: dict[str, int] = {}
+        """Bytes by where they came from."""
         self._stop = threading.Event()
 
     def stop(self) -> None:

@@ -9,6 +9,7 @@ from schemas import buckets
 from services.downloader.library.commands import LibraryCommands
 from services.downloader.library.job_commands import JobCommands
 from services.downloader.library.library import Library
+from services.downloader.peers.service import start_peers
 
 
 async def start_library(bus: Bus, settings: Settings, tasks: Tasks, commands: Commands) -> Library:
@@ -20,5 +21,6 @@ async def start_library(bus: Bus, settings: Settings, tasks: Tasks, commands: Co
     library = Library(bus, settings, models, instances, spaces)
     await library.start(tasks)
     await LibraryCommands(bus, tasks, library, commands).start()
+    await start_peers(bus, settings, tasks, commands, library)
     await JobCommands(bus, tasks, settings, library, commands, jobs).start()
     return library

@@ -2,13 +2,14 @@
 
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import modelyard
 from modelyard import logging
-from schemas.library import MAX_DESCRIPTION_BYTES, EntryFile, EntryFormat, Facts
+from schemas.library import MAX_DESCRIPTION_BYTES, EntryFile, EntryFormat, Facts, Verified
 from services.downloader.library import facts, inside, records
 from services.downloader.library.grouping import DESCRIPTION, Group, groups_of
 from services.downloader.library.records import FolderRecord
@@ -60,6 +61,8 @@ class Look(NamedTuple):
     took_s: float
     pending: int
     """How many models have not been read yet."""
+    known: dict[str, list[Found]]
+    """Files by the sha256 that they should have, but for those that are known to be damaged."""
 
 
 class Shelf:
@@ -88,7 +91,7 @@ class Shelf:
         pending = self._read_new(groups, began + reading_s)
         self._forget(groups)
         models = [self._model(group) for group in groups]
-        self._last = Look(models, tree, time.monotonic() - began, pending)
+        self._last = Look(models, tree, time.monotonic() - began, pending, self._known(tree))
         return self._last
 
     def _unsettled(self, look: Look) -> bool:
@@ -149,6 +152,16 @@ class Shelf:
         there = {group.path for group in groups}
         for path in self._readings.keys() - there:
             del self._readings[path]
+
+    def _known(self, tree: Tree) -> dict[str, list[Found]]:
+        known: defaultdict[str, list[Found]] = defaultdict(list)
+        for file in tree.files:
+            if (record := self.record_of(file)) is None:
+                continue
+            shown = records.of(file, record)
+            if shown.sha256 is not None and shown.verified in (Verified.VERIFIED, Verified.UNVERIFIED):
+                known[shown.sha256].append(file)
+        return dict(known)
 
     def _model(self, group: Group) -> Model:
         listed = [(file, self.record_of(file)) for file in group.files]

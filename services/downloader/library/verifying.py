@@ -36,7 +36,7 @@ def verify(root: Path, model: Model, since: float, meter: Meter) -> None:
 
 def _check(root: Path, file: Found, record: records.FileRecord | None, meter: Meter) -> bool:
     """Whether a file is as it should be; where nobody knows, it is what should be from now on."""
-    sha256, size_bytes, modified_ns = _hash(root, file.path, meter)
+    sha256, size_bytes, modified_ns = hash_file(root, file.path, meter)
     if record is None or records.wanted_sha256(record) is None or _replaced(record, size_bytes):
         record = records.FileRecord(size_bytes=size_bytes, sha256=sha256)
     damaged = record.sha256 != sha256 or record.size_bytes != size_bytes
@@ -50,7 +50,7 @@ def _replaced(record: records.FileRecord, size_bytes: int) -> bool:
     return record.repo is None and record.size_bytes != size_bytes
 
 
-def _hash(root: Path, path: str, meter: Meter) -> tuple[str, int, int]:
+def hash_file(root: Path, path: str, meter: Meter) -> tuple[str, int, int]:
     """The sha256 of a file, with its size and time; OSError if it was written meanwhile."""
     digest = hashlib.sha256()
     with inside.opened(root, path) as file:

@@ -12,7 +12,7 @@ from services.monitor.costs.pricing import time_cost
 from services.monitor.usage.keeper import UsageKeeper
 from services.monitor.usage.levels import END
 from services.monitor.usage.store import UsageStore
-from services.monitor.usage.sums import ADD_DAY, ADD_QUARTER
+from services.monitor.usage.tally import Tally
 
 _BATCH = 5000
 _PAGE = """
@@ -63,7 +63,7 @@ def _requests(
 ) -> _Part:
     with store.transaction():
         rows = store.db.execute(_PAGE, (since, until, *after, model, model, _BATCH)).fetchall()
-        changed, before, now = 0, Decimal(0), Decimal(0)
+        changed, before, now, tally = 0, Decimal(0), Decimal(0), Tally(store.series)
         book = store.book
         for rowid, quarter, day, series, whole, pico, record, _at, _request in rows:
             old, new = from_amount(whole, pico), book.cost(REQUEST_FINISHED.decode(record.encode()))
@@ -74,14 +74,15 @@ def _requests(
                     "UPDATE requests SET cost_whole = ?, cost_pico = ? WHERE rowid = ?",
                     (*to_amount(new), rowid),
                 )
-                _correct(store, quarter, day, series, EXACT.subtract(new, old))
+                _correct(tally, quarter, day, series, EXACT.subtract(new, old))
+        tally.write(store.db)
     last = (rows[-1][7], rows[-1][8]) if len(rows) == _BATCH else None
     return _Part(changed, before, now, last)
 
 
 def _charges(store: UsageStore, since: float, until: float, model: str | None) -> _Part:
     with store.transaction():
-        changed, before, now = 0, Decimal(0), Decimal(0)
+        changed, before, now, tally = 0, Decimal(0), Decimal(0), Tally(store.series)
         for row in store.db.execute(_CHARGES, (since, until, model, model)).fetchall():
             quarter, day, series, whole, pico, at, loaded_ms, energy_mwh, name = row
             old = from_amount(whole, pico)
@@ -93,12 +94,11 @@ def _charges(store: UsageStore, since: float, until: float, model: str | None) -
                     "UPDATE charges SET cost_whole = ?, cost_pico = ? WHERE quarter = ? AND series = ?",
                     (*to_amount(new), quarter, series),
                 )
-                _correct(store, quarter, day, series, EXACT.subtract(from_amount(*to_amount(new)), old))
+                _correct(tally, quarter, day, series, EXACT.subtract(from_amount(*to_amount(new)), old))
+        tally.write(store.db)
     return _Part(changed, before, now, None)
 
 
-def _correct(store: UsageStore, quarter: int, day: int, series: int, difference: Decimal) -> None:
+def _correct(tally: Tally, quarter: int, day: int, series: int, difference: Decimal) -> None:
     """Add to the sums, or take away from them."""
-    sums = (0, 0, 0, 0, 0, 0, *to_amount(difference))
-    store.db.execute(ADD_QUARTER, (quarter, series, *sums))
-    store.db.execute(ADD_DAY, (day, series, *sums))
+    tally.add(quarter, day, series, (0, 0, 0, 0, 0, 0, *to_amount(difference)))

@@ -6,6 +6,7 @@ from schemas.record import Record
 from services.monitor.calendar import day_of, midnight
 from services.monitor.usage.levels import QUARTER_S, START, quarter_of
 from services.monitor.usage.store import HORIZON, UsageStore
+from services.monitor.usage.sums import derive
 
 DAY_S = 86400.0
 _MIB = 2**20
@@ -94,12 +95,15 @@ def remove_old_sums(store: UsageStore, keep: Keep, now: float) -> None:
     at = _midnight_before(store, now - keep.trends_days * DAY_S)
     quarter, day = quarter_of(at), day_of(at, store.tz)
     with store.transaction():
+        removed = 0
         for table, unit, first in (
             *(("quarters", "quarter", quarter), ("charges", "quarter", quarter)),
             *(("days", "day", day), ("latencies", "day", day)),
             ("disks", "hour", quarter * QUARTER_S // 3600),
         ):
-            store.db.execute(f"DELETE FROM {table} WHERE {unit} < ?", (first,))  # noqa: S608 - our own names
+            removed += store.db.execute(f"DELETE FROM {table} WHERE {unit} < ?", (first,)).rowcount  # noqa: S608 - our own names
+        if removed:
+            derive(store.db, at, store.tz)
 
 
 def vacuum(store: UsageStore) -> None:
@@ -115,5 +119,6 @@ def forget_model(store: UsageStore, model: str) -> int:
         removed = store.db.execute(f"DELETE FROM requests WHERE {mine}", (model,)).rowcount  # noqa: S608 - our words
         for table in ("charges", "quarters", "days", "latencies"):
             store.db.execute(f"DELETE FROM {table} WHERE {mine}", (model,))  # noqa: S608 - our own names
+        derive(store.db)
         store.db.execute("INSERT OR REPLACE INTO removed VALUES (?, ?)", (model, time.time()))
     return removed

@@ -175,7 +175,8 @@ class Storage:
 
 def _by_model(reader: UsageReader) -> list[tuple[str, int, int]]:
     return reader.db.execute(
-        "SELECT model, SUM(requests), SUM(loaded_ms) FROM days JOIN series USING (series) GROUP BY model"
+        "SELECT model, SUM(requests), SUM(loaded_ms) "
+        "FROM model_days JOIN series USING (series) GROUP BY model"
     ).fetchall()
 
 

@@ -1,6 +1,8 @@
-"""Which table answers for which part of a period: whole days, whole quarters of an hour, single requests."""
+"""How a period is cut into units of time as sums are kept, from 32 days down to single requests. Pure."""
 
 import math
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -8,14 +10,31 @@ from services.monitor.calendar import day_of, midnight
 
 QUARTER_S = 900
 """Every time zone of our days begins its hours and days on one of these."""
+HOUR_QUARTERS, BLOCK_DAYS = 4, 32
 START, END = 0.0, 4102444800.0
 """Records say they are of between 1970 and 2100."""
 
 
-class Part(NamedTuple):
-    """From `low` to before `high` in one table: unix seconds, quarters since 1970, or days as ordinals."""
+class Unit(StrEnum):
+    """What sums are kept by, and the name of its column."""
 
-    table: str
+    QUARTER = "quarter"
+    """Quarters of an hour since 1970."""
+    HOUR = "hour"
+    """Hours since 1970, on the clock of UTC."""
+    DAY = "day"
+    """Days of the yard's own time zone, as ordinals."""
+    BLOCK = "block"
+    """32 of these days each, which need no calendar."""
+
+
+WIDEST_FIRST = (Unit.BLOCK, Unit.DAY, Unit.HOUR, Unit.QUARTER)
+
+
+class Part(NamedTuple):
+    """From `low` to before `high`: numbers of a unit, or unix seconds of single requests."""
+
+    unit: Unit | None
     low: float
     high: float
 
@@ -25,41 +44,34 @@ def quarter_of(at: float) -> int:
     return math.floor(at / QUARTER_S)
 
 
-def parts(start: float, end: float, tz: ZoneInfo, *, quarters: bool = True) -> list[Part]:
-    """Disjoint parts that make up the period. `tz` is that of the days as they are kept.
+def number_of(unit: Unit, at: float, tz: ZoneInfo) -> int:
+    """The quarter, hour, day or block of a moment. `tz` is that of the days as they are kept."""
+    if unit in (Unit.QUARTER, Unit.HOUR):
+        return quarter_of(at) // (HOUR_QUARTERS if unit is Unit.HOUR else 1)
+    return day_of(at, tz) // (BLOCK_DAYS if unit is Unit.BLOCK else 1)
 
-    Without `quarters`, for what is kept by the day alone, single requests stand in for them.
-    """
-    if end <= start:
+
+def start_of(unit: Unit, number: int, tz: ZoneInfo) -> float:
+    """The moment at which it begins."""
+    if unit in (Unit.QUARTER, Unit.HOUR):
+        return float(number * QUARTER_S * (HOUR_QUARTERS if unit is Unit.HOUR else 1))
+    return midnight(number * (BLOCK_DAYS if unit is Unit.BLOCK else 1), tz)
+
+
+def parts(start: float, end: float, tz: ZoneInfo, units: Sequence[Unit]) -> list[Part]:
+    """Disjoint parts that make up the period, the first unit in the middle, the next ones at its edges."""
+    if start >= end:
         return []
-    low, high = math.ceil(start / QUARTER_S), math.floor(end / QUARTER_S)
+    if not units:
+        return [Part(None, start, end)]
+    unit, *finer = units
+    low, high = number_of(unit, start, tz), number_of(unit, end, tz)
+    if start_of(unit, low, tz) < start:
+        low += 1
     if low >= high:
-        return [Part("requests", start, end)]
-    edge_low, edge_high = low * QUARTER_S, high * QUARTER_S
-    middle = _middle(edge_low, edge_high, tz)
-    found = [
-        Part("requests", start, edge_low),
-        *(middle if quarters else _as_requests(middle)),
-        Part("requests", edge_high, end),
-    ]
-    return [part for part in found if part.low < part.high]
-
-
-def _middle(low: float, high: float, tz: ZoneInfo) -> list[Part]:
-    first, last = day_of(low, tz), day_of(high, tz)
-    if midnight(first, tz) < low:
-        first += 1
-    if first >= last:
-        return [Part("quarters", quarter_of(low), quarter_of(high))]
+        return parts(start, end, tz, finer)
     return [
-        Part("quarters", quarter_of(low), quarter_of(midnight(first, tz))),
-        Part("days", first, last),
-        Part("quarters", quarter_of(midnight(last, tz)), quarter_of(high)),
-    ]
-
-
-def _as_requests(found: list[Part]) -> list[Part]:
-    return [
-        Part("requests", part.low * QUARTER_S, part.high * QUARTER_S) if part.table == "quarters" else part
-        for part in found
+        *parts(start, start_of(unit, low, tz), tz, finer),
+        Part(unit, low, high),
+        *parts(start_of(unit, high, tz), end, tz, finer),
     ]

@@ -10,7 +10,7 @@ from services.monitor.costs.pricing import time_cost
 from services.monitor.usage.levels import QUARTER_S, quarter_of
 from services.monitor.usage.series import Series
 from services.monitor.usage.store import Counted, UsageStore
-from services.monitor.usage.sums import ADD_DAY, ADD_QUARTER
+from services.monitor.usage.tally import Tally
 
 LOST_S = 60.0
 """An instance that nobody has seen for so long ended when it was seen last, unless it says otherwise."""
@@ -102,6 +102,7 @@ def _add(store: UsageStore, series: Series, since: float, until: float, energy_m
     cost = to_amount(time_cost(store.book.price(series.model, since), loaded_ms, energy_mwh))
     quarter, day, number = quarter_of(since), day_of(since, store.tz), store.series.number(series)
     store.db.execute(_ADD_CHARGE, (quarter, number, since, day, loaded_ms, energy_mwh, *cost))
-    for sql, unit in ((ADD_QUARTER, quarter), (ADD_DAY, day)):
-        store.db.execute(sql, (unit, number, 0, 0, 0, 0, loaded_ms, energy_mwh, *cost))
+    tally = Tally(store.series)
+    tally.add(quarter, day, number, (0, 0, 0, 0, loaded_ms, energy_mwh, *cost))
+    tally.write(store.db)
     return Counted(store.serial, since, "", series.model, 0, 0, cost)

@@ -4,30 +4,34 @@ import json
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
+from operator import add
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from schemas.requests import RequestFinished
+from schemas.requests import Outcome, RequestFinished
 from schemas.subjects import REQUEST_FINISHED
 from schemas.usage import CountedRequest
 from services.monitor.costs.money import spelled
-from services.monitor.usage.levels import QUARTER_S, START, Part, parts
-from services.monitor.usage.schema import SUM_COLUMNS
-from services.monitor.usage.series import SeriesTable
+from services.monitor.usage.levels import QUARTER_S, START, Part, Unit, parts
+from services.monitor.usage.rollups import ALL, DERIVED, DERIVED_LATENCIES, LATENCY, SUMS, Rollup, chosen
+from services.monitor.usage.schema import DERIVED_COLUMNS, SUM_COLUMNS
+from services.monitor.usage.series import SeriesTable, narrowed
 from services.monitor.usage.store import HORIZON
 
 Sums = tuple[int, ...]
-"""In the order of SUM_COLUMNS."""
-_UNIT = {"quarters": "quarter", "days": "day"}
+"""In the order of DERIVED_COLUMNS: failed and cancelled ones, then all that is summed up."""
+_ENDS = "SUM(requests * failed_here), SUM(requests * cancelled_here)"
 _SUMMED = ", ".join(f"SUM({name})" for name in SUM_COLUMNS)
+_SUMMED_DERIVED = ", ".join(f"SUM({name})" for name in DERIVED_COLUMNS)
 _OF_REQUESTS = """
-SELECT cell, COUNT(*), SUM(prompt_tokens), SUM(cached_tokens), SUM(completion_tokens), 0, 0,
-    SUM(cost_whole), SUM(cost_pico)
+SELECT cell, SUM(failed_here), SUM(cancelled_here), COUNT(*), SUM(prompt_tokens), SUM(cached_tokens),
+    SUM(completion_tokens), 0, 0, SUM(cost_whole), SUM(cost_pico)
 FROM requests CROSS JOIN cells USING (series) WHERE finished_at >= ? AND finished_at < ? GROUP BY cell
 """
 _OF_CHARGES = """
-SELECT cell, 0, 0, 0, 0, SUM(loaded_ms), SUM(energy_mwh), SUM(cost_whole), SUM(cost_pico)
+SELECT cell, 0, 0, 0, 0, 0, 0, SUM(loaded_ms), SUM(energy_mwh), SUM(cost_whole), SUM(cost_pico)
 FROM charges CROSS JOIN cells USING (series)
 WHERE quarter BETWEEN ? / 900 - 1 AND ? / 900 AND at >= ? AND at < ? GROUP BY cell
 """
@@ -54,6 +58,9 @@ class UsageReader:
         # A million records are some hundred MiB: what was read once is at hand again.
         self.db.execute("PRAGMA mmap_size = 1073741824")
         self.series = SeriesTable(self.db)
+        self._horizon = START
+        self._sums: dict[Unit, Rollup] = {}
+        self._latencies: dict[Unit, Rollup] = {}
 
     def begin(self) -> None:
         """From now on everything is as it is now."""
@@ -65,66 +72,80 @@ class UsageReader:
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
 
-    def group(self, cells: Mapping[int, int]) -> None:
-        """Until the end of this state: the series asked about, and the cell that each is counted in."""
-        self.db.execute("CREATE TEMP TABLE cells (series INTEGER PRIMARY KEY, cell INTEGER NOT NULL)")
-        self.db.executemany("INSERT INTO cells VALUES (?, ?)", cells.items())
+    def group(self, fields: Collection[str], cells: Mapping[int, int]) -> None:
+        """Until the end of this state: the series asked about, and the cell that each is counted in.
+
+        `fields` are those by which they are chosen or told apart.
+        """
+        self._horizon = float(self._fact(HORIZON) or START)
+        self._sums = {rollup.unit: rollup for rollup in chosen(SUMS, fields)}
+        self._latencies = {rollup.unit: rollup for rollup in chosen(LATENCY, fields)}
+        kept = {rollup.fields for rollup in (*self._sums.values(), *self._latencies.values())}
+        for told in kept:
+            self._group(told, cells)
+
+    def _group(self, told: tuple[str, ...], cells: Mapping[int, int]) -> None:
+        table = _cells(told)
+        self.db.execute(
+            f"CREATE TEMP TABLE {table} (series INTEGER PRIMARY KEY, cell INTEGER NOT NULL, "
+            "failed_here INTEGER NOT NULL, cancelled_here INTEGER NOT NULL)"
+        )
+        named = self.series.all()
+        rows = []
+        for number, cell in cells.items():
+            series = named[number]
+            if narrowed(series, told) == series:
+                ended = series.outcome
+                rows.append((number, cell, ended == Outcome.FAILED, ended == Outcome.CANCELLED))
+        self.db.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", rows)  # noqa: S608 - our own names
 
     def sums(self, start: float, end: float) -> dict[int, Sums]:
         """What there was in a period, by cell."""
         found: dict[int, Sums] = {}
-        for part in self._parts(start, end):
-            for cell, *values in self._rows(part):
+        for part in self._parts(start, end, self._sums):
+            for cell, *values in self._sum_rows(part):
                 before = found.get(cell)
-                found[cell] = tuple(values) if before is None else tuple(map(int.__add__, before, values))
+                found[cell] = tuple(values) if before is None else tuple(map(add, before, values))
         return found
 
-    def _parts(self, start: float, end: float, *, quarters: bool = True) -> list[Part]:
-        horizon = float(self._fact(HORIZON) or START)
-        if start < horizon:
+    def _parts(self, start: float, end: float, rollups: Mapping[Unit, Rollup]) -> list[Part]:
+        if start < self._horizon:
             # Single records of that time are gone: a quarter of an hour counts where it begins.
             start -= start % QUARTER_S
-        if end < horizon:
+        if end < self._horizon:
             end -= end % QUARTER_S
-        return parts(start, end, self._tz, quarters=quarters)
+        return parts(start, end, self._tz, tuple(rollups))
 
     def _fact(self, name: str) -> Any:
         row = self.db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
 
-    def _rows(self, part: Part) -> Iterator[Any]:
+    def _sum_rows(self, part: Part) -> Iterator[Any]:
         low, high = part.low, part.high
-        if part.table == "requests":
+        if part.unit is None:
             yield from self.db.execute(_OF_REQUESTS, (low, high))
             yield from self.db.execute(_OF_CHARGES, (low, high, low, high))
             return
-        unit = _UNIT[part.table]
-        yield from self.db.execute(
-            f"SELECT cell, {_SUMMED} FROM {part.table} CROSS JOIN cells USING (series) "  # noqa: S608 - our own names
-            f"WHERE {unit} >= ? AND {unit} < ? GROUP BY cell",
-            (low, high),
-        )
+        yield from self.db.execute(_sums_of(self._sums[part.unit]), (low, high))
 
     def latencies(self, kind: str, start: float, end: float) -> dict[int, Counter[int]]:
         """How many times of one kind were in which bin, by cell."""
         found: dict[int, Counter[int]] = defaultdict(Counter)
-        for part in self._parts(start, end, quarters=False):
-            if part.table == "days":
-                rows = self.db.execute(
-                    "SELECT cell, bin, SUM(requests) FROM latencies CROSS JOIN cells USING (series) "
-                    "WHERE kind = ? AND day >= ? AND day < ? GROUP BY cell, bin",
-                    (kind, part.low, part.high),
-                )
-            else:
-                rows = self.db.execute(
-                    f"SELECT cell, {kind}_bin, COUNT(*) FROM requests CROSS JOIN cells USING (series) "  # noqa: S608 - our own names
-                    f"WHERE finished_at >= ? AND finished_at < ? AND {kind}_bin IS NOT NULL "
-                    f"GROUP BY cell, {kind}_bin",
-                    (part.low, part.high),
-                )
-            for cell, number, count in rows:
+        for part in self._parts(start, end, self._latencies):
+            for cell, number, count in self._latency_rows(kind, part):
                 found[cell][number] += count
         return found
+
+    def _latency_rows(self, kind: str, part: Part) -> Iterator[Any]:
+        low, high = part.low, part.high
+        if part.unit is None:
+            return self.db.execute(
+                f"SELECT cell, {kind}_bin, COUNT(*) FROM requests CROSS JOIN cells USING (series) "  # noqa: S608 - our own names
+                f"WHERE finished_at >= ? AND finished_at < ? AND {kind}_bin IS NOT NULL "
+                f"GROUP BY cell, {kind}_bin",
+                (low, high),
+            )
+        return self.db.execute(_latencies_of(self._latencies[part.unit]), (kind, low, high))
 
     def oldest(self) -> float | None:
         """When the first thing was that is still known."""
@@ -167,6 +188,39 @@ class UsageReader:
     def close(self) -> None:
         """Give the file free."""
         self.db.close()
+
+
+def _cells(told: tuple[str, ...]) -> str:
+    """The table of cells for sums by these fields. That of all fields is for single requests too."""
+    return "cells" if told == ALL else f"cells_of_{'_'.join(told)}"
+
+
+@cache
+def _sums_of(rollup: Rollup) -> str:
+    unit, cells = rollup.unit, _cells(rollup.fields)
+    if rollup in DERIVED:
+        return (
+            f"SELECT cell, {_SUMMED_DERIVED} FROM {cells} CROSS JOIN {rollup.table} USING (series) "  # noqa: S608 - our own names
+            f"WHERE {unit} >= ? AND {unit} < ? GROUP BY series"
+        )
+    return (
+        f"SELECT cell, {_ENDS}, {_SUMMED} FROM {rollup.table} CROSS JOIN {cells} USING (series) "  # noqa: S608 - as above
+        f"WHERE {unit} >= ? AND {unit} < ? GROUP BY cell"
+    )
+
+
+@cache
+def _latencies_of(rollup: Rollup) -> str:
+    unit, cells = rollup.unit, _cells(rollup.fields)
+    joined = (
+        f"{cells} CROSS JOIN {rollup.table}"
+        if rollup in DERIVED_LATENCIES
+        else f"{rollup.table} CROSS JOIN {cells}"
+    )
+    return (
+        f"SELECT cell, bin, SUM(requests) FROM {joined} USING (series) "  # noqa: S608 - our own names
+        f"WHERE kind = ? AND {unit} >= ? AND {unit} < ? GROUP BY cell, bin"
+    )
 
 
 def _only(series: Collection[int] | None) -> tuple[str, tuple[str, ...]]:

@@ -1,12 +1,11 @@
 """From a question to a report."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from schemas.errors import BadRequest
-from schemas.requests import Outcome
 from schemas.usage import Latency, RecordsPage, RecordsQuery, UsageQuery, UsageReport, UsageRow
 from services.monitor.calendar import buckets
 from services.monitor.costs.money import spelled
@@ -32,33 +31,31 @@ class _Span(NamedTuple):
 class _Cell:
     """What a group adds up to."""
 
-    sums: Sums = (0, 0, 0, 0, 0, 0, 0, 0)
-    failed: int = 0
-    cancelled: int = 0
-    duration: Counter[int] = field(default_factory=Counter)
-    first_token: Counter[int] = field(default_factory=Counter)
+    sums: Sums = (0,) * 10
+    duration: Mapping[int, int] = field(default_factory=dict)
+    first_token: Mapping[int, int] = field(default_factory=dict)
 
-    def add(self, sums: Sums, outcome: str) -> None:
-        self.sums = tuple(map(int.__add__, self.sums, sums))
-        if outcome == Outcome.FAILED:
-            self.failed += sums[0]
-        elif outcome == Outcome.CANCELLED:
-            self.cancelled += sums[0]
-
-    def merge(self, other: "_Cell") -> None:
-        self.sums = tuple(map(int.__add__, self.sums, other.sums))
-        self.failed += other.failed
-        self.cancelled += other.cancelled
-        self.duration.update(other.duration)
-        self.first_token.update(other.first_token)
+    @classmethod
+    def of(cls, cells: Collection["_Cell"]) -> "_Cell":
+        """All of them together."""
+        if not cells:
+            return cls()
+        duration, first_token = Counter[int](), Counter[int]()
+        for cell in cells:
+            if cell.duration or cell.first_token:
+                duration.update(cell.duration)
+                first_token.update(cell.first_token)
+        return cls(tuple(map(sum, zip(*(cell.sums for cell in cells), strict=True))), duration, first_token)
 
     def row(self, *, latency: bool, **group: object) -> UsageRow:
-        requests, prompt, cached, completion, loaded_ms, energy_mwh, whole, pico = self.sums
+        failed, cancelled, requests, prompt, cached, completion, loaded_ms, energy_mwh, whole, pico = (
+            self.sums
+        )
         return UsageRow(
             **group,  # type: ignore[arg-type]  # the dimensions, by their names
             requests=requests,
-            failed=self.failed,
-            cancelled=self.cancelled,
+            failed=failed,
+            cancelled=cancelled,
             prompt_tokens=prompt,
             cached_tokens=cached,
             completion_tokens=completion,
@@ -86,16 +83,13 @@ def report(
         only = asked.numbers(table)
         spans = _spans(reader, query, asked, now)
         wanted = table if only is None else {number: table[number] for number in only}
-        cells = _cells(reader, query, spans, wanted)
+        cells = _cells(reader, query, asked, spans, wanted)
         recent = reader.recent(asked.start, asked.end, only, query.recent) if query.recent else ()
     finally:
         reader.end()
-    total = _Cell()
-    for cell in cells.values():
-        total.merge(cell)
     return UsageReport(
         rows=tuple(_rows(query, cells)),
-        total=total.row(latency=query.latency),
+        total=_Cell.of(cells.values()).row(latency=query.latency),
         tz=asked.tz.key,
         currency=currency,
         since=asked.start or None,
@@ -123,35 +117,37 @@ def _spans(reader: UsageReader, query: UsageQuery, asked: Question, now: float) 
 
 
 def _cells(
-    reader: UsageReader, query: UsageQuery, spans: Iterable[_Span], wanted: dict[int, Series]
+    reader: UsageReader,
+    query: UsageQuery,
+    asked: Question,
+    spans: Iterable[_Span],
+    wanted: dict[int, Series],
 ) -> dict[Group, _Cell]:
-    """SQLite adds up what is of one group and outcome, we the rest."""
-    keys = {
-        number: (*(getattr(series, name) for name in query.by), series.outcome)
-        for number, series in wanted.items()
-    }
+    """SQLite adds up what is of one group and span."""
+    keys = {number: tuple(getattr(series, name) for name in query.by) for number, series in wanted.items()}
     places = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
     named = list(places)
-    reader.group({number: places[key] for number, key in keys.items()})
+    reader.group({*query.by, *asked.wanted}, {number: places[key] for number, key in keys.items()})
     cells: dict[Group, _Cell] = defaultdict(_Cell)
     for span in spans:
         for place, sums in reader.sums(span.start, span.end).items():
-            *group, outcome = named[place]
-            cells[(span.at, *group)].add(sums, outcome)
+            cells[(span.at, *named[place])].sums = sums
         for kind in ("duration", "first_token") if query.latency else ():
             for place, bins in reader.latencies(kind, span.start, span.end).items():
-                getattr(cells[(span.at, *named[place][:-1])], kind).update(bins)
+                setattr(cells[(span.at, *named[place])], kind, bins)
     return cells
 
 
 def _rows(query: UsageQuery, cells: dict[Group, _Cell]) -> Iterable[UsageRow]:
-    def place(group: Group) -> tuple[object, ...]:
-        return (group[0] or 0.0, -cells[group].sums[0], group[1:])
+    def place(found: tuple[Group, _Cell]) -> tuple[object, ...]:
+        group, cell = found
+        return (group[0] or 0.0, -cell.sums[2], group[1:])
 
-    for group in sorted(cells, key=place):
-        named = {name.value: value or None for name, value in zip(query.by, group[1:], strict=True)}
-        if any(cells[group].sums):
-            yield cells[group].row(latency=query.latency, at=group[0], **named)
+    names = [name.value for name in query.by]
+    for (at, *told), cell in sorted(cells.items(), key=place):
+        if any(cell.sums):
+            named = {name: value or None for name, value in zip(names, told, strict=True)}
+            yield cell.row(latency=query.latency, at=at, **named)
 
 
 def records(reader: UsageReader, query: RecordsQuery, asked: Question, *, currency: str) -> RecordsPage:

@@ -2,7 +2,9 @@
 
 import sqlite3
 
-VERSION = 2
+from services.monitor.usage.rollups import DERIVED, DERIVED_LATENCIES, LATENCY, SUMS
+
+VERSION = 3
 # FULL: a record is acknowledged to the broker after the commit, which must then outlive a power cut.
 _PRAGMAS = """
 PRAGMA journal_mode = WAL;
@@ -14,7 +16,21 @@ SUM_COLUMNS = (
     *("loaded_ms", "energy_mwh", "cost_whole", "cost_pico"),
 )
 """What is summed up, in every table of sums."""
+DERIVED_COLUMNS = ("failed", "cancelled", *SUM_COLUMNS)
+"""In sums of sums, whose series do not tell how requests ended."""
 _SUMS = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in SUM_COLUMNS)
+_DERIVED_SUMS = ", ".join(f"{name} INTEGER NOT NULL" for name in DERIVED_COLUMNS)
+# By the series first: rows of one are side by side, and are added up without sorting.
+_DERIVED = "".join(
+    f"CREATE TABLE IF NOT EXISTS {each.table} (series INTEGER NOT NULL, {each.unit} INTEGER NOT NULL, "
+    f"{_DERIVED_SUMS}, PRIMARY KEY (series, {each.unit})) WITHOUT ROWID;\n"
+    for each in DERIVED
+) + "".join(
+    f"CREATE TABLE IF NOT EXISTS {each.table} (kind TEXT NOT NULL, series INTEGER NOT NULL, "
+    f"{each.unit} INTEGER NOT NULL, bin INTEGER NOT NULL, requests INTEGER NOT NULL, "
+    f"PRIMARY KEY (kind, series, {each.unit}, bin)) WITHOUT ROWID;\n"
+    for each in DERIVED_LATENCIES
+)
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS series (
@@ -54,8 +70,9 @@ CREATE TABLE IF NOT EXISTS disks (
     node TEXT NOT NULL, disk TEXT NOT NULL, hour INTEGER NOT NULL,
     free_bytes INTEGER NOT NULL, total_bytes INTEGER NOT NULL, PRIMARY KEY (node, disk, hour)
 ) WITHOUT ROWID;
+{_DERIVED}
 """
-TABLES = ("requests", "charges", "quarters", "days", "latencies", "disks")
+TABLES = ("requests", "charges", *(each.table for each in (*SUMS, *LATENCY)), "disks")
 
 
 def set_up(db: sqlite3.Connection) -> list[str]:
@@ -63,8 +80,17 @@ def set_up(db: sqlite3.Connection) -> list[str]:
     db.executescript(_PRAGMAS)
     older = [str(record) for (record,) in db.execute("SELECT record FROM usage")] if _has_usage(db) else []
     db.executescript(_TABLES)
-    db.execute(f"PRAGMA user_version = {VERSION}")
     return older
+
+
+def is_of_today(db: sqlite3.Connection) -> bool:
+    """Whether all tables were kept ever since the file was made; version 2 had no sums of sums."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0]) == VERSION
+
+
+def note_of_today(db: sqlite3.Connection) -> None:
+    """In the transaction that filled what is new."""
+    db.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _has_usage(db: sqlite3.Connection) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from schemas.requests import RequestFinished
+from schemas.requests import ANYONE, RequestFinished
 from schemas.subjects import REQUEST_FINISHED
 from services.monitor.calendar import day_of
 from services.monitor.costs.book import PriceBook
@@ -17,9 +17,10 @@ from services.monitor.costs.money import Amount, to_amount
 from services.monitor.costs.pricing import counted
 from services.monitor.usage.latency import bin_of
 from services.monitor.usage.levels import END, START, quarter_of
-from services.monitor.usage.schema import drop_older, set_up
+from services.monitor.usage.schema import drop_older, is_of_today, note_of_today, set_up
 from services.monitor.usage.series import SeriesTable, series_of
-from services.monitor.usage.sums import ADD_DAY, ADD_LATENCY, ADD_QUARTER, move_days
+from services.monitor.usage.sums import derive, move_days
+from services.monitor.usage.tally import Tally
 
 _ADD = """
 INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request) DO NOTHING
@@ -52,6 +53,7 @@ class UsageStore:
         self._book = book
         self.series = SeriesTable(self.db)
         older = set_up(self.db)
+        self._fill_what_is_new()
         self._keep_days_of(tz)
         self.new = not older and self.fact("folded") is None
         """Whether nothing was ever counted here: the stream is to be read from its start."""
@@ -93,14 +95,16 @@ class UsageStore:
         book = self.book
         with self.transaction():
             horizon, removed = self.horizon, self._removed()
-            added = []
+            added, tally = [], Tally(self.series)
             for record in records:
-                if START < horizon > moment(record) or removed.get(record.model, -1.0) >= moment(record):
+                at = moment(record)
+                if START < horizon > at or removed.get(record.model, -1.0) >= at:
                     continue
-                row = self._row(record, to_amount(book.cost(record)))
+                row = self._row(record, at, to_amount(book.cost(record)))
                 if self.db.execute(_ADD, row).rowcount:
-                    self._sum_up(row)
+                    _gather(tally, row)
                     added.append(_counted(self.serial, record, row))
+            tally.write(self.db)
             self.note("folded", time.time())
         return added
 
@@ -108,8 +112,7 @@ class UsageStore:
         """Models whose usage was taken away: what they did until then stays away."""
         return dict(self.db.execute("SELECT model, until FROM removed"))
 
-    def _row(self, record: RequestFinished, cost: Amount) -> tuple[Any, ...]:
-        at = moment(record)
+    def _row(self, record: RequestFinished, at: float, cost: Amount) -> tuple[Any, ...]:
         prompt = counted(record.prompt_tokens)
         return (
             record.request,
@@ -126,14 +129,11 @@ class UsageStore:
             REQUEST_FINISHED.encode(record).decode(),
         )
 
-    def _sum_up(self, row: tuple[Any, ...]) -> None:
-        _, _, quarter, day, series, prompt, cached, completion, whole, pico, duration, first, _ = row
-        sums = (1, prompt, cached, completion, 0, 0, whole, pico)
-        self.db.execute(ADD_QUARTER, (quarter, series, *sums))
-        self.db.execute(ADD_DAY, (day, series, *sums))
-        for kind, number in (("duration", duration), ("first_token", first)):
-            if number is not None:
-                self.db.execute(ADD_LATENCY, (day, series, kind, number))
+    def _fill_what_is_new(self) -> None:
+        if not is_of_today(self.db):
+            with self.transaction():
+                derive(self.db)
+                note_of_today(self.db)
 
     def _keep_days_of(self, tz: ZoneInfo) -> None:
         """Days of another time zone are other days."""
@@ -154,6 +154,13 @@ def moment(record: RequestFinished) -> float:
     return min(max(at, START), END - 1) if math.isfinite(at) else START
 
 
+def _gather(tally: Tally, row: tuple[Any, ...]) -> None:
+    _, _, quarter, day, series, prompt, cached, completion, whole, pico, duration, first, _ = row
+    tally.add(quarter, day, series, (1, prompt, cached, completion, 0, 0, whole, pico))
+    for kind, number in (("duration", duration), ("first_token", first)):
+        if number is not None:
+            tally.add_latency(day, series, kind, number)
+
+
 def _counted(serial: int, record: RequestFinished, row: tuple[Any, ...]) -> Counted:
-    series = series_of(record)
-    return Counted(serial, row[1], series.key, series.model, 1, row[5] + row[7], (row[8], row[9]))
+    return Counted(serial, row[1], record.key or ANYONE, record.model, 1, row[5] + row[7], (row[8], row[9]))

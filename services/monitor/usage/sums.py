@@ -1,37 +1,27 @@
-"""Keeping sums: by the quarter of an hour, which fits every time zone, and by the day of the yard's own."""
+"""Making sums anew: from single records and charges, and sums of sums from these."""
 
 import sqlite3
 from zoneinfo import ZoneInfo
 
 from services.monitor.calendar import day_of
 from services.monitor.costs.money import PICO
-from services.monitor.usage.levels import QUARTER_S, quarter_of
-from services.monitor.usage.schema import SUM_COLUMNS
+from services.monitor.usage.levels import END, QUARTER_S, Unit, quarter_of
+from services.monitor.usage.rollups import (
+    DAYS,
+    DERIVED,
+    DERIVED_LATENCIES,
+    QUARTERS,
+    Rollup,
+)
+from services.monitor.usage.schema import DERIVED_COLUMNS, SUM_COLUMNS
+from services.monitor.usage.series import SeriesTable
+from services.monitor.usage.tally import Tally
 
-_COUNTS = SUM_COLUMNS[:-2]
-_CARRIED = f"""
-    cost_whole = cost_whole + excluded.cost_whole + (cost_pico + excluded.cost_pico) / {PICO},
-    cost_pico = (cost_pico + excluded.cost_pico) % {PICO}
-"""
-_SUMMED = ", ".join(f"{name} = {name} + excluded.{name}" for name in _COUNTS)
-
-
-def _upsert(table: str, unit: str) -> str:
-    names = (unit, "series", *SUM_COLUMNS)
-    return (
-        f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "  # noqa: S608 - our own names
-        f"ON CONFLICT ({unit}, series) DO UPDATE SET {_SUMMED}, {_CARRIED}"
-    )
-
-
-ADD_QUARTER, ADD_DAY = _upsert("quarters", "quarter"), _upsert("days", "day")
-"""Add to a sum: quarter or day, series, then every column of sums."""
-ADD_LATENCY = """
-INSERT INTO latencies (day, series, kind, bin, requests) VALUES (?, ?, ?, ?, 1)
-ON CONFLICT (kind, day, series, bin) DO UPDATE SET requests = requests + 1
-"""
 _COST = f"SUM(cost_whole) + SUM(cost_pico) / {PICO}, SUM(cost_pico) % {PICO}"
 _FROM_REQUESTS = f"COUNT(*), SUM(prompt_tokens), SUM(cached_tokens), SUM(completion_tokens), 0, 0, {_COST}"
+_COUNTS = ", ".join(f"SUM({name})" for name in SUM_COLUMNS[:-2])
+_UTC = ZoneInfo("UTC")
+_ENDS = "SUM(requests * (outcome = 'failed')), SUM(requests * (outcome = 'cancelled'))"
 
 
 def recount(db: sqlite3.Connection, horizon: float, tz: ZoneInfo) -> None:
@@ -53,6 +43,7 @@ def recount(db: sqlite3.Connection, horizon: float, tz: ZoneInfo) -> None:
             (horizon,),
         )
     _add_charges(db, quarter)
+    derive(db)
 
 
 def _add_charges(db: sqlite3.Connection, first: int) -> None:
@@ -61,9 +52,61 @@ def _add_charges(db: sqlite3.Connection, first: int) -> None:
         "FROM charges WHERE quarter >= ?",
         (first,),
     ).fetchall()
+    tally = Tally(SeriesTable(db), (QUARTERS, DAYS))
     for quarter, day, series, *charged in rows:
-        db.execute(ADD_QUARTER, (quarter, series, 0, 0, 0, 0, *charged))
-        db.execute(ADD_DAY, (day, series, 0, 0, 0, 0, *charged))
+        tally.add(quarter, day, series, (0, 0, 0, 0, *charged))
+    tally.write(db)
+
+
+def derive(db: sqlite3.Connection, until: float = END, tz: ZoneInfo = _UTC) -> None:
+    """Make sums of sums anew, up to the end of the unit that `until` is in; `tz` is that of the days."""
+    _narrow(db)
+    for rollup in (*DERIVED, *DERIVED_LATENCIES):
+        last = (quarter_of(until) if rollup.base_unit is Unit.QUARTER else day_of(until, tz)) // rollup.width
+        db.execute(f"DELETE FROM {rollup.table} WHERE {rollup.unit} <= ?", (last,))  # noqa: S608 - our own names
+        make = _derive_sums if rollup in DERIVED else _derive_latencies
+        make(db, rollup, (last + 1) * rollup.width)
+
+
+def _narrow(db: sqlite3.Connection) -> None:
+    """For every series and every choice of fields, the series with these alone."""
+    db.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS narrowed (fields TEXT, series INTEGER, narrow INTEGER, "
+        "outcome TEXT, PRIMARY KEY (fields, series)) WITHOUT ROWID"
+    )
+    db.execute("DELETE FROM narrowed")
+    numbers = SeriesTable(db)
+    known = tuple(numbers.all().items())
+    for fields in dict.fromkeys(rollup.fields for rollup in (*DERIVED, *DERIVED_LATENCIES)):
+        narrow = numbers.narrowed(fields, (number for number, _ in known))
+        db.executemany(
+            "INSERT INTO narrowed VALUES (?, ?, ?, ?)",
+            [(_name(fields), number, narrow[number], series.outcome) for number, series in known],
+        )
+
+
+def _name(fields: tuple[str, ...]) -> str:
+    return " ".join(fields)
+
+
+def _derive_sums(db: sqlite3.Connection, rollup: Rollup, end: int) -> None:
+    db.execute(
+        f"INSERT INTO {rollup.table} (series, {rollup.unit}, {', '.join(DERIVED_COLUMNS)}) "  # noqa: S608 - our own names
+        f"SELECT narrow, {rollup.base_unit} / {rollup.width}, {_ENDS}, {_COUNTS}, {_COST} "
+        f"FROM {rollup.base} CROSS JOIN narrowed USING (series) "
+        f"WHERE fields = ? AND {rollup.base_unit} < ? GROUP BY 1, 2",
+        (_name(rollup.fields), end),
+    )
+
+
+def _derive_latencies(db: sqlite3.Connection, rollup: Rollup, end: int) -> None:
+    db.execute(
+        f"INSERT INTO {rollup.table} (kind, series, {rollup.unit}, bin, requests) "  # noqa: S608 - our own names
+        f"SELECT kind, narrow, day / {rollup.width}, bin, SUM(requests) "
+        f"FROM {rollup.base} CROSS JOIN narrowed USING (series) "
+        f"WHERE fields = ? AND day < ? GROUP BY 1, 2, 3, 4",
+        (_name(rollup.fields), end),
+    )
 
 
 def move_days(db: sqlite3.Connection, horizon: float, tz: ZoneInfo) -> None:
@@ -74,9 +117,8 @@ def move_days(db: sqlite3.Connection, horizon: float, tz: ZoneInfo) -> None:
     for table in ("requests", "charges"):
         db.execute(f"UPDATE {table} SET day = day_of_quarter(quarter)")  # noqa: S608 - one of two names
     db.execute("DELETE FROM days")
-    counts = ", ".join(f"SUM({name})" for name in _COUNTS)
     db.execute(
         f"INSERT INTO days (day, series, {', '.join(SUM_COLUMNS)}) "  # noqa: S608 - our own names
-        f"SELECT day_of_quarter(quarter), series, {counts}, {_COST} FROM quarters GROUP BY 1, 2"
+        f"SELECT day_of_quarter(quarter), series, {_COUNTS}, {_COST} FROM quarters GROUP BY 1, 2"
     )
     recount(db, horizon, tz)

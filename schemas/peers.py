@@ -1,0 +1,84 @@
+"""Files between nodes: what one downloader asks another; the bytes themselves go over HTTP.
+
+Tokens are only ever in an answer to a downloader and in the header of its request: in no URL, log or event.
+"""
+
+import re
+
+from schemas.record import Record
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class AskFile(Record):
+    """Have you all of this file, and do you give it to me?"""
+
+    sha256: str
+    size_bytes: int
+    node: str
+    """Who asks."""
+    host: str
+    """Where it is, as others reach it."""
+
+    def __post_init__(self) -> None:
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError("a sha256 has 64 hexadecimal digits, in lower case")
+
+
+class FileOffer(Record):
+    """Where the file is, and what opens it there: GET, with ranges, and the token as bearer."""
+
+    url: str
+    token: str
+    """Good for this file alone; whoever needs it longer asks anew."""
+    expires_in_s: float
+
+    def __repr__(self) -> str:
+        return f"FileOffer({self.url!r})"
+
+
+class KnownFile(Record):
+    """One file of a node's store."""
+
+    path: str
+    """Relative to the store; of a repository: as the hub calls it."""
+    size_bytes: int
+    sha256: str | None = None
+    """None: it is still being read, so ask again."""
+    noted: bool = False
+    """Its sha256 belongs beside it: it has weights, or the hub says what it is."""
+    repo: str | None = None
+    """Where it came from, at which commit, and its path there."""
+    revision: str | None = None
+    remote: str | None = None
+
+
+class AskEntry(Record):
+    """Of which files is this entry (`node.store.entry`) made?"""
+
+    entry: str
+
+
+class EntryFiles(Record):
+    """All that makes up an entry, what it shares with others as well."""
+
+    path: str
+    files: tuple[KnownFile, ...]
+    bytes_to_read: int = 0
+    """So many are read until every sha256 is known."""
+
+
+class AskRepo(Record):
+    """Which files have you of this repository? Without a revision: of the commit that came last."""
+
+    repo: str
+    revision: str | None = None
+
+
+class RepoFiles(Record):
+    """What a node has of a repository at one commit."""
+
+    commit: str
+    downloaded_at: float
+    files: tuple[KnownFile, ...]
+    bytes_to_read: int = 0
