@@ -1,0 +1,116 @@
+"""From the hub to the disk: downloads, offers, and models made of files."""
+
+from schemas.downloads import (
+    AddDownloads,
+    Download,
+    DownloadRef,
+    DownloadsAdded,
+    LimitDownload,
+    MoveDownload,
+    StartDownload,
+)
+from schemas.hub import AskOffer, HubFound, Offer, SearchHub
+from schemas.registering import Registered, RegisterFiles
+from schemas.subject import Command, R, Subject, T
+from schemas.subjects.sides import CALLERS, DOWNLOADER, DRAIN_S, HUB_S, WATCHERS
+
+
+def _download(verb: str, payload: type[T], reply: type[R], summary: str, changes: str) -> Command[T, R]:
+    return Command(
+        f"yard.command.download.{verb}",
+        payload,
+        reply,
+        callers=CALLERS,
+        server=DOWNLOADER,
+        summary=summary,
+        timeout_s=15.0,
+        changes=changes,
+    )
+
+
+DOWNLOAD_START = _download(
+    "start",
+    StartDownload,
+    Download,
+    "Fetch a model from the hub; a second asker joins a running download.",
+    "reference",
+)
+DOWNLOAD_ADD = _download(
+    "add",
+    AddDownloads,
+    DownloadsAdded,
+    "Fetch all models that a text names; each is taken or refused alone.",
+    "text",
+)
+DOWNLOAD_PAUSE = _download(
+    "pause", DownloadRef, Download, "Let a download rest until it is resumed.", "download"
+)
+DOWNLOAD_RESUME = _download(
+    "resume", DownloadRef, Download, "Have a paused download go on where it was.", "download"
+)
+DOWNLOAD_CANCEL = _download(
+    "cancel", DownloadRef, Download, "End a download; what is on disk stays for a later one.", "download"
+)
+DOWNLOAD_RETRY = _download(
+    "retry", DownloadRef, Download, "Try a failed or cancelled download again.", "download"
+)
+DOWNLOAD_MOVE = _download(
+    "move", MoveDownload, Download, "Give a waiting download another place in the queue.", "download"
+)
+DOWNLOAD_LIMIT = _download(
+    "limit", LimitDownload, Download, "Change what a download may take of the network.", "download"
+)
+DOWNLOAD_FORGET = _download(
+    "forget", DownloadRef, Download, "Take an ended download off the list.", "download"
+)
+DOWNLOAD_AT_NODE = Command(
+    "yard.command.download.{node}.{verb}",
+    bytes,
+    bytes,
+    callers=(DOWNLOADER,),
+    server=DOWNLOADER,
+    summary="A command about downloads on its way to the node that it is about: the same JSON.",
+    timeout_s=10.0,
+)
+HUB_SEARCH = Command(
+    "yard.command.hub.search",
+    SearchHub,
+    HubFound,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Find models on the hub by name, most downloaded first or otherwise.",
+    timeout_s=HUB_S,
+)
+HUB_OFFER = Command(
+    "yard.command.hub.offer",
+    AskOffer,
+    Offer,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="What a repository offers: quants, sizes, and what fits which node; nothing is fetched.",
+    timeout_s=HUB_S,
+)
+FILES_REGISTER = Command(
+    "yard.command.files.register",
+    RegisterFiles,
+    Registered,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Make a model of files that are in the store; what nobody says is guessed from them.",
+    timeout_s=DRAIN_S,
+    changes="path",
+)
+DOWNLOAD_CHANGED = Subject(
+    "yard.event.download.{download}.{state}",
+    Download,
+    publish=(DOWNLOADER,),
+    subscribe=WATCHERS,
+    summary="A download reached a state.",
+)
+DOWNLOAD_PROGRESS = Subject(
+    "yard.progress.download.{download}",
+    Download,
+    publish=(DOWNLOADER,),
+    subscribe=WATCHERS,
+    summary="How far a download is, at most every 500 ms.",
+)

@@ -1,0 +1,108 @@
+"""Requests for inference, from a client to an engine and back."""
+
+from schemas.batches import LineResult
+from schemas.frames import Check, Checked, Resend
+from schemas.requests import RequestFinished, RequestQueued, RequestStarted
+from schemas.subject import Command, Subject
+from schemas.subjects.sides import (
+    GATEWAY,
+    MONITOR,
+    OPERATOR,
+    RUNNER,
+    SUPERVISOR,
+    WATCHERS,
+)
+
+ANSWER_CHECK = Command(
+    "yard.command.gateway.{gateway}.check",
+    Check,
+    Checked,
+    callers=(RUNNER,),
+    server=GATEWAY,
+    summary="A runner asks which of its answers somebody still waits for.",
+)
+OPENAI = Command(
+    "yard.command.openai.{endpoint}",
+    bytes,
+    bytes,
+    callers=(OPERATOR,),
+    server=GATEWAY,
+    summary="Inference over NATS: the same JSON; the answer in several replies, an empty one last.",
+)
+REQUEST_QUEUED = Subject(
+    "yard.event.request.{model}.{request}.queued",
+    RequestQueued,
+    publish=(GATEWAY,),
+    subscribe=(*WATCHERS, SUPERVISOR, RUNNER),
+    summary="An inference request waits for a slot.",
+)
+REQUEST_STARTED = Subject(
+    "yard.event.request.{model}.{request}.started",
+    RequestStarted,
+    publish=(RUNNER,),
+    subscribe=WATCHERS,
+    summary="A runner took the request.",
+)
+REQUEST_FINISHED = Subject(
+    "yard.event.request.{model}.{request}.finished",
+    RequestFinished,
+    publish=(GATEWAY, RUNNER),
+    subscribe=(*WATCHERS, MONITOR),
+    summary="The request ended; this is its usage record.",
+)
+INFER = Subject(
+    "yard.infer.{model}.{lane}.{key}",
+    bytes,
+    publish=(GATEWAY,),
+    subscribe=(),
+    summary="An inference request: the client's body as it came. A queue for each key, served in turns.",
+)
+BODY = Subject(
+    "yard.body.{request}.{part}",
+    bytes,
+    publish=(GATEWAY,),
+    subscribe=(),
+    summary="A piece of a request's body that is too large for one message: 0, 1, 2, ….",
+)
+FILE = Subject(
+    "yard.file.{file}.{part}",
+    bytes,
+    publish=(GATEWAY,),
+    subscribe=(),
+    summary="A piece of a file: 0, 1, 2, ….",
+)
+RESULT = Subject(
+    "yard.result.{batch}.{line}",
+    LineResult,
+    publish=(GATEWAY,),
+    subscribe=(),
+    summary="The answer to one line of a batch.",
+)
+CANCEL = Subject(
+    "yard.cancel.{request}",
+    bytes,
+    publish=(GATEWAY, OPERATOR),
+    subscribe=(GATEWAY, RUNNER),
+    summary="Nobody waits for this request any more.",
+)
+RESEND = Subject(
+    "yard.resend.{request}",
+    Resend,
+    publish=(GATEWAY,),
+    subscribe=(RUNNER,),
+    summary="Frames of an answer were lost; send them again.",
+)
+ANSWER = Subject(
+    "yard.reply.{gateway}.{request}.frame",
+    bytes,
+    publish=(RUNNER,),
+    subscribe=(GATEWAY,),
+    summary="One frame of an answer: a line of JSON that numbers it, then bytes of the answer.",
+)
+STORED = Subject(
+    "yard.reply.{gateway}.{request}.stored",
+    bytes,
+    publish=(),
+    subscribe=(GATEWAY,),
+    summary="The broker's own word that it has the request, or why it has not.",
+)

@@ -1,0 +1,210 @@
+"""What lies on the disks of the nodes, and how they hand it to each other."""
+
+from schemas.library import (
+    AskNode,
+    CachedModels,
+    CopyEntry,
+    DeleteEntry,
+    DescribeEntry,
+    EntryDetails,
+    FindFile,
+    FoundFiles,
+    ImportCached,
+    JobRef,
+    LibraryEntry,
+    LibraryJob,
+    LibraryRef,
+    Restored,
+    Scanned,
+    TrashedEntry,
+    TrashEmptied,
+    TrashRef,
+)
+from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
+from schemas.subject import Command, Subject
+from schemas.subjects.sides import CALLERS, DISK_S, DOWNLOADER, WATCHERS
+
+LIBRARY_SHOW = Command(
+    "yard.command.library.show",
+    LibraryRef,
+    EntryDetails,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="One entry of the library with its files and their sha256.",
+)
+LIBRARY_DESCRIBE = Command(
+    "yard.command.library.describe",
+    DescribeEntry,
+    LibraryEntry,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Write the description of an entry into its folder.",
+    changes="entry",
+)
+LIBRARY_VERIFY = Command(
+    "yard.command.library.verify",
+    LibraryRef,
+    LibraryJob,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Read all bytes of an entry and compare their sha256.",
+    changes="entry",
+)
+LIBRARY_REPAIR = Command(
+    "yard.command.library.repair",
+    LibraryRef,
+    LibraryJob,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Fetch an entry's damaged and missing files again, and no others.",
+    changes="entry",
+)
+LIBRARY_CANCEL = Command(
+    "yard.command.library.cancel",
+    JobRef,
+    LibraryJob,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="End a job of the library; what it has done stays.",
+    changes="job",
+)
+LIBRARY_DELETE = Command(
+    "yard.command.library.delete",
+    DeleteEntry,
+    TrashedEntry,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Put an entry into the trash of its store, for a day.",
+    timeout_s=DISK_S,
+    changes="entry",
+)
+LIBRARY_RESTORE = Command(
+    "yard.command.library.restore",
+    TrashRef,
+    Restored,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Put an item of the trash back where it was.",
+    timeout_s=DISK_S,
+    changes="item",
+)
+LIBRARY_PURGE = Command(
+    "yard.command.library.purge",
+    TrashRef,
+    TrashEmptied,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Delete an item of the trash for good.",
+    timeout_s=DISK_S,
+    changes="item",
+)
+LIBRARY_EMPTY = Command(
+    "yard.command.library.empty",
+    AskNode,
+    TrashEmptied,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Delete everything in the trash of a node for good.",
+    timeout_s=DISK_S,
+    changes="node",
+)
+LIBRARY_CACHED = Command(
+    "yard.command.library.cached",
+    AskNode,
+    CachedModels,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="The models in the Hub's own cache on a node.",
+    timeout_s=DISK_S,
+)
+LIBRARY_IMPORT = Command(
+    "yard.command.library.import",
+    ImportCached,
+    LibraryJob,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Take a model from the Hub's own cache into a store.",
+    timeout_s=DISK_S,
+    changes="repo",
+)
+LIBRARY_COPY = Command(
+    "yard.command.library.copy",
+    CopyEntry,
+    LibraryJob,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Bring an entry to another node, from the nodes that have its files; the hub is not asked.",
+    timeout_s=DISK_S,
+    changes="entry",
+)
+LIBRARY_FIND = Command(
+    "yard.command.library.find",
+    FindFile,
+    FoundFiles,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Every node and place that has a file with this sha256.",
+)
+LIBRARY_SCAN = Command(
+    "yard.command.library.scan",
+    AskNode,
+    Scanned,
+    callers=CALLERS,
+    server=DOWNLOADER,
+    summary="Look at the stores of a node now instead of in a moment.",
+    timeout_s=DISK_S,
+)
+LIBRARY_AT_NODE = Command(
+    "yard.command.library.{node}.{verb}",
+    bytes,
+    bytes,
+    callers=(DOWNLOADER,),
+    server=DOWNLOADER,
+    summary="A command of the library on its way to the node that it is about: the same JSON.",
+    timeout_s=DISK_S,
+)
+PEER_OFFER = Command(
+    "yard.command.peer.{node}.offer",
+    AskFile,
+    FileOffer,
+    callers=(DOWNLOADER,),
+    server=DOWNLOADER,
+    summary="Where a whole file is on this node, and a short-lived token for it.",
+)
+PEER_ENTRY = Command(
+    "yard.command.peer.{node}.entry",
+    AskEntry,
+    EntryFiles,
+    callers=(DOWNLOADER,),
+    server=DOWNLOADER,
+    summary="The files of an entry of this node with their sha256, which are read where nobody knows them.",
+)
+PEER_REPO = Command(
+    "yard.command.peer.{node}.repo",
+    AskRepo,
+    RepoFiles,
+    callers=(DOWNLOADER,),
+    server=DOWNLOADER,
+    summary="What this node has of a repository, for one that cannot ask the hub.",
+)
+LIBRARY_CHANGED = Subject(
+    "yard.event.library.{entry}.{change}",
+    LibraryEntry,
+    publish=(DOWNLOADER,),
+    subscribe=WATCHERS,
+    summary="An entry was deleted, restored or found damaged.",
+)
+LIBRARY_JOB_CHANGED = Subject(
+    "yard.event.job.{job}.{state}",
+    LibraryJob,
+    publish=(DOWNLOADER,),
+    subscribe=WATCHERS,
+    summary="A job of a library reached a state.",
+)
+LIBRARY_JOB_PROGRESS = Subject(
+    "yard.progress.job.{job}",
+    LibraryJob,
+    publish=(DOWNLOADER,),
+    subscribe=WATCHERS,
+    summary="How far a job of a library is, at most every 500 ms.",
+)

@@ -1,0 +1,82 @@
+"""Nodes, the instances that run there, and what they print."""
+
+from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
+from schemas.logs import LogBatch, ServiceLogBatch
+from schemas.placing import AskOptions, Cordon, Options
+from schemas.roles import SERVICES
+from schemas.subject import Command, Subject
+from schemas.subjects.sides import CALLERS, MONITOR, OPERATOR, RUNNER, SUPERVISOR, WATCHERS
+from schemas.workers import StartWorker, WorkerStarted
+
+NODE_OPTIONS = Command(
+    "yard.command.node.{node}.options",
+    AskOptions,
+    Options,
+    callers=(SUPERVISOR,),
+    server=SUPERVISOR,
+    summary="The ways in which a node could run a model, and the memory that each takes.",
+)
+NODE_CORDON = Command(
+    "yard.command.node.{node}.cordon",
+    Cordon,
+    Accepted,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="Take no new starts on this node, or take them again; with `drain` what runs there ends.",
+    changes="node",
+)
+NODE_START = Command(
+    "yard.command.node.{node}.start",
+    StartInstance,
+    Accepted,
+    callers=(SUPERVISOR,),
+    server=SUPERVISOR,
+    summary="The scheduler proposes a start; the node takes it or refuses.",
+)
+NODE_STOP = Command(
+    "yard.command.node.{node}.stop",
+    StopInstance,
+    Accepted,
+    callers=(SUPERVISOR,),
+    server=SUPERVISOR,
+    summary="Drain and stop one instance on this node.",
+)
+NODE_WORKER = Command(
+    "yard.command.node.{node}.worker",
+    StartWorker,
+    WorkerStarted,
+    callers=(RUNNER,),
+    server=SUPERVISOR,
+    summary="Hold a part of a model for an instance, which may be on another node.",
+    timeout_s=20.0,
+)
+NODE_CLEAR = Command(
+    "yard.command.node.{node}.clear",
+    ClearNode,
+    NodeCleared,
+    callers=(OPERATOR,),
+    server=SUPERVISOR,
+    summary="Stop every instance on this node, and take no start after it; answered when they are gone.",
+    changes="node",
+)
+INSTANCE_CHANGED = Subject(
+    "yard.event.instance.{instance}.{state}",
+    Instance,
+    publish=(SUPERVISOR, RUNNER),
+    subscribe=(*WATCHERS, MONITOR),
+    summary="An instance reached a state.",
+)
+INSTANCE_LOG = Subject(
+    "yard.log.{node}.{instance}",
+    LogBatch,
+    publish=(RUNNER,),
+    subscribe=WATCHERS,
+    summary="What an engine printed.",
+)
+SERVICE_LOG = Subject(
+    "yard.log.{node}.service.{service}",
+    ServiceLogBatch,
+    publish=SERVICES,
+    subscribe=WATCHERS,
+    summary="What a service logged.",
+)

@@ -1,0 +1,163 @@
+"""The registry of models, and the groups of models."""
+
+from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
+from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
+from schemas.placing import PlanAnswer, PlanQuery
+from schemas.registry import (
+    ApplyModels,
+    DeleteModel,
+    ListModels,
+    ModelChanged,
+    ModelDeleted,
+    ModelHistory,
+    ModelList,
+    ModelRecord,
+    ModelsApplied,
+    PatchModel,
+    PutModel,
+    RenameModel,
+    UndoModel,
+)
+from schemas.subject import Command, Subject
+from schemas.subjects.sides import CALLERS, DOWNLOADER, DRAIN_S, RUNNER, SUPERVISOR, WATCHERS
+
+MODEL_PUT = Command(
+    "yard.command.model.put",
+    PutModel,
+    ModelStored,
+    callers=(*CALLERS, DOWNLOADER),
+    server=SUPERVISOR,
+    summary="Put a model into the registry, new or changed.",
+    changes="name",
+)
+MODEL_GET = Command(
+    "yard.command.model.get",
+    ModelRef,
+    ModelRecord,
+    callers=(*CALLERS, DOWNLOADER),
+    server=SUPERVISOR,
+    summary="One model of the registry, by name or alias.",
+)
+MODEL_LIST = Command(
+    "yard.command.model.list",
+    ListModels,
+    ModelList,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="Every model of the registry.",
+)
+MODEL_PATCH = Command(
+    "yard.command.model.patch",
+    PatchModel,
+    ModelStored,
+    callers=(*CALLERS, DOWNLOADER),
+    server=SUPERVISOR,
+    summary="Change some fields of a model.",
+    changes="model",
+)
+MODEL_RENAME = Command(
+    "yard.command.model.rename",
+    RenameModel,
+    ModelStored,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="Give a model another name.",
+    timeout_s=DRAIN_S,
+    changes="model",
+)
+MODEL_DELETE = Command(
+    "yard.command.model.delete",
+    DeleteModel,
+    ModelDeleted,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="Take a model out of the registry; its files stay.",
+    timeout_s=DRAIN_S,
+    changes="model",
+)
+MODEL_APPLY = Command(
+    "yard.command.model.apply",
+    ApplyModels,
+    ModelsApplied,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="Put and delete many models, all of them or none.",
+    timeout_s=DRAIN_S,
+    changes="models",
+)
+MODEL_HISTORY = Command(
+    "yard.command.model.history",
+    ModelRef,
+    ModelHistory,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="The last revisions of a model, deleted or not.",
+)
+MODEL_UNDO = Command(
+    "yard.command.model.undo",
+    UndoModel,
+    ModelStored,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="Bring an earlier revision of a model back, deleted or not.",
+    changes="model",
+)
+MODEL_START = Command(
+    "yard.command.model.start",
+    ModelRef,
+    ModelStarting,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="Start a model, or say that it is there already.",
+    changes="model",
+)
+MODEL_STOP = Command(
+    "yard.command.model.stop",
+    ModelRef,
+    ModelStopping,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="Drain and stop every instance of a model.",
+    changes="model",
+)
+MODEL_PLAN = Command(
+    "yard.command.model.plan",
+    PlanQuery,
+    PlanAnswer,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="What would happen if a model were asked for now; nothing is done.",
+)
+GROUP_PUT = Command(
+    "yard.command.group.put",
+    Group,
+    GroupStored,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="Let models run together, or never at the same time.",
+    changes="name",
+)
+GROUP_DELETE = Command(
+    "yard.command.group.delete",
+    GroupRef,
+    GroupStored,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="Take a group away; its models stay.",
+    changes="name",
+)
+GROUP_LIST = Command(
+    "yard.command.group.list",
+    ListGroups,
+    GroupList,
+    callers=CALLERS,
+    server=SUPERVISOR,
+    summary="Every group of models.",
+)
+MODEL_CHANGED = Subject(
+    "yard.event.model.{model}.{change}",
+    ModelChanged,
+    publish=(SUPERVISOR,),
+    subscribe=(*WATCHERS, RUNNER),
+    summary="A model was put, deleted or renamed; `model` is the name it had before.",
+)
