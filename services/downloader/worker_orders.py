@@ -33,14 +33,13 @@ class Orders:
         self._listing: queue.SimpleQueue[Listing] = queue.SimpleQueue()
         self._seeking: dict[str, asyncio.Future[Offers]] = {}
         self._limit_bytes_s: int | None = None
+        self._limiting = threading.Lock()
         self._tell: OnLimit | None = None
         threading.Thread(target=self._read, name="orders", daemon=True).start()
 
     def wait_for_go(self) -> Go:
         """Block until the parent wants the files."""
-        go = self._go.get()
-        self._limit_bytes_s = go.limit_bytes_s
-        return go
+        return self._go.get()
 
     def seek_repo(self, repo: str, revision: str | None) -> Listing:
         """Block until the parent has asked the other nodes."""
@@ -62,22 +61,30 @@ class Orders:
         def tell(limit: int | None) -> None:
             loop.call_soon_threadsafe(on_limit, limit)
 
-        self._tell = tell
-        on_limit(self._limit_bytes_s)
+        with self._limiting:
+            self._tell = tell
+            on_limit(self._limit_bytes_s)
 
     def _read(self) -> None:
         for line in self._lines:
             match ORDER_DECODER.decode(line):
                 case Go() as go:
+                    self._limit(go.limit_bytes_s)
                     self._go.put(go)
                 case Limit(limit_bytes_s=limit):
-                    if self._tell is not None:
-                        self._tell(limit)
+                    self._limit(limit)
                 case Listing() as listing:
                     self._listing.put(listing)
                 case Offers() as offers:
                     self._found(offers)
         os._exit(1)
+
+    def _limit(self, bytes_per_s: int | None) -> None:
+        """Keep the newest for a transfer that has not begun to follow yet."""
+        with self._limiting:
+            self._limit_bytes_s = bytes_per_s
+            if self._tell is not None:
+                self._tell(bytes_per_s)
 
     def _found(self, offers: Offers) -> None:
         if (waiting := self._seeking.pop(offers.sha256, None)) is not None:
