@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from modelyard.tinymodels import write_babbler, write_reciter
 from schemas import subjects
-from schemas.downloads import Download, DownloadState
+from schemas.downloads import Download, DownloadState, StartDownload
 from tests.e2e.chatting import chat
 from tests.e2e.yard_process import YardProcess, running_yard, yard_command
 from tests.hub import Hub
@@ -121,7 +121,7 @@ async def test_a_killed_downloader_goes_on_where_it_was(yard: YardProcess, hub: 
     file.faults.bytes_per_s = 25_000_000
     before = file.bytes_sent
     started = await yard.bus.call(
-        subjects.DOWNLOAD_START, subjects.StartDownload(reference="tiny/large-GGUF", name="again")
+        subjects.DOWNLOAD_START, StartDownload(reference="tiny/large-GGUF", name="again")
     )
     await hub.wait_until(lambda: file.bytes_sent > before + file.size_bytes // 3)
     yard.service("downloader").kill()
