@@ -1,6 +1,5 @@
 """From the hub to a chat, as a person types it."""
 
-import itertools
 import json
 import os
 import time
@@ -96,7 +95,7 @@ async def test_progress_is_told_at_most_twice_a_second_and_the_end_at_once(
     yard: YardProcess, hub: Hub
 ) -> None:
     file = hub.file("tiny/large-GGUF", "large-F32.gguf")
-    file.faults.bytes_per_s = 8_000_000
+    file.faults.bytes_per_s = 5_000_000
     seen: list[tuple[float, Download]] = []
 
     async def on_progress(_tokens: dict[str, str], download: Download) -> None:
@@ -108,7 +107,7 @@ async def test_progress_is_told_at_most_twice_a_second_and_the_end_at_once(
     assert code == 0, err
     moving = [(at, d) for at, d in seen if d.state is DownloadState.TRANSFERRING and d.bytes_done]
     assert len(moving) >= 3
-    assert all(later - earlier > 0.4 for (earlier, _), (later, _) in itertools.pairwise(moving))
+    assert len(moving) <= (moving[-1][0] - moving[0][0]) / 0.5 + 2, "messages may bunch up on the way, no more"
     assert [d.bytes_done for _, d in moving] == sorted(d.bytes_done for _, d in moving)
     assert moving[-1][1].speed_bytes_s is not None
     assert seen[-1][1].state is DownloadState.FINISHED
