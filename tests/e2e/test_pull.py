@@ -107,7 +107,7 @@ async def test_progress_is_told_at_most_twice_a_second_and_the_end_at_once(
     assert code == 0, err
     moving = [(at, d) for at, d in seen if d.state is DownloadState.TRANSFERRING and d.bytes_done]
     assert len(moving) >= 3
-    assert len(moving) <= (moving[-1][0] - moving[0][0]) / 0.5 + 2, "messages may bunch up on the way, no more"
+    assert len(moving) <= (moving[-1][0] - moving[0][0]) / 0.5 + 2, "they may bunch up on the way"
     assert [d.bytes_done for _, d in moving] == sorted(d.bytes_done for _, d in moving)
     assert moving[-1][1].speed_bytes_s is not None
     assert seen[-1][1].state is DownloadState.FINISHED
