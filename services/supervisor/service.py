@@ -28,6 +28,7 @@ from services.supervisor.agent.orders import Orders
 from services.supervisor.agent.presence import Presence
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.agent.workers import Workers
+from services.supervisor.fetching.fetching import Fetching
 from services.supervisor.groups import Groups
 from services.supervisor.registry import Registry
 from services.supervisor.scheduling.lease import SchedulerLease
@@ -49,7 +50,8 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     await _serve_registry(bus, tasks, registry, Groups(bus, groups))
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
     memory = await Memory.start(bus, tasks)
-    scheduler = Scheduler(bus, settings, models, instances, nodes, groups, memory)
+    fetching = await Fetching.start(bus, tasks)
+    scheduler = Scheduler(bus, settings, models, instances, nodes, groups, memory, fetching)
     await scheduler.listen()
     lease = SchedulerLease(bus, settings.node)
     tasks.spawn(_lead(bus, lease, scheduler, Wishes(registry, scheduler, instances)), "lead")
