@@ -110,7 +110,7 @@ LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=[*_
 STORES = Bucket(
     "stores", StoreSpace, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR], expires=True
 )
-TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
+TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR])
 JOBS = Bucket(
     "jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR], expires=True
 )

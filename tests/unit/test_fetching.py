@@ -11,14 +11,14 @@ from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail
 from schemas.formats import Format
 from schemas.hub import Choice, Fit, Offer, Offered, OfferedFile
-from schemas.library import EntryFormat, JobKind, JobState, LibraryEntry, LibraryJob, entry_id
+from schemas.library import EntryFormat, JobKind, JobState, LibraryEntry, LibraryJob, TrashedEntry, entry_id
 from schemas.models import ModelSpec, Source
 from schemas.placing import NodeDevice, StandIn
 from schemas.profiles import Lora
 from services.supervisor.agent.options import options, options_of
 from services.supervisor.fetching.hub import read_offer
 from services.supervisor.fetching.orders import copy_order, hub_order
-from services.supervisor.fetching.progress import Progress, progress, works
+from services.supervisor.fetching.progress import Progress, deleted, progress, works
 
 NOW = 1000.0
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -183,6 +183,30 @@ def test_how_it_stands(
 ) -> None:
     done = works("m", ["org/m/m-Q4_0.gguf"], "b", jobs, downloads)
     assert progress(done, "b", NOW, wished_at) == expected
+
+
+def test_what_a_person_deleted_stays_deleted_until_a_person_asks() -> None:
+    trashed = TrashedEntry(
+        node="b",
+        store="models",
+        item="i",
+        path="m.gguf",
+        name="m",
+        format=EntryFormat.GGUF,
+        size_bytes=1,
+        size="1 B",
+        n_files=1,
+        trashed_at=NOW,
+        expires_at=NOW + 10,
+    )
+    refused = deleted([trashed], ["m.gguf"], "b", NOW - 1)
+    assert refused is not None
+    assert refused.failed
+    assert "in the trash of b; restore them (yard library restore m)" in refused.text
+    assert deleted([trashed], ["m.gguf"], "b", None) == refused
+    assert deleted([trashed], ["m.gguf"], "b", NOW + 1) is None
+    assert deleted([trashed], ["m.gguf"], "a", None) is None
+    assert deleted([trashed], ["n.gguf"], "b", None) is None
 
 
 def offer(*fits: Fit, problem: str | None = None) -> Offer:

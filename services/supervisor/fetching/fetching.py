@@ -16,12 +16,12 @@ from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download
 from schemas.errors import YardError
-from schemas.library import JOB_ENDED, CopyEntry, LibraryEntry, LibraryJob, StoreSpace, node_of
+from schemas.library import JOB_ENDED, CopyEntry, LibraryEntry, LibraryJob, StoreSpace, TrashedEntry, node_of
 from schemas.models import ModelSpec
 from schemas.placing import Option, Options, StandIn
 from services.supervisor.fetching.hub import AGAIN_S, PASSING, Hub
 from services.supervisor.fetching.orders import Order, copy_order, hub_order
-from services.supervisor.fetching.progress import RETRY_S, Progress, progress, works
+from services.supervisor.fetching.progress import RETRY_S, Progress, deleted, progress, works
 from services.supervisor.fetching.shelves import Shelves
 from services.supervisor.planning.text import names
 from services.supervisor.planning.world import Fetch, FetchModel
@@ -61,11 +61,13 @@ class Fetching:
         stores: Mirror[StoreSpace],
         jobs: Mirror[LibraryJob],
         downloads: Mirror[Download],
+        trash: Mirror[TrashedEntry],
     ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._jobs = jobs
         self._downloads = downloads
+        self._trash = trash
         self._shelves = Shelves(bus, stores)
         self._hub = Hub(bus, tasks, self._tell)
         self._listeners: list[Callable[[], None]] = []
@@ -83,6 +85,7 @@ class Fetching:
             await Mirror.start(bus, buckets.STORES, tasks),
             await Mirror.start(bus, buckets.JOBS, tasks),
             await Mirror.start(bus, buckets.DOWNLOADS, tasks),
+            await Mirror.start(bus, buckets.TRASH, tasks),
         )
 
     def listen(self, *, on_news: Callable[[], None], on_end: Callable[[], None]) -> None:
@@ -157,7 +160,8 @@ class Fetching:
                 return Progress(problem, failed=not passes)
         jobs, downloads = self._jobs.values.values(), self._downloads.values.values()
         done = works(spec.name, missing, fetch.node, jobs, downloads)
-        return progress(done, fetch.node, now, wished_at)
+        trashed = self._trash.values.values()
+        return progress(done, fetch.node, now, wished_at) or deleted(trashed, missing, fetch.node, wished_at)
 
     async def _copies(
         self, spec: ModelSpec, copy: CopyEntry, said: Options, there: list[list[LibraryEntry]], nodes: Nodes

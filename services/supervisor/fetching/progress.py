@@ -1,10 +1,10 @@
 """How far the files of a model are on their way to a node. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from schemas.downloads import ENDED, Download, DownloadState
-from schemas.library import JOB_ENDED, JobKind, JobState, LibraryJob, node_of
+from schemas.library import JOB_ENDED, JobKind, JobState, LibraryJob, TrashedEntry, node_of
 
 RETRY_S = 60.0
 """So long after a failure nothing is tried again, unless somebody asks for a start."""
@@ -41,6 +41,17 @@ def progress(works: Iterable[Work], node: str, now: float, wished_at: float | No
         return None
     problem = newest.problem or "what came is not what it needs"
     return Progress(f"its files could not be brought to {node}: {problem.rstrip('.')}", failed=True)
+
+
+def deleted(
+    trashed: Iterable[TrashedEntry], missing: Collection[str], node: str, wished_at: float | None
+) -> Progress | None:
+    """What a person put into the trash of a node does not come back by itself."""
+    gone = [one for one in trashed if one.node == node and one.path in missing]
+    if not gone or (wished_at or 0.0) > max(one.trashed_at for one in gone):
+        return None
+    how = f"restore them (yard library restore {gone[0].name}), or start the model to fetch them anew"
+    return Progress(f"its files are in the trash of {node}; {how}", failed=True)
 
 
 def copying(job: LibraryJob) -> Work:
