@@ -58,6 +58,7 @@ class Fetching:
         self,
         bus: Bus,
         tasks: Tasks,
+        nodes: Nodes,
         stores: Mirror[StoreSpace],
         jobs: Mirror[LibraryJob],
         downloads: Mirror[Download],
@@ -65,6 +66,7 @@ class Fetching:
     ) -> None:
         self._bus = bus
         self._tasks = tasks
+        self._nodes = nodes
         self._jobs = jobs
         self._downloads = downloads
         self._trash = trash
@@ -78,10 +80,11 @@ class Fetching:
         self._away_since: dict[str, float] = {}
 
     @classmethod
-    async def start(cls, bus: Bus, tasks: Tasks) -> "Fetching":
+    async def start(cls, bus: Bus, tasks: Tasks, nodes: Nodes) -> "Fetching":
         return cls(
             bus,
             tasks,
+            nodes,
             await Mirror.start(bus, buckets.STORES, tasks),
             await Mirror.start(bus, buckets.JOBS, tasks),
             await Mirror.start(bus, buckets.DOWNLOADS, tasks),
@@ -107,15 +110,27 @@ class Fetching:
         for listener in self._listeners:
             listener()
 
-    async def look(self, specs: Iterable[ModelSpec], nodes: Nodes, wished_at: Mapping[str, float]) -> Fetches:
-        """For each of these models that some node lacks the files of: how they could come there."""
+    async def look(
+        self,
+        specs: Iterable[ModelSpec],
+        wished_at: Mapping[str, float],
+        *,
+        patient_for: str | None = None,
+    ) -> Fetches:
+        """For each of these models that some node lacks the files of: how they could come there.
+
+        `wished_at`: when a person asked for a start. `patient_for`: a model of which somebody wants to know;
+        for it the hub's answer is waited for.
+        """
         made, specs = Fetches({}, {}, {}), list(specs)
         looked_for = {spec.name for spec in specs}
         self._away_since = {name: at for name, at in self._away_since.items() if name in looked_for}
         for spec in specs:
-            lacking = nodes.lacking(spec.name)
+            lacking = self._nodes.lacking(spec.name)
             found = [
-                await self._found(spec, node, said, nodes, wished_at.get(spec.name))
+                await self._found(
+                    spec, node, said, wished_at.get(spec.name), patient=spec.name == patient_for
+                )
                 for node, said in sorted(lacking.items())
                 if self._shelves.is_there(node)
             ]
@@ -127,7 +142,13 @@ class Fetching:
         return made
 
     async def _found(
-        self, spec: ModelSpec, node: str, said: Options, nodes: Nodes, wished_at: float | None
+        self,
+        spec: ModelSpec,
+        node: str,
+        said: Options,
+        wished_at: float | None,
+        *,
+        patient: bool,
     ) -> _Found:
         fetch = FetchModel(model=spec.name, node=node)
         if (standing := self._standing(spec, fetch, said.missing, wished_at)) is not None:
@@ -136,10 +157,12 @@ class Fetching:
         there = [[one for one in found if self._gives(one, node)] for found in entries]
         if (copy := copy_order(spec, said.missing, there, node)) is not None:
             self._orders[fetch] = copy
-            return await self._copies(spec, copy, said, there, nodes)
+            return await self._copies(spec, copy, said, there)
         away = sorted(
             {one.node for found in entries for one in found if not self._shelves.is_there(one.node)}
         )
+        if patient and spec.source is not None and self._hub.ways(spec, spec.source) is None:
+            await self._hub.answered(spec, spec.source)
         return self._downloads_of(spec, fetch, said, away)
 
     def _gives(self, entry: LibraryEntry, node: str) -> bool:
@@ -164,11 +187,13 @@ class Fetching:
         return progress(done, fetch.node, now, wished_at) or deleted(trashed, missing, fetch.node, wished_at)
 
     async def _copies(
-        self, spec: ModelSpec, copy: CopyEntry, said: Options, there: list[list[LibraryEntry]], nodes: Nodes
+        self, spec: ModelSpec, copy: CopyEntry, said: Options, there: list[list[LibraryEntry]]
     ) -> _Found:
-        giver, node = node_of(copy.entry), nodes[copy.node]
+        giver, node = node_of(copy.entry), self._nodes[copy.node]
         stand_in = StandIn(node=node.node, engine=said.engine or "", devices=node.devices)
-        by_files = await nodes.instead(giver, spec.name, stand_in) if spec.path in said.missing else said
+        by_files = (
+            await self._nodes.instead(giver, spec.name, stand_in) if spec.path in said.missing else said
+        )
         if by_files.problem is not None and by_files is not said:
             return _Found(progress=Progress(by_files.problem.rstrip("."), failed=True))
         sizes = {found[0].key: found[0].size_bytes for found in there if found}

@@ -1,5 +1,6 @@
 """Where the files of a model that only the hub has would fit, as the hub's own listing tells."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from schemas.placing import Need, Option
 
 FRESH_S = 60.0
 """How long an answer counts, also a refusal."""
+PATIENCE_S = 8.0
+"""How long somebody who wants to know waits for it."""
 AGAIN_S = 3.0
 """How long it counts that nobody answered."""
 PASSING = (ServiceUnavailable, DeadlineExceeded, BrokerUnavailable)
@@ -42,7 +45,7 @@ class Hub:
         self._tasks = tasks
         self._on_answer = on_answer
         self._told: dict[tuple[str, str], tuple[HubWays, float]] = {}
-        self._asking: set[tuple[str, str]] = set()
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def ways(self, spec: ModelSpec, source: Source) -> HubWays | None:
         """Where it would fit; None while the hub is asked."""
@@ -51,9 +54,13 @@ class Hub:
         if ways is not None and time.monotonic() - at < (AGAIN_S if ways.passes else FRESH_S):
             return ways
         if key not in self._asking:
-            self._asking.add(key)
-            self._tasks.spawn(self._ask(spec, source), f"offer of {source.repo}")
+            self._asking[key] = self._tasks.spawn(self._ask(spec, source), f"offer of {source.repo}")
         return None
+
+    async def answered(self, spec: ModelSpec, source: Source) -> None:
+        """Wait until it was asked, for some seconds."""
+        if task := self._asking.get((spec.path, source.revision)):
+            await asyncio.wait({task}, timeout=PATIENCE_S)
 
     async def _ask(self, spec: ModelSpec, source: Source) -> None:
         key = spec.path, source.revision
@@ -64,7 +71,7 @@ class Hub:
             problem = f"its files could not be found on the hub: {error.message.rstrip('.')}"
             ways = HubWays(problem=problem, passes=isinstance(error, PASSING))
         finally:
-            self._asking.discard(key)
+            self._asking.pop(key, None)
         self._told[key] = ways, time.monotonic()
         self._on_answer()
 

@@ -63,6 +63,7 @@ class Scheduler:
         models: Mirror[ModelSpec],
         instances: Mirror[Instance],
         nodes: Mirror[Node],
+        asking: Nodes,
         groups: Mirror[Group],
         memory: Memory,
         fetching: Fetching,
@@ -78,7 +79,7 @@ class Scheduler:
         self._groups = groups
         self._memory = memory
         self._fetching = fetching
-        self._nodes = Nodes(bus, nodes, models)
+        self._nodes = asking
         self._rules = Rules(max_wait_s=settings.swap_max_wait_s, min_dwell_s=settings.swap_min_dwell_s)
         self._epoch = 0
         self._notices = Notices(bus)
@@ -191,7 +192,8 @@ class Scheduler:
         wished_at = {name: wish.at for name, wish in self.demands.wishes.items() if wish.running}
         # A node that is silent for a moment may have the files.
         looked_for = () if self._nodes.silent() else needing
-        fetches = await self._fetching.look((specs[name] for name in looked_for), self._nodes, wished_at)
+        asked = (specs[name] for name in looked_for)
+        fetches = await self._fetching.look(asked, wished_at, patient_for=also)
         self.demands.renew(fetches.under_way, now)
         return msgspec.structs.replace(
             world,
