@@ -36,6 +36,7 @@ async def test_a_pull_that_fails_says_why(yard: YardProcess, tmp_path: Path) -> 
         await page.until_text("org/nowhere")
         await page.until_text("Failed")
         await page.until_text("Nobody answers at 127.0.0.1")
+        assert page.complaints == []
 
 
 async def test_the_page_comes_back_by_itself_after_the_gateway_died(

@@ -137,7 +137,8 @@ async def test_an_embedding_model_passes_its_own_probe(yard: YardProcess) -> Non
     await yard.put(ModelSpec(name="embedder2", path="embedder2.gguf", mode=Mode.EMBEDDING, n_ctx=512))
     await yard.bus.call(subjects.MODEL_START, ModelRef(model="embedder2"))
     async with watching(yard.bus) as instances:
-        await instances.until("embedder2", InstanceState.READY)
+        ready = await instances.until("embedder2", InstanceState.READY)
+    assert (ready.error, ready.failures) == (None, 0)
     await yard.bus.call(subjects.MODEL_STOP, ModelRef(model="embedder2"))
 
 
