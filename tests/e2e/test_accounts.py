@@ -22,8 +22,7 @@ from schemas.requests import Outcome
 from schemas.usage import RebuildUsage, RecordsQuery, Unit, UsageQuery, UsageReport
 from tests import counting_engine
 from tests.e2e.chatting import chat, post
-from tests.e2e.test_killed import until_service_restarted
-from tests.e2e.yard_process import YardProcess, running_yard, yard_command
+from tests.e2e.yard_process import YardProcess, running_yard, until_service_restarted, yard_command
 from tests.endurance import rounds
 
 KILLS = rounds(5, 20)
