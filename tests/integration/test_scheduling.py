@@ -64,7 +64,8 @@ async def test_an_expired_lease_is_taken_although_its_mark_is_still_there(yard: 
         await asyncio.wait_for(leases.until(lambda values: SCHEDULER in values), 5)
         await asyncio.wait_for(leases.until(lambda values: SCHEDULER not in values), 5)
         async with asyncio.timeout(0.9):
-            await SchedulerLease(bus, "b").acquire()
+            epoch = await SchedulerLease(bus, "b").acquire()
+        assert await store.get(SCHEDULER) == Lease(holder="b", epoch=epoch)
 
 
 async def test_a_node_takes_no_late_order_of_a_scheduler_that_was_followed(yard: Yard) -> None:
