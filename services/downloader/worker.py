@@ -177,6 +177,7 @@ def hub_source(plan: Plan, file: RemoteFile) -> Source:
         url=plan.answer.urls[file.path],
         size_bytes=file.size_bytes,
         sha256=file.sha256,
+        blob_sha1=file.blob_sha1,
         commit=plan.resolved.commit,
         authorization=plan.answer.authorization,
     )

@@ -49,9 +49,13 @@ async def test_files_come_with_sizes_hashes_and_the_commit(hub: Hub) -> None:
     assert listing.files[1].path == "sub/m-Q8_0.gguf"
 
 
-async def test_files_outside_lfs_have_a_size_and_no_hash(hub: Hub) -> None:
+async def test_files_outside_lfs_have_a_size_and_gits_name(hub: Hub) -> None:
+    """The name is what `git hash-object` says."""
     hub.add_repo("org/small", {"m.gguf": b"GGUF"}, lfs=False)
-    assert (await ask(hub, "org/small")).files == (RemoteFile(path="m.gguf", size_bytes=4, sha256=None),)
+    (file,) = (await ask(hub, "org/small")).files
+    assert file == RemoteFile(
+        path="m.gguf", size_bytes=4, blob_sha1="53b7dcdfb2702f3512ca9b967b2a138fcfe9bea9"
+    )
 
 
 async def test_a_revision_is_asked_for(hub: Hub) -> None:

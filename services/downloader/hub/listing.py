@@ -20,6 +20,7 @@ _REQUEST_TIMEOUT_S = 20.0
 _PAUSES_S = (1.0, 3.0)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA1 = re.compile(r"[0-9a-f]{40}")
 _WORTH_ANOTHER_TRY = frozenset({"hub_error", "hub_unreachable", "hub_rate_limited"})
 
 
@@ -86,14 +87,15 @@ def _listing(info: "ModelInfo") -> RepoListing:
 
 
 def _remote_file(entry: "RepoSibling") -> RemoteFile:
-    size_bytes, sha256 = entry.size, None
+    size_bytes, sha256, blob_sha1 = entry.size, None, entry.blob_id
     if entry.lfs is not None:
-        size_bytes, sha256 = entry.lfs.size, entry.lfs.sha256
+        size_bytes, sha256, blob_sha1 = entry.lfs.size, entry.lfs.sha256, None
         if not _SHA256.fullmatch(sha256):
             raise ValueError("no sha256")
     if not isinstance(size_bytes, int) or size_bytes < 0:
         raise ValueError("no size")
-    return RemoteFile(path=entry.rfilename, size_bytes=size_bytes, sha256=sha256)
+    known = blob_sha1 if isinstance(blob_sha1, str) and _SHA1.fullmatch(blob_sha1) else None
+    return RemoteFile(path=entry.rfilename, size_bytes=size_bytes, sha256=sha256, blob_sha1=known)
 
 
 def license_of(info: "ModelInfo") -> str | None:
