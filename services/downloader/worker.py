@@ -198,6 +198,7 @@ def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
     go = orders.wait_for_go()
     require_free(plan.places[0].parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
     asyncio.run(fetch(job, plan, orders, send))
+    _require_files(plan)
     if resolved.format is Format.GGUF:
         _check_model(plan.places[0])
     send(
@@ -210,6 +211,13 @@ def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
             task=resolved.task,
         )
     )
+
+
+def _require_files(plan: Plan) -> None:
+    """Others may have been at work in the folder, too."""
+    for file, place in zip(plan.resolved.files, plan.places, strict=True):
+        if file_bytes(place) != file.size_bytes:
+            raise DownloadError("disk_error", f"{place.name} was taken away by somebody; retry the download.")
 
 
 def _arrived_bytes(file: RemoteFile, place: Path) -> int:
