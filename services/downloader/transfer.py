@@ -32,7 +32,7 @@ from services.downloader.errors import TransferError, disk_error
 from services.downloader.givers import Givers, Pace, Seeking
 from services.downloader.hashing import Hashing
 from services.downloader.keeping import Keeping
-from services.downloader.part_file import PartFile
+from services.downloader.part_file import PartFile, forget_empty_part
 from services.downloader.source import Source
 from services.downloader.throttle import Throttle
 
@@ -95,7 +95,11 @@ async def fetch_file(
         on_bytes(source.size_bytes)
         options.on_trouble(f"{dest.name} is here already; its bytes are being checked.")
     if not await asyncio.to_thread(is_there, source, dest):
-        await _fetch(_Fetch(session, source, dest, on_bytes, options))
+        try:
+            await _fetch(_Fetch(session, source, dest, on_bytes, options))
+        except TransferError:
+            forget_empty_part(dest, source)
+            raise
     forget_part(dest)
 
 
