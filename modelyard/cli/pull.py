@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import TYPE_CHECKING
 
 from modelyard.cli.choosing import add_choice, add_wishes, order_of, orders_of, says_wishes
-from modelyard.cli.output import emit, say, screen
+from modelyard.cli.output import emit, say
 from modelyard.cli.text import rate, spell_sources
 from modelyard.cli.verbs import Verbs, complain
 
@@ -161,6 +161,6 @@ def _display(
 
     if arguments.log:
         return nullcontext(progress.log)
-    if not sys.stdout.isatty() or screen().is_dumb_terminal:
+    if not progress.can_redraw():
         return nullcontext(progress.Lines().show)
     return progress.bars() if many else progress.bar()
