@@ -86,6 +86,15 @@ async def test_a_busy_hub_is_asked_again_and_then_given_up(hub: Hub) -> None:
     assert "answered 503" in error.sentence
 
 
+async def test_the_hubs_wish_to_be_left_alone_is_honoured_when_it_is_asked_for_files(hub: Hub) -> None:
+    hub.api_statuses, hub.api_retry_after = [429], "1"
+    started_s = time.monotonic()
+    await ask(hub, NAME)
+    assert time.monotonic() - started_s >= 1.0
+    hub.api_statuses, hub.api_retry_after = [503], "100000"
+    assert (await refusal(hub)).code == "hub_error", "nobody waits that long"
+
+
 async def test_listings_that_make_no_sense_are_refused(hub: Hub) -> None:
     hub.repos[NAME].sha = "not-a-commit/.."
     assert (await refusal(hub)).code == "hub_error"

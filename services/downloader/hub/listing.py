@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _REQUEST_TIMEOUT_S = 20.0
 _PAUSES_S = (1.0, 3.0)
+_PATIENCE_S = 300.0
+"""If the hub wants to be left alone for longer, that is told."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
@@ -40,7 +42,11 @@ class RepoListing(Struct, frozen=True, kw_only=True):
 
 
 def list_repo(
-    reference: Reference, *, endpoint: str | None = None, pauses_s: tuple[float, ...] = _PAUSES_S
+    reference: Reference,
+    *,
+    endpoint: str | None = None,
+    pauses_s: tuple[float, ...] = _PAUSES_S,
+    patience_s: float = _PATIENCE_S,
 ) -> RepoListing:
     """The files of reference's repository at its revision; blocks. A busy hub is asked again a few times."""
     quiet_library()
@@ -51,9 +57,9 @@ def list_repo(
         try:
             return _ask(reference, endpoint)
         except HubError as error:
-            if error.code not in _WORTH_ANOTHER_TRY:
+            if error.code not in _WORTH_ANOTHER_TRY or error.retry_after_s > patience_s:
                 raise
-        time.sleep(pause_s)
+            time.sleep(max(pause_s, error.retry_after_s))
     return _ask(reference, endpoint)
 
 
