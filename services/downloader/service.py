@@ -32,8 +32,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
         bus, tasks, settings, book, registrar=registrar, finder=library.finder, on_files=library.wake
     )
     await downloads.go_on()
-    # Last: whoever waits for the downloader takes its announcement as "ready".
-    commands = await Commands.start(bus, tasks, "From the hub to the disk, and the library of what is there.")
+    commands = Commands.open(bus, tasks, "From the hub to the disk, and the library of what is there.")
     await OrderCommands(bus, commands, downloads, first=not settings.joined).start()
     if not settings.joined:
         offers = Offers(settings, nodes, models)
@@ -41,3 +40,4 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
         await commands.add(subjects.HUB_SEARCH, offers.on_search)
         await commands.add(subjects.HUB_OFFER, offers.on_offer)
     await serve_library(bus, settings, tasks, library, commands)
+    await commands.announce()
