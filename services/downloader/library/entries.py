@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from modelyard.cli.text import spell_size
 from schemas.downloads import Download, DownloadState
-from schemas.library import EntryFormat, Facts, LibraryEntry, Verified
+from schemas.library import EntryFormat, Facts, LibraryEntry, Verified, entry_id
 from schemas.models import ModelSpec, Source
 from services.downloader.library import records
 from services.downloader.library.grouping import shown_name
@@ -16,11 +16,6 @@ from services.downloader.reference import parse_reference
 _SHOWN_DAMAGED = 20
 Uses = Mapping[str, tuple[str, ...]]
 """By the path of a file or a folder, relative to its store: the models that name it."""
-
-
-def entry_id(path: str) -> str:
-    """The token of what lies at `path`: the same wherever the store is."""
-    return hashlib.sha256(path.encode()).hexdigest()[:16]
 
 
 def revision_of(description: str) -> str:
