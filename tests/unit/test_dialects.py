@@ -53,7 +53,9 @@ def test_the_engine_is_always_asked_for_a_stream_with_usage(
     sent = dialect.ask(json.dumps({**prompt, **given_body}).encode(), ParameterPolicy())
     assert json.loads(sent) == {**prompt, "stream": True, "stream_options": options}
     usage = write_event(b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}')
-    assert dialect.see(usage) == (usage if wants else b"")
+    assert dialect.see(usage) == b"", "it may be about one choice of several"
+    done = write_event(b"[DONE]")
+    assert dialect.see(done) == (usage + done if wants else done)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{", b'{"stream_options":7}', b""])
@@ -146,6 +148,70 @@ def test_the_engine_is_believed_and_chunks_are_counted_until_it_speaks() -> None
     assert dialect.see(b"data: not json\n\n") == b"data: not json\n\n"
 
 
+def words(*chunks: dict[str, Any]) -> list[bytes]:
+    return [write_event(json.dumps(each).encode()) for each in chunks] + [write_event(b"[DONE]")]
+
+
+def said(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+@pytest.mark.parametrize(
+    ("asked", "chunks", "usage"),
+    [
+        # llama-server says it of every choice, all of one prompt.
+        ({"n": 2}, [{"choices": [], "usage": said(9, 4)}, {"choices": [], "usage": said(9, 3)}], (9, 7)),
+        # Of several prompts each has its own.
+        (
+            {"prompt": ["a", "b"]},
+            [
+                {"choices": [{"index": 1, "text": "", "finish_reason": "stop"}], "usage": said(2, 4)},
+                {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}], "usage": said(3, 3)},
+            ],
+            (5, 7),
+        ),
+        # Others say it once for all, some with every chunk what it has come to.
+        ({"n": 2}, [{"choices": [], "usage": said(9, 7)}], (9, 7)),
+        (
+            {},
+            [
+                {"choices": [{"index": 0, "text": "a"}], "usage": said(9, 1)},
+                {"choices": [{"index": 0, "text": "b"}], "usage": said(9, 2)},
+                {"choices": [], "usage": said(9, 2)},
+            ],
+            (9, 2),
+        ),
+    ],
+)
+def test_usage_is_that_of_all_choices(
+    asked: dict[str, Any], chunks: list[dict[str, Any]], usage: tuple[int, int]
+) -> None:
+    body = json.dumps({**asked, "stream_options": {"include_usage": True}}).encode()
+    streamed, together = Chunks(TextWhole()), Chunks(TextWhole())
+    for dialect in (streamed, together):
+        dialect.ask(body, ParameterPolicy())
+    shown = b"".join(streamed.see(event) for event in words(*chunks))
+    for event in words(*chunks):
+        together.keep(event)
+    assert (streamed.meter.prompt_tokens, streamed.meter.completion_tokens) == usage
+    assert json.loads(together.whole())["usage"].items() >= said(*usage).items()
+    alone = [
+        json.loads(event_data(event) or b"")["usage"]
+        for event in EventSplitter().feed(shown)
+        if b'"choices": []' in event or b'"choices":[]' in event
+    ]
+    assert len(alone) <= 1
+    assert all(each.items() >= said(*usage).items() for each in alone)
+
+
+def test_an_event_of_nothing_is_no_part_of_the_answer() -> None:
+    """llama-server's first event where a text completion has several prompts."""
+    streamed, together = Chunks(TextWhole()), Chunks(TextWhole())
+    assert streamed.see(write_event(b"null")) == b""
+    together.keep(write_event(b"null"))
+    assert json.loads(together.whole())["choices"] == []
+
+
 def test_the_second_part_of_an_answer_looks_like_the_first() -> None:
     dialect = Chunks(ChatWhole(), Continues(id="first", created=7, completion_tokens=10))
     dialect.ask(b'{"stream_options":{"include_usage":true}}', ParameterPolicy())
@@ -154,7 +220,8 @@ def test_the_second_part_of_an_answer_looks_like_the_first() -> None:
     assert (seen["id"], seen["created"]) == ("first", 7)
     assert seen["choices"][0]["delta"] == {"content": "c"}
     usage = {"choices": [], "usage": {"prompt_tokens": 15, "completion_tokens": 3, "total_tokens": 18}}
-    last = json.loads(event_data(dialect.see(write_event(json.dumps(usage).encode()))) or b"")
+    assert dialect.see(write_event(json.dumps(usage).encode())) == b""
+    last = json.loads(event_data(dialect.see(write_event(b"[DONE]")).partition(b"\n\n")[0]) or b"")
     assert last["usage"] == {"prompt_tokens": 5, "completion_tokens": 13, "total_tokens": 18}
     assert (dialect.meter.prompt_tokens, dialect.meter.completion_tokens) == (5, 13)
     assert dialect.see(b": ping\n\n") == b""
@@ -234,6 +301,19 @@ def test_a_message_is_put_together_with_its_tools() -> None:
     assert message["usage"] == {"input_tokens": 3, "cache_read_input_tokens": 2, "output_tokens": 9}
     meter = dialect.meter
     assert (meter.prompt_tokens, meter.cached_tokens, meter.completion_tokens) == (5, 2, 9)
+
+
+def test_a_call_that_was_cut_off_has_no_arguments() -> None:
+    dialect = Messages()
+    for event in events(
+        {"type": "message_start", "message": {"id": "m"}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "name": "f"}},
+        {"type": "content_block_delta", "index": 0, "delta": {"partial_json": '{"x": "unfin'}},
+        {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}},
+        {"type": "message_stop"},
+    ):
+        dialect.keep(event)
+    assert json.loads(dialect.whole())["content"] == [{"type": "tool_use", "name": "f", "input": {}}]
 
 
 @pytest.mark.parametrize(

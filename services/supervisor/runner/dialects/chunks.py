@@ -10,18 +10,15 @@ from services.supervisor.runner.dialects.base import Dialect, Fields, engine_err
 from services.supervisor.runner.dialects.chat_whole import ChatWhole
 from services.supervisor.runner.dialects.sse import event_data, write_event
 from services.supervisor.runner.dialects.text_whole import TextWhole
+from services.supervisor.runner.dialects.usage import Usage, Usages
 
 DONE = b"[DONE]"
+NOTHING = b"null"
+"""llama-server begins a stream of several prompts so."""
 
 
-class _Details(Record):
-    cached_tokens: int = 0
-
-
-class _Usage(Record):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
+class _Choice(Record):
+    index: int = 0
 
 
 class _Timings(Record):
@@ -29,8 +26,8 @@ class _Timings(Record):
 
 
 class _Chunk(Record):
-    choices: tuple[msgspec.Raw, ...] | None = None
-    usage: _Usage | None = None
+    choices: tuple[_Choice, ...] | None = None
+    usage: Usage | None = None
     timings: _Timings | None = None
     # Not `Raw | None`: msgspec takes nothing but null for that.
     error: msgspec.Raw = msgspec.Raw()
@@ -42,14 +39,16 @@ _any = msgspec.json.Decoder(dict[str, Any])
 
 
 class Chunks(Dialect):
-    """Usage is always asked for; the chunk that carries it is shown only to those who asked themselves."""
+    """Usage is always asked for; those who asked themselves are shown it, in one chunk before the end."""
 
     def __init__(self, whole: ChatWhole | TextWhole, continues: Continues | None = None) -> None:
         super().__init__()
         self._whole = whole
         self._continues = continues
         self._wants_usage = False
-        self._counted = False
+        self._usages = Usages()
+        self._held = b""
+        """The newest chunk with usage alone."""
 
     def prepare(self, fields: Fields) -> None:
         super().prepare(fields)
@@ -57,18 +56,41 @@ class Chunks(Dialect):
         options = {} if given == b"null" else _options.decode(given)
         self._wants_usage = options.get("include_usage") is True
         fields["stream_options"] = msgspec.Raw(msgspec.json.encode({**options, "include_usage": True}))
+        self._usages.n = _number(fields.get("n"))
 
     def see(self, event: bytes) -> bytes:
-        if self._continues is None:
-            return super().see(event)
-        if (data := event_data(event)) is None or not self.read(data):
+        if (data := event_data(event)) is None:
+            return event if self._continues is None else b""
+        if not self.read(data):
             return b""
-        return write_event(self._as_before(data, self._continues))
+        shown = event if self._continues is None else write_event(self._as_before(data, self._continues))
+        return self._usage_event() + shown if self.done and self._wants_usage else shown
+
+    def _usage_event(self) -> bytes:
+        """The usage of all choices, once there is nothing more to come."""
+        if not self._held:
+            return b""
+        if self._usages.several:
+            chunk = _any.decode(self._held)
+            self._held = msgspec.json.encode({**chunk, "usage": self._shown_usage()})
+        held = self._held if self._continues is None else self._as_before(self._held, self._continues)
+        return write_event(held)
+
+    def _shown_usage(self) -> dict[str, Any]:
+        total = self._usages.total
+        return {
+            "completion_tokens": total.completion_tokens,
+            "prompt_tokens": total.prompt_tokens,
+            "total_tokens": total.prompt_tokens + total.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": total.cached_tokens},
+        }
 
     def read(self, data: bytes) -> bool:
         if data == DONE:
             self.done = True
             return True
+        if data == NOTHING:
+            return False
         try:
             chunk = _decode(data)
         except msgspec.DecodeError:
@@ -77,20 +99,22 @@ class Chunks(Dialect):
         if bytes(chunk.error) not in (b"", b"null"):
             self.error = engine_error(data, 500)
         self._count(chunk)
-        return self._wants_usage or chunk.usage is None or bool(chunk.choices)
+        if chunk.usage is None or chunk.choices:
+            return True
+        self._held = data
+        return False
 
     def _count(self, chunk: _Chunk) -> None:
         meter = self.meter
         if chunk.timings is not None:
             meter.tokens_per_s = chunk.timings.predicted_per_second
         if chunk.usage is not None:
-            before = self._continues.completion_tokens if self._continues else 0
-            self._counted = True
-            meter.prompt_tokens = chunk.usage.prompt_tokens - before
-            meter.completion_tokens = chunk.usage.completion_tokens + before
-            details = chunk.usage.prompt_tokens_details
-            meter.cached_tokens = min(details.cached_tokens if details else 0, meter.prompt_tokens)
-        elif chunk.choices and not self._counted:
+            self._usages.add(chunk.usage, (choice.index for choice in chunk.choices or ()))
+            before, total = self._continues.completion_tokens if self._continues else 0, self._usages.total
+            meter.prompt_tokens = total.prompt_tokens - before
+            meter.completion_tokens = total.completion_tokens + before
+            meter.cached_tokens = min(total.cached_tokens, meter.prompt_tokens)
+        elif chunk.choices and not self._usages:
             # Until the engine says how many there were, a chunk with choices is about a token.
             meter.completion_tokens += 1
 
@@ -110,8 +134,16 @@ class Chunks(Dialect):
         return msgspec.json.encode(chunk)
 
     def collect(self, data: bytes) -> None:
-        if data != DONE:
+        if data not in (DONE, NOTHING):
             self._whole.add(data)
 
     def whole(self) -> bytes:
-        return self._whole.encode()
+        return self._whole.encode(self._shown_usage() if self._usages.several else None)
+
+
+def _number(given: msgspec.Raw | None) -> int:
+    """`n` of a request, as far as it is one."""
+    try:
+        return max(1, msgspec.json.decode(given or b"1", type=int))
+    except msgspec.DecodeError:
+        return 1

@@ -84,6 +84,14 @@ class Messages(Dialect):
 
     def whole(self) -> bytes:
         for index, arguments in self._arguments.items():
-            self._blocks[index]["input"] = msgspec.json.decode(arguments or "{}")
+            self._blocks[index]["input"] = _arguments(arguments)
         content = [self._blocks[index] for index in sorted(self._blocks)]
         return msgspec.json.encode({**self._message, "content": content})
+
+
+def _arguments(text: str) -> Any:
+    """The arguments of a call; none where the answer was cut off in the middle of them."""
+    try:
+        return msgspec.json.decode(text or "{}")
+    except msgspec.DecodeError:
+        return {}

@@ -31,10 +31,11 @@ class Whole:
                 self._choices[index] = self.begin(index)
             self.grow(self._choices[index], part)
 
-    def encode(self) -> bytes:
-        """The answer, its choices in order."""
+    def encode(self, usage: Json | None = None) -> bytes:
+        """The answer, its choices in order; `usage` in the place of what the last chunk said of it."""
         ordered = [self._choices[index] for index in sorted(self._choices)]
-        return msgspec.json.encode({"object": self.kind, **self._fields, "choices": ordered})
+        fields = self._fields | ({"usage": usage} if usage else {})
+        return msgspec.json.encode({"object": self.kind, **fields, "choices": ordered})
 
     @abstractmethod
     def begin(self, index: int) -> Json:
