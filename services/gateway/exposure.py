@@ -50,7 +50,8 @@ class Keys:
 
 
 def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+    # A header may bring bytes that are no text; they are a wrong key like any other.
+    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
 
 
 def check_listening(settings: Settings, keys: Keys) -> None:

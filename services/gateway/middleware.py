@@ -11,10 +11,12 @@ from schemas.errors import (
     BodyTooLarge,
     Forbidden,
     InternalError,
+    InvalidJson,
     MethodNotAllowed,
     NotFound,
     YardError,
 )
+from services.gateway.cross_origin import ORIGIN, is_preflight, preflight
 from services.gateway.exposure import Keys, Origins
 
 log = logging.get(__name__)
@@ -53,6 +55,10 @@ def errors(shapes: Mapping[str, Encode]) -> Middleware:
         except ConnectionError:
             # The client left; nobody reads this.
             raise
+        except web.RequestPayloadError:
+            told = BadRequest("The body does not come as its Content-Encoding or Transfer-Encoding says.")
+        except RecursionError:
+            told = InvalidJson("The body is nested too deeply.")
         except Exception:
             log.exception("request_failed", path=request.path)
             told = InternalError("Something went wrong inside; the gateway's log has it.")
@@ -79,7 +85,12 @@ def guard(origins: Origins, keys: Keys) -> Middleware:
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        origins.check(request.headers.get("Host"), request.headers.get("Origin"))
+        origin = request.headers.get("Origin")
+        origins.check(request.headers.get("Host"), origin)
+        if origin is not None:
+            request[ORIGIN] = origin
+            if is_preflight(request):
+                return preflight(request)
         if _needs_key(request.path) and (key_id := keys.check(bearer(request))):
             request[KEY_ID] = key_id
         return await handler(request)

@@ -1,5 +1,6 @@
 """The gateway: the HTTP edge of the yard."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from modelyard.state import Mirror
 from modelyard.tasks import Tasks
 from schemas import buckets
 from services.gateway.admin import Admin
+from services.gateway.apis import anthropic
 from services.gateway.apis.ollama.answers import error_body
 from services.gateway.apis.ollama.handlers import PATHS, Ollama
 from services.gateway.apis.ollama.listing import Listing
@@ -22,6 +24,7 @@ from services.gateway.batches.batches import Batches
 from services.gateway.batches.files import Files
 from services.gateway.batches.http import FilesAndBatches
 from services.gateway.catalog import Catalog
+from services.gateway.cross_origin import share
 from services.gateway.exposure import Keys, Origins, check_listening
 from services.gateway.feed import Feed
 from services.gateway.inference.bodies import MAX_BODY_BYTES
@@ -29,7 +32,7 @@ from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
 from services.gateway.logs import Logs
 from services.gateway.metrics import Metrics
-from services.gateway.middleware import errors, guard
+from services.gateway.middleware import Encode, errors, guard
 from services.gateway.page import page_routes
 from services.gateway.queue import Queue
 from services.gateway.refusals import Refusals
@@ -56,9 +59,9 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     feed = Feed(bus, tasks, keys, mirrors)
     await feed.open()
     app = web.Application(
-        middlewares=[errors(dict.fromkeys(PATHS, error_body)), guard(Origins(settings), keys)],
-        client_max_size=MAX_BODY_BYTES,
+        middlewares=[errors(_shapes()), guard(Origins(settings), keys)], client_max_size=MAX_BODY_BYTES
     )
+    app.on_response_prepare.append(share)
     files = Files(bus, mirrors[buckets.FILES.name])
     batches = Batches(bus, tasks, files, mirrors[buckets.BATCHES.name], inference)
     app.router.add_routes(FilesAndBatches(files, batches).routes())
@@ -79,6 +82,11 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     tasks.before_cancel(inference.close)
     await OverNats(bus, inference).open(commands)
     await commands.announce()
+
+
+def _shapes() -> Mapping[str, Encode]:
+    """Paths whose clients read errors in another shape than the one."""
+    return dict.fromkeys(PATHS, error_body) | dict.fromkeys(anthropic.PATHS, anthropic.error_body)
 
 
 async def _listen(app: web.Application, settings: Settings) -> web.AppRunner:

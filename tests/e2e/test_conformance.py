@@ -189,6 +189,36 @@ async def test_the_wrong_mode_is_told_the_right_path(
     assert right in answer["error"]["message"]
 
 
+async def test_errors_of_messages_are_said_in_anthropics_words(claude: anthropic.AsyncAnthropic) -> None:
+    async def refused(model: str, message: dict[str, str]) -> anthropic.APIStatusError:
+        with pytest.raises(anthropic.APIStatusError) as caught:
+            await claude.messages.create(model=model, messages=[message], max_tokens=3)  # type: ignore[list-item]
+        return caught.value
+
+    for error, status, kind in (
+        (await refused("nobody", HELLO[0]), 404, "not_found_error"),
+        (await refused("embed", HELLO[0]), 400, "invalid_request_error"),
+        # This one the engine finds.
+        (await refused("demo", {"role": "user"}), 400, "invalid_request_error"),
+    ):
+        assert isinstance(error.body, dict)
+        assert (error.status_code, error.body["type"], error.body["error"]["type"]) == (status, "error", kind)
+        assert error.body["error"]["message"]
+
+
+async def test_several_prompts_and_several_choices(client: openai.AsyncOpenAI) -> None:
+    whole = await client.completions.create(model="demo", prompt=["Hello", "Hello from"], max_tokens=3)
+    assert [choice.index for choice in whole.choices] == [0, 1]
+    assert whole.choices[0].text.endswith(whole.choices[1].text.rsplit(maxsplit=1)[0])
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 6
+    stream = await client.chat.completions.create(  # type: ignore[call-overload]
+        model="demo", messages=HELLO, n=2, max_tokens=4, stream=True, stream_options={"include_usage": True}
+    )
+    usages = [chunk.usage async for chunk in stream if chunk.usage]
+    assert [usage.completion_tokens for usage in usages] == [8]
+
+
 class Clients(NamedTuple):
     """One of each library."""
 

@@ -1,6 +1,7 @@
 """One yard, many requests: what goes in, what comes out, and what is refused at the door."""
 
 import asyncio
+import gzip
 import json
 import os
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ import aiohttp
 import psutil
 import pytest
 import pytest_asyncio
+from yarl import URL
 
 from modelyard.client import Client
 from modelyard.tinymodels import DEMO_SENTENCE, write_embedder
@@ -89,6 +91,7 @@ async def test_the_monitor_keeps_one_usage_record_a_request(yard: YardProcess) -
         (b"", 400, "invalid_json", "JSON"),
         (b'{"model":"demo","messages":7}', 400, None, ""),
         (b'{"model":"demo","messages":[],"stream_options":7}', 400, "bad_request", "object"),
+        (b'{"model":"demo","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "invalid_json", "deeply"),
         (b"x" * 105_000_000, 413, "body_too_large", "limit"),
     ],
 )
@@ -113,6 +116,61 @@ async def test_paths_that_are_not_there_are_errors_in_the_one_shape(
     async with aiohttp.ClientSession() as session, session.request(method, yard.url + path) as response:
         assert response.status == status
         assert set((await response.json())["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_a_body_that_is_not_packed_as_it_says_is_refused(yard: YardProcess) -> None:
+    status, body = await post(yard.url, CHAT, b"not gzip", **{"Content-Encoding": "gzip"})
+    assert (status, body["error"]["code"]) == (400, "bad_request")
+    packed = gzip.compress(json.dumps({"model": "demo", "messages": HELLO}).encode())
+    status, body = await post(yard.url, CHAT, packed, **{"Content-Encoding": "gzip"})
+    assert (status, body["choices"][0]["message"]["content"]) == (200, DEMO_SENTENCE)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/../tokenize",
+        "/v1/%2e%2e/tokenize",
+        "/v1/x/..%2f../tokenize",
+        "/v1//tokenize",
+        "/v1/x%3fy",
+        "/v1/x/",
+    ],
+)
+async def test_no_path_leads_out_of_what_is_served(yard: YardProcess, path: str) -> None:
+    """An engine has paths that nobody outside may use, and the mode of a model rules those of `/v1/`."""
+    url = URL(yard.url + path, encoded=True)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, json={"model": "demo", "content": "Hello"}) as response,
+    ):
+        body = await response.json()
+        assert (response.status, body["error"]["code"]) == (404, "not_found")
+        assert "here" in body["error"]["message"], "said by the gateway; no engine was asked"
+
+
+async def test_a_page_of_an_origin_that_is_ours_may_read_answers(yard: YardProcess) -> None:
+    """A browser asks first, and shows a page of another port nothing that is not marked as for it."""
+    page = "http://localhost:3000"
+    wants = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,x-a"}
+    async with aiohttp.ClientSession() as session:
+        async with session.options(yard.url + CHAT, headers={"Origin": page, **wants}) as response:
+            assert response.status == 204
+            assert response.headers["Access-Control-Allow-Origin"] == page
+            assert response.headers["Access-Control-Allow-Methods"] == "POST"
+            assert response.headers["Access-Control-Allow-Headers"] == "authorization,x-a"
+        for stream, status in ((True, 200), ("bad", 400)):
+            asked = {"model": "demo", "messages": HELLO, "stream": stream}
+            async with session.post(yard.url + CHAT, json=asked, headers={"Origin": page}) as response:
+                assert response.status == status
+                assert response.headers["Access-Control-Allow-Origin"] == page
+                assert "Origin" in response.headers["Vary"]
+        foreign = {"Origin": "https://evil.example", **wants}
+        async with session.options(yard.url + CHAT, headers=foreign) as response:
+            assert response.status == 403
+            assert "Access-Control-Allow-Origin" not in response.headers
+        async with session.get(f"{yard.url}/v1/models") as response:
+            assert "Access-Control-Allow-Origin" not in response.headers
 
 
 async def test_foreign_hosts_and_origins_are_refused(yard: YardProcess) -> None:

@@ -27,7 +27,7 @@ def test_keys_are_told_apart_and_never_shown(tmp_path: Path) -> None:
     both = keys(tmp_path, "# mine\nfirst\n\n  second  \n")
     assert both.check("first") != both.check("second")
     assert "first" not in str(both.check("first"))
-    for wrong in (None, "", "third", "first ", "# mine"):
+    for wrong in (None, "", "third", "first ", "# mine", "\udcff\ud83d"):
         with pytest.raises(Unauthorized):
             both.check(wrong)
 

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 
 import msgspec
 from aiohttp import web
 
 from schemas.endpoints import Style
-from schemas.errors import YardError, from_error_body
+from schemas.errors import ErrorBody, YardError, from_error_body
 from schemas.frames import AnswerHead
+from services.gateway.apis import anthropic
 from services.gateway.inference.answer import Answer
 from services.gateway.inference.ask import Ask
 from services.gateway.inference.inference import Inference
@@ -55,7 +57,7 @@ class _Reply:
         if head.content_type != EVENTS:
             body = b"".join([piece async for piece in answer.body()])
             if self._begun is None:
-                return _whole(head, body, self._ask.request)
+                return _whole(head, body, self._ask)
             # We said 200 when it began to wait; what the engine says now is an event.
             raise from_error_body(body)
         response = await self._begin()
@@ -112,8 +114,10 @@ def comment(place: Place | None) -> bytes:
     return f": waiting, position {place.position}, about {place.expected_wait_s:g} s{why}\n\n".encode()
 
 
-def _whole(head: AnswerHead, body: bytes, request: str) -> web.Response:
-    headers = {"X-Request-Id": request}
+def _whole(head: AnswerHead, body: bytes, ask: Ask) -> web.Response:
+    headers = {"X-Request-Id": ask.request}
+    if head.status != HTTPStatus.OK and ask.path in anthropic.PATHS:
+        body = anthropic.detail_body(msgspec.json.decode(body, type=ErrorBody).error, head.status)
     return web.Response(body=body, status=head.status, content_type=head.content_type, headers=headers)
 
 
@@ -122,7 +126,7 @@ def error_event(style: Style, error: YardError) -> bytes:
     detail = error.body().error
     match style:
         case Style.MESSAGES:
-            return b"event: error\ndata: %b\n\n" % msgspec.json.encode({"type": "error", "error": detail})
+            return b"event: error\ndata: %b\n\n" % anthropic.error_body(error)
         case Style.RESPONSES:
             flat = {"type": "error", "code": detail.code, "message": detail.message, "param": detail.param}
             return b"event: error\ndata: %b\n\n" % msgspec.json.encode(flat)

@@ -1,5 +1,7 @@
 """The OpenAI API over HTTP, and every other path of an engine that takes a model's name."""
 
+import re
+
 import msgspec
 from aiohttp import web
 
@@ -12,6 +14,9 @@ from services.gateway.catalog import Catalog
 from services.gateway.inference.ask import JSON, Ask, read_asked
 from services.gateway.inference.inference import Inference
 from services.gateway.middleware import KEY_ID
+
+_PLAIN_PATH = re.compile(r"/v1(/[A-Za-z0-9_-][A-Za-z0-9_.:-]*)+")
+"""Other paths could lead out of `/v1/`, or round what is known of a path in it."""
 
 
 class OpenAI:
@@ -53,7 +58,7 @@ class OpenAI:
         """A path of an engine that we know nothing of."""
         if request.path in BY_PATH:
             raise web.HTTPMethodNotAllowed(request.method, ["POST"])
-        if request.method != "POST":
+        if request.method != "POST" or not _PLAIN_PATH.fullmatch(request.path):
             raise NotFound(f"There is no {request.method} {request.path} here.")
         return await self.on_infer(request)
 
@@ -72,7 +77,7 @@ async def ask_of(request: web.Request) -> Ask:
     if request.content_type == "multipart/form-data":
         content_type, model, stream = (
             request.headers["Content-Type"],
-            await model_of_form(request, body),
+            await model_of_form(request.headers, body),
             False,
         )
     else:

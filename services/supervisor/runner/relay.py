@@ -56,7 +56,7 @@ class Relay:
         path = self._headers.path
         try:
             asked = self.dialect.ask(body, self._policy)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             refused = BadRequest(f"The body is not what {path} takes: {error}.")
             return await self._answer_error(refused.status, refused.body().error)
         try:
