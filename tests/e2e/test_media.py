@@ -86,4 +86,8 @@ async def test_who_does_not_read_is_cut_off_and_costs_little_memory(yard: YardPr
     assert gateway.memory_info().rss / 2**20 - before_mib < KEPT_MIB
     log = (Path(yard.home) / "logs" / "gateway.log").read_text()
     assert "reader_too_slow" in log
+    own_port = writer.get_extra_info("sockname")[1]
+    async with asyncio.timeout(10):
+        while any(one.raddr and one.raddr.port == own_port for one in gateway.net_connections()):
+            await asyncio.sleep(0.05)
     writer.close()

@@ -17,7 +17,7 @@ from modelyard.replay import replay
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
 from schemas import buckets, streams, subjects
-from schemas.errors import EngineFailed, YardError
+from schemas.errors import EngineFailed, InternalError, YardError
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.models import ModelSpec
 from schemas.requests import Lane, Outcome, RequestFinished
@@ -40,6 +40,14 @@ REQUESTS = 60
 TOKENS = 800
 """At 2 ms each they take longer than the broker waits in that test before it delivers once more."""
 
+ODD_ENDS = {
+    # All is said but the last word.
+    "silent": b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"w"}}]}\n\n'
+    b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+    # A chunk of another shape than any that we know.
+    "strange": b'data: {"choices":[{"index":0,"delta":{"tool_calls":7}}]}\n\ndata: [DONE]\n\n',
+}
+
 
 class Engine:
     """Streams as many tokens as asked for; breaks off when a request says so; counts what it is at."""
@@ -53,6 +61,8 @@ class Engine:
         self.busy += 1
         self.most = max(self.most, self.busy)
         try:
+            if (odd := body.get("user")) in ODD_ENDS:
+                return await self._end_oddly(request, odd)
             return await self._stream(request, body["max_tokens"], dies=body.get("user") == "dies")
         finally:
             self.busy -= 1
@@ -70,6 +80,15 @@ class Engine:
             await asyncio.sleep(0.002)
         usage = b'{"prompt_tokens":1,"completion_tokens":%d}' % tokens
         await response.write(b'data: {"id":"c","choices":[],"usage":' + usage + b"}\n\ndata: [DONE]\n\n")
+        return response
+
+    async def _end_oddly(self, request: web.Request, odd: str) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(ODD_ENDS[odd])
+        if odd == "silent":
+            assert request.transport is not None
+            request.transport.abort()
         return response
 
     async def slots(self, _request: web.Request) -> web.Response:
@@ -238,3 +257,56 @@ async def test_a_second_delivery_of_a_request_at_work_leaves_it_to_the_first(
         assert [(one.outcome, one.completion_tokens) for one in seen] == [(Outcome.OK, TOKENS)]
         assert text.count(b'"content":"w"') == TOKENS
         assert not (await operator.js.stream_info(streams.INFER.name)).state.messages
+
+
+def odd_ask(odd: str, *, stream: bool) -> Ask:
+    body = {"model": "demo", "stream": stream, "max_tokens": 3, "messages": [], "user": odd}
+    return Ask(path=PATH, body=msgspec.json.encode(body), model="demo", stream=stream)
+
+
+async def only_record(bus: Bus) -> RequestFinished:
+    async with asyncio.timeout(20):
+        while not (seen := await records(bus)):
+            await asyncio.sleep(0.05)
+    (record,) = seen
+    return record
+
+
+async def test_an_answer_whose_last_word_was_lost_is_whole_and_recorded(yard: Yard) -> None:
+    """It ended without its runner and without an error, and so nobody wrote its record."""
+    operator = await yard.bus()
+    async with engine() as (_, port), path(yard, port) as (inference, _):
+        async with inference.ask(odd_ask("silent", stream=True)) as answer:
+            text = b"".join([piece async for piece in answer.body()])
+        assert text.endswith(b"data: [DONE]\n\n")
+        record = await only_record(operator)
+    assert (record.outcome, record.status, record.completion_tokens) == (Outcome.OK, 200, 1)
+
+
+async def test_what_a_runner_cannot_read_is_an_error_and_no_endless_wait(yard: Yard) -> None:
+    operator = await yard.bus()
+    async with engine() as (_, port), path(yard, port) as (inference, desks):
+        with pytest.raises(InternalError):
+            async with asyncio.timeout(5), inference.ask(odd_ask("strange", stream=False)) as answer:
+                await answer.head()
+        record = await only_record(operator)
+        await asyncio.wait_for(desks[0].idle(), 5)
+    assert (record.outcome, record.status) == (Outcome.FAILED, 500)
+
+
+async def test_who_leaves_when_his_request_has_just_failed_is_recorded_all_the_same(yard: Yard) -> None:
+    """He was writing to somebody who did not read: the failure came first, and he never heard of it."""
+    operator = await yard.bus()
+    async with path(yard) as (inference, _):
+        with pytest.raises(asyncio.CancelledError):
+            async with inference.ask(odd_ask("silent", stream=True)) as answer:
+                answer.fail(EngineFailed("The engine died twice."))
+                raise asyncio.CancelledError
+        record = await only_record(operator)
+        async with asyncio.timeout(5):
+            while (await operator.js.stream_info(streams.INFER.name)).state.messages:
+                await asyncio.sleep(0.02)
+    assert (record.outcome, record.error and record.error.message) == (
+        Outcome.FAILED,
+        "The engine died twice.",
+    )

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 
 import msgspec
@@ -39,6 +39,7 @@ class _Reply:
     async def send(self) -> web.StreamResponse:
         try:
             async with self._inference.ask(self._ask) as answer:
+                answer.on_too_slow = cut(self._request)
                 whole = await self._answer(answer)
                 if whole is not None:
                     return whole
@@ -84,6 +85,16 @@ class _Reply:
         self._begun = response
         await response.prepare(self._request)
         return response
+
+
+def cut(request: web.Request) -> Callable[[], None]:
+    """Ends a connection at once, with what lies in it."""
+
+    def abort() -> None:
+        if request.transport is not None:
+            request.transport.abort()
+
+    return abort
 
 
 async def waiting(inference: Inference, answer: Answer) -> AsyncIterator[Place | None]:

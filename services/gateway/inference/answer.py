@@ -49,6 +49,10 @@ class Answer:
         self.heard_at = self.queued_at
         """When its runner was last heard of, in unix seconds."""
         self.transcript = Transcript() if ask.stream and ask.endpoint.style in _CONTINUABLE else None
+        self.error: YardError | None = None
+        """Why it ended without being whole."""
+        self.on_too_slow: Callable[[], None] | None = None
+        """Cuts off a reader who takes nothing any more, and so would hear of no error either."""
         self._broken = broken
         self._delivery = 0
         self._next = 0
@@ -56,7 +60,6 @@ class Answer:
         self._head: AnswerHead | None = None
         self._pieces: collections.deque[bytes] = collections.deque()
         self._buffered_bytes = 0
-        self._error: YardError | None = None
         self._more = asyncio.Event()
 
     @property
@@ -72,8 +75,8 @@ class Answer:
     async def head(self) -> AnswerHead:
         """Status and content type; raises what kept the request from being answered."""
         while self._head is None:
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             await self._wait()
         return self._head
 
@@ -85,8 +88,8 @@ class Answer:
                 self._pieces.clear()
                 self._buffered_bytes = 0
                 yield data
-            elif self._error is not None:
-                raise self._error
+            elif self.error is not None:
+                raise self.error
             elif self.ended:
                 return
             else:
@@ -136,6 +139,9 @@ class Answer:
         if self._buffered_bytes > MAX_BUFFERED_BYTES:
             log.warning("reader_too_slow", request=self.ask.request, buffered_bytes=self._buffered_bytes)
             self.fail(EngineFailed("The answer was read too slowly and was given up."))
+            self._pieces.clear()
+            if self.on_too_slow is not None:
+                self.on_too_slow()
         elif frame.end is not None:
             self._on_end(frame.end)
         self._more.set()
@@ -183,5 +189,5 @@ class Answer:
         """End it with an error, for the client that waits."""
         if self.ended:
             return
-        self.ended, self.by_runner, self._error = True, by_runner, error
+        self.ended, self.by_runner, self.error = True, by_runner, error
         self._more.set()

@@ -35,7 +35,7 @@ from services.gateway.inference.answer import Answer
 from services.gateway.inference.ask import Ask
 from services.gateway.inference.bodies import forget_body
 from services.gateway.inference.budgets import Admission
-from services.gateway.inference.post import RUN_S, Post, not_taken, on_stored
+from services.gateway.inference.post import RUN_S, Post, not_taken, on_stored, stored_at
 from services.gateway.inference.records import record
 from services.gateway.inference.second_try import AskAgain, Finish, GiveUp, second_try
 from services.gateway.inference.waiting import Durations, Place, check_room, place
@@ -98,13 +98,14 @@ class Inference:
                 yield answer
         except YardError as error:
             answer.fail(error)
-            await self._settle(answer, error)
             raise
         finally:
-            if not answer.ended:
-                answer.fail(Cancelled("The client left."))
-                await asyncio.shield(self._tasks.spawn(self._settle(answer, None), "give up"))
-            self._answers.pop(ask.request, None)
+            answer.fail(Cancelled("The client left."))
+            try:
+                # Whoever is cancelled here: it must leave the queue and be recorded.
+                await asyncio.shield(self._tasks.spawn(self._settle(answer), "settle"))
+            finally:
+                self._answers.pop(ask.request, None)
             if answer.by_reference:
                 self._tasks.spawn(forget_body(self._bus, ask.request), "forget body")
             if answer.by_runner:
@@ -138,18 +139,22 @@ class Inference:
         answer.fail(Cancelled("The request was cancelled."))
         return True
 
-    async def _settle(self, answer: Answer, error: YardError | None) -> None:
-        """After a request that did not end by itself: out of the queue, off the engine, and recorded."""
+    async def _settle(self, answer: Answer) -> None:
+        """After a request that its runner did not end: out of the queue, off the engine, and recorded."""
         if answer.by_runner:
             return
         await self._post.withdraw(answer.seq)
         with contextlib.suppress(YardError, nats.errors.Error):
             await self._bus.publish(subjects.CANCEL, b"", request=answer.ask.request)
-        self._tasks.spawn(record(self._bus, answer, error), "usage record")
+        self._tasks.spawn(record(self._bus, answer), "usage record")
 
     async def _on_stored(self, msg: Msg) -> None:
-        if (answer := self._answers.get(msg.subject.split(".")[3])) is not None:
+        answer = self._answers.get(msg.subject.split(".")[3])
+        if answer is not None and not answer.ended:
             on_stored(answer, msg.data)
+        elif answer is None or not answer.by_runner:
+            # Its client left before the broker said where it stands.
+            self._tasks.spawn(self._post.withdraw(stored_at(msg.data)), "withdraw")
 
     async def _on_started(self, msg: Msg) -> None:
         # Every request of every gateway passes here: only ours are read.

@@ -100,16 +100,25 @@ class Post:
 
 def on_stored(answer: Answer, data: bytes) -> None:
     """Take the broker's word: where the request stands, or why it does not."""
-    try:
-        stored = _stored.decode(data)
-    except msgspec.DecodeError:
-        stored = _Stored(error=_Refusal())
+    stored = _read(data)
     if stored.error is None:
         answer.seq = stored.seq
     elif stored.error.err_code == _CAP_REACHED:
         answer.fail(QueueFull(f"Too many requests wait for {answer.spec.name}.", retry_after_s=5))
     else:
         answer.fail(not_taken())
+
+
+def stored_at(data: bytes) -> int:
+    """Where a request stands by the broker's word; 0 if nowhere."""
+    return _read(data).seq
+
+
+def _read(data: bytes) -> _Stored:
+    try:
+        return _stored.decode(data)
+    except msgspec.DecodeError:
+        return _Stored(error=_Refusal())
 
 
 def not_taken() -> YardError:

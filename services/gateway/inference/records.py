@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from http import HTTPStatus
 
 from modelyard.bus import Bus
 from schemas import subjects
@@ -12,16 +13,15 @@ from services.gateway.inference.answer import Answer
 
 RUNNER_RECORDS_S = 5.0
 """How long a runner may take to record a cancelled request before we do it."""
-CLIENT_LEFT = 499
 
 
-async def record(bus: Bus, answer: Answer, error: YardError | None) -> None:
+async def record(bus: Bus, answer: Answer) -> None:
     """Record a request that ended without its runner.
 
     A runner that was at it when its client left records it better; if both do, the event's id makes it one.
     """
-    finished = unfinished(answer, error)
-    if answer.instance is not None and error is None:
+    finished = unfinished(answer)
+    if answer.instance is not None and finished.outcome is Outcome.CANCELLED:
         await asyncio.sleep(RUNNER_RECORDS_S)
     await bus.emit(
         subjects.REQUEST_FINISHED,
@@ -32,9 +32,9 @@ async def record(bus: Bus, answer: Answer, error: YardError | None) -> None:
     )
 
 
-def unfinished(answer: Answer, error: YardError | None) -> RequestFinished:
-    """The record of a request that failed with `error`, or whose client left."""
-    ask, transcript = answer.ask, answer.transcript
+def unfinished(answer: Answer) -> RequestFinished:
+    """The record of a request that failed, whose client left, or whose runner died at the last word."""
+    ask, transcript, error = answer.ask, answer.transcript, answer.error
     if transcript is not None:
         transcript.fold()
     return RequestFinished(
@@ -43,8 +43,8 @@ def unfinished(answer: Answer, error: YardError | None) -> RequestFinished:
         lane=ask.lane,
         path=ask.path,
         stream=ask.stream,
-        outcome=Outcome.CANCELLED if error is None or isinstance(error, Cancelled) else Outcome.FAILED,
-        status=error.status if error else CLIENT_LEFT,
+        outcome=_outcome(error),
+        status=error.status if error else HTTPStatus.OK,
         queued_at=answer.queued_at,
         finished_at=time.time(),
         key=ask.key,
@@ -53,3 +53,9 @@ def unfinished(answer: Answer, error: YardError | None) -> RequestFinished:
         error=error.body().error if error else None,
         completion_tokens=transcript.tokens if transcript else 0,
     )
+
+
+def _outcome(error: YardError | None) -> Outcome:
+    if error is None:
+        return Outcome.OK
+    return Outcome.CANCELLED if isinstance(error, Cancelled) else Outcome.FAILED

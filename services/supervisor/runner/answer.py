@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from modelyard import logging
 from modelyard.tracing import span
 from schemas import subjects
-from schemas.errors import DeadlineExceeded, EngineFailed, ErrorDetail
+from schemas.errors import DeadlineExceeded, EngineFailed, ErrorDetail, InternalError
 from schemas.frames import AnswerEnd, Running
 from schemas.grammar import model_key
 from schemas.requests import InferHeaders, Outcome, RequestFinished, RequestStarted
@@ -147,6 +147,11 @@ class Answer:
             await self.frames.end(AnswerEnd(error=gone.body().error, again=True))
         except EngineFailed as error:
             await self._fail(error.status, error.body().error)
+        except Exception:
+            # Nobody else would tell the client that nothing more will come.
+            log.exception("answer_failed", request=self.request)
+            wrong = InternalError("The answer of the engine could not be passed on; the runner's log has it.")
+            await self._fail(wrong.status, wrong.body().error)
         else:
             self._note(relayed)
 

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from schemas.errors import YardError, from_error_body
 from schemas.frames import AnswerHead
+from services.gateway.apis.answering import cut
 from services.gateway.apis.ollama.answers import Translation, error_body
 from services.gateway.apis.sse import data_of
 from services.gateway.inference.answer import Answer
@@ -41,6 +42,7 @@ class Reply:
         try:
             # Errors must pass through `ask`, which takes the request off its engine and records it.
             async with self._inference.ask(self._ask) as answer:
+                answer.on_too_slow = cut(self._request)
                 response = await self._answer(answer)
         except YardError as error:
             if self._begun is None:
