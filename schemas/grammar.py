@@ -17,6 +17,11 @@ def check_token(token: str) -> str:
     return token
 
 
+def is_token(word: str) -> bool:
+    """Whether a word from outside can be one of our tokens at all."""
+    return _TOKEN.fullmatch(word) is not None
+
+
 def check_model_name(name: str) -> str:
     """Return `name` if a model may be called so; else ValueError with the rule in it."""
     if not _MODEL_NAME.fullmatch(name) or ".." in name or "//" in name or name.endswith("/"):

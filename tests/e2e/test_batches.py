@@ -6,15 +6,21 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 import pytest_asyncio
 from openai.types import Batch
 
+from modelyard.bus import Bus
+from modelyard.state import Store
 from modelyard.tinymodels import DEMO_SENTENCE
-from tests.e2e.chatting import HELLO
+from schemas import buckets
+from schemas.batches import BatchState
+from schemas.roles import Role
+from tests.e2e.chatting import HELLO, post
 from tests.e2e.conftest import SLOW, put_slow
-from tests.e2e.yard_process import YardProcess, running_yard
+from tests.e2e.yard_process import YardProcess, running_yard, settings_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CHAT = "/v1/chat/completions"
@@ -138,3 +144,48 @@ async def test_files_come_and_go(client: openai.AsyncOpenAI) -> None:
     assert (await client.files.delete(file.id)).deleted
     with pytest.raises(openai.NotFoundError):
         await client.files.retrieve(file.id)
+
+
+async def test_a_file_is_kept_while_a_batch_needs_it(yard: YardProcess, client: openai.AsyncOpenAI) -> None:
+    """Without it a batch that changes hands began anew for ever."""
+    batch = await begin(client, lines(2, "demo"))
+    with pytest.raises(openai.ConflictError, match="needs"):
+        await client.with_options(max_retries=0).files.delete(batch.input_file_id)
+    assert (await until(client, batch)).status == "completed"
+    assert (await client.files.delete(batch.input_file_id)).deleted
+
+
+async def test_a_batch_whose_file_is_gone_fails(yard: YardProcess, client: openai.AsyncOpenAI) -> None:
+    first = await begin(client, lines(1, "demo"))
+    await until(client, first)
+    await client.files.delete(first.input_file_id)
+    bus = await Bus.connect(settings_of(yard.home, yard.nats_url), Role.GATEWAY, url=yard.nats_url)
+    store = Store(bus, buckets.BATCHES)
+    ended = await store.get(first.id)
+    assert ended is not None
+    gone = msgspec.structs.replace(ended, batch="batch_gone", state=BatchState.VALIDATING)
+    await store.put("batch_gone", gone)
+    await bus.nc.close()
+    shown = await until(client, await client.batches.retrieve("batch_gone"))
+    assert shown.errors is not None
+    assert shown.errors.data is not None
+    assert (shown.status, shown.errors.data[0].code) == ("failed", "not_found")
+
+
+async def test_odd_names_and_forms_are_refused_as_such(yard: YardProcess, client: openai.AsyncOpenAI) -> None:
+    for name in ("a b", "*", ">", "file.x"):
+        with pytest.raises(openai.NotFoundError):
+            await client.batches.retrieve(name)
+        with pytest.raises(openai.NotFoundError):
+            await client.files.retrieve(name)
+    for kind in ("multipart/form-data; boundary=x", "multipart/form-data", "application/json"):
+        status, body = await post(yard.url, "/v1/files", b"--x\r\nno", **{"Content-Type": kind})
+        assert (status, body["error"]["code"]) == (400, "bad_request")
+
+
+async def test_files_are_listed_in_either_order(client: openai.AsyncOpenAI) -> None:
+    for number in range(2):
+        await client.files.create(file=(f"{number}.jsonl", b"{}"), purpose="batch")
+    down = [file.id async for file in client.files.list(limit=10_000)]
+    up = [file.id async for file in client.files.list(order="asc", limit=1)]
+    assert up == down[::-1]

@@ -1,5 +1,6 @@
 """The lines of a batch."""
 
+import codecs
 import json
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 from schemas.batches import LineResult
 from schemas.errors import BadRequest
 from services.gateway.batches.lines import MAX_ERRORS, MAX_LINES, read_lines, window_s, write_results
+from services.gateway.batches.results import fitting
 
 CHAT = "/v1/chat/completions"
 
@@ -24,6 +26,21 @@ def test_lines_are_numbered_as_editors_count_and_blank_ones_are_none() -> None:
     assert json.loads(lines[0].body) == {"model": "m", "messages": []}
 
 
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_it() -> None:
+    lines, errors = read_lines(codecs.BOM_UTF8 + line("a"), CHAT)
+    assert ([one.custom_id for one in lines], errors) == (["a"], [])
+
+
+def test_an_answer_without_room_in_a_message_is_kept_as_an_error() -> None:
+    """Thrown away it was asked for again, without end."""
+    body = msgspec.Raw(msgspec.json.encode({"data": "x" * 2000}))
+    result = LineResult(line=3, custom_id="c", request="r", status=200, body=body)
+    assert fitting(result, 3000) is result
+    kept = fitting(result, 1000)
+    assert (kept.line, kept.custom_id, kept.status) == (3, "c", 413)
+    assert json.loads(bytes(kept.body))["error"]["code"] == "body_too_large"
+
+
 @pytest.mark.parametrize(
     ("data", "code", "at"),
     [
@@ -34,6 +51,7 @@ def test_lines_are_numbered_as_editors_count_and_blank_ones_are_none() -> None:
         (b'{"custom_id":"a"}', "invalid_line", 1),
         (line("a", body={"messages": []}), "invalid_line", 1),
         (b"\xff\xfe", "invalid_line", 1),
+        (line("a").replace(b"[]", b"[" * 5000 + b"]" * 5000), "invalid_line", 1),
         (line("a", url="/v1/embeddings"), "mismatched_endpoint", 1),
         (line("a", method="GET"), "mismatched_endpoint", 1),
         (line("a") + b"\n" + line("a"), "duplicate_custom_id", 2),

@@ -13,7 +13,7 @@ from modelyard.tasks import Tasks, cancel
 from schemas import buckets
 from schemas.batches import ENDED, Batch, BatchState, Lease
 from schemas.errors import BadRequest, BrokerUnavailable, Conflict, NotFound
-from schemas.grammar import new_id
+from schemas.grammar import is_token, new_id
 from services.gateway.batches.files import Files
 from services.gateway.batches.lines import window_s
 from services.gateway.batches.results import Results
@@ -77,10 +77,16 @@ class Batches:
 
     async def find(self, name: str, key: str | None) -> Batch:
         """The batch, as the broker has it now; NotFound if it is somebody else's."""
-        batch = await self._store.get(name) if name in self._mirror.values or "." not in name else None
+        batch = await self._store.get(name) if is_token(name) else None
         if batch is None or batch.key != key:
             raise NotFound(f"There is no batch {name}.")
         return batch
+
+    def check_unneeded(self, file: str) -> None:
+        """Conflict if a batch that has not ended reads its requests from this file."""
+        for batch in self._mirror.values.values():
+            if batch.input_file == file and batch.state not in ENDED:
+                raise Conflict(f"{batch.batch} still needs {file}; cancel it first, or wait for its end.")
 
     async def cancel(self, name: str, key: str | None) -> Batch:
         """End a batch; what is answered already is kept."""

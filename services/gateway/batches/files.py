@@ -12,7 +12,7 @@ from modelyard.state import Mirror, Store
 from schemas import buckets, streams, subjects
 from schemas.batches import StoredFile
 from schemas.errors import BodyTooLarge, BrokerUnavailable, NotFound
-from schemas.grammar import new_id
+from schemas.grammar import is_token, new_id
 
 MAX_FILE_BYTES = 100 * 1024 * 1024
 PART_BYTES = 1024 * 1024
@@ -63,9 +63,8 @@ class Files:
     async def find(self, name: str, key: str | None) -> StoredFile:
         """The file, as the broker has it now; NotFound if it is somebody else's."""
         file = self._mirror.values.get(name)
-        if file is None:
-            with contextlib.suppress(ValueError):
-                file = await self._store.get(name)
+        if file is None and is_token(name):
+            file = await self._store.get(name)
         if file is None or file.key != key:
             raise NotFound(f"There is no file {name}.")
         return file

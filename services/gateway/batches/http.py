@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from schemas.batches import Batch, LineError, StoredFile
 from schemas.endpoints import BY_PATH
@@ -15,7 +16,7 @@ from services.gateway.middleware import KEY_ID
 
 Json = dict[str, Any]
 _PAGE = 20
-_MOST = 100
+_MOST_BATCHES, _MOST_FILES = 100, 10_000
 
 
 class _Made(Record):
@@ -46,7 +47,10 @@ class FilesAndBatches:
         ]
 
     async def on_put(self, request: web.Request) -> web.Response:
-        form = await request.post()
+        try:
+            form = await request.post()
+        except (ValueError, HttpProcessingError) as error:
+            raise BadRequest(f"The form cannot be read: {error}.") from error
         file, purpose = form.get("file"), form.get("purpose")
         if not isinstance(file, web.FileField) or not isinstance(purpose, str):
             raise BadRequest("The form needs a `file` and a `purpose`.")
@@ -57,7 +61,9 @@ class FilesAndBatches:
         files = self._files.all(request.get(KEY_ID))
         if purpose := request.query.get("purpose"):
             files = [file for file in files if file.purpose == purpose]
-        return _json(page([file_object(file) for file in files], request))
+        if request.query.get("order") == "asc":
+            files.reverse()
+        return _json(page([file_object(file) for file in files], request, _MOST_FILES))
 
     async def on_file(self, request: web.Request) -> web.Response:
         return _json(file_object(await self._file(request)))
@@ -68,6 +74,7 @@ class FilesAndBatches:
 
     async def on_delete(self, request: web.Request) -> web.Response:
         file = await self._file(request)
+        self._batches.check_unneeded(file.file)
         await self._files.delete(file)
         return _json({"id": file.file, "object": "file", "deleted": True})
 
@@ -92,7 +99,7 @@ class FilesAndBatches:
 
     async def on_batches(self, request: web.Request) -> web.Response:
         batches = self._batches.all(request.get(KEY_ID))
-        return _json(page([batch_object(batch) for batch in batches], request))
+        return _json(page([batch_object(batch) for batch in batches], request, _MOST_BATCHES))
 
     async def on_batch(self, request: web.Request) -> web.Response:
         batch = await self._batches.find(request.match_info["batch"], request.get(KEY_ID))
@@ -103,11 +110,11 @@ class FilesAndBatches:
         return _json(batch_object(batch))
 
 
-def page(entries: list[Json], request: web.Request) -> Json:
-    """A part of a list, as `after` and `limit` ask for it."""
+def page(entries: list[Json], request: web.Request, most: int) -> Json:
+    """A part of a list, as `after` and `limit` ask for it, but no more than `most`."""
     after, limit = request.query.get("after"), request.query.get("limit", str(_PAGE))
-    if not limit.isdecimal() or not 1 <= int(limit) <= _MOST:
-        raise BadRequest(f"`limit` must be from 1 to {_MOST}.", param="limit")
+    if not limit.isdecimal() or not 1 <= int(limit) <= most:
+        raise BadRequest(f"`limit` must be from 1 to {most}.", param="limit")
     start = next((number + 1 for number, entry in enumerate(entries) if entry["id"] == after), 0)
     shown = entries[start : start + int(limit)]
     return {

@@ -1,5 +1,6 @@
 """The lines of a batch: read, checked, and written again with their answers. Pure."""
 
+import codecs
 import re
 from collections.abc import Iterable
 
@@ -54,7 +55,8 @@ def window_s(text: str) -> float:
 def read_lines(data: bytes, endpoint: str) -> tuple[list[Line], list[LineError]]:
     """The requests of a file, and what is wrong with it. A model that is not there is its line's error."""
     lines, errors, seen = list[Line](), list[LineError](), set[str]()
-    texts = [(number, text) for number, text in enumerate(data.split(b"\n"), 1) if text.strip()]
+    rows = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    texts = [(number, text) for number, text in enumerate(rows, 1) if text.strip()]
     if not texts:
         return [], [LineError(code="empty_file", message="The file has no lines.")]
     if len(texts) > MAX_LINES:
@@ -77,6 +79,8 @@ def _read_line(number: int, text: bytes, endpoint: str, seen: set[str]) -> Line 
         model = _body.decode(given.body).model
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return LineError(code="invalid_line", message=f"The line cannot be read: {error}.", line=number)
+    except RecursionError:
+        return LineError(code="invalid_line", message="The line is nested too deeply.", line=number)
     if given.method != "POST" or given.url != endpoint:
         message = f"The line says {given.method} {given.url}, the batch POST {endpoint}."
         return LineError(code="mismatched_endpoint", message=message, line=number, param="url")

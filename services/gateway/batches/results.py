@@ -10,10 +10,19 @@ import nats.js.errors
 from modelyard.bus import Bus
 from schemas import streams, subjects
 from schemas.batches import LineResult
-from schemas.errors import BrokerUnavailable
+from schemas.errors import BodyTooLarge, BrokerUnavailable
 
 _THERE_ALREADY = 10077
 _AT_ONCE = 16
+
+
+def fitting(result: LineResult, most_bytes: int) -> LineResult:
+    """The result, or an error in its place that has room in a message: asked again it would be no less."""
+    size_bytes = len(subjects.RESULT.encode(result))
+    if size_bytes <= most_bytes:
+        return result
+    error = BodyTooLarge(f"The answer has {size_bytes} bytes; at most {most_bytes} of a line are kept.")
+    return msgspec.structs.replace(result, status=error.status, body=msgspec.Raw(error.encode()))
 
 
 class Results:
@@ -23,9 +32,10 @@ class Results:
         self._bus = bus
         self._batch = batch
 
-    async def store(self, result: LineResult) -> None:
-        """Keep a result; a second one for the same line is not needed and not kept."""
+    async def store(self, result: LineResult) -> LineResult:
+        """Keep a result, and say what is kept; a second one for the same line is not needed and not kept."""
         subject = subjects.RESULT(batch=self._batch, line=str(result.line))
+        result = fitting(result, self._bus.max_body_bytes)
         try:
             await self._bus.js.publish(subject, subjects.RESULT.encode(result))
         except nats.js.errors.ServiceUnavailableError as error:
@@ -33,6 +43,7 @@ class Results:
                 raise BrokerUnavailable("A result could not be stored.") from error
         except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
             raise BrokerUnavailable("A result could not be stored.") from error
+        return result
 
     async def done(self) -> set[int]:
         """The numbers of the lines that are answered."""

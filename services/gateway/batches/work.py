@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from modelyard import logging
-from schemas.batches import Batch, BatchState, LineResult
-from schemas.errors import BrokerUnavailable, Cancelled, ServiceUnavailable, YardError
+from schemas.batches import Batch, BatchState, LineError, LineResult
+from schemas.errors import BrokerUnavailable, Cancelled, NotFound, ServiceUnavailable, YardError
 from schemas.grammar import new_id
 from schemas.requests import Lane
 from services.gateway.batches.files import Files
@@ -64,7 +64,12 @@ class Work:
         await self._finish(ending)
 
     async def _validated(self) -> list[Line] | None:
-        file = await self._files.find(self._batch.input_file, self._batch.key)
+        try:
+            file = await self._files.find(self._batch.input_file, self._batch.key)
+        except NotFound as error:
+            # Perhaps it was there for long enough that lines were answered.
+            await self._finish(_S.FAILED, errors=(LineError(code=error.code, message=error.message),))
+            return None
         lines, errors = read_lines(await self._files.read(file), self._batch.endpoint)
         if not errors:
             return lines
@@ -87,8 +92,7 @@ class Work:
 
     async def _ask_some(self, todo: collections.deque[Line]) -> None:
         while todo:
-            result = await self._ask(todo.popleft())
-            await self._results.store(result)
+            result = await self._results.store(await self._ask(todo.popleft()))
             self._failed += result.status != 200
             self._done += result.status == 200
 
@@ -134,7 +138,7 @@ class Work:
             await asyncio.sleep(TELL_S)
             await self._change(self._batch.batch, completed=self._done, failed=self._failed)
 
-    async def _finish(self, ending: BatchState) -> None:
+    async def _finish(self, ending: BatchState, **fields: object) -> None:
         """Results become files; the last state is written only when they are there."""
         found = await self._results.all()
         good, bad = write_results(self._batch.batch, found)
@@ -151,7 +155,7 @@ class Work:
                 )
                 names[field] = stored.file
         failed = sum(result.status != 200 for result in found)
-        await self._to(ending, completed=len(found) - failed, failed=failed, **names)
+        await self._to(ending, completed=len(found) - failed, failed=failed, **names, **fields)
         await self._results.forget()
 
     async def _to(self, state: BatchState, **fields: object) -> None:
