@@ -1,15 +1,17 @@
 """Inference over NATS: the same JSON and the same answers as over HTTP."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 import pytest_asyncio
+from nats.aio.msg import Msg
 
 from schemas import subjects
 from schemas.endpoints import ENDPOINTS
-from schemas.requests import Outcome
+from schemas.requests import REQUEST_HEADER, Outcome
 from tests.e2e.chatting import HELLO, post
 from tests.e2e.conftest import SLOW, put_slow, put_vectors
 from tests.e2e.yard_process import YardProcess, running_yard
@@ -83,3 +85,32 @@ async def test_every_request_is_metered(yard: YardProcess) -> None:
         assert (record.path, record.outcome, record.model) == (path, Outcome.OK, body["model"])
         assert record.prompt_tokens > 0 or name in ("count_tokens", "tokenize")
         assert (record.completion_tokens > 0) == (name in ("chat", "completions", "responses", "messages"))
+
+
+async def asked(yard: YardProcess, body: bytes, request: str) -> list[Msg]:
+    """All replies to a chat under an id of the caller's choice."""
+    inbox = yard.bus.nc.new_inbox()
+    replies = await yard.bus.nc.subscribe(inbox)
+    headers = {REQUEST_HEADER: request}
+    await yard.bus.nc.publish(subjects.OPENAI(endpoint="chat"), body, reply=inbox, headers=headers)
+    told = [await replies.next_msg(timeout=20)]
+    while told[-1].data and "Nats-Service-Error" not in (told[-1].headers or {}):
+        told.append(await replies.next_msg(timeout=20))
+    await replies.unsubscribe()
+    return told
+
+
+async def test_an_id_is_taken_once(yard: YardProcess) -> None:
+    """The second of two with one id got the first one's answer, and the first waited for ever."""
+    body = msgspec.json.encode({"model": "demo", "messages": HELLO, "stream": True})
+    together = await asyncio.gather(asked(yard, body, "mine"), asked(yard, body, "mine"))
+    later = await asked(yard, body, "mine")
+    (whole,) = [told for told in together if not told[-1].data]
+    assert b"[DONE]" in whole[-2].data
+    for (refused,) in (*(told for told in together if told is not whole), later):
+        assert (refused.headers or {})["Nats-Service-Error-Code"] == "conflict"
+
+
+async def test_a_body_nested_too_deeply_is_refused(yard: YardProcess) -> None:
+    (refused,) = await asked(yard, b'{"model":"demo","x":' + b"[" * 5000 + b"]" * 5000 + b"}", "deep")
+    assert (refused.headers or {})["Nats-Service-Error-Code"] == "invalid_json"

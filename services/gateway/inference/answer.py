@@ -37,6 +37,8 @@ class Answer:
         self.seq = 0
         """Where it stands in the stream; 0 while the broker has not said."""
         self.attempt = 1
+        self.sent = 0
+        """How often the present attempt was sent to the broker."""
         self.deaths = 0
         """How many runners or engines died at it."""
         self.by_reference = False
@@ -175,7 +177,7 @@ class Answer:
         """Forget the attempt that failed; the next one is asked for by the caller."""
         self.attempt += 1
         self.instance = None
-        self.seq = self._next = self._delivery = 0
+        self.seq = self.sent = self._next = self._delivery = 0
         self.heard_at = time.time()
 
     def finish(self, last: bytes) -> None:

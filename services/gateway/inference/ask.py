@@ -45,5 +45,7 @@ def read_asked(body: bytes, path: str) -> Asked:
         return _asked.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidJson(f"The body is not what {path} takes: {error}.") from error
+    except RecursionError as error:
+        raise InvalidJson("The body is nested too deeply.") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidJson(f"The body is not valid JSON: {error}.") from error

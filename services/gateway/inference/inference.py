@@ -19,6 +19,7 @@ from schemas import subjects
 from schemas.errors import (
     BrokerUnavailable,
     Cancelled,
+    Conflict,
     DeadlineExceeded,
     EngineFailed,
     ModelNotFound,
@@ -81,6 +82,8 @@ class Inference:
     @asynccontextmanager
     async def ask(self, ask: Ask) -> AsyncIterator[Answer]:
         """Queue a request; the answer is given up if the block is left before its end."""
+        if ask.request in self._answers:
+            raise Conflict(f"A request {ask.request} is under way already; choose another id.")
         spec = self._catalog.resolve(ask.model)
         self._catalog.check(spec, ask.path)
         self._admission.check(ask.key, spec.name)

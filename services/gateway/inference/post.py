@@ -8,7 +8,7 @@ import nats.js.errors
 
 from modelyard.bus import Bus
 from schemas import streams, subjects
-from schemas.errors import BrokerUnavailable, QueueFull, YardError
+from schemas.errors import BrokerUnavailable, Conflict, QueueFull, YardError
 from schemas.grammar import model_key
 from schemas.record import Record
 from schemas.requests import ANYONE, Continues, InferHeaders, RequestQueued
@@ -26,6 +26,7 @@ class _Refusal(Record):
 
 class _Stored(Record):
     seq: int = 0
+    duplicate: bool = False
     error: _Refusal | None = None
 
 
@@ -47,6 +48,7 @@ class Post:
             parts, body = await store_body(self._bus, answer.ask.request, body), b""
         self._bus.check(body)
         ask, model = answer.ask, model_key(answer.spec.name)
+        answer.sent += 1
         try:
             await self._bus.nc.publish(
                 subjects.INFER(model=model, lane=ask.lane, key=ask.key or ANYONE),
@@ -101,7 +103,10 @@ class Post:
 def on_stored(answer: Answer, data: bytes) -> None:
     """Take the broker's word: where the request stands, or why it does not."""
     stored = _read(data)
-    if stored.error is None:
+    if stored.duplicate and answer.sent == 1:
+        # Its id is that of another one, a moment ago; ours is not in the queue.
+        answer.fail(Conflict(f"There was a request {answer.ask.request} before; choose another id."))
+    elif stored.error is None:
         answer.seq = stored.seq
     elif stored.error.err_code == _CAP_REACHED:
         answer.fail(QueueFull(f"Too many requests wait for {answer.spec.name}.", retry_after_s=5))
