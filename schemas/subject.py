@@ -101,7 +101,10 @@ class Subject(Generic[T]):
         """Wire to payload; msgspec.ValidationError says where it differs from the type."""
         if self.payload is bytes:
             return data  # type: ignore[return-value]  # T is bytes here
-        return self._decoder.decode(data)
+        try:
+            return self._decoder.decode(data)
+        except RecursionError:
+            raise msgspec.DecodeError("JSON is nested too deeply") from None
 
     def event_type(self, subject: str) -> str:
         """CloudEvents `type` of a message on `subject`: the subject without its ids."""
