@@ -140,6 +140,8 @@ class Command(Subject[T], Generic[T, R]):
         """
         self.timeout_s = timeout_s
         """How long the answer may take."""
+        self.name = ".".join(word for word in template.split(".")[2:] if not word.startswith("{"))
+        """`model.put`: its noun and its verb."""
 
     @cached_property
     def _reply_decoder(self) -> msgspec.json.Decoder[R]:

@@ -185,7 +185,6 @@ async def test_a_model_that_leaves_in_the_middle_of_a_look_does_not_end_the_deci
 
 async def test_a_node_that_takes_no_order_is_left_out_until_it_shows_itself_again(yard: Yard) -> None:
     """Its record lives on for some seconds: without that rule each look would begin with it again."""
-    bus = await yard.bus(Role.SUPERVISOR)
     async with Tasks() as tasks:
         dead, alive = StandinNode(yard, "a", silent=True), StandinNode(yard, "b")
         for node in (dead, alive):

@@ -1,7 +1,6 @@
 """What an engine is to a runner: how to start its server, where it listens, and what it answers there."""
 
 import os
-import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path

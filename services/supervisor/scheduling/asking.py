@@ -128,7 +128,9 @@ class Nodes:
 
 
 def _stumbles(one: _Asked) -> Options:
-    return Options(problem=f"node {one.node} failed to say how it would run {one.model}; its log has the error")
+    return Options(
+        problem=f"node {one.node} failed to say how it would run {one.model}; its log has the error"
+    )
 
 
 def merged(said: Iterable[Options], silent: Sequence[str] = ()) -> tuple[tuple[Option, ...], str | None]:
