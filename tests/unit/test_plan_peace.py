@@ -15,7 +15,7 @@ TEN = {"a": (option(10),), "b": (option(10),)}
 CASES = [
     *(
         Case(
-            f"{kept.name} with autostart or a least number of replicas, for which nobody asks, waits for room",
+            f"{kept.name} with autostart or a least number of replicas waits for room",
             models=(kept,),
             instances=(instance("b", 10, rested_s=500),),
             demand=NOBODY,
