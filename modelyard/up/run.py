@@ -218,7 +218,7 @@ class Up:
             await end(runner.pid, runner.started_at, grace_s=1.0)
             if runner.engine_pid is not None and runner.engine_started_at is not None:
                 with contextlib.suppress(TimeoutError):
-                    group = Group(runner.engine_pid, runner.engine_started_at)
+                    group = Group(runner.engine_pid, runner.engine_started_at, instance)
                     await asyncio.wait_for(group.kill(), STOP_S)
             home.forget_runner(self._settings, instance)
 

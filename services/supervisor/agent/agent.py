@@ -187,7 +187,7 @@ class NodeAgent:
         Returns when all of its memory is given back.
         """
         if runner is not None and runner.engine_pid is not None and runner.engine_started_at is not None:
-            await Group(runner.engine_pid, runner.engine_started_at).kill()
+            await Group(runner.engine_pid, runner.engine_started_at, key).kill()
         forget_runner(self._settings, key)
 
     async def _last_record(self, key: str) -> Instance | None:

@@ -1,6 +1,6 @@
 """Where engines come from: Python entry points, ours among them, and YARD_HOME/plugins/engines."""
 
-from modelyard.plugins import Sort
+from modelyard.plugins import PATIENCE_S, Sort
 from modelyard.settings import Settings
 from schemas.instances import EngineOffer
 from schemas.record import Record
@@ -25,8 +25,8 @@ class Found(Record):
     broken: tuple[EngineOffer, ...]
 
 
-def find(settings: Settings) -> Found:
+def find(settings: Settings, patience_s: float = PATIENCE_S) -> Found:
     """What there is now."""
-    found = _ENGINES.find(settings.engine_plugins)
+    found = _ENGINES.find(settings.engine_plugins, patience_s)
     broken = tuple(EngineOffer(engine=one.name, problem=one.problem) for one in found.broken)
     return Found(engines=found.plugins, broken=broken)

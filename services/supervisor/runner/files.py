@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
+from modelyard.gguf.errors import GgufError
+from modelyard.gguf.files import shard_paths
 from modelyard.paths import resolve_inside
 from modelyard.safetensors import check_safetensors, weights
 from schemas.models import ModelSpec
@@ -25,9 +27,9 @@ def check_files(spec: ModelSpec, store: Path, engine: Engine) -> Files:
 def size_bytes(model: Path) -> int:
     """How much there is to load; 0 where that cannot be known."""
     try:
-        parts = weights(model) if model.is_dir() else [model]
+        parts = weights(model) if model.is_dir() else shard_paths(model)
         return sum(path.stat().st_size for path in parts)
-    except OSError:
+    except (OSError, GgufError):
         return 0
 
 
@@ -38,6 +40,7 @@ def _check_model(spec: ModelSpec, model: Path) -> None:
             return
         with model.open("rb") as file:
             check_gguf(file.read(HEAD_BYTES), model.stat().st_size)
+        shard_paths(model)
     except FileNotFoundError:
         raise EngineProblem(f"The file {spec.path} of model {spec.name} is not in the store.") from None
     except OSError as error:
