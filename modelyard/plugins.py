@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from importlib.abc import ExecutionLoader
@@ -20,7 +21,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from modelyard.patience import NoAnswer, Patience
 
 PATIENCE_S = 2.0
-"""So long everybody waits for a file to be run; one that takes longer is taken when it is ready."""
+"""So long a look at a folder waits for its files; one that takes longer is taken when it is ready."""
 _NOT_OURS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -38,6 +39,8 @@ class Broken(NamedTuple):
 
     name: str
     problem: str
+    at_work: bool = False
+    """It may be used yet: its file is still being run."""
 
 
 class Found(NamedTuple, Generic[P]):
@@ -66,10 +69,10 @@ class Sort(Generic[P]):
         """Those of the packages; what is installed is looked at once."""
         self._folder: Callable[[Path], PluginFolder[P]] = cache(lambda path: PluginFolder(path, self))
 
-    def find(self, folder: Path, patience_s: float = PATIENCE_S) -> Found[P]:
+    def find(self, folder: Path) -> Found[P]:
         """What there is now. The folder is looked at anew; installed packages are those of the start."""
         installed = self.installed()
-        plugins, broken = self._folder(folder).look(patience_s)
+        plugins, broken = self._folder(folder).look()
         return self._merged([*installed.plugins.values(), *plugins], [*installed.broken, *broken])
 
     def made(self, found: Any) -> P:
@@ -138,17 +141,18 @@ class PluginFolder(Generic[P]):
         self._loaded: dict[Path, _Loaded[P]] = {}
         self._patience = Patience()
 
-    def look(self, patience_s: float = PATIENCE_S) -> tuple[list[P], list[Broken]]:
+    def look(self) -> tuple[list[P], list[Broken]]:
         """Those that are there now, and the files that cannot be used, each with its reason."""
         try:
             paths = self._paths()
         except (OSError, ValueError) as error:
             self._loaded.clear()
             return [], [Broken(f"{self._folder.parent.name}/{self._folder.name}", str(error))]
-        self._loaded = {path: self._load(path, patience_s) for path in paths}
+        until = time.monotonic() + PATIENCE_S
+        self._loaded = {path: self._load(path, max(until - time.monotonic(), 0.0)) for path in paths}
         plugins = [one.plugin for one in self._loaded.values() if one.plugin is not None]
         broken = [
-            Broken(path.stem, f"{path}: {one.problem}")
+            Broken(path.stem, f"{path}: {one.problem}", at_work=not one.done)
             for path, one in self._loaded.items()
             if one.problem is not None
         ]

@@ -65,6 +65,8 @@ class Start:
         """Check the files and start the process; `follow` begins to read its output."""
         try:
             engine, port, command = await self._prepared()
+        except (StartFailed, Halted):
+            raise
         except (EngineProblem, NoFreePort) as error:
             raise StartFailed(str(error)) from error
         except Exception as error:
