@@ -24,6 +24,7 @@ async def test_an_edit_closes_the_circuit(yard: Yard) -> None:
     failed = msgspec.structs.replace(
         instance("i1", "demo", InstanceState.FAILED, error="It broke."),
         revision=revision,
+        started_at=1.0,
         failures=5,
         retry_at=9e9,
         circuit_open=True,

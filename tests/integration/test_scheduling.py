@@ -4,14 +4,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from modelyard.micro import Commands
+from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.batches import SCHEDULER, Lease
-from schemas.errors import Conflict
+from schemas.errors import Conflict, StartFailed
 from schemas.grammar import model_key
 from schemas.groups import Group
 from schemas.instances import (
@@ -22,8 +24,10 @@ from schemas.instances import (
     Reason,
     StartInstance,
 )
-from schemas.models import ModelSpec
+from schemas.models import ModelRef, ModelSpec
 from schemas.placing import AskOptions, Need, NodeDevice, Option, Options, WaitingModel
+from schemas.profiles import DeviceNeed, Profile
+from schemas.registry import PatchModel, PutModel
 from schemas.roles import Role
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.reservations import Reservations
@@ -31,6 +35,7 @@ from services.supervisor.scheduling.demand import Demands
 from services.supervisor.scheduling.lease import SchedulerLease
 from services.supervisor.scheduling.memory import Memory
 from services.supervisor.scheduling.scheduler import ORDER_S, Scheduler
+from services.supervisor.service import main
 from tests.support import Yard
 
 GIB = 2**30
@@ -181,6 +186,26 @@ async def test_a_model_that_leaves_in_the_middle_of_a_look_does_not_end_the_deci
             await models.until(lambda values: "b" not in values)
             await scheduler.wish("c")
             await instances.until(lambda values: any(one.model == "c" for one in values.values()))
+
+
+async def test_a_start_that_no_device_can_hold_is_refused_at_once_and_only_for_a_while(
+    yard: Yard, settings: Settings
+) -> None:
+    """It was a Conflict without the reason, after all of the time; and the record stayed for ever."""
+    small = msgspec.structs.replace(settings, memory_limits={"cpu": GIB})
+    profile = Profile(devices=(DeviceNeed(device="cpu", memory_mib=9000),))
+    model = PutModel(name="m", path="none", engine="command", args=("true", "{port}"), profiles=(profile,))
+    async with Tasks() as tasks:
+        await main(await yard.bus(Role.SUPERVISOR), small, tasks)
+        operator = await yard.bus()
+        stored = await operator.call(subjects.MODEL_PUT, model)
+        with pytest.raises(StartFailed, match=r"needs 8\.8 GiB on cpu"):
+            await operator.call(subjects.MODEL_START, ModelRef(model="m"), timeout_s=10)
+        seen: Mirror[Instance] = await Mirror.start(operator, buckets.INSTANCES, tasks)
+        assert {one.revision for one in seen.values.values()} == {stored.revision}
+        await operator.call(subjects.MODEL_PATCH, PatchModel(model="m", patch={"profiles": None}))
+        async with asyncio.timeout(5):
+            await seen.until(lambda values: not any(one.started_at == 0 for one in values.values()))
 
 
 async def test_a_node_that_takes_no_order_is_left_out_until_it_shows_itself_again(yard: Yard) -> None:

@@ -65,8 +65,11 @@ class Amends:
 
 
 def is_of_nobody(instance: Instance, revisions: Mapping[str, int]) -> bool:
-    """Whether it failed, and its model is not in the registry any more."""
-    return instance.state is InstanceState.FAILED and model_key(instance.model) not in revisions
+    """Whether it failed, and tells nothing any more: its model left, or was refused as it was before."""
+    if instance.state is not InstanceState.FAILED:
+        return False
+    now, was_refused = revisions.get(model_key(instance.model)), not instance.started_at
+    return now is None or (was_refused and now != instance.revision)
 
 
 def is_outdated(instance: Instance, revisions: Mapping[str, int]) -> bool:

@@ -226,8 +226,9 @@ class Scheduler:
 
     async def _refuse(self, model: str, reason: str) -> None:
         """Whoever waits is told now: waiting would not help."""
-        spec = self._models.values.get(model_key(model))
-        if spec is None:
+        key = model_key(model)
+        spec, revision = self._models.values.get(key), self._models.revisions.get(key)
+        if spec is None or revision is None:
             return
         log.warning("model_refused", model=model, reason=reason)
         record = Instance(
@@ -235,7 +236,7 @@ class Scheduler:
             model=model,
             node=self._node,
             engine=spec.engine,
-            revision=0,
+            revision=revision,
             state=InstanceState.FAILED,
             reason=Reason.OOM,
             changed_at=time.time(),
