@@ -13,7 +13,7 @@ from modelyard.tasks import Tasks
 from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas import buckets, subjects
 from schemas.downloads import StartDownload
-from schemas.instances import InstanceState
+from schemas.instances import InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec
 from schemas.roles import Role
 from services.downloader.service import main as downloader
@@ -82,3 +82,24 @@ async def said(process: asyncio.subprocess.Process, *words: bytes) -> bytes:
         if any(word in line for word in words):
             return line
     raise AssertionError("it ended")
+
+
+async def test_a_runner_that_is_stopped_before_it_can_listen_has_not_failed(
+    yard: Yard, settings: Settings
+) -> None:
+    """SIGTERM ends Python at once until it has asked for it; that counted as a failure, with a pause."""
+    operator = await yard.bus()
+    model = ModelSpec(name="m", path="none", engine="command", args=(sys.executable, "-c", "{port}"))
+    events = await operator.nc.subscribe(subjects.INSTANCE_CHANGED.wildcard)
+    async with Tasks() as tasks, asyncio.timeout(20):
+        await supervisor(await yard.bus(Role.SUPERVISOR), settings, tasks)
+        await operator.call(subjects.MODEL_PUT, model)
+        starting = asyncio.create_task(operator.call(subjects.MODEL_START, ModelRef(model="m")))
+        first = subjects.INSTANCE_CHANGED.decode((await events.next_msg(timeout=10)).data)
+        assert first.state is InstanceState.STARTING
+        await operator.call(subjects.MODEL_STOP, ModelRef(model="m"))
+        last = first
+        while last.state not in (InstanceState.STOPPED, InstanceState.FAILED):
+            last = subjects.INSTANCE_CHANGED.decode((await events.next_msg(timeout=15)).data)
+        starting.cancel()
+    assert (last.state, last.reason, last.failures) == (InstanceState.STOPPED, Reason.REQUESTED, 0)
