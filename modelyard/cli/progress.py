@@ -1,5 +1,6 @@
 """How far downloads are: bars on a terminal, now and then a line elsewhere, or every step as a log."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,6 +63,11 @@ def log(download: Download) -> None:
     """Every update with its time, and the reason of a bad end."""
     reason = f": {download.error.message}" if download.error else ""
     say(f"{clock(time.time())}  {line(download)}{reason}")
+
+
+def can_redraw() -> bool:
+    """Whether bars can move: a terminal that cannot go back would show nothing before the end."""
+    return sys.stdout.isatty() and not screen().is_dumb_terminal
 
 
 @contextmanager

@@ -161,6 +161,6 @@ def _display(
 
     if arguments.log:
         return nullcontext(progress.log)
-    if not sys.stdout.isatty():
+    if not progress.can_redraw():
         return nullcontext(progress.Lines().show)
     return progress.bars() if many else progress.bar()

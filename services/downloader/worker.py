@@ -83,6 +83,7 @@ def main() -> int:
 
 def make_plan(job: Job, orders: Orders | None = None) -> Plan:
     """Ask the hub, or other nodes where it does not answer, and decide; nothing is written yet."""
+    _require_store(job)
     reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision, job.file))
     folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
     answer = _ask(reference, orders if job.nodes else None)
@@ -165,10 +166,17 @@ async def fetch(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], 
     async with open_session() as session:
         for file, place in zip(plan.resolved.files, plan.places, strict=True):
             meter.start_file(file.path)
+            _require_store(job)
             source = hub_source(plan, file)
             await fetch_file(session, source, place, on_bytes=meter.on_bytes, options=options)
             meter.finish_file(file.size_bytes)
             send(Verified(file=file.path))
+
+
+def _require_store(job: Job) -> None:
+    """What is missing is not made: its disk may not be mounted, and another one would fill up."""
+    if not Path(job.store_root).is_dir():
+        raise DownloadError("disk_error", f"The store {job.store_root} is not there; mount its disk.")
 
 
 def hub_source(plan: Plan, file: RemoteFile) -> Source:
@@ -177,6 +185,7 @@ def hub_source(plan: Plan, file: RemoteFile) -> Source:
         url=plan.answer.urls[file.path],
         size_bytes=file.size_bytes,
         sha256=file.sha256,
+        blob_sha1=file.blob_sha1,
         commit=plan.resolved.commit,
         authorization=plan.answer.authorization,
     )
@@ -189,6 +198,7 @@ def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
     go = orders.wait_for_go()
     require_free(plan.places[0].parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
     asyncio.run(fetch(job, plan, orders, send))
+    _require_files(plan)
     if resolved.format is Format.GGUF:
         _check_model(plan.places[0])
     send(
@@ -201,6 +211,13 @@ def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
             task=resolved.task,
         )
     )
+
+
+def _require_files(plan: Plan) -> None:
+    """Others may have been at work in the folder, too."""
+    for file, place in zip(plan.resolved.files, plan.places, strict=True):
+        if file_bytes(place) != file.size_bytes:
+            raise DownloadError("disk_error", f"{place.name} was taken away by somebody; retry the download.")
 
 
 def _arrived_bytes(file: RemoteFile, place: Path) -> int:
