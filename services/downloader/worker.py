@@ -16,8 +16,8 @@ import msgspec
 
 from modelyard import logging
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
+from modelyard.parent import die_with_parent
 from modelyard.paths import check_folder, resolve_all
-from modelyard.processes import die_with_parent
 from schemas.formats import Format
 from schemas.hub import Choice
 from services.downloader import listing
