@@ -26,7 +26,7 @@ from schemas.roles import Role, inbox_prefix
 from schemas.subject import Command, Subject
 
 with without("aiohttp"), without("importlib.metadata"):
-    # The first is for a broker behind a WebSocket, see `_connect`; the second for nats-py's own version.
+    # The first is for a broker behind a WebSocket, see `_connect`; with the second nats-py reads its version.
     import nats
     import nats.aio.transport
     import nats.errors
