@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# The tests start hundreds of processes: none of them shall compile the yard anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: bench bench-downloads engines run test check endurance setup clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/yard up
 
-# Whole yards are tested one at a time: they are told apart by what happens within seconds.
 test: $(VENV)/.dev check
-	$(BIN)/pytest -n 2 --dist loadfile tests/integration
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest -n 3 --dist worksteal tests/integration
+	$(BIN)/pytest -n 2 --dist worksteal tests/e2e
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

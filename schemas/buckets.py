@@ -100,11 +100,20 @@ DEVICES = Bucket(
     expires=True,
 )
 ADAPTERS = Bucket("adapters", Adapter, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
-DOWNLOADS = Bucket("downloads", Download, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.MONITOR])
-LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
-STORES = Bucket("stores", StoreSpace, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
-TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=_WATCHERS)
-JOBS = Bucket("jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=_WATCHERS, expires=True)
+DOWNLOADS = Bucket(
+    "downloads",
+    Download,
+    writers=[Role.DOWNLOADER],
+    readers=[*_WATCHERS, Role.MONITOR, Role.SUPERVISOR],
+)
+LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR])
+STORES = Bucket(
+    "stores", StoreSpace, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR], expires=True
+)
+TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR])
+JOBS = Bucket(
+    "jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR], expires=True
+)
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)

@@ -16,7 +16,6 @@ class Role(StrEnum):
 
 
 SERVICES = (Role.GATEWAY, Role.DOWNLOADER, Role.SUPERVISOR, Role.MONITOR)
-EVERYONE = frozenset(Role)
 
 
 def inbox_prefix(role: Role) -> str:

@@ -1,5 +1,6 @@
 """What every test may use: a home of its own and a real broker in it."""
 
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from modelyard.up.ports import claim
 from schemas.roles import Role
 from tests.standins import Services, services
 from tests.support import Yard
+
+# The threads of an engine wait for each other by spinning. Where two engines share few processors, they
+# mostly keep each other from what they wait for: a token takes twenty times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # A shell starts its background jobs deaf to Ctrl-C, and so would be the commands that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,6 +1,7 @@
 """Small programs in the place of the four services: they answer commands as the contract says."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,7 @@ from modelyard.micro import Commands
 from modelyard.state import Store
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.devices import Device, DeviceKind
 from schemas.downloads import ENDED, Download, DownloadRef, DownloadState, StartDownload
 from schemas.errors import BadRequest, EngineFailed, ErrorDetail, ModelNotFound, NotFound, QueueFull
 from schemas.grammar import model_key
@@ -40,6 +42,20 @@ def instance(
         slots=4,
         error=error,
         load_s=2.0 if state is InstanceState.READY else None,
+    )
+
+
+def card(node: str, temperature_c: float) -> Device:
+    return Device(
+        node=node,
+        device="GPU-1",
+        kind=DeviceKind.GPU,
+        name="card",
+        memory_total_bytes=2,
+        memory_used_bytes=1,
+        memory_free_bytes=1,
+        sampled_at=time.time(),
+        temperature_c=temperature_c,
     )
 
 

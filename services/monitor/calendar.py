@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from schemas.errors import BadRequest
 from schemas.usage import Period, Step
 
-_EPOCH = date(1970, 1, 1).toordinal()
 _FINE_S = {Step.MINUTE: 60, Step.HOUR: 3600}
 
 

@@ -28,8 +28,10 @@ from services.supervisor.agent.orders import Orders
 from services.supervisor.agent.presence import Presence
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.agent.workers import Workers
+from services.supervisor.fetching.fetching import Fetching
 from services.supervisor.groups import Groups
 from services.supervisor.registry import Registry
+from services.supervisor.scheduling.asking import Nodes
 from services.supervisor.scheduling.lease import SchedulerLease
 from services.supervisor.scheduling.memory import Memory
 from services.supervisor.scheduling.scheduler import Scheduler
@@ -49,7 +51,9 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     await _serve_registry(bus, tasks, registry, Groups(bus, groups))
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
     memory = await Memory.start(bus, tasks)
-    scheduler = Scheduler(bus, settings, models, instances, nodes, groups, memory)
+    asking = Nodes(bus, nodes, models)
+    fetching = await Fetching.start(bus, tasks, asking)
+    scheduler = Scheduler(bus, settings, models, instances, nodes, asking, groups, memory, fetching)
     await scheduler.listen()
     lease = SchedulerLease(bus, settings.node)
     tasks.spawn(_lead(bus, lease, scheduler, Wishes(registry, scheduler, instances)), "lead")

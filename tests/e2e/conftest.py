@@ -21,15 +21,15 @@ def slow_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-async def put_slow(yard: YardProcess, gguf: Path, *, n_parallel: int = 2, **more: Any) -> None:
-    """Register the slow model under `SLOW`."""
+async def put_slow(
+    yard: YardProcess, gguf: Path, *, name: str = SLOW, n_parallel: int = 2, **more: Any
+) -> None:
+    """Register the slow model."""
     place = yard.models / "test" / "slow.gguf"
     place.parent.mkdir(parents=True, exist_ok=True)
     if not place.exists():
         place.hardlink_to(gguf)
-    await yard.put(
-        ModelSpec(name=SLOW, path="test/slow.gguf", n_parallel=n_parallel, aliases=("slow",), **more)
-    )
+    await yard.put(ModelSpec(name=name, path="test/slow.gguf", n_parallel=n_parallel, **more))
 
 
 async def put_vectors(yard: YardProcess) -> None:

@@ -1,7 +1,8 @@
-"""Models served by the smallest engine, and the story of their instances as it is told."""
+"""Models served by the smallest engine, the story of their instances as it is told, and unbroken streams."""
 
 import asyncio
 import contextlib
+import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -64,3 +65,18 @@ async def told(bus: Bus) -> AsyncIterator[Story]:
     finally:
         with contextlib.suppress(nats.errors.Error):
             await sub.unsubscribe()
+
+
+def assert_goes_on(lines: list[str], *, tokens: int) -> None:
+    """One stream, as if nothing had happened: one id, one role, one finish, one usage, one end."""
+    assert lines[-1] == "[DONE]"
+    assert lines.count("[DONE]") == 1
+    chunks = [json.loads(line) for line in lines[:-1]]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert sum("role" in choice["delta"] for choice in choices) == 1
+    assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["length"]
+    usages = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
+    assert len(usages) == 1
+    assert usages[0]["completion_tokens"] == tokens
+    assert usages[0]["total_tokens"] == usages[0]["prompt_tokens"] + tokens

@@ -22,8 +22,7 @@ from schemas.requests import Outcome
 from schemas.usage import RebuildUsage, RecordsQuery, Unit, UsageQuery, UsageReport
 from tests import counting_engine
 from tests.e2e.chatting import chat, post
-from tests.e2e.test_killed import until_service_restarted
-from tests.e2e.yard_process import YardProcess, running_yard, yard_command
+from tests.e2e.yard_process import YardProcess, running_yard, until_service_restarted, yard_command
 from tests.endurance import rounds
 
 KILLS = rounds(5, 20)
@@ -176,6 +175,31 @@ async def until_status(yard: YardProcess, wanted: int) -> dict[str, Any]:
                 return answer
 
 
+async def assert_no_way_in(yard: YardProcess) -> None:
+    """Refused over both dialects and over NATS, and shown as used up."""
+    url, body = f"{yard.url}/v1/chat/completions", {"model": "counting", "messages": SAY, "stream": True}
+    async with aiohttp.ClientSession() as session:
+        async with session.post(url, json=body) as response:
+            assert response.status == 429
+            assert 0 < int(response.headers["Retry-After"]) <= 31 * 86400
+        async with session.post(f"{yard.url}/api/chat", json={**body, "model": "counting"}) as response:
+            assert response.status == 429
+        async with session.get(f"{yard.url}/api/state/spending") as response:
+            assert (await response.json())["guests"]["level"] == "exhausted"
+    with pytest.raises(BudgetExceeded):
+        await yard.bus.call(subjects.OPENAI, json.dumps({**body, "stream": False}).encode(), endpoint="chat")
+
+
+async def first_status(yard: YardProcess) -> int:
+    """What a gateway that is just coming back answers first."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                return (await chat(yard.url, "alias", messages=SAY))[0]
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.05)
+
+
 async def test_a_used_up_budget_refuses_every_way_in_until_it_is_raised(
     counted: tuple[YardProcess, Path],
 ) -> None:
@@ -198,27 +222,11 @@ async def test_a_used_up_budget_refuses_every_way_in_until_it_is_raised(
     assert refused["error"]["code"] == "budget_exceeded"
     assert "The budget guests of key anyone for counting is used up" in refused["error"]["message"]
     assert await asyncio.wait_for(events.get(), PATIENCE_S) == "exhausted"
-    url, body = f"{yard.url}/v1/chat/completions", {"model": "counting", "messages": SAY, "stream": True}
-    async with aiohttp.ClientSession() as session:
-        async with session.post(url, json=body) as response:
-            assert response.status == 429
-            assert 0 < int(response.headers["Retry-After"]) <= 31 * 86400
-        async with session.post(f"{yard.url}/api/chat", json={**body, "model": "counting"}) as response:
-            assert response.status == 429
-        async with session.get(f"{yard.url}/api/state/spending") as response:
-            assert (await response.json())["guests"]["level"] == "exhausted"
-    with pytest.raises(BudgetExceeded):
-        await yard.bus.call(subjects.OPENAI, json.dumps({**body, "stream": False}).encode(), endpoint="chat")
+    await assert_no_way_in(yard)
     killed = yard.service("gateway")
     killed.kill()
     await until_service_restarted(yard, "gateway", killed.pid)
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                assert (await chat(yard.url, "alias", messages=SAY))[0] == 429, "a new gateway knows it too"
-                break
-            except aiohttp.ClientError:
-                await asyncio.sleep(0.05)
+    assert await first_status(yard) == 429, "a new gateway knows it too"
     code, out, err = await yard_command(
         yard, "budget", "set", "guests", "--limit", "1000", "--unit", "requests"
     )

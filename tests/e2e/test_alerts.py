@@ -1,7 +1,6 @@
 """A device gets hot: from its sample to the page, the webhook, the audit and the log, with real processes."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,11 +13,12 @@ from modelyard.bus import Bus
 from modelyard.state import Store
 from schemas import buckets
 from schemas.audit import Audited
-from schemas.devices import Device, DeviceKind
+from schemas.devices import Device
 from schemas.roles import Role
 from tests.e2e.browser import CHROMIUM, browsing
 from tests.e2e.yard_process import YardProcess, settings_of, yard_command
 from tests.receiver import is_signed, receiver
+from tests.standins import card
 
 
 @asynccontextmanager
@@ -32,20 +32,6 @@ async def simulated_card(yard: YardProcess) -> AsyncIterator[Store[Device]]:
         await bus.close()
 
 
-def card(temperature_c: float) -> Device:
-    return Device(
-        node="elsewhere",
-        device="GPU-1",
-        kind=DeviceKind.GPU,
-        name="card",
-        memory_total_bytes=2,
-        memory_used_bytes=1,
-        memory_free_bytes=1,
-        sampled_at=time.time(),
-        temperature_c=temperature_c,
-    )
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with")
 async def test_a_hot_device_is_seen_told_silenced_and_over(yard: YardProcess, tmp_path: Path) -> None:
     async with (
@@ -57,7 +43,7 @@ async def test_a_hot_device_is_seen_told_silenced_and_over(yard: YardProcess, tm
         assert code == 0, err
         secret = msgspec.json.decode(out)["secret"]
         assert (await yard_command(yard, "alert", "set", "device-hot", "for_s=0"))[0] == 0
-        await devices.put("elsewhere.GPU-1", card(97.0))
+        await devices.put("elsewhere.GPU-1", card("elsewhere", 97.0))
         await page.until_text("GPU-1 of elsewhere is at 97 °C")
         await hook.until(lambda hook: len(hook.taken) == 1)
         assert "97 °C" in (await yard_command(yard, "alerts"))[1]
@@ -66,7 +52,7 @@ async def test_a_hot_device_is_seen_told_silenced_and_over(yard: YardProcess, tm
         assert page.complaints == []
         # Whoever looks after alerts may die meanwhile.
         yard.service("monitor").kill()
-        await devices.put("elsewhere.GPU-1", card(50.0))
+        await devices.put("elsewhere.GPU-1", card("elsewhere", 50.0))
         await hook.until(lambda hook: len(hook.taken) == 2)
         await page.until("!document.body.innerText.includes('silenced')")
     firing, resolved = hook.taken
@@ -92,11 +78,3 @@ async def logged(yard: YardProcess, text: str) -> None:
                     assert lines[0]["source"] == "monitor"
                     return
             await asyncio.sleep(0.1)
-
-
-async def test_a_search_over_http_says_what_is_wrong_with_it(yard: YardProcess) -> None:
-    async with aiohttp.ClientSession() as session:
-        for wrong in ("level=loud", "order=random", "limit=0", "limit=x", "cursor=x", "node=a.b", "since=x"):
-            async with session.get(f"{yard.url}/api/logs?{wrong}") as answer:
-                assert answer.status == 400, wrong
-                assert (await answer.json())["error"]["code"] == "bad_request"

@@ -8,18 +8,26 @@ from typing import Any
 
 import openai
 import pytest
+import pytest_asyncio
 from openai.types import Batch
 
 from modelyard.tinymodels import DEMO_SENTENCE
 from tests.e2e.chatting import HELLO
 from tests.e2e.conftest import SLOW, put_slow
-from tests.e2e.yard_process import YardProcess
+from tests.e2e.yard_process import YardProcess, running_yard
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 CHAT = "/v1/chat/completions"
 ENDED = {"completed", "failed", "cancelled", "expired"}
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardProcess]:
+    async with running_yard(tmp_path_factory.mktemp("yard") / "home") as yard:
+        yield yard
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(yard: YardProcess) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(base_url=f"{yard.url}/v1", api_key="none", max_retries=20) as client:
         yield client

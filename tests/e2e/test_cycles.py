@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 import psutil
 import pytest
+import pytest_asyncio
 
 from modelyard.bus import Bus
 from schemas import buckets, streams, subjects
@@ -14,13 +15,20 @@ from schemas.models import ModelRef
 from schemas.record import Record
 from tests.e2e.chatting import chat
 from tests.e2e.living import Story, lively, told
-from tests.e2e.yard_process import YardProcess
+from tests.e2e.yard_process import YardProcess, running_yard
 from tests.endurance import rounds
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 S = InstanceState
 AT_ONCE = 4
-EACH = rounds(12, 50)
+EACH = rounds(6, 50)
 """Starts and stops of each of them."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardProcess]:
+    async with running_yard(tmp_path_factory.mktemp("yard") / "home") as yard:
+        yield yard
 
 
 class Left(Record):

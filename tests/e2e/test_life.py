@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
+import pytest_asyncio
 
 from modelyard.processes import Group, is_same, started_at, wait_gone
 from schemas import subjects
@@ -21,11 +22,17 @@ from schemas.placing import Cordon
 from schemas.profiles import DeviceNeed, Profile
 from tests.e2e.chatting import HELLO, chat, streaming
 from tests.e2e.conftest import SLOW, put_slow
-from tests.e2e.living import Story, lively, told
-from tests.e2e.test_killed import assert_goes_on
+from tests.e2e.living import Story, assert_goes_on, lively, told
 from tests.e2e.yard_process import YardProcess, running_yard
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 S = InstanceState
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardProcess]:
+    async with running_yard(tmp_path_factory.mktemp("yard") / "home") as yard:
+        yield yard
 
 
 @contextlib.asynccontextmanager
@@ -141,9 +148,9 @@ async def test_what_a_runner_left_while_no_supervisor_was_there_is_ended_by_the_
     yard: YardProcess,
 ) -> None:
     async with told(yard.bus) as story:
-        await yard.put(lively("test/family", "family", "stubborn"))
-        assert (await chat(yard.url, "test/family"))[0] == 200
-        ready = await story.step("test/family", S.READY)
+        await yard.put(lively("test/orphans", "family", "stubborn"))
+        assert (await chat(yard.url, "test/orphans"))[0] == 200
+        ready = await story.step("test/orphans", S.READY)
         gone = asyncio.create_task(ended_at(family(yard, ready)))
         supervisor = yard.service("supervisor")
         supervisor.suspend()
@@ -231,18 +238,18 @@ async def test_a_drained_node_ends_what_runs_and_takes_no_start_until_it_is_unco
 
 async def test_logs_can_be_asked_for_over_http(yard: YardProcess) -> None:
     async with told(yard.bus) as story:
-        await yard.put(lively("test/family", "family"))
-        assert (await chat(yard.url, "test/family"))[0] == 200
-        ready = await story.step("test/family", S.READY)
+        await yard.put(lively("test/parents", "family"))
+        assert (await chat(yard.url, "test/parents"))[0] == 200
+        ready = await story.step("test/parents", S.READY)
     _, child = family(yard, ready)
     async with aiohttp.ClientSession() as session, asyncio.timeout(10):
         lines: list[str] = []
         while not lines:
-            async with session.get(f"{yard.url}/api/logs/test/family?grep=CHILD&since_s=60") as response:
+            async with session.get(f"{yard.url}/api/logs/test/parents?grep=CHILD&since_s=60") as response:
                 assert response.status == 200
                 lines = [line["text"] for line in (await response.json())["lines"]]
         assert lines == [f"child {child[0]}"]
-        async with session.get(f"{yard.url}/api/logs/test/family?since_s=soon") as response:
+        async with session.get(f"{yard.url}/api/logs/test/parents?since_s=soon") as response:
             assert (response.status, "since_s" in await response.text()) == (400, True)
 
 

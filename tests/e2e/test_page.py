@@ -1,15 +1,26 @@
 """The dashboard in a real browser, on a real yard."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from modelyard.tinymodels import DEMO_SENTENCE
 from tests.e2e.browser import CHROMIUM, browsing
 from tests.e2e.yard_process import YardProcess, running_yard
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 BADGE = "document.querySelector('[data-key=demo]').innerText"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardProcess]:
+    async with running_yard(tmp_path_factory.mktemp("yard") / "home") as yard:
+        yield yard
 
 
 async def test_a_person_starts_chats_reads_the_log_and_stops(yard: YardProcess, tmp_path: Path) -> None:
@@ -36,6 +47,7 @@ async def test_a_pull_that_fails_says_why(yard: YardProcess, tmp_path: Path) -> 
         await page.until_text("org/nowhere")
         await page.until_text("Failed")
         await page.until_text("Nobody answers at 127.0.0.1")
+        assert page.complaints == []
 
 
 async def test_the_page_comes_back_by_itself_after_the_gateway_died(

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from schemas import subjects
 from schemas.requests import Outcome
@@ -15,15 +16,24 @@ from tests.e2e.chatting import HELLO, Stream, chat, streaming
 from tests.e2e.conftest import SLOW, put_slow
 from tests.e2e.yard_process import YardProcess, running_yard, watching
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 PATIENCE_S = 30
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardProcess]:
+    async with running_yard(tmp_path_factory.mktemp("yard") / "home") as yard:
+        yield yard
 
 
 @contextlib.asynccontextmanager
 async def busy(yard: YardProcess, gguf: Path, **spec: Any) -> AsyncIterator[Stream]:
     """The only slot of the slow model is taken for as long as the block lasts."""
-    await put_slow(yard, gguf, n_parallel=1, **spec)
+    await put_slow(yard, gguf, n_parallel=1)
     async with streaming(yard.url, SLOW, max_tokens=20000) as stream:
         await stream.read_tokens(1)
+        # Limits are for who waits from now on, not for the start of the model.
+        await put_slow(yard, gguf, n_parallel=1, **spec)
         yield stream
 
 
@@ -100,12 +110,13 @@ async def test_a_client_that_leaves_the_queue_leaves_nothing_behind(
                     await asyncio.sleep(0.02)
 
 
-@pytest.fixture
-async def keyed(tmp_path: Path) -> AsyncIterator[YardProcess]:
-    keys = tmp_path / "home" / "keys"
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def keyed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardProcess]:
+    home = tmp_path_factory.mktemp("keyed") / "home"
+    keys = home / "keys"
     keys.mkdir(parents=True, mode=0o700)
     (keys / "api-keys").write_text("sesame-many-many\nsesame-one-one\n")
-    async with running_yard(tmp_path / "home") as yard:
+    async with running_yard(home) as yard:
         yield yard
 
 
@@ -127,7 +138,7 @@ async def test_one_key_with_many_requests_does_not_hold_up_another(
                 assert response.status == 200, await response.text()
                 return response.headers["X-Request-Id"]
 
-        many = [asyncio.create_task(ask("sesame-many-many", 60)) for _ in range(12)]
+        many = [asyncio.create_task(ask("sesame-many-many", 30)) for _ in range(12)]
         for _ in many:
             await queued.next_msg(timeout=PATIENCE_S)
         await started.next_msg(timeout=PATIENCE_S)

@@ -137,7 +137,8 @@ async def test_an_embedding_model_passes_its_own_probe(yard: YardProcess) -> Non
     await yard.put(ModelSpec(name="embedder2", path="embedder2.gguf", mode=Mode.EMBEDDING, n_ctx=512))
     await yard.bus.call(subjects.MODEL_START, ModelRef(model="embedder2"))
     async with watching(yard.bus) as instances:
-        await instances.until("embedder2", InstanceState.READY)
+        ready = await instances.until("embedder2", InstanceState.READY)
+    assert (ready.error, ready.failures) == (None, 0)
     await yard.bus.call(subjects.MODEL_STOP, ModelRef(model="embedder2"))
 
 
@@ -278,3 +279,11 @@ async def test_what_a_model_rules_about_requests_goes_for_the_next_one(yard: Yar
                 await asyncio.sleep(0.05)
         assert [one.instance for one in instances.of("ruled")] == [before.instance], "and nothing restarts"
     await yard.bus.call(subjects.MODEL_STOP, ModelRef(model="ruled"))
+
+
+async def test_a_search_over_http_says_what_is_wrong_with_it(yard: YardProcess) -> None:
+    async with aiohttp.ClientSession() as session:
+        for wrong in ("level=loud", "order=random", "limit=0", "limit=x", "cursor=x", "node=a.b", "since=x"):
+            async with session.get(f"{yard.url}/api/logs?{wrong}") as answer:
+                assert answer.status == 400, wrong
+                assert (await answer.json())["error"]["code"] == "bad_request"

@@ -203,6 +203,18 @@ async def until_idle(port: int, patience_s: float) -> None:
             await asyncio.sleep(0.02)
 
 
+async def until_service_restarted(yard: YardProcess, name: str, old: int) -> None:
+    """Wait until the killed service answers again as another process."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await yard.bus.nc.request(f"$SRV.PING.{name}", b"", timeout=1)
+                if yard.service(name).pid != old:
+                    return
+            except Exception:  # noqa: BLE001 - not there yet, in one of many ways
+                await asyncio.sleep(0.05)
+
+
 async def yard_command(yard: YardProcess, *words: str) -> tuple[int, str, str]:
     """Run the `yard` command as a person does: exit code, output, errors."""
     process = await asyncio.create_subprocess_exec(

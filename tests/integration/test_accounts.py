@@ -21,7 +21,7 @@ from schemas.requests import RequestFinished
 from schemas.roles import Role
 from schemas.usage import Period, PutReport, Unit, UsageQuery
 from services.monitor.counting import USAGE_FILE
-from tests.integration.test_monitor import at_least, monitor, usage
+from tests.integration.monitor_service import at_least, monitor, usage
 from tests.support import Yard
 from tests.unit.accounts import record
 

@@ -41,12 +41,6 @@ async def supervisor(yard: Yard) -> AsyncIterator[Bus]:
     await bus.close()
 
 
-@pytest.fixture
-async def client(yard: Yard) -> AsyncIterator[Client]:
-    async with Client.connect(yard.settings, yard.url) as client:
-        yield client
-
-
 @asynccontextmanager
 async def gateway(yard: Yard) -> AsyncIterator[str]:
     (yard.settings.credentials / "api-keys").write_text(f"{KEY}\n")

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from itertools import pairwise
 from typing import Any
@@ -33,12 +32,6 @@ from schemas.models import ModelSpec
 from schemas.roles import Role
 from tests.standins import Services, instance, print_lines
 from tests.support import Yard
-
-
-@pytest.fixture
-async def client(yard: Yard) -> AsyncIterator[Client]:
-    async with Client.connect(yard.settings, yard.url) as client:
-        yield client
 
 
 def user(text: str) -> list[dict[str, str]]:

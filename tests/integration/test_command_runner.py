@@ -77,9 +77,10 @@ async def running(yard: Yard, spec: ModelSpec = SPEC) -> AsyncIterator[Running]:
         try:
             yield Running(yard, process, instances)
         finally:
+            # Asked to end, it also ends what its engine started; no supervisor is here to do that for it.
             if process.returncode is None:
-                process.kill()
-            await process.wait()
+                process.terminate()
+            await asyncio.wait_for(process.wait(), 20)
 
 
 @contextlib.asynccontextmanager

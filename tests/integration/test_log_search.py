@@ -3,7 +3,7 @@
 import asyncio
 import logging as stdlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 
 import pytest
@@ -59,12 +59,6 @@ def logged() -> Iterator[tuple[logging.Logger, Wire]]:
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.configure(**before)
-
-
-@pytest.fixture
-async def client(yard: Yard) -> AsyncIterator[Client]:
-    async with Client.connect(yard.settings, yard.url) as client:
-        yield client
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from services.supervisor.runner.activity import Activity
 from services.supervisor.runner.desk import Desk
 from services.supervisor.runner.life import Life
 from services.supervisor.runner.upstream import Upstream
-from tests.integration.test_monitor import PATIENCE_S, POLL_S, emit, monitor, record, restart_broker
+from tests.integration.monitor_service import PATIENCE_S, POLL_S, emit, monitor, record, restart_broker
 from tests.support import Yard
 
 Http = TestClient[web.Request, web.Application]

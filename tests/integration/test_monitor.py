@@ -4,11 +4,8 @@ import asyncio
 import os
 import signal
 import sqlite3
-import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -18,84 +15,34 @@ from modelyard.plugins import Found
 from modelyard.replay import replay
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
-from modelyard.up.child import Child
 from schemas import buckets, streams, subjects
 from schemas.devices import Device, DeviceKind
-from schemas.errors import BadRequest, BrokerUnavailable, DeadlineExceeded, InternalError, ServiceUnavailable
-from schemas.requests import Lane, Outcome, RequestFinished
+from schemas.errors import BadRequest, InternalError
+from schemas.requests import RequestFinished
 from schemas.roles import Role
-from schemas.usage import UsageQuery, UsageReport
+from schemas.usage import UsageQuery
 from services.monitor.costs.book import PriceBook
 from services.monitor.counting import CONSUMER, USAGE_FILE
 from services.monitor.devices.adapter import DeviceAdapter
 from services.monitor.devices.watch import Watch
 from services.monitor.folding import Folder
-from services.monitor.service import main
 from services.monitor.thread import OwnThread
 from services.monitor.usage.keeper import UsageKeeper
 from services.monitor.usage.reader import UsageReader
 from services.monitor.usage.store import Counted, UsageStore
+from tests.integration.monitor_service import (
+    PATIENCE_S,
+    POLL_S,
+    at_least,
+    emit,
+    monitor,
+    monitor_process,
+    restart_broker,
+    usage,
+)
 from tests.support import Yard
 
-ROOT = Path(__file__).parents[2]
 UTC = ZoneInfo("UTC")
-PATIENCE_S = 20.0
-POLL_S = 0.02
-
-
-@asynccontextmanager
-async def monitor(yard: Yard) -> AsyncIterator[Bus]:
-    """The service in this process, from its start to a clean stop."""
-    bus = await yard.bus(Role.MONITOR)
-    async with Tasks() as tasks:
-        await main(bus, yard.settings, tasks)
-        yield bus
-    await bus.close()
-
-
-def record(request: str, model: str = "demo") -> RequestFinished:
-    return RequestFinished(
-        request=request,
-        model=model,
-        lane=Lane.INTERACTIVE,
-        path="/v1/chat/completions",
-        stream=False,
-        outcome=Outcome.OK,
-        status=200,
-        queued_at=1.0,
-        finished_at=2.0,
-        prompt_tokens=10,
-        completion_tokens=2,
-    )
-
-
-async def emit(bus: Bus, requests: Iterable[str]) -> None:
-    for request in requests:
-        await bus.emit(subjects.REQUEST_FINISHED, record(request), model="demo", request=request)
-
-
-async def usage(operator: Bus, until: Callable[[UsageReport], bool], recent: int = 0) -> UsageReport:
-    """The first report that fulfils the condition. Nothing announces a commit, so it is asked for again."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                report = await operator.call(subjects.USAGE_QUERY, UsageQuery(recent=recent))
-                if until(report):
-                    return report
-            except (ServiceUnavailable, DeadlineExceeded, BrokerUnavailable):
-                pass
-            await asyncio.sleep(POLL_S)
-
-
-def at_least(count: int) -> Callable[[UsageReport], bool]:
-    return lambda report: report.total.requests >= count
-
-
-async def restart_broker(yard: Yard) -> None:
-    assert yard.broker.pid is not None
-    os.kill(yard.broker.pid, signal.SIGKILL)
-    await yard.broker.wait()
-    await yard.broker.start()
 
 
 async def test_devices_stand_in_the_bucket_and_are_kept_as_metrics(yard: Yard) -> None:
@@ -218,7 +165,8 @@ async def test_a_record_that_cannot_be_read_is_given_up_and_holds_up_no_other(
     async with monitor(yard):
         await runner.js.publish(subjects.REQUEST_FINISHED(model="demo", request="bad"), data)
         await emit(runner, ["good"])
-        await usage(operator, at_least(1))
+        report = await usage(operator, at_least(1), recent=10)
+        assert {one.request for one in report.recent} == {"good"}
         async with asyncio.timeout(PATIENCE_S):
             while (await operator.js.consumer_info(streams.EVENTS.name, CONSUMER)).num_ack_pending:
                 await asyncio.sleep(POLL_S)
@@ -291,14 +239,6 @@ async def test_sampling_and_counting_go_on_after_the_broker_was_killed(yard: Yar
         await devices.until(lambda values: values["testnode.cpu"].sampled_at > last + 2)
         report = await usage(operator, at_least(2), recent=10)
         assert {one.request for one in report.recent} == {"before", "after"}
-
-
-def monitor_process(yard: Yard) -> Child:
-    """`python -m services.monitor`, as `yard up` starts it."""
-    env = {**os.environ, **yard.settings.as_environment(), "YARD_NATS_URL": yard.url, "PYTHONPATH": str(ROOT)}
-    return Child(
-        "monitor", [sys.executable, "-m", "services.monitor"], env, yard.settings.logs / "monitor.log"
-    )
 
 
 async def emit_until(stop: asyncio.Event, bus: Bus) -> set[str]:

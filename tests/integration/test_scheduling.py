@@ -26,6 +26,8 @@ from schemas.placing import AskOptions, Need, NodeDevice, Option, Options, Waiti
 from schemas.roles import Role
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.reservations import Reservations
+from services.supervisor.fetching.fetching import Fetching
+from services.supervisor.scheduling.asking import Nodes
 from services.supervisor.scheduling.demand import Demands
 from services.supervisor.scheduling.lease import SchedulerLease
 from services.supervisor.scheduling.memory import Memory
@@ -62,7 +64,8 @@ async def test_an_expired_lease_is_taken_although_its_mark_is_still_there(yard: 
         await asyncio.wait_for(leases.until(lambda values: SCHEDULER in values), 5)
         await asyncio.wait_for(leases.until(lambda values: SCHEDULER not in values), 5)
         async with asyncio.timeout(0.9):
-            await SchedulerLease(bus, "b").acquire()
+            epoch = await SchedulerLease(bus, "b").acquire()
+        assert await store.get(SCHEDULER) == Lease(holder="b", epoch=epoch)
 
 
 async def test_a_node_takes_no_late_order_of_a_scheduler_that_was_followed(yard: Yard) -> None:
@@ -135,7 +138,9 @@ async def test_a_node_that_takes_no_order_is_left_out_until_it_shows_itself_agai
         nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
         groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
         memory = await Memory.start(bus, tasks)
-        scheduler = Scheduler(bus, yard.settings, models, instances, nodes, groups, memory)
+        asking = Nodes(bus, nodes, models)
+        fetching = await Fetching.start(bus, tasks, asking)
+        scheduler = Scheduler(bus, yard.settings, models, instances, nodes, asking, groups, memory, fetching)
         tasks.spawn(scheduler.run(1), "scheduler")
         await asyncio.sleep(0)
         await scheduler.wish("m")

@@ -31,6 +31,7 @@ def test_only_what_differs_is_shown() -> None:
 def test_nothing_is_noted_outside_of_a_command() -> None:
     audit._changes.set(None)
     audit.changed("model m", SPEC, None)
+    assert audit._changes.get() is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ GIB = 1024**3
 MUCH, SOME = "32k tokens of context", "16k tokens of context"
 IN_MEMORY = f"fits in the main memory of node a with {SOME}, on the CPU"
 NOT = "node a has 64.0 GiB for models: it does not fit"
-NEITHER = "llama.cpp: No llama.cpp. embedded: No embedded."
 CPU, GPU, BOTH = ("cpu",), ("g1",), ("g1", "g2")
 
 

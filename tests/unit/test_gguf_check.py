@@ -13,13 +13,21 @@ def head(magic: bytes = b"GGUF", version: int = 3, tensors: int = 2, kvs: int = 
     return struct.pack("<4sIQQQ", magic, version, tensors, kvs, key)
 
 
+def refusal(first: bytes, size_bytes: int) -> str | None:
+    try:
+        check_gguf(first, size_bytes)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_sane_header_passes(version: int) -> None:
-    check_gguf(head(version=version) + b"general.architecture", 10_000)
+    assert refusal(head(version=version) + b"general.architecture", 10_000) is None
 
 
 def test_a_first_shard_may_hold_no_tensors() -> None:
-    check_gguf(head(tensors=0), 10_000)
+    assert refusal(head(tensors=0), 10_000) is None
 
 
 @pytest.mark.parametrize(
@@ -43,8 +51,7 @@ def test_a_first_shard_may_hold_no_tensors() -> None:
     ],
 )
 def test_a_broken_header_is_refused_with_a_sentence(first: bytes, size_bytes: int, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        check_gguf(first, size_bytes)
+    assert words in (refusal(first, size_bytes) or "")
 
 
 @given(first=st.binary(max_size=64), size_bytes=st.integers(0, 2**63))

@@ -86,7 +86,7 @@ def test_an_xe_card_tells_its_power_by_its_energy(tmp_path: Path, monkeypatch: p
     folder = add_card(tmp_path, 0, ARC_B580, "0000:04:00.0")
     add_client(tmp_path, 99, 4, XE_CLIENT)
     now = 100.0
-    monkeypatch.setattr("services.monitor.devices.intel.time.monotonic", lambda: now)
+    monkeypatch.setattr("services.monitor.devices.cards.time.monotonic", lambda: now)
     adapter = IntelAdapter(tmp_path)
     adapter.open(load({}))
     (first,) = adapter.sample()

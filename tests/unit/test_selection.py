@@ -4,7 +4,7 @@ import pytest
 
 from services.downloader.reference import Reference, make_reference, parse_reference
 from services.downloader.selection import RemoteFile, Selection, select_files
-from services.downloader.selection.gguf import quants_of
+from services.downloader.selection.gguf import group_models
 from services.downloader.selection.quants import label_of_file
 
 
@@ -190,6 +190,6 @@ def test_the_mmproj_goes_along_and_f16_is_preferred() -> None:
     assert select("o/n", "m-Q4_0.gguf").mmproj is None
 
 
-def test_the_quants_on_offer_are_listed() -> None:
+def test_files_of_one_quant_are_one_offer() -> None:
     listed = files("m-Q8_0.gguf", "m-Q4_0-00001-of-00001.gguf", "mmproj-F16.gguf", "imatrix.gguf")
-    assert quants_of(listed) == ("Q4_0", "Q8_0")
+    assert {group.label for group in group_models(listed)} == {"Q4_0", "Q8_0"}

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from modelyard.cli.text import spell_size
-from schemas.library import EntryFormat, Facts, LibraryEntry, Verified
+from schemas.library import EntryFormat, Facts, LibraryEntry, Verified, entry_id
 from schemas.models import ModelSpec, Source
 from services.downloader.library import records
 from services.downloader.library.grouping import shown_name
@@ -14,11 +14,6 @@ from services.downloader.library.shelf import Look, Model, read_by
 _SHOWN_DAMAGED = 20
 Uses = Mapping[str, tuple[str, ...]]
 """By the path of a file or a folder, relative to its store: the models that name it."""
-
-
-def entry_id(path: str) -> str:
-    """The token of what lies at `path`: the same wherever the store is."""
-    return hashlib.sha256(path.encode()).hexdigest()[:16]
 
 
 def revision_of(description: str) -> str:

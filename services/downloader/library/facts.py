@@ -101,10 +101,6 @@ class _Tokenizer(Record):
     chat_template: Any = None
 
 
-class _Adapter(Record):
-    base_model_name_or_path: str | None = None
-
-
 def _safetensors_facts(root: Path, group: Group) -> Facts:
     names = {file.path.removeprefix(f"{group.folder}/") for file in group.files}
     if not names & {"config.json", "modules.json", "model_index.json", "adapter_config.json"}:

@@ -55,11 +55,6 @@ def group_models(files: Iterable[RemoteFile]) -> list[Group]:
     return list(groups.values())
 
 
-def quants_of(files: Iterable[RemoteFile]) -> tuple[str, ...]:
-    """The quants a repository offers, in alphabetical order."""
-    return tuple(sorted({group.label for group in group_models(files)}))
-
-
 def select_gguf(reference: Reference, files: Sequence[RemoteFile], mmproj: str | None) -> Selection:
     """The model that the reference names, or the usual one; SelectionError names what there is."""
     groups = group_models(files)

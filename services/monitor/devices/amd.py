@@ -1,47 +1,19 @@
 """AMD cards, by what the kernel's amdgpu driver shows in files."""
 
-import time
-from collections.abc import Sequence
-from pathlib import Path
-
-from modelyard.settings import Settings
 from schemas.devices import Device, DeviceKind
-from services.monitor.devices.adapter import DeviceAdapter, as_token
-from services.monitor.devices.cards import Card, cards, link_generation, link_width, sensor
-from services.monitor.devices.drm_clients import clients, processes
+from services.monitor.devices.adapter import as_token
+from services.monitor.devices.cards import Card, CardsAdapter, link_generation, link_width, sensor
+from services.monitor.devices.drm_clients import processes
 from services.monitor.devices.files import read_number, read_text, read_whole
 
-_VENDOR = "0x1002"
-LOOK_AGAIN_S = 30.0
-CLIENTS_S = 5.0
-"""How often processes are looked at; that walks through all of them."""
 
-
-class AmdAdapter(DeviceAdapter):
+class AmdAdapter(CardsAdapter):
     """Every card that tells its memory."""
 
     name = "amd"
+    vendor = "0x1002"
 
-    def __init__(self, root: Path = Path("/")) -> None:
-        self._root = root
-        self._cards: list[Card] = []
-        self._clients: dict[str, dict[int, int]] = {}
-        self._looked_at = self._clients_at = float("-inf")
-
-    def open(self, settings: Settings) -> None:
-        self._cards = list(cards(self._root, _VENDOR))
-
-    def sample(self) -> Sequence[Device]:
-        now = time.monotonic()
-        if now - self._looked_at > LOOK_AGAIN_S:
-            self._looked_at = now
-            self._cards = list(cards(self._root, _VENDOR))
-        if self._cards and now - self._clients_at > CLIENTS_S:
-            self._clients_at = now
-            self._clients = clients(self._root)
-        return [device for card in self._cards if (device := self._device(card)) is not None]
-
-    def _device(self, card: Card) -> Device | None:
+    def device(self, card: Card, now: float) -> Device | None:
         total = read_whole(card.folder / "mem_info_vram_total")
         used = read_whole(card.folder / "mem_info_vram_used")
         if total is None or used is None:
@@ -63,7 +35,7 @@ class AmdAdapter(DeviceAdapter):
             memory_clock_mhz=sensor(card, "freq2_input", factor=1e-6),
             pcie_generation=link_generation(card),
             pcie_width=link_width(card),
-            processes=processes(self._clients.get(card.address, {})),
+            processes=processes(self.taken(card)),
         )
 
 

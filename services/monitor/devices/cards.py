@@ -1,13 +1,21 @@
 """Graphics cards as Linux shows them in /sys/class/drm, and what all drivers there have in common."""
 
 import re
-from collections.abc import Iterator
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from modelyard.settings import Settings
+from schemas.devices import Device
 from schemas.record import Record
-from services.monitor.devices.adapter import as_token
+from services.monitor.devices.adapter import DeviceAdapter, as_token
+from services.monitor.devices.drm_clients import clients
 from services.monitor.devices.files import read_number, read_text
 
+LOOK_AGAIN_S = 30.0
+CLIENTS_S = 5.0
+"""How often processes are looked at; that walks through all of them."""
 _CARD = re.compile(r"card\d+")
 _SPEEDS = {"2.5": 1, "5.0": 2, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6}
 """GT/s to the generation of PCIe."""
@@ -26,6 +34,42 @@ class Card(Record):
     @property
     def token(self) -> str:
         return as_token(self.address)
+
+
+class CardsAdapter(DeviceAdapter):
+    """The cards of one vendor: found again now and then, with what processes take of each."""
+
+    vendor: str
+    """On the PCI bus, `0x1002`."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self._cards: list[Card] = []
+        self._clients: Mapping[str, Mapping[int, int]] = {}
+        self._looked_at = self._clients_at = float("-inf")
+
+    def open(self, settings: Settings) -> None:
+        self._look(time.monotonic())
+
+    def sample(self) -> Sequence[Device]:
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_AGAIN_S:
+            self._look(now)
+        if self._cards and now - self._clients_at > CLIENTS_S:
+            self._clients_at, self._clients = now, clients(self._root)
+        return [device for card in self._cards if (device := self.device(card, now)) is not None]
+
+    @abstractmethod
+    def device(self, card: Card, now: float) -> Device | None:
+        """What a card tells; None if it does not tell enough."""
+        ...
+
+    def taken(self, card: Card) -> Mapping[int, int]:
+        """Bytes of its memory by process id."""
+        return self._clients.get(card.address, {})
+
+    def _look(self, now: float) -> None:
+        self._looked_at, self._cards = now, list(cards(self._root, self.vendor))
 
 
 def cards(root: Path, vendor: str) -> Iterator[Card]:

@@ -32,7 +32,7 @@ def clients(root: Path) -> dict[str, dict[int, int]]:
     return found
 
 
-def processes(taken: dict[int, int]) -> tuple[DeviceProcess, ...]:
+def processes(taken: Mapping[int, int]) -> tuple[DeviceProcess, ...]:
     """Those that have some of it."""
     return tuple(DeviceProcess(pid=pid, memory_bytes=size) for pid, size in sorted(taken.items()) if size > 0)
 

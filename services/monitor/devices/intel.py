@@ -4,49 +4,26 @@ A processor's own graphics has no memory but the main one, and shows with none. 
 driver tells in files.
 """
 
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from modelyard.settings import Settings
 from schemas.devices import Device, DeviceKind
-from services.monitor.devices.adapter import DeviceAdapter
-from services.monitor.devices.cards import Card, cards, link_generation, link_width, sensor
-from services.monitor.devices.drm_clients import clients, processes
+from services.monitor.devices.cards import Card, CardsAdapter, link_generation, link_width, sensor
+from services.monitor.devices.drm_clients import processes
 from services.monitor.devices.files import read_number, read_text, read_whole
 
-_VENDOR = "0x8086"
-LOOK_AGAIN_S = 30.0
-CLIENTS_S = 5.0
 
-
-class IntelAdapter(DeviceAdapter):
+class IntelAdapter(CardsAdapter):
     """Every card of these drivers."""
 
     name = "intel"
+    vendor = "0x8086"
 
     def __init__(self, root: Path = Path("/")) -> None:
-        self._root = root
-        self._cards: list[Card] = []
-        self._clients: dict[str, dict[int, int]] = {}
+        super().__init__(root)
         self._energy: dict[str, tuple[float, float]] = {}
-        self._looked_at = self._clients_at = float("-inf")
 
-    def open(self, settings: Settings) -> None:
-        self._cards = list(cards(self._root, _VENDOR))
-
-    def sample(self) -> Sequence[Device]:
-        now = time.monotonic()
-        if now - self._looked_at > LOOK_AGAIN_S:
-            self._looked_at = now
-            self._cards = list(cards(self._root, _VENDOR))
-        if self._cards and now - self._clients_at > CLIENTS_S:
-            self._clients_at = now
-            self._clients = clients(self._root)
-        return [self._device(card, now) for card in self._cards]
-
-    def _device(self, card: Card, now: float) -> Device:
-        taken = self._clients.get(card.address, {})
+    def device(self, card: Card, now: float) -> Device:
+        taken = self.taken(card)
         total, used = _memory(card, sum(taken.values()))
         return Device(
             device=f"INTEL-{card.token}",

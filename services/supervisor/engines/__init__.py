@@ -30,8 +30,10 @@ def choose(spec: ModelSpec, settings: Settings) -> Engine:
 
 
 def format_of(spec: ModelSpec, settings: Settings) -> Format:
-    """What the model's path leads to on this node."""
-    return Format.SAFETENSORS if (settings.store_of(spec.path) / spec.path).is_dir() else Format.GGUF
+    """What the model's path leads to on this node; of what is not there, what it is most likely."""
+    path = settings.store_of(spec.path) / spec.path
+    is_folder = path.is_dir() if path.exists() else path.suffix.lower() != ".gguf"
+    return Format.SAFETENSORS if is_folder else Format.GGUF
 
 
 def _first_usable(spec: ModelSpec, kind: Format, settings: Settings) -> Engine:

@@ -10,23 +10,19 @@ from modelyard.settings import Settings
 from schemas.formats import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import ModelSpec
-from services.supervisor.engines.base import Api, Engine, Files, ServerCommand, engine_environment
+from services.supervisor.engines.base import Files, ServerCommand, engine_environment
 from services.supervisor.engines.embedded_server import Options
 from services.supervisor.engines.llama_cpp import (
-    LLAMA_API,
-    dots_loaded,
-    gguf_refusal,
+    LlamaEngine,
     gpu_layers,
-    listening_port,
     tensor_split,
 )
 
 
-class Embedded(Engine):
+class Embedded(LlamaEngine):
     """Needs nothing but the wheel; runs on the CPU, or where the installed wheel was built for."""
 
     name = "embedded"
-    tells_port = True
 
     def offer(self, settings: Settings) -> EngineOffer:
         if find_spec("xllamacpp") is None:
@@ -36,7 +32,7 @@ class Embedded(Engine):
     def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
         if spec.args:
             return "The embedded engine takes no further arguments; use llama-server for them."
-        return gguf_refusal(spec, kind)
+        return super().refusal(spec, kind)
 
     def command(
         self, spec: ModelSpec, files: Files, placement: Placement, port: int, settings: Settings
@@ -57,12 +53,3 @@ class Embedded(Engine):
         module = "services.supervisor.engines.embedded_server"
         argv = (sys.executable, "-m", module, msgspec.json.encode(options).decode())
         return ServerCommand(argv=argv, env=engine_environment(spec, placement))
-
-    def port(self, line: str) -> int | None:
-        return listening_port(line)
-
-    def progress(self, line: str) -> float | None:
-        return dots_loaded(line)
-
-    def api(self, spec: ModelSpec) -> Api:
-        return LLAMA_API

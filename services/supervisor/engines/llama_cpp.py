@@ -34,21 +34,6 @@ def listening_port(line: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def dots_loaded(line: str) -> float | None:
-    """How much is loaded, by the dots that llama.cpp prints for it, one a percent; not every build does."""
-    match = _DOTS.fullmatch(line)
-    return len(match[1]) / 100 if match else None
-
-
-def gguf_refusal(spec: ModelSpec, kind: Format) -> str | None:
-    """What llama.cpp cannot serve, however it is packed."""
-    if kind is not Format.GGUF:
-        return f"llama.cpp serves GGUF files, and {spec.path} is a folder."
-    if spec.mode is Mode.TRANSCRIPTION and spec.mmproj is None:
-        return f"To transcribe, llama.cpp needs an audio projector: give {spec.name} an mmproj."
-    return None
-
-
 def gpu_layers(placement: Placement) -> int | None:
     """How many layers go to GPUs; None where llama.cpp should find out, or the profile's arguments say."""
     if placement.on_cpu:
@@ -66,20 +51,40 @@ def tensor_split(placement: Placement) -> list[int]:
     return shares if len(shares) == len(placement.gpus) > 1 else []
 
 
-class LlamaCpp(Engine):
+class LlamaEngine(Engine):
+    """What llama.cpp's server is alike in, however it is packed."""
+
+    tells_port = True
+
+    def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
+        if kind is not Format.GGUF:
+            return f"llama.cpp serves GGUF files, and {spec.path} is a folder."
+        if spec.mode is Mode.TRANSCRIPTION and spec.mmproj is None:
+            return f"To transcribe, llama.cpp needs an audio projector: give {spec.name} an mmproj."
+        return None
+
+    def port(self, line: str) -> int | None:
+        return listening_port(line)
+
+    def progress(self, line: str) -> float | None:
+        """By the dots that llama.cpp prints while it loads, one a percent; not every build does."""
+        match = _DOTS.fullmatch(line)
+        return len(match[1]) / 100 if match else None
+
+    def api(self, spec: ModelSpec) -> Api:
+        return LLAMA_API
+
+
+class LlamaCpp(LlamaEngine):
     """llama-server from YARD_LLAMA_SERVER or PATH."""
 
     name = "llama.cpp"
-    tells_port = True
     spreads = True
 
     def offer(self, settings: Settings) -> EngineOffer:
         if (program := find_server(settings)) is None:
             return EngineOffer(engine=self.name, problem=_MISSING)
         return EngineOffer(engine=self.name, version=server_version(program, program.stat().st_mtime))
-
-    def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
-        return gguf_refusal(spec, kind)
 
     def command(
         self, spec: ModelSpec, files: Files, placement: Placement, port: int, settings: Settings
@@ -89,15 +94,6 @@ class LlamaCpp(Engine):
         chosen = (*_arguments(spec, files, placement), *_lora_arguments(spec, files))
         argv = (str(program), *chosen, *_MODE_ARGS.get(spec.mode, ()), *spec.args)
         return ServerCommand(argv=argv, env=engine_environment(spec, placement))
-
-    def port(self, line: str) -> int | None:
-        return listening_port(line)
-
-    def progress(self, line: str) -> float | None:
-        return dots_loaded(line)
-
-    def api(self, spec: ModelSpec) -> Api:
-        return LLAMA_API
 
 
 def find_server(settings: Settings) -> Path | None:

@@ -32,6 +32,7 @@ from schemas.instances import (
 from schemas.models import ModelSpec
 from schemas.placing import Option
 from schemas.restart import fingerprint
+from services.supervisor.fetching.fetching import Fetching
 from services.supervisor.planning.plan import desired, plan
 from services.supervisor.planning.world import Rules, StartModel, StopModel, World
 from services.supervisor.scheduling.asking import Nodes
@@ -62,8 +63,10 @@ class Scheduler:
         models: Mirror[ModelSpec],
         instances: Mirror[Instance],
         nodes: Mirror[Node],
+        asking: Nodes,
         groups: Mirror[Group],
         memory: Memory,
+        fetching: Fetching,
     ) -> None:
         self.reasons: dict[str, str] = {}
         """For every model that waits: why."""
@@ -75,13 +78,20 @@ class Scheduler:
         self._instances = instances
         self._groups = groups
         self._memory = memory
-        self._nodes = Nodes(bus, nodes, models)
+        self._fetching = fetching
+        self._nodes = asking
         self._rules = Rules(max_wait_s=settings.swap_max_wait_s, min_dwell_s=settings.swap_min_dwell_s)
         self._epoch = 0
         self._notices = Notices(bus)
         self._wake = asyncio.Event()
         for mirror in (instances, models, nodes, groups):
             mirror.listen(lambda _key, _value: self._wake.set())
+        fetching.listen(on_news=self._wake.set, on_end=self._on_files)
+
+    def _on_files(self) -> None:
+        """Files have come somewhere, or will not."""
+        self._nodes.forget()
+        self._wake.set()
 
     async def listen(self) -> None:
         """Hear of every request."""
@@ -146,8 +156,11 @@ class Scheduler:
             await self._stop(stop)
         for start in made.starts:
             await self._start(start)
+        for fetch in made.fetches:
+            self._fetching.order(fetch)
         for model in () if self._nodes.silent() else made.hopeless:
-            await self._refuse(model, made.reasons[model])
+            by = Reason.REQUESTED if model in world.unfetched else Reason.OOM
+            await self._refuse(model, made.reasons[model], by)
         live = {one.model for one in self._instances.values.values() if one.state in LIVE}
         self.demands.fulfilled(live - made.reasons.keys())
         await self._memory.keep(self.demands)
@@ -176,7 +189,20 @@ class Scheduler:
         needing = [name for name in specs if desired(world, name) > len(self.serving(name))]
         options, problems = await self._nodes.options(needing, instances)
         options = {name: elsewhere_first(name, ways, instances) for name, ways in options.items()}
-        return msgspec.structs.replace(world, options=options, problems=problems)
+        wished_at = {name: wish.at for name, wish in self.demands.wishes.items() if wish.running}
+        # A node that is silent for a moment may have the files.
+        looked_for = () if self._nodes.silent() else needing
+        asked = (specs[name] for name in looked_for)
+        fetches = await self._fetching.look(asked, wished_at, patient_for=also)
+        self.demands.renew(fetches.under_way, now)
+        return msgspec.structs.replace(
+            world,
+            options=options,
+            problems=problems,
+            fetches=fetches.ways,
+            fetching=fetches.under_way,
+            unfetched=fetches.failed,
+        )
 
     async def _waiting(self) -> dict[str, int]:
         """From the stream itself, which cannot be wrong."""
@@ -218,7 +244,7 @@ class Scheduler:
         self._nodes.note_silent(node)
         self._wake.set()
 
-    async def _refuse(self, model: str, reason: str) -> None:
+    async def _refuse(self, model: str, reason: str, by: Reason) -> None:
         """Whoever waits is told now: waiting would not help."""
         log.warning("model_refused", model=model, reason=reason)
         record = Instance(
@@ -228,7 +254,7 @@ class Scheduler:
             engine=next(spec.engine for spec in self._models.values.values() if spec.name == model),
             revision=0,
             state=InstanceState.FAILED,
-            reason=Reason.OOM,
+            reason=by,
             changed_at=time.time(),
             error=f"It cannot run here: {reason}.",
             retry_at=time.time() + REFUSED_S,

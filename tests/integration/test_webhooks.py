@@ -1,0 +1,305 @@
+"""Webhooks and programs are told, whoever dies."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from nats.aio.msg import Msg
+
+from modelyard.bus import Bus
+from modelyard.client import Client
+from modelyard.client.reading import read_stream
+from modelyard.hooks_file import CommandHook, hooks_file, read_hooks, write_hooks
+from modelyard.state import Store
+from schemas import buckets, streams, subjects
+from schemas.errors import BadRequest, NotFound, YardError
+from schemas.instances import InstanceState
+from schemas.roles import Role
+from schemas.webhooks import HookEvent, HookKind, PutWebhook, Wanted, Webhook, WebhookState
+from services.monitor.webhooks import delivery, hooks
+from services.monitor.webhooks.http import ForbiddenAddress, Resolver
+from tests.commands import run
+from tests.integration.monitor_service import eventually, monitor, monitor_process
+from tests.receiver import CUT, HANG, Receiver, is_signed, receiver
+from tests.standins import instance
+from tests.support import Yard
+
+
+async def ready(bus: Bus, *models: str) -> None:
+    """A model each gets ready."""
+    for model in models:
+        record = instance(f"i-{model}", model, InstanceState.READY)
+        await bus.emit(subjects.INSTANCE_CHANGED, record, instance=record.instance, state=record.state)
+
+
+def models_of(hook: Receiver) -> list[str]:
+    return [got.event["data"]["model"] for got in hook.taken]
+
+
+async def test_a_hook_hears_what_it_wants_from_when_it_is_there(yard: Yard, client: Client) -> None:
+    runner = await yard.bus(Role.RUNNER)
+    async with receiver() as hook, monitor(yard):
+        await ready(runner, "before")
+        wanted = Wanted(events=(HookEvent.READY,), models=("a", "c"))
+        await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url, wanted=wanted))
+        await ready(runner, "a", "b", "c")
+        await hook.until(lambda hook: sorted(models_of(hook)) == ["a", "c"])
+        more = Wanted(events=(HookEvent.READY,), models=("d",))
+        again = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url, wanted=more))
+        assert again.secret is None, "that of before goes on"
+        await ready(runner, "a", "d")
+        await hook.until(lambda hook: sorted(models_of(hook)) == ["a", "c", "d"])
+
+
+@pytest.mark.parametrize("answer", [500, 404, 302, CUT])
+async def test_what_is_not_taken_comes_again_with_the_same_id(
+    yard: Yard, client: Client, answer: int
+) -> None:
+    runner = await yard.bus(Role.RUNNER)
+    async with receiver() as hook, monitor(yard):
+        hook.answers = [answer]
+        await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
+        await ready(runner, "a")
+        await hook.until(lambda hook: len(hook.taken) == 1)
+        assert len(hook.got) == 2
+        assert len({got.id for got in hook.got}) == 1
+        assert all(got.headers["webhook-id"] == got.event["id"] for got in hook.got)
+        assert all("elsewhere" not in got.headers["host"] for got in hook.got)
+
+
+async def test_a_receiver_that_hangs_holds_up_no_other(yard: Yard, client: Client) -> None:
+    runner = await yard.bus(Role.RUNNER)
+    async with receiver() as slow, receiver() as quick, monitor(yard):
+        slow.answers = [HANG] * 100
+        await client.alerting.put_webhook(PutWebhook(name="slow", url=slow.url))
+        await client.alerting.put_webhook(PutWebhook(name="quick", url=quick.url))
+        names = [f"m{number}" for number in range(20)]
+        await ready(runner, *names)
+        await quick.until(lambda hook: sorted(models_of(hook)) == sorted(names))
+        await slow.until(lambda hook: len(hook.got) == delivery.AT_ONCE)
+        assert len(slow.got) == delivery.AT_ONCE, "and it is not flooded itself"
+        await client.alerting.delete_webhook("slow")
+
+
+async def test_a_receiver_that_is_away_for_a_while_misses_nothing(yard: Yard, client: Client) -> None:
+    runner = await yard.bus(Role.RUNNER)
+    async with receiver() as first:
+        url = first.url
+    port = int(url.split(":")[2].split("/")[0])
+    async with monitor(yard):
+        await client.alerting.put_webhook(PutWebhook(name="me", url=url))
+        await ready(runner, "a", "b")
+
+        async def failing() -> bool:
+            (record,) = await client.alerting.webhooks()
+            return record.state.failing_since is not None
+
+        await eventually(failing)
+        (record,) = await client.alerting.webhooks()
+        assert record.state.error is not None
+        assert "cannot be reached" in record.state.error
+        async with receiver(port) as back:
+            await back.until(lambda hook: {"a", "b"} <= set(models_of(hook)))
+
+
+async def test_a_hook_goes_on_after_the_broker_was_killed(yard: Yard, client: Client) -> None:
+    runner = await yard.bus(Role.RUNNER)
+    async with receiver() as hook, monitor(yard):
+        await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
+        await ready(runner, "before")
+        await hook.until(lambda hook: models_of(hook) == ["before"])
+        assert yard.broker.pid is not None
+        os.kill(yard.broker.pid, signal.SIGKILL)
+        await yard.broker.wait()
+        await yard.broker.start()
+        await ready(runner, "after")
+        await hook.until(lambda hook: "after" in models_of(hook))
+
+
+async def test_what_is_given_up_is_shown(yard: Yard, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "MAX_ATTEMPTS", 2)
+    runner = await yard.bus(Role.RUNNER)
+    async with receiver() as hook, monitor(yard):
+        hook.answers = [410, 410]
+        await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
+        await ready(runner, "a")
+
+        async def dead() -> bool:
+            (record,) = await client.alerting.webhooks()
+            return bool(record.state.dead)
+
+        await eventually(dead)
+        (record,) = await client.alerting.webhooks()
+        (undelivered,) = record.state.dead
+        assert (undelivered.id, undelivered.attempts) == (hook.got[0].id, 2)
+        assert undelivered.error == "It answered 410."
+        states = Store(client.bus, buckets.WEBHOOK_STATES)
+        kept = await states.get("me")
+        assert isinstance(kept, WebhookState)
+        assert kept.dead == (undelivered,)
+
+
+async def test_no_secret_is_anywhere_but_in_its_file(yard: Yard, client: Client) -> None:
+    async with receiver() as hook, monitor(yard):
+        stored = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
+        assert stored.secret is not None
+        assert (await client.alerting.test_webhook("me")).delivered
+        public = msgspec.json.encode(await client.alerting.webhooks()).decode()
+        kept = [
+            msg.data.decode()
+            for stream in (streams.EVENTS.name, buckets.WEBHOOKS.stream, buckets.WEBHOOK_STATES.stream)
+            for msg in await everything(client.bus, stream)
+        ]
+        for text in (public, *kept):
+            assert "s3cret-path" not in text
+            assert stored.secret not in text
+    folder = yard.settings.credentials / "webhooks"
+    (file,) = folder.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    async with monitor(yard):
+        await client.alerting.delete_webhook("me")
+        assert not file.exists()
+        assert await client.alerting.webhooks() == ()
+        with pytest.raises(NotFound):
+            await client.alerting.test_webhook("me")
+
+
+async def everything(bus: Bus, stream: str) -> list[Msg]:
+    return list(await read_stream(bus, stream, ">"))
+
+
+async def test_a_program_of_the_machines_own_file_is_told(
+    yard: Yard, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "LOOK_S", 0.05)
+    runner = await yard.bus(Role.RUNNER)
+    seen = tmp_path / "seen"
+    script = (
+        "import os, sys; open(sys.argv[1], 'a').write(sys.stdin.read() + '|' + ','.join(sorted(os.environ)))"
+    )
+    argv = (sys.executable, "-c", script, str(seen))
+    bell = CommandHook(name="bell", argv=argv)
+    write_hooks(yard.settings, [bell])
+    async with monitor(yard):
+        (record,) = await client.alerting.webhooks()
+        assert (record.webhook.name, record.webhook.target) == ("bell", Path(sys.executable).name)
+        await ready(runner, "a")
+
+        async def ran() -> bool:
+            return seen.exists() and "|" in seen.read_text()
+
+        await eventually(ran)
+        body, _, names = seen.read_text().partition("|")
+        assert json.loads(body)["data"]["model"] == "a"
+        assert not [name for name in names.split(",") if name.startswith("YARD_")]
+        with pytest.raises(BadRequest, match=r"hooks\.toml"):
+            await client.alerting.delete_webhook("bell")
+        with pytest.raises(BadRequest, match=r"hooks\.toml"):
+            await client.alerting.put_webhook(PutWebhook(name="bell", url="http://127.0.0.1:9/"))
+        write_hooks(yard.settings, [bell, CommandHook(name="more", argv=("/bin/true",))])
+
+        async def both() -> bool:
+            return len(await client.alerting.webhooks()) == 2
+
+        await eventually(both)
+    # A file that is taken away while nobody looks counts, too.
+    hooks_file(yard.settings).unlink()
+    async with monitor(yard):
+        assert await client.alerting.webhooks() == ()
+
+
+async def test_a_program_that_fails_or_cannot_be_run_is_said_to(yard: Yard, client: Client) -> None:
+    programs = [
+        CommandHook(name="fails", argv=("/bin/false",)),
+        CommandHook(name="missing", argv=("/nowhere/program",)),
+    ]
+    write_hooks(yard.settings, programs)
+    async with monitor(yard):
+        assert (await client.alerting.test_webhook("fails")).error == "It ended with 1."
+        assert "cannot be run" in ((await client.alerting.test_webhook("missing")).error or "")
+
+
+async def test_a_monitor_killed_between_event_and_delivery_tells_it_all_the_same(
+    yard: Yard, client: Client
+) -> None:
+    runner = await yard.bus(Role.RUNNER)
+    process = monitor_process(yard)
+    await process.start()
+    async with receiver() as hook:
+
+        async def there() -> bool:
+            try:
+                return await client.alerting.webhooks() is not None
+            except YardError:
+                return False
+
+        await eventually(there)
+        stored = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
+        hook.answers = [HANG, HANG]
+        await ready(runner, "a", "b")
+        await hook.until(lambda hook: len(hook.got) == 2)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        await process.wait()
+        await ready(runner, "c")
+        await process.start()
+        await hook.until(lambda hook: set(models_of(hook)) == {"a", "b", "c"})
+        assert stored.secret is not None
+        assert all(is_signed(got, stored.secret) for got in hook.got)
+        assert {got.id for got in hook.got} == {got.id for got in hook.taken}
+        await process.stop(5.0)
+
+
+async def test_a_hook_that_takes_the_name_of_one_before_hears_only_of_what_comes(
+    yard: Yard, client: Client
+) -> None:
+    runner = await yard.bus(Role.RUNNER)
+    async with receiver() as hook, monitor(yard) as bus:
+        stale = msgspec.structs.replace(_hook("me"), created_at=1.0)
+        await bus.js.add_consumer(streams.EVENTS.name, delivery._consumer(stale))
+        await ready(runner, "before")
+        await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
+        await ready(runner, "after")
+        await hook.until(lambda hook: bool(hook.taken))
+        assert models_of(hook) == ["after"]
+
+
+def _hook(name: str) -> Webhook:
+    return Webhook(name=name, kind=HookKind.HTTP, target="http://h", wanted=Wanted(), created_at=2.0)
+
+
+async def test_a_name_that_leads_to_a_link_local_address_leads_nowhere() -> None:
+    # What the system makes of this number is 169.254.169.254.
+    with pytest.raises(ForbiddenAddress):
+        await Resolver().resolve("2852039166", 80)
+    assert [each["host"] for each in await Resolver().resolve("localhost", 80)] == ["127.0.0.1"]
+
+
+async def test_what_was_lost_from_the_disk_is_said_and_can_be_put_again(yard: Yard, client: Client) -> None:
+    async with receiver() as hook:
+        async with monitor(yard):
+            await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
+        (yard.settings.credentials / "webhooks" / "me.json").unlink()
+        async with monitor(yard):
+            assert "put it again" in ((await client.alerting.test_webhook("me")).error or "")
+            stored = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
+            assert stored.secret is not None
+            assert (await client.alerting.test_webhook("me")).delivered
+
+
+async def test_a_program_is_named_on_its_machine_without_a_yard(yard: Yard) -> None:
+    program = await run(
+        yard, "webhook", "exec", "bell", "--severity", "critical", "--", "/bin/true", "--loud"
+    )
+    assert program.code == 0, program.err
+    (written,) = read_hooks(yard.settings)
+    assert (written.argv, written.wanted.severity) == (("/bin/true", "--loud"), "critical")
+    wrong = await run(yard, "webhook", "exec", "bell", "--", "relative")
+    assert (wrong.code, "absolute path" in wrong.err) == (1, True)
+    assert (await run(yard, "webhook", "rm", "bell")).code == 0
+    assert read_hooks(yard.settings) == ()
