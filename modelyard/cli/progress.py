@@ -1,8 +1,9 @@
 """How far downloads are, in lines: now and then one, or every step as a log. `bars` is for terminals."""
 
+import sys
 import time
 
-from modelyard.cli.output import say
+from modelyard.cli.output import say, screen
 from modelyard.cli.text import clock, spell_duration, spell_size
 from schemas.downloads import Download
 
@@ -56,3 +57,8 @@ def log(download: Download) -> None:
     """Every update with its time, and the reason of a bad end."""
     reason = f": {download.error.message}" if download.error else ""
     say(f"{clock(time.time())}  {line(download)}{reason}")
+
+
+def can_redraw() -> bool:
+    """Whether bars can move: a terminal that cannot go back would show nothing before the end."""
+    return sys.stdout.isatty() and not screen().is_dumb_terminal

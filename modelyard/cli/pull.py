@@ -161,7 +161,7 @@ def _display(
 
     if arguments.log:
         return nullcontext(progress.log)
-    if not sys.stdout.isatty():
+    if not progress.can_redraw():
         return nullcontext(progress.Lines().show)
     from modelyard.cli import bars
 

@@ -14,12 +14,12 @@ import msgspec
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.parent import die_with_parent
 from schemas.formats import Format
-from services.downloader.disk import require_free
+from services.downloader.disk import file_bytes, require_free
 from services.downloader.errors import DownloadError
 from services.downloader.worker_messages import JOB_DECODER, Failed, Finished, Job
 from services.downloader.worker_messages import WorkerMessage as Message
 from services.downloader.worker_orders import Orders
-from services.downloader.worker_plan import make_plan
+from services.downloader.worker_plan import Plan, make_plan
 
 
 def main() -> int:
@@ -51,6 +51,7 @@ def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
     from services.downloader.worker_fetch import fetch_all
 
     fetch_all(job, plan, orders, send)
+    _require_files(plan)
     if resolved.format is Format.GGUF:
         _check_model(plan.places[0])
     send(
@@ -63,6 +64,13 @@ def _run(job: Job, orders: Orders, send: Callable[[Message], None]) -> None:
             task=resolved.task,
         )
     )
+
+
+def _require_files(plan: Plan) -> None:
+    """Others may have been at work in the folder, too."""
+    for file, place in zip(plan.resolved.files, plan.places, strict=True):
+        if file_bytes(place) != file.size_bytes:
+            raise DownloadError("disk_error", f"{place.name} was taken away by somebody; retry the download.")
 
 
 def _check_model(place: Path) -> None:

@@ -14,7 +14,7 @@ from services.downloader.transfer import Options, fetch_file, open_session
 from services.downloader.worker_messages import Distrust, Job, Progress, Received, Trouble, Verified
 from services.downloader.worker_messages import WorkerMessage as Message
 from services.downloader.worker_orders import Orders
-from services.downloader.worker_plan import Plan
+from services.downloader.worker_plan import Plan, require_store
 
 
 def fetch_all(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], None]) -> None:
@@ -46,6 +46,7 @@ async def _fetch(job: Job, plan: Plan, orders: Orders, send: Callable[[Message],
     async with open_session() as session:
         for file, place in zip(plan.resolved.files, plan.places, strict=True):
             meter.start_file(file.path)
+            require_store(job)
             source = _hub_source(plan, file)
             await fetch_file(session, source, place, on_bytes=meter.on_bytes, options=options)
             meter.finish_file(file.size_bytes)
@@ -58,6 +59,7 @@ def _hub_source(plan: Plan, file: RemoteFile) -> Source:
         url=plan.answer.urls[file.path],
         size_bytes=file.size_bytes,
         sha256=file.sha256,
+        blob_sha1=file.blob_sha1,
         commit=plan.resolved.commit,
         authorization=plan.answer.authorization,
     )

@@ -36,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_plan(job: Job, orders: Orders | None = None) -> Plan:
     """Ask the hub, or other nodes where it does not answer, and decide; nothing is written yet."""
+    require_store(job)
     reference = _or_fail("bad_reference", lambda: make_reference(job.repo, job.quant, job.revision, job.file))
     folder = _or_fail("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
     answer = _ask(reference, orders if job.nodes else None)
@@ -62,6 +63,12 @@ def make_plan(job: Job, orders: Orders | None = None) -> Plan:
         places=tuple(places),
         arrived_bytes=arrived,
     )
+
+
+def require_store(job: Job) -> None:
+    """What is missing is not made: its disk may not be mounted, and another one would fill up."""
+    if not Path(job.store_root).is_dir():
+        raise DownloadError("disk_error", f"The store {job.store_root} is not there; mount its disk.")
 
 
 def _ask(reference: Reference, orders: Orders | None) -> Listed:

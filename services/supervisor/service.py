@@ -45,10 +45,10 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
     instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
     registry = Registry(bus, tasks, settings, models, instances)
-    await _serve_node(bus, settings, tasks, registry, instances)
+    agent = await _serve_node(bus, settings, tasks, registry, instances)
     Amends(bus, tasks, settings.node, models, instances).begin()
     groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
-    await _serve_registry(bus, tasks, registry, Groups(bus, groups))
+    registering = await _serve_registry(bus, tasks, registry, Groups(bus, groups))
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
     memory = await Memory.start(bus, tasks)
     asking = Nodes(bus, nodes, models)
@@ -58,11 +58,13 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     lease = SchedulerLease(bus, settings.node)
     tasks.spawn(_lead(bus, lease, scheduler, Wishes(registry, scheduler, instances)), "lead")
     tasks.before_cancel(lease.release)
+    await registering.announce()
+    await agent.announce()
 
 
 async def _serve_node(
     bus: Bus, settings: Settings, tasks: Tasks, registry: Registry, instances: Mirror[Instance]
-) -> None:
+) -> Commands:
     samples: Mirror[Device] = await Mirror.start(bus, buckets.DEVICES, tasks)
     measured: Mirror[MeasuredMemory] = await Mirror.start(bus, buckets.MEMORY, tasks)
     reservations, devices = Reservations(), Devices(settings, samples)
@@ -73,7 +75,7 @@ async def _serve_node(
     await _follow_leases(bus, tasks, agent)
     presence = Presence(bus, settings, devices, agent, workers)
     orders = Orders(settings, registry, agent, workers, devices, presence, measured, broker_url(settings))
-    commands, node = await Commands.start(bus, tasks, "The agent of a node."), settings.node
+    commands, node = Commands.open(bus, tasks, "The agent of a node."), settings.node
     await commands.add(subjects.NODE_OPTIONS, orders.options, node=node)
     await commands.add(subjects.NODE_START, orders.start, node=node)
     await commands.add(subjects.NODE_WORKER, orders.worker, node=node)
@@ -83,6 +85,7 @@ async def _serve_node(
     Measuring(bus, tasks, settings, instances, measured).begin()
     tasks.spawn(presence.keep(), "presence")
     tasks.spawn(keep_logs(settings, agent, workers), "keep logs")
+    return commands
 
 
 async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
@@ -93,8 +96,8 @@ async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
         agent.on_lease(key, lease)
 
 
-async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Groups) -> None:
-    commands = await Commands.start(bus, tasks, "The registry of models.")
+async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Groups) -> Commands:
+    commands = Commands.open(bus, tasks, "The registry of models.")
     await commands.add(subjects.MODEL_GET, registry.get)
     await commands.add(subjects.MODEL_LIST, registry.models)
     await commands.add(subjects.MODEL_HISTORY, registry.history)
@@ -107,6 +110,7 @@ async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Gr
     await commands.add(subjects.GROUP_PUT, groups.put)
     await commands.add(subjects.GROUP_DELETE, groups.delete)
     await commands.add(subjects.GROUP_LIST, groups.groups)
+    return commands
 
 
 async def _lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, wishes: Wishes) -> None:

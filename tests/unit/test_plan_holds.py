@@ -193,7 +193,7 @@ def test_ten_thousand_steps(seed: int) -> None:
         starting = {start.model for start in made.starts}
         live = {one.model for one in world.instances if one.state in LIVE and one.state is not S.DRAINING}
         for fetch in made.fetches:
-            assert fetch.node not in yard.files[fetch.model]
+            assert fetch.node not in {way.node for way in world.options[fetch.model]}
             assert not world.nodes[fetch.node].cordoned
         for name, count in yard.queue.items():
             assert not count or name in starting | live | made.reasons.keys(), f"{name} waits without a word"

@@ -66,6 +66,7 @@ def rate_limited(retry_after_s: float | None) -> HubError:
     return HubError(
         "hub_rate_limited",
         f"The hub wants fewer requests: try again {when}; with HF_TOKEN set it allows more.",
+        retry_after_s or 0.0,
     )
 
 
@@ -110,4 +111,8 @@ def _by_status(status: int, retry_after: str | None, endpoint: str, subject: str
         )
     if status == 429:
         return rate_limited(parse_retry_after_s(retry_after))
-    return HubError("hub_error", f"The hub answered {status} when asked about {subject}; try again later.")
+    return HubError(
+        "hub_error",
+        f"The hub answered {status} when asked about {subject}; try again later.",
+        parse_retry_after_s(retry_after) or 0.0,
+    )
