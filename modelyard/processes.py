@@ -2,35 +2,16 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import select
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Self
 
 import psutil
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 POLL_S = 0.1
-
-
-def die_with_parent(number: signal.Signals) -> None:
-    """Ask the kernel to send this process `number` when its parent dies (Linux; elsewhere parents tell)."""
-    if _libc is None or os.getppid() == 1:
-        return
-    _libc.prctl(_PR_SET_PDEATHSIG, number.value)
-    if os.getppid() == 1:
-        # The parent died before the kernel took the order.
-        os.kill(os.getpid(), number)
-
-
-def dying_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """A `preexec_fn` that binds the child's life to ours, for programs that cannot do it themselves."""
-    return lambda: die_with_parent(number)
 
 
 def started_at(pid: int) -> float | None:

@@ -13,7 +13,7 @@ from modelyard.bus import Bus
 from modelyard.ensure import ensure_all
 from modelyard.home import AlreadyRunning, broker_url, lock
 from modelyard.log_wire import Wire
-from modelyard.processes import die_with_parent
+from modelyard.parent import die_with_parent
 from modelyard.settings import Settings, SettingsError, load
 from modelyard.tasks import Tasks
 from modelyard.up.child import EXIT_CONFIG

@@ -68,7 +68,6 @@ class Subject(Generic[T]):
         self.tokens = tuple(_PLACEHOLDER.findall(template))
         self.kind = Kind(template.split(".")[1])
         self.wildcard = _PLACEHOLDER.sub("*", template)
-        self._pattern = re.compile(_PLACEHOLDER.sub(r"(?P<\1>[^.]+)", template.replace(".", r"\.")))
 
     def __call__(self, **tokens: str) -> str:
         """The subject with these tokens. ValueError if one is missing, unknown or not a token."""
@@ -88,6 +87,10 @@ class Subject(Generic[T]):
         if match is None:
             raise ValueError(f"{subject} is not {self.template}")
         return match.groupdict()
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(_PLACEHOLDER.sub(r"(?P<\1>[^.]+)", self.template.replace(".", r"\.")))
 
     @cached_property
     def _decoder(self) -> msgspec.json.Decoder[T]:

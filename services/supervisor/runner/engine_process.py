@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modelyard import logging
-from modelyard.processes import MARK, Group, dying_with_parent
+from modelyard.parent import dying_with_parent
+from modelyard.processes import MARK, Group
 from schemas.instances import Reason
 from schemas.logs import LogLine
 from services.supervisor.engines.base import Engine, ServerCommand
