@@ -5,9 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
-import nats.micro
 from nats.micro.request import Request
-from nats.micro.service import Service
+from nats.micro.service import Service, ServiceConfig
 
 import modelyard
 from modelyard import actor, audit, logging
@@ -40,16 +39,26 @@ class Commands:
         self._tasks = tasks
 
     @classmethod
-    async def start(cls, bus: Bus, tasks: Tasks, description: str) -> "Commands":
-        """Announce the service under its role's name."""
-        service = await nats.micro.add_service(
-            bus.nc,
+    def open(cls, bus: Bus, tasks: Tasks, description: str) -> "Commands":
+        """Answer what is added, and say nothing of it before `announce`."""
+        config = ServiceConfig(
             name=str(bus.role),
             version=modelyard.__version__,
             description=description,
             metadata={"node": bus.node},
         )
-        return cls(bus, service, tasks)
+        return cls(bus, Service(bus.nc, config), tasks)
+
+    @classmethod
+    async def start(cls, bus: Bus, tasks: Tasks, description: str) -> "Commands":
+        """Announced at once, for who adds commands as they come."""
+        commands = cls.open(bus, tasks, description)
+        await commands.announce()
+        return commands
+
+    async def announce(self) -> None:
+        """Show the service under its role's name: `yard up` takes that for "ready"."""
+        await self._service.start()
 
     async def stop(self) -> None:
         """Answer nothing any more."""
@@ -151,7 +160,7 @@ def _audited(
     if error is not None and not isinstance(error, YardError):
         error = InternalError("Something went wrong inside.")
     return Audited(
-        command=_name(command),
+        command=command.name,
         target=_target(command, request, payload),
         by=actor.believed(role_of_inbox(reply_to(request)), request.headers),
         at=time.time(),
@@ -160,11 +169,6 @@ def _audited(
         changes=tuple(changes[: audit.MAX_CHANGES]),
         more=max(0, len(changes) - audit.MAX_CHANGES),
     )
-
-
-def _name(command: Command[Any, Any]) -> str:
-    """`model.put`: its noun and its verb."""
-    return ".".join(word for word in command.template.split(".")[2:] if not word.startswith("{"))
 
 
 def _target(command: Command[Any, Any], request: Request, payload: object) -> str:

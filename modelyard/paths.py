@@ -9,6 +9,9 @@ _MAX_PATH_BYTES = 1024
 _PART_SUFFIX_BYTES = len(".part")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")}
 _NOT_EVERYWHERE = set('<>:"|?*')
+_OWN_NAMES = {".modelyard.json", "description.txt"}
+_OWN_SUFFIXES = (".part", ".jrnl", ".jrn~")
+"""What a store writes beside the files of a model: what is known of them, and what is not all there yet."""
 
 
 def resolve_inside(root: Path, hub_path: str) -> Path:
@@ -28,6 +31,7 @@ def resolve_all(folder: Path, hub_paths: Iterable[str]) -> list[Path]:
         places.append(resolve_inside(folder, path))
         for part in path.split("/"):
             _check_portable(part)
+            _check_not_own(part)
         same = names.setdefault(unicodedata.normalize("NFC", path).casefold(), path)
         if same != path or len(places) != len(names):
             raise ValueError(
@@ -41,6 +45,11 @@ def _check_portable(part: str) -> None:
         raise ValueError(
             f"The repository lists a file with a name that not every system allows: {part[:80]!r}."
         )
+
+
+def _check_not_own(part: str) -> None:
+    if part.casefold() in _OWN_NAMES or part.casefold().endswith(_OWN_SUFFIXES):
+        raise ValueError(f"The repository lists {part[:80]!r}, a name that a store keeps for itself.")
 
 
 def has_inside(root: Path, path: str) -> bool:
@@ -64,17 +73,19 @@ def check_folder(store_root: Path, folder: Path) -> Path:
 
 def _checked_parts(hub_path: str) -> list[str]:
     shown = repr(hub_path[:80])
-    if any(ord(char) < 32 or char == "\\" or "\ud800" <= char <= "\udfff" for char in hub_path):
-        raise ValueError(f"The repository lists a file with forbidden characters in its name: {shown}.")
+    if not hub_path.isprintable() or "\\" in hub_path:
+        raise ValueError(f"The path {shown} has characters in it that no path may have.")
     if hub_path.startswith("/") or hub_path[1:2] == ":":
-        raise ValueError(f"The repository lists a file with an absolute path: {shown}.")
+        raise ValueError(f"The path {shown} is an absolute path; give one relative to its folder.")
     parts = hub_path.split("/")
     if any(part in {"", ".", ".."} for part in parts):
-        raise ValueError(f"The repository lists a file with an unsafe path: {shown}.")
+        raise ValueError(
+            f"The path {shown} is an unsafe path: it must have no empty part, no '.' and no '..'."
+        )
     if any(_size_bytes(part) > _MAX_PART_BYTES - _PART_SUFFIX_BYTES for part in parts):
-        raise ValueError(f"The repository lists a file with a name too long to keep: {shown}.")
+        raise ValueError(f"The path {shown} has a name in it that is too long to keep.")
     if _size_bytes(hub_path) > _MAX_PATH_BYTES:
-        raise ValueError(f"The repository lists a file with a path too long to keep: {shown}.")
+        raise ValueError(f"The path {shown} is too long to keep.")
     return parts
 
 
@@ -91,4 +102,4 @@ def _check_inside(real_root: Path, target: Path, shown: str) -> None:
     except (OSError, RuntimeError) as error:  # a RuntimeError is Python 3.11's word for a loop of links
         raise ValueError(f"The path {shown[:80]!r} cannot be followed: {type(error).__name__}.") from error
     if real_target == real_root or not real_target.is_relative_to(real_root):
-        raise ValueError(f"The path {shown[:80]!r} leads out of {real_root}; nothing was written.")
+        raise ValueError(f"The path {shown[:80]!r} leads out of {real_root}.")

@@ -6,10 +6,8 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
-import platformdirs
 
 from modelyard.paths import has_inside
 from schemas.record import Record
@@ -70,6 +68,8 @@ class Settings(Record):
     """YARD_DOWNLOAD_SEGMENTS: so many parts of a large file come at the same time."""
     download_limit_bytes_s: int | None = None
     """YARD_DOWNLOAD_LIMIT: what this machine's downloads together take of the network a second: 20MiB."""
+    fetch: bool = True
+    """YARD_FETCH: whether a model's files are brought here by themselves where they are needed: yes or no."""
     disk_margin_bytes: int = 512 * 2**20
     """YARD_DISK_MARGIN: downloads leave so much of the disk free, such as 10GiB."""
     time_zone: str = "UTC"
@@ -143,6 +143,7 @@ class Settings(Record):
             "YARD_DOWNLOADS_AT_ONCE": str(self.downloads_at_once),
             "YARD_DOWNLOAD_SEGMENTS": str(self.download_segments),
             "YARD_DOWNLOAD_LIMIT": str(self.download_limit_bytes_s) if self.download_limit_bytes_s else None,
+            "YARD_FETCH": "yes" if self.fetch else "no",
             "YARD_DISK_MARGIN": str(self.disk_margin_bytes),
             "YARD_VLLM": str(self.vllm) if self.vllm else None,
             "YARD_RPC_SERVER": str(self.rpc_server) if self.rpc_server else None,
@@ -185,7 +186,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         nats_url=_nats_url(given.get("YARD_NATS_URL")),
         nats_port=_port(given, "YARD_NATS_PORT", 4222),
         nats_host=address(given.get("YARD_NATS_HOST", "127.0.0.1"), "YARD_NATS_HOST"),
-        joined=_joined(given.get("YARD_JOINED", "no")),
+        joined=_is_yes(given, "YARD_JOINED", "no"),
         llama_server=_executable(given, "YARD_LLAMA_SERVER"),
         vllm=_executable(given, "YARD_VLLM"),
         rpc_server=_executable(given, "YARD_RPC_SERVER"),
@@ -201,6 +202,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         downloads_at_once=_count(given, "YARD_DOWNLOADS_AT_ONCE", 2),
         download_segments=_count(given, "YARD_DOWNLOAD_SEGMENTS", 4),
         download_limit_bytes_s=_size(given, "YARD_DOWNLOAD_LIMIT", "") or None,
+        fetch=_is_yes(given, "YARD_FETCH", "yes"),
         disk_margin_bytes=_size(given, "YARD_DISK_MARGIN", "512MiB"),
         time_zone=_time_zone(given.get("YARD_TIME_ZONE", "UTC")),
         currency=_currency(given.get("YARD_CURRENCY", "EUR")),
@@ -213,10 +215,17 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def _home(value: str | None) -> Path:
-    path = Path(value).expanduser() if value else platformdirs.user_data_path("modelyard")
+    path = Path(value).expanduser() if value else _own_home()
     if path.exists() and not path.is_dir():
         raise SettingsError(f"YARD_HOME={path} is a file; it must be a folder.")
     return path.absolute()
+
+
+def _own_home() -> Path:
+    # The processes of a yard are told their home, and a megabyte comes with this.
+    import platformdirs
+
+    return platformdirs.user_data_path("modelyard")
 
 
 def _stores(value: str) -> dict[str, Path]:
@@ -295,6 +304,11 @@ def _number(given: Mapping[str, str], name: str, default: float, unit: str) -> f
 
 
 def _time_zone(value: str) -> str:
+    if value == "UTC":
+        return value
+    # Most processes only pass it on, and a megabyte comes with it.
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     try:
         return ZoneInfo(value).key
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -319,9 +333,10 @@ def address(value: str, name: str) -> str:
         ) from None
 
 
-def _joined(value: str) -> bool:
+def _is_yes(given: Mapping[str, str], name: str, default: str) -> bool:
+    value = given.get(name, default)
     if value not in ("yes", "no"):
-        raise SettingsError(f"YARD_JOINED={value} is not yes or no.")
+        raise SettingsError(f"{name}={value} is not yes or no.")
     return value == "yes"
 
 

@@ -1,5 +1,6 @@
 """The library: the model files that lie in the stores of the nodes."""
 
+import hashlib
 import re
 from enum import StrEnum
 
@@ -376,3 +377,8 @@ def node_of(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise ValueError(f"{key!r} is not an entry of the library; it looks like node.store.0123456789abcdef")
     return key.partition(".")[0]
+
+
+def entry_id(path: str) -> str:
+    """The token of what lies at `path`: the same in every store."""
+    return hashlib.sha256(path.encode()).hexdigest()[:16]

@@ -55,6 +55,17 @@ class AskOptions(Record):
 
     model: str
     revision: int
+    instead_of: "StandIn | None" = None
+    """Answer for that node, which lacks the files, as far as one that has them can."""
+
+
+class StandIn(Record):
+    """A node for which another one answers."""
+
+    node: str
+    engine: str
+    """What it would run the model with."""
+    devices: tuple[NodeDevice, ...]
 
 
 class Options(Record):
@@ -63,6 +74,10 @@ class Options(Record):
     options: tuple[Option, ...] = ()
     problem: str | None = None
     """Why it could not, in a sentence; the options are what a start that fails would take."""
+    missing: tuple[str, ...] = ()
+    """Files of the model that are not in its stores, where nothing else stands against it."""
+    engine: str | None = None
+    """What it would run the model with, once they are there."""
 
 
 class Cordon(Record):

@@ -249,7 +249,8 @@ class Hub:
 
 
 def _etag(file: HubFile) -> str:
-    return f'"{file.sha256}"' if file.faults.etag is None else file.faults.etag
+    own = f'"{file.sha256 if file.lfs else file.blob_sha1}"'
+    return own if file.faults.etag is None else file.faults.etag
 
 
 def _wanted(request: web.Request, file: HubFile) -> tuple[int, int] | None:

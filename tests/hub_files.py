@@ -38,6 +38,7 @@ class HubFile:
     lfs: bool
     size_bytes: int
     sha256: str
+    blob_sha1: str  # git's own name of a file outside LFS
     faults: Faults = field(default_factory=Faults)
     requests: int = 0
     bytes_sent: int = 0
@@ -107,7 +108,21 @@ def hub_file(path: str, content: bytes | Path, lfs: bool) -> HubFile:
     for chunk in _read(content, 0):
         digest.update(chunk)
         size_bytes += len(chunk)
-    return HubFile(path=path, content=content, lfs=lfs, size_bytes=size_bytes, sha256=digest.hexdigest())
+    return HubFile(
+        path=path,
+        content=content,
+        lfs=lfs,
+        size_bytes=size_bytes,
+        sha256=digest.hexdigest(),
+        blob_sha1=digest.hexdigest()[:40] if lfs else _blob_sha1(content, size_bytes),
+    )
+
+
+def _blob_sha1(content: bytes | Path, size_bytes: int) -> str:
+    digest = hashlib.sha1(b"blob %d\0" % size_bytes)
+    for chunk in _read(content, 0):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _lfs(file: HubFile, key: str) -> dict[str, object]:
@@ -116,7 +131,7 @@ def _lfs(file: HubFile, key: str) -> dict[str, object]:
 
 def tree_entry(file: HubFile) -> dict[str, object]:
     """One element of the answer to `/tree/REV`."""
-    entry = {"type": "file", "path": file.path, "size": file.size_bytes, "oid": file.sha256[:40]}
+    entry = {"type": "file", "path": file.path, "size": file.size_bytes, "oid": file.blob_sha1}
     return entry | _lfs(file, "oid")
 
 
@@ -126,7 +141,7 @@ def model_info(repo: HubRepo, *, blobs: bool) -> dict[str, object]:
     for file in repo.files.values():
         sibling: dict[str, object] = {"rfilename": file.path}
         if blobs:
-            sibling |= {"size": file.size_bytes, "blobId": file.sha256[:40]} | _lfs(file, "sha256")
+            sibling |= {"size": file.size_bytes, "blobId": file.blob_sha1} | _lfs(file, "sha256")
         siblings.append(sibling)
     return {"id": repo.name, "sha": repo.sha, "siblings": siblings} | _about(repo)
 

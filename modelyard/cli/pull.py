@@ -161,6 +161,8 @@ def _display(
 
     if arguments.log:
         return nullcontext(progress.log)
-    if not sys.stdout.isatty():
+    if not progress.can_redraw():
         return nullcontext(progress.Lines().show)
-    return progress.bars() if many else progress.bar()
+    from modelyard.cli import bars
+
+    return bars.bars() if many else bars.bar()

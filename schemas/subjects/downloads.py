@@ -1,5 +1,7 @@
 """From the hub to the disk: downloads, offers, and models made of files."""
 
+from collections.abc import Iterable
+
 from schemas.downloads import (
     AddDownloads,
     Download,
@@ -11,16 +13,24 @@ from schemas.downloads import (
 )
 from schemas.hub import AskOffer, HubFound, Offer, SearchHub
 from schemas.registering import Registered, RegisterFiles
+from schemas.roles import Role
 from schemas.subject import Command, R, Subject, T
-from schemas.subjects.sides import CALLERS, DOWNLOADER, DRAIN_S, HUB_S, WATCHERS
+from schemas.subjects.sides import CALLERS, DOWNLOADER, DRAIN_S, FETCHERS, HUB_S, WATCHERS
 
 
-def _download(verb: str, payload: type[T], reply: type[R], summary: str, changes: str) -> Command[T, R]:
+def _download(
+    verb: str,
+    payload: type[T],
+    reply: type[R],
+    summary: str,
+    changes: str,
+    callers: Iterable[Role] = CALLERS,
+) -> Command[T, R]:
     return Command(
         f"yard.command.download.{verb}",
         payload,
         reply,
-        callers=CALLERS,
+        callers=callers,
         server=DOWNLOADER,
         summary=summary,
         timeout_s=15.0,
@@ -34,6 +44,7 @@ DOWNLOAD_START = _download(
     Download,
     "Fetch a model from the hub; a second asker joins a running download.",
     "reference",
+    callers=FETCHERS,
 )
 DOWNLOAD_ADD = _download(
     "add",
@@ -85,7 +96,7 @@ HUB_OFFER = Command(
     "yard.command.hub.offer",
     AskOffer,
     Offer,
-    callers=CALLERS,
+    callers=FETCHERS,
     server=DOWNLOADER,
     summary="What a repository offers: quants, sizes, and what fits which node; nothing is fetched.",
     timeout_s=HUB_S,

@@ -22,7 +22,7 @@ from schemas.library import (
 )
 from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
 from schemas.subject import Command, Subject
-from schemas.subjects.sides import CALLERS, DISK_S, DOWNLOADER, WATCHERS
+from schemas.subjects.sides import CALLERS, DISK_S, DOWNLOADER, FETCHERS, WATCHERS
 
 LIBRARY_SHOW = Command(
     "yard.command.library.show",
@@ -131,7 +131,7 @@ LIBRARY_COPY = Command(
     "yard.command.library.copy",
     CopyEntry,
     LibraryJob,
-    callers=CALLERS,
+    callers=FETCHERS,
     server=DOWNLOADER,
     summary="Bring an entry to another node, from the nodes that have its files; the hub is not asked.",
     timeout_s=DISK_S,

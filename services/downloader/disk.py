@@ -90,6 +90,15 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def blob_sha1(path: Path) -> str:
+    """Git's name for the bytes of a file, 40 hex digits."""
+    with path.open("rb") as file:
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def publish(part: Path, dest: Path) -> None:
     """Give a finished part its name; after this it survives a power cut."""
     try:

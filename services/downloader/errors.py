@@ -17,6 +17,11 @@ class DownloadError(Exception):
 class HubError(DownloadError):
     """The hub said no, or nothing; the codes are those of `schemas.errors`."""
 
+    def __init__(self, code: str, sentence: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(code, sentence)
+        self.retry_after_s = retry_after_s
+        """So long the hub wants to be left alone."""
+
 
 class TransferError(DownloadError):
     """The bytes did not arrive whole: disk_full, disk_error, hash_mismatch or a HubError's code."""

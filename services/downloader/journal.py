@@ -7,11 +7,11 @@ is passed over.
 """
 
 import os
+import threading
 from functools import cache
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from services.downloader import ranges
 from services.downloader.disk import append_only, replace_file
@@ -47,6 +47,9 @@ class Journal:
         self._head = _head(size_bytes, sha256)
         self._path = path
         self.found = read(path, size_bytes, sha256)
+        self._turn = threading.Lock()
+        self.life = 0
+        """Another one after each restart."""
         self._handle = self._begin()
 
     def _begin(self) -> int:
@@ -64,9 +67,11 @@ class Journal:
         """These bytes are in the file, though maybe not on the disk yet."""
         self._append(_range("written", (start, end)))
 
-    def synced(self, confirmed: Ranges) -> None:
-        """The disk has confirmed these bytes."""
-        self._append(*(_range("synced", each) for each in confirmed))
+    def synced(self, confirmed: Ranges, life: int) -> None:
+        """The disk has confirmed these bytes; in an earlier life they were others, and do not count."""
+        with self._turn:
+            if life == self.life:
+                self._write(*(_range("synced", each) for each in confirmed))
 
     def etag(self, host: str, etag: str) -> None:
         """What a host calls the version of the file that it sends."""
@@ -76,14 +81,20 @@ class Journal:
         """This node gives bytes from now on."""
         self._append(["giver", node])
 
-    def _append(self, *lines: _Line) -> None:
+    def _append(self, line: _Line) -> None:
+        with self._turn:
+            self._write(line)
+
+    def _write(self, *lines: _Line) -> None:
         os.write(self._handle, b"".join(map(_encode, lines)))
 
     def restart(self) -> None:
         """Nothing has arrived."""
-        self.close()
-        self.found = Found()
-        self._handle = self._begin()
+        with self._turn:
+            self.close()
+            self.life += 1
+            self.found = Found()
+            self._handle = self._begin()
 
     def close(self) -> None:
         os.close(self._handle)
@@ -121,6 +132,8 @@ def boot_id() -> str:
     """What tells this run of the machine from the one before a power cut."""
     if _BOOT_ID.exists():
         return _BOOT_ID.read_text().strip()
+    import psutil
+
     return str(int(psutil.boot_time()))
 
 

@@ -71,9 +71,9 @@ class Keeping:
         return not self._leave
 
     def _sync(self) -> None:
-        arrived = self._part.ranges
+        life, arrived = self._part.journal.life, self._part.ranges
         _confirm(self._part.handle)
-        self._part.journal.synced(arrived)
+        self._part.journal.synced(arrived, life)
         self._synced, self._synced_at = arrived, time.monotonic()
 
     def _forget(self) -> None:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from services.downloader import ranges
-from services.downloader.disk import file_bytes, journal_path, open_part, part_path
+from services.downloader.disk import file_bytes, forget_part, journal_path, open_part, part_path
 from services.downloader.errors import disk_error
 from services.downloader.journal import Journal, read
 from services.downloader.ranges import Ranges
@@ -119,6 +119,12 @@ class PartFile:
         except OSError as error:
             raise disk_error(error, self.path.name) from error
         self._on_bytes(0)
+
+
+def forget_empty_part(dest: Path, source: Source) -> None:
+    """Take away a part in which nothing has arrived: it would look like the whole size of the file."""
+    if not read(journal_path(dest), source.size_bytes, source.sha256).arrived:
+        forget_part(dest)
 
 
 def arrived_bytes(dest: Path, size_bytes: int, sha256: str | None) -> int:

@@ -1,7 +1,7 @@
 """What a user may type to name something on the hub: `REPO[:QUANT][@REVISION]`, `REPO/FILE` or a hub URL."""
 
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from msgspec import Struct
 
@@ -16,6 +16,7 @@ _PAGES = frozenset({"tree", "blob", "resolve", "raw"})
 _MAX_PART_CHARS = 96
 _MAX_WORD_CHARS = 200
 _MAX_FILE_CHARS = 1000
+_SHOWN_CHARS = 80
 
 
 class Reference(Struct, frozen=True, kw_only=True):
@@ -40,16 +41,20 @@ def make_reference(
 ) -> Reference:
     """A checked Reference; ValueError carries a sentence for the user."""
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
-        raise ValueError(f"{repo!r} is not a repository name; write it as on the hub, for example org/name.")
+        raise ValueError(
+            f"{_shown(repo)} is not a repository name; write it as on the hub, for example org/name."
+        )
     for part in repo.split("/"):
         if len(part) > _MAX_PART_CHARS or part[-1] in ".-" or part.endswith(".git"):
-            raise ValueError(f"{part!r} in {repo!r} is not a name the hub allows; check the spelling.")
+            raise ValueError(f"{_shown(part)} is not a name the hub allows; check the spelling.")
     if quant is not None and not _is_word(_QUANT, quant):
-        raise ValueError(f"{quant!r} is not a quant; write one like Q4_K_M after the colon, or leave it out.")
+        raise ValueError(
+            f"{_shown(quant)} is not a quant; write one like Q4_K_M after the colon, or leave it out."
+        )
     if revision is not None and not _is_word(_REVISION, revision):
-        raise ValueError(f"{revision!r} is not a revision; write a branch, tag or commit after the @.")
+        raise ValueError(f"{_shown(revision)} is not a revision; write a branch, tag or commit after the @.")
     if file is not None and not _is_file(file):
-        raise ValueError(f"{file[:80]!r} is not a path in a repository; copy the address of the file.")
+        raise ValueError(f"{_shown(file)} is not a path in a repository; copy the address of the file.")
     return Reference(repo=repo, quant=quant, revision=revision, file=file)
 
 
@@ -59,6 +64,8 @@ def parse_reference(text: str) -> Reference:
     has_scheme = re.match(r"https?://", text, re.IGNORECASE) is not None
     host = _HOST.match(text)
     rest = text[host.end() :] if host else text
+    if host and not has_scheme:
+        rest = re.split(r"[?#]", rest, maxsplit=1)[0].rstrip("/")
     is_page = rest.split("/")[2:3] and rest.split("/")[2] in _PAGES
     if (has_scheme and not (host and _is_name(rest))) or (host and is_page):
         return _parse_url(text if has_scheme else f"https://{text}")
@@ -67,6 +74,9 @@ def parse_reference(text: str) -> Reference:
 
 def _parse_words(text: str) -> Reference:
     rest, at, revision = text.partition("@")
+    if ":" in revision and ":" not in rest:  # the other way round is as clear
+        revision, _, quant = revision.partition(":")
+        return make_reference(rest, quant, revision)
     if file := _FILE.fullmatch(rest):
         return make_reference(file["repo"], None, revision if at else None, file["path"])
     repo, colon, quant = rest.partition(":")
@@ -75,21 +85,28 @@ def _parse_words(text: str) -> Reference:
 
 def _parse_url(url: str) -> Reference:
     """The page of a repository (/org/name), of a branch (/tree/REV) or of a file (/blob or /resolve)."""
-    parts = [unquote(part) for part in urlsplit(url).path.split("/")]
+    address = urlsplit(url)
+    parts = [unquote(part) for part in address.path.split("/")]
     parts = [part for part in parts if part]
     if parts[:2] == ["api", "models"]:
         parts = parts[2:]
     if len(parts) < 2 or parts[0] in {"datasets", "spaces"}:
-        raise ValueError(f"{url!r} does not lead to a model; copy the address of a model's page.")
+        raise ValueError(f"{_shown(url)} does not lead to a model; copy the address of a model's page.")
     repo, page = "/".join(parts[:2]), parts[2:]
     if not page:
-        return make_reference(repo)
+        return make_reference(repo, file=next(iter(parse_qs(address.query).get("show_file_info", ())), None))
     kind, revision, path = page[0], "".join(page[1:2]), page[2:]
-    if kind == "tree" and revision:
+    if kind in {"tree", "commit"} and revision:
         return make_reference(repo, path[0] if path else None, revision)
     if kind in _PAGES and path:
         return make_reference(repo, None, revision, "/".join(path))
-    raise ValueError(f"{url!r} is not a page we know; copy the address of the model or of one of its files.")
+    raise ValueError(
+        f"{_shown(url)} is not a page we know; copy the address of the model or of one of its files."
+    )
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…")
 
 
 def _is_name(text: str) -> bool:

@@ -12,7 +12,7 @@ from schemas.models import ModelSpec
 from services.downloader.book import Book
 from services.downloader.demo import ensure_demo
 from services.downloader.downloads import Downloads
-from services.downloader.library.service import start_library
+from services.downloader.library.service import open_library, serve_library
 from services.downloader.offering.offers import Offers
 from services.downloader.order_commands import OrderCommands
 from services.downloader.registering.registrar import Registrar
@@ -22,8 +22,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     """Set up and subscribe; `Tasks` keeps the rest going."""
     known: Mirror[Download] = await Mirror.start(bus, buckets.DOWNLOADS, tasks)
     await ensure_demo(bus, settings)
-    commands = await Commands.start(bus, tasks, "From the hub to the disk, and the library of what is there.")
-    library = await start_library(bus, settings, tasks, commands)
+    library = await open_library(bus, settings, tasks)
     own = {key: each for key, each in known.values.items() if each.node == settings.node}
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
     models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
@@ -33,10 +32,12 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
         bus, tasks, settings, book, registrar=registrar, finder=library.finder, on_files=library.wake
     )
     await downloads.go_on()
+    commands = Commands.open(bus, tasks, "From the hub to the disk, and the library of what is there.")
     await OrderCommands(bus, commands, downloads, first=not settings.joined).start()
-    if settings.joined:
-        return
-    offers = Offers(settings, nodes, models)
-    await commands.add(subjects.FILES_REGISTER, registrar.on_register)
-    await commands.add(subjects.HUB_SEARCH, offers.on_search)
-    await commands.add(subjects.HUB_OFFER, offers.on_offer)
+    if not settings.joined:
+        offers = Offers(settings, nodes, models)
+        await commands.add(subjects.FILES_REGISTER, registrar.on_register)
+        await commands.add(subjects.HUB_SEARCH, offers.on_search)
+        await commands.add(subjects.HUB_OFFER, offers.on_offer)
+    await serve_library(bus, settings, tasks, library, commands)
+    await commands.announce()

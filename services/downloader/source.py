@@ -11,6 +11,8 @@ class Source(Struct, frozen=True, kw_only=True):
     size_bytes: int
     sha256: str | None
     """Of what is fetched; without it nothing proves the bytes but an ETag that they belong together."""
+    blob_sha1: str | None = None
+    """Git's name for the bytes of a file without a sha256; it counts where their ETag says the same."""
     commit: str | None = None
     """The commit in url, where the answering side is known to name it."""
     authorization: str | None = None

@@ -20,6 +20,7 @@ from services.downloader.connections import (
 )
 from services.downloader.disk import (
     MARGIN_BYTES,
+    blob_sha1,
     file_bytes,
     forget_part,
     hash_file,
@@ -31,7 +32,7 @@ from services.downloader.errors import TransferError, disk_error
 from services.downloader.givers import Givers, Pace, Seeking
 from services.downloader.hashing import Hashing
 from services.downloader.keeping import Keeping
-from services.downloader.part_file import PartFile
+from services.downloader.part_file import PartFile, forget_empty_part
 from services.downloader.source import Source
 from services.downloader.throttle import Throttle
 
@@ -94,7 +95,11 @@ async def fetch_file(
         on_bytes(source.size_bytes)
         options.on_trouble(f"{dest.name} is here already; its bytes are being checked.")
     if not await asyncio.to_thread(is_there, source, dest):
-        await _fetch(_Fetch(session, source, dest, on_bytes, options))
+        try:
+            await _fetch(_Fetch(session, source, dest, on_bytes, options))
+        except TransferError:
+            forget_empty_part(dest, source)
+            raise
     forget_part(dest)
 
 
@@ -108,7 +113,7 @@ async def _fetch(fetch: "_Fetch") -> None:
         tries += not fetch.blame()
     raise TransferError(
         "hash_mismatch",
-        f"{fetch.dest.name} arrived damaged {TRIES} times: its sha256 is not what the hub lists. "
+        f"{fetch.dest.name} arrived damaged {TRIES} times: its hash is not the one that the hub lists. "
         "Try again later.",
     )
 
@@ -117,10 +122,10 @@ def is_there(source: Source, dest: Path) -> bool:
     """Whether dest holds what the hub lists."""
     if file_bytes(dest) != source.size_bytes:
         return False
-    if source.sha256 is None:
-        return True
     try:
-        return hash_file(dest) == source.sha256
+        if source.sha256 is not None:
+            return hash_file(dest) == source.sha256
+        return source.blob_sha1 is None or blob_sha1(dest) == source.blob_sha1
     except OSError as error:
         raise disk_error(error, dest.name) from error
 
@@ -144,8 +149,8 @@ class _Fetch:
     async def fill(self) -> bool:
         """Fetch what is missing; whether the bytes are those that the hub lists."""
         with PartFile(self.dest, self._source, self._on_bytes) as part:
-            if self._source.sha256 is None and not part.etags:
-                part.restart()  # nothing could prove that the old bytes belong to this file
+            if self._source.sha256 is None and not (part.etags and part.done_bytes < part.size_bytes):
+                part.restart()  # nobody could vouch any more for the bytes that are here
             missing_bytes = part.size_bytes - part.done_bytes
             require_free(self.dest.parent, missing_bytes, self._options.margin_bytes)
             if missing_bytes:
@@ -198,23 +203,38 @@ class _Fetch:
 
     async def _fill(self, part: PartFile) -> bool:
         """Watch the bytes come in, and give the verdict when they are there."""
-        hashing = Hashing(part.handle, part.size_bytes, lambda: ranges.frontier(part.ranges))
+        hashing = None
+        if self._source.sha256 is not None:
+            hashing = Hashing(part.handle, part.size_bytes, lambda: ranges.frontier(part.ranges))
         keeping = Keeping(part, hashing, self._options.margin_bytes)
-        hashing.start()
-        keeping.start()
+        threads = [each for each in (hashing, keeping) if each is not None]
+        for each in threads:
+            each.start()
 
         def on_write() -> None:
-            hashing.wake()
-            keeping.wake()
+            for each in threads:
+                each.wake()
 
         try:
-            await self._connections(part, on_write).run(self._options.segments)
-            return await asyncio.to_thread(hashing.finish) == self._source.sha256 or not self._source.sha256
+            await self._connections(part, on_write).run(self._segments)
+            return await asyncio.to_thread(self._is_right, part, hashing)
         except OSError as error:
             raise disk_error(error, self.dest.name) from error
         finally:
-            hashing.leave()
-            keeping.leave()
+            for each in threads:
+                each.leave()
+
+    @property
+    def _segments(self) -> int:
+        """Without a hash there is one: nothing would prove that what several brought belongs together."""
+        return self._options.segments if self._source.sha256 is not None else 1
+
+    def _is_right(self, part: PartFile, hashing: Hashing | None) -> bool:
+        """Some mirrors make up their listings: git's name counts if who sends the bytes says it, too."""
+        if hashing is not None:
+            return hashing.finish() == self._source.sha256
+        named = self._source.blob_sha1
+        return f'"{named}"' not in part.etags.values() or blob_sha1(part.path) == named
 
     def _connections(self, part: PartFile, on_write: Callable[[], None]) -> Connections:
         options, size_bytes = self._options, part.size_bytes
@@ -230,7 +250,7 @@ class _Fetch:
             one_etag=self._source.sha256 is None or self._changes == 0,
         )
         missing = ranges.gaps(part.ranges, 0, size_bytes)
-        todo = ranges.pieces(missing, piece_bytes(size_bytes, options.segments))
+        todo = ranges.pieces(missing, piece_bytes(size_bytes, self._segments))
         if missing and not self._in_pieces:
             todo = [(0, size_bytes)]
         return Connections(self._session, self._source, part, manner, self._givers, todo)

@@ -70,7 +70,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     app.router.add_routes(Metrics(bus, mirrors[buckets.DEVICES.name]).routes())
     app.router.add_routes(Admin(bus, settings, mirrors).routes())
     app.router.add_routes([web.get("/ws", feed.on_connect), *page_routes(DASHBOARD)])
-    commands = await Commands.start(bus, tasks, "The HTTP edge: OpenAI API, admin API, dashboard.")
+    commands = Commands.open(bus, tasks, "The HTTP edge: OpenAI API, admin API, dashboard.")
     await inference.open(commands)
     batches.open()
     runner = await _listen(app, settings)
@@ -78,6 +78,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     tasks.before_cancel(feed.close)
     tasks.before_cancel(inference.close)
     await OverNats(bus, inference).open(commands)
+    await commands.announce()
 
 
 async def _listen(app: web.Application, settings: Settings) -> web.AppRunner:

@@ -42,14 +42,14 @@ async def _serve_all(bus: Bus, settings: Settings, tasks: Tasks, instances: Mirr
     tasks.spawn(send_metrics(lambda: metrics.samples), "otlp")
     alerts = await _alerts(bus, tasks, metrics)
     hooks = await Hooks.start(bus, settings, tasks)
-    # Last: whoever waits for the monitor takes its announcement as "ready".
-    commands = await Commands.start(
+    commands = Commands.open(
         bus, tasks, "Devices, metrics, usage, costs, budgets, storage, alerts, webhooks."
     )
     await counting.serve(tasks, commands)
     await alerts.add_to(commands)
     await hooks.add_to(commands)
     await metrics.serve(commands)
+    await commands.announce()
 
 
 async def _alerts(bus: Bus, tasks: Tasks, metrics: Metrics) -> AlertCommands:

@@ -28,8 +28,10 @@ from services.supervisor.agent.orders import Orders
 from services.supervisor.agent.presence import Presence
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.agent.workers import Workers
+from services.supervisor.fetching.fetching import Fetching
 from services.supervisor.groups import Groups
 from services.supervisor.registry import Registry
+from services.supervisor.scheduling.asking import Nodes
 from services.supervisor.scheduling.lease import SchedulerLease
 from services.supervisor.scheduling.memory import Memory
 from services.supervisor.scheduling.scheduler import Scheduler
@@ -42,23 +44,28 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     """Set up and subscribe; `Tasks` keeps the rest going."""
     models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
     instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
-    registry = Registry(bus, tasks, settings, models, instances)
-    await _serve_node(bus, settings, tasks, registry, instances)
+    known: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
+    groups = Groups(bus, known, models)
+    registry = Registry(bus, tasks, settings, models, instances, groups)
+    agent = await _serve_node(bus, settings, tasks, registry, instances)
     Amends(bus, tasks, settings.node, models, instances).begin()
-    groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
-    await _serve_registry(bus, tasks, registry, Groups(bus, groups))
+    registering = await _serve_registry(bus, tasks, registry, groups)
     nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
     memory = await Memory.start(bus, tasks)
-    scheduler = Scheduler(bus, settings, models, instances, nodes, groups, memory)
+    asking = Nodes(bus, nodes, models)
+    fetching = await Fetching.start(bus, tasks, asking)
+    scheduler = Scheduler(bus, settings, models, instances, nodes, asking, known, memory, fetching)
     await scheduler.listen()
     lease = SchedulerLease(bus, settings.node)
     tasks.spawn(_lead(bus, lease, scheduler, Wishes(registry, scheduler, instances)), "lead")
     tasks.before_cancel(lease.release)
+    await registering.announce()
+    await agent.announce()
 
 
 async def _serve_node(
     bus: Bus, settings: Settings, tasks: Tasks, registry: Registry, instances: Mirror[Instance]
-) -> None:
+) -> Commands:
     samples: Mirror[Device] = await Mirror.start(bus, buckets.DEVICES, tasks)
     measured: Mirror[MeasuredMemory] = await Mirror.start(bus, buckets.MEMORY, tasks)
     reservations, devices = Reservations(), Devices(settings, samples)
@@ -69,7 +76,7 @@ async def _serve_node(
     await _follow_leases(bus, tasks, agent)
     presence = Presence(bus, settings, devices, agent, workers)
     orders = Orders(settings, registry, agent, workers, devices, presence, measured, broker_url(settings))
-    commands, node = await Commands.start(bus, tasks, "The agent of a node."), settings.node
+    commands, node = Commands.open(bus, tasks, "The agent of a node."), settings.node
     await commands.add(subjects.NODE_OPTIONS, orders.options, node=node)
     await commands.add(subjects.NODE_START, orders.start, node=node)
     await commands.add(subjects.NODE_WORKER, orders.worker, node=node)
@@ -79,6 +86,7 @@ async def _serve_node(
     Measuring(bus, tasks, settings, instances, measured).begin()
     tasks.spawn(presence.keep(), "presence")
     tasks.spawn(keep_logs(settings, agent, workers), "keep logs")
+    return commands
 
 
 async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
@@ -89,8 +97,8 @@ async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
         agent.on_lease(key, lease)
 
 
-async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Groups) -> None:
-    commands = await Commands.start(bus, tasks, "The registry of models.")
+async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Groups) -> Commands:
+    commands = Commands.open(bus, tasks, "The registry of models.")
     await commands.add(subjects.MODEL_GET, registry.get)
     await commands.add(subjects.MODEL_LIST, registry.models)
     await commands.add(subjects.MODEL_HISTORY, registry.history)
@@ -103,6 +111,7 @@ async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Gr
     await commands.add(subjects.GROUP_PUT, groups.put)
     await commands.add(subjects.GROUP_DELETE, groups.delete)
     await commands.add(subjects.GROUP_LIST, groups.groups)
+    return commands
 
 
 async def _lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, wishes: Wishes) -> None:

@@ -12,12 +12,12 @@ import pytest
 
 from modelyard.cli.nodes import row_of
 from modelyard.home import Membership
-from modelyard.state import Mirror
+from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
 from modelyard.tinymodels import write_reciter
 from schemas import buckets, subjects
 from schemas.batches import SCHEDULER
-from schemas.instances import InstanceState
+from schemas.instances import InstanceState, NodeLeft
 from schemas.library import AskNode
 from schemas.models import ModelSpec
 from schemas.placing import Cordon
@@ -65,6 +65,10 @@ async def test_a_model_runs_where_its_file_is(a: YardProcess, cable: Cable, tmp_
         assert (status, body["error"]["code"]) == (503, "model_start_failed")
         assert "test/lost.gguf" in body["error"]["message"]
         assert "not in the store" in body["error"]["message"]
+    # It was switched off in order: that is known, and no machine to look for.
+    kept: Store[NodeLeft] = Store(a.bus, buckets.DEPARTURES)
+    assert (await kept.get("b")) is not None
+    assert [row["node"] for row in await listed(a)] == ["a"]
 
 
 async def test_a_model_that_one_machine_has_comes_from_it_to_the_other(tmp_path: Path, cable: Cable) -> None:

@@ -14,7 +14,7 @@ from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.library import JOB_ENDED, AskNode, LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.roles import Role
-from services.downloader.library.service import start_library
+from services.downloader.library.service import open_library, serve_library
 from tests.gguf_bytes import Weight, gguf_bytes
 from tests.support import Yard
 
@@ -116,8 +116,9 @@ async def library(yard: Yard, settings: Settings | None = None) -> AsyncIterator
     bus = await Bus.connect(settings, Role.DOWNLOADER, url=yard.url)
     try:
         async with Tasks() as tasks:
+            opened = await open_library(bus, settings, tasks)
             commands = await Commands.start(bus, tasks, "The library.")
-            await start_library(bus, settings, tasks, commands)
+            await serve_library(bus, settings, tasks, opened, commands)
             yield
     finally:
         await bus.nc.close()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 
+import nats.errors
 import pytest
 
 from modelyard.micro import Commands
@@ -89,6 +90,19 @@ async def test_services_can_be_discovered(yard: Yard) -> None:
         await commands.add(subjects.MODEL_START, start_model)
         info = await operator.nc.request("$SRV.INFO.supervisor", b"", timeout=1)
         assert b"yard.command.model.start" in info.data
+
+
+async def test_a_service_is_announced_when_it_answers_already(yard: Yard) -> None:
+    """`yard up` said that all was ready while the first commands still found nobody."""
+    supervisor, operator = await yard.bus(Role.SUPERVISOR), await yard.bus()
+    async with Tasks() as tasks:
+        commands = Commands.open(supervisor, tasks, "test")
+        await commands.add(subjects.MODEL_START, start_model)
+        assert (await operator.call(subjects.MODEL_START, ModelRef(model="demo"))).instance == "i1"
+        with pytest.raises(nats.errors.NoRespondersError):
+            await operator.nc.request("$SRV.PING.supervisor", b"", timeout=1)
+        await commands.announce()
+        await operator.nc.request("$SRV.PING.supervisor", b"", timeout=1)
 
 
 async def test_a_mirror_sees_puts_deletes_and_expiry(yard: Yard) -> None:

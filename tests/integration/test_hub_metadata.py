@@ -49,9 +49,13 @@ async def test_files_come_with_sizes_hashes_and_the_commit(hub: Hub) -> None:
     assert listing.files[1].path == "sub/m-Q8_0.gguf"
 
 
-async def test_files_outside_lfs_have_a_size_and_no_hash(hub: Hub) -> None:
+async def test_files_outside_lfs_have_a_size_and_gits_name(hub: Hub) -> None:
+    """The name is what `git hash-object` says."""
     hub.add_repo("org/small", {"m.gguf": b"GGUF"}, lfs=False)
-    assert (await ask(hub, "org/small")).files == (RemoteFile(path="m.gguf", size_bytes=4, sha256=None),)
+    (file,) = (await ask(hub, "org/small")).files
+    assert file == RemoteFile(
+        path="m.gguf", size_bytes=4, blob_sha1="53b7dcdfb2702f3512ca9b967b2a138fcfe9bea9"
+    )
 
 
 async def test_a_revision_is_asked_for(hub: Hub) -> None:
@@ -80,6 +84,15 @@ async def test_a_busy_hub_is_asked_again_and_then_given_up(hub: Hub) -> None:
     error = await refusal(hub)
     assert error.code == "hub_error"
     assert "answered 503" in error.sentence
+
+
+async def test_the_hubs_wish_to_be_left_alone_is_honoured_when_it_is_asked_for_files(hub: Hub) -> None:
+    hub.api_statuses, hub.api_retry_after = [429], "1"
+    started_s = time.monotonic()
+    await ask(hub, NAME)
+    assert time.monotonic() - started_s >= 1.0
+    hub.api_statuses, hub.api_retry_after = [503], "100000"
+    assert (await refusal(hub)).code == "hub_error", "nobody waits that long"
 
 
 async def test_listings_that_make_no_sense_are_refused(hub: Hub) -> None:

@@ -183,6 +183,7 @@ async def test_a_folder_of_safetensors_is_offered_for_its_engine(asking: Bus, hu
         ({"model.safetensors": b"x"}, "no config.json"),
         ({"model_index.json": b"{}", "unet.safetensors": b"x"}, "images"),
         ({"adapter_config.json": b"{}", "model.safetensors": b"x"}, "adapter"),
+        ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, "adapter"),
     ],
 )
 async def test_what_cannot_be_used_is_an_offer_with_a_problem(

@@ -1,5 +1,6 @@
 """What a node gives over HTTP: with a token of its own and nothing else; and what else it never gives."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -125,6 +126,18 @@ async def test_whoever_may_not_is_told_nothing(giving: Giving) -> None:
         assert headers.keys() <= {"Server", "Content-Length", "Content-Type", "Date"}
         assert headers["Server"] == "modelyard"
     assert (await giving.get(token))[0] == 200
+
+
+async def test_a_header_that_is_no_text_is_told_nothing(giving: Giving) -> None:
+    """It is compared with a token as bytes, and what cannot be written as such was an error of ours."""
+    giving.token()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(giving.base.rpartition(":")[2]))
+    writer.write(b"GET /files/%s HTTP/1.1\r\nHost: x\r\n" % SHA256.encode())
+    writer.write(b"Authorization: Bearer \xff\xfe\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.split()[1] == b"401"
 
 
 async def test_a_token_is_for_one_file_and_for_a_minute(giving: Giving) -> None:

@@ -185,6 +185,42 @@ async def test_a_job_that_cannot_be_done_says_why(
     assert written(store.parent) == set()
 
 
+async def test_a_store_that_is_gone_is_not_made_anew(hub: Hub, store: Path) -> None:
+    """Its disk is not mounted, and what is written in its place would fill another one."""
+    hub.add_repo(NAME, {"m-Q4_0.gguf": model_bytes(1000)})
+    store.rmdir()
+    failed = await failure(hub, store)
+    assert (failed.code, str(store) in failed.message) == ("disk_error", True)
+    assert not store.exists()
+
+
+async def test_a_store_that_goes_away_on_the_way_is_told(hub: Hub, store: Path) -> None:
+    hub.add_repo(NAME, {"m-Q4_0.gguf": model_bytes(MIB), "mmproj-F16.gguf": model_bytes(MIB, seed=2)})
+    slow = hub.file(NAME, "m-Q4_0.gguf")
+    slow.faults.bytes_per_s = MIB
+    async with Worker(hub.url, store, job={"repo": NAME}) as worker:
+        await worker.go()
+        await hub.wait_until(lambda: slow.bytes_sent > 0)
+        store.rename(store.parent / "elsewhere")
+        *_, last = await worker.finish()
+    assert isinstance(last, Failed)
+    assert not store.exists()
+
+
+async def test_a_file_that_is_taken_away_while_others_come_is_told(hub: Hub, store: Path) -> None:
+    """It used to end well, and a model without its file was registered."""
+    hub.add_repo(NAME, {"m-Q4_0.gguf": model_bytes(1000), "mmproj-F16.gguf": model_bytes(MIB, seed=2)})
+    hub.file(NAME, "mmproj-F16.gguf").faults.bytes_per_s = MIB
+    slow = hub.file(NAME, "mmproj-F16.gguf")
+    async with Worker(hub.url, store, job={"repo": NAME}) as worker:
+        await worker.go()
+        await hub.wait_until(lambda: slow.bytes_sent > 0)
+        (store / "model" / "m-Q4_0.gguf").unlink()
+        *_, last = await worker.finish()
+    assert isinstance(last, Failed)
+    assert (last.code, "m-Q4_0.gguf" in last.message) == ("disk_error", True)
+
+
 async def test_a_gated_file_says_what_to_do(hub: Hub, store: Path) -> None:
     hub.add_repo(NAME, {"m-Q4_0.gguf": model_bytes(1000)}, gated=True)
     failed = await failure(hub, store)

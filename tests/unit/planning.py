@@ -7,7 +7,7 @@ from schemas.instances import Instance, InstanceState, Reason, Reserved
 from schemas.models import ModelSpec
 from schemas.placing import Need, Option
 from services.supervisor.planning.plan import plan
-from services.supervisor.planning.world import Demand, NodeRoom, StartModel, World
+from services.supervisor.planning.world import Demand, Fetch, NodeRoom, StartModel, World
 
 NOW = 10_000.0
 GIB = 1024**3
@@ -78,6 +78,12 @@ class Case:
     replaced: frozenset[str] = frozenset()
     nodes: dict[str, NodeRoom] = field(default_factory=lambda: {"n": room(16)})
     groups: tuple[Group, ...] = ()
+    problems: dict[str, str] = field(default_factory=dict)
+    fetches: dict[str, tuple[Fetch, ...]] = field(default_factory=dict)
+    fetching: dict[str, str] = field(default_factory=dict)
+    unfetched: dict[str, str] = field(default_factory=dict)
+    fetched: tuple[str, ...] = ()
+    """What is ordered."""
     starts: tuple[str, ...] = ()
     stops: dict[str, Reason] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -97,6 +103,10 @@ class Case:
             options={name: (option(),) for name in specs} | self.options,
             replaced=self.replaced,
             groups=self.groups,
+            problems=self.problems,
+            fetches=self.fetches,
+            fetching=self.fetching,
+            unfetched=self.unfetched,
         )
 
 
@@ -113,6 +123,7 @@ def check(case: Case) -> None:
     assert {one.model: one.reason for one in made.stops} == case.stops
     assert made.reasons.keys() == case.reasons.keys(), made.reasons
     assert made.hopeless == case.hopeless
+    assert tuple(f"{one.model}@{one.node}" for one in made.fetches) == case.fetched
     for name, words in case.reasons.items():
         assert words in made.reasons[name]
     if case.look_again_s is None:

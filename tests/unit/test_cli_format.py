@@ -126,6 +126,18 @@ def test_a_download_is_one_line() -> None:
     assert progress.line(download(state=DownloadState.QUEUED)) == "demo: queued"
 
 
+@pytest.mark.parametrize(
+    ("tty", "kind", "bars"),
+    [(True, "xterm", True), (True, "dumb", False), (False, "xterm", False)],
+)
+def test_bars_are_for_terminals_that_can_go_back(
+    monkeypatch: pytest.MonkeyPatch, tty: bool, kind: str, bars: bool
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: tty, raising=False)
+    monkeypatch.setenv("TERM", kind)
+    assert progress.can_redraw() is bars
+
+
 def test_progress_lines_come_at_a_change_of_state_and_else_seldom(capsys: pytest.CaptureFixture[str]) -> None:
     lines = progress.Lines()
     for done in range(100):

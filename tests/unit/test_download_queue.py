@@ -142,6 +142,10 @@ def test_a_limit_is_shared(
             ["https://huggingface.co/org/a", "org/b", "org/c"],
         ),
         (" ,;\n# nothing", []),
+        ("\ufefforg/a\u200b\norg/b # the best of them\n", ["org/a", "org/b"]),
+        ("org/a, org/b、org/c | org/d".replace(", ", "\uff0c"), ["org/a", "org/b", "org/c", "org/d"]),
+        ("see [this](https://hf.co/org/a).", ["see", "https://hf.co/org/a"]),
+        ("- [ ] org/a\n- [x] 'org/b'.\n2) org/c", ["org/a", "org/b", "org/c"]),
     ],
 )
 def test_references_are_found_in_what_people_paste(text: str, references: list[str]) -> None:

@@ -20,7 +20,7 @@ def left(path: Path) -> Journal:
     opened = Journal(path, SIZE, SHA)
     opened.written(0, 100)
     opened.written(300, 400)
-    opened.synced(((0, 50),))
+    opened.synced(((0, 50),), opened.life)
     opened.etag("hub", '"one"')
     opened.close()
     return opened
@@ -48,6 +48,16 @@ def test_what_a_later_boot_wrote_counts_again(path: Path) -> None:
     later.written(50, 60)
     later.close()
     assert read(path, SIZE, SHA).arrived == ((0, 60),)
+
+
+def test_bytes_that_were_forgotten_while_the_disk_confirmed_them_do_not_count(path: Path) -> None:
+    """They are confirmed by a thread, and a file without a hash may begin anew meanwhile."""
+    opened = Journal(path, SIZE, None)
+    life = opened.life
+    opened.restart()
+    opened.synced(((0, 50),), life)
+    opened.close()
+    assert read(path, SIZE, None).arrived == ()
 
 
 def test_opening_it_again_keeps_everything(path: Path) -> None:

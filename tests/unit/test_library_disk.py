@@ -43,6 +43,21 @@ def bodies(names: list[str]) -> list[str]:
     return [name for name in names if "." in name.rpartition("/")[2]]
 
 
+def test_a_description_is_shown_without_the_mark_of_its_editor(tmp_path: Path) -> None:
+    put(tmp_path, "org/repo/m.gguf", gguf())
+    put(tmp_path, "org/repo/description.txt", "\ufeffFür Gespräche.\r\n".encode())
+    (model,) = Shelf("models", tmp_path).look().models
+    assert model.description == "Für Gespräche."
+
+
+def test_of_a_file_that_is_still_coming_only_what_is_there_counts(tmp_path: Path) -> None:
+    """It has its full size from the beginning, and is mostly holes."""
+    place = put(tmp_path, "org/repo/m.gguf.part", b"here" * 1024)
+    os.truncate(place, 10 * 1024**3)
+    (partial,) = walk(tmp_path).partials
+    assert 4096 <= partial.size_bytes < 1024**2
+
+
 def test_a_second_look_opens_nothing_and_a_changed_file_is_opened_alone(tmp_path: Path) -> None:
     for number in range(20):
         put(tmp_path, f"org/repo{number}/m.gguf", gguf(str(number)))

@@ -17,7 +17,18 @@ def test_ordinary_paths_lie_under_the_folder(tmp_path: Path, path: str) -> None:
     [
         *("", ".", "..", "../m.gguf", "a/../../m.gguf", "a/..", "a//m.gguf", "a/", "./m.gguf", "a/./m.gguf"),
         *("/etc/passwd", "//host/share", "C:/m.gguf", "a\\..\\m.gguf", "..\\m.gguf"),
-        *("m\0.gguf", "m\n.gguf", "\ud800.gguf", "n" * 256, "n" * 251, "ä" * 128, "n/" * 600 + "m"),
+        *(
+            "m\0.gguf",
+            "m\n.gguf",
+            "\ud800.gguf",
+            "m\x7f.gguf",
+            "m\x9b.gguf",
+            "m\u202e.gguf",
+            "n" * 256,
+            "n" * 251,
+            "ä" * 128,
+            "n/" * 600 + "m",
+        ),
     ],
 )
 def test_hostile_paths_are_refused_with_a_sentence(tmp_path: Path, path: str) -> None:
@@ -66,6 +77,14 @@ def test_a_job_folder_must_lie_under_the_store(tmp_path: Path, folder: str) -> N
 )
 def test_names_that_not_every_system_allows_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(ValueError, match="not every system allows"):
+        resolve_all(tmp_path, ["m.gguf", path])
+
+
+@pytest.mark.parametrize(
+    "path", ["description.txt", "a/Description.TXT", ".modelyard.json", "m.gguf.part", "m.jrnl", "a.jrn~/m"]
+)
+def test_names_that_a_store_keeps_for_itself_are_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ValueError, match="keeps for itself"):
         resolve_all(tmp_path, ["m.gguf", path])
 
 

@@ -12,7 +12,7 @@ from schemas.placing import Need, Option
 from schemas.profiles import Replicas
 from services.supervisor.planning.plan import plan
 from services.supervisor.planning.victims import in_use
-from services.supervisor.planning.world import Demand, NodeRoom, Plan, StartModel, StopModel, World
+from services.supervisor.planning.world import Demand, Fetch, NodeRoom, Plan, StartModel, StopModel, World
 
 S = InstanceState
 STEPS = 2500
@@ -32,6 +32,11 @@ class Yard:
         self.since: dict[str, float] = {}
         self.specs = {name: self._spec(name) for name in MODELS}
         self.options = {name: self._options() for name in MODELS}
+        self.files = {
+            name: set(self.chance.sample(list(NODES), self.chance.choice((1, 2)))) for name in MODELS
+        }
+        """The nodes that have a model's files; the others may fetch them."""
+        self.fetching: dict[str, str] = {}
         self.rooms = {node: NodeRoom(memory_bytes=dict(devices)) for node, devices in NODES.items()}
         self.count = 0
 
@@ -71,8 +76,16 @@ class Yard:
                 name: Demand(waiting=count, since=self.since.get(name)) for name, count in self.queue.items()
             },
             nodes=self.rooms,
-            options=self.options,
+            options={name: self._ways(name, with_files=True) for name in MODELS},
+            fetches={
+                name: tuple(Fetch(option=way, source="a node") for way in self._ways(name, with_files=False))
+                for name in MODELS
+            },
+            fetching={name: f"its files come to {node}" for name, node in self.fetching.items()},
         )
+
+    def _ways(self, name: str, *, with_files: bool) -> tuple[Option, ...]:
+        return tuple(way for way in self.options[name] if (way.node in self.files[name]) is with_files)
 
     def step(self) -> tuple[World, Plan]:
         self.now += self.chance.random() * 3
@@ -90,7 +103,17 @@ class Yard:
         for stop in made.stops:
             self._change(self.instances[stop.instance], state=S.DRAINING, reason=stop.reason)
         for start in made.starts:
+            assert start.option.node in self.files[start.model]
             self._begin(start)
+        if self.chance.random() < 0.05:
+            self.files[self.chance.choice(MODELS)] = {self.chance.choice(list(NODES))}
+        for name, node in tuple(self.fetching.items()):
+            if self.chance.random() < 0.3:
+                del self.fetching[name]
+                # One in three fails, and may be tried again.
+                self.files[name] |= {node} if self.chance.random() < 0.7 else set()
+        for fetch in made.fetches:
+            self.fetching[fetch.model] = fetch.node
         return world, made
 
     def _live(self, one: Instance) -> None:
@@ -169,6 +192,9 @@ def test_ten_thousand_steps(seed: int) -> None:
             check_stop(stop, world)
         starting = {start.model for start in made.starts}
         live = {one.model for one in world.instances if one.state in LIVE and one.state is not S.DRAINING}
+        for fetch in made.fetches:
+            assert fetch.node not in {way.node for way in world.options[fetch.model]}
+            assert not world.nodes[fetch.node].cordoned
         for name, count in yard.queue.items():
             assert not count or name in starting | live | made.reasons.keys(), f"{name} waits without a word"
         assert plan(world) == made, "the same world, the same plan"

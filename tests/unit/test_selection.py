@@ -35,6 +35,10 @@ def picked(reference: str, *paths: str) -> list[str]:
         ("https://huggingface.co/org/name/tree/main/Q4_K_M", "org/name", "Q4_K_M", "main"),
         ("https://hf.co/org/name:Q8_0", "org/name", "Q8_0", None),
         ("huggingface.co/org/name/tree/v1", "org/name", None, "v1"),
+        ("huggingface.co/org/name/", "org/name", None, None),
+        ("hf.co/org/name?library=transformers#usage", "org/name", None, None),
+        ("https://huggingface.co/org/name/commit/0123abc", "org/name", None, "0123abc"),
+        ("org/name@v1.0:Q4_K_M", "org/name", "Q4_K_M", "v1.0"),
     ],
 )
 def test_references_and_urls_are_read(text: str, repo: str, quant: str | None, revision: str | None) -> None:
@@ -51,6 +55,7 @@ def test_references_and_urls_are_read(text: str, repo: str, quant: str | None, r
         ("hf.co/o/n/resolve/main/a.gguf", "a.gguf", "main"),
         ("hf.co/o/n/sub/a.gguf", "sub/a.gguf", None),
         ("o/n/sub/a.gguf@v2", "sub/a.gguf", "v2"),
+        ("https://huggingface.co/o/n?show_file_info=sub%2Fa.gguf", "sub/a.gguf", None),
     ],
 )
 def test_a_file_is_named_by_its_address_or_after_its_repository(
@@ -76,6 +81,13 @@ def test_a_file_is_named_by_its_address_or_after_its_repository(
 def test_anything_else_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(ValueError, match=r"[a-z]+ .*\.$"):
         parse_reference(text)
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "o/n:" + "x" * 5000, "https://hf.co/" + "x" * 5000])
+def test_a_refusal_does_not_repeat_all_that_was_pasted(text: str) -> None:
+    with pytest.raises(ValueError, match="xxx") as caught:
+        parse_reference(text)
+    assert len(str(caught.value)) < 300
 
 
 def test_a_reference_prints_as_it_is_typed() -> None:
@@ -124,6 +136,13 @@ def test_shards_come_in_order_and_together() -> None:
 def test_a_missing_shard_is_told() -> None:
     with pytest.raises(ValueError, match="lacks 1 of the 2 parts of Q8_0"):
         select("o/n:Q8_0", "m-Q8_0-00002-of-00002.gguf")
+
+
+def test_a_quant_that_lacks_shards_is_not_offered_in_its_own_place() -> None:
+    with pytest.raises(ValueError, match="choose another quant: Q4_0"):
+        select("o/n:Q8_0", "m-Q8_0-00001-of-00002.gguf", "m-Q4_0.gguf")
+    with pytest.raises(ValueError, match="and has no other"):
+        select("o/n:Q8_0", "m-Q8_0-00001-of-00002.gguf")
 
 
 def test_an_absurd_shard_number_is_a_plain_name() -> None:

@@ -49,6 +49,7 @@ def picked(*paths: str, **choice: object) -> set[str]:
             ("2_Dense/pytorch_model.bin", "eval/results.json"),
         ),
         (("config.json", "consolidated.safetensors", "params.json"), ("consolidated.00.pth",)),
+        (MODEL, ("description.txt", ".modelyard.json", "1_Pooling/description.txt", ".cache.json")),
     ],
 )
 def test_what_the_engine_needs_and_nothing_else(needed: tuple[str, ...], left: tuple[str, ...]) -> None:
@@ -76,6 +77,8 @@ def test_gguf_comes_first_and_the_folder_can_be_named() -> None:
         (("config.json", SHARDS[0]), "no_such_model", "lacks 1 of the 2 parts"),
         (("model.safetensors",), "no_such_model", "no config.json"),
         (("adapter_config.json", "x.safetensors"), "no_such_model", "adapter"),
+        (("adapter_config.json", "adapter_model.safetensors"), "no_such_model", "adapter"),
+        (("model_index.json", "unet/diffusion_pytorch_model.safetensors"), "no_such_model", "images"),
         (("model_index.json", "unet/x.safetensors", "x.safetensors"), "no_such_model", "images"),
         (("README.md",), "no_such_model", "no .gguf and no .safetensors"),
     ],

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 _REQUEST_TIMEOUT_S = 20.0
 _PAUSES_S = (1.0, 3.0)
+_PATIENCE_S = 300.0
+"""If the hub wants to be left alone for longer, that is told."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA1 = re.compile(r"[0-9a-f]{40}")
 _WORTH_ANOTHER_TRY = frozenset({"hub_error", "hub_unreachable", "hub_rate_limited"})
 
 
@@ -39,7 +42,11 @@ class RepoListing(Struct, frozen=True, kw_only=True):
 
 
 def list_repo(
-    reference: Reference, *, endpoint: str | None = None, pauses_s: tuple[float, ...] = _PAUSES_S
+    reference: Reference,
+    *,
+    endpoint: str | None = None,
+    pauses_s: tuple[float, ...] = _PAUSES_S,
+    patience_s: float = _PATIENCE_S,
 ) -> RepoListing:
     """The files of reference's repository at its revision; blocks. A busy hub is asked again a few times."""
     quiet_library()
@@ -50,9 +57,9 @@ def list_repo(
         try:
             return _ask(reference, endpoint)
         except HubError as error:
-            if error.code not in _WORTH_ANOTHER_TRY:
+            if error.code not in _WORTH_ANOTHER_TRY or error.retry_after_s > patience_s:
                 raise
-        time.sleep(pause_s)
+            time.sleep(max(pause_s, error.retry_after_s))
     return _ask(reference, endpoint)
 
 
@@ -86,14 +93,15 @@ def _listing(info: "ModelInfo") -> RepoListing:
 
 
 def _remote_file(entry: "RepoSibling") -> RemoteFile:
-    size_bytes, sha256 = entry.size, None
+    size_bytes, sha256, blob_sha1 = entry.size, None, entry.blob_id
     if entry.lfs is not None:
-        size_bytes, sha256 = entry.lfs.size, entry.lfs.sha256
+        size_bytes, sha256, blob_sha1 = entry.lfs.size, entry.lfs.sha256, None
         if not _SHA256.fullmatch(sha256):
             raise ValueError("no sha256")
     if not isinstance(size_bytes, int) or size_bytes < 0:
         raise ValueError("no size")
-    return RemoteFile(path=entry.rfilename, size_bytes=size_bytes, sha256=sha256)
+    known = blob_sha1 if isinstance(blob_sha1, str) and _SHA1.fullmatch(blob_sha1) else None
+    return RemoteFile(path=entry.rfilename, size_bytes=size_bytes, sha256=sha256, blob_sha1=known)
 
 
 def license_of(info: "ModelInfo") -> str | None:

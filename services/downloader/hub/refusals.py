@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from yarl import URL
+from urllib.parse import urlsplit
 
 from services.downloader.backoff import parse_retry_after_s
 from services.downloader.errors import HubError
@@ -67,6 +66,7 @@ def rate_limited(retry_after_s: float | None) -> HubError:
     return HubError(
         "hub_rate_limited",
         f"The hub wants fewer requests: try again {when}; with HF_TOKEN set it allows more.",
+        retry_after_s or 0.0,
     )
 
 
@@ -79,7 +79,7 @@ def unreachable(endpoint: str) -> HubError:
     """Nobody is there."""
     return HubError(
         "hub_unreachable",
-        f"Nobody answers at {URL(endpoint).host}; check the network, or HF_ENDPOINT.",
+        f"Nobody answers at {urlsplit(endpoint).hostname}; check the network, or HF_ENDPOINT.",
     )
 
 
@@ -111,4 +111,8 @@ def _by_status(status: int, retry_after: str | None, endpoint: str, subject: str
         )
     if status == 429:
         return rate_limited(parse_retry_after_s(retry_after))
-    return HubError("hub_error", f"The hub answered {status} when asked about {subject}; try again later.")
+    return HubError(
+        "hub_error",
+        f"The hub answered {status} when asked about {subject}; try again later.",
+        parse_retry_after_s(retry_after) or 0.0,
+    )

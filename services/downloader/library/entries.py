@@ -5,20 +5,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from modelyard.cli.text import spell_size
-from schemas.library import EntryFormat, Facts, LibraryEntry, Verified
+from schemas.downloads import Download, DownloadState
+from schemas.library import EntryFormat, Facts, LibraryEntry, Verified, entry_id
 from schemas.models import ModelSpec, Source
 from services.downloader.library import records
 from services.downloader.library.grouping import shown_name
 from services.downloader.library.shelf import Look, Model, read_by
+from services.downloader.reference import parse_reference
 
 _SHOWN_DAMAGED = 20
 Uses = Mapping[str, tuple[str, ...]]
 """By the path of a file or a folder, relative to its store: the models that name it."""
-
-
-def entry_id(path: str) -> str:
-    """The token of what lies at `path`: the same wherever the store is."""
-    return hashlib.sha256(path.encode()).hexdigest()[:16]
 
 
 def revision_of(description: str) -> str:
@@ -44,6 +41,15 @@ def users_of(model: Model, uses: Uses) -> tuple[str, ...]:
     if group.format in (EntryFormat.SAFETENSORS, EntryFormat.OTHER) and group.folder:
         places.append(group.folder)
     return tuple(sorted({name for place in places for name in uses.get(place, ())}))
+
+
+def brings(download: Download, model: Model) -> bool:
+    """Whether a download is at files of this model; which ones, is known as soon as the hub has answered."""
+    if download.state is not DownloadState.TRANSFERRING:
+        return False
+    repo = parse_reference(download.reference).repo
+    coming = {f"{repo}/{path}" for path in download.files}
+    return any(file.path in coming for file in model.group.files)
 
 
 def entry_of(model: Model, node: str, store: str, users: tuple[str, ...]) -> LibraryEntry:

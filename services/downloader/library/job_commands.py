@@ -24,12 +24,12 @@ from schemas.library import (
     LibraryEntry,
     LibraryJob,
     LibraryRef,
+    entry_id,
 )
 from services.downloader.library import hub_cache
 from services.downloader.library.commands import only_node, owner
 from services.downloader.library.copying import listing, missing, noted, wanted
 from services.downloader.library.disk_work import on_disk
-from services.downloader.library.entries import entry_id
 from services.downloader.library.fetching import fetch
 from services.downloader.library.hub_cache import Snapshot
 from services.downloader.library.jobs import Jobs

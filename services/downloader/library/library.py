@@ -11,11 +11,12 @@ from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
 from schemas import buckets
+from schemas.downloads import Download
 from schemas.errors import Conflict, NotFound
 from schemas.instances import LIVE, Instance
 from schemas.library import EntryFormat, LibraryEntry, StoreSpace
 from schemas.models import ModelSpec
-from services.downloader.library.entries import Uses, users_of, uses_of
+from services.downloader.library.entries import Uses, brings, users_of, uses_of
 from services.downloader.library.keeper import Keeper, Survey
 from services.downloader.library.shelf import Model, Reading, Shelf
 from services.downloader.peers.finder import Finder
@@ -31,6 +32,7 @@ class Library:
         models: Mirror[ModelSpec],
         instances: Mirror[Instance],
         spaces: Mirror[StoreSpace],
+        downloads: Mirror[Download],
     ) -> None:
         self.node = bus.node
         self.keepers: dict[str, Keeper] = {}
@@ -41,6 +43,7 @@ class Library:
         self._models = models
         self._instances = instances
         self._spaces = spaces
+        self._downloads = downloads
         self._uses: Uses = {}
         self._named: defaultdict[str, list[ModelSpec]] = defaultdict(list)
         """Every spec a name has stood for since we look: an instance may outlive its model's record."""
@@ -127,7 +130,7 @@ class Library:
                 yield keeper, keeper.survey
 
     def check_free(self, entry: LibraryEntry, model: Model) -> None:
-        """Conflict while an instance here runs from an entry, or a model of the registry needs it."""
+        """Conflict while an instance here runs from an entry, a model needs it, or a download brings it."""
         running = [
             one for one in self._instances.values.values() if one.node == self.node and one.state in LIVE
         ]
@@ -143,6 +146,12 @@ class Library:
                 f"{entry.path} is needed by {names}; take that out of the registry first "
                 f"(yard rm {entry.used_by[0]}), or force it."
             )
+        for download in self._downloads.values.values():
+            if download.node == self.node and brings(download, model):
+                raise Conflict(
+                    f"{entry.path} is being downloaded; wait for that, cancel it first "
+                    f"(yard downloads cancel {download.download}), or force it."
+                )
 
 
 def _remember(shelf: Shelf, entries: dict[str, LibraryEntry]) -> None:

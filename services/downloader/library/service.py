@@ -12,15 +12,22 @@ from services.downloader.library.library import Library
 from services.downloader.peers.service import start_peers
 
 
-async def start_library(bus: Bus, settings: Settings, tasks: Tasks, commands: Commands) -> Library:
-    """Keep the stores of this node, and answer the commands of the library."""
+async def open_library(bus: Bus, settings: Settings, tasks: Tasks) -> Library:
+    """Keep the stores of this node."""
     models = await Mirror.start(bus, buckets.MODELS, tasks)
     instances = await Mirror.start(bus, buckets.INSTANCES, tasks)
     spaces = await Mirror.start(bus, buckets.STORES, tasks)
-    jobs = await Mirror.start(bus, buckets.JOBS, tasks)
-    library = Library(bus, settings, models, instances, spaces)
+    downloads = await Mirror.start(bus, buckets.DOWNLOADS, tasks)
+    library = Library(bus, settings, models, instances, spaces, downloads)
     await library.start(tasks)
+    return library
+
+
+async def serve_library(
+    bus: Bus, settings: Settings, tasks: Tasks, library: Library, commands: Commands
+) -> None:
+    """Answer the commands of the library, and give its files to other nodes."""
+    jobs = await Mirror.start(bus, buckets.JOBS, tasks)
     await LibraryCommands(bus, tasks, library, commands).start()
     await start_peers(bus, settings, tasks, commands, library)
     await JobCommands(bus, tasks, settings, library, commands, jobs).start()
-    return library

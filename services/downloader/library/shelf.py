@@ -197,7 +197,7 @@ _LINK = (
 
 def decode_description(data: bytes) -> str:
     """What a person sees of a description."""
-    return data.decode(errors="replace").strip()
+    return data.decode("utf-8-sig", errors="replace").strip()
 
 
 def signature(group: Group) -> Signature:

@@ -90,12 +90,20 @@ def _look(
         elif entry.is_file(follow_symlinks=False):
             found = entry.stat(follow_symlinks=False)
             partial = unfinished or _PARTIAL.search(entry.name)
-            listed = tree.partials if partial else tree.files
-            listed.append(Found(path, found.st_size, found.st_mtime_ns))
+            if partial:
+                tree.partials.append(Found(path, _taken_bytes(found), found.st_mtime_ns))
+            else:
+                tree.files.append(Found(path, found.st_size, found.st_mtime_ns))
     except FileNotFoundError:
         return  # It went away while we looked.
     except OSError:
         tree.odd.append(path)
+
+
+def _taken_bytes(found: os.stat_result) -> int:
+    """What a file takes of the disk: one that is still coming may be mostly holes."""
+    blocks: int | None = getattr(found, "st_blocks", None)
+    return found.st_size if blocks is None else min(found.st_size, blocks * 512)
 
 
 def _descend(name: str, handle: int, path: str, tree: Tree, depth: int) -> None:

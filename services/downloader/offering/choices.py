@@ -13,7 +13,7 @@ from services.downloader.reference import Reference
 from services.downloader.selection.choose import SAFETENSORS
 from services.downloader.selection.files import RemoteFile, SelectionError
 from services.downloader.selection.gguf import Group, choose, group_models
-from services.downloader.selection.safetensors import has_safetensors, select_safetensors
+from services.downloader.selection.safetensors import has_safetensors, refuse_kind, select_safetensors
 
 _MOST = 200
 """No repository that anybody chooses from has more."""
@@ -46,6 +46,7 @@ def folder_choice(
     reference: Reference, files: Sequence[RemoteFile], shelf: Shelf, *, is_default: bool
 ) -> Offered | None:
     """The folder of safetensors; None where there is none. SelectionError where it is none for an engine."""
+    refuse_kind(reference.repo, files)
     if not has_safetensors(files):
         return None
     chosen = select_safetensors(reference.repo, files)

@@ -41,6 +41,7 @@ R = TypeVar("R")
 
 _SEARCH_S = 30.0
 _PAUSES_S = (1.0,)
+_PATIENCE_S = 3.0
 """Somebody waits at a screen."""
 
 
@@ -64,7 +65,7 @@ class Offers:
             reference = parse_reference(asked.reference)
         except ValueError as error:
             raise BadRequest(str(error), param="reference") from error
-        listing = await _blocking(lambda: list_repo(reference, pauses_s=_PAUSES_S))
+        listing = await _blocking(lambda: list_repo(reference, pauses_s=_PAUSES_S, patience_s=_PATIENCE_S))
         offer = Offer(
             repo=reference.repo,
             revision=listing.commit,

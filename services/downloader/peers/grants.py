@@ -38,9 +38,9 @@ class Grants:
 
     def check(self, sha256: str, token: str) -> Given | None:
         """What this token opens under this name; every one is compared in constant time."""
-        found = None
+        found, asked = None, token.encode(errors="surrogateescape")
         for grant in self._grants.get(sha256, []):
-            if hmac.compare_digest(grant.token, token.encode()) and grant.expires_at > self._now():
+            if hmac.compare_digest(grant.token, asked) and grant.expires_at > self._now():
                 found = grant.given
         return found
 

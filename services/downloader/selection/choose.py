@@ -12,6 +12,7 @@ from services.downloader.selection.quants import read_name
 from services.downloader.selection.safetensors import (
     has_safetensors,
     pickles_of,
+    refuse_kind,
     refuse_pickles,
     select_safetensors,
 )
@@ -38,6 +39,7 @@ def select_files(
 
 
 def _folder(reference: Reference, files: Sequence[RemoteFile]) -> Selection:
+    refuse_kind(reference.repo, files)
     if not has_safetensors(files):
         if pickles := pickles_of(files):
             raise refuse_pickles(reference.repo, pickles)

@@ -6,11 +6,12 @@ from schemas.formats import Format
 
 
 class RemoteFile(Struct, frozen=True, kw_only=True):
-    """A file as the hub lists it; only small files have no sha256."""
+    """A file as the hub lists it; only small ones have no sha256, but git's name for the bytes."""
 
     path: str
     size_bytes: int
     sha256: str | None = None
+    blob_sha1: str | None = None
 
 
 class Selection(Struct, frozen=True, kw_only=True):

@@ -96,9 +96,10 @@ def _selection(
     mmproj: str | None,
 ) -> Selection:
     if group.missing:
+        others = _labels(each for each in groups if not each.missing)
+        what = f"choose another quant: {others}" if others else "and has no other quant"
         raise SelectionError(
-            f"{reference.repo} lacks {group.missing} of the {group.shards} parts of {group.label}; "
-            f"choose another quant: {_labels(groups)}."
+            f"{reference.repo} lacks {group.missing} of the {group.shards} parts of {group.label}; {what}."
         )
     return Selection(
         format=Format.GGUF,

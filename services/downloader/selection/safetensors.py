@@ -13,7 +13,17 @@ _MODULE = re.compile(r"\d+_[A-Za-z]+")
 """A folder of a sentence-transformers module, such as `1_Pooling`."""
 _EXTRA_FOLDERS = frozenset({"additional_chat_templates"})
 _TEXTS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
-_NOT_TEXTS = ("LICENSE", "NOTICE", "README", "USE_POLICY", "requirements", "training_args", "trainer_state")
+_NOT_TEXTS = (
+    ".",
+    "description.txt",
+    "LICENSE",
+    "NOTICE",
+    "README",
+    "USE_POLICY",
+    "requirements",
+    "training_args",
+    "trainer_state",
+)
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<shard>\d{5})-of-(?P<shards>\d{5})\.safetensors")
 _CONSOLIDATED = re.compile(r"consolidated.*\.safetensors")
 _WHOLE = "model.safetensors"
@@ -27,7 +37,7 @@ def has_safetensors(files: Iterable[RemoteFile]) -> bool:
 
 def select_safetensors(repo: str, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
     """The files of the model, weights first; SelectionError where it is none that an engine serves."""
-    _check_kind(repo, files)
+    _check_config(repo, files)
     weights = _without_copies([file for file in files if _is_weight(file)])
     _check_shards(repo, weights)
     chosen = {file.path for file in weights}
@@ -50,15 +60,18 @@ def refuse_pickles(repo: str, pickles: Sequence[RemoteFile]) -> SelectionError:
     )
 
 
-def _check_kind(repo: str, files: Iterable[RemoteFile]) -> None:
+def refuse_kind(repo: str, files: Iterable[RemoteFile]) -> None:
+    """SelectionError for what an engine for safetensors could never serve, whatever weights there are."""
     names = {file.path for file in files}
     if "model_index.json" in names:
         raise SelectionError(f"{repo} makes images or videos, which no engine of the yard serves.")
-    if names & {"config.json", "modules.json"}:
-        return
-    if "adapter_config.json" in names:
+    if "adapter_config.json" in names and not names & {"config.json", "modules.json"}:
         raise SelectionError(f"{repo} is an adapter for another model, and no model by itself.")
-    raise SelectionError(f"{repo} has safetensors but no config.json, so no engine knows what they are.")
+
+
+def _check_config(repo: str, files: Iterable[RemoteFile]) -> None:
+    if not {file.path for file in files} & {"config.json", "modules.json"}:
+        raise SelectionError(f"{repo} has safetensors but no config.json, so no engine knows what they are.")
 
 
 def _check_shards(repo: str, weights: Iterable[RemoteFile]) -> None:

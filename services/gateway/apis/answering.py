@@ -108,7 +108,7 @@ def comment(place: Place | None) -> bytes:
     """The same as a comment between server-sent events."""
     if place is None:
         return b": the model reads the prompt\n\n"
-    why = f": {place.reason}" if place.reason else ""
+    why = f" once the model is there: {place.reason}" if place.reason else ""
     return f": waiting, position {place.position}, about {place.expected_wait_s:g} s{why}\n\n".encode()
 
 

@@ -3,15 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from modelyard.settings import Settings
 from schemas.models import ModelSpec
-from schemas.placing import MeasuredMemory, Need, NodeDevice, Option, Options, WorkerPlace
+from schemas.placing import MeasuredMemory, Need, NodeDevice, Option, Options, StandIn, WorkerPlace
 from schemas.profiles import ANY_GPU, CPU, DeviceNeed, Profile
 from schemas.restart import fingerprint
 from services.supervisor.agent.appetite import appetite, corrected, spread_appetite
 from services.supervisor.engines import choose
 from services.supervisor.engines.base import Engine, EngineProblem
-from services.supervisor.runner.files import check_files
+from services.supervisor.engines.find import find
+from services.supervisor.runner.files import check_files, missing_files, not_there
 
 _MIB = 1024 * 1024
 _ONLY_CPU = frozenset({"embedded"})
@@ -33,11 +36,40 @@ def options(
     measured: Mapping[str, MeasuredMemory],
 ) -> Options:
     """Every way, best first. Where it cannot be run at all, one that will fail with a clear state."""
+    fails = (Option(node=settings.node),)
+    store = settings.store_of(spec.path)
     try:
         engine = choose(spec, settings)
+        if missing := missing_files(spec, store, engine):
+            wanted = missing if settings.fetch else ()
+            problem = not_there(spec, missing[0])
+            return Options(options=fails, problem=problem, missing=wanted, engine=engine.name)
+        check_files(spec, store, engine)
+    except EngineProblem as error:
+        return Options(options=fails, problem=str(error))
+    return _ways(spec, settings, engine, devices, measured)
+
+
+def options_of(
+    other: StandIn, spec: ModelSpec, settings: Settings, measured: Mapping[str, MeasuredMemory]
+) -> Options:
+    """The ways of a node that lacks the files, by those that are here."""
+    try:
+        engine = find(settings).engines.get(other.engine) or choose(spec, settings)
         check_files(spec, settings.store_of(spec.path), engine)
     except EngineProblem as error:
-        return Options(options=(Option(node=settings.node),), problem=str(error))
+        return Options(problem=str(error))
+    found = _ways(spec, msgspec.structs.replace(settings, node=other.node), engine, other.devices, measured)
+    return msgspec.structs.replace(found, engine=other.engine)
+
+
+def _ways(
+    spec: ModelSpec,
+    settings: Settings,
+    engine: Engine,
+    devices: Sequence[NodeDevice],
+    measured: Mapping[str, MeasuredMemory],
+) -> Options:
     found: list[Option] = []
     problem = None
     for placing in placings(spec, engine.name, devices):

@@ -19,7 +19,7 @@ from schemas.placing import AskOptions, Cordon, MeasuredMemory, NodeDevice, Opti
 from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.devices import Devices
-from services.supervisor.agent.options import options
+from services.supervisor.agent.options import options, options_of
 from services.supervisor.agent.presence import Presence
 from services.supervisor.agent.workers import Workers
 from services.supervisor.registry import Registry
@@ -54,6 +54,8 @@ class Orders:
     async def options(self, asked: AskOptions) -> Options:
         """How this node could run a model."""
         spec = self._spec(asked.model, asked.revision)
+        if asked.instead_of is not None:
+            return options_of(asked.instead_of, spec, self._settings, self._measured.values)
         return options(spec, self._settings, self._now(), self._measured.values)
 
     async def start(self, proposal: StartInstance) -> Accepted:
@@ -92,9 +94,10 @@ class Orders:
         return Accepted()
 
     async def clear(self, order: ClearNode) -> NodeCleared:
-        """End everything, for good."""
+        """End everything, for good: the node leaves."""
         stopped = await self._agent.clear(order.drain_s)
         await self._workers.clear()
+        await self._presence.leave()
         return NodeCleared(stopped=stopped)
 
     async def cordon(self, order: Cordon) -> Accepted:

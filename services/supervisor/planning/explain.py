@@ -26,6 +26,8 @@ def explain(model: str, world: World, made: Plan) -> PlanAnswer:
     if start is not None:
         return _answer(model, start.option, (), kept)
     reason = made.reasons.get(model, "nothing is known about it")
+    if fetch := next((one for one in made.fetches if one.model == model), None):
+        return PlanAnswer(model=model, text=f"{model} would wait: {reason}.", node=fetch.node, keeps=kept)
     if not evicted or f"{names(evicted)} makes room for it" != reason:
         return PlanAnswer(model=model, text=f"{model} would wait: {reason}.", keeps=kept)
     return _answer(model, _likely(model, world), evicted, kept)

@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from schemas.groups import GroupKind
 from schemas.instances import Instance, Reason
 from schemas.placing import Option
+from services.supervisor.planning.fetches import best
 from services.supervisor.planning.retire import Retired, retire
 from services.supervisor.planning.room import Room, held, wanted
 from services.supervisor.planning.text import is_short_of, names
 from services.supervisor.planning.victims import cheapest, cost, in_use
 from services.supervisor.planning.world import (
+    FetchModel,
     Plan,
     StartModel,
     StopModel,
@@ -37,12 +39,16 @@ def desired(world: World, name: str) -> int:
         return 0
     spec, own = world.models[name], world.of(name)
     serving = [one for one in own if is_serving(one)]
-    asked = world.asked(name) or _was_replaced(world, own) or _is_fetched_along(world, name)
-    least = max(spec.replicas.min, int(spec.autostart), int(asked))
+    least = max(spec.replicas.min, int(spec.autostart), int(_is_waited_for(world, name)))
     slots = sum(one.slots or spec.n_parallel for one in serving)
     if serving and all(map(is_ready, serving)) and world.waiting(name) > slots:
         return min(max(least, len(serving) + 1), max(spec.replicas.max, least))
     return least
+
+
+def _is_waited_for(world: World, name: str) -> bool:
+    """Whether others may have to leave for it: not for a model that nobody asks for."""
+    return world.asked(name) or _was_replaced(world, world.of(name)) or _is_fetched_along(world, name)
 
 
 def _is_fetched_along(world: World, name: str) -> bool:
@@ -76,6 +82,7 @@ class _Draft:
         self._room = Room(world.nodes, world.instances)
         self._starts: list[StartModel] = []
         self._stops: dict[str, StopModel] = {}
+        self._fetches: list[FetchModel] = []
         self._reasons: dict[str, str] = {}
         self._hopeless: set[str] = set()
         self._looks: list[float] = []
@@ -87,6 +94,7 @@ class _Draft:
         return Plan(
             starts=tuple(self._starts),
             stops=tuple(self._stops.values()),
+            fetches=tuple(self._fetches),
             reasons=self._reasons,
             hopeless=frozenset(self._hopeless),
             look_again_at=min(later, default=None),
@@ -110,6 +118,8 @@ class _Draft:
             self._reasons[name] = reason
             return
         options = self._options(name)
+        if self._lacks_files(name, options) and self._fetch(name):
+            return
         if not options:
             self._reasons[name] = self._why_nowhere(name)
             return
@@ -144,6 +154,32 @@ class _Draft:
             for option in self._world.options.get(name, ())
             if option.node in nodes and not nodes[option.node].cordoned
         ]
+
+    def _lacks_files(self, name: str, options: list[Option]) -> bool:
+        """Whether no node that has its files could ever run what is missing of it.
+
+        For more instances than there must be nothing is fetched.
+        """
+        serving = [one for one in self._world.of(name) if is_serving(one)]
+        if serving and len(serving) >= self._world.models[name].replicas.min:
+            return False
+        could = name not in self._world.problems
+        return not (could and any(self._room.could_hold(one, serving) for one in options))
+
+    def _fetch(self, name: str) -> bool:
+        """Have its files brought to a node that could run it, or say how far that is; False if none could."""
+        if (progress := self._world.fetching.get(name)) is not None:
+            self._reasons[name] = progress
+        elif (way := best(self._world, name, self._room)) is not None:
+            self._fetches.append(FetchModel(model=name, node=way.option.node))
+            much = f"{way.size} " if way.size else ""
+            self._reasons[name] = f"its files are brought to {way.option.node} first, {much}from {way.source}"
+        elif (problem := self._world.unfetched.get(name)) is not None:
+            self._reasons[name] = problem
+            self._hopeless.add(name)
+        else:
+            return False
+        return True
 
     def _why_nowhere(self, name: str) -> str:
         known = [option.node for option in self._world.options.get(name, ())]
@@ -186,6 +222,9 @@ class _Draft:
         if soon is not None and not staying:
             self._promise(name, soon)
             self._reasons[name] = f"it waits for what {self._leaving(blockers)} gives back"
+            return
+        if not _is_waited_for(self._world, name) and any(map(self._room.could_ever, options)):
+            self._reasons[name] = "it starts as soon as there is room; nobody has to leave for it"
             return
         candidates = [one for one in self._world.instances if self._may_go(one, name)]
         if not all(one in candidates for one in staying):

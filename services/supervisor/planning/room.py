@@ -47,6 +47,14 @@ class Room:
         """Whether the devices are large enough, were they empty."""
         return all(self._size.get(place, -1) >= size for place, size in wanted(option).items())
 
+    def could_hold(self, option: Option, beside: Iterable[Instance]) -> bool:
+        """Whether they are large enough together with these instances, were all others gone."""
+        taken = wanted(option)
+        for instance in beside:
+            taken.update(held(instance))
+        places = wanted(option).keys()
+        return all(self._size.get(place, -1) >= taken[place] for place in places)
+
     def size(self, node: str, device: str) -> int:
         """What all instances together may take there."""
         return self._size.get((node, device), 0)

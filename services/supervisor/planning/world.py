@@ -30,6 +30,16 @@ class NodeRoom(Record):
     """It takes no new start."""
 
 
+class Fetch(Record):
+    """A way to run a model on a node that lacks its files, once they are there."""
+
+    option: Option
+    source: str
+    """Where they come from, for people."""
+    size: str | None = None
+    """How much that is, for people."""
+
+
 class Rules(Record):
     """How fast models may take turns on the same memory."""
 
@@ -57,6 +67,12 @@ class World(Record):
     """For each model the ways to run it, best first; nothing for one whose nodes were not asked yet."""
     problems: dict[str, str] = msgspec.field(default_factory=dict)
     """Why there is no option for a model."""
+    fetches: dict[str, tuple[Fetch, ...]] = msgspec.field(default_factory=dict)
+    """For each model the ways that its files would have to be fetched for, best first."""
+    fetching: dict[str, str] = msgspec.field(default_factory=dict)
+    """Models whose files are on their way, and how far that is."""
+    unfetched: dict[str, str] = msgspec.field(default_factory=dict)
+    """Why a model's files could not be fetched."""
     replaced: frozenset[str] = frozenset()
     """Instances that run what their model no longer is."""
     groups: tuple[Group, ...] = ()
@@ -88,6 +104,13 @@ class StartModel(Record):
     failures: int = 0
 
 
+class FetchModel(Record):
+    """Have the files of this model brought to this node."""
+
+    model: str
+    node: str
+
+
 class StopModel(Record):
     """Drain and stop this instance."""
 
@@ -102,9 +125,10 @@ class Plan(Record):
 
     starts: tuple[StartModel, ...] = ()
     stops: tuple[StopModel, ...] = ()
+    fetches: tuple[FetchModel, ...] = ()
     reasons: dict[str, str] = msgspec.field(default_factory=dict)
     hopeless: frozenset[str] = frozenset()
-    """Those of them for which no device is large enough, were it empty."""
+    """Those of them that no waiting helps: no device is large enough, or their files cannot be had."""
     look_again_at: float | None = None
     """Unix seconds at which the world looks different without any event."""
 

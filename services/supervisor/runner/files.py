@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
+from modelyard.gguf.errors import GgufError
+from modelyard.gguf.files import shard_paths
 from modelyard.paths import resolve_inside
 from modelyard.safetensors import check_safetensors, weights
 from schemas.models import ModelSpec
@@ -22,12 +24,25 @@ def check_files(spec: ModelSpec, store: Path, engine: Engine) -> Files:
     return files
 
 
+def missing_files(spec: ModelSpec, store: Path, engine: Engine) -> tuple[str, ...]:
+    """The model's files that are not in the store, as its spec names them; EngineProblem for a wrong path."""
+    own = [spec.path] if engine.needs_files else []
+    more = (spec.mmproj, spec.chat_template, *(lora.path for lora in spec.loras))
+    named = [*own, *(path for path in more if path is not None)]
+    return tuple(path for path in named if not _inside(store, path, spec).exists())
+
+
+def not_there(spec: ModelSpec, path: str) -> str:
+    """The sentence for a file that is not there."""
+    return f"The file {path} of model {spec.name} is not in the store."
+
+
 def size_bytes(model: Path) -> int:
     """How much there is to load; 0 where that cannot be known."""
     try:
-        parts = weights(model) if model.is_dir() else [model]
+        parts = weights(model) if model.is_dir() else shard_paths(model)
         return sum(path.stat().st_size for path in parts)
-    except OSError:
+    except (OSError, GgufError):
         return 0
 
 
@@ -38,8 +53,9 @@ def _check_model(spec: ModelSpec, model: Path) -> None:
             return
         with model.open("rb") as file:
             check_gguf(file.read(HEAD_BYTES), model.stat().st_size)
+        shard_paths(model)
     except FileNotFoundError:
-        raise EngineProblem(f"The file {spec.path} of model {spec.name} is not in the store.") from None
+        raise EngineProblem(not_there(spec, spec.path)) from None
     except OSError as error:
         raise EngineProblem(f"The file {spec.path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -52,7 +68,7 @@ def _there(store: Path, path: str | None, spec: ModelSpec) -> Path | None:
 
 def _existing(store: Path, path: str, spec: ModelSpec) -> Path:
     if not (file := _inside(store, path, spec)).is_file():
-        raise EngineProblem(f"The file {path} of model {spec.name} is not in the store.")
+        raise EngineProblem(not_there(spec, path))
     return file
 
 

@@ -9,10 +9,16 @@ from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.state import Mirror
 from schemas import subjects
-from schemas.errors import Conflict, ModelNotFound, YardError
+from schemas.errors import (
+    BrokerUnavailable,
+    DeadlineExceeded,
+    InternalError,
+    ServiceUnavailable,
+    YardError,
+)
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
-from schemas.placing import AskOptions, Option, Options
+from schemas.placing import AskOptions, Option, Options, StandIn
 from services.supervisor.planning.workers import settled
 from services.supervisor.planning.world import NodeRoom
 
@@ -27,6 +33,7 @@ class _Asked(NamedTuple):
     model: str
     revision: int
     node: str
+    instead_of: str | None = None
 
 
 class _Answer(NamedTuple):
@@ -55,6 +62,10 @@ class Nodes:
 
     def _is_silent(self, node: str) -> bool:
         return self._silent.get(node) == self._nodes.revisions.get(node)
+
+    def __getitem__(self, node: str) -> Node:
+        """The record of a node that is there; KeyError for others."""
+        return self._nodes.values[node]
 
     def rooms(self) -> dict[str, NodeRoom]:
         """What each node has for models that answers."""
@@ -101,21 +112,51 @@ class Nodes:
                 problems[model] = problem
         return ways, problems
 
-    async def _ask(self, one: _Asked) -> None:
-        question = AskOptions(model=one.model, revision=one.revision)
+    def lacking(self, model: str) -> dict[str, Options]:
+        """Nodes that could run a model but for files that they lack, with what they said."""
+        return {
+            one.node: answer.options
+            for one, answer in self._answers.items()
+            if one.model == model and one.instead_of is None and answer.options.missing
+        }
+
+    def forget(self) -> None:
+        """Ask anew at the next look: files have come."""
+        self._answers.clear()
+
+    async def instead(self, node: str, model: str, other: StandIn) -> Options:
+        """How `other` could run a model, by the files on `node`; nothing known if that does not say."""
+        revisions = {spec.name: self._models.revisions[key] for key, spec in self._models.values.items()}
+        asked = _Asked(model, revisions[model], node, other.node)
+        if asked not in self._answers and node in self.rooms():
+            await self._ask(asked, other)
+        answer = self._answers.get(asked)
+        return answer.options if answer else Options(options=(Option(node=other.node),))
+
+    async def _ask(self, one: _Asked, instead_of: StandIn | None = None) -> None:
+        question = AskOptions(model=one.model, revision=one.revision, instead_of=instead_of)
         try:
             said = await self._bus.call(subjects.NODE_OPTIONS, question, node=one.node, timeout_s=_PATIENCE_S)
         except YardError as error:
-            if not isinstance(error, Conflict | ModelNotFound):
-                # Those two mean that its view of the registry is a moment older or newer than ours.
-                self.note_silent(one.node)
             log.warning("node_does_not_say", node=one.node, model=one.model, error=error.message)
+            if isinstance(error, BrokerUnavailable | ServiceUnavailable | DeadlineExceeded):
+                self.note_silent(one.node)
+            if isinstance(error, InternalError):
+                # It is there, and stumbles over this one model: that must not cost the others the node.
+                self._answers[one] = _Answer(_stumbles(one), time.monotonic())
+            # Else its view of the registry is a moment older or newer than ours.
             return
         self._answers[one] = _Answer(said, time.monotonic())
 
     def _forget_old(self) -> None:
         limit = time.monotonic() - FRESH_S
         self._answers = {one: answer for one, answer in self._answers.items() if answer.at > limit}
+
+
+def _stumbles(one: _Asked) -> Options:
+    return Options(
+        problem=f"node {one.node} failed to say how it would run {one.model}; its log has the error"
+    )
 
 
 def merged(said: Iterable[Options], silent: Sequence[str] = ()) -> tuple[tuple[Option, ...], str | None]:

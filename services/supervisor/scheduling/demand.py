@@ -44,6 +44,12 @@ class Demands:
         """Somebody stopped it."""
         self._wishes[model] = Wish(model=model, running=False, at=now)
 
+    def renew(self, models: Collection[str], now: float) -> None:
+        """What people wished of these goes on long; their wishes are as good as new."""
+        for model in self.wanted & set(models):
+            if now > self._wishes[model].at + WISH_S / 2:
+                self.wish(model, now)
+
     def fulfilled(self, models: Collection[str]) -> None:
         """These are there, or on their way, or cannot be had."""
         for model in self.wanted & set(models):

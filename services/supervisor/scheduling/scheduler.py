@@ -17,7 +17,7 @@ from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
 from schemas import buckets, streams, subjects
 from schemas.errors import Conflict, DeadlineExceeded, NotFound, ServiceUnavailable, YardError
-from schemas.grammar import model_name, new_id
+from schemas.grammar import model_key, model_name, new_id
 from schemas.groups import Group
 from schemas.instances import (
     LIVE,
@@ -32,6 +32,7 @@ from schemas.instances import (
 from schemas.models import ModelSpec
 from schemas.placing import Option
 from schemas.restart import fingerprint
+from services.supervisor.fetching.fetching import Fetching
 from services.supervisor.planning.plan import desired, plan
 from services.supervisor.planning.world import Rules, StartModel, StopModel, World
 from services.supervisor.scheduling.asking import Nodes
@@ -62,8 +63,10 @@ class Scheduler:
         models: Mirror[ModelSpec],
         instances: Mirror[Instance],
         nodes: Mirror[Node],
+        asking: Nodes,
         groups: Mirror[Group],
         memory: Memory,
+        fetching: Fetching,
     ) -> None:
         self.reasons: dict[str, str] = {}
         """For every model that waits: why."""
@@ -75,13 +78,20 @@ class Scheduler:
         self._instances = instances
         self._groups = groups
         self._memory = memory
-        self._nodes = Nodes(bus, nodes, models)
+        self._fetching = fetching
+        self._nodes = asking
         self._rules = Rules(max_wait_s=settings.swap_max_wait_s, min_dwell_s=settings.swap_min_dwell_s)
         self._epoch = 0
         self._notices = Notices(bus)
         self._wake = asyncio.Event()
         for mirror in (instances, models, nodes, groups):
             mirror.listen(lambda _key, _value: self._wake.set())
+        fetching.listen(on_news=self._wake.set, on_end=self._on_files)
+
+    def _on_files(self) -> None:
+        """Files have come somewhere, or will not."""
+        self._nodes.forget()
+        self._wake.set()
 
     async def listen(self) -> None:
         """Hear of every request."""
@@ -131,6 +141,10 @@ class Scheduler:
             except (TimeoutError, nats.errors.Error, nats.js.errors.Error, YardError) as error:
                 log.warning("look_failed", error=str(error))
                 look_again_at = None
+            except Exception:
+                # One strange model or answer must not end the deciding for all others.
+                log.exception("look_failed")
+                look_again_at = None
             await asyncio.sleep(_PAUSE_S)
             left_s = LOOK_EVERY_S if look_again_at is None else max(look_again_at - time.time(), _PAUSE_S)
             with contextlib.suppress(TimeoutError):
@@ -146,8 +160,11 @@ class Scheduler:
             await self._stop(stop)
         for start in made.starts:
             await self._start(start)
+        for fetch in made.fetches:
+            self._fetching.order(fetch)
         for model in () if self._nodes.silent() else made.hopeless:
-            await self._refuse(model, made.reasons[model])
+            by = Reason.REQUESTED if model in world.unfetched else Reason.OOM
+            await self._refuse(model, made.reasons[model], by)
         live = {one.model for one in self._instances.values.values() if one.state in LIVE}
         self.demands.fulfilled(live - made.reasons.keys())
         await self._memory.keep(self.demands)
@@ -176,7 +193,20 @@ class Scheduler:
         needing = [name for name in specs if desired(world, name) > len(self.serving(name))]
         options, problems = await self._nodes.options(needing, instances)
         options = {name: elsewhere_first(name, ways, instances) for name, ways in options.items()}
-        return msgspec.structs.replace(world, options=options, problems=problems)
+        wished_at = {name: wish.at for name, wish in self.demands.wishes.items() if wish.running}
+        # A node that is silent for a moment may have the files.
+        looked_for = () if self._nodes.silent() else needing
+        asked = (specs[name] for name in looked_for)
+        fetches = await self._fetching.look(asked, wished_at, patient_for=also)
+        self.demands.renew(fetches.under_way, now)
+        return msgspec.structs.replace(
+            world,
+            options=options,
+            problems=problems,
+            fetches=fetches.ways,
+            fetching=fetches.under_way,
+            unfetched=fetches.failed,
+        )
 
     async def _waiting(self) -> dict[str, int]:
         """From the stream itself, which cannot be wrong."""
@@ -189,8 +219,10 @@ class Scheduler:
 
     async def _start(self, start: StartModel) -> None:
         """Propose it to the node, and wait until the instance shows: no second look may start it twice."""
-        instance = new_id()
-        key = next(key for key, spec in self._models.values.items() if spec.name == start.model)
+        instance, key = new_id(), model_key(start.model)
+        if key not in self._models.values:
+            # It left the registry while others were started.
+            return
         proposal = StartInstance(
             instance=instance,
             model=start.model,
@@ -218,17 +250,21 @@ class Scheduler:
         self._nodes.note_silent(node)
         self._wake.set()
 
-    async def _refuse(self, model: str, reason: str) -> None:
+    async def _refuse(self, model: str, reason: str, by: Reason) -> None:
         """Whoever waits is told now: waiting would not help."""
+        key = model_key(model)
+        spec, revision = self._models.values.get(key), self._models.revisions.get(key)
+        if spec is None or revision is None:
+            return
         log.warning("model_refused", model=model, reason=reason)
         record = Instance(
             instance=new_id(),
             model=model,
             node=self._node,
-            engine=next(spec.engine for spec in self._models.values.values() if spec.name == model),
-            revision=0,
+            engine=spec.engine,
+            revision=revision,
             state=InstanceState.FAILED,
-            reason=Reason.OOM,
+            reason=by,
             changed_at=time.time(),
             error=f"It cannot run here: {reason}.",
             retry_at=time.time() + REFUSED_S,

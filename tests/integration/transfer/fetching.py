@@ -61,10 +61,16 @@ async def fetch(
     return heard
 
 
+def kept(dest: Path) -> bool:
+    """Whether bytes of an earlier try are there."""
+    return journal_of(dest).exists() and b'"written"' in journal_of(dest).read_bytes()
+
+
 async def fail(session: aiohttp.ClientSession, source: Source, dest: Path) -> TransferError:
     with pytest.raises(TransferError) as caught:
         await fetch(session, source, dest)
     assert not dest.exists()
+    assert kept(dest) or list(dest.parent.glob("*")) == [], "a part without a byte is of no use"
     assert caught.value.sentence.endswith(".")
     assert "hf_secret" not in caught.value.sentence
     return caught.value
