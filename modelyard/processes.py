@@ -71,7 +71,7 @@ async def end(pid: int, created_at: float, *, grace_s: float) -> None:
             await asyncio.wait_for(wait_gone(pid, created_at), patience_s)
 
 
-MARK = "YARD_INSTANCE"
+MARK = "MODELYARD_INSTANCE"
 """In the environment of an engine, and so of whatever it starts, in whichever session."""
 
 

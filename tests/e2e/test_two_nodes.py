@@ -68,7 +68,7 @@ async def test_a_model_runs_where_its_file_is(a: YardProcess, cable: Cable, tmp_
     # It was switched off in order: that is known, and no machine to look for.
     kept: Store[NodeLeft] = Store(a.bus, buckets.DEPARTURES)
     assert (await kept.get("b")) is not None
-    assert [row["node"] for row in await listed(a)] == ["a"]
+    assert [row["node"] for row in await listed(a, 1)] == ["a"]
 
 
 async def test_a_model_that_one_machine_has_comes_from_it_to_the_other(tmp_path: Path, cable: Cable) -> None:
@@ -264,10 +264,10 @@ async def test_the_death_of_the_scheduler_in_a_swap_delays_nobody_for_long(
         assert status == 200, body
 
 
-async def listed(yard: YardProcess) -> list[dict[str, Any]]:
-    """As `yard nodes` tells it, once both have told about themselves."""
+async def listed(yard: YardProcess, count: int = 2) -> list[dict[str, Any]]:
+    """As `yard nodes` tells it, once so many have told about themselves."""
     async with watching(yard.bus) as instances, nodes(yard) as known, asyncio.timeout(20):
-        await known.until(lambda values: len(values) == 2)
+        await known.until(lambda values: len(values) == count)
         own = instances.mirror.values.values()
         return [row_of(node, own) for _, node in sorted(known.values.items())]
 
