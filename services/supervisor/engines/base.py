@@ -29,8 +29,8 @@ _PASSED = (
 _SPINS = "1000"
 """So often a thread of libgomp looks for its next work before it sleeps.
 
-By default it is 300,000 times. In these the threads of two engines on the same processors keep each other from
-working: together they made 2 to 20 tokens a second each on two cores, now 70; one alone as many as before.
+By default it is 300,000 times. In these the threads of two engines on the same processors keep each other
+from working: together they made 2 to 20 tokens a second each on two cores, now 70; one alone as many as ever.
 """
 _PASSED_PREFIXES = (
     "LC_",
