@@ -306,8 +306,15 @@ def test_no_secret_of_ours_reaches_an_engine() -> None:
         "LC_ALL",
         "CUDA_VISIBLE_DEVICES",
         "VLLM_LOGGING_LEVEL",
+        "GOMP_SPINCOUNT",
         "GGML_NO_BACKTRACE",
     }
+
+
+def test_threads_of_engines_do_not_spin_for_long_unless_somebody_says_so() -> None:
+    assert minimal_environment({})["GOMP_SPINCOUNT"] == "1000"
+    assert minimal_environment({"GOMP_SPINCOUNT": "5"})["GOMP_SPINCOUNT"] == "5"
+    assert "GOMP_SPINCOUNT" not in minimal_environment({"OMP_WAIT_POLICY": "active"})
 
 
 def test_what_the_model_says_stands_over_ours_and_what_was_decided_over_that(
@@ -327,3 +334,9 @@ def test_a_profile_changes_the_model_that_runs() -> None:
     assert (placed.n_ctx, placed.n_parallel, placed.args) == (1024, 1, ("-a", "-b"))
     assert placed.env == {"A": "1", "B": "2"}
     assert ANYWHERE.applied_to(spec) == spec
+
+
+def test_a_port_in_doubled_braces_is_no_port() -> None:
+    """It was taken for one, and the program was told the word itself."""
+    literal = ModelSpec(name="m", path="none", engine="command", args=("sh", "{{port}}"))
+    assert "chooses the port" in (Command().refusal(literal, Format.GGUF) or "")
