@@ -120,6 +120,24 @@ def test_a_table_fits_a_narrow_terminal(
     assert printed.count("q") == 60
 
 
+def test_a_table_loses_no_column_where_the_terminal_is_too_narrow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "dumb")
+    output.table(("MODEL", "INSTANCE", "NODE"), [("demo", "0123456789abcdef", "some-node")])
+    assert capsys.readouterr().out.splitlines()[-2].split() == ["demo", "0123456789abcdef", "some-node"]
+
+
+def test_a_terminal_without_the_letter_gets_its_number() -> None:
+    script = "from modelyard.cli import main; main(['list'])"
+    bare = {"PATH": "/bin", "PYTHONIOENCODING": "ascii", "YARD_HOME": "/nowhere/höme", "PYTHONUTF8": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=bare, capture_output=True, text=True)
+    assert "h\\xf6me" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_download_is_one_line() -> None:
     under_way = download(bytes_total=2_000_000, bytes_done=500_000, speed_bytes_s=1_000_000.0, eta_s=90.0)
     assert progress.line(under_way) == "demo: transferring, 25%, 500.0 kB of 2.0 MB, 1.0 MB/s, 1m 30s left"
