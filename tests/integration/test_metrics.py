@@ -36,6 +36,7 @@ from tests.integration.monitor_service import PATIENCE_S, POLL_S, emit, monitor,
 from tests.support import Yard
 
 Http = TestClient[web.Request, web.Application]
+TOTAL = "yard_requests_total"
 TOKENS = "yard_instance_completion_tokens_per_second"
 
 
@@ -120,7 +121,7 @@ async def test_a_new_monitor_knows_what_the_old_one_knew_and_what_was_told_meanw
     labels = {"instance_id": "i1", "model": "demo", "node": "testnode"}
     for at in range(until_at - 4 * CHUNK_S, until_at):
         old.observe(at, [Sample(name=TOKENS, value=30.0, labels=labels)])
-    await Past(bus, old).tell(until_at - 4 * CHUNK_S, until_at)
+    await Past(bus, old, "testnode", 0.0).tell(until_at - 4 * CHUNK_S, until_at)
     await emit(runner, ["r1"])
     await tell(runner, told_by_runner(time.time(), 99.0))
     async with monitor(yard):
@@ -131,6 +132,19 @@ async def test_a_new_monitor_knows_what_the_old_one_knew_and_what_was_told_meanw
     told = [value for value in series.avg if value is not None]
     assert len(told) > 100
     assert (told[0], told[-1]) == (30.0, 99.0)
+
+
+async def test_a_new_monitor_counts_nothing_that_the_old_one_told(yard: Yard) -> None:
+    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
+    async with monitor(yard):
+        await emit(runner, ["r1", "r2"])
+        await until(operator, lambda now: TOTAL in now and now[TOTAL].value == 2)
+        after = await operator.nc.subscribe(subjects.DEVICE_METRIC.wildcard)
+        await after.next_msg(PATIENCE_S)
+    await emit(runner, ["r3"])
+    async with monitor(yard):
+        samples = await until(operator, lambda now: TOTAL in now)
+        assert samples[TOTAL].value == 1, "of those that ended while nobody counted"
 
 
 async def test_gathering_goes_on_after_the_broker_was_killed(yard: Yard) -> None:
