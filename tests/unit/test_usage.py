@@ -131,10 +131,11 @@ def test_a_token_count_or_a_time_out_of_reason_does_not_break_the_sums(usage: Ke
     usage.store.add([record("1", prompt_tokens=10**30, completion_tokens=-5)])
     usage.store.add([record("2", finished_at=1e300), record("3", finished_at=-1e300)])
     usage.store.add([record("4", finished_at=float("nan"))])
+    usage.store.add([record("5", finished_at=1e308, queued_at=-1e308, first_token_ms=1e308)])
     (row,) = usage.ask().rows
-    assert row.requests == 4
-    assert row.prompt_tokens == 2**40 + 21
-    assert row.completion_tokens == 15
+    assert row.requests == 5
+    assert row.prompt_tokens == 2**40 + 28
+    assert row.completion_tokens == 20
 
 
 def test_days_of_a_time_zone_have_23_and_25_hours_where_clocks_change(usage: Kept) -> None:
