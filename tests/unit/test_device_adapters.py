@@ -144,6 +144,7 @@ def test_a_changed_file_is_read_again_and_a_broken_one_says_what_is_wrong(tmp_pa
         (TOML + "heat = 4\n", "no field heat"),
         (TOML.replace('"gpu"', '"tpu"'), "tpu"),
         (TOML.replace("SIM-0", "SIM 0"), "subject token"),
+        (TOML.replace("memory_used_bytes = ", "memory_used_bytes = 'much' # "), "memory_used_bytes"),
         ("devices = 3", "array"),
         ("[[", "Invalid"),
     ):

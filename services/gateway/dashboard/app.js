@@ -102,6 +102,10 @@ document.addEventListener("change", ({ target }) => {
   if (target.dataset.change) actions[target.dataset.change]({ value: target.value });
 });
 
+document.addEventListener("input", ({ target }) => {
+  if (target.dataset.input) actions[target.dataset.input]({ value: target.value });
+});
+
 document.addEventListener("keydown", (event) => {
   const sends = event.target.dataset?.enter === "submit" && event.key === "Enter";
   // During composition Enter picks a word, it does not send.

@@ -29,6 +29,7 @@ export const initialState = {
   trash: {},
   jobs: {},
   sort: "name",
+  filter: "",
   open: null,
   spending: {},
   usage: {},
@@ -116,6 +117,10 @@ const handlers = {
 
   sort(state, { by }) {
     return { ...state, sort: by };
+  },
+
+  filter(state, { words }) {
+    return { ...state, filter: words };
   },
 
   /** What a person is about to change: `{entry, what, revision}`, with what `describe` or `delete`. */
