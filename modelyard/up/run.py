@@ -22,7 +22,7 @@ from modelyard.settings import Settings, SettingsError
 from modelyard.up import banner
 from modelyard.up.announcing import announcing
 from modelyard.up.broker import own_host, start_broker
-from modelyard.up.child import EXIT_CONFIG, CannotStart, Child
+from modelyard.up.child import EXIT_CONFIG, CannotStart, Child, sentence_of
 from modelyard.up.joining import ask, membership, nats_url
 from modelyard.up.news import News
 from modelyard.up.ports import claim
@@ -195,7 +195,7 @@ class Up:
         self._check(watch)
         if not done:
             missing = [child for child in self._services if child.starts > 1] or self._services
-            said = "; ".join(f"{child.name}: {child.last_line()}" for child in missing)
+            said = "; ".join(f"{child.name}: {sentence_of(child.last_line())}" for child in missing)
             raise CannotStart(f"The services did not come up in {READY_PATIENCE_S:g} s. {self._full()}{said}")
         return not stopping.done()
 

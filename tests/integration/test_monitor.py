@@ -246,7 +246,7 @@ async def test_a_record_that_cannot_be_stored_holds_up_no_other(yard: Yard) -> N
 async def test_a_file_that_is_no_database_is_refused_with_a_sentence(yard: Yard) -> None:
     path = yard.settings.home / USAGE_FILE
     path.write_text("this is no database" * 100)
-    with pytest.raises(InternalError, match=r"usage\.sqlite cannot be opened"):
+    with pytest.raises(InternalError, match=r"usage\.sqlite cannot be opened: .*\. Moved away"):
         await UsageKeeper.open(await yard.bus(Role.MONITOR), path, UTC, empty_book, "EUR")
 
 

@@ -230,12 +230,16 @@ def test_an_adapter_that_fails_or_tells_nonsense_says_why_and_is_asked_again() -
     def fail() -> Device:
         raise RuntimeError("the bus is gone")
 
-    adapter = Scripted(fail, lambda: ["nonsense"], lambda: card(device="not a token"), card)
-    taken = sampled(adapter, 4)
-    assert [len(devices) for devices in taken.all] == [0, 0, 0, 1]
-    wrong = zip(("bus is gone", "no Device", "subject token"), taken.problems[:3], strict=True)
+    def leave() -> Device:
+        raise SystemExit("no licence")
+
+    adapter = Scripted(fail, leave, lambda: ["nonsense"], lambda: card(device="not a token"), card)
+    taken = sampled(adapter, 5)
+    assert [len(devices) for devices in taken.all] == [0, 0, 0, 0, 1]
+    words = ("bus is gone", "no licence", "no Device", "subject token")
+    wrong = zip(words, taken.problems[:4], strict=True)
     assert all(word in (problem or "") for word, problem in wrong)
-    assert taken.problems[3] is None
+    assert taken.problems[4] is None
 
 
 def test_an_adapter_that_hangs_keeps_no_process_from_its_end() -> None:
