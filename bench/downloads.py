@@ -20,8 +20,9 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 from rich.console import Console
@@ -33,6 +34,9 @@ GIB = int(os.environ.get("YARD_BENCH_GIB", "5"))
 ROUNDS = int(os.environ.get("YARD_BENCH_ROUNDS", "2"))
 NOISE = bool(os.environ.get("YARD_BENCH_NOISE"))
 WATCHERS = 50
+LOOK_EVERY_S = 0.1
+REST_S = 3.0
+"""After its start a yard is soon at rest."""
 _URL = re.compile(r"OpenAI base URL\s+http://(127\.0\.0\.1:\d+)/v1")
 _HEAD = struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 20) + b"general.architecture"
 
@@ -46,6 +50,18 @@ class Cost:
     rss_mib: float = 0.0
     pss_mib: float = 0.0
     """As RSS, with shared pages counted once."""
+    parts_mib: dict[str, float] = field(default_factory=dict)
+    """What `pss_mib` is made of, by process."""
+
+
+class Seen(NamedTuple):
+    """A process of a home at one moment."""
+
+    pid: int
+    name: str
+    cpu_s: float
+    rss_mib: float
+    pss_mib: float
 
 
 class Watch:
@@ -54,28 +70,41 @@ class Watch:
     def __init__(self, home: Path, cost: Cost) -> None:
         self._home = str(home)
         self._cost = cost
-        self._before = {pid: cpu_s for pid, cpu_s, *_ in self._look()}
+        self._before = {each.pid: each.cpu_s for each in self._look()}
         self._latest: dict[int, float] = {}
 
     async def keep(self) -> None:
         """Until cancelled."""
         while True:
-            seen = self._look()
-            self._latest |= {pid: cpu_s for pid, cpu_s, *_ in seen}
-            used = {pid: cpu_s - self._before.get(pid, 0.0) for pid, cpu_s in self._latest.items()}
-            self._cost.cpu_s = sum(used.values())
-            self._cost.rss_mib = max(self._cost.rss_mib, sum(rss for *_, rss, _ in seen) / 2**20)
-            self._cost.pss_mib = max(self._cost.pss_mib, sum(pss for *_, pss in seen) / 2**20)
-            await asyncio.sleep(0.25)
+            self.note()
+            await asyncio.sleep(LOOK_EVERY_S)
 
-    def _look(self) -> list[tuple[int, float, int, int]]:
+    def note(self) -> None:
+        """Look once."""
+        seen = self._look()
+        self._latest |= {each.pid: each.cpu_s for each in seen}
+        used = {pid: cpu_s - self._before.get(pid, 0.0) for pid, cpu_s in self._latest.items()}
+        self._cost.cpu_s = sum(used.values())
+        self._cost.rss_mib = max(self._cost.rss_mib, sum(each.rss_mib for each in seen))
+        if (pss_mib := sum(each.pss_mib for each in seen)) > self._cost.pss_mib:
+            self._cost.pss_mib = pss_mib
+            self._cost.parts_mib = {each.name: each.pss_mib for each in seen}
+
+    def _look(self) -> list[Seen]:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("YARD_HOME") == self._home:
                     times, full = process.cpu_times(), process.memory_full_info()
-                    found.append((process.pid, times.user + times.system, full.rss, full.pss))
+                    sizes = (full.rss / 2**20, full.pss / 2**20)
+                    found.append(Seen(process.pid, _name(process), times.user + times.system, *sizes))
         return found
+
+
+def _name(process: psutil.Process) -> str:
+    """Its module and verb, or the program."""
+    words = process.cmdline()
+    return " ".join(words[2:4]) if "-m" in words[:2] else Path(words[0]).name
 
 
 async def main() -> None:
@@ -85,7 +114,10 @@ async def main() -> None:
         sha256 = _published(file)
         hub, url = await _started("bench.hub", str(file), sha256)
         try:
-            await _measure(Path(folder), {**os.environ, "HF_ENDPOINT": url, "HF_HOME": f"{folder}/hf"})
+            # An installed package has its bytecode; compiling at every start takes time and memory.
+            compiled = {"PYTHONDONTWRITEBYTECODE": ""}
+            where = {"HF_ENDPOINT": url, "HF_HOME": f"{folder}/hf"}
+            await _measure(Path(folder), {**os.environ, **compiled, **where})
         finally:
             hub.kill()
             await hub.wait()
@@ -108,6 +140,7 @@ async def _measure(folder: Path, environment: dict[str, str]) -> None:
     synced: list[Cost] = []
     pulls: dict[int, list[Cost]] = {0: [], WATCHERS: []}
     async with _yard(folder / "home", environment) as (home, address):
+        rest = await _rest(home)
         for _ in range(ROUNDS):
             for costs, cost in zip((hf, synced), await _hf(folder / "hf-download", environment), strict=True):
                 costs.append(cost)
@@ -121,6 +154,30 @@ async def _measure(folder: Path, environment: dict[str, str]) -> None:
     for name, costs in {"hf download": hf, "hf download, and sync": synced, **ways}.items():
         _row(table, name, _median(costs), _median(hf))
     Console().print(table)
+    Console().print(_memory({"at rest": rest, **{name: _median(costs) for name, costs in ways.items()}}))
+
+
+async def _rest(home: Path) -> Cost:
+    """What a yard takes that has nothing to do."""
+    await asyncio.sleep(REST_S)
+    cost = Cost()
+    Watch(home, cost).note()
+    return cost
+
+
+def _memory(costs: dict[str, Cost]) -> Table:
+    """Which process takes what, at the moment when all took most."""
+    table = Table(title="PSS MiB by process")
+    table.add_column("process")
+    for name in costs:
+        table.add_column(name, justify="right")
+    names = dict.fromkeys(name for cost in costs.values() for name in sorted(cost.parts_mib))
+    for name in names:
+        parts = (cost.parts_mib.get(name) for cost in costs.values())
+        table.add_row(name, *("" if part is None else f"{part:.1f}" for part in parts))
+    table.add_section()
+    table.add_row("together", *(f"{cost.pss_mib:.1f}" for cost in costs.values()))
+    return table
 
 
 def _median(costs: list[Cost]) -> Cost:
@@ -129,6 +186,7 @@ def _median(costs: list[Cost]) -> Cost:
         statistics.median(cost.cpu_s for cost in costs),
         max(cost.rss_mib for cost in costs),
         max(cost.pss_mib for cost in costs),
+        max(costs, key=lambda cost: cost.pss_mib).parts_mib,
     )
 
 

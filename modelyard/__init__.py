@@ -1,6 +1,5 @@
 """What every service and every script stands on: typed bus, life cycle, settings, logging, client."""
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -8,7 +7,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "__version__"]
 
-__version__ = version("modelyard")
+__version__ = "0.1.0"
+"""Of the package, too: reading it from there would load megabytes into every process."""
 
 
 def __getattr__(name: str) -> Any:

@@ -5,14 +5,15 @@ import shutil
 import signal
 import sysconfig
 from pathlib import Path
-from typing import Any
-
-import psutil
+from typing import TYPE_CHECKING, Any
 
 from modelyard import credentials
 from schemas import streams
 from schemas.permissions import permissions
 from schemas.roles import Role
+
+if TYPE_CHECKING:
+    import psutil
 
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
 MAX_FILE_BYTES = 2 * sum(stream.max_bytes for stream in streams.ALL) + 4 * 1024**3
@@ -74,6 +75,8 @@ def reload(keys: Path, config: Path) -> None:
 
     Who is logged in stays so.
     """
+    import psutil
+
     try:
         document = json.loads(config.read_text(encoding="utf-8"))
         process = _running(Path(document["pid_file"]), config)
@@ -88,8 +91,10 @@ def reload(keys: Path, config: Path) -> None:
         ) from error
 
 
-def _running(pid_file: Path, config: Path) -> psutil.Process:
+def _running(pid_file: Path, config: Path) -> "psutil.Process":
     """The broker that was started with `config`; ValueError if its number belongs to another by now."""
+    import psutil
+
     process = psutil.Process(int(pid_file.read_text()))
     if str(config) not in process.cmdline():
         raise ValueError

@@ -25,8 +25,8 @@ from schemas.grammar import new_id
 from schemas.roles import Role, inbox_prefix
 from schemas.subject import Command, Subject
 
-with without("aiohttp"):
-    # Only a broker behind a WebSocket needs it; see `_connect`.
+with without("aiohttp"), without("importlib.metadata"):
+    # The first is for a broker behind a WebSocket, see `_connect`; with the second nats-py reads its version.
     import nats
     import nats.aio.transport
     import nats.errors

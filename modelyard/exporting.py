@@ -4,9 +4,12 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING
 
 from schemas.usage import CountedRequest, Dimension, Percentiles, UsageReport, UsageRow, UsageSums
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 Row = Sequence[object]
 _SUMS = (
@@ -30,6 +33,8 @@ def report_header(by: Sequence[Dimension], *, step: bool, latency: bool) -> Row:
 
 def report_rows(report: UsageReport, by: Sequence[Dimension], *, step: bool) -> Iterable[Row]:
     """A row for each of the report's."""
+    from zoneinfo import ZoneInfo
+
     tz = ZoneInfo(report.tz)
     for row in report.rows:
         at = [] if not step or row.at is None else [spell_time(row.at, tz)]
@@ -65,7 +70,7 @@ def _empty(value: object) -> object:
     return "" if value is None else value
 
 
-def spell_time(at: float, tz: ZoneInfo) -> str:
+def spell_time(at: float, tz: "ZoneInfo") -> str:
     """A moment on the clock of a time zone, with its distance from UTC."""
     return datetime.fromtimestamp(at, tz).isoformat(timespec="seconds")
 

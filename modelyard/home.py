@@ -106,15 +106,20 @@ def prepare(settings: Settings) -> None:
     settings.home.chmod(0o700)
 
 
-def lock(settings: Settings) -> IO[str]:
-    """Hold the home for this process as long as the file stays open; AlreadyRunning if it is held."""
-    file = (settings.run / "lock").open("a+")
+def lock(settings: Settings, name: str = "lock") -> IO[str]:
+    """Hold the home for this process as long as the file stays open; AlreadyRunning if it is held.
+
+    `name`: of one service, which holds only its own part of the home.
+    """
+    file = (settings.run / name).open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
         raise AlreadyRunning(
-            f"Modelyard runs from {settings.home} already (process {file.read().strip() or 'unknown'}); "
+            f"Modelyard runs from {settings.home} already (process {holder}); "
             "stop it, or set YARD_HOME to another folder."
         ) from error
     file.truncate(0)

@@ -53,6 +53,16 @@ def configure(level: str, *more: logging.Handler, to: TextIO | None = None) -> N
     logging.basicConfig(handlers=[handler, *more], level=level.upper(), force=True)
 
 
+def quiet(level: str) -> None:
+    """Set up logging for a command: standard output is for answers, and few want to know more."""
+    shown = "debug" if level == "debug" else "critical"
+    logging.basicConfig(stream=sys.stderr, level=shown.upper())
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(shown),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 def get(name: str) -> Logger:
     """The logger of one module."""
     logger: Logger = structlog.stdlib.get_logger(name)

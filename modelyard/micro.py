@@ -160,7 +160,7 @@ def _audited(
     if error is not None and not isinstance(error, YardError):
         error = InternalError("Something went wrong inside.")
     return Audited(
-        command=_name(command),
+        command=command.name,
         target=_target(command, request, payload),
         by=actor.believed(role_of_inbox(reply_to(request)), request.headers),
         at=time.time(),
@@ -169,11 +169,6 @@ def _audited(
         changes=tuple(changes[: audit.MAX_CHANGES]),
         more=max(0, len(changes) - audit.MAX_CHANGES),
     )
-
-
-def _name(command: Command[Any, Any]) -> str:
-    """`model.put`: its noun and its verb."""
-    return ".".join(word for word in command.template.split(".")[2:] if not word.startswith("{"))
 
 
 def _target(command: Command[Any, Any], request: Request, payload: object) -> str:

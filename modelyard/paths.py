@@ -74,16 +74,18 @@ def check_folder(store_root: Path, folder: Path) -> Path:
 def _checked_parts(hub_path: str) -> list[str]:
     shown = repr(hub_path[:80])
     if not hub_path.isprintable() or "\\" in hub_path:
-        raise ValueError(f"The repository lists a file with forbidden characters in its name: {shown}.")
+        raise ValueError(f"The path {shown} has characters in it that no path may have.")
     if hub_path.startswith("/") or hub_path[1:2] == ":":
-        raise ValueError(f"The repository lists a file with an absolute path: {shown}.")
+        raise ValueError(f"The path {shown} is an absolute path; give one relative to its folder.")
     parts = hub_path.split("/")
     if any(part in {"", ".", ".."} for part in parts):
-        raise ValueError(f"The repository lists a file with an unsafe path: {shown}.")
+        raise ValueError(
+            f"The path {shown} is an unsafe path: it must have no empty part, no '.' and no '..'."
+        )
     if any(_size_bytes(part) > _MAX_PART_BYTES - _PART_SUFFIX_BYTES for part in parts):
-        raise ValueError(f"The repository lists a file with a name too long to keep: {shown}.")
+        raise ValueError(f"The path {shown} has a name in it that is too long to keep.")
     if _size_bytes(hub_path) > _MAX_PATH_BYTES:
-        raise ValueError(f"The repository lists a file with a path too long to keep: {shown}.")
+        raise ValueError(f"The path {shown} is too long to keep.")
     return parts
 
 
@@ -100,4 +102,4 @@ def _check_inside(real_root: Path, target: Path, shown: str) -> None:
     except (OSError, RuntimeError) as error:  # a RuntimeError is Python 3.11's word for a loop of links
         raise ValueError(f"The path {shown[:80]!r} cannot be followed: {type(error).__name__}.") from error
     if real_target == real_root or not real_target.is_relative_to(real_root):
-        raise ValueError(f"The path {shown[:80]!r} leads out of {real_root}; nothing was written.")
+        raise ValueError(f"The path {shown[:80]!r} leads out of {real_root}.")

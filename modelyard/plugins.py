@@ -8,8 +8,9 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.abc import ExecutionLoader
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_loader
@@ -17,6 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from modelyard.patience import NoAnswer, Patience
+
+PATIENCE_S = 2.0
+"""So long a look at a folder waits for its files; one that takes longer is taken when it is ready."""
 _NOT_OURS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -34,6 +39,8 @@ class Broken(NamedTuple):
 
     name: str
     problem: str
+    at_work: bool = False
+    """It may be used yet: its file is still being run."""
 
 
 class Found(NamedTuple, Generic[P]):
@@ -100,11 +107,12 @@ class Sort(Generic[P]):
 
 
 class _Loaded(NamedTuple, Generic[P]):
-    """One file as it was read: by its content, since times lie."""
+    """One file as it was read: by its content, since times lie. Not `done`: it is still being run."""
 
     digest: bytes
     plugin: P | None
     problem: str | None
+    done: bool = True
 
 
 class _Source(ExecutionLoader):
@@ -131,6 +139,7 @@ class PluginFolder(Generic[P]):
         self._folder = folder
         self._sort = sort
         self._loaded: dict[Path, _Loaded[P]] = {}
+        self._patience = Patience()
 
     def look(self) -> tuple[list[P], list[Broken]]:
         """Those that are there now, and the files that cannot be used, each with its reason."""
@@ -139,10 +148,11 @@ class PluginFolder(Generic[P]):
         except (OSError, ValueError) as error:
             self._loaded.clear()
             return [], [Broken(f"{self._folder.parent.name}/{self._folder.name}", str(error))]
-        self._loaded = {path: self._load(path) for path in paths}
+        until = time.monotonic() + PATIENCE_S
+        self._loaded = {path: self._load(path, max(until - time.monotonic(), 0.0)) for path in paths}
         plugins = [one.plugin for one in self._loaded.values() if one.plugin is not None]
         broken = [
-            Broken(path.stem, f"{path}: {one.problem}")
+            Broken(path.stem, f"{path}: {one.problem}", at_work=not one.done)
             for path, one in self._loaded.items()
             if one.problem is not None
         ]
@@ -156,22 +166,29 @@ class PluginFolder(Generic[P]):
             _check_owner(folder.stat(), str(folder))
         return sorted(path for path in self._folder.glob("*.py") if not path.name.startswith("_"))
 
-    def _load(self, path: Path) -> _Loaded[P]:
+    def _load(self, path: Path, patience_s: float) -> _Loaded[P]:
         try:
             data = _read(path)
         except (OSError, ValueError) as error:
             return _Loaded(b"", None, str(error))
         digest = hashlib.sha256(data).digest()
         before = self._loaded.get(path)
-        return before if before is not None and before.digest == digest else self._run(path, data, digest)
+        known = before is not None and before.digest == digest and before.done
+        return before if known and before is not None else self._run(path, data, digest, patience_s)
 
-    def _run(self, path: Path, data: bytes, digest: bytes) -> _Loaded[P]:
+    def _run(self, path: Path, data: bytes, digest: bytes, patience_s: float) -> _Loaded[P]:
         name = "_".join(("modelyard", self._sort.word, "plugin", re.sub(r"\W", "_", path.stem)))
+        run = partial(self._made_of, name, path, data)
         try:
-            return _Loaded(digest, self._plugin_of(_module(name, path, data.decode())), None)
+            return _Loaded(digest, self._patience.ask((path, digest), run, patience_s, late=True), None)
+        except NoAnswer:
+            return _Loaded(digest, None, "It does not come to its end; nobody waits for it.", done=False)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's program may raise anything
             sys.modules.pop(name, None)
             return _Loaded(digest, None, f"{type(error).__name__}: {error}")
+
+    def _made_of(self, name: str, path: Path, data: bytes) -> P:
+        return self._plugin_of(_module(name, path, data.decode()))
 
     def _plugin_of(self, module: ModuleType) -> P:
         """What it names, or an instance of its only class; ValueError if there is none, or several."""

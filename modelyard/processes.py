@@ -2,35 +2,16 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import select
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Self
 
 import psutil
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 POLL_S = 0.1
-
-
-def die_with_parent(number: signal.Signals) -> None:
-    """Ask the kernel to send this process `number` when its parent dies (Linux; elsewhere parents tell)."""
-    if _libc is None or os.getppid() == 1:
-        return
-    _libc.prctl(_PR_SET_PDEATHSIG, number.value)
-    if os.getppid() == 1:
-        # The parent died before the kernel took the order.
-        os.kill(os.getpid(), number)
-
-
-def dying_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """A `preexec_fn` that binds the child's life to ours, for programs that cannot do it themselves."""
-    return lambda: die_with_parent(number)
 
 
 def started_at(pid: int) -> float | None:
@@ -90,17 +71,25 @@ async def end(pid: int, created_at: float, *, grace_s: float) -> None:
             await asyncio.wait_for(wait_gone(pid, created_at), patience_s)
 
 
-class Group:
-    """A process that leads a session, and whatever it started there; told from later ones of its number."""
+MARK = "MODELYARD_INSTANCE"
+"""In the environment of an engine, and so of whatever it starts, in whichever session."""
 
-    def __init__(self, leader: int, created_at: float) -> None:
+
+class Group:
+    """A process that leads a session, and whatever it started; told from later ones of its number.
+
+    `mark`: the value of MARK that all of it carries, by which also those are found that left the session.
+    """
+
+    def __init__(self, leader: int, created_at: float, mark: str | None = None) -> None:
         self.leader = leader
         self.created_at = created_at
+        self._mark = mark
 
     @classmethod
-    def led_by(cls, pid: int) -> Self:
+    def led_by(cls, pid: int, mark: str | None = None) -> Self:
         """The group of a process that was started just now."""
-        return cls(pid, started_at(pid) or time.time())
+        return cls(pid, started_at(pid) or time.time(), mark)
 
     async def leader_gone(self) -> None:
         """Wait until its first process has ended."""
@@ -123,12 +112,16 @@ class Group:
     def _members(self) -> Iterator[psutil.Process]:
         """Those alive. A number is not given to another process while a session has it."""
         leader = started_at(self.leader)
-        if leader is not None and not is_same(self.leader, self.created_at):
-            return
+        has_session = leader is None or is_same(self.leader, self.created_at)
         for pid in psutil.pids():
             with contextlib.suppress(psutil.Error, OSError):
-                if os.getsid(pid) == self.leader and self._is_ours(process := psutil.Process(pid)):
+                process = psutil.Process(pid)
+                in_session = has_session and os.getsid(pid) == self.leader
+                if self._is_ours(process) and (in_session or self._is_marked(process)):
                     yield process
+
+    def _is_marked(self, process: psutil.Process) -> bool:
+        return self._mark is not None and process.environ().get(MARK) == self._mark
 
     def _is_ours(self, process: psutil.Process) -> bool:
         return (

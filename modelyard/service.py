@@ -3,15 +3,17 @@
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.ensure import ensure_all
-from modelyard.home import broker_url
+from modelyard.home import AlreadyRunning, broker_url, lock
 from modelyard.log_wire import Wire
-from modelyard.processes import die_with_parent
+from modelyard.parent import die_with_parent
 from modelyard.settings import Settings, SettingsError, load
 from modelyard.tasks import Tasks
 from modelyard.up.child import EXIT_CONFIG
@@ -20,6 +22,10 @@ from schemas.roles import SERVICES, Role
 
 log = logging.get(__name__)
 T = TypeVar("T")
+
+_ALONE = (Role.SUPERVISOR, Role.MONITOR, Role.DOWNLOADER)
+_LEAVING_S = 10.0
+_TRY_S = 0.1
 
 ServiceMain = Callable[[Bus, Settings, Tasks], Awaitable[None]]
 """Sets the service up and returns; its tasks run until the process is told to stop."""
@@ -32,10 +38,32 @@ def run_service(role: Role, main: ServiceMain) -> None:
         settings = load()
         wire = Wire()
         logging.configure(settings.log_level, wire)
-        sys.exit(run_loop(_serve(role, main, settings, wire)))
-    except SettingsError as error:
+        with _alone(role, settings):
+            sys.exit(run_loop(_serve(role, main, settings, wire)))
+    except (SettingsError, AlreadyRunning) as error:
         sys.stderr.write(f"yard: {error}\n")
         sys.exit(EXIT_CONFIG)
+
+
+def _alone(role: Role, settings: Settings) -> AbstractContextManager[object]:
+    """One of each kind a home: two supervisors of one node would each count its memory for themselves.
+
+    One whose `yard up` was killed may still be on its way out.
+    """
+    if role not in _ALONE:
+        return nullcontext()
+    settings.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    until, told = time.monotonic() + _LEAVING_S, False
+    while True:
+        try:
+            return lock(settings, f"{role}.lock")
+        except AlreadyRunning as error:
+            if time.monotonic() > until:
+                raise
+            if not told:
+                log.info("home_is_held", service=role, by=str(error))
+            told = True
+        time.sleep(_TRY_S)
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:

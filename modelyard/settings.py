@@ -6,10 +6,8 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
-import platformdirs
 
 from modelyard.paths import has_inside
 from schemas.record import Record
@@ -217,10 +215,17 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
 
 
 def _home(value: str | None) -> Path:
-    path = Path(value).expanduser() if value else platformdirs.user_data_path("modelyard")
+    path = Path(value).expanduser() if value else _own_home()
     if path.exists() and not path.is_dir():
         raise SettingsError(f"YARD_HOME={path} is a file; it must be a folder.")
     return path.absolute()
+
+
+def _own_home() -> Path:
+    # The processes of a yard are told their home, and a megabyte comes with this.
+    import platformdirs
+
+    return platformdirs.user_data_path("modelyard")
 
 
 def _stores(value: str) -> dict[str, Path]:
@@ -299,6 +304,11 @@ def _number(given: Mapping[str, str], name: str, default: float, unit: str) -> f
 
 
 def _time_zone(value: str) -> str:
+    if value == "UTC":
+        return value
+    # Most processes only pass it on, and a megabyte comes with it.
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     try:
         return ZoneInfo(value).key
     except (ZoneInfoNotFoundError, ValueError, OSError):

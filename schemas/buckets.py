@@ -12,7 +12,7 @@ from schemas.budgets import Budget, BudgetState
 from schemas.devices import Adapter, Device
 from schemas.downloads import Download
 from schemas.groups import Group
-from schemas.instances import Instance, Node
+from schemas.instances import Instance, Node, NodeLeft
 from schemas.library import LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory, WaitingModel, Wish
@@ -68,7 +68,10 @@ class Bucket(Generic[V]):
         return msgspec.json.encode(value)
 
     def decode(self, data: bytes) -> V:
-        return self._decoder.decode(data)
+        try:
+            return self._decoder.decode(data)
+        except RecursionError:
+            raise msgspec.DecodeError("JSON is nested too deeply") from None
 
 
 MODELS = Bucket(
@@ -92,6 +95,8 @@ NODES = Bucket(
     readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
     expires=True,
 )
+DEPARTURES = Bucket("departures", NodeLeft, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.MONITOR])
+"""Nodes that left on purpose and are not back, by node."""
 DEVICES = Bucket(
     "devices",
     Device,
@@ -139,7 +144,7 @@ SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATC
 REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEVICES, ADAPTERS, MEMORY, WAITS, WISHES),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEPARTURES, DEVICES, ADAPTERS, MEMORY, WAITS, WISHES),
     *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
     *(ALERTS, ALERT_STATES, SILENCES, WEBHOOKS, WEBHOOK_STATES),
     *(PRICES, BUDGETS, SPENDING, REPORTS),

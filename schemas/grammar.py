@@ -2,10 +2,12 @@
 
 import re
 import secrets
+from collections.abc import Iterable, Mapping
 
 _TOKEN = re.compile(r"[A-Za-z0-9_=-]+")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
+_ENGINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check_token(token: str) -> str:
@@ -25,6 +27,22 @@ def check_model_name(name: str) -> str:
             "digits and . _ : / @ + -, without '..' or '//'"
         )
     return name
+
+
+def check_engine_name(name: str) -> str:
+    """Return `name` if an engine may be called so; else ValueError with the rule in it."""
+    if not _ENGINE.fullmatch(name):
+        raise ValueError(f"{name!r} is no name for an engine: use letters, digits, '.', '_' and '-'")
+    return name
+
+
+def check_process(args: Iterable[str], env: Mapping[str, str]) -> None:
+    """ValueError for arguments and environment variables that no process can be given."""
+    for name in env:
+        if not name or "=" in name:
+            raise ValueError(f"env has the name {name!r}: a name is not empty and has no =")
+    if any("\0" in text for text in (*args, *env, *env.values())):
+        raise ValueError("args and env must not have the character NUL in them")
 
 
 def model_key(name: str) -> str:

@@ -231,6 +231,14 @@ class NodeCleared(Record):
     stopped: int
 
 
+class NodeLeft(Record):
+    """This node went on purpose: nobody need look for it until it is back."""
+
+    node: str
+    at: float
+    """Unix seconds."""
+
+
 class EngineOffer(Record):
     """An engine as a node sees it; `problem` says why it cannot be used there."""
 

@@ -5,8 +5,15 @@ from typing import Any
 
 import msgspec
 
-from schemas.grammar import check_model_name
-from schemas.profiles import EmbeddingOptions, Lora, Profile, Replicas
+from schemas.grammar import check_engine_name, check_model_name, check_process
+from schemas.profiles import (
+    EmbeddingOptions,
+    Lora,
+    Profile,
+    Replicas,
+    check_n_ctx,
+    check_n_parallel,
+)
 from schemas.record import Record
 
 
@@ -20,6 +27,10 @@ class Mode(StrEnum):
     TRANSCRIPTION = "transcription"
 
 
+MAX_DEPTH = 32
+"""Of values in `parameters`: whoever reads them can, and may put them into a document of his own."""
+MAX_START_BUDGET_S = 86_400.0
+MAX_PRIORITY = 1_000_000
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
@@ -41,6 +52,18 @@ class ParameterPolicy(Record):
     """Set whatever a request says."""
     dropped: tuple[str, ...] = ()
     """Taken out."""
+
+    def __post_init__(self) -> None:
+        if any(_is_deeper(value, MAX_DEPTH) for value in (self.defaults, self.forced)):
+            raise ValueError(f"parameters are more than {MAX_DEPTH} levels deep")
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether objects and lists are nested in more than so many levels."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 class ModelSpec(Record):
@@ -104,8 +127,10 @@ class ModelSpec(Record):
     def __post_init__(self) -> None:
         for name in (self.name, *self.aliases):
             check_model_name(name)
-        if not 1 <= self.n_parallel <= 256:
-            raise ValueError("n_parallel must be between 1 and 256")
+        check_engine_name(self.engine)
+        check_process(self.args, self.env)
+        check_n_parallel(self.n_parallel)
+        check_n_ctx(self.n_ctx)
         if not 1 <= self.queue_max <= 100_000:
             raise ValueError("queue_max must be between 1 and 100000 requests")
         if not 0 < self.queue_wait_s <= 86_400:
@@ -119,8 +144,10 @@ class ModelSpec(Record):
         names = [profile.name for profile in self.profiles]
         if len(set(names)) < len(names):
             raise ValueError("two profiles have the same name")
-        if not 16 <= self.n_ctx <= 16_777_216:
-            raise ValueError("n_ctx must be between 16 and 16777216 tokens")
+        if self.start_budget_s is not None and not 0 < self.start_budget_s <= MAX_START_BUDGET_S:
+            raise ValueError("start_budget_s must be more than 0 and at most a day")
+        if not -MAX_PRIORITY <= self.priority <= MAX_PRIORITY:
+            raise ValueError(f"priority must be between -{MAX_PRIORITY} and {MAX_PRIORITY}")
 
 
 class ModelRef(Record):

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from schemas.grammar import check_process
 from schemas.record import Record
 
 MAX_WORKERS = 15
@@ -12,6 +13,18 @@ CPU = "cpu"
 """The device that every node has: its main memory."""
 ANY_NODE = "any"
 """In place of a node's name: whichever other node has room."""
+
+
+def check_n_ctx(n_ctx: int) -> None:
+    """ValueError for a context that no engine has."""
+    if not 16 <= n_ctx <= 16_777_216:
+        raise ValueError("n_ctx must be between 16 and 16777216 tokens")
+
+
+def check_n_parallel(n_parallel: int) -> None:
+    """ValueError for a number of slots that no engine has."""
+    if not 1 <= n_parallel <= 256:
+        raise ValueError("n_parallel must be between 1 and 256")
 
 
 class DeviceNeed(Record):
@@ -62,8 +75,17 @@ class Profile(Record):
     n_parallel: int | None = None
 
     def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a profile needs a name")
         if len(self.workers) > MAX_WORKERS:
             raise ValueError(f"a profile has at most {MAX_WORKERS} workers")
+        if [need.device for need in self.devices].count(CPU) > 1:
+            raise ValueError(f"a profile has the device {CPU} once at most")
+        check_process(self.args, self.env)
+        if self.n_ctx is not None:
+            check_n_ctx(self.n_ctx)
+        if self.n_parallel is not None:
+            check_n_parallel(self.n_parallel)
 
 
 class Replicas(Record):

@@ -68,7 +68,6 @@ class Subject(Generic[T]):
         self.tokens = tuple(_PLACEHOLDER.findall(template))
         self.kind = Kind(template.split(".")[1])
         self.wildcard = _PLACEHOLDER.sub("*", template)
-        self._pattern = re.compile(_PLACEHOLDER.sub(r"(?P<\1>[^.]+)", template.replace(".", r"\.")))
 
     def __call__(self, **tokens: str) -> str:
         """The subject with these tokens. ValueError if one is missing, unknown or not a token."""
@@ -90,6 +89,10 @@ class Subject(Generic[T]):
         return match.groupdict()
 
     @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(_PLACEHOLDER.sub(r"(?P<\1>[^.]+)", self.template.replace(".", r"\.")))
+
+    @cached_property
     def _decoder(self) -> msgspec.json.Decoder[T]:
         return msgspec.json.Decoder(self.payload)
 
@@ -101,7 +104,10 @@ class Subject(Generic[T]):
         """Wire to payload; msgspec.ValidationError says where it differs from the type."""
         if self.payload is bytes:
             return data  # type: ignore[return-value]  # T is bytes here
-        return self._decoder.decode(data)
+        try:
+            return self._decoder.decode(data)
+        except RecursionError:
+            raise msgspec.DecodeError("JSON is nested too deeply") from None
 
     def event_type(self, subject: str) -> str:
         """CloudEvents `type` of a message on `subject`: the subject without its ids."""
@@ -137,6 +143,8 @@ class Command(Subject[T], Generic[T, R]):
         """
         self.timeout_s = timeout_s
         """How long the answer may take."""
+        self.name = ".".join(word for word in template.split(".")[2:] if not word.startswith("{"))
+        """`model.put`: its noun and its verb."""
 
     @cached_property
     def _reply_decoder(self) -> msgspec.json.Decoder[R]:

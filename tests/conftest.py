@@ -16,8 +16,8 @@ from schemas.roles import Role
 from tests.standins import Services, services
 from tests.support import Yard
 
-# The threads of an engine wait for each other by spinning. Where two engines share few processors, they
-# mostly keep each other from what they wait for: a token takes twenty times as long.
+# The threads of an engine wait for each other by spinning. Where two engines share few processors, that keeps
+# them from what they wait for: a token takes twenty times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # A shell starts its background jobs deaf to Ctrl-C, and so would be the commands that tests interrupt.

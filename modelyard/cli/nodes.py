@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from modelyard.cli.output import emit, say, table
-from modelyard.cli.text import spell_size
+from modelyard.cli.text import ago, spell_size
 from modelyard.cli.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -37,12 +37,15 @@ def register(verbs: Verbs) -> None:
 
 async def _nodes(yard: "Client", arguments: argparse.Namespace) -> None:
     nodes, instances = await yard.nodes(), await yard.instances()
+    left = sorted((await yard.departures()).values(), key=lambda one: one.at)
     seen = [] if arguments.no_look else await _elsewhere()
     listed = [row_of(node, instances.values()) for _, node in sorted(nodes.items())]
     if arguments.json:
-        emit({"nodes": listed, "elsewhere": seen})
+        emit({"nodes": listed, "left": left, "elsewhere": seen})
         return
     _print(listed)
+    for gone in left:
+        say(f"\n{gone.node} left {ago(gone.at)} ago.")
     for one in seen:
         say(f"\nelsewhere: {one.node}, a yard at {one.nats_url} (modelyard {one.version}), not joined")
 

@@ -163,4 +163,6 @@ def _display(
         return nullcontext(progress.log)
     if not progress.can_redraw():
         return nullcontext(progress.Lines().show)
-    return progress.bars() if many else progress.bar()
+    from modelyard.cli import bars
+
+    return bars.bars() if many else bars.bar()

@@ -4,7 +4,6 @@ import argparse
 import os
 import shlex
 import subprocess
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +88,8 @@ def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 def in_editor(spec: "ModelSpec") -> "ModelSpec":
     """The spec as a person leaves it in $EDITOR; BadRequest if that is none, or another model."""
+    import tempfile
+
     from modelyard.specs.toml import read_toml, write_toml
     from schemas.errors import BadRequest
 

@@ -2,10 +2,12 @@
 
 import argparse
 from datetime import datetime
-from typing import NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelyard.cli.text import duration
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 
 class Moment(NamedTuple):
@@ -37,6 +39,8 @@ def moment(text: str) -> Moment:
 
 def time_zone(text: str) -> str:
     """The name of a time zone; an argparse error if there is none of it."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     try:
         return ZoneInfo(text).key
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -45,7 +49,9 @@ def time_zone(text: str) -> str:
         ) from None
 
 
-def _zone(name: str | None) -> ZoneInfo:
+def _zone(name: str | None) -> "ZoneInfo":
+    from zoneinfo import ZoneInfo
+
     from modelyard.settings import load
 
     return ZoneInfo(name or load().time_zone)

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
@@ -56,6 +55,7 @@ class Verbs:
 
 
 def _run(work: Work, arguments: argparse.Namespace) -> int:
+    from modelyard import logging
     from modelyard.settings import SettingsError, load
     from schemas.errors import YardError
 
@@ -64,7 +64,7 @@ def _run(work: Work, arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         complain(str(error))
         return WRONG_SETTING
-    _log_to_stderr(settings.log_level)
+    logging.quiet(settings.log_level)
     try:
         asyncio.run(_connected(work, arguments, settings))
     except YardError as error:
@@ -94,15 +94,3 @@ def complain(sentence: str) -> None:
     """Tell the person at the terminal what went wrong."""
     sys.stdout.flush()
     print(f"yard: {safe(sentence)}", file=sys.stderr, flush=True)
-
-
-def _log_to_stderr(level: str) -> None:
-    """Standard output is for answers; what happens on the connection is told only to who debugs it."""
-    import structlog
-
-    shown = "debug" if level == "debug" else "critical"
-    logging.basicConfig(stream=sys.stderr, level=shown.upper())
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(shown),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

@@ -25,7 +25,7 @@ from schemas.devices import Adapter, Device
 from schemas.downloads import Download, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
 from schemas.groups import Group, GroupRef, GroupStored, ListGroups
-from schemas.instances import Instance, Node
+from schemas.instances import Instance, Node, NodeLeft
 from schemas.logs import FoundLine, LogLine, LogPage, LogQuery, Order
 from schemas.metrics import AskSamples, MetricsAnswer, MetricsQuery, Samples
 from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
@@ -87,6 +87,10 @@ class Client:
     async def nodes(self) -> dict[str, Node]:
         """The machines that are there, by name."""
         return await read_bucket(self.bus, buckets.NODES)
+
+    async def departures(self) -> dict[str, NodeLeft]:
+        """Machines that left on purpose and are not back, by name."""
+        return await read_bucket(self.bus, buckets.DEPARTURES)
 
     async def cordon(self, node: str, order: Cordon) -> None:
         """Have a machine take no new starts, or take them again; NotFound if there is none of this name."""

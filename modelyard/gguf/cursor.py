@@ -7,7 +7,7 @@ from modelyard.gguf.errors import GgufError, NeedMore
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 """More than any real header has: a vocabulary of 262,000 tokens with its merges takes 16 MiB."""
 
-MAX_STRINGS = 2_000_000
+MAX_STRINGS = 1_000_000
 """How many strings the arrays of one header may hold together; it bounds the time to skip them."""
 
 MAX_NUMBERS = 200_000

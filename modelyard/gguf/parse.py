@@ -12,9 +12,9 @@ from modelyard.gguf.cursor import Cursor
 from modelyard.gguf.errors import GgufError, NeedMore
 from modelyard.gguf.formats import TENSOR_TYPES, TensorType
 
-MAX_TENSORS = 65_536
+MAX_TENSORS = 16_384
 """The largest models have some thousands."""
-MAX_ENTRIES = 16_384
+MAX_ENTRIES = 2_048
 """Real headers have some dozens."""
 MAX_KEPT = 4_096
 """Arrays with more numbers and strings with more bytes are passed over."""

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -24,10 +25,22 @@ def spec_from(document: Mapping[str, Any]) -> ModelSpec:
 
 def check_fields(document: object) -> None:
     """BadRequest if a spec has no field of a name in `document`: a misspelt one must not be lost silently."""
-    if (unknown := _unknown(document, _SPEC, "")) is not None:
+    _check(document, _SPEC, "A model")
+
+
+def check_fields_of(kind: type, document: object, what: str) -> None:
+    """As `check_fields`, of any record; `what` is how the sentence calls it."""
+    _check(document, _type_info(kind), what)
+
+
+_type_info = cache(inspect.type_info)
+
+
+def _check(document: object, kind: inspect.Type, what: str) -> None:
+    if (unknown := _unknown(document, kind, "")) is not None:
         place, close = unknown
         hint = f" Did you mean {close!r}?" if close else " docs/asyncapi.json lists those there are."
-        raise BadRequest(f"A model has no field {place!r}.{hint}", param=place)
+        raise BadRequest(f"{what} has no field {place!r}.{hint}", param=place)
 
 
 def _unknown(document: object, kind: inspect.Type, place: str) -> tuple[str, str | None] | None:

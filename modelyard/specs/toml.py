@@ -20,6 +20,8 @@ def read_toml(text: str) -> list[ModelSpec]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadRequest(f"The file is not TOML: {error}.") from error
+    except RecursionError as error:
+        raise BadRequest("The file is not TOML that can be understood: it is nested too deeply.") from error
     if (strange := next((name for name in document if name != _TABLE), None)) is not None:
         raise BadRequest(f"The file has {strange!r}; it takes nothing but [[{_TABLE}]] tables.")
     tables = document.get(_TABLE, [])

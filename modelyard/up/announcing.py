@@ -3,21 +3,20 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from rich.console import Console
-
 from modelyard import credentials, lan
 from modelyard.settings import Settings
 from modelyard.up.inviting import is_loopback, reachable
+from modelyard.up.terminal import Terminal
 
 
 @contextlib.asynccontextmanager
-async def announcing(settings: Settings, console: Console, *, broker: bool) -> AsyncIterator[None]:
+async def announcing(settings: Settings, terminal: Terminal, *, broker: bool) -> AsyncIterator[None]:
     """Announce the broker of this yard inside the block; without one, or on loopback, do nothing."""
     if not broker or is_loopback(settings.nats_host):
         yield
         return
     if not lan.available():
-        console.print("  Not announced on the network: that needs modelyard[lan].", markup=False)
+        terminal.say("  Not announced on the network: that needs modelyard[lan].")
         yield
         return
     async with contextlib.AsyncExitStack() as stack:
@@ -27,5 +26,5 @@ async def announcing(settings: Settings, console: Console, *, broker: bool) -> A
                 lan.announced(settings.node, yard, reachable(settings.nats_host), settings.nats_port)
             )
         except OSError as error:
-            console.print(f"  Not announced on the network: {error.strerror or error}.", markup=False)
+            terminal.say(f"  Not announced on the network: {error.strerror or error}.")
         yield

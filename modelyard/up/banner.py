@@ -1,31 +1,28 @@
 """What a person sees when the yard is up."""
 
-from rich.console import Console
-from rich.table import Table
-
 from modelyard.credentials import API_KEYS
 from modelyard.home import RunFile
 from modelyard.settings import Settings
+from modelyard.up.terminal import Terminal
 
 DEMO = "demo"
 
 
-def show(console: Console, settings: Settings, running: RunFile, seconds: float) -> None:
+def show(terminal: Terminal, settings: Settings, running: RunFile, seconds: float) -> None:
     """Where everything is, and one line to try."""
-    table = Table.grid(padding=(0, 2))
-    for label, value in _places(settings, running):
-        table.add_row(f"  {label}", value)
-    console.print()
-    console.print(f"[bold]Modelyard is up[/bold] after {seconds:.1f} s.", highlight=False)
-    console.print(table, highlight=False)
-    console.print()
+    places = _places(settings, running)
+    width = max(len(label) for label, _ in places)
+    terminal.say()
+    terminal.headline("Modelyard is up", f" after {seconds:.1f} s.")
+    for label, value in places:
+        terminal.say(f"  {label:<{width}}  {value}")
+    terminal.say()
     if running.gateway_url is not None:
-        console.print("  Try it:", highlight=False)
-        # One long line on purpose, and not through rich: it has to survive being copied.
-        console.file.write(f"  {curl_line(f'{running.gateway_url}/v1', settings)}\n")
-        console.print()
-    console.print("  Ctrl-C stops everything.", highlight=False)
-    console.print()
+        terminal.say("  Try it:")
+        terminal.say(f"  {curl_line(f'{running.gateway_url}/v1', settings)}")
+        terminal.say()
+    terminal.say("  Ctrl-C stops everything.")
+    terminal.say()
 
 
 def _places(settings: Settings, running: RunFile) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from modelyard.processes import dying_with_parent
+from modelyard.parent import dying_with_parent
 
 _LOG_KEEP_BYTES = 16 * 1024 * 1024
 EXIT_CONFIG = 78

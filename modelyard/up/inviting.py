@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import psutil
-
 from modelyard import credentials
 from modelyard.broker import BrokerMissing, reload
 from modelyard.credentials import Member
@@ -67,6 +65,8 @@ def reachable(host: str) -> tuple[str, ...]:
     """The addresses under which others reach a listener on `host`."""
     if host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         return (host,)
+    import psutil
+
     every = [one.address for addresses in psutil.net_if_addrs().values() for one in addresses]
     plain = [one for one in every if one.count(".") == 3 and not one.startswith(("127.", "169.254."))]
     return tuple(dict.fromkeys(plain))

@@ -2,9 +2,8 @@
 
 import time
 
-from rich.console import Console
-
 from modelyard.bus import Bus
+from modelyard.up.terminal import Terminal
 from schemas import subjects
 from schemas.downloads import Download, DownloadState
 from schemas.instances import Instance, InstanceState
@@ -26,8 +25,8 @@ _DOWNLOAD_TELLING = {
 class News:
     """Prints life cycle events as sentences."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
 
     async def follow(self, bus: Bus) -> None:
         await bus.subscribe(subjects.INSTANCE_CHANGED, self._on_instance)
@@ -48,6 +47,4 @@ class News:
     def _say(self, subject: str, telling: str, detail: str) -> None:
         clock = time.strftime("%H:%M:%S")
         colon = ": " if detail and not detail.startswith(" ") else ""
-        self._console.print(
-            f"  {clock}  {subject} {telling}{colon}{detail}", highlight=False, markup=False, soft_wrap=True
-        )
+        self._terminal.say(f"  {clock}  {subject} {telling}{colon}{detail}")

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from typing import IO, NamedTuple
 
 import msgspec
-from rich.console import Console
 
 from modelyard import home, settings
 from modelyard.broker import BrokerMissing
 from modelyard.bus import Bus, NatsError
 from modelyard.credentials import ensure_seeds
-from modelyard.processes import Group, end
 from modelyard.service import run_loop, stop_signal
 from modelyard.settings import Settings, SettingsError
 from modelyard.up import banner
@@ -26,6 +24,7 @@ from modelyard.up.child import EXIT_CONFIG, CannotStart, Child, sentence_of
 from modelyard.up.joining import ask, membership, nats_url
 from modelyard.up.news import News
 from modelyard.up.ports import claim
+from modelyard.up.terminal import Terminal
 from schemas import subjects
 from schemas.errors import YardError
 from schemas.instances import ClearNode
@@ -71,7 +70,7 @@ def run_up(asked: Asked) -> int:
         with _held(configured):
             if asked.join:
                 configured = _joined(configured, asked)
-            return run_loop(Up(configured, Console(), _roles(asked)).run())
+            return run_loop(Up(configured, Terminal(), _roles(asked)).run())
     except YardError as error:
         sys.stderr.write(f"yard: {error.message}\n")
         return EXIT_UNREACHABLE
@@ -110,9 +109,9 @@ def _roles(asked: Asked) -> tuple[Role, ...]:
 class Up:
     """The broker, the services, and the terminal."""
 
-    def __init__(self, configured: Settings, console: Console, roles: Sequence[Role] = SERVICES) -> None:
+    def __init__(self, configured: Settings, terminal: Terminal, roles: Sequence[Role] = SERVICES) -> None:
         self._settings = configured
-        self._console = console
+        self._terminal = terminal
         self._roles = roles
         self._broker: Child | None = None
         self._services: list[Child] = []
@@ -129,7 +128,7 @@ class Up:
             stopping = asyncio.create_task(stop.wait())
             try:
                 if await self._until_ready(bus, watch, stopping):
-                    async with announcing(self._settings, self._console, broker=self._broker is not None):
+                    async with announcing(self._settings, self._terminal, broker=self._broker is not None):
                         await self._show(bus, running)
                         await asyncio.wait({stopping, *watch}, return_when=asyncio.FIRST_COMPLETED)
                 self._check(watch)
@@ -206,12 +205,12 @@ class Up:
                 raise CannotStart(child.last_line().removeprefix("yard: "))
 
     async def _show(self, bus: Bus, running: home.RunFile) -> None:
-        banner.show(self._console, self._settings, running, time.monotonic() - self._began)
-        await News(self._console).follow(bus)
+        banner.show(self._terminal, self._settings, running, time.monotonic() - self._began)
+        await News(self._terminal).follow(bus)
 
     async def _stop(self, bus: Bus, again: asyncio.Event) -> None:
         """Let running answers finish for a moment; a second Ctrl-C does not wait for that."""
-        self._console.print("\n  Stopping …", highlight=False)
+        self._terminal.say("\n  Stopping …")
         clearing = asyncio.create_task(self._clear(bus))
         hurry = asyncio.create_task(again.wait())
         await asyncio.wait({clearing, hurry}, return_when=asyncio.FIRST_COMPLETED)
@@ -232,11 +231,14 @@ class Up:
 
     async def _end_leftovers(self) -> None:
         """Runners that the supervisor could not end any more, and what their engines left."""
+        # Only now: it brings psutil, and the yard may run for weeks.
+        from modelyard.processes import Group, end
+
         for instance, runner in home.read_runners(self._settings).items():
             await end(runner.pid, runner.started_at, grace_s=1.0)
             if runner.engine_pid is not None and runner.engine_started_at is not None:
                 with contextlib.suppress(TimeoutError):
-                    group = Group(runner.engine_pid, runner.engine_started_at)
+                    group = Group(runner.engine_pid, runner.engine_started_at, instance)
                     await asyncio.wait_for(group.kill(), STOP_S)
             home.forget_runner(self._settings, instance)
 

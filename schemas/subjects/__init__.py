@@ -108,6 +108,7 @@ from schemas.subjects.nodes import (
     INSTANCE_LOG,
     NODE_CLEAR,
     NODE_CORDON,
+    NODE_LEFT,
     NODE_OPTIONS,
     NODE_START,
     NODE_STOP,

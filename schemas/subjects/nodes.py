@@ -1,6 +1,14 @@
 """Nodes, the instances that run there, and what they print."""
 
-from schemas.instances import Accepted, ClearNode, Instance, NodeCleared, StartInstance, StopInstance
+from schemas.instances import (
+    Accepted,
+    ClearNode,
+    Instance,
+    NodeCleared,
+    NodeLeft,
+    StartInstance,
+    StopInstance,
+)
 from schemas.logs import LogBatch, ServiceLogBatch
 from schemas.placing import AskOptions, Cordon, Options
 from schemas.roles import SERVICES
@@ -58,6 +66,13 @@ NODE_CLEAR = Command(
     server=SUPERVISOR,
     summary="Stop every instance on this node, and take no start after it; answered when they are gone.",
     changes="node",
+)
+NODE_LEFT = Subject(
+    "yard.event.node.{node}.left",
+    NodeLeft,
+    publish=(SUPERVISOR,),
+    subscribe=(*WATCHERS, MONITOR),
+    summary="A node went on purpose; of one that vanishes nobody can tell.",
 )
 INSTANCE_CHANGED = Subject(
     "yard.event.instance.{instance}.{state}",

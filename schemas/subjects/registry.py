@@ -19,7 +19,7 @@ from schemas.registry import (
     UndoModel,
 )
 from schemas.subject import Command, Subject
-from schemas.subjects.sides import CALLERS, DOWNLOADER, DRAIN_S, RUNNER, SUPERVISOR, WATCHERS
+from schemas.subjects.sides import CALLERS, DOWNLOADER, DRAIN_S, MONITOR, RUNNER, SUPERVISOR, WATCHERS
 
 MODEL_PUT = Command(
     "yard.command.model.put",
@@ -158,6 +158,6 @@ MODEL_CHANGED = Subject(
     "yard.event.model.{model}.{change}",
     ModelChanged,
     publish=(SUPERVISOR,),
-    subscribe=(*WATCHERS, RUNNER),
+    subscribe=(*WATCHERS, RUNNER, MONITOR),
     summary="A model was put, deleted or renamed; `model` is the name it had before.",
 )

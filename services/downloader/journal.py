@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from services.downloader import ranges
 from services.downloader.disk import append_only, replace_file
@@ -133,6 +132,8 @@ def boot_id() -> str:
     """What tells this run of the machine from the one before a power cut."""
     if _BOOT_ID.exists():
         return _BOOT_ID.read_text().strip()
+    import psutil
+
     return str(int(psutil.boot_time()))
 
 

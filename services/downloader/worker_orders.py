@@ -1,11 +1,11 @@
 """What a worker's parent tells it while it works, read by a thread of its own."""
 
-import asyncio
 import os
 import queue
 import threading
 from collections.abc import Callable
 from io import RawIOBase
+from typing import TYPE_CHECKING
 
 from services.downloader.source import Source
 from services.downloader.worker_messages import (
@@ -18,6 +18,10 @@ from services.downloader.worker_messages import (
     Seek,
     SeekRepo,
 )
+
+if TYPE_CHECKING:
+    # While the hub is asked there is no loop yet, and none of its memory.
+    import asyncio
 
 OnLimit = Callable[[int | None], None]
 Send = Callable[[Seek | SeekRepo], None]
@@ -48,6 +52,8 @@ class Orders:
 
     async def seek(self, source: Source) -> tuple[Offer, ...]:
         """Which nodes have this file now; one question about a file at a time."""
+        import asyncio
+
         assert source.sha256 is not None
         found: asyncio.Future[Offers] = asyncio.get_running_loop().create_future()
         self._seeking[source.sha256] = found
@@ -56,6 +62,8 @@ class Orders:
 
     def follow(self, on_limit: OnLimit) -> None:
         """Call on_limit in the running loop: now, and whenever the parent changes the limit."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
 
         def tell(limit: int | None) -> None:

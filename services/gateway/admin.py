@@ -6,20 +6,18 @@ from aiohttp import web
 import modelyard
 from modelyard.bus import Bus
 from modelyard.settings import Settings
+from modelyard.specs.checked import check_fields_of
 from modelyard.state import Mirror
 from schemas import subjects
 from schemas.audit import Actor
-from schemas.errors import BrokerUnavailable, InvalidJson, NotFound
+from schemas.errors import BadRequest, BrokerUnavailable, InvalidJson, NotFound
+from schemas.grammar import check_token
 from schemas.roles import Role
 from schemas.subject import Command
 from services.gateway.middleware import KEY_ID
 
 TIMEOUT_S = 10.0
-_BY_NAME = {
-    command.template: command
-    for command in subjects.COMMANDS
-    if Role.GATEWAY in command.publish and not command.tokens
-}
+_BY_NAME = {command.name: command for command in subjects.COMMANDS if Role.GATEWAY in command.publish}
 
 
 class Admin:
@@ -41,14 +39,14 @@ class Admin:
 
     async def on_command(self, request: web.Request) -> web.Response:
         noun, verb = request.match_info["noun"], request.match_info["verb"]
-        command = _BY_NAME.get(f"yard.command.{noun}.{verb}")
+        command = _BY_NAME.get(f"{noun}.{verb}")
         if command is None:
-            known = ", ".join(sorted(name.removeprefix("yard.command.") for name in _BY_NAME))
-            raise NotFound(f"There is no command {noun}.{verb}; there are {known}.")
-        payload = _decode(command, await request.read())
+            raise NotFound(f"There is no command {noun}.{verb}; there are {', '.join(sorted(_BY_NAME))}.")
+        payload, tokens = _decode(command, await request.read())
         # What a client says of itself is no proof: only what was checked here goes along.
         by = Actor(role=Role.GATEWAY, key=request.get(KEY_ID), address=request.remote, node=self._bus.node)
-        reply = await self._bus.call(command, payload, timeout_s=max(TIMEOUT_S, command.timeout_s), by=by)
+        patience_s = max(TIMEOUT_S, command.timeout_s)
+        reply = await self._bus.call(command, payload, timeout_s=patience_s, by=by, **tokens)
         return web.Response(body=command.encode_reply(reply), content_type="application/json")
 
     async def on_state(self, request: web.Request) -> web.Response:
@@ -67,8 +65,29 @@ class Admin:
         return web.Response(body=b'{"status":"ok"}', content_type="application/json")
 
 
-def _decode(command: Command[object, object], body: bytes) -> object:
+def _decode(command: Command[object, object], body: bytes) -> tuple[object, dict[str, str]]:
+    """What is asked, and the tokens of the subject: over HTTP they are fields like the others.
+
+    Unlike on the wire, where a newer side may say more, a field that does not exist is refused where
+    something is changed: a misspelt `dry_run` must not do it.
+    """
+    said = command.template
     try:
-        return command.decode(body or b"{}")
+        payload, document = command.decode(body or b"{}"), _object(body or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidJson(f"This is not what {command.template} takes: {error}.") from error
+        raise InvalidJson(f"This is not what {said} takes: {error}.") from error
+    tokens = {name: _token(name, document.pop(name, None)) for name in command.tokens}
+    if command.changes is not None:
+        check_fields_of(command.payload, document, said)
+    return payload, tokens
+
+
+def _object(body: bytes) -> dict[str, object]:
+    return msgspec.json.decode(body, type=dict[str, object])
+
+
+def _token(name: str, value: object) -> str:
+    try:
+        return check_token(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise BadRequest(f"The field {name!r} is missing, or no name.", param=name) from error

@@ -1,25 +1,32 @@
 """The groups of models: put, listed, taken away. A name that no model has yet does no harm."""
 
+from collections.abc import Iterable
+
+import msgspec
+
 from modelyard import audit
 from modelyard.bus import Bus
 from modelyard.state import Mirror, Store
 from schemas import buckets
-from schemas.errors import NotFound
+from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
+from schemas.models import ModelSpec, find_model
 
 
 class Groups:
     """The `group` commands."""
 
-    def __init__(self, bus: Bus, groups: Mirror[Group]) -> None:
+    def __init__(self, bus: Bus, groups: Mirror[Group], models: Mirror[ModelSpec]) -> None:
         self._store = Store(bus, buckets.GROUPS)
         self._groups = groups
+        self._models = models
 
-    async def put(self, group: Group) -> GroupStored:
-        """Store a new or changed group."""
-        before = self._groups.values.get(group.name)
-        await self._store.put(group.name, group)
-        audit.changed(f"group {group.name}", before, group)
+    async def put(self, asked: Group) -> GroupStored:
+        """Store a new or changed group; Conflict if another one says the opposite."""
+        group = by_names(asked, self._models.values)
+        if (opposite := contradicting(group, self._groups.values.values())) is not None:
+            raise Conflict(opposite, param="models")
+        await self._write(group)
         return GroupStored(name=group.name)
 
     async def delete(self, ref: GroupRef) -> GroupStored:
@@ -34,3 +41,36 @@ class Groups:
     async def groups(self, _wanted: ListGroups) -> GroupList:
         """All of them."""
         return GroupList(groups=tuple(sorted(self._groups.values.values(), key=lambda group: group.name)))
+
+    async def follow(self, old: str, new: str) -> None:
+        """A model was renamed: it stays in its groups."""
+        for group in tuple(self._groups.values.values()):
+            if old in group.models:
+                models = tuple(dict.fromkeys(new if each == old else each for each in group.models))
+                await self._write(msgspec.structs.replace(group, models=models))
+
+    async def _write(self, group: Group) -> None:
+        before = self._groups.values.get(group.name)
+        await self._store.put(group.name, group)
+        audit.changed(f"group {group.name}", before, group)
+
+
+def by_names(group: Group, models: dict[str, ModelSpec]) -> Group:
+    """The group with models by their names where it has aliases; BadRequest if fewer than two are left."""
+    found = ((name, find_model(name, models)) for name in group.models)
+    names = tuple(dict.fromkeys(spec.name if spec else name for name, spec in found))
+    try:
+        return msgspec.structs.replace(group, models=names)
+    except ValueError as error:
+        raise BadRequest(f"{' and '.join(group.models)} are one model: {error}.", param="models") from error
+
+
+def contradicting(group: Group, others: Iterable[Group]) -> str | None:
+    """Which other group keeps two models apart that this one wants together, or the other way round."""
+    for other in others:
+        shared = sorted(set(group.models) & set(other.models))
+        if other.name != group.name and other.kind is not group.kind and len(shared) > 1:
+            return (
+                f"{shared[0]} and {shared[1]} cannot be {group.kind}: group {other.name} says {other.kind}."
+            )
+    return None

@@ -3,13 +3,20 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from modelyard.paths import resolve_inside
 from schemas.errors import BadRequest, Conflict
 from schemas.models import ModelSpec
 
+MAX_SPEC_BYTES = 256 * 1024
+"""Its events have it twice, its history twenty times, and a list of models has them all."""
+
 
 def check_spec(spec: ModelSpec, models: Mapping[str, ModelSpec], store: Path) -> None:
     """BadRequest or Conflict if `spec` cannot be a model among `models`."""
+    if (size := len(msgspec.json.encode(spec))) > MAX_SPEC_BYTES:
+        raise BadRequest(f"{spec.name} has {size} bytes as JSON; a model has at most {MAX_SPEC_BYTES}.")
     files = {"path": spec.path, "mmproj": spec.mmproj, "chat_template": spec.chat_template}
     files |= {f"loras[{index}].path": lora.path for index, lora in enumerate(spec.loras)}
     for field, path in files.items():

@@ -33,6 +33,7 @@ from schemas.registry import (
 from schemas.roles import Role
 from services.supervisor.changes import check_new_name, check_once, earlier, key_of, plain, renamed
 from services.supervisor.farewell import Farewell
+from services.supervisor.groups import Groups
 from services.supervisor.ledger import Edit, Ledger
 
 
@@ -46,9 +47,11 @@ class Registry:
         settings: Settings,
         models: Mirror[ModelSpec],
         instances: Mirror[Instance],
+        groups: Groups,
     ) -> None:
         self._bus = bus
         self._models = models
+        self._groups = groups
         self._ledger = Ledger(bus, tasks, settings, models)
         self._farewell = Farewell(instances)
 
@@ -106,6 +109,7 @@ class Registry:
             edits = [Edit(old.name, None, asked.revision), Edit(new.name, new, 0)]
             gone, made = await self._ledger.check(edits)
             revision = await self._ledger.write(made, by)
+            await self._groups.follow(old.name, new.name)
             await self._ledger.write(gone, by)
             changed = ModelChanged(revision=revision, by=by, before=gone.before, after=new)
             self._ledger.tell(old.name, ModelChange.RENAMED, changed)

@@ -221,6 +221,7 @@ async def test_the_page_is_served_and_its_feed_begins_with_a_snapshot(yard: Yard
 
 
 async def test_secrets_are_in_no_log_and_no_command_line(yard: YardProcess) -> None:
+    assert (await chat(yard.url, "demo", max_tokens=2))[0] == 200
     seeds = [path.read_text().strip() for path in (yard.home / "keys").glob("*.nk")]
     assert len(seeds) == 6
     texts = [path.read_text(errors="replace") for path in (yard.home / "logs").glob("*")]

@@ -12,14 +12,15 @@ import pytest
 
 from modelyard.cli.nodes import row_of
 from modelyard.home import Membership
-from modelyard.state import Mirror
+from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
 from modelyard.tinymodels import write_reciter
 from schemas import buckets, subjects
 from schemas.batches import SCHEDULER
-from schemas.instances import InstanceState
+from schemas.instances import InstanceState, NodeLeft
 from schemas.library import AskNode
 from schemas.models import ModelSpec
+from schemas.placing import Cordon
 from schemas.profiles import DeviceNeed, Profile
 from tests.e2e.chatting import chat, streaming
 from tests.e2e.machines import Cable, command, first, second, share, tiny, two_machines, why_not
@@ -35,6 +36,8 @@ pytestmark = [
 GONE_S = 10.0
 """A machine that vanished has lost its instances after so long."""
 BACK_S = 30.0
+TOKENS = 600
+"""More than the slow model says before the test has done what it does to its machine."""
 S = InstanceState
 
 
@@ -62,6 +65,10 @@ async def test_a_model_runs_where_its_file_is(a: YardProcess, cable: Cable, tmp_
         assert (status, body["error"]["code"]) == (503, "model_start_failed")
         assert "test/lost.gguf" in body["error"]["message"]
         assert "not in the store" in body["error"]["message"]
+    # It was switched off in order: that is known, and no machine to look for.
+    kept: Store[NodeLeft] = Store(a.bus, buckets.DEPARTURES)
+    assert (await kept.get("b")) is not None
+    assert [row["node"] for row in await listed(a, 1)] == ["a"]
 
 
 async def test_a_model_that_one_machine_has_comes_from_it_to_the_other(tmp_path: Path, cable: Cable) -> None:
@@ -141,11 +148,11 @@ async def test_a_vanished_machine_loses_its_work_to_the_other(
             share(slow_gguf, yard.home, "slow")
         await a.put(ModelSpec(name="slow", path="test/slow.gguf", n_ctx=2048, n_parallel=1))
         await command(a, "cordon", "a")
-        async with streaming(a.url, "slow", max_tokens=80) as stream:
+        async with streaming(a.url, "slow", max_tokens=TOKENS) as stream:
             await stream.read_tokens(3)
             lost = await instances.until("slow", S.READY)
             assert lost.node == "b"
-            await command(a, "uncordon", "a")
+            await a.bus.call(subjects.NODE_CORDON, Cordon(cordoned=False), node="a")
             await stream.read_tokens(3)
             began = time.monotonic()
             if way == "killed":
@@ -179,10 +186,10 @@ async def test_a_scheduler_that_is_cut_off_with_its_instance_is_followed_by_the_
             share(slow_gguf, yard.home, "slow")
         await a.put(ModelSpec(name="slow", path="test/slow.gguf", n_ctx=2048, n_parallel=1))
         await command(a, "cordon", "a")
-        async with streaming(a.url, "slow", max_tokens=60) as stream:
+        async with streaming(a.url, "slow", max_tokens=TOKENS) as stream:
             await stream.read_tokens(3)
             assert [one.node for one in instances.of("slow")] == ["b"]
-            await command(a, "uncordon", "a")
+            await a.bus.call(subjects.NODE_CORDON, Cordon(cordoned=False), node="a")
             began = time.monotonic()
             cable.cut()
             async with asyncio.timeout(20):
@@ -257,9 +264,10 @@ async def test_the_death_of_the_scheduler_in_a_swap_delays_nobody_for_long(
         assert status == 200, body
 
 
-async def listed(yard: YardProcess) -> list[dict[str, Any]]:
-    """As `yard nodes` tells it."""
-    async with watching(yard.bus) as instances, nodes(yard) as known:
+async def listed(yard: YardProcess, count: int = 2) -> list[dict[str, Any]]:
+    """As `yard nodes` tells it, once so many have told about themselves."""
+    async with watching(yard.bus) as instances, nodes(yard) as known, asyncio.timeout(20):
+        await known.until(lambda values: len(values) == count)
         own = instances.mirror.values.values()
         return [row_of(node, own) for _, node in sorted(known.values.items())]
 

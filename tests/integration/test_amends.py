@@ -24,6 +24,7 @@ async def test_an_edit_closes_the_circuit(yard: Yard) -> None:
     failed = msgspec.structs.replace(
         instance("i1", "demo", InstanceState.FAILED, error="It broke."),
         revision=revision,
+        started_at=1.0,
         failures=5,
         retry_at=9e9,
         circuit_open=True,
@@ -41,3 +42,21 @@ async def test_an_edit_closes_the_circuit(yard: Yard) -> None:
         assert (now.state, now.error) == (InstanceState.FAILED, "It broke.")
         assert (now.failures, now.retry_at) == (0, None)
         assert seen.values["i2"] == elsewhere, "that is for its own node to say"
+
+
+async def test_the_failure_of_a_model_that_left_the_registry_is_forgotten(yard: Yard) -> None:
+    """It stayed in `yard ps` for ever: only the next start of its model took it away."""
+    bus = await yard.bus(Role.SUPERVISOR)
+    models, instances = Store(bus, buckets.MODELS), Store(bus, buckets.INSTANCES)
+    await models.put("demo", SPEC)
+    failed = instance("i1", "demo", InstanceState.FAILED, error="It broke.")
+    await instances.put("i1", failed)
+    await instances.put("i2", msgspec.structs.replace(failed, instance="i2", node="other"))
+    async with Tasks() as tasks, asyncio.timeout(10):
+        seen: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
+        specs: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
+        Amends(bus, tasks, "testnode", specs, seen).begin()
+        assert "i1" in seen.values
+        await models.delete("demo")
+        await seen.until(lambda values: "i1" not in values)
+        assert "i2" in seen.values, "that is for its own node to say"

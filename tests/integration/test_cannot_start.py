@@ -1,18 +1,24 @@
 """Where a process of ours cannot even be started, somebody says so."""
 
 import asyncio
+import os
+import sys
 
+import pytest
+
+from modelyard.home import AlreadyRunning, lock
 from modelyard.settings import Settings
 from modelyard.state import Mirror
 from modelyard.tasks import Tasks
 from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas import buckets, subjects
 from schemas.downloads import StartDownload
-from schemas.instances import InstanceState
+from schemas.instances import InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec
 from schemas.roles import Role
 from services.downloader.service import main as downloader
 from services.supervisor.service import main as supervisor
+from tests.commands import environment
 from tests.support import Yard
 
 
@@ -46,3 +52,54 @@ async def test_a_model_whose_runner_cannot_be_started_fails(yard: Yard, settings
         starting.cancel()
     assert "could not be started" in (failed.error or "")
     assert failed.retry_at is not None
+
+
+async def test_a_second_supervisor_of_a_home_waits_for_the_first_to_go(yard: Yard) -> None:
+    """Both answered for the node, each with a book of memory of its own, and took each other's lease."""
+    held = lock(yard.settings, "supervisor.lock")
+    with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"):
+        lock(yard.settings, "supervisor.lock")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.supervisor"),
+        env=environment(yard, YARD_NODE=yard.settings.node),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(30):
+            assert b"home_is_held" in await said(process, b"home_is_held", b"service_ready")
+            held.close()
+            assert b"service_ready" in await said(process, b"service_ready")
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+async def said(process: asyncio.subprocess.Process, *words: bytes) -> bytes:
+    """The first line with one of these words in it."""
+    assert process.stdout is not None
+    async for line in process.stdout:
+        if any(word in line for word in words):
+            return line
+    raise AssertionError("it ended")
+
+
+async def test_a_runner_that_is_stopped_before_it_can_listen_has_not_failed(
+    yard: Yard, settings: Settings
+) -> None:
+    """SIGTERM ends Python at once until it has asked for it; that counted as a failure, with a pause."""
+    operator = await yard.bus()
+    model = ModelSpec(name="m", path="none", engine="command", args=(sys.executable, "-c", "{port}"))
+    events = await operator.nc.subscribe(subjects.INSTANCE_CHANGED.wildcard)
+    async with Tasks() as tasks, asyncio.timeout(20):
+        await supervisor(await yard.bus(Role.SUPERVISOR), settings, tasks)
+        await operator.call(subjects.MODEL_PUT, model)
+        starting = asyncio.create_task(operator.call(subjects.MODEL_START, ModelRef(model="m")))
+        first = subjects.INSTANCE_CHANGED.decode((await events.next_msg(timeout=10)).data)
+        assert first.state is InstanceState.STARTING
+        await operator.call(subjects.MODEL_STOP, ModelRef(model="m"))
+        last = first
+        while last.state not in (InstanceState.STOPPED, InstanceState.FAILED):
+            last = subjects.INSTANCE_CHANGED.decode((await events.next_msg(timeout=15)).data)
+        starting.cancel()
+    assert (last.state, last.reason, last.failures) == (InstanceState.STOPPED, Reason.REQUESTED, 0)

@@ -207,3 +207,18 @@ async def test_a_command_that_does_not_come_up_says_why(
     async with running(yard, msgspec.structs.replace(SPEC, **changes)) as runner:
         failed = await runner.state(InstanceState.FAILED)
     assert word in (failed.error or "")
+
+
+async def test_a_plugin_that_hangs_neither_delays_other_engines_nor_a_stop(yard: Yard) -> None:
+    """A runner that waits for the word of a plugin lets go of it when it is told to stop."""
+    plugin = yard.settings.engine_plugins / "mine.py"
+    plugin.write_text(f"{PLUGIN}\nimport time\ntime.sleep(1000)\n")
+    plugin.chmod(0o600)
+    async with running(yard) as runner:
+        await runner.state(InstanceState.READY)
+    await Store(await yard.bus(Role.RUNNER), buckets.INSTANCES).delete("i1")
+    async with running(yard, msgspec.structs.replace(SPEC, engine="mine")) as runner:
+        await runner.state(InstanceState.STARTING)
+        runner.process.send_signal(signal.SIGTERM)
+        await runner.state(InstanceState.STOPPED)
+        assert await asyncio.wait_for(runner.process.wait(), 10) == 0

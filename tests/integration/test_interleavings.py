@@ -26,6 +26,7 @@ from services.gateway.catalog import Catalog
 from services.gateway.inference.ask import Ask
 from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
+from services.supervisor.runner import desk as desk_module
 from services.supervisor.runner import pulls
 from services.supervisor.runner.answer import Answer
 from services.supervisor.runner.desk import Desk
@@ -47,15 +48,20 @@ class Engine:
     def __init__(self) -> None:
         self.busy = 0
         self.most = 0
+        self.asked = False
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.busy += 1
         self.most = max(self.most, self.busy)
         try:
-            return await self._stream(request, body["max_tokens"], dies=body.get("user") == "dies")
+            return await self._stream(request, body["max_tokens"], dies=self._dies(body.get("user")))
         finally:
             self.busy -= 1
+
+    def _dies(self, user: str | None) -> bool:
+        first, self.asked = not self.asked, True
+        return user == "dies" or (first and user == "dies once")
 
     async def _stream(self, request: web.Request, tokens: int, *, dies: bool) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -238,3 +244,27 @@ async def test_a_second_delivery_of_a_request_at_work_leaves_it_to_the_first(
         assert [(one.outcome, one.completion_tokens) for one in seen] == [(Outcome.OK, TOKENS)]
         assert text.count(b'"content":"w"') == TOKENS
         assert not (await operator.js.stream_info(streams.INFER.name)).state.messages
+
+
+async def test_a_second_attempt_on_the_same_runner_is_not_given_up_for_the_first(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner asked about both, heard that the first is elsewhere, and left the second, too: that came
+    back seconds later, when the broker delivered it again.
+    """
+    monkeypatch.setattr(desk_module, "CHECK_S", 0.2)
+    operator = await yard.bus()
+    started = await operator.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
+    await operator.nc.flush()
+    body = {"model": "demo", "max_tokens": 400, "user": "dies once", "messages": []}
+    ask = Ask(path=PATH, body=msgspec.json.encode(body), model="demo", stream=False)
+    async with engine() as (_, port), path(yard, port) as (inference, _desks):
+        async with asyncio.timeout(20), inference.ask(ask) as answer:
+            assert (await answer.head()).status == 200
+            async for _ in answer.body():
+                pass
+        for attempt in (1, 2):
+            event = subjects.REQUEST_STARTED.decode((await started.next_msg(timeout=5)).data)
+            assert (event.request, event.attempt) == (ask.request, attempt)
+        await operator.nc.flush()
+        assert started.pending_msgs == 0, "the second was begun once"

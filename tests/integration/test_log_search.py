@@ -185,7 +185,11 @@ async def test_a_flood_is_cut_and_says_so(
     await wire.send(monitor, "monitor")
     log.info("after")
     await wire.send(monitor, "monitor")
-    first, second = await heard.get(), await heard.get()
+    try:
+        async with asyncio.timeout(20):
+            first, second = await heard.get(), await heard.get()
+    except TimeoutError:
+        pytest.fail(f"sent {monitor.nc.stats}, received {client.bus.nc.stats}")
     assert (len(first.lines), first.dropped) == (MAX_LINES, 5000 - MAX_LINES)  # type: ignore[attr-defined]
     assert (len(second.lines), second.dropped) == (1, 0)  # type: ignore[attr-defined]
 

@@ -60,6 +60,49 @@ async def test_every_command_of_the_registry_is_a_route(http: Http) -> None:
     assert (status, wrong["error"]["code"]) == (400, "invalid_json")
 
 
+@pytest.mark.parametrize(
+    ("verb", "body", "code", "param"),
+    [
+        ("put", {"name": "m", "path": "m.gguf", "n_paralel": 1}, "bad_request", "n_paralel"),
+        ("put", {"name": "m", "path": "m.gguf", "replicas": {"mix": 1}}, "bad_request", "replicas.mix"),
+        ("apply", {"models": [{"name": "m", "path": "m.gguf"}], "dryrun": True}, "bad_request", "dryrun"),
+        ("apply", {"models": [{"name": "m", "path": "m", "ttl": 1}]}, "bad_request", "models[0].ttl"),
+        ("put", {"name": "m", "path": "../m.gguf"}, "bad_request", "path"),
+        ("put", {"name": "m", "path": "m", "args": ["x" * 300_000]}, "bad_request", None),
+    ],
+)
+async def test_what_would_be_lost_silently_is_refused(
+    http: Http, verb: str, body: dict[str, Any], code: str, param: str | None
+) -> None:
+    status, refused = await ask(http, verb, **body)
+    assert (status, refused["error"]["code"], refused["error"]["param"]) == (400, code, param)
+    assert (await ask(http, "list"))[1]["models"] == []
+
+
+async def test_a_body_nested_too_deeply_is_refused_like_any_other_wrong_one(http: Http) -> None:
+    """It was an internal error; a spec a little less deep was stored, and then nobody could read it."""
+    for body in ('{"a":' * 100_000, '{"name":"m","path":"m","env":' + "[" * 5000):
+        async with http.post("/api/command/model/put", data=body) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (400, "invalid_json")
+    deep = '{"name":"m","path":"m","parameters":{"defaults":{"a":' + "[" * 900 + "]" * 900 + "}}}"
+    async with http.post("/api/command/model/put", data=deep) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (400, "invalid_json")
+
+
+async def test_a_node_is_cordoned_over_http_by_its_name_in_the_body(http: Http, settings: Settings) -> None:
+    async def cordon(**body: Any) -> tuple[int, Any]:
+        async with http.post("/api/command/node/cordon", json=body) as response:
+            return response.status, await response.json()
+
+    assert await cordon(node=settings.node, cordoned=True) == (200, {"accepted": True})
+    assert (settings.home / "cordoned").exists()
+    assert (await cordon(node=settings.node, cordoned=False))[0] == 200
+    for wrong in ({"cordoned": True}, {"node": "a.b", "cordoned": True}, {"node": 7, "cordoned": True}):
+        status, refused = await cordon(**wrong)
+        assert (status, refused["error"]["param"]) == (400, "node")
+    assert (await cordon(node="nosuch", cordoned=True))[1]["error"]["code"] == "service_unavailable"
+
+
 @contextlib.asynccontextmanager
 async def waiting(yard: Yard, inference: Inference) -> AsyncIterator[asyncio.Task[YardError]]:
     """A request that waits for a slot; what it is refused with in the end."""

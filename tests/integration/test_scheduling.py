@@ -2,15 +2,18 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from modelyard.micro import Commands
+from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.batches import SCHEDULER, Lease
-from schemas.errors import Conflict
+from schemas.errors import Conflict, StartFailed
 from schemas.grammar import model_key
 from schemas.groups import Group
 from schemas.instances import (
@@ -21,8 +24,10 @@ from schemas.instances import (
     Reason,
     StartInstance,
 )
-from schemas.models import ModelSpec
+from schemas.models import ModelRef, ModelSpec
 from schemas.placing import AskOptions, Need, NodeDevice, Option, Options, WaitingModel
+from schemas.profiles import DeviceNeed, Profile
+from schemas.registry import PatchModel, PutModel
 from schemas.roles import Role
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.reservations import Reservations
@@ -32,6 +37,7 @@ from services.supervisor.scheduling.demand import Demands
 from services.supervisor.scheduling.lease import SchedulerLease
 from services.supervisor.scheduling.memory import Memory
 from services.supervisor.scheduling.scheduler import ORDER_S, Scheduler
+from services.supervisor.service import main
 from tests.support import Yard
 
 GIB = 2**30
@@ -87,8 +93,11 @@ async def test_a_node_takes_no_late_order_of_a_scheduler_that_was_followed(yard:
 class StandinNode:
     """Answers as a node agent does; a silent one says nothing to a start."""
 
-    def __init__(self, yard: Yard, name: str, *, silent: bool = False) -> None:
+    def __init__(self, yard: Yard, name: str, *, silent: bool = False, stumbles_over: str = "") -> None:
         self.name = name
+        self.on_start: Callable[[], Awaitable[None]] | None = None
+        """What it does before it takes a start."""
+        self._stumbles_over = stumbles_over
         self.starts: list[float] = []
         self._yard = yard
         self._silent = silent
@@ -103,7 +112,9 @@ class StandinNode:
         record = Node(node=self.name, version="1", started_at=0.0, devices=devices)
         await Store(bus, buckets.NODES).put(self.name, record, ttl_s=60)
 
-    async def _options(self, _asked: AskOptions) -> Options:
+    async def _options(self, asked: AskOptions) -> Options:
+        if asked.model == self._stumbles_over:
+            raise ZeroDivisionError
         needs = (Need(device="cpu", memory_bytes=1),)
         return Options(options=(Option(node=self.name, devices=("cpu",), needs=needs),))
 
@@ -111,6 +122,8 @@ class StandinNode:
         self.starts.append(time.monotonic())
         if self._silent:
             await asyncio.Event().wait()
+        if self.on_start is not None:
+            await self.on_start()
         record = Instance(
             instance=order.instance,
             model=order.model,
@@ -125,24 +138,88 @@ class StandinNode:
         return Accepted()
 
 
+async def deciding(
+    yard: Yard, tasks: Tasks, *names: str
+) -> tuple[Scheduler, Mirror[ModelSpec], Mirror[Instance]]:
+    """A scheduler at work on models of these names, and what it sees."""
+    bus = await yard.bus(Role.SUPERVISOR)
+    for name in names:
+        await Store(bus, buckets.MODELS).put(model_key(name), ModelSpec(name=name, path=f"{name}.gguf"))
+    models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
+    instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
+    nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
+    groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
+    memory = await Memory.start(bus, tasks)
+    asking = Nodes(bus, nodes, models)
+    fetching = await Fetching.start(bus, tasks, asking)
+    scheduler = Scheduler(bus, yard.settings, models, instances, nodes, asking, groups, memory, fetching)
+    tasks.spawn(scheduler.run(1), "scheduler")
+    await asyncio.sleep(0)
+    return scheduler, models, instances
+
+
+async def test_a_model_over_which_a_node_stumbles_does_not_cost_the_others_that_node(yard: Yard) -> None:
+    """Any fault in the answer of `options` made the node look dead, for every model."""
+    async with Tasks() as tasks:
+        await StandinNode(yard, "a", stumbles_over="bad").open(tasks)
+        scheduler, _, instances = await deciding(yard, tasks, "bad", "good")
+        await scheduler.wish("bad")
+        async with asyncio.timeout(5):
+            while "a failed to say" not in scheduler.reasons.get("bad", ""):
+                await asyncio.sleep(0.01)
+        await scheduler.wish("good")
+        async with asyncio.timeout(1.5):
+            await instances.until(lambda values: any(one.model == "good" for one in values.values()))
+
+
+async def test_a_model_that_leaves_in_the_middle_of_a_look_does_not_end_the_deciding(yard: Yard) -> None:
+    """Deterministic: the first start of the look takes the second model away before it is answered."""
+    async with Tasks() as tasks:
+        node = StandinNode(yard, "a")
+        await node.open(tasks)
+        scheduler, models, instances = await deciding(yard, tasks, "a", "b", "c")
+
+        async def take_b_away() -> None:
+            node.on_start = None
+            await Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS).delete(model_key("b"))
+            await models.until(lambda values: "b" not in values)
+
+        node.on_start = take_b_away
+        scheduler.demands.wish("a", time.time())
+        await scheduler.wish("b")
+        async with asyncio.timeout(10):
+            await models.until(lambda values: "b" not in values)
+            await scheduler.wish("c")
+            await instances.until(lambda values: any(one.model == "c" for one in values.values()))
+
+
+async def test_a_start_that_no_device_can_hold_is_refused_at_once_and_only_for_a_while(
+    yard: Yard, settings: Settings
+) -> None:
+    """It was a Conflict without the reason, after all of the time; and the record stayed for ever."""
+    small = msgspec.structs.replace(settings, memory_limits={"cpu": GIB})
+    profile = Profile(devices=(DeviceNeed(device="cpu", memory_mib=9000),))
+    model = PutModel(name="m", path="none", engine="command", args=("true", "{port}"), profiles=(profile,))
+    async with Tasks() as tasks:
+        await main(await yard.bus(Role.SUPERVISOR), small, tasks)
+        operator = await yard.bus()
+        stored = await operator.call(subjects.MODEL_PUT, model)
+        with pytest.raises(StartFailed, match=r"needs 8\.8 GiB on cpu"):
+            await operator.call(subjects.MODEL_START, ModelRef(model="m"), timeout_s=10)
+        seen: Mirror[Instance] = await Mirror.start(operator, buckets.INSTANCES, tasks)
+        assert {one.revision for one in seen.values.values()} == {stored.revision}
+        await operator.call(subjects.MODEL_PATCH, PatchModel(model="m", patch={"profiles": None}))
+        async with asyncio.timeout(5):
+            await seen.until(lambda values: not any(one.started_at == 0 for one in values.values()))
+
+
 async def test_a_node_that_takes_no_order_is_left_out_until_it_shows_itself_again(yard: Yard) -> None:
     """Its record lives on for some seconds: without that rule each look would begin with it again."""
-    bus = await yard.bus(Role.SUPERVISOR)
     async with Tasks() as tasks:
         dead, alive = StandinNode(yard, "a", silent=True), StandinNode(yard, "b")
         for node in (dead, alive):
             await node.open(tasks)
-        await Store(bus, buckets.MODELS).put(model_key("m"), ModelSpec(name="m", path="m.gguf"))
-        models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
-        instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
-        nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
-        groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
-        memory = await Memory.start(bus, tasks)
-        asking = Nodes(bus, nodes, models)
-        fetching = await Fetching.start(bus, tasks, asking)
-        scheduler = Scheduler(bus, yard.settings, models, instances, nodes, asking, groups, memory, fetching)
-        tasks.spawn(scheduler.run(1), "scheduler")
-        await asyncio.sleep(0)
+        scheduler, _, instances = await deciding(yard, tasks, "m")
         await scheduler.wish("m")
         async with asyncio.timeout(ORDER_S + 3):
             await instances.until(lambda values: any(one.node == "b" for one in values.values()))

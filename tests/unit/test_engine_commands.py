@@ -327,3 +327,9 @@ def test_a_profile_changes_the_model_that_runs() -> None:
     assert (placed.n_ctx, placed.n_parallel, placed.args) == (1024, 1, ("-a", "-b"))
     assert placed.env == {"A": "1", "B": "2"}
     assert ANYWHERE.applied_to(spec) == spec
+
+
+def test_a_port_in_doubled_braces_is_no_port() -> None:
+    """It was taken for one, and the program was told the word itself."""
+    literal = ModelSpec(name="m", path="none", engine="command", args=("sh", "{{port}}"))
+    assert "chooses the port" in (Command().refusal(literal, Format.GGUF) or "")

@@ -76,3 +76,15 @@ def test_a_command_need_not_have_a_file(store: Path, engine: Engine) -> None:
 def test_a_start_may_take_as_long_as_the_model_says_or_its_engine_and_the_disk_need() -> None:
     assert budget_s(spec("m"), 60, 100_000_000) == 62
     assert budget_s(spec("m", start_budget_s=5.0), 60, 100_000_000) == 5
+
+
+def test_a_model_in_several_files_counts_with_all_of_them_and_one_that_lacks_is_named(store: Path) -> None:
+    """The budget of a start was that of the first file."""
+    names = [f"big-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for name in names:
+        write_reciter(store / name, DEMO_SENTENCE)
+    one = (store / names[0]).stat().st_size
+    assert size_bytes(check_files(spec(names[0]), store, LlamaCpp()).model) == 2 * one
+    (store / names[1]).unlink()
+    with pytest.raises(EngineProblem, match=f"{names[1]} is missing"):
+        check_files(spec(names[0]), store, LlamaCpp())

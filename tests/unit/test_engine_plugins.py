@@ -1,6 +1,7 @@
 """Engines of the user's own: found, read again, and never in the way of the others."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,39 @@ def test_what_belongs_to_somebody_else_is_not_read(
     monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
     (offer,) = plugins(settings).values()
     assert "belongs to another user" in (offer.problem or "")
+
+
+WAITS = "import os, time\nwhile not os.path.exists({!r}):\n    time.sleep(0.01)\n"
+
+
+def test_a_plugin_that_never_ends_stops_nobody_and_is_taken_when_it_does(
+    settings: Settings, folder: Path, tmp_path: Path
+) -> None:
+    """It hung the whole supervisor, which looks at the folder every two seconds."""
+    may_go = tmp_path / "go"
+    write(folder / "mine.py", WAITS.format(str(may_go)) + GOOD)
+    write(folder / "other.py", GOOD.replace("mine", "other"))
+    for _ in range(3):
+        found = plugins(settings)
+        assert "not come to its end" in (found["mine"].problem or "")
+        assert found["other"].problem is None
+    with pytest.raises(EngineProblem, match="not come to its end"):
+        choose(ModelSpec(name="m", path="m", engine="mine"), settings)
+    threading.Timer(0.2, may_go.touch).start()
+    assert choose(ModelSpec(name="m", path="m", engine="mine"), settings, patience_s=30).name == "mine"
+    assert version(settings) == "1"
+
+
+@pytest.mark.parametrize("method", ["offer(self, settings)", "refusal(self, spec, kind)"])
+def test_an_engine_that_does_not_answer_stops_nobody(
+    settings: Settings, folder: Path, tmp_path: Path, method: str
+) -> None:
+    body = WAITS.format(str(tmp_path / "go")).replace("\n", "\n        ")
+    write(
+        folder / "mine.py",
+        GOOD + f"\nclass Hangs(Mine):\n    def {method}:\n        {body}\nengine = Hangs()",
+    )
+    with pytest.raises(EngineProblem, match="does not answer"):
+        choose(ModelSpec(name="m", path="m", engine="mine"), settings)
+    assert [one.engine for one in offers(settings)][: len(BUILT_IN)] == list(BUILT_IN)
+    (tmp_path / "go").touch()

@@ -309,3 +309,57 @@ def test_llm_deploy(tmp_path: Path) -> None:
 def test_a_file_of_no_known_program_is_refused(name: str, text: str, said: str) -> None:
     with pytest.raises(BadRequest, match=said):
         read_foreign(Path(name), text, Path("/srv/models"))
+
+
+def test_llama_swap_with_other_programs_and_groups() -> None:
+    config = """
+macros: {bin: "vllm serve", deep: "${more}${more}", more: "${deep}"}
+models:
+  docker:
+    cmd: |
+      A=1 docker run --init --rm -p ${PORT}:8080 img --model /m.gguf
+      --json '{"a": {b}}'
+    checkEndpoint: /ready
+  v: {cmd: "${bin} org/x --port ${PORT}", checkEndpoint: none, ttl: 5}
+  fixed: {cmd: vllm serve org/x --port 9000}
+  round: {cmd: "${deep}"}
+groups:
+  my group: {members: [docker, v]}
+  "always": {swap: false, persistent: true, members: [docker, v]}
+"""
+    found = read_foreign(Path("/etc/swap/config.yaml"), config, Path("/srv/models"))
+    docker, v = found.specs
+    assert (docker.engine, docker.health_path, docker.env) == ("command", "/ready", {"A": "1"})
+    assert docker.args[:5] == ("docker", "run", "--init", "--rm", "-p")
+    assert docker.args[5:] == ("{port}:8080", "img", "--model", "/m.gguf", "--json", '{"a": {{b}}}')
+    assert v.args == ("vllm", "serve", "org/x", "--port", "{port}")
+    assert (v.health_path, v.ttl_s) == ("/health", 5.0)
+    assert "it runs vllm, and tells it no ${PORT}" in found.refused[0]
+    assert "macros" in found.refused[1]
+    assert any("`yard group 'my group' --apart docker v`" in note for note in found.notes)
+    assert any("the group always is not taken over: the yard plans" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", '{"program":' + '{"a":' * 50_000),
+        ("a.json", '{"program":{"x":' + "[" * 700 + "]" * 700 + '},"m":1}'),
+        ("a.yaml", "models: " + "[" * 3000 + "]" * 3000),
+        ("a.yaml", "models: {a: {cmd: x, filters: {setParams: {a: " + "[" * 300 + "]" * 300 + "}}}}"),
+    ],
+)
+def test_a_file_nested_without_end_is_refused_in_a_sentence(name: str, text: str) -> None:
+    try:
+        found = read_foreign(Path(name), text, Path("/srv/models"))
+    except BadRequest:
+        return
+    assert found.specs == []
+
+
+def test_macros_that_multiply_without_end_are_refused_before_they_fill_the_memory() -> None:
+    macros = {f"m{n}": f"${{m{n + 1}}}" * 10 for n in range(9)} | {"m9": "x" * 1000}
+    config = {"macros": macros, "models": {"a": {"cmd": "${m0}"}}}
+    text = msgspec.yaml.encode(config).decode()
+    found = read_foreign(Path("a.yaml"), text, Path("/srv/models"))
+    assert "far too long" in found.refused[0]

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from schemas.logs import LogLine
 from services.supervisor.agent.log_keeping import KEPT_S, TOTAL_BYTES, Part, expendable, found
 from services.supervisor.runner.log_file import KEPT, LogFile
+from services.supervisor.runner.log_lines import fitting
 
 NOW = 10_000_000.0
 HALF = TOTAL_BYTES // 2
@@ -57,3 +60,14 @@ def test_only_logs_of_instances_and_workers_are_touched(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     assert {one.path.name for one in found(tmp_path)} == own
     assert {one.owner for one in found(tmp_path)} == {"0123456789abcdef"}
+
+
+def test_lines_for_the_wire_fit_one_message_the_newest_first_of_all() -> None:
+    """A flood of long lines was too large for a broker with NATS' own limit, and nothing came after it."""
+    lines = [LogLine(at=1.0, text=f"{number}" + "\x01" * 8000) for number in range(500)]
+    kept = fitting(lines, 1024 * 1024)
+    assert len(msgspec.json.encode(kept)) < 1024 * 1024
+    assert kept[-1] == lines[-1]
+    assert kept == tuple(lines[-len(kept) :])
+    assert len(kept) > 1
+    assert fitting(lines[:2], 1024) == ()

@@ -46,3 +46,5 @@ def _decoded(path: Path, text: str) -> dict[str, Any]:
         return decode(text.encode(), type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise BadRequest(f"{path} cannot be understood: {error}.") from error
+    except RecursionError as error:
+        raise BadRequest(f"{path} cannot be understood: it is nested too deeply.") from error

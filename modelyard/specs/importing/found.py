@@ -12,7 +12,7 @@ Fields = dict[str, Any]
 """A spec on its way: plain data, without what is as by default."""
 
 
-STRANGE = (TypeError, ValueError, AttributeError, KeyError, NotImplementedError)
+STRANGE = (TypeError, ValueError, AttributeError, KeyError, NotImplementedError, RecursionError)
 """What reading raises where another program's file has something else than that program would write."""
 
 

@@ -53,11 +53,7 @@ def is_llama_server(word: str) -> bool:
 
 def read_command(words: Sequence[str], place: Place, note: Callable[[str], None]) -> Fields:
     """The fields that a command line says; NotTaken if it is none of llama-server with a file of its own."""
-    env: dict[str, str] = {}
-    rest = list(words)
-    while rest and re.fullmatch(r"[A-Za-z_]\w*=.*", rest[0]):
-        name, _, value = rest.pop(0).partition("=")
-        env[name] = value
+    env, rest = split_environment(words)
     if not rest or not is_llama_server(rest[0]):
         program = rest[0] if rest else "nothing"
         raise NotTaken(f"it runs {program}, and only command lines of llama-server are understood")
@@ -65,6 +61,21 @@ def read_command(words: Sequence[str], place: Place, note: Callable[[str], None]
     if "path" not in fields:
         raise NotTaken("its command names no model file (--model)")
     return {**fields, **({"env": env} if env else {})}
+
+
+def split_environment(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The variables in front of a command, and the command itself."""
+    env: dict[str, str] = {}
+    rest = list(words)
+    while rest and re.fullmatch(r"[A-Za-z_]\w*=.*", rest[0], re.DOTALL):
+        name, _, value = rest.pop(0).partition("=")
+        env[name] = value
+    return env, rest
+
+
+def program_of(words: Sequence[str]) -> str:
+    """What a command line starts; empty if it starts nothing."""
+    return next(iter(split_environment(words)[1]), "")
 
 
 class _Reading:

@@ -2,21 +2,34 @@
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from modelyard.specs.importing.found import Fields, Found, NotTaken
-from modelyard.specs.importing.llama_server import read_command, words_of
+from modelyard.specs.importing.llama_server import (
+    is_llama_server,
+    program_of,
+    read_command,
+    split_environment,
+    words_of,
+)
 from modelyard.specs.importing.place import Place
 
 _MACRO = re.compile(r"\$\{([^}]+)\}")
 _DEPTH = 10
 """Macros may use others; more often than this only a circle does."""
-_READ = {"cmd", "aliases", "env", "ttl", "filters", "macros"}
-_SILENT = {"name", "description", "metadata", "proxy", "checkEndpoint"}
+_MAX_CHARS = 64 * 1024
+"""Of a command with its macros put in."""
+_READ = {"cmd", "aliases", "env", "ttl", "filters", "macros", "checkEndpoint"}
+_SILENT = {"name", "description", "metadata", "proxy"}
 """Words for people, and where its own engine answers, which the yard finds out itself."""
+_PORT = "0port0"
+"""In the place of the port until it is known whose command it is."""
+_HEALTH = "/health"
+_BRACES = re.compile(r"\{(\w+)\}")
 
 
 class _Model(msgspec.Struct):
@@ -26,6 +39,7 @@ class _Model(msgspec.Struct):
     ttl: float = -1
     filters: dict[str, Any] = {}
     macros: dict[str, Any] = {}
+    check_endpoint: str = msgspec.field(default=_HEALTH, name="checkEndpoint")
 
 
 def read(document: Mapping[str, Any], place: Place) -> Found:
@@ -36,13 +50,19 @@ def read(document: Mapping[str, Any], place: Place) -> Found:
         with found.model(str(name)) as note:
             fields = _fields(str(name), given, document, place, note)
             found.add(fields | ({"autostart": True} if name in preloaded else {}))
-    for group in document.get("groups") or {}:
-        found.notes.append(
-            f"the group {group} is not taken over: the yard plans memory by itself; see priority and pinned"
-        )
+    for name, group in (document.get("groups") or {}).items():
+        found.notes.append(f"the group {name} is not taken over: {_instead(name, group)}")
     for other in sorted(document.keys() & {"apiKeys", "peers", "matrix"}):
         found.notes.append(f"{other} is not taken over")
     return found
+
+
+def _instead(name: object, group: Mapping[str, Any]) -> str:
+    """What does the same here: of a group that swaps, one model runs at a time."""
+    members = [str(member) for member in group.get("members") or []]
+    if group.get("swap", True) and len(members) > 1:
+        return f"`yard group {shlex.quote(str(name))} --apart {shlex.join(members)}` does the same"
+    return "the yard plans memory by itself; see priority and pinned"
 
 
 def _preloaded(document: Mapping[str, Any]) -> list[str]:
@@ -54,8 +74,8 @@ def _fields(
     name: str, given: object, document: Mapping[str, Any], place: Place, note: Callable[[str], None]
 ) -> Fields:
     model = _converted(given)
-    macros = {**(document.get("macros") or {}), **model.macros, "PORT": 0, "PID": 0, "MODEL_ID": name}
-    fields = read_command(words_of(expanded(model.cmd, macros)), place, note)
+    macros = {**(document.get("macros") or {}), **model.macros, "PORT": _PORT, "PID": 0, "MODEL_ID": name}
+    fields = _command(words_of(expanded(model.cmd, macros)), model, place, note)
     aliases = [name, *model.aliases, *fields.pop("aliases", [])]
     env = dict(expanded(each, macros).partition("=")[::2] for each in model.env)
     ttl = model.ttl if model.ttl >= 0 else float(document.get("globalTTL") or 0)
@@ -72,6 +92,26 @@ def _fields(
         "parameters": _parameters(model.filters, note),
     }
     return {"name": name, **fields, **{field: value for field, value in said.items() if value}}
+
+
+def _command(words: list[str], model: _Model, place: Place, note: Callable[[str], None]) -> Fields:
+    """Of llama-server, what it is told; of any other program, the program as it is, told its port."""
+    if is_llama_server(program_of(words)):
+        return read_command([word.replace(_PORT, "0") for word in words], place, note)
+    if not any(_PORT in word for word in words):
+        raise NotTaken(f"it runs {program_of(words) or 'nothing'}, and tells it no ${{PORT}}")
+    note("is run by the engine `command`; say what it is for with mode, and how much memory with a profile")
+    env, program = split_environment(words)
+    args = [_BRACES.sub(r"{{\1}}", word).replace(_PORT, "{port}") for word in program]
+    # `none` is not to ask at all; we do, where most answer.
+    path = model.check_endpoint if model.check_endpoint.startswith("/") else _HEALTH
+    return {
+        "path": "none",
+        "engine": "command",
+        "args": args,
+        **({"health_path": path} if path != _HEALTH else {}),
+        **({"env": env} if env else {}),
+    }
 
 
 def _converted(given: object) -> _Model:
@@ -106,4 +146,6 @@ def expanded(text: str, macros: Mapping[str, Any]) -> str:
         if not _MACRO.search(text):
             return text
         text = _MACRO.sub(value, text)
+        if len(text) > _MAX_CHARS:
+            raise NotTaken("its macros make it far too long")
     raise NotTaken("its macros go in a circle")

@@ -3,11 +3,8 @@
 import os
 import socket
 
-from yarl import URL
-
 from services.downloader.errors import HubError
 from services.downloader.hub import refusals
-from services.downloader.origin import proxy_for
 
 PROBE_TIMEOUT_S = 5.0
 _QUIET = (
@@ -53,6 +50,11 @@ def check_online() -> None:
 
 def probe(endpoint: str, timeout_s: float = PROBE_TIMEOUT_S) -> None:
     """Fail within seconds when nobody answers at endpoint (or at the proxy that leads there)."""
+    # The service itself asks nobody; its helper processes do.
+    from yarl import URL
+
+    from services.downloader.origin import proxy_for
+
     try:
         url = URL(proxy_for(URL(endpoint)) or endpoint)
     except ValueError:

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from yarl import URL
+from urllib.parse import urlsplit
 
 from services.downloader.backoff import parse_retry_after_s
 from services.downloader.errors import HubError
@@ -80,7 +79,7 @@ def unreachable(endpoint: str) -> HubError:
     """Nobody is there."""
     return HubError(
         "hub_unreachable",
-        f"Nobody answers at {URL(endpoint).host}; check the network, or HF_ENDPOINT.",
+        f"Nobody answers at {urlsplit(endpoint).hostname}; check the network, or HF_ENDPOINT.",
     )
 
 

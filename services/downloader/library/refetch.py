@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from modelyard import logging
+from modelyard.parent import die_with_parent
 from modelyard.paths import resolve_inside
-from modelyard.processes import die_with_parent
 from services.downloader import hub
 from services.downloader.disk import MARGIN_BYTES
 from services.downloader.errors import DownloadError

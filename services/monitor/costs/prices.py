@@ -10,7 +10,7 @@ from modelyard import audit
 from modelyard.bus import Bus
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
-from schemas import buckets
+from schemas import buckets, subjects
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.grammar import check_model_name
 from schemas.prices import (
@@ -25,6 +25,7 @@ from schemas.prices import (
     PutPrice,
     StoredPrices,
 )
+from schemas.registry import ModelChange, ModelChanged
 from services.monitor.costs.book import PriceBook, price_key
 from services.monitor.costs.pricing import valid_at
 from services.monitor.costs.tiers import check_tiers
@@ -45,7 +46,19 @@ class Prices:
 
     @classmethod
     async def open(cls, bus: Bus, tasks: Tasks, currency: str) -> "Prices":
-        return cls(bus, await Mirror.start(bus, buckets.PRICES, tasks), currency)
+        prices = cls(bus, await Mirror.start(bus, buckets.PRICES, tasks), currency)
+        await bus.subscribe(subjects.MODEL_CHANGED, prices._on_renamed, change=ModelChange.RENAMED)
+        return prices
+
+    async def _on_renamed(self, _tokens: dict[str, str], changed: ModelChanged) -> None:
+        """A model that is called otherwise costs what it did; a price that the new name has stays."""
+        if changed.before is None or changed.after is None:
+            return
+        old, new = price_key(changed.before.name), price_key(changed.after.name)
+        (value, revision), (taken, last) = await self._store.head(old), await self._store.head(new)
+        if value is not None and taken is None:
+            await self._store.put(new, msgspec.structs.replace(value, model=changed.after.name), last=last)
+            await self._store.delete(old, last=revision)
 
     def _on_change(self, _key: str, _prices: PriceList | None) -> None:
         self.book = PriceBook(self._mirror.values)

@@ -1,11 +1,11 @@
 """NVIDIA cards, by NVML. Any call may be unsupported on any card, so each sensor is asked by itself."""
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import pynvml
 
 from modelyard import logging
 from modelyard.settings import Settings
@@ -48,8 +48,9 @@ class NvmlAdapter(DeviceAdapter):
 
     name = "nvml"
 
-    def __init__(self, nvml: Any = pynvml) -> None:
+    def __init__(self, nvml: Any = None) -> None:
         self._nvml = nvml
+        """The module `pynvml`; found by `open` where none is given."""
         self._driver = False
         self._cards: list[_Card] = []
         self._looked_at = float("-inf")
@@ -58,6 +59,14 @@ class NvmlAdapter(DeviceAdapter):
 
     def open(self, settings: Settings) -> None:
         """Says once that there is no driver."""
+        if self._nvml is None and (reason := _missing()):
+            log.info("no_nvidia_driver", reason=reason)
+            return
+        if self._nvml is None:
+            # Its tables of constants take megabytes, on machines that have no use for them, too.
+            import pynvml
+
+            self._nvml = pynvml
         try:
             self._nvml.nvmlInit()
             self._driver = True
@@ -186,6 +195,17 @@ class NvmlAdapter(DeviceAdapter):
             return call(*arguments)
         except self._nvml.NVMLError:
             return None
+
+
+def _missing() -> str | None:
+    """Why there is no driver, as far as its library can tell; only Linux has it in one place."""
+    if sys.platform != "linux":
+        return None
+    try:
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def held_down_by(reasons: int | None) -> tuple[str, ...]:

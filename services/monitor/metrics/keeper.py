@@ -101,6 +101,7 @@ class Keeper:
     async def start(self, tasks: Tasks) -> None:
         """Follow everything. Who asks meanwhile is told what is known by then."""
         self._nodes = await Mirror.start(self._bus, buckets.NODES, tasks)
+        self._departures = await Mirror.start(self._bus, buckets.DEPARTURES, tasks)
         self._waits = await Mirror.start(self._bus, buckets.WAITS, tasks)
         self._downloads = await Mirror.start(self._bus, buckets.DOWNLOADS, tasks)
         for instance in self._instances.values.values():
@@ -130,7 +131,7 @@ class Keeper:
             version=modelyard.__version__,
             devices=self._devices.values,
             nodes=self._nodes.values,
-            expected=self._expected,
+            expected=self._expected - self._departures.values.keys(),
             instances=self._instances.values,
             activity=self._activity.now(),
             waits=self._waits.values,

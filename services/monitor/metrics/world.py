@@ -23,7 +23,7 @@ class World:
     """By `node.device`; those that are silent are left out."""
     nodes: Mapping[str, Node] = field(default_factory=dict)
     expected: frozenset[str] = frozenset()
-    """Nodes that belong to the yard, there or not."""
+    """Nodes that belong to the yard, there or not, but for those that left on purpose."""
     instances: Mapping[str, Instance] = field(default_factory=dict)
     activity: Mapping[str, InstanceMetrics] = field(default_factory=dict)
     """What instances do, by instance."""

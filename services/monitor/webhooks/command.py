@@ -7,7 +7,8 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from modelyard.processes import Group, dying_with_parent
+from modelyard.parent import dying_with_parent
+from modelyard.processes import Group
 from services.monitor.webhooks.occurrence import Occurrence
 from services.monitor.webhooks.sender import NotDelivered
 

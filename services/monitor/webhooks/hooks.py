@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nats.errors
 import nats.js.errors
@@ -32,11 +33,14 @@ from services.monitor.owned import Owned
 from services.monitor.webhooks.command import CommandSender
 from services.monitor.webhooks.delivery import Delivery, consumer_name
 from services.monitor.webhooks.health import Health
-from services.monitor.webhooks.http import HttpSender, check_url, new_session, shown
 from services.monitor.webhooks.occurrence import trial
 from services.monitor.webhooks.secrets import HookSecret, Secrets
 from services.monitor.webhooks.sender import NotDelivered, Sender
 from services.monitor.webhooks.signing import check_secret, new_secret
+
+if TYPE_CHECKING:
+    # `webhooks.http` is loaded by the first hook of its kind: it brings megabytes, and most yards have none.
+    import aiohttp
 
 log = logging.get(__name__)
 
@@ -59,7 +63,7 @@ class Hooks:
         self._own = own
         self._health = health
         self._secrets = Secrets(settings)
-        self._session = new_session()
+        self._session: aiohttp.ClientSession | None = None
         self._lock = asyncio.Lock()
         self._senders: dict[str, Sender] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -93,10 +97,13 @@ class Hooks:
 
     async def _close(self) -> None:
         await cancel(*self._running.values())
-        await self._session.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def put(self, asked: PutWebhook) -> WebhookStored:
         """Tell this URL from now on."""
+        from services.monitor.webhooks.http import check_url, shown
+
         url = check_url(asked.url)
         async with self._lock:
             before = self._own.values.get(asked.name)
@@ -181,8 +188,16 @@ class Hooks:
         if secret is None:
             return None
         with contextlib.suppress(BadRequest):
-            return HttpSender(self._session, check_url(secret.url), secret.secret)
+            return self._http_sender(secret)
         return None
+
+    def _http_sender(self, secret: HookSecret) -> Sender:
+        from services.monitor.webhooks.http import HttpSender, check_url, new_session
+
+        url = check_url(secret.url)
+        if self._session is None:
+            self._session = new_session()
+        return HttpSender(self._session, url, secret.secret)
 
     async def _halt(self, name: str) -> None:
         self._senders.pop(name, None)

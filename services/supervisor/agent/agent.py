@@ -15,7 +15,7 @@ import msgspec
 
 from modelyard import logging
 from modelyard.bus import Bus
-from modelyard.home import RunnerFile, forget_runner, leave_reason, read_runners
+from modelyard.home import RunnerFile, forget_runner, leave_reason, read_reason, read_runners
 from modelyard.processes import Group, end, is_same, started_at, wait_gone
 from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
@@ -24,7 +24,7 @@ from modelyard.tracing import tracing_environment
 from schemas import buckets, subjects
 from schemas.batches import SCHEDULER, Lease
 from schemas.errors import BrokerUnavailable, Conflict, NotFound
-from schemas.instances import LIVE, Instance, InstanceState, Reason
+from schemas.instances import LIVE, NEXT_STATES, Instance, InstanceState, Reason
 from schemas.placing import NodeDevice
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.backoff import failure
@@ -171,13 +171,18 @@ class NodeAgent:
         await wait_gone(pid, created_at)
         if child is not None:
             child.wait()
+        reason = read_reason(self._settings, key) or Reason.REQUESTED
         await self._end_engine(key, read_runners(self._settings).get(key))
         last = await self._last_record(key) or self._instances.values.get(key, record)
+        was_asked = key in self._stopping
         del self._watched[key]
         self._reservations.give_back(key)
         self._stopping.discard(key)
         if last.state is InstanceState.STOPPED:
             await self._store.put(key, last, ttl_s=_STOPPED_S)
+        elif was_asked and InstanceState.STOPPED in NEXT_STATES[last.state]:
+            # It was told to stop before it could listen to that, or killed while it did: nothing failed.
+            await self._stopped(last, reason)
         elif last.state is not InstanceState.FAILED:
             await self._failed(last)
 
@@ -187,7 +192,7 @@ class NodeAgent:
         Returns when all of its memory is given back.
         """
         if runner is not None and runner.engine_pid is not None and runner.engine_started_at is not None:
-            await Group(runner.engine_pid, runner.engine_started_at).kill()
+            await Group(runner.engine_pid, runner.engine_started_at, key).kill()
         forget_runner(self._settings, key)
 
     async def _last_record(self, key: str) -> Instance | None:
@@ -195,6 +200,13 @@ class NodeAgent:
         with contextlib.suppress(BrokerUnavailable):
             return await self._store.get(key)
         return None
+
+    async def _stopped(self, last: Instance, reason: Reason) -> None:
+        """Speak for a runner that did as it was told, and cannot say so."""
+        stopped = InstanceState.STOPPED
+        record = msgspec.structs.replace(last, state=stopped, reason=reason, changed_at=time.time(), busy=0)
+        await self._store.put(last.instance, record, ttl_s=_STOPPED_S)
+        await self._emit(record)
 
     async def _failed(self, last: Instance, error: str | None = None) -> None:
         """Speak for a runner that cannot: its last state is a failure, with the reason that is known."""

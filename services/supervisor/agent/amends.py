@@ -18,7 +18,10 @@ log = logging.get(__name__)
 
 
 class Amends:
-    """Takes the pauses out of the failure records of one node when their model is edited."""
+    """Takes the pauses out of the failure records of one node when their model is edited.
+
+    Of a model that left the registry it takes the records away: nobody would ever start it again.
+    """
 
     def __init__(
         self, bus: Bus, tasks: Tasks, node: str, models: Mirror[ModelSpec], instances: Mirror[Instance]
@@ -37,8 +40,18 @@ class Amends:
 
     def _look(self) -> None:
         for key, instance in self._instances.values.items():
-            if instance.node == self._node and is_outdated(instance, self._models.revisions):
+            if instance.node != self._node:
+                continue
+            if is_of_nobody(instance, self._models.revisions):
+                self._tasks.spawn(self._forget(key), "forget a failure")
+            elif is_outdated(instance, self._models.revisions):
                 self._tasks.spawn(self._amend(key, instance), "take a pause out")
+
+    async def _forget(self, key: str) -> None:
+        try:
+            await self._store.delete(key, last=self._instances.revisions.get(key))
+        except YardError as error:
+            log.info("failure_not_forgotten", instance=key, error=error.message)
 
     async def _amend(self, key: str, instance: Instance) -> None:
         """The reason stays to be read; only the next start takes it away."""
@@ -49,6 +62,14 @@ class Amends:
             log.info("pause_not_taken_out", instance=key, error=error.message)
         else:
             log.info("pause_taken_out", instance=key, model=instance.model)
+
+
+def is_of_nobody(instance: Instance, revisions: Mapping[str, int]) -> bool:
+    """Whether it failed, and tells nothing any more: its model left, or was refused as it was before."""
+    if instance.state is not InstanceState.FAILED:
+        return False
+    now, was_refused = revisions.get(model_key(instance.model)), not instance.started_at
+    return now is None or (was_refused and now != instance.revision)
 
 
 def is_outdated(instance: Instance, revisions: Mapping[str, int]) -> bool:

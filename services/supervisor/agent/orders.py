@@ -94,9 +94,10 @@ class Orders:
         return Accepted()
 
     async def clear(self, order: ClearNode) -> NodeCleared:
-        """End everything, for good."""
+        """End everything, for good: the node leaves."""
         stopped = await self._agent.clear(order.drain_s)
         await self._workers.clear()
+        await self._presence.leave()
         return NodeCleared(stopped=stopped)
 
     async def cordon(self, order: Cordon) -> Accepted:

@@ -11,9 +11,9 @@ from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.settings import Settings
 from modelyard.state import Store
-from schemas import buckets
-from schemas.errors import BrokerUnavailable
-from schemas.instances import Node
+from schemas import buckets, subjects
+from schemas.errors import YardError
+from schemas.instances import Node, NodeLeft
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.devices import Devices
 from services.supervisor.agent.workers import Workers
@@ -24,6 +24,8 @@ log = logging.get(__name__)
 
 TTL_S = 6
 RENEW_S = 2.0
+_FAREWELL_S = 2.0
+"""How long the last word may take: whoever switches a machine off waits for it."""
 
 
 class Presence:
@@ -36,7 +38,10 @@ class Presence:
         self._devices = devices
         self._agent = agent
         self._workers = workers
+        self._bus = bus
         self._store = Store(bus, buckets.NODES)
+        self._departures = Store(bus, buckets.DEPARTURES)
+        self._left = False
         self._changed = asyncio.Event()
         self._node = Node(
             node=settings.node,
@@ -58,18 +63,36 @@ class Presence:
             self._mark.unlink(missing_ok=True)
         self._changed.set()
 
+    async def leave(self) -> None:
+        """Say that this node goes on purpose; from then on it does not say any more that it is there."""
+        self._left, node = True, self._settings.node
+        left = NodeLeft(node=node, at=time.time())
+        try:
+            await self._departures.put(node, left)
+            await self._store.delete(node)
+            await self._bus.emit(subjects.NODE_LEFT, left, node=node, patience_s=_FAREWELL_S)
+        except YardError as error:
+            log.warning("farewell_not_heard", error=error.message)
+
     async def keep(self) -> None:
-        """Renew the record until cancelled."""
-        while True:
+        """Renew the record until cancelled, or until the node leaves."""
+        is_back = False
+        while not self._left:
             self._changed.clear()
             try:
                 await self._store.put(self._settings.node, self._now(), ttl_s=TTL_S)
-            except BrokerUnavailable as error:
+                is_back = is_back or await self._is_back()
+            except YardError as error:
                 log.warning("presence_not_written", error=error.message)
             try:
                 await asyncio.wait_for(self._changed.wait(), RENEW_S)
             except TimeoutError:
                 continue
+
+    async def _is_back(self) -> bool:
+        if await self._departures.get(self._settings.node) is not None:
+            await self._departures.delete(self._settings.node)
+        return True
 
     def _now(self) -> Node:
         return msgspec.structs.replace(

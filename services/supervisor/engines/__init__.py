@@ -1,11 +1,18 @@
 """The engines: adapters for each kind of server process. `choose` finds the one for a model."""
 
+from functools import partial
+
+from modelyard.patience import Patience
+from modelyard.plugins import PATIENCE_S
 from modelyard.settings import Settings
 from schemas.formats import Format
 from schemas.instances import EngineOffer
 from schemas.models import ModelSpec
 from services.supervisor.engines.base import Engine, EngineProblem
-from services.supervisor.engines.find import find
+from services.supervisor.engines.find import Found, find, find_named
+
+_PATIENCE = Patience()
+"""With engines of strangers: the node must go on whatever they do."""
 
 
 def offers(settings: Settings) -> tuple[EngineOffer, ...]:
@@ -14,19 +21,27 @@ def offers(settings: Settings) -> tuple[EngineOffer, ...]:
     return (*(_offer(engine, settings) for engine in found.engines.values()), *found.broken)
 
 
-def choose(spec: ModelSpec, settings: Settings) -> Engine:
-    """The engine for a model on this node; EngineProblem with a sentence if there is none."""
+def choose(spec: ModelSpec, settings: Settings, *, patience_s: float = 0.0) -> Engine:
+    """The engine for a model on this node; EngineProblem with a sentence if there is none.
+
+    `patience_s`: how long a plugin may take to be read.
+    """
     kind = format_of(spec, settings)
     if spec.engine == "auto":
         return _first_usable(spec, kind, settings)
-    found = find(settings)
+    found = find_named(spec.engine, settings, patience_s)
     if (engine := found.engines.get(spec.engine)) is None:
-        broken = [offer.problem for offer in found.broken if offer.engine == spec.engine and offer.problem]
-        there_are = f"There is no engine {spec.engine}; there are {', '.join(found.engines)} and auto."
-        raise EngineProblem(broken[0] if broken else there_are)
+        raise EngineProblem(_why_not_there(spec.engine, found))
     if (problem := _refusal(engine, spec, kind) or _offer(engine, settings).problem) is not None:
         raise EngineProblem(problem)
     return engine
+
+
+def _why_not_there(name: str, found: Found) -> str:
+    broken = [offer.problem for offer in found.broken if offer.engine == name and offer.problem]
+    return (
+        broken[0] if broken else f"There is no engine {name}; there are {', '.join(found.engines)} and auto."
+    )
 
 
 def format_of(spec: ModelSpec, settings: Settings) -> Format:
@@ -51,14 +66,14 @@ def _first_usable(spec: ModelSpec, kind: Format, settings: Settings) -> Engine:
 
 def _refusal(engine: Engine, spec: ModelSpec, kind: Format) -> str | None:
     try:
-        return engine.refusal(spec, kind)
+        return _PATIENCE.ask((id(engine), "refusal"), partial(engine.refusal, spec, kind), PATIENCE_S)
     except Exception as error:  # noqa: BLE001 - one that a stranger wrote must not hide the others
         return f"The engine {engine.name} cannot be asked: {type(error).__name__}: {error}"
 
 
 def _offer(engine: Engine, settings: Settings) -> EngineOffer:
     try:
-        return engine.offer(settings)
+        return _PATIENCE.ask((id(engine), "offer"), partial(engine.offer, settings), PATIENCE_S)
     except Exception as error:  # noqa: BLE001 - one that a stranger wrote must not hide the others
         return EngineOffer(
             engine=engine.name, problem=f"The engine cannot be asked: {type(error).__name__}: {error}"

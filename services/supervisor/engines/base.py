@@ -1,7 +1,6 @@
 """What an engine is to a runner: how to start its server, where it listens, and what it answers there."""
 
 import os
-import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 
 from modelyard.settings import Settings
 from schemas.formats import Format
+from schemas.grammar import check_engine_name
 from schemas.instances import EngineOffer, Placement
 from schemas.models import ModelSpec
 from schemas.record import Record
@@ -149,8 +149,8 @@ def checked(engine: Engine) -> Engine:
     """`engine` if it is one, whoever wrote it; TypeError or ValueError with what is wrong."""
     if missing := [name for name in _ENGINE if not hasattr(engine, name)]:
         raise TypeError(f"The engine lacks {', '.join(missing)}.")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", engine.name) or engine.name == "auto":
-        raise ValueError(f"{engine.name!r} is no name for an engine: use letters, digits, '.', '_' and '-'.")
+    if check_engine_name(engine.name) == "auto":
+        raise ValueError("'auto' is no name for an engine: it means that the yard chooses one")
     return engine
 
 

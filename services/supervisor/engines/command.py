@@ -35,7 +35,7 @@ class Command(Engine):
     def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
         if not spec.args:
             return f"The engine command starts what args say: give {spec.name} a program and its arguments."
-        if not any("{port}" in text for text in (*spec.args, *spec.env.values())):
+        if not any(map(_has_port, (*spec.args, *spec.env.values()))):
             return f"The engine command chooses the port: write {{port}} in the args or env of {spec.name}."
         return None
 
@@ -67,6 +67,10 @@ def fill(text: str, values: dict[str, str]) -> str:
         return values[name]
 
     return _PLACEHOLDER.sub(value, text)
+
+
+def _has_port(text: str) -> bool:
+    return any(match["name"] == "port" for match in _PLACEHOLDER.finditer(text))
 
 
 def _values(spec: ModelSpec, files: Files, placement: Placement, port: int) -> dict[str, str]:

@@ -39,12 +39,16 @@ def desired(world: World, name: str) -> int:
         return 0
     spec, own = world.models[name], world.of(name)
     serving = [one for one in own if is_serving(one)]
-    asked = world.asked(name) or _was_replaced(world, own) or _is_fetched_along(world, name)
-    least = max(spec.replicas.min, int(spec.autostart), int(asked))
+    least = max(spec.replicas.min, int(spec.autostart), int(_is_waited_for(world, name)))
     slots = sum(one.slots or spec.n_parallel for one in serving)
     if serving and all(map(is_ready, serving)) and world.waiting(name) > slots:
         return min(max(least, len(serving) + 1), max(spec.replicas.max, least))
     return least
+
+
+def _is_waited_for(world: World, name: str) -> bool:
+    """Whether others may have to leave for it: not for a model that nobody asks for."""
+    return world.asked(name) or _was_replaced(world, world.of(name)) or _is_fetched_along(world, name)
 
 
 def _is_fetched_along(world: World, name: str) -> bool:
@@ -218,6 +222,9 @@ class _Draft:
         if soon is not None and not staying:
             self._promise(name, soon)
             self._reasons[name] = f"it waits for what {self._leaving(blockers)} gives back"
+            return
+        if not _is_waited_for(self._world, name) and any(map(self._room.could_ever, options)):
+            self._reasons[name] = "it starts as soon as there is room; nobody has to leave for it"
             return
         candidates = [one for one in self._world.instances if self._may_go(one, name)]
         if not all(one in candidates for one in staying):

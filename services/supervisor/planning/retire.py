@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from schemas.groups import GroupKind
+from schemas.groups import Group, GroupKind
 from schemas.instances import Instance, Reason
+from services.supervisor.planning.victims import in_use
 from services.supervisor.planning.world import World, is_ready, is_serving, resting_since
 
 EXTRA_REST_S = 60.0
@@ -39,7 +40,31 @@ def retire(world: World) -> Retired:
             retired.stops += [Retirement(one, Reason.REPLACED) for one in _in_turn(serving, changed)]
         else:
             _retire_idle(world, name, serving, retired)
+    for group in world.groups:
+        if group.kind is GroupKind.APART:
+            _part(world, group, retired)
     return retired
+
+
+def _part(world: World, group: Group, retired: Retired) -> None:
+    """All but one model of a group leave: a rule, or a node that was cut off, may come later than they."""
+    going = {one.instance.instance for one in retired.stops}
+    there = [
+        one
+        for one in world.instances
+        if one.model in group.models and is_serving(one) and one.instance not in going
+    ]
+    if not there:
+        return
+    stays = max(there, key=lambda one: _claim(world, one)).model
+    retired.stops += [Retirement(one, Reason.EVICTED) for one in there if one.model != stays]
+
+
+def _claim(world: World, one: Instance) -> tuple[bool, bool, bool, float, str]:
+    """Who stays of those that must not run together: the highest."""
+    spec = world.models.get(one.model)
+    pinned = spec is not None and spec.pinned
+    return is_ready(one), pinned, in_use(one, world), resting_since(one), one.model
 
 
 def _in_turn(serving: list[Instance], changed: list[Instance]) -> list[Instance]:

@@ -7,7 +7,7 @@ from asyncio.subprocess import Process
 from collections.abc import Callable
 
 from modelyard import logging
-from modelyard.processes import dying_with_parent
+from modelyard.parent import dying_with_parent
 from modelyard.service import stop_signal
 from modelyard.settings import Settings
 from schemas.record import Record

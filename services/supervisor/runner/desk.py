@@ -181,9 +181,17 @@ class Desk:
             await self._check_all()
 
     async def _check_all(self) -> None:
-        """Ask every gateway about its answers, those included that ended since we asked last."""
+        """Ask every gateway about its answers, those included that ended since we asked last.
+
+        Not about one whose request we are at once more: what is said of the first attempt is not meant for
+        the second.
+        """
         since = time.monotonic() - 2 * CHECK_S
-        ended = [answer for ended_at, answer in self._ended if ended_at > since]
+        ended = [
+            answer
+            for ended_at, answer in self._ended
+            if ended_at > since and answer.request not in self._answers
+        ]
         by_gateway: dict[str, list[Answer]] = {}
         for answer in (*self._answers.values(), *ended):
             by_gateway.setdefault(answer.headers.reply, []).append(answer)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modelyard import logging
-from modelyard.processes import Group, dying_with_parent
+from modelyard.parent import dying_with_parent
+from modelyard.processes import MARK, Group
 from schemas.instances import Reason
 from schemas.logs import LogLine
 from services.supervisor.engines.base import Engine, ServerCommand
@@ -30,6 +31,7 @@ class EngineProcess:
         self,
         engine: Engine,
         log_path: Path,
+        instance: str,
         given_port: int | None = None,
         on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
@@ -47,6 +49,7 @@ class EngineProcess:
         self.pending_lines: list[LogLine] = []
         """Lines not yet published."""
         self._log_path = log_path
+        self._instance = instance
         self._on_progress = on_progress
         self._kernel_kills = kernel_kills()
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
@@ -68,14 +71,14 @@ class EngineProcess:
         """Start the program in a session of its own; OSError if it cannot be run."""
         self._process = await asyncio.create_subprocess_exec(
             *command.argv,
-            env=command.env,
+            env={**command.env, MARK: self._instance},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=dying_with_parent(signal.SIGKILL),
         )
-        self._group = Group.led_by(self._process.pid)
+        self._group = Group.led_by(self._process.pid, self._instance)
 
     async def follow(self) -> None:
         """Keep what it prints until it ends."""

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
+from modelyard.gguf.errors import GgufError
+from modelyard.gguf.files import shard_paths
 from modelyard.paths import resolve_inside
 from modelyard.safetensors import check_safetensors, weights
 from schemas.models import ModelSpec
@@ -38,9 +40,9 @@ def not_there(spec: ModelSpec, path: str) -> str:
 def size_bytes(model: Path) -> int:
     """How much there is to load; 0 where that cannot be known."""
     try:
-        parts = weights(model) if model.is_dir() else [model]
+        parts = weights(model) if model.is_dir() else shard_paths(model)
         return sum(path.stat().st_size for path in parts)
-    except OSError:
+    except (OSError, GgufError):
         return 0
 
 
@@ -51,6 +53,7 @@ def _check_model(spec: ModelSpec, model: Path) -> None:
             return
         with model.open("rb") as file:
             check_gguf(file.read(HEAD_BYTES), model.stat().st_size)
+        shard_paths(model)
     except FileNotFoundError:
         raise EngineProblem(not_there(spec, spec.path)) from None
     except OSError as error:

@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from modelyard import logging
+from modelyard.patience import aside
 from modelyard.settings import Settings
 from schemas.instances import InstanceState, Placement, Reason
 from schemas.models import ModelSpec
@@ -21,6 +22,8 @@ from services.supervisor.runner.upstream import Upstream
 T = TypeVar("T")
 log = logging.get(__name__)
 
+PREPARE_S = 60.0
+"""How long it may take to find out how an engine is started, where the model does not say."""
 _HEALTH_POLL_S = 0.02
 _HEALTH_ANSWER_S = 5.0
 """An engine may accept a connection and forget it while it loads; then it is asked again."""
@@ -61,15 +64,18 @@ class Start:
     async def process(self, follow: Callable[[EngineProcess], None]) -> EngineProcess:
         """Check the files and start the process; `follow` begins to read its output."""
         try:
-            engine, port, command = self._command()
+            engine, port, command = await self._prepared()
+        except (StartFailed, Halted):
+            raise
         except (EngineProblem, NoFreePort) as error:
             raise StartFailed(str(error)) from error
         except Exception as error:
             # A plugin's fault is told like any other.
             log.exception("engine_has_no_command", engine=self._spec.engine)
             raise StartFailed(f"The engine does not say how to start it: {error!r}") from error
-        log_path = self._settings.logs / f"{self._life.instance.instance}.log"
-        process = EngineProcess(engine, log_path, port, self._life.set_progress)
+        instance = self._life.instance.instance
+        log_path = self._settings.logs / f"{instance}.log"
+        process = EngineProcess(engine, log_path, instance, port, self._life.set_progress)
         try:
             await process.start(command)
         except OSError as error:
@@ -96,10 +102,26 @@ class Start:
             raise StartFailed(f"The engine started, but its first request failed: {wrong}")
         return round(time.monotonic() - self._began, 3)
 
+    async def _prepared(self) -> tuple[Engine, int | None, ServerCommand]:
+        """As `_command`, aside: an engine that a stranger wrote may take its time, or hang."""
+        patience_s = self._spec.start_budget_s or PREPARE_S
+        preparing = asyncio.wrap_future(aside(self._command))
+        stop = asyncio.create_task(self._stop.wait())
+        waits: list[asyncio.Future[Any]] = [preparing, stop]
+        await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if preparing.done():
+            return preparing.result()
+        if self._stop.is_set():
+            raise Halted
+        raise StartFailed(
+            f"The engine {self._spec.engine} did not say within {patience_s:.0f} s how to start it."
+        )
+
     def _command(self) -> tuple[Engine, int | None, ServerCommand]:
         """The engine, the port that it gets if it cannot choose one, and how it is started."""
         spec, settings = self._spec, self._settings
-        engine = choose(spec, settings)
+        engine = choose(spec, settings, patience_s=PREPARE_S)
         files = check_files(spec, settings.store_of(spec.path), engine)
         self._budget_s = budget_s(spec, engine.start_s, size_bytes(files.model))
         port = None if engine.tells_port else free_port()

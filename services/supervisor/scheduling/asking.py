@@ -9,7 +9,13 @@ from modelyard import logging
 from modelyard.bus import Bus
 from modelyard.state import Mirror
 from schemas import subjects
-from schemas.errors import Conflict, ModelNotFound, YardError
+from schemas.errors import (
+    BrokerUnavailable,
+    DeadlineExceeded,
+    InternalError,
+    ServiceUnavailable,
+    YardError,
+)
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
 from schemas.placing import AskOptions, Option, Options, StandIn
@@ -132,16 +138,25 @@ class Nodes:
         try:
             said = await self._bus.call(subjects.NODE_OPTIONS, question, node=one.node, timeout_s=_PATIENCE_S)
         except YardError as error:
-            if not isinstance(error, Conflict | ModelNotFound):
-                # Those two mean that its view of the registry is a moment older or newer than ours.
-                self.note_silent(one.node)
             log.warning("node_does_not_say", node=one.node, model=one.model, error=error.message)
+            if isinstance(error, BrokerUnavailable | ServiceUnavailable | DeadlineExceeded):
+                self.note_silent(one.node)
+            if isinstance(error, InternalError):
+                # It is there, and stumbles over this one model: that must not cost the others the node.
+                self._answers[one] = _Answer(_stumbles(one), time.monotonic())
+            # Else its view of the registry is a moment older or newer than ours.
             return
         self._answers[one] = _Answer(said, time.monotonic())
 
     def _forget_old(self) -> None:
         limit = time.monotonic() - FRESH_S
         self._answers = {one: answer for one, answer in self._answers.items() if answer.at > limit}
+
+
+def _stumbles(one: _Asked) -> Options:
+    return Options(
+        problem=f"node {one.node} failed to say how it would run {one.model}; its log has the error"
+    )
 
 
 def merged(said: Iterable[Options], silent: Sequence[str] = ()) -> tuple[tuple[Option, ...], str | None]:

@@ -17,7 +17,7 @@ from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
 from schemas import buckets, streams, subjects
 from schemas.errors import Conflict, DeadlineExceeded, NotFound, ServiceUnavailable, YardError
-from schemas.grammar import model_name, new_id
+from schemas.grammar import model_key, model_name, new_id
 from schemas.groups import Group
 from schemas.instances import (
     LIVE,
@@ -141,6 +141,10 @@ class Scheduler:
             except (TimeoutError, nats.errors.Error, nats.js.errors.Error, YardError) as error:
                 log.warning("look_failed", error=str(error))
                 look_again_at = None
+            except Exception:
+                # One strange model or answer must not end the deciding for all others.
+                log.exception("look_failed")
+                look_again_at = None
             await asyncio.sleep(_PAUSE_S)
             left_s = LOOK_EVERY_S if look_again_at is None else max(look_again_at - time.time(), _PAUSE_S)
             with contextlib.suppress(TimeoutError):
@@ -215,8 +219,10 @@ class Scheduler:
 
     async def _start(self, start: StartModel) -> None:
         """Propose it to the node, and wait until the instance shows: no second look may start it twice."""
-        instance = new_id()
-        key = next(key for key, spec in self._models.values.items() if spec.name == start.model)
+        instance, key = new_id(), model_key(start.model)
+        if key not in self._models.values:
+            # It left the registry while others were started.
+            return
         proposal = StartInstance(
             instance=instance,
             model=start.model,
@@ -246,13 +252,17 @@ class Scheduler:
 
     async def _refuse(self, model: str, reason: str, by: Reason) -> None:
         """Whoever waits is told now: waiting would not help."""
+        key = model_key(model)
+        spec, revision = self._models.values.get(key), self._models.revisions.get(key)
+        if spec is None or revision is None:
+            return
         log.warning("model_refused", model=model, reason=reason)
         record = Instance(
             instance=new_id(),
             model=model,
             node=self._node,
-            engine=next(spec.engine for spec in self._models.values.values() if spec.name == model),
-            revision=0,
+            engine=spec.engine,
+            revision=revision,
             state=InstanceState.FAILED,
             reason=by,
             changed_at=time.time(),

@@ -1,9 +1,10 @@
 """What people ask of the scheduler: start, stop, and what would happen if."""
 
 import asyncio
+import time
 
 from modelyard.state import Mirror
-from schemas.errors import Conflict
+from schemas.errors import Conflict, StartFailed
 from schemas.instances import Instance
 from schemas.models import ModelRef, ModelStarting, ModelStopping
 from schemas.placing import PlanAnswer, PlanQuery
@@ -28,15 +29,25 @@ class Wishes:
         """Start a model; Conflict with what it waits for if that takes longer. It stays asked for."""
         model = self._registry.find(ref.model).name
         if not self._scheduler.serving(model):
+            asked_at = time.time()
             await self._scheduler.wish(model)
             try:
                 async with asyncio.timeout(_START_SHOWS_S):
-                    await self._instances.until(lambda _: bool(self._scheduler.serving(model)))
+                    await self._instances.until(
+                        lambda _: bool(self._scheduler.serving(model) or self._refused(model, asked_at))
+                    )
             except TimeoutError:
                 reason = self._scheduler.reasons.get(model, "the node did not take it")
                 raise Conflict(f"{model} is not started yet: {reason}.") from None
+            if not self._scheduler.serving(model):
+                raise StartFailed(self._refused(model, asked_at) or f"{model} failed at once.")
         instance = self._scheduler.serving(model)[0]
         return ModelStarting(model=model, instance=instance.instance, state=instance.state)
+
+    def _refused(self, model: str, since: float) -> str | None:
+        """Why it failed since then, or cannot run here at all."""
+        ended = (one for one in self._instances.values.values() if one.model == model and one.error)
+        return next((one.error for one in ended if one.changed_at >= since), None)
 
     async def stop(self, ref: ModelRef) -> ModelStopping:
         """Drain and stop every instance; it stays down until somebody asks for it."""
