@@ -306,8 +306,15 @@ def test_no_secret_of_ours_reaches_an_engine() -> None:
         "LC_ALL",
         "CUDA_VISIBLE_DEVICES",
         "VLLM_LOGGING_LEVEL",
+        "GOMP_SPINCOUNT",
         "GGML_NO_BACKTRACE",
     }
+
+
+def test_threads_of_engines_do_not_spin_for_long_unless_somebody_says_so() -> None:
+    assert minimal_environment({})["GOMP_SPINCOUNT"] == "1000"
+    assert minimal_environment({"GOMP_SPINCOUNT": "5"})["GOMP_SPINCOUNT"] == "5"
+    assert "GOMP_SPINCOUNT" not in minimal_environment({"OMP_WAIT_POLICY": "active"})
 
 
 def test_what_the_model_says_stands_over_ours_and_what_was_decided_over_that(
