@@ -24,8 +24,10 @@ from schemas.roles import Role
 from services.gateway.exposure import Keys, Origins
 from services.gateway.metrics import Metrics
 from services.gateway.middleware import errors, guard
+from services.monitor.metrics.ended import Ended
 from services.monitor.metrics.history import History
 from services.monitor.metrics.past import CHUNK_S, Past
+from services.monitor.metrics.requests import Requests
 from services.supervisor.engines.llama_cpp import LLAMA_API
 from services.supervisor.runner import activity
 from services.supervisor.runner.activity import Activity
@@ -134,17 +136,24 @@ async def test_a_new_monitor_knows_what_the_old_one_knew_and_what_was_told_meanw
     assert (told[0], told[-1]) == (30.0, 99.0)
 
 
-async def test_a_new_monitor_counts_nothing_that_the_old_one_told(yard: Yard) -> None:
-    runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
-    async with monitor(yard):
-        await emit(runner, ["r1", "r2"])
-        await until(operator, lambda now: TOTAL in now and now[TOTAL].value == 2)
-        after = await operator.nc.subscribe(subjects.DEVICE_METRIC.wildcard)
-        await after.next_msg(PATIENCE_S)
+@pytest.mark.parametrize(("since", "total"), [("start", 3), ("middle", 1)])
+async def test_counters_go_on_or_begin_anew_but_count_nothing_twice(
+    yard: Yard, since: str, total: int
+) -> None:
+    runner, bus, requests, history = (
+        await yard.bus(Role.RUNNER),
+        await yard.bus(Role.MONITOR),
+        Requests(),
+        History(),
+    )
+    moments = {"start": time.time()}
+    for name, request in (("middle", "r1"), ("end", "r2")):
+        await emit(runner, [request])
+        moments[name] = time.time()
     await emit(runner, ["r3"])
-    async with monitor(yard):
-        samples = await until(operator, lambda now: TOTAL in now)
-        assert samples[TOTAL].value == 1, "of those that ended while nobody counted"
+    past, ended = Past(bus, history, "testnode", time.time()), Ended(bus, requests.add)
+    await past._replay_requests(moments[since], moments["end"], ended, requests)
+    assert [one.value for one in requests.samples(time.time()) if one.name == TOTAL] == [total]
 
 
 async def test_gathering_goes_on_after_the_broker_was_killed(yard: Yard) -> None:

@@ -89,10 +89,10 @@ class Past:
     ) -> None:
         """Counters as they stood at every second at which one changed.
 
-        What the monitor before us counted is not counted again: who scrapes takes a counter that fell for
-        one that began anew, and adds all of it.
+        Where all that ever ended is replayed, they go on. Else they fall, and who scrapes takes that for a
+        new beginning and adds all of it: then what the monitor before us counted is not counted again.
         """
-        told_at, anew = 0.0, not there_until
+        told_at, anew = 0.0, not there_until or not await self._has_requests_before(since)
 
         def before(at: float) -> None:
             nonlocal told_at, anew
@@ -107,6 +107,13 @@ class Past:
         await ended.catch_up(since, before)
         before(time.time())
         self._history.observe(time.time(), requests.samples(time.time()))
+
+    async def _has_requests_before(self, since: float) -> bool:
+        wildcard = subjects.REQUEST_FINISHED.wildcard
+        async with aclosing(kept(self._bus, streams.EVENTS, wildcard, since=0.0, follow=False)) as messages:
+            async for msg in messages:
+                return bool(msg.metadata.timestamp.timestamp() < since)
+        return False
 
     async def keep(self) -> None:
         """Tell the stream every closed stretch of five minutes, until cancelled."""
