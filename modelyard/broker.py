@@ -62,7 +62,12 @@ def configuration(keys: Path, store: Path, *, host: str, port: int, pid_file: Pa
     }
     if pid_file is not None:
         document["pid_file"] = str(pid_file)
-    return json.dumps(document, indent=2) + "\n"
+    return _spelled(document)
+
+
+def _spelled(document: dict[str, Any]) -> str:
+    # nats-server knows no \u escapes, so letters stay as they are; the file is UTF-8.
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def reload(keys: Path, config: Path) -> None:
@@ -73,11 +78,11 @@ def reload(keys: Path, config: Path) -> None:
     import psutil
 
     try:
-        document = json.loads(config.read_text())
+        document = json.loads(config.read_text(encoding="utf-8"))
         process = _running(Path(document["pid_file"]), config)
         document["accounts"] = _accounts(keys)
         beside = config.with_suffix(".new")
-        beside.write_text(json.dumps(document, indent=2) + "\n")
+        beside.write_text(_spelled(document), encoding="utf-8")
         beside.replace(config)
         process.send_signal(signal.SIGHUP)
     except (OSError, KeyError, ValueError, psutil.Error) as error:

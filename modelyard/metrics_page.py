@@ -20,8 +20,9 @@ The monitor gathers them once a second, whoever looks on. They are told
   `OTEL_METRIC_EXPORT_INTERVAL` milliseconds (60000).
 
 A sensor that does not answer has no sample. What is gone (an instance that ended, a device that is silent for
-10 s) has none either. Counters begin anew with the process that counts. Of what is counted by models, keys or
-errors there are at most 200 series a metric; what comes after is counted together under `other`.
+10 s) has none either. Counters begin anew with the process that counts: with what ended
+while it was away, and where all of that is known still, with all there was. Of what is counted by models,
+keys or errors there are at most 200 series a metric; what comes after is counted together under `other`.
 
 `examples/prometheus/` has a configuration, alert rules and a Grafana dashboard.
 

@@ -209,6 +209,12 @@ class EngineFailed(YardError):
     code, status = "engine_failed", 502
 
 
+class WebhookRefused(YardError):
+    """The receiver of a webhook did not take what it was told."""
+
+    code, status = "webhook_refused", 502
+
+
 class HubFailed(YardError):
     """The hub's answer is none."""
 

@@ -1,5 +1,6 @@
 """The `yard` command. Verbs load what they need when they run, so that the rest stays quick."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit status says how it went (`yard --help` lists them)."""
     from modelyard.cli.parser import parser
 
+    _print_whatever_comes()
     try:
         arguments = parser().parse_args(argv)
         code: int = arguments.run(arguments)
@@ -28,3 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _print_whatever_comes() -> None:
+    """A terminal that has no letter for a name gets `\\xe8`: better than nothing at all."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -124,6 +124,13 @@ async def _set(yard: "Client", arguments: argparse.Namespace) -> None:
 
     known = {each.rule.name: each for each in (await yard.alerting.alerts()).rules}
     before = known.get(arguments.name)
+    if before is None and not {"metric", "threshold"} <= {
+        name for patch in arguments.fields for name in patch
+    }:
+        raise BadRequest(
+            f"There is no alert rule {arguments.name!r}; `yard alerts --rules` lists them. "
+            "A new one needs metric=NAME and threshold=NUMBER."
+        )
     document: Any = msgspec.to_builtins(before.rule) if before else {}
     for patch in arguments.fields:
         document = merge_patch(document, patch)

@@ -54,7 +54,8 @@ def _prepare(settings: "Settings", arguments: argparse.Namespace) -> None:
     config = home.broker_config(settings)
     store = arguments.nats_store or settings.home / "nats"
     config.write_text(
-        configuration(settings.credentials, store, host=arguments.nats_host, port=arguments.nats_port)
+        configuration(settings.credentials, store, host=arguments.nats_host, port=arguments.nats_port),
+        encoding="utf-8",
     )
     say(f"The broker's configuration is {config}.")
     _ensure_api_key(settings)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _WIDE = 10_000
 """Columns where there is no screen: a program that reads a table wants whole words."""
+_NARROW_FIRST, _GAP = 12, 3
+"""What the first column needs at least, and what lies between two."""
 
 
 def emit(document: Any) -> None:
@@ -40,10 +42,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         )
     for row in rows:
         grid.add_row(*map(safe, row))
-    screen().print(grid)
+    screen(at_least=_narrowest(header, rows)).print(grid)
 
 
-def screen() -> "Console":
+def _narrowest(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Below this columns would be lost; rather let the terminal wrap the lines."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
+    return min(widths[0], _NARROW_FIRST) + sum(widths[1:]) + _GAP * len(widths)
+
+
+def screen(at_least: int = 0) -> "Console":
     """The terminal, taking every text as it is: names may look like markup or emoji codes."""
     from rich.console import Console
 
@@ -51,5 +61,6 @@ def screen() -> "Console":
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    width = None if sys.stdout.isatty() else _WIDE
-    return Screen(markup=False, emoji=False, highlight=False, width=width)
+    known = Screen(markup=False, emoji=False, highlight=False)
+    known.width = max(known.width, at_least) if sys.stdout.isatty() else _WIDE
+    return known

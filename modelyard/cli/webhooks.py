@@ -136,15 +136,15 @@ async def _add(yard: "Client", arguments: argparse.Namespace) -> None:
 
 
 async def _test(yard: "Client", arguments: argparse.Namespace) -> None:
-    from schemas.errors import ServiceUnavailable
+    from schemas.errors import WebhookRefused
 
     tested = await yard.alerting.test_webhook(arguments.name)
+    if not tested.delivered:
+        raise WebhookRefused(f"{arguments.name} did not take it: {tested.error}")
     if arguments.json:
         emit(tested)
-    elif tested.delivered:
-        say(f"{arguments.name} took it.")
     else:
-        raise ServiceUnavailable(f"{arguments.name} did not take it: {tested.error}")
+        say(f"{arguments.name} took it.")
 
 
 async def _remove(yard: "Client", arguments: argparse.Namespace) -> None:

@@ -25,7 +25,8 @@ async def start_broker(settings: Settings, port: int) -> Child:
             host=settings.nats_host,
             port=port,
             pid_file=settings.run / "nats.pid",
-        )
+        ),
+        encoding="utf-8",
     )
     child = Child(
         "broker", [str(find_server()), "-c", str(config)], dict(os.environ), settings.logs / "broker.log"

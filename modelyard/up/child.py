@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import signal
 import subprocess
 import time
@@ -83,6 +84,15 @@ class Child:
         """The newest line of the log, which tells why it ended."""
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1].strip() if lines else "it said nothing"
+
+
+def sentence_of(line: str) -> str:
+    """What a line of a service's log says to a person: its error, where it is a record that has one."""
+    with contextlib.suppress(ValueError):
+        told = json.loads(line)
+        if isinstance(told, dict) and isinstance(told.get("error"), str):
+            return str(told["error"])
+    return line
 
 
 def _trim(log: Path) -> None:

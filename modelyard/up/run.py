@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import msgspec
 
@@ -19,7 +20,7 @@ from modelyard.settings import Settings, SettingsError
 from modelyard.up import banner
 from modelyard.up.announcing import announcing
 from modelyard.up.broker import own_host, start_broker
-from modelyard.up.child import EXIT_CONFIG, CannotStart, Child
+from modelyard.up.child import EXIT_CONFIG, CannotStart, Child, sentence_of
 from modelyard.up.joining import ask, membership, nats_url
 from modelyard.up.news import News
 from modelyard.up.ports import claim
@@ -35,6 +36,7 @@ DRAIN_S = 2.0
 STOP_S = 5.0
 _POLL_S = 0.05
 EXIT_UNREACHABLE = 3
+_FULL_BYTES = 4 * 1024 * 1024
 
 
 class _Pong(Record):
@@ -65,8 +67,7 @@ def run_up(asked: Asked) -> int:
             )
         for name in settings.unknown():
             sys.stderr.write(f"yard: there is no setting {name}; it is ignored.\n")
-        home.prepare(configured)
-        with home.lock(configured):
+        with _held(configured):
             if asked.join:
                 configured = _joined(configured, asked)
             return run_loop(Up(configured, Terminal(), _roles(asked)).run())
@@ -79,6 +80,18 @@ def run_up(asked: Asked) -> int:
     except PermissionError as error:
         sys.stderr.write(f"yard: {error.filename} cannot be written: {error.strerror}.\n")
         return EXIT_CONFIG
+
+
+def _held(configured: Settings) -> IO[str]:
+    """The home, made and locked; CannotStart if it cannot be written."""
+    try:
+        home.prepare(configured)
+        return home.lock(configured)
+    except OSError as error:
+        where = error.filename or configured.home
+        raise CannotStart(
+            f"{where} cannot be written: {error.strerror}; set YARD_HOME to a folder that can."
+        ) from error
 
 
 def _joined(configured: Settings, asked: Asked) -> Settings:
@@ -164,6 +177,11 @@ class Up:
             await child.start()
             self._services.append(child)
 
+    def _full(self) -> str:
+        """The usual reason, which the broker does not tell them."""
+        free_bytes = shutil.disk_usage(self._settings.home).free
+        return f"The disk of {self._settings.home} is full. " if free_bytes < _FULL_BYTES else ""
+
     async def _until_ready(
         self, bus: Bus, watch: list[asyncio.Task[int]], stopping: asyncio.Task[bool]
     ) -> bool:
@@ -176,8 +194,8 @@ class Up:
         self._check(watch)
         if not done:
             missing = [child for child in self._services if child.starts > 1] or self._services
-            said = "; ".join(f"{child.name}: {child.last_line()}" for child in missing)
-            raise CannotStart(f"The services did not come up in {READY_PATIENCE_S:g} s. {said}")
+            said = "; ".join(f"{child.name}: {sentence_of(child.last_line())}" for child in missing)
+            raise CannotStart(f"The services did not come up in {READY_PATIENCE_S:g} s. {self._full()}{said}")
         return not stopping.done()
 
     def _check(self, watch: list[asyncio.Task[int]]) -> None:

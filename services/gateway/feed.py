@@ -67,6 +67,7 @@ class Feed:
         self._mirrors[buckets.INSTANCES.name].listen(self._on_instance)
         await self._bus.subscribe(subjects.LIBRARY_JOB_PROGRESS, self._on_job_progress)
         self._tasks.spawn(self._run(), "feed")
+        self._tasks.spawn(self._watch_broker(), "feed broker")
 
     async def _on_progress(self, tokens: dict[str, str], download: Download) -> None:
         self._changed("downloads", tokens["download"], download)
@@ -98,6 +99,16 @@ class Feed:
                 viewer.send(message)
             await asyncio.sleep(EVERY_S)
 
+    async def _watch_broker(self) -> None:
+        """Without the broker nothing changes any more, and what viewers see grows old: tell them."""
+        there = True
+        while True:
+            await asyncio.sleep(EVERY_S)
+            if there is not self._bus.connected:
+                there = self._bus.connected
+                for viewer in tuple(self._viewers):
+                    viewer.send(_message("broker", {"there": there}))
+
     async def on_connect(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(heartbeat=PING_S, compress=True, protocols=(PROTOCOL,))
         await socket.prepare(request)
@@ -109,6 +120,8 @@ class Feed:
         viewer = Viewer(self._bus, request, socket)
         state = {name: mirror.values for name, mirror in self._mirrors.items()}
         viewer.send(_message("snapshot", {**state, _ACTIVITY: self._activity}))
+        if not self._bus.connected:
+            viewer.send(_message("broker", {"there": False}))
         self._viewers.add(viewer)
         try:
             await viewer.run()

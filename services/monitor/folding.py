@@ -1,6 +1,7 @@
 """A durable consumer whose messages are acknowledged once they are on disk: complete, whatever dies."""
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -28,6 +29,8 @@ _AGAIN_S = 1.0
 _GATHER_S = 0.1
 """A fetch brings what is there already, often one: between two, a few may gather for one transaction."""
 _RETRY_PAUSE_S = 0.5
+_EVENTS_FAULT = (ArithmeticError, ValueError, TypeError, sqlite3.DataError, sqlite3.IntegrityError)
+"""It will be no better when it comes again; all else is the disk's fault."""
 
 Take = Callable[[list[T]], Awaitable[None]]
 """Stores what came. Dying before the acknowledgement makes duplicates, which it has to ignore."""
@@ -113,12 +116,24 @@ class Folder(Generic[T]):
     async def _store_and_answer(self, payloads: list[T], messages: list[Msg]) -> None:
         try:
             await self._take(payloads)
+        except _EVENTS_FAULT as error:
+            await self._find_faulty(payloads, messages, error)
+            return
         except Exception:
             for msg in messages:
                 await msg.nak(delay=_AGAIN_S)
             raise
         for msg in messages:
             await msg.ack()
+
+    async def _find_faulty(self, payloads: list[T], messages: list[Msg], error: Exception) -> None:
+        """One at a time: what cannot be stored must not keep the others, and all that come after, waiting."""
+        if len(messages) == 1:
+            log.error("event_cannot_be_stored", subject=messages[0].subject, exc_info=error)
+            await messages[0].term()
+            return
+        for payload, msg in zip(payloads, messages, strict=True):
+            await self._store_and_answer([payload], [msg])
 
 
 async def _fetch(pull: JetStreamContext.PullSubscription) -> list[Msg]:

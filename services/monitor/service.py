@@ -1,5 +1,7 @@
 """The monitor: what the hardware does, what everything measures, what was used and cost, what to know of."""
 
+import time
+
 from modelyard.bus import Bus
 from modelyard.micro import Commands
 from modelyard.settings import Settings
@@ -21,21 +23,24 @@ from services.monitor.webhooks.hooks import Hooks
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     """Start sampling and counting, then answer."""
+    began_at = time.time()
     instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
     tasks.spawn(Watch(bus, settings, instances).run(), "devices")
     if settings.joined:
         # One machine counts, or every one would know a part; it is also the one that looks after alerts.
         await Commands.start(bus, tasks, "Devices.")
     else:
-        await _serve_all(bus, settings, tasks, instances)
+        await _serve_all(bus, settings, tasks, instances, began_at)
     await bus.nc.flush()
 
 
-async def _serve_all(bus: Bus, settings: Settings, tasks: Tasks, instances: Mirror[Instance]) -> None:
+async def _serve_all(
+    bus: Bus, settings: Settings, tasks: Tasks, instances: Mirror[Instance], began_at: float
+) -> None:
     """What one machine does for the whole yard."""
     devices: Mirror[Device] = await Mirror.start(bus, buckets.DEVICES, tasks)
     counting = await Counting.open(bus, settings, tasks, instances, devices)
-    metrics = Metrics(bus, settings, instances, devices)
+    metrics = Metrics(bus, settings, instances, devices, began_at)
     metrics.add(lambda _now: counting.budgets.samples())
     metrics.add(lambda _now: counting.disks.samples)
     await metrics.start(tasks)

@@ -73,10 +73,13 @@ def test_prompts_and_answers_are_for_gateway_and_runner_alone() -> None:
         assert (subjects.ANSWER.wildcard in heard) == (role is Role.GATEWAY)
 
 
-def test_the_broker_takes_the_configuration(tmp_path: Path) -> None:
-    ensure_seeds(tmp_path / "keys")
-    config = tmp_path / "nats.conf"
-    config.write_text(configuration(tmp_path / "keys", tmp_path / "store", host="127.0.0.1", port=4222))
+def test_the_broker_takes_the_configuration_of_a_home_with_any_name(tmp_path: Path) -> None:
+    home = tmp_path / 'Mein "Höme" $HOME ☃'
+    home.mkdir()
+    ensure_seeds(home / "keys")
+    config = home / "nats.conf"
+    made = configuration(home / "keys", home / "store", host="127.0.0.1", port=4222)
+    config.write_text(made, encoding="utf-8")
     checked = subprocess.run([str(find_server()), "-t", "-c", str(config)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
 

@@ -29,5 +29,7 @@ test("a budget that is used up says so", () => {
   };
   const state = reduce(initialState, { type: "delta", data: { spending: { b: budget } } });
   assert.match(String(view(state)), /used up: refused until it ends/);
-  assert.match(String(view(initialState)), /Nothing was asked/);
+  assert.match(String(view(initialState)), /Waiting for the yard/, "what is not known is not nothing");
+  const nothing = reduce(initialState, { type: "week", data: { ...week, rows: [] } });
+  assert.match(String(view(nothing)), /Nothing was asked/);
 });

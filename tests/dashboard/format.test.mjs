@@ -49,7 +49,7 @@ test("percent stays within its bar", () => {
 });
 
 test("large counts are rounded", () => {
-  const cases = [[0, "0"], [9999, "9999"], [48_211, "48k"], [999_499, "999k"], [999_500, "1.0M"], [2_340_000, "2.3M"]];
+  const cases = [[0, "0"], [9999, "9999"], [48_211, "48k"], [999_499, "999k"], [999_500, "1.0M"], [2_340_000, "2.3M"], [3_298_534_883, "3.3B"]];
   for (const [given, wanted] of cases) assert.equal(count(given), wanted);
 });
 

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { initialState, LOG_LINES, reduce } from "../../services/gateway/dashboard/store.js";
+import { view as top } from "../../services/gateway/dashboard/views/top.js";
 
 const run = (state, ...messages) =>
   messages.reduce((current, [type, data]) => reduce(current, { type, data }), state);
@@ -71,7 +72,7 @@ test("another log starts empty and follows; a new connection sends the history a
 
 test("the connection forgets what belonged to its last status", () => {
   const state = run(initialState, ["connection", { status: "waiting", retryAt: 9 }], ["connection", { status: "open" }]);
-  assert.deepEqual(state.connection, { status: "open", retryAt: null, refused: false });
+  assert.deepEqual(state.connection, { status: "open", retryAt: null, refused: false, broker: true });
 });
 
 test("a button waits until its command is settled", () => {
@@ -98,4 +99,13 @@ test("a conversation streams into its last turn and ends", () => {
   );
   const answer = state.chat.turns.at(-1);
   assert.deepEqual([answer.text, answer.note, answer.stats, state.chat.busy], ["Hello", null, "2 tokens", false]);
+});
+
+test("while the broker is away the page says that it shows how it was", () => {
+  const open = reduce(initialState, { type: "connection", data: { status: "open" } });
+  const away = reduce(open, { type: "broker", data: { there: false } });
+  assert.match(String(top({ ...open, loaded: true })), /Live/);
+  assert.match(String(top({ ...away, loaded: true })), /broker is away/);
+  assert.match(String(top(reduce(away, { type: "broker", data: { there: true } }))), /Live/);
+  assert.ok(reduce(away, { type: "connection", data: { status: "open" } }).connection.broker, "a new connection tells anew");
 });

@@ -141,3 +141,24 @@ test("a deletion asks first, and says who needs the model", () => {
   assert.doesNotMatch(markup(null), /data-action="delete"/);
   assert.match(markup({ entry: "n.s.e", what: "delete" }), /<form[^>]*data-action="delete"[\s\S]*though chat need it/);
 });
+
+test("among many models words find some, by name and alias", () => {
+  const models = Object.fromEntries([...Array(30).keys()].map((n) => [`m${n}`, { name: `org/m${n}`, aliases: [`a${n}`] }]));
+  const { view } = views[NAMES.indexOf("models")];
+  const shown = (filter) => [...String(view({ ...initialState, loaded: true, models, filter })).matchAll(/data-model="([^"]*)"/g)].map(([, name]) => name);
+  assert.equal(shown("").length, 30);
+  assert.deepEqual(shown("ORG A17 "), ["org/m17"]);
+  assert.deepEqual(shown("nothing"), []);
+  const few = { ...initialState, loaded: true, models: { m: { name: "m" } } };
+  assert.doesNotMatch(String(view(few)), /type="search"/, "what is seen at a glance needs no search");
+});
+
+test("every download that is not over is shown, and the newest of those that are", () => {
+  const one = (n, state) => [`d${n}`, { download: `d${n}`, model: `m${n}`, reference: "r", state, created_at: n, changed_at: n, bytes_done: 0 }];
+  const numbers = [...Array(40).keys()];
+  const downloads = Object.fromEntries(numbers.map((n) => one(n, n < 20 ? "queued" : "finished")));
+  const text = String(views[NAMES.indexOf("downloads")].view({ ...initialState, loaded: true, downloads }));
+  assert.match(text, /20 running/);
+  assert.equal([...text.matchAll(/<li class="card download queued"/g)].length, 20);
+  assert.equal([...text.matchAll(/<li class="card download finished"/g)].length, 8);
+});

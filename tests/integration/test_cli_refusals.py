@@ -129,3 +129,13 @@ async def test_init_says_in_a_sentence_why_it_cannot(
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_up_says_in_a_sentence_why_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "YARD_HOME": str(tmp_path / "file" / "home")}
+    line = [sys.executable, "-m", "modelyard.cli", "up"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 78
+    assert "cannot be written: Not a directory; set YARD_HOME" in done.stderr
+    assert "Traceback" not in done.stderr

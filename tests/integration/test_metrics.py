@@ -24,8 +24,10 @@ from schemas.roles import Role
 from services.gateway.exposure import Keys, Origins
 from services.gateway.metrics import Metrics
 from services.gateway.middleware import errors, guard
+from services.monitor.metrics.ended import Ended
 from services.monitor.metrics.history import History
 from services.monitor.metrics.past import CHUNK_S, Past
+from services.monitor.metrics.requests import Requests
 from services.supervisor.engines.llama_cpp import LLAMA_API
 from services.supervisor.runner import activity
 from services.supervisor.runner.activity import Activity
@@ -36,6 +38,7 @@ from tests.integration.monitor_service import PATIENCE_S, POLL_S, emit, monitor,
 from tests.support import Yard
 
 Http = TestClient[web.Request, web.Application]
+TOTAL = "yard_requests_total"
 TOKENS = "yard_instance_completion_tokens_per_second"
 
 
@@ -120,7 +123,7 @@ async def test_a_new_monitor_knows_what_the_old_one_knew_and_what_was_told_meanw
     labels = {"instance_id": "i1", "model": "demo", "node": "testnode"}
     for at in range(until_at - 4 * CHUNK_S, until_at):
         old.observe(at, [Sample(name=TOKENS, value=30.0, labels=labels)])
-    await Past(bus, old).tell(until_at - 4 * CHUNK_S, until_at)
+    await Past(bus, old, "testnode", 0.0).tell(until_at - 4 * CHUNK_S, until_at)
     await emit(runner, ["r1"])
     await tell(runner, told_by_runner(time.time(), 99.0))
     async with monitor(yard):
@@ -131,6 +134,26 @@ async def test_a_new_monitor_knows_what_the_old_one_knew_and_what_was_told_meanw
     told = [value for value in series.avg if value is not None]
     assert len(told) > 100
     assert (told[0], told[-1]) == (30.0, 99.0)
+
+
+@pytest.mark.parametrize(("since", "total"), [("start", 3), ("middle", 1)])
+async def test_counters_go_on_or_begin_anew_but_count_nothing_twice(
+    yard: Yard, since: str, total: int
+) -> None:
+    runner, bus, requests, history = (
+        await yard.bus(Role.RUNNER),
+        await yard.bus(Role.MONITOR),
+        Requests(),
+        History(),
+    )
+    moments = {"start": time.time()}
+    for name, request in (("middle", "r1"), ("end", "r2")):
+        await emit(runner, [request])
+        moments[name] = time.time()
+    await emit(runner, ["r3"])
+    past, ended = Past(bus, history, "testnode", time.time()), Ended(bus, requests.add)
+    await past._replay_requests(moments[since], moments["end"], ended, requests)
+    assert [one.value for one in requests.samples(time.time()) if one.name == TOTAL] == [total]
 
 
 async def test_gathering_goes_on_after_the_broker_was_killed(yard: Yard) -> None:

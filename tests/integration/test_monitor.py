@@ -216,10 +216,37 @@ async def test_a_record_that_the_disk_does_not_take_comes_again(yard: Yard) -> N
     assert store.refusals == 0
 
 
+class Choosy(UsageStore):
+    """A store that one record is too much for."""
+
+    def add(self, records: Iterable[RequestFinished]) -> list[Counted]:
+        listed = list(records)
+        if any(each.request == "bad" for each in listed):
+            raise OverflowError("cannot convert float infinity to integer")
+        return super().add(listed)
+
+
+async def test_a_record_that_cannot_be_stored_holds_up_no_other(yard: Yard) -> None:
+    runner, bus = await yard.bus(Role.RUNNER), await yard.bus(Role.MONITOR)
+    writing, reading, path = OwnThread("usage"), OwnThread("queries"), yard.settings.home / USAGE_FILE
+    store = await writing.run(Choosy, path, UTC, empty_book)
+    reader = await reading.run(UsageReader, path, UTC)
+    keeper = UsageKeeper(bus, store, reader, writing, reading, "EUR")
+    await emit(runner, ["r1", "bad", "r2"])
+    async with Tasks() as tasks:
+        tasks.spawn(Folder(bus, CONSUMER, subjects.REQUEST_FINISHED, keeper.take).run(), "usage")
+        async with asyncio.timeout(PATIENCE_S):
+            while not at_least(2)(await keeper.report(UsageQuery())):
+                await asyncio.sleep(POLL_S)
+            while (await bus.js.consumer_info(streams.EVENTS.name, CONSUMER)).num_ack_pending:
+                await asyncio.sleep(POLL_S)
+    keeper.close()
+
+
 async def test_a_file_that_is_no_database_is_refused_with_a_sentence(yard: Yard) -> None:
     path = yard.settings.home / USAGE_FILE
     path.write_text("this is no database" * 100)
-    with pytest.raises(InternalError, match=r"usage\.sqlite cannot be opened"):
+    with pytest.raises(InternalError, match=r"usage\.sqlite cannot be opened: .*\. Moved away"):
         await UsageKeeper.open(await yard.bus(Role.MONITOR), path, UTC, empty_book, "EUR")
 
 

@@ -22,7 +22,7 @@ from schemas.roles import Role
 from schemas.webhooks import HookEvent, HookKind, PutWebhook, Wanted, Webhook, WebhookState
 from services.monitor.webhooks import delivery, hooks
 from services.monitor.webhooks.http import ForbiddenAddress, Resolver
-from tests.commands import run
+from tests.commands import refused, run
 from tests.integration.monitor_service import eventually, monitor, monitor_process
 from tests.receiver import CUT, HANG, Receiver, is_signed, receiver
 from tests.standins import instance
@@ -303,3 +303,11 @@ async def test_a_program_is_named_on_its_machine_without_a_yard(yard: Yard) -> N
     assert (wrong.code, "absolute path" in wrong.err) == (1, True)
     assert (await run(yard, "webhook", "rm", "bell")).code == 0
     assert read_hooks(yard.settings) == ()
+
+
+async def test_a_receiver_that_says_no_is_no_fault_of_the_yard(yard: Yard) -> None:
+    async with receiver() as hook, monitor(yard):
+        hook.answers = [500, 500]
+        assert (await run(yard, "webhook", "add", "me", hook.url)).code == 0
+        assert await refused(yard, "webhook", "test", "me") == "webhook_refused"
+        assert (await run(yard, "webhook", "test", "me")).code == 0

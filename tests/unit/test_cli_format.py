@@ -13,6 +13,7 @@ from modelyard.cli import events, listing, output, progress, text, usage
 from modelyard.client import Event
 from modelyard.client.sse import Events, delta
 from modelyard.client.starting import leading
+from modelyard.up.child import sentence_of
 from schemas.downloads import Download, DownloadState
 from schemas.errors import EngineFailed, QueueFull
 from schemas.instances import Instance, InstanceState, Reason
@@ -118,6 +119,32 @@ def test_a_table_fits_a_narrow_terminal(
     assert max(map(len, printed.splitlines())) <= 80
     assert "0123456789abcdef" in printed
     assert printed.count("q") == 60
+
+
+def test_a_table_loses_no_column_where_the_terminal_is_too_narrow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "dumb")
+    output.table(("MODEL", "INSTANCE", "NODE"), [("demo", "0123456789abcdef", "some-node")])
+    assert capsys.readouterr().out.splitlines()[-2].split() == ["demo", "0123456789abcdef", "some-node"]
+
+
+def test_a_terminal_without_the_letter_gets_its_number() -> None:
+    script = "from modelyard.cli import main; main(['list'])"
+    bare = {"PATH": "/bin", "PYTHONIOENCODING": "ascii", "YARD_HOME": "/nowhere/höme", "PYTHONUTF8": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=bare, capture_output=True, text=True)
+    assert "h\\xf6me" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_of_a_services_log_a_person_is_told_the_error() -> None:
+    assert (
+        sentence_of('{"event": "service_failed", "error": "The file is damaged."}') == "The file is damaged."
+    )
+    for line in ('{"event": "ready"}', "it said nothing", "[1]", '{"error": 3}'):
+        assert sentence_of(line) == line
 
 
 def test_a_download_is_one_line() -> None:

@@ -144,6 +144,7 @@ def test_a_changed_file_is_read_again_and_a_broken_one_says_what_is_wrong(tmp_pa
         (TOML + "heat = 4\n", "no field heat"),
         (TOML.replace('"gpu"', '"tpu"'), "tpu"),
         (TOML.replace("SIM-0", "SIM 0"), "subject token"),
+        (TOML.replace("memory_used_bytes = ", "memory_used_bytes = 'much' # "), "memory_used_bytes"),
         ("devices = 3", "array"),
         ("[[", "Invalid"),
     ):
@@ -229,12 +230,16 @@ def test_an_adapter_that_fails_or_tells_nonsense_says_why_and_is_asked_again() -
     def fail() -> Device:
         raise RuntimeError("the bus is gone")
 
-    adapter = Scripted(fail, lambda: ["nonsense"], lambda: card(device="not a token"), card)
-    taken = sampled(adapter, 4)
-    assert [len(devices) for devices in taken.all] == [0, 0, 0, 1]
-    wrong = zip(("bus is gone", "no Device", "subject token"), taken.problems[:3], strict=True)
+    def leave() -> Device:
+        raise SystemExit("no licence")
+
+    adapter = Scripted(fail, leave, lambda: ["nonsense"], lambda: card(device="not a token"), card)
+    taken = sampled(adapter, 5)
+    assert [len(devices) for devices in taken.all] == [0, 0, 0, 0, 1]
+    words = ("bus is gone", "no licence", "no Device", "subject token")
+    wrong = zip(words, taken.problems[:4], strict=True)
     assert all(word in (problem or "") for word, problem in wrong)
-    assert taken.problems[3] is None
+    assert taken.problems[4] is None
 
 
 def test_an_adapter_that_hangs_keeps_no_process_from_its_end() -> None:

@@ -1,5 +1,7 @@
 """From the state of the yard to samples, and from samples to text: pure."""
 
+import math
+
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -265,6 +267,30 @@ def test_quantiles_are_interpolated_and_forget_what_is_long_past() -> None:
     assert value(list(requests.samples(NOW)), "yard_request_duration_quantile_seconds", **at) == 0.75
     later = [one for one in requests.samples(NOW + 600) if "quantile" in one.labels]
     assert later == []
+
+
+def test_what_a_wrong_clock_says_is_yet_to_come_is_not_the_last_minutes_for_ever() -> None:
+    requests = Requests()
+    for number in range(100):
+        ahead = NOW + 3600.0 * (number + 1)
+        requests.add(finished(number, finished_at=ahead, queued_at=ahead - 1, outcome=Outcome.FAILED))
+        requests.add(finished(1000 + number, finished_at=ahead, queued_at=ahead - 1))
+    assert [one for one in requests.samples(NOW) if one.name.endswith("_ratio")] == []
+    assert not [
+        one for one in requests.samples(NOW + 600) if "quantile" in one.labels or one.name.endswith("_ratio")
+    ]
+
+
+@pytest.mark.parametrize("ms", [-5.0, 1e308])
+def test_times_that_cannot_be_keep_sums_rising_and_numbers(ms: float) -> None:
+    requests = Requests()
+    for number in range(2000):
+        requests.add(
+            finished(number, queue_ms=ms, first_token_ms=ms, queued_at=-ms if ms > 0 else NOW, finished_at=ms)
+        )
+    for one in requests.samples(NOW):
+        assert math.isfinite(one.value), one
+        assert one.value >= 0, one
 
 
 def test_few_requests_have_no_share_of_errors_and_those_that_were_cancelled_count_for_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import random
 import sqlite3
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -131,10 +132,19 @@ def test_a_token_count_or_a_time_out_of_reason_does_not_break_the_sums(usage: Ke
     usage.store.add([record("1", prompt_tokens=10**30, completion_tokens=-5)])
     usage.store.add([record("2", finished_at=1e300), record("3", finished_at=-1e300)])
     usage.store.add([record("4", finished_at=float("nan"))])
+    usage.store.add([record("5", finished_at=1e308, queued_at=-1e308, first_token_ms=1e308)])
     (row,) = usage.ask().rows
-    assert row.requests == 4
-    assert row.prompt_tokens == 2**40 + 21
-    assert row.completion_tokens == 15
+    assert row.requests == 5
+    assert row.prompt_tokens == 2**40 + 28
+    assert row.completion_tokens == 20
+
+
+def test_what_a_clock_that_is_ahead_says_was_used_now(usage: Kept) -> None:
+    usage.store.add([record("1", finished_at=1e10), record("2", finished_at=time.time() + 86400.0)])
+    report = usage.ask(step="day", since=time.time() - 86400.0)
+    assert sum(row.requests for row in report.rows) == 2
+    (now,) = usage.ask(last_s=3600.0).rows
+    assert now.requests == 2
 
 
 def test_days_of_a_time_zone_have_23_and_25_hours_where_clocks_change(usage: Kept) -> None:

@@ -165,6 +165,7 @@ def test_a_secret_is_fresh_and_a_bad_one_is_not_repeated() -> None:
     [
         *("", "ftp://h/", "http://", "nothing", "file:///etc/passwd", "http://169.254.169.254/latest"),
         *("http://[fe80::1]/", "http://[::ffff:169.254.1.1]/", "http://h:99999/", "http://h/" + "x" * 2000),
+        *("http://" + "a" * 70 + ".example/", "http://a..b/"),
     ],
 )
 def test_a_url_that_may_not_be_told_is_refused(bad: str) -> None:

@@ -68,6 +68,7 @@ export function createActions(app) {
     "hub-back": () => store.dispatch("hubOffer", { offer: null }),
     "hub-pull": ({ reference }) => pull(reference, null),
     sort: ({ value }) => store.dispatch("sort", { by: value }),
+    filter: ({ value }) => store.dispatch("filter", { words: value }),
     open: ({ entry, what, revision }) => store.dispatch("open", { open: { entry, what, revision } }),
     close: () => store.dispatch("open", { open: null }),
     describe: ({ entry, revision, description }) => library("describe", { entry, revision, description }),

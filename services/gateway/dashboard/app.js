@@ -23,7 +23,7 @@ import * as toasts from "./views/toasts.js";
 import * as top from "./views/top.js";
 
 const PANELS = { top, alerts, connect, key, models, downloads, hub, chat, devices, library, accounts, instances, logs, toasts };
-const FROM_GATEWAY = ["snapshot", "delta", "log"];
+const FROM_GATEWAY = ["snapshot", "delta", "log", "broker"];
 const USAGE_EVERY_MS = 15_000;
 const WEEK_S = 6 * 86_400;
 const TOAST_MS = { good: 3_000, bad: 9_000 };
@@ -100,6 +100,10 @@ document.addEventListener("submit", (event) => {
 
 document.addEventListener("change", ({ target }) => {
   if (target.dataset.change) actions[target.dataset.change]({ value: target.value });
+});
+
+document.addEventListener("input", ({ target }) => {
+  if (target.dataset.input) actions[target.dataset.input]({ value: target.value });
 });
 
 document.addEventListener("keydown", (event) => {

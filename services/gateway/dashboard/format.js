@@ -51,7 +51,8 @@ export function percent(part, whole) {
 export function count(number) {
   if (!known(number)) return "";
   if (number < 10_000) return String(number);
-  return number < 999_500 ? `${Math.round(number / 1000)}k` : `${(number / 1e6).toFixed(1)}M`;
+  if (number < 999_500) return `${Math.round(number / 1000)}k`;
+  return number < 999_950_000 ? `${(number / 1e6).toFixed(1)}M` : `${(number / 1e9).toFixed(1)}B`;
 }
 
 /** All digits, in groups: for numbers that people compare with a setting. */

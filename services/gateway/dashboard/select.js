@@ -15,6 +15,13 @@ export function sortedModels(state) {
   return Object.values(state.models).sort(byText("name"));
 }
 
+/** Those whose name or alias has every word. */
+export function filteredModels(state) {
+  const words = state.filter.toLowerCase().split(/\s+/);
+  const text = (spec) => [spec.name, ...(spec.aliases ?? [])].join(" ").toLowerCase();
+  return sortedModels(state).filter((spec) => words.every((word) => text(spec).includes(word)));
+}
+
 /** Running ones first; the newest first in each group. */
 export function sortedInstances(state) {
   const all = Object.values(state.instances).sort(newestFirst);

@@ -11,7 +11,7 @@ export const BUCKETS = [
 export const LOG_LINES = 600;
 
 export const initialState = {
-  connection: { status: "connecting", retryAt: null, refused: false },
+  connection: { status: "connecting", retryAt: null, refused: false, broker: true },
   loaded: false,
   models: {},
   instances: {},
@@ -29,6 +29,7 @@ export const initialState = {
   trash: {},
   jobs: {},
   sort: "name",
+  filter: "",
   open: null,
   spending: {},
   usage: {},
@@ -84,9 +85,14 @@ const handlers = {
   },
 
   connection(state, connection) {
-    const next = { ...state, connection: { retryAt: null, refused: false, ...connection } };
+    const next = { ...state, connection: { retryAt: null, refused: false, broker: true, ...connection } };
     // The history of the log is sent again on a new connection.
     return connection.status === "open" ? { ...next, logs: { ...state.logs, lines: [] } } : next;
+  },
+
+  /** Whether the gateway hears from the broker; else nothing that is shown is of now. */
+  broker(state, { there }) {
+    return { ...state, connection: { ...state.connection, broker: there } };
   },
 
   logs(state, { instance }) {
@@ -116,6 +122,10 @@ const handlers = {
 
   sort(state, { by }) {
     return { ...state, sort: by };
+  },
+
+  filter(state, { words }) {
+    return { ...state, filter: words };
   },
 
   /** What a person is about to change: `{entry, what, revision}`, with what `describe` or `delete`. */

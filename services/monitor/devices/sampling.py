@@ -68,7 +68,7 @@ class Sampler:
                     opened = True
                 found = self._stamped(self.adapter.sample())
                 self.failure = None
-            except Exception as error:  # noqa: BLE001 - a stranger's adapter may raise anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's adapter may raise anything
                 self._note(error)
             self._begun_at = None
             if not self._stop.is_set():
@@ -96,7 +96,7 @@ class Sampler:
             for device in devices
         ]
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, error: BaseException) -> None:
         said = f"{type(error).__name__}: {error}"
         if said != self.failure:
             log.warning("sampling_failed", adapter=self.adapter.name, error=said, exc_info=error)

@@ -65,11 +65,16 @@ def read_devices(path: Path) -> list[dict[str, Any]]:
 def device_at(fields: dict[str, Any], second: int) -> Device:
     """The device at one second."""
     now = {name: _at(name, value, second) for name, value in fields.items()}
-    if "memory_free_bytes" not in now and {"memory_total_bytes", "memory_used_bytes"} <= now.keys():
-        now["memory_free_bytes"] = max(now["memory_total_bytes"] - now["memory_used_bytes"], 0)
     if unknown := now.keys() - set(Device.__struct_fields__):
         raise ValueError(f"there is no field {', '.join(sorted(unknown))}")
-    return msgspec.convert({**now, "simulated": True}, Device)
+    follows = "memory_free_bytes" not in now and {"memory_total_bytes", "memory_used_bytes"} <= now.keys()
+    device = msgspec.convert(
+        {**now, **({"memory_free_bytes": 0} if follows else {}), "simulated": True}, Device
+    )
+    if not follows:
+        return device
+    free = max(device.memory_total_bytes - device.memory_used_bytes, 0)
+    return msgspec.structs.replace(device, memory_free_bytes=free)
 
 
 def _at(name: str, value: Any, second: int) -> Any:

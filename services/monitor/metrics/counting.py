@@ -2,6 +2,7 @@
 
 import bisect
 from collections.abc import Iterator
+from typing import Any
 
 from schemas.metrics import Sample
 
@@ -79,6 +80,10 @@ class Counter(_Family):
         key = self._key(values, self._counts)  # type: ignore[arg-type]  # it looks at the keys alone
         self._counts[key] = self._counts.get(key, 0.0) + amount
 
+    def begin_anew(self) -> None:
+        """At 0, with the series that there are."""
+        self._counts = dict.fromkeys(self._counts, 0.0)
+
     def samples(self) -> Iterator[Sample]:
         for values, count in self._counts.items():
             yield Sample(name=self.name, value=count, labels=self._named(values))
@@ -94,6 +99,10 @@ class Histograms(_Family):
     def add(self, *values: str, seconds: float) -> None:
         key = self._key(values, self._by_labels)  # type: ignore[arg-type]  # it looks at the keys alone
         self._by_labels.setdefault(key, Histogram()).add(seconds)
+
+    def begin_anew(self) -> None:
+        """At 0, with the series that there are."""
+        self._by_labels = {key: Histogram() for key in self._by_labels}
 
     def samples(self) -> Iterator[Sample]:
         for values, histogram in self._by_labels.items():
@@ -118,9 +127,7 @@ class Recent:
 
     def samples(self, now: float) -> Iterator[Sample]:
         """p50, p95 and p99 of what was in the last minutes."""
-        newest = int(now // 60)
-        for minute in [one for one in self._by_minute if one <= newest - self.MINUTES]:
-            del self._by_minute[minute]
+        _forget(self._by_minute, now, self.MINUTES)
         merged: dict[str, Histogram] = {}
         for by_value in self._by_minute.values():
             for value, histogram in by_value.items():
@@ -154,9 +161,7 @@ class Outcomes:
         minute[value] = (count + 1, failures + failed)
 
     def samples(self, now: float) -> Iterator[Sample]:
-        newest = int(now // 60)
-        for minute in [one for one in self._by_minute if one <= newest - self.MINUTES]:
-            del self._by_minute[minute]
+        _forget(self._by_minute, now, self.MINUTES)
         merged: dict[str, tuple[int, int]] = {}
         for by_value in self._by_minute.values():
             for value, (count, failures) in by_value.items():
@@ -165,3 +170,10 @@ class Outcomes:
         for value, (count, failures) in merged.items():
             if count >= self.LEAST:
                 yield Sample(name=self.name, value=failures / count, labels={self._label: value})
+
+
+def _forget(by_minute: dict[int, Any], now: float, minutes: int) -> None:
+    """What is long past, and what a wrong clock says is yet to come: it would never be past."""
+    newest = int(now // 60)
+    for minute in [one for one in by_minute if not newest - minutes < one <= newest + 1]:
+        del by_minute[minute]

@@ -74,7 +74,12 @@ class Keeper:
     """One for the whole yard: it hears the devices and the instances of every node."""
 
     def __init__(
-        self, bus: Bus, settings: Settings, instances: Mirror[Instance], devices: Mirror[Device]
+        self,
+        bus: Bus,
+        settings: Settings,
+        instances: Mirror[Instance],
+        devices: Mirror[Device],
+        began_at: float,
     ) -> None:
         self.history = History()
         self.samples: tuple[Sample, ...] = ()
@@ -88,7 +93,7 @@ class Keeper:
         self._requests, self._lives = Requests(), Lives()
         self._ended = Ended(bus, self._requests.add)
         self._probe = Probe(bus)
-        self._past = Past(bus, self.history)
+        self._past = Past(bus, self.history, settings.node, began_at)
         self._more: list[More] = [self._own_cost]
         self._weigh_at, self._weight_bytes = 0.0, 0
         self._on_tick: list[Callable[[float, tuple[Sample, ...]], None]] = []

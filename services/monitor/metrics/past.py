@@ -33,9 +33,12 @@ _ERRORS = (TimeoutError, nats.errors.Error, nats.js.errors.Error)
 class Past:
     """Keeps the history in the HISTORY stream."""
 
-    def __init__(self, bus: Bus, history: History) -> None:
+    def __init__(self, bus: Bus, history: History, node: str, began_at: float) -> None:
         self._bus = bus
         self._history = history
+        self._node = node
+        self._began_at = began_at
+        """What was sampled from then on, we sampled ourselves."""
         self._told_until = 0
         """Unix seconds up to which the stream has it."""
 
@@ -47,8 +50,8 @@ class Past:
                 for level in reversed(_TOLD_LEVELS):
                     await self._restore_chunks(level.step_s, max(now - level.span_s, now - DAY_S))
                 since = max(float(self._told_until), now - CHUNK_S)
-                await self._replay_samples(since)
-                await self._replay_requests(since, ended, requests)
+                there_until = await self._replay_samples(since)
+                await self._replay_requests(since, there_until, ended, requests)
         except _ERRORS as error:
             log.warning("history_not_whole", error=str(error) or type(error).__name__)
         self._told_until = self._told_until or int(now // CHUNK_S) * CHUNK_S
@@ -68,26 +71,49 @@ class Past:
                 self._history.restore(chunk)
                 self._told_until = max(self._told_until, int(chunk.since) + CHUNK_S)
 
-    async def _replay_samples(self, since: float) -> None:
+    async def _replay_samples(self, since: float) -> float:
+        """Until when the monitor before us was there: it told of its machine once a second."""
+        there_until = 0.0
         async with aclosing(replay(self._bus, subjects.DEVICE_METRIC, since=since, follow=False)) as devices:
             async for device in devices:
                 self._history.observe(device.stored_at, device_samples(device.payload))
+                if device.payload.node == self._node and device.stored_at < self._began_at:
+                    there_until = device.stored_at
         async with aclosing(replay(self._bus, subjects.INSTANCE_METRIC, since=since, follow=False)) as active:
             async for activity in active:
                 self._history.observe(activity.stored_at, activity_samples(activity.payload))
+        return there_until
 
-    async def _replay_requests(self, since: float, ended: Ended, requests: Requests) -> None:
-        """Counters as they stood at every second at which one changed."""
-        told_at = 0.0
+    async def _replay_requests(
+        self, since: float, there_until: float, ended: Ended, requests: Requests
+    ) -> None:
+        """Counters as they stood at every second at which one changed.
+
+        Where all that ever ended is replayed, they go on. Else they fall, and who scrapes takes that for a
+        new beginning and adds all of it: then what the monitor before us counted is not counted again.
+        """
+        told_at, anew = 0.0, not there_until or not await self._has_requests_before(since)
 
         def before(at: float) -> None:
-            nonlocal told_at
+            nonlocal told_at, anew
+            if at > there_until and not anew:
+                self._history.observe(there_until, requests.samples(at))
+                requests.begin_anew()
+                anew = True
             if at - told_at >= 1.0:
                 self._history.observe(at, requests.samples(at))
                 told_at = at
 
         await ended.catch_up(since, before)
+        before(time.time())
         self._history.observe(time.time(), requests.samples(time.time()))
+
+    async def _has_requests_before(self, since: float) -> bool:
+        wildcard = subjects.REQUEST_FINISHED.wildcard
+        async with aclosing(kept(self._bus, streams.EVENTS, wildcard, since=0.0, follow=False)) as messages:
+            async for msg in messages:
+                return bool(msg.metadata.timestamp.timestamp() < since)
+        return False
 
     async def keep(self) -> None:
         """Tell the stream every closed stretch of five minutes, until cancelled."""

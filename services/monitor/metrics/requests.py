@@ -9,6 +9,8 @@ from services.monitor.metrics.counting import Counter, Histograms, Outcomes, Rec
 
 _MOST_TOKENS = 2**40
 """More in one request is a fault of the engine."""
+_LONGEST_S = 1e7
+"""Longer took no request; clocks may be wrong."""
 
 
 _REMEMBERED = 4096
@@ -52,31 +54,51 @@ class Requests:
         if record.key is not None:
             self._add_to_key(record.key, record)
         if record.outcome is Outcome.OK:
-            duration_s = max(record.finished_at - record.queued_at, 0.0)
+            duration_s = _duration_s(record)
             self._duration.add(model, node, seconds=duration_s)
             self._recent_duration.add(model, record.finished_at, duration_s)
         if record.first_token_ms is not None:
-            self._first_token.add(model, node, seconds=record.first_token_ms / 1000)
-            self._recent_first_token.add(model, record.finished_at, record.first_token_ms / 1000)
+            first_s = _possible_s(record.first_token_ms / 1000)
+            self._first_token.add(model, node, seconds=first_s)
+            self._recent_first_token.add(model, record.finished_at, first_s)
         if record.queue_ms is not None:
-            self._queue.add(model, node, seconds=record.queue_ms / 1000)
-            self._recent_queue.add(model, record.finished_at, record.queue_ms / 1000)
+            queue_s = _possible_s(record.queue_ms / 1000)
+            self._queue.add(model, node, seconds=queue_s)
+            self._recent_queue.add(model, record.finished_at, queue_s)
 
     def _add_to_key(self, key: str, record: RequestFinished) -> None:
         self._of_key.add(key, record.outcome.value)
         for kind, tokens in _tokens(record):
             self._tokens_of_key.add(key, kind, amount=tokens)
         if record.outcome is Outcome.OK:
-            self._duration_of_key.add(key, seconds=max(record.finished_at - record.queued_at, 0.0))
+            self._duration_of_key.add(key, seconds=_duration_s(record))
 
-    def samples(self, now: float) -> Iterator[Sample]:
+    def begin_anew(self) -> None:
+        """Count from 0: what was counted so far, the monitor before us has told. The last minutes stay."""
+        for family in self._totals():
+            family.begin_anew()
+
+    def _totals(self) -> tuple[Counter | Histograms, ...]:
         counters = (self._ended, self._errors, self._tokens, self._of_key, self._tokens_of_key)
         histograms = (self._duration, self._first_token, self._queue, self._duration_of_key)
-        for family in (*counters, *histograms):
+        return (*counters, *histograms)
+
+    def samples(self, now: float) -> Iterator[Sample]:
+        """Of now."""
+        for family in self._totals():
             yield from family.samples()
         for recent in (self._recent_duration, self._recent_first_token, self._recent_queue):
             yield from recent.samples(now)
         yield from self._outcomes.samples(now)
+
+
+def _duration_s(record: RequestFinished) -> float:
+    return _possible_s(record.finished_at - record.queued_at)
+
+
+def _possible_s(seconds: float) -> float:
+    """No sum of times ever falls, or leaves what numbers can say."""
+    return min(max(seconds, 0.0), _LONGEST_S)
 
 
 def _tokens(record: RequestFinished) -> Iterator[tuple[str, int]]:

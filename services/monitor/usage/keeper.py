@@ -82,7 +82,10 @@ class UsageKeeper:
         except sqlite3.Error as error:
             writing.end()
             reading.end()
-            raise InternalError(f"The usage records in {path} cannot be opened: {error}.") from error
+            raise InternalError(
+                f"The usage records in {path} cannot be opened: {error}. "
+                "Moved away, the file is made anew from what the event stream holds."
+            ) from error
         return cls(bus, store, reader, writing, reading, currency)
 
     def close(self) -> None:

@@ -15,7 +15,8 @@ def bin_of(ms: float | None) -> int | None:
     """The bin of a time; None if it was not measured, or is none."""
     if ms is None or not ms >= 0:
         return None
-    return min(_LAST, math.ceil(math.log(ms) / _LOG)) if ms > 1 else 0
+    # Infinity is the distance of two times that cannot be.
+    return math.ceil(min(_LAST, math.log(ms) / _LOG)) if ms > 1 else 0
 
 
 def middle_ms(number: int) -> float:

@@ -25,6 +25,8 @@ from services.monitor.usage.tally import Tally
 _ADD = """
 INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request) DO NOTHING
 """
+_AHEAD_S = 60.0
+"""A clock that is further ahead is wrong: what ended by it ended now, and is in the budgets of now."""
 TIME_ZONE, HORIZON = "time_zone", "horizon"
 """Facts about the file: whose days it keeps, and since when it has single records."""
 
@@ -95,9 +97,9 @@ class UsageStore:
         book = self.book
         with self.transaction():
             horizon, removed = self.horizon, self._removed()
-            added, tally = [], Tally(self.series)
+            added, tally, latest = [], Tally(self.series), time.time() + _AHEAD_S
             for record in records:
-                at = moment(record)
+                at = min(moment(record), latest)
                 if START < horizon > at or removed.get(record.model, -1.0) >= at:
                     continue
                 row = self._row(record, at, to_amount(book.cost(record)))

@@ -29,6 +29,8 @@ def check_url(text: str) -> URL:
     """The URL, if one may be told there; BadRequest, which does not repeat it: it may be a secret."""
     try:
         url = URL(text)
+        # As it will be looked up: a part of a name may be too long, or empty.
+        (url.host or "").encode("idna")
     except ValueError:
         url = URL()
     if url.scheme not in ("http", "https") or not url.host or len(text) > _MAX_URL:
@@ -99,7 +101,7 @@ class HttpSender:
                 self._check(answer)
         except TimeoutError:
             raise NotDelivered(f"It did not answer in {TIMEOUT_S:g} s.") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise NotDelivered(_sentence(error)) from None
 
     def _check(self, answer: aiohttp.ClientResponse) -> None:

@@ -1,7 +1,7 @@
 /** Usage and spend by model and day, and how much of each budget is used. */
 
 import { levelBar } from "../components/bar.js";
-import { empty, heading } from "../components/panel.js";
+import { empty, heading, waiting } from "../components/panel.js";
 import { count, plural } from "../format.js";
 import { html } from "../html.js";
 
@@ -12,7 +12,7 @@ export function view({ week, spending }) {
   const spent = week && Number(week.total.cost) > 0 && `${money(week.total.cost)} ${week.currency} in a week`;
   return html`${heading("accounts", "Usage", spent)}
     ${budgets.map((budget) => budgetBar(budget, week?.currency))}
-    ${week?.rows.length > 0 ? table(week) : nothing}`;
+    ${week === null ? waiting : week.rows.length > 0 ? table(week) : nothing}`;
 }
 
 const nothing = empty(

@@ -10,15 +10,17 @@ import { isRunning, sortedDownloads } from "../select.js";
 
 export const needs = ["loaded", "downloads", "pending", "now"];
 
+/** Of those that ended. */
 const SHOWN = 8;
 
 export function view(state) {
-  const downloads = sortedDownloads(state).slice(0, SHOWN);
-  const running = downloads.filter(isRunning).length;
+  const all = sortedDownloads(state);
+  const running = all.filter(isRunning).length;
+  const downloads = all.slice(0, running + SHOWN);
   return html`${heading("downloads", "Downloads", running > 0 && `${running} running`)}
     ${pullForm(state.pending.pull)}
     ${!state.loaded ? waiting : downloads.length === 0 ? nothing : ""}
-    <ul class="cards">${downloads.map((download) => card(download, state))}</ul>`;
+    <ul class="cards long">${downloads.map((download) => card(download, state))}</ul>`;
 }
 
 function pullForm(waits) {

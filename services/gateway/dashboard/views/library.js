@@ -58,6 +58,7 @@ function table(entries, state) {
     <tbody>${entries.map((entry) => row(entry, state))}</tbody></table></div>`;
 }
 
+const some = (names) => (names.length > 4 ? `${names.slice(0, 3).join(", ")} and ${names.length - 3} more` : names.join(", "));
 const keyOf = (entry) => `${entry.node}.${entry.store}.${entry.entry}`;
 
 function row(entry, state) {
@@ -74,7 +75,7 @@ function row(entry, state) {
     <td data-label="Quantization">${facts.quant ?? entry.format}
       ${facts.architecture && html`<small class="muted">${facts.architecture} ${count(facts.n_params)}</small>`}</td>
     <td data-label="Context">${count(facts.n_ctx_train)}</td>
-    <td data-label="Used by">${(entry.used_by ?? []).join(", ")}</td>
+    <td data-label="Used by">${some(entry.used_by ?? [])}</td>
     <td data-label="Bytes">${checked(entry, jobOf(state, entry))}</td>
     <td>${buttons(key, entry, state)}</td>
   </tr>`;
@@ -115,7 +116,7 @@ function deleteForm(key, entry) {
   return html`<form class="library-form" data-action="delete">
     <input type="hidden" name="entry" value="${key}">
     <p>Delete ${bytes(entry.size_bytes)} on ${entry.node}? It stays in the trash for 24 hours.</p>
-    ${needed && html`<label class="check"><input type="checkbox" name="force"> though ${entry.used_by.join(", ")} need it</label>`}
+    ${needed && html`<label class="check"><input type="checkbox" name="force"> though ${some(entry.used_by)} need it</label>`}
     <span><button type="submit" class="small primary">Delete</button>
       <button type="button" class="small" data-action="close">Never mind</button></span></form>`;
 }

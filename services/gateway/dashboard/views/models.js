@@ -6,18 +6,26 @@ import { copyable } from "../components/copyable.js";
 import { empty, heading, waiting } from "../components/panel.js";
 import { count, duration, exact, plural, splitError } from "../format.js";
 import { html } from "../html.js";
-import { COMING, modelStatus, sortedModels } from "../select.js";
+import { COMING, filteredModels, modelStatus } from "../select.js";
 
-export const needs = ["loaded", "models", "instances", "waits", "pending", "usage", "now"];
+export const needs = ["loaded", "models", "filter", "instances", "waits", "pending", "usage", "now"];
 
+/** So many are seen at a glance. */
+const MANY = 8;
 const EXAMPLE = "yard pull ggml-org/gemma-3-1b-it-GGUF:Q4_K_M";
 
 export function view(state) {
-  const models = sortedModels(state);
-  return html`${heading("models", "Models", models.length > 0 && plural(models.length, "model"))}
-    ${!state.loaded ? waiting : models.length === 0 ? nothing : ""}
-    <ul class="cards">${models.map((spec) => card(spec, state))}</ul>`;
+  const all = Object.keys(state.models).length;
+  const models = filteredModels(state);
+  return html`${heading("models", "Models", all > 0 && plural(all, "model"))}
+    ${!state.loaded ? waiting : all === 0 ? nothing : ""}
+    ${all > MANY && filter(models.length)}
+    <ul class="cards long">${models.map((spec) => card(spec, state))}</ul>`;
 }
+
+const filter = (found) => html`<label class="filter" data-key="=filter"><span class="sr">Show only models with</span>
+  <input type="search" data-input="filter" placeholder="Show only models with …" autocomplete="off" spellcheck="false">
+  ${found === 0 && html`<span class="muted">None has that.</span>`}</label>`;
 
 const nothing = empty(
   "No models yet",

@@ -9,7 +9,7 @@ export const needs = ["connection", "loaded", "models", "instances", "downloads"
 export function view(state) {
   return html`<p class="sentence">${opening(state)}</p>
     <div class="connection">
-      <span role="status" class="link ${state.connection.status}">${connection(state)}</span>
+      <span role="status" class="link ${state.connection.broker && state.connection.status}">${connection(state)}</span>
       ${state.connection.status === "waiting" &&
       html`<button type="button" class="small" data-action="reconnect">Try now</button>`}
       ${state.keyed && html`<button type="button" class="small quiet" data-action="forget-key">Forget key</button>`}
@@ -31,8 +31,8 @@ function sentence(now) {
   return parts.join(" · ");
 }
 
-function connection({ connection: { status, retryAt }, now }) {
-  if (status === "open") return "Live";
+function connection({ connection: { status, retryAt, broker }, now }) {
+  if (status === "open") return broker ? "Live" : "The broker is away; this is how it was";
   if (status === "locked") return "Locked";
   if (status === "connecting") return "Connecting …";
   const seconds = Math.max(1, Math.ceil(retryAt - now));

@@ -1,0 +1,51 @@
+"""What open pages are told over `/ws`."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import ClientWebSocketResponse, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from modelyard.state import Mirror
+from modelyard.tasks import Tasks
+from schemas import buckets
+from schemas.roles import Role
+from services.gateway.exposure import Keys
+from services.gateway.feed import PROTOCOL, Feed
+from tests.integration.monitor_service import PATIENCE_S
+from tests.support import Yard
+
+
+@asynccontextmanager
+async def page(yard: Yard) -> AsyncIterator[ClientWebSocketResponse]:
+    """A page that was opened just now."""
+    async with Tasks() as tasks:
+        bus = await yard.bus(Role.GATEWAY)
+        names = (buckets.MODELS, buckets.INSTANCES)
+        mirrors: dict[str, Mirror[Any]] = {each.name: await Mirror.start(bus, each, tasks) for each in names}
+        feed = Feed(bus, tasks, Keys.read(yard.settings.credentials), mirrors)
+        await feed.open()
+        app = web.Application()
+        app.router.add_get("/ws", feed.on_connect)
+        async with (
+            TestClient(TestServer(app)) as client,
+            client.ws_connect("/ws", protocols=(PROTOCOL,)) as ws,
+        ):
+            assert (await ws.receive_json(timeout=PATIENCE_S))["type"] == "snapshot"
+            yield ws
+
+
+async def test_a_page_is_told_while_the_broker_is_away(yard: Yard) -> None:
+    async with page(yard) as ws, asyncio.timeout(PATIENCE_S):
+        assert yard.broker.pid is not None
+        os.kill(yard.broker.pid, signal.SIGKILL)
+        await yard.broker.wait()
+        assert await ws.receive_json() == {"type": "broker", "data": {"there": False}}
+        await yard.broker.start()
+        while (message := await ws.receive_json())["type"] != "broker":
+            pass
+        assert message["data"] == {"there": True}
