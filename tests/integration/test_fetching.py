@@ -9,17 +9,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from modelyard.micro import Commands
 from modelyard.settings import Settings
 from modelyard.state import Mirror, Store
 from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.errors import YardError
 from schemas.instances import ClearNode, Instance, InstanceState, Node
-from schemas.library import EntryFormat, JobState, LibraryEntry, entry_id
+from schemas.library import EntryFormat, JobState, LibraryEntry, StoreSpace, entry_id
 from schemas.models import ModelRef, ModelSpec, Source
-from schemas.placing import PlanQuery, WaitingModel
+from schemas.placing import AskOptions, Option, Options, PlanQuery, WaitingModel
 from schemas.profiles import Lora
 from schemas.roles import Role
+from services.supervisor.fetching.fetching import Fetching
+from services.supervisor.scheduling.asking import Nodes
 from services.supervisor.service import main as supervisor
 from tests.integration.library_yard import Shown, gguf, put, shown
 from tests.integration.nodes import node, running
@@ -40,6 +43,23 @@ def server(tmp_path: Path) -> Path:
     program.write_text("#!/bin/sh\nexit 1\n")
     program.chmod(0o755)
     return program
+
+
+def entry(node: str, path: str) -> LibraryEntry:
+    """A model as the library of a node tells of it."""
+    return LibraryEntry(
+        node=node,
+        store="models",
+        entry=entry_id(path),
+        path=path,
+        name="m",
+        format=EntryFormat.GGUF,
+        size_bytes=10,
+        size="10 B",
+        weights_bytes=10,
+        n_files=1,
+        modified_at=1.0,
+    )
 
 
 class Machines:
@@ -168,19 +188,7 @@ async def test_a_copy_that_cannot_be_is_told_and_tried_again_when_somebody_asks(
 
 async def test_what_only_a_machine_has_that_is_away_is_said_so(yard: Yard, server: Path) -> None:
     b = large(yard, server)
-    away = LibraryEntry(
-        node="z",
-        store="models",
-        entry=entry_id("m.gguf"),
-        path="m.gguf",
-        name="m",
-        format=EntryFormat.GGUF,
-        size_bytes=10,
-        size="10 B",
-        weights_bytes=10,
-        n_files=1,
-        modified_at=1.0,
-    )
+    away = entry("z", "m.gguf")
     library = Store(await yard.bus(Role.DOWNLOADER), buckets.LIBRARY)
     async with machines(yard, b) as one:
         await library.put(away.key, away)
@@ -188,10 +196,42 @@ async def test_what_only_a_machine_has_that_is_away_is_said_so(yard: Yard, serve
         await one.start("m")
         refused = await one.until(lambda one: one.state is InstanceState.FAILED)
         assert "its files are on z, which is away" in (refused.error or "")
-        repeated = msgspec.structs.replace(away, path="org/m/m.gguf", entry=entry_id("org/m/m.gguf"))
+        repeated = entry("z", "org/m/m.gguf")
         await library.put(repeated.key, repeated)
         source = Source(repo="org/m", revision="0" * 40)
         await one.put(ModelSpec(name="n", path="org/m/m.gguf", source=source))
         asking = asyncio.create_task(one.start("n"))
         assert "they are downloaded" in await one.reason("its files are on z, which is away; in ")
         assert "not started yet" in await asking
+
+
+async def test_a_node_that_goes_in_the_middle_of_a_look_is_no_place_for_files(yard: Yard) -> None:
+    """What it said counts for some seconds, its record does not."""
+    bus = await yard.bus(Role.SUPERVISOR)
+    path, records = "m.gguf", Store(bus, buckets.NODES)
+
+    async def lacks(_asked: AskOptions) -> Options:
+        return Options(options=(Option(node="b"),), problem="It lacks it.", missing=(path,), engine="e")
+
+    async with Tasks() as tasks:
+        commands = await Commands.start(bus, tasks, "A node.")
+        await commands.add(subjects.NODE_OPTIONS, lacks, node="b")
+        await records.put("b", Node(node="b", version="1", started_at=0.0))
+        await Store(bus, buckets.MODELS).put("m", ModelSpec(name="m", path=path))
+        downloader = await yard.bus(Role.DOWNLOADER)
+        for one in ("a", "b"):
+            space = StoreSpace(node=one, store="models", path="/", default=True)
+            await Store(downloader, buckets.STORES).put(f"{one}.models", space, ttl_s=60)
+        await Store(downloader, buckets.LIBRARY).put((there := entry("a", path)).key, there)
+        nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
+        models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
+        asking = Nodes(bus, nodes, models)
+        fetching = await Fetching.start(bus, tasks, asking)
+        spec = models.values["m"]
+        await asking.options(["m"], ())
+        assert [way.source for way in (await fetching.look([spec], {})).ways["m"]] == ["a"]
+        looking = asyncio.create_task(fetching.look([spec], {}))
+        await records.delete("b")
+        await nodes.until(lambda known: not known)
+        await looking
+        assert (await fetching.look([spec], {})).ways["m"] == ()

@@ -189,7 +189,9 @@ class Fetching:
     async def _copies(
         self, spec: ModelSpec, copy: CopyEntry, said: Options, there: list[list[LibraryEntry]]
     ) -> _Found:
-        giver, node = node_of(copy.entry), self._nodes[copy.node]
+        giver, node = node_of(copy.entry), self._nodes.get(copy.node)
+        if node is None:
+            return _Found()
         stand_in = StandIn(node=node.node, engine=said.engine or "", devices=node.devices)
         by_files = (
             await self._nodes.instead(giver, spec.name, stand_in) if spec.path in said.missing else said

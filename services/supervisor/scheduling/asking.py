@@ -63,9 +63,9 @@ class Nodes:
     def _is_silent(self, node: str) -> bool:
         return self._silent.get(node) == self._nodes.revisions.get(node)
 
-    def __getitem__(self, node: str) -> Node:
-        """The record of a node that is there; KeyError for others."""
-        return self._nodes.values[node]
+    def get(self, node: str) -> Node | None:
+        """The record of a node that is there."""
+        return self._nodes.values.get(node)
 
     def rooms(self) -> dict[str, NodeRoom]:
         """What each node has for models that answers."""
@@ -113,12 +113,19 @@ class Nodes:
         return ways, problems
 
     def lacking(self, model: str) -> dict[str, Options]:
-        """Nodes that could run a model but for files that they lack, with what they said."""
+        """Nodes that could run a model but for files that they lack, with what they said of it as it is."""
+        there, revision = self.rooms(), self._revision(model)
         return {
             one.node: answer.options
             for one, answer in self._answers.items()
-            if one.model == model and one.instead_of is None and answer.options.missing
+            if (one.model, one.revision, one.instead_of) == (model, revision, None)
+            and one.node in there
+            and answer.options.missing
         }
+
+    def _revision(self, model: str) -> int | None:
+        key = next((key for key, spec in self._models.values.items() if spec.name == model), None)
+        return None if key is None else self._models.revisions[key]
 
     def forget(self) -> None:
         """Ask anew at the next look: files have come."""
@@ -126,9 +133,9 @@ class Nodes:
 
     async def instead(self, node: str, model: str, other: StandIn) -> Options:
         """How `other` could run a model, by the files on `node`; nothing known if that does not say."""
-        revisions = {spec.name: self._models.revisions[key] for key, spec in self._models.values.items()}
-        asked = _Asked(model, revisions[model], node, other.node)
-        if asked not in self._answers and node in self.rooms():
+        revision = self._revision(model)
+        asked = _Asked(model, revision or 0, node, other.node)
+        if revision is not None and asked not in self._answers and node in self.rooms():
             await self._ask(asked, other)
         answer = self._answers.get(asked)
         return answer.options if answer else Options(options=(Option(node=other.node),))
