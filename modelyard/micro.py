@@ -59,6 +59,7 @@ class Commands:
     async def announce(self) -> None:
         """Show the service under its role's name: `yard up` takes that for "ready"."""
         await self._service.start()
+        await self._bus.settle()
 
     async def stop(self) -> None:
         """Answer nothing any more."""
