@@ -140,6 +140,9 @@ async def test_a_broker_away_for_long_costs_no_loaded_model(yard: YardProcess, s
         async with asyncio.timeout(30):
             while (await chat(yard.url, SLOW, max_tokens=3))[0] != 200:
                 await asyncio.sleep(0.05)
+        # Its record expired; the next one is written within 2 s.
+        async with asyncio.timeout(10):
+            await instances.until(SLOW, InstanceState.READY)
         assert [i.instance for i in instances.of(SLOW) if i.state is InstanceState.READY] == [before.instance]
 
 
