@@ -249,6 +249,8 @@ class Bus:
     async def settle(self) -> None:
         """Wait until the broker has all that was sent: from then on nobody finds us not yet subscribed."""
         try:
+            # nats-py writes a PING past what waits to be sent: only the second comes after all of it.
+            await self.nc.flush(timeout=SETTLE_TIMEOUT_S)
             await self.nc.flush(timeout=SETTLE_TIMEOUT_S)
         except (TimeoutError, nats.errors.Error) as error:
             # A broker that went away is told of every subscription when it is back.

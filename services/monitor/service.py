@@ -31,7 +31,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
         await Commands.start(bus, tasks, "Devices.")
     else:
         await _serve_all(bus, settings, tasks, instances, began_at)
-    await bus.nc.flush()
+    await bus.settle()
 
 
 async def _serve_all(

@@ -1,12 +1,16 @@
 """The typed bus on a real broker."""
 
 import asyncio
+import contextlib
 import os
 import signal
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import nats.errors
 import pytest
 
+from modelyard.bus import Bus
 from modelyard.micro import Commands
 from modelyard.replay import replay
 from modelyard.state import Mirror, Store
@@ -103,6 +107,44 @@ async def test_a_service_is_announced_when_it_answers_already(yard: Yard) -> Non
             await operator.nc.request("$SRV.PING.supervisor", b"", timeout=1)
         await commands.announce()
         await operator.nc.request("$SRV.PING.supervisor", b"", timeout=1)
+
+
+@contextlib.asynccontextmanager
+async def overheard(url: str) -> AsyncIterator[tuple[str, bytearray]]:
+    """A way to the broker, and what clients say on it."""
+    said, target = bytearray(), urlsplit(url)
+
+    async def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, questions = await asyncio.open_connection(target.hostname, target.port)
+
+        async def pass_on(to: asyncio.StreamWriter, heard: asyncio.StreamReader, keep: bytearray) -> None:
+            while data := await heard.read(65536):
+                keep += data
+                to.write(data)
+            to.close()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pass_on(questions, reader, said))
+            group.create_task(pass_on(writer, answers, bytearray()))
+
+    server = await asyncio.start_server(on_client, "127.0.0.1", 0)
+    async with server:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}", said
+
+
+async def test_what_is_settled_is_subscribed(yard: Yard) -> None:
+    """nats-py writes its PING at once and a SUB a moment later: the first PONG says nothing of it."""
+    async with overheard(yard.url) as (url, said):
+        bus = await Bus.connect(yard.settings, Role.OPERATOR, url=url)
+        for count in range(1, 6):
+            await bus.subscribe(subjects.SERVICE_LOG, never)
+            assert bytes(said).count(b"SUB yard.log.") == count
+            assert said.rfind(b"PING") > said.rfind(b"SUB yard.log.")
+        await bus.nc.close()
+
+
+async def never(_tokens: dict[str, str], _batch: object) -> None:
+    raise AssertionError("nobody logs here")
 
 
 async def test_a_mirror_sees_puts_deletes_and_expiry(yard: Yard) -> None:

@@ -118,7 +118,7 @@ async def waiting(yard: Yard, inference: Inference) -> AsyncIterator[asyncio.Tas
     queued = await bus.nc.subscribe(subjects.REQUEST_QUEUED.wildcard)
     await bus.settle()
     task = asyncio.create_task(give_up())
-    await queued.next_msg(timeout=5)
+    await queued.next_msg(timeout=20)
     yield task
     await asyncio.wait_for(task, 5)
 
