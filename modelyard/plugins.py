@@ -22,6 +22,8 @@ from modelyard.patience import NoAnswer, Patience
 
 PATIENCE_S = 2.0
 """So long a look at a folder waits for its files; one that takes longer is taken when it is ready."""
+LEAST_PATIENCE_S = 0.5
+"""So long it waits for each of them, once: one that hangs must not make others look as if they did."""
 _NOT_OURS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -149,7 +151,9 @@ class PluginFolder(Generic[P]):
             self._loaded.clear()
             return [], [Broken(f"{self._folder.parent.name}/{self._folder.name}", str(error))]
         until = time.monotonic() + PATIENCE_S
-        self._loaded = {path: self._load(path, max(until - time.monotonic(), 0.0)) for path in paths}
+        self._loaded = {
+            path: self._load(path, max(until - time.monotonic(), LEAST_PATIENCE_S)) for path in paths
+        }
         plugins = [one.plugin for one in self._loaded.values() if one.plugin is not None]
         broken = [
             Broken(path.stem, f"{path}: {one.problem}", at_work=not one.done)
