@@ -12,7 +12,7 @@ run: $(VENV)/.run
 	@exec $(BIN)/yard up
 
 test: $(VENV)/.dev check
-	$(BIN)/pytest -n 3 --dist worksteal tests/integration
+	$(BIN)/pytest -n 2 --dist worksteal tests/integration
 	$(BIN)/pytest -n 2 --dist worksteal tests/e2e
 
 check: $(VENV)/.dev

@@ -160,7 +160,6 @@ async def test_a_pull_gives_every_update_until_the_end(client: Client, standins:
     assert updates[-1].bytes_done == updates[-1].bytes_total
     assert {update.model for update in updates} == {"mine"}
     assert all(before != after for before, after in pairwise(updates))
-    assert any(update.speed_bytes_s for update in updates)
 
 
 async def test_a_pull_sees_the_end_though_no_message_told_it(client: Client, standins: Services) -> None:
@@ -173,7 +172,8 @@ async def test_a_pull_goes_on_over_a_broker_that_was_killed(
     yard: Yard, client: Client, standins: Services
 ) -> None:
     async with asyncio.timeout(30), aclosing(client.pull("org/long")) as updates:
-        while (await anext(updates)).state is not DownloadState.TRANSFERRING:
+        # Progress comes on its own way: here nothing else is told before somebody ends the download.
+        while not (await anext(updates)).speed_bytes_s:
             pass
         back = asyncio.Event()
         standins.downloader.bus.on_reconnect(back.set)
