@@ -31,7 +31,7 @@ class Bucket(Generic[V]):
     """One bucket.
 
     `expires`: values have a time to live, so the death of their writer shows. `history`: how many revisions
-    of a key are retained, deletions included. `transient`: kept in the broker's memory, lost with its process.
+    of a key are retained, deletions included. `transient`: in the broker's memory alone.
     `renamed_fields`: fields of values that an earlier version wrote, and their names now.
     """
 

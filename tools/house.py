@@ -209,8 +209,9 @@ _FILLERS = {
 
 def _spread(name: str, values: Iterable[int]) -> str:
     ordered = sorted(values)
-    p90 = ordered[int(len(ordered) * 0.9)]
-    return f"{name:<28} {len(ordered):>6}   median {statistics.median(ordered):g}, p90 {p90}, max {ordered[-1]}, sum {sum(ordered)}"
+    median, p90 = statistics.median(ordered), ordered[int(len(ordered) * 0.9)]
+    sizes = f"median {median:g}, p90 {p90}, max {ordered[-1]}, sum {sum(ordered)}"
+    return f"{name:<28} {len(ordered):>6}   {sizes}"
 
 
 def report(root: Path, *, details: bool) -> Iterator[str]:
