@@ -48,4 +48,4 @@ class TimedCalls:
             if future.done():
                 raise
             self._running[key] = future
-            raise CallTimeout("The call did not return in time.") from None
+            raise CallTimeout("It does not answer.") from None
