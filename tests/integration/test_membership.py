@@ -49,7 +49,7 @@ async def join(
     return await membership(settings, yard.url, invitation, gateway=gateway)
 
 
-async def test_who_is_invited_logs_in_and_nobody_else_is_disturbed(yard: Yard, tmp_path: Path) -> None:
+async def test_an_invited_machine_logs_in_and_other_connections_stay_open(yard: Yard, tmp_path: Path) -> None:
     gone: list[str] = []
     there = await yard.bus(Role.SUPERVISOR)
     there.on_reconnect(lambda: gone.append("reconnected"))
@@ -67,7 +67,7 @@ async def test_who_is_invited_logs_in_and_nobody_else_is_disturbed(yard: Yard, t
     assert gone == []
 
 
-async def test_an_invitation_is_good_for_one_machine(yard: Yard, tmp_path: Path) -> None:
+async def test_an_invitation_is_valid_for_one_machine(yard: Yard, tmp_path: Path) -> None:
     async with inviting(yard) as invitation:
         await join(newcomer(tmp_path, "b"), yard, invitation)
         with pytest.raises(CannotStart, match=r"used already|Nobody answers|does not know"):
@@ -75,7 +75,7 @@ async def test_an_invitation_is_good_for_one_machine(yard: Yard, tmp_path: Path)
     assert [member.node for member in credentials.members(yard.settings.credentials)] == ["b"]
 
 
-async def test_a_name_that_is_taken_is_refused_but_the_same_machine_may_come_again(
+async def test_a_taken_node_name_is_refused_but_the_same_machine_may_rejoin(
     yard: Yard, tmp_path: Path
 ) -> None:
     b = newcomer(tmp_path, "b")
@@ -90,7 +90,7 @@ async def test_a_name_that_is_taken_is_refused_but_the_same_machine_may_come_aga
     await (await Bus.connect(b, Role.GATEWAY, url=yard.url)).close()
 
 
-async def test_who_is_expelled_is_out_at_once(yard: Yard, tmp_path: Path) -> None:
+async def test_an_expelled_machine_is_disconnected_at_once(yard: Yard, tmp_path: Path) -> None:
     b = newcomer(tmp_path, "b")
     async with inviting(yard) as invitation:
         await join(b, yard, invitation)
@@ -103,7 +103,7 @@ async def test_who_is_expelled_is_out_at_once(yard: Yard, tmp_path: Path) -> Non
         await Bus.connect(b, Role.OPERATOR, url=yard.url, timeout_s=1)
 
 
-async def test_a_wrong_secret_gets_nobody_in(yard: Yard, tmp_path: Path) -> None:
+async def test_a_wrong_secret_is_refused(yard: Yard, tmp_path: Path) -> None:
     async with inviting(yard) as invitation:
         forged = Invitation(hosts=invitation.hosts, port=invitation.port, secret="guess", yard="")
         with pytest.raises(CannotStart, match="does not know this invitation"):
@@ -111,7 +111,7 @@ async def test_a_wrong_secret_gets_nobody_in(yard: Yard, tmp_path: Path) -> None
     assert credentials.members(yard.settings.credentials) == []
 
 
-async def test_a_broker_for_this_machine_alone_invites_nobody(yard: Yard) -> None:
+async def test_a_broker_on_loopback_cannot_invite(yard: Yard) -> None:
     with pytest.raises(CannotStart, match="--listen"):
         listening(yard.settings)
 
