@@ -9,7 +9,7 @@ from modelyard.bus.connection import Bus
 from modelyard.host.settings import Settings
 from schemas.errors import Conflict
 from schemas.models import ModelSpec
-from services.downloader.registering.put import register
+from services.downloader.register.registry import register_model
 
 log = logs.get(__name__)
 
@@ -31,7 +31,7 @@ async def ensure_demo(bus: Bus, settings: Settings) -> None:
         done.touch()
         return
     try:
-        await register(bus, ModelSpec(name=NAME, path=PATH, n_ctx=8192))
+        await register_model(bus, ModelSpec(name=NAME, path=PATH, n_ctx=8192))
     except Conflict as error:
         log.info("demo_not_registered", reason=error.message)
     done.touch()
@@ -39,7 +39,7 @@ async def ensure_demo(bus: Bus, settings: Settings) -> None:
 
 async def _write(path: Path) -> None:
     """In a process of its own: what it takes to write a model need not stay in memory."""
-    argv = (sys.executable, "-m", "modelyard.tinymodels", "reciter", str(path))
+    argv = (sys.executable, "-m", "modelyard.files.tinymodels", "reciter", str(path))
     process = await asyncio.create_subprocess_exec(*argv)
     if await process.wait() != 0:
         raise OSError(f"the demo model could not be written to {path}")

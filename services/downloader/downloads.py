@@ -27,8 +27,8 @@ from services.downloader.book import Book
 from services.downloader.pasted import MAX_REFERENCES, pasted_references
 from services.downloader.peers.finder import Finder
 from services.downloader.reference import Reference, parse_reference
-from services.downloader.registering.names import name_of_reference
-from services.downloader.registering.registrar import Registrar
+from services.downloader.register.proposal import name_of_reference
+from services.downloader.register.registrar import Registrar
 from services.downloader.running import AT_REST, Run
 from services.downloader.worker_messages import Go
 

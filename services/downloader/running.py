@@ -9,10 +9,10 @@ from modelyard.host.settings import Settings
 from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail, YardError
 from services.downloader.book import Book
-from services.downloader.library.downloaded import note_download
+from services.downloader.library.records import record_download
 from services.downloader.peers.finder import Finder
 from services.downloader.reference import Reference, parse_reference
-from services.downloader.registering.registrar import Registrar
+from services.downloader.register.registrar import Registrar
 from services.downloader.speed import Speed, eta_s
 from services.downloader.worker_messages import (
     Distrust,
@@ -82,7 +82,7 @@ class Run:
         reference = parse_reference(self._book[self._key].reference)
         try:
             finished = await self._transfer(reference)
-            await self._registrar.fetched(self._book[self._key], finished)
+            await self._registrar.register_download(self._book[self._key], finished)
         except YardError as error:
             await self._fail(error.body().error)
         except TransferFailed as error:
@@ -148,7 +148,7 @@ class Run:
     async def _note(self, reference: Reference, resolved: Resolved | None) -> None:
         """What is known of the files lies beside them: their sha256, and where they came from."""
         if resolved is not None:
-            await asyncio.to_thread(note_download, self._settings.models, reference.repo, resolved)
+            await asyncio.to_thread(record_download, self._settings.models, reference.repo, resolved)
             self._on_files()
 
 

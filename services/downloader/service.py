@@ -13,9 +13,9 @@ from services.downloader.book import Book
 from services.downloader.demo import ensure_demo
 from services.downloader.downloads import Downloads
 from services.downloader.library.service import open_library, serve_library
-from services.downloader.offering.offers import Offers
+from services.downloader.offers.offers import HubOffers
 from services.downloader.order_commands import OrderCommands
-from services.downloader.registering.registrar import Registrar
+from services.downloader.register.registrar import Registrar
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
@@ -35,7 +35,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     commands = Commands.open(bus, tasks, "From the hub to the disk, and the library of what is there.")
     await OrderCommands(bus, commands, downloads, first=not settings.joined).start()
     if not settings.joined:
-        offers = Offers(settings, nodes, models)
+        offers = HubOffers(settings, nodes, models)
         await commands.add(subjects.FILES_REGISTER, registrar.on_register)
         await commands.add(subjects.HUB_SEARCH, offers.on_search)
         await commands.add(subjects.HUB_OFFER, offers.on_offer)

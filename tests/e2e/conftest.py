@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from modelyard.tinymodels import write_babbler, write_embedder, write_reranker
+from modelyard.files.tinymodels import write_babbler, write_embedder, write_reranker
 from schemas.models import Mode, ModelSpec
 from tests.e2e.yard_process import YardProcess, running_yard
 

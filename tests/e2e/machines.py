@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from modelyard.tinymodels import write_babbler
+from modelyard.files.tinymodels import write_babbler
 from schemas.models import ModelSpec
 from tests.e2e.yard_process import YardProcess, environment, running_yard
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 from yarl import URL
 
 from modelyard.client import Client
-from modelyard.tinymodels import DEMO_SENTENCE, write_embedder
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_embedder
 from schemas import subjects
 from schemas.errors import ModelNotFound
 from schemas.instances import InstanceState

@@ -13,7 +13,7 @@ from aiohttp import web
 from services.downloader.backoff import RetryPolicy
 from services.downloader.errors import TransferError
 from services.downloader.givers import Pace
-from services.downloader.library.walk import Found
+from services.downloader.library.walk import StoreFile
 from services.downloader.peers.grants import TTL_S, Given, Grants
 from services.downloader.peers.server import Server
 from services.downloader.source import Source
@@ -87,7 +87,7 @@ class Node:
     def __init__(self, root: Path) -> None:
         place = put(root, FILE, MODEL).stat()
         self.now = 0.0
-        self._given = Given(root, Found(FILE, place.st_size, place.st_mtime_ns))
+        self._given = Given(root, StoreFile(FILE, place.st_size, place.st_mtime_ns))
         self._grants = Grants(now=lambda: self.now)
         self.server = Server(self._grants)
 

@@ -199,7 +199,7 @@ async def test_a_check_notes_the_hash_and_a_later_one_finds_the_damage(root: Pat
     ended = await seen.ended(await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key)))
     assert ended.damaged == (PATH,)
     await seen.until(entry.key, lambda one: one.damaged == (PATH,))
-    with pytest.raises(Conflict, match="Nobody noted where"):
+    with pytest.raises(Conflict, match="The source of"):
         await seen.bus.call(subjects.LIBRARY_REPAIR, LibraryRef(entry=entry.key))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from services.downloader.library.walk import Found
+from services.downloader.library.walk import StoreFile
 from services.downloader.peers.grants import TTL_S, Given, Grants
 from services.downloader.peers.server import Server
 from tests.integration.downloads import MIB
@@ -33,7 +33,7 @@ class Giving:
 
     def given(self, path: str = PATH) -> Given:
         found = (self.root / path).stat()
-        return Given(self.root, Found(path, found.st_size, found.st_mtime_ns))
+        return Given(self.root, StoreFile(path, found.st_size, found.st_mtime_ns))
 
     def token(self) -> str:
         return self.grants.issue(SHA256, self.given())

@@ -7,8 +7,8 @@ import pytest
 
 from modelyard.bus.connection import Bus
 from modelyard.bus.reads import read_bucket
+from modelyard.files.tinymodels import write_embedder, write_reciter, write_reranker
 from modelyard.host.settings import Settings
-from modelyard.tinymodels import write_embedder, write_reciter, write_reranker
 from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download, DownloadState, StartDownload
 from schemas.errors import Conflict, ModelNotFound, UnreadableModel, YardError

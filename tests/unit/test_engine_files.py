@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas.models import ModelSpec
 from schemas.profiles import Lora
 from services.supervisor.engines.base import Engine, EngineProblem

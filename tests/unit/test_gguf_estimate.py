@@ -2,16 +2,16 @@
 
 import pytest
 
-from modelyard.gguf.compute import mask_bytes
-from modelyard.gguf.estimate import (
+from modelyard.files.gguf.estimate import (
     CPU_OVERHEAD_BYTES,
     GPU_OVERHEAD_BYTES,
     MMPROJ_COMPUTE_BYTES,
     Estimate,
     Use,
     estimate,
+    mask_bytes,
 )
-from modelyard.gguf.header import Header
+from modelyard.files.gguf.header import Header
 from tests.gguf_bytes import Simple, Weight
 from tests.unit.test_gguf_header import MAMBA, MAMBA_STATE, header
 

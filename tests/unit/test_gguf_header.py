@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.gguf.errors import GgufError
-from modelyard.gguf.files import read_model
-from modelyard.gguf.header import Header, make_header
-from modelyard.gguf.layers import make_layers
-from modelyard.gguf.parse import parse
-from modelyard.tinymodels import write_babbler, write_embedder, write_reranker
+from modelyard.files.gguf.check import GgufError
+from modelyard.files.gguf.header import Header, make_header
+from modelyard.files.gguf.layers import make_layers
+from modelyard.files.gguf.parse import parse
+from modelyard.files.gguf.reader import read_model
+from modelyard.files.tinymodels import write_babbler, write_embedder, write_reranker
 from tests.gguf_bytes import Simple, Weight, gguf_bytes
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelyard.gguf.measured import RECENT, Measured, correct
+from modelyard.files.memory import RECENT, Measured, correct
 
 
 def measured(*used: int, estimated: int = 1000) -> list[Measured]:

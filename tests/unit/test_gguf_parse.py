@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.gguf.cursor import MAX_NUMBERS, MAX_STRINGS
-from modelyard.gguf.errors import GgufError, NeedMore
-from modelyard.gguf.files import read_contents, read_model, shard_paths
-from modelyard.gguf.header import make_header
-from modelyard.gguf.parse import MAX_KEPT, Skipped, parse
-from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
+from modelyard.files.gguf.check import GgufError, NeedMore
+from modelyard.files.gguf.header import make_header
+from modelyard.files.gguf.parse import MAX_KEPT, MAX_NUMBERS, MAX_STRINGS, Skipped, parse
+from modelyard.files.gguf.reader import read_contents, read_model, shard_paths
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from tests.gguf_bytes import Weight, entry, gguf_bytes, head, tensor, text, typed
 
 VALUES = {"general.architecture": "llama", "llama.block_count": 2, "llama.f": 0.5, "llama.yes": True}

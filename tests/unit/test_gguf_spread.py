@@ -2,9 +2,9 @@
 
 import pytest
 
-from modelyard.gguf.estimate import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES, Use
-from modelyard.gguf.header import Header
-from modelyard.gguf.spread import Part, spread
+from modelyard.files.gguf.estimate import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES, Use
+from modelyard.files.gguf.header import Header
+from modelyard.files.gguf.spread import Part, spread
 from tests.unit.test_gguf_header import header
 
 MIB = 1024 * 1024

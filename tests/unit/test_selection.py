@@ -5,7 +5,7 @@ import pytest
 from services.downloader.reference import Reference, make_reference, parse_reference
 from services.downloader.selection import RemoteFile, Selection, select_files
 from services.downloader.selection.gguf import group_models
-from services.downloader.selection.quants import label_of_file
+from services.downloader.selection.gguf_names import label_of_file
 
 
 def files(*paths: str) -> list[RemoteFile]:

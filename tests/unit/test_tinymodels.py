@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.tinymodels import (
+from modelyard.files.tinymodels import (
     DEMO_SENTENCE,
     write_babbler,
     write_embedder,
     write_reciter,
     write_reranker,
 )
-from modelyard.tinymodels.sentence import pieces
+from modelyard.files.tinymodels.vocabulary import pieces
 
 Write = Callable[[Path], None]
 
@@ -150,7 +150,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "modelyard.tinymodels", *arguments],
+        [sys.executable, "-m", "modelyard.files.tinymodels", *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -4,8 +4,8 @@ import asyncio
 
 import aiohttp
 
-from modelyard.gguf.parse import Contents
-from modelyard.gguf.reading import Reading
+from modelyard.files.gguf.parse import Contents
+from modelyard.files.gguf.reader import Reading
 from services.downloader.answers import TryAgain, check_part, check_status
 from services.downloader.errors import TransferError
 from services.downloader.hub import access

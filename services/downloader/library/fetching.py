@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from schemas.errors import Conflict
-from services.downloader.library import inside, records
-from services.downloader.library.meter import Meter
+from services.downloader.library import records, store_fs
+from services.downloader.library.job_progress import JobProgress
 from services.downloader.library.refetch import MESSAGES, Fetched, Fetching, Order, Refused
 from services.downloader.peers.finder import Finder
 from services.downloader.worker_messages import Distrust, Listing, Offers, Seek
@@ -23,7 +23,7 @@ _LINE_LIMIT_BYTES = 1024 * 1024
 
 
 async def fetch(
-    order: Order, logs: Path, finder: Finder, recorded: Mapping[str, records.FileRecord], meter: Meter
+    order: Order, logs: Path, finder: Finder, recorded: Mapping[str, records.FileRecord], meter: JobProgress
 ) -> None:
     """Bring the files of an order, and note of each that its bytes are right."""
     sizes = {file.path: file.size_bytes for file in order.files}
@@ -46,7 +46,7 @@ async def fetch(
 
 
 def _note(root: Path, path: str, record: records.FileRecord) -> None:
-    now, found = time.time(), inside.stat_of(root, path)
+    now, found = time.time(), store_fs.stat_path(root, path)
     right = msgspec.structs.replace(
         record,
         checked_at=now if record.sha256 else None,
@@ -54,7 +54,7 @@ def _note(root: Path, path: str, record: records.FileRecord) -> None:
         downloaded_at=now if record.repo else None,
         damaged=False,
     )
-    records.note(root, {path: right})
+    records.update(root, {path: right})
 
 
 async def _worker(

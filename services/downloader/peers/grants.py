@@ -7,7 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
-from services.downloader.library.walk import Found
+from services.downloader.library.walk import StoreFile
 
 TTL_S = 60.0
 """A request that has begun may take longer; whoever begins another one later asks for a new token."""
@@ -18,7 +18,7 @@ class Given(NamedTuple):
     """A file of a store as it was when it was promised."""
 
     root: Path
-    file: Found
+    file: StoreFile
 
 
 class Grants:

@@ -9,9 +9,9 @@ from pathlib import Path
 from modelyard.bus import logs
 from modelyard.bus.tasks import Tasks
 from schemas.errors import Conflict
-from services.downloader.library import inside
-from services.downloader.library.disk_work import sentence
-from services.downloader.library.walk import Found
+from services.downloader.library import store_fs
+from services.downloader.library.store_fs import disk_error
+from services.downloader.library.walk import StoreFile
 from services.downloader.peers.grants import Given
 
 log = logs.get(__name__)
@@ -36,7 +36,7 @@ class Hashes:
         known = self._known.get(given)
         if isinstance(known, OSError):
             del self._known[given]
-            raise Conflict(f"{given.file.path} cannot be read. {sentence(known)}") from known
+            raise Conflict(f"{given.file.path} cannot be read. {disk_error(known)}") from known
         return known
 
     def having(self, sha256: str, size_bytes: int) -> Given | None:
@@ -50,7 +50,7 @@ class Hashes:
             None,
         )
 
-    def want(self, root: Path, files: Iterable[Found]) -> int:
+    def want(self, root: Path, files: Iterable[StoreFile]) -> int:
         """Have these read; how many bytes that still takes."""
         wanted = [Given(root, file) for file in files if Given(root, file) not in self._known]
         self._wanted.update(dict.fromkeys(wanted))
@@ -83,7 +83,7 @@ class Hashes:
 
     def _read(self, given: Given) -> str:
         digest = hashlib.sha256()
-        with inside.opened(given.root, given.file.path) as file:
+        with store_fs.open_file(given.root, given.file.path) as file:
             found = os.fstat(file.fileno())
             if (found.st_size, found.st_mtime_ns) != (given.file.size_bytes, given.file.modified_ns):
                 raise OSError(0, "it was changed just now; try again", given.file.path)

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from aiohttp import hdrs, web
 
 from modelyard.bus import logs
-from services.downloader.library import inside
+from services.downloader.library import store_fs
 from services.downloader.peers.grants import Given, Grants
 
 log = logs.get(__name__)
@@ -89,7 +89,7 @@ class Server:
 async def _send(request: web.Request, given: Given) -> web.StreamResponse:
     with ExitStack() as held:
         try:
-            file = held.enter_context(inside.opened(given.root, given.file.path))
+            file = held.enter_context(store_fs.open_file(given.root, given.file.path))
         except OSError as error:
             log.warning("file_not_given", path=given.file.path, error=error.strerror)
             return _silent(404)

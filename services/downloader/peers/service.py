@@ -4,14 +4,14 @@ from modelyard.bus.connection import Bus
 from modelyard.bus.micro import Commands
 from modelyard.bus.tasks import Tasks
 from modelyard.host.settings import Settings
-from services.downloader.library.library import Library
+from services.downloader.library.library import NodeLibrary
 from services.downloader.peers.commands import PeerCommands
 from services.downloader.peers.hashes import Hashes
 from services.downloader.peers.holdings import Holdings
 
 
 async def start_peers(
-    bus: Bus, settings: Settings, tasks: Tasks, commands: Commands, library: Library
+    bus: Bus, settings: Settings, tasks: Tasks, commands: Commands, library: NodeLibrary
 ) -> None:
     """Give files to other nodes from now on."""
     hashes = Hashes(tasks)

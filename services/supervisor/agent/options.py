@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from modelyard.files.memory import apply_measurements, spread_requirements, stored_requirements
 from modelyard.host.settings import Settings
 from schemas.models import ModelSpec, fingerprint
 from schemas.placing import MeasuredMemory, Need, NodeDevice, NodeOptions, OnBehalfOf, Option, WorkerPlace
 from schemas.profiles import ANY_GPU, CPU, DeviceNeed, Profile
-from services.supervisor.agent.appetite import appetite, corrected, spread_appetite
 from services.supervisor.engines import choose
 from services.supervisor.engines.base import Engine, EngineProblem
 from services.supervisor.engines.find import find
@@ -141,8 +141,8 @@ def _option(
     if profile is not None and profile.workers:
         return _spread_option(spec, settings, engine, placing, profile)
     known = measured.get(memory_key(settings.node, fingerprint(spec), profile.name if profile else None))
-    needs = appetite(spec, settings.store_of(spec.path), engine.name, placing.devices, profile)
-    needs = corrected(needs, known) | placing.given
+    needs = stored_requirements(spec, settings.store_of(spec.path), engine.name, placing.devices, profile)
+    needs = apply_measurements(needs, known) | placing.given
     return Option(
         node=settings.node,
         profile=profile.name if profile else None,
@@ -161,7 +161,10 @@ def _spread_option(
             f"Profile {profile.name} of {spec.name} has workers; only llama.cpp (llama-server) has them, "
             f"and node {settings.node} would use {engine.name}."
         )
-    found = spread_appetite(spec, settings.store_of(spec.path), placing.devices, profile)
+    try:
+        found = spread_requirements(spec, settings.store_of(spec.path), placing.devices, profile)
+    except ValueError as error:
+        raise EngineProblem(str(error)) from error
     needs = found.own_bytes | placing.given
     return Option(
         node=settings.node,

@@ -5,8 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
+from modelyard.files.safetensors import trained_context
 from modelyard.host.settings import Settings
-from modelyard.safetensors import trained_context
 from schemas.base import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
