@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import modelyard
-from modelyard.text import format_bytes
+from modelyard.text import format_size
 from schemas.downloads import Download, DownloadState
 from schemas.library import EntryFacts, EntryFormat, LibraryEntry, VerifyState, entry_id
 from schemas.models import ModelSource, ModelSpec
@@ -66,7 +66,7 @@ def entry_of(model: StoredModel, node: str, store: str, users: tuple[str, ...]) 
         name=shown_name(group),
         format=group.format,
         size_bytes=group.size_bytes,
-        size=format_bytes(group.size_bytes),
+        size=format_size(group.size_bytes),
         weights_bytes=group.weights_bytes,
         n_files=len(group.files),
         modified_at=group.modified_ns / 1e9,

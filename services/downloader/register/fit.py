@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from modelyard.text import format_bytes
+from modelyard.text import format_size
 from schemas.base import Format
 from schemas.hub import Fit
 from schemas.instances import Node
@@ -85,8 +85,8 @@ def _fit(query: FitQuery, node: Node) -> Fit:
     return Fit(
         node=node.node,
         needs_bytes=least,
-        sentence=f"needs at least {format_bytes(least)}, and node {node.node} has "
-        f"{format_bytes(_memory(largest))} for models: it does not fit",
+        sentence=f"needs at least {format_size(least)}, and node {node.node} has "
+        f"{format_size(_memory(largest))} for models: it does not fit",
     )
 
 
@@ -158,8 +158,8 @@ def _sentence(
     if not gpus:
         return f"fits in the main memory of node {node.node} with {context}, on the CPU"
     return (
-        f"needs {format_bytes(_least(query, gpus[0]))}, the largest GPU of node {node.node} has "
-        f"{format_bytes(gpus[0][0].memory_bytes)}; would run on the CPU with {context}"
+        f"needs {format_size(_least(query, gpus[0]))}, the largest GPU of node {node.node} has "
+        f"{format_size(gpus[0][0].memory_bytes)}; would run on the CPU with {context}"
     )
 
 
