@@ -12,9 +12,9 @@ from schemas import subjects
 from schemas.errors import YardError
 from schemas.metrics import InstanceMetrics
 from schemas.requests import Outcome, RequestFinished
+from services.supervisor.dialects.usage import Meter
 from services.supervisor.runner.desk import Desk
 from services.supervisor.runner.engine_metrics import read_kv_used_ratio, read_metrics
-from services.supervisor.runner.metering import Meter
 from services.supervisor.runner.upstream import Upstream
 
 EVERY_S = 1.0

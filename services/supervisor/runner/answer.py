@@ -15,9 +15,9 @@ from schemas.base import model_key
 from schemas.errors import DeadlineExceeded, EngineFailed, ErrorDetail, InternalError
 from schemas.frames import AnswerEnd, RunningAnswer
 from schemas.requests import InferHeaders, Outcome, RequestFinished, RequestStarted
+from services.supervisor.dialects.usage import Meter
 from services.supervisor.runner.bodies import fetch_body
 from services.supervisor.runner.frames import Frames
-from services.supervisor.runner.metering import Meter
 from services.supervisor.runner.relay import EngineGone, Relay, Relayed
 
 if TYPE_CHECKING:

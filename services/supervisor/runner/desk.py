@@ -17,10 +17,10 @@ from schemas.errors import ServiceUnavailable, YardError
 from schemas.frames import AnswerCheck, AnswerCheckReply, Resend
 from schemas.models import ModelSpec
 from schemas.requests import RequestFinished
+from services.supervisor.dialects.usage import Meter
 from services.supervisor.runner.answer import Answer
 from services.supervisor.runner.fair import QueueName
 from services.supervisor.runner.life import Life
-from services.supervisor.runner.metering import Meter
 from services.supervisor.runner.upstream import Upstream
 
 log = logs.get(__name__)

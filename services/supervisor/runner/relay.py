@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator
 import aiohttp
 import msgspec
 
+from modelyard.openai.errors import engine_error
+from modelyard.openai.sse import Event, EventParser, EventTooLarge
 from schemas.base import Record
 from schemas.errors import BadRequest, ErrorDetail
 from schemas.frames import AnswerEnd, AnswerHead
 from schemas.models import ParameterPolicy
 from schemas.requests import InferHeaders
-from services.supervisor.runner.dialects import dialect_of
-from services.supervisor.runner.dialects.base import Dialect, engine_error
-from services.supervisor.runner.dialects.plain import Plain
-from services.supervisor.runner.dialects.sse import EventSplitter, EventTooLarge
+from services.supervisor.dialects import dialect_of
+from services.supervisor.dialects.base import Dialect, Plain
 from services.supervisor.runner.frames import Frames
 from services.supervisor.runner.upstream import Upstream
 
@@ -55,7 +55,7 @@ class Relay:
         """Ask the engine and send every frame; EngineGone, with the last frame not sent, if it breaks off."""
         path = self._headers.path
         try:
-            asked = self.dialect.ask(body, self._policy)
+            asked = self.dialect.request_body(body, self._policy)
         except (msgspec.DecodeError, RecursionError) as error:
             refused = BadRequest(f"The body is not what {path} takes: {error}.")
             return await self._answer_error(refused.status, refused.body().error)
@@ -79,7 +79,7 @@ class Relay:
         self._head(200, _EVENTS)
         dialect = self.dialect
         async for events in _events(response):
-            shown = b"".join([dialect.see(event) for event in events])
+            shown = b"".join([dialect.relay(event) for event in events])
             if dialect.done:
                 await self._frames.data(shown, AnswerEnd())
                 return Relayed(status=200, error=dialect.error)
@@ -94,7 +94,7 @@ class Relay:
         dialect = self.dialect
         async for events in _events(response):
             for event in events:
-                dialect.keep(event)
+                dialect.collect(event)
             if dialect.done or dialect.error:
                 break
         if dialect.error is not None:
@@ -121,8 +121,8 @@ class Relay:
         self._frames.head(AnswerHead(status=status, content_type=content_type, instance=self._instance))
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
-    splitter = EventSplitter()
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[Event]]:
+    parser = EventParser()
     async for data in response.content.iter_any():
-        if events := splitter.feed(data):
+        if events := parser.feed(data):
             yield events
