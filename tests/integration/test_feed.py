@@ -14,7 +14,7 @@ from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
 from schemas import buckets
 from schemas.base import Role
-from services.gateway.exposure import Keys
+from services.gateway.access import ApiKeys
 from services.gateway.feed import PROTOCOL, Feed
 from tests.integration.monitor_service import TIMEOUT_S
 from tests.support import Yard
@@ -29,7 +29,7 @@ async def page(yard: Yard) -> AsyncIterator[ClientWebSocketResponse]:
         mirrors: dict[str, BucketCache[Any]] = {
             each.name: await BucketCache.start(bus, each, tasks) for each in names
         }
-        feed = Feed(bus, tasks, Keys.read(yard.settings.credentials), mirrors)
+        feed = Feed(bus, tasks, ApiKeys.read(yard.settings.credentials), mirrors)
         await feed.open()
         app = web.Application()
         app.router.add_get("/ws", feed.on_connect)

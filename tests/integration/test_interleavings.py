@@ -23,9 +23,9 @@ from schemas.instances import Instance, InstanceState, Reason
 from schemas.models import ModelSpec
 from schemas.requests import Lane, Outcome, RequestFinished
 from services.gateway.catalog import Catalog
-from services.gateway.inference.ask import Ask
-from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
+from services.gateway.inference.queue import BudgetAdmission
+from services.gateway.inference.request import InferRequest
 from services.supervisor.runner import desk as desk_module
 from services.supervisor.runner import pulls
 from services.supervisor.runner.answer import Answer
@@ -127,7 +127,7 @@ async def path(yard: Yard, *ports: int) -> AsyncIterator[tuple[Inference, list[D
             await BucketCache.start(gateway, buckets.INSTANCES, tasks),
         )
         spending = await BucketCache.start(gateway, buckets.SPENDING, tasks)
-        inference = Inference(gateway, tasks, catalog, Admission(spending))
+        inference = Inference(gateway, tasks, catalog, BudgetAdmission(spending))
         await inference.open(await Commands.start(gateway, tasks, "test"))
         try:
             yield inference, desks
@@ -165,7 +165,7 @@ async def one(inference: Inference, chance: random.Random) -> Outcome:
     stream, dies = chance.random() < 0.5, chance.random() < 0.15
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": chance.randint(1, 15)}
     body |= {"stream": stream, **({"user": "dies"} if dies else {})}
-    ask = Ask(
+    ask = InferRequest(
         path=PATH,
         body=msgspec.json.encode({"model": "demo", **body}),
         model="demo",
@@ -176,7 +176,7 @@ async def one(inference: Inference, chance: random.Random) -> Outcome:
     timeout_s = chance.choice((30.0, 30.0, chance.random() * 0.2))
     await asyncio.sleep(chance.random() * 0.3)
     try:
-        async with asyncio.timeout(timeout_s), inference.ask(ask) as answer:
+        async with asyncio.timeout(timeout_s), inference.submit(ask) as answer:
             await answer.head()
             async for _ in answer.body():
                 pass
@@ -211,7 +211,7 @@ async def test_every_request_ends_once_and_nothing_is_left(yard: Yard, seed: int
             await asyncio.wait_for(at.idle(), 20)
             assert 0 < running.most <= SPEC.n_parallel, "both share the queue"
             assert (running.busy, at.busy, at.free) == (0, 0, SPEC.n_parallel)
-        assert not list(inference.waiting())
+        assert not list(inference.queued())
         async with asyncio.timeout(20):
             while (await operator.js.stream_info(streams.INFER.name)).state.messages:
                 await asyncio.sleep(0.02)
@@ -239,13 +239,13 @@ async def test_a_second_delivery_of_a_request_at_work_leaves_it_to_the_first(
     twice = await operator.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
     await operator.nc.flush()
     body = {"model": "demo", "stream": True, "max_tokens": TOKENS, "messages": []}
-    ask = Ask(path=PATH, body=msgspec.json.encode(body), model="demo", stream=True)
+    ask = InferRequest(path=PATH, body=msgspec.json.encode(body), model="demo", stream=True)
     async with (
         engine() as (first, port),
         engine() as (second, other_port),
         path(yard, port, other_port) as (inference, desks),
     ):
-        async with inference.ask(ask) as answer:
+        async with inference.submit(ask) as answer:
             await twice.next_msg(timeout=20)
             async with asyncio.timeout(20):
                 while not (at_work := [at for at in desks if at.busy]):
@@ -265,9 +265,9 @@ async def test_a_second_delivery_of_a_request_at_work_leaves_it_to_the_first(
         assert not (await operator.js.stream_info(streams.INFER.name)).state.messages
 
 
-def odd_ask(odd: str, *, stream: bool) -> Ask:
+def odd_ask(odd: str, *, stream: bool) -> InferRequest:
     body = {"model": "demo", "stream": stream, "max_tokens": 3, "messages": [], "user": odd}
-    return Ask(path=PATH, body=msgspec.json.encode(body), model="demo", stream=stream)
+    return InferRequest(path=PATH, body=msgspec.json.encode(body), model="demo", stream=stream)
 
 
 async def only_record(bus: Bus) -> RequestFinished:
@@ -282,7 +282,7 @@ async def test_an_answer_whose_last_word_was_lost_is_whole_and_recorded(yard: Ya
     """It ended without its runner and without an error, and so nobody wrote its record."""
     operator = await yard.bus()
     async with engine() as (_, port), path(yard, port) as (inference, _):
-        async with inference.ask(odd_ask("silent", stream=True)) as answer:
+        async with inference.submit(odd_ask("silent", stream=True)) as answer:
             text = b"".join([piece async for piece in answer.body()])
         assert text.endswith(b"data: [DONE]\n\n")
         record = await only_record(operator)
@@ -293,7 +293,7 @@ async def test_what_a_runner_cannot_read_is_an_error_and_no_endless_wait(yard: Y
     operator = await yard.bus()
     async with engine() as (_, port), path(yard, port) as (inference, desks):
         with pytest.raises(InternalError):
-            async with asyncio.timeout(5), inference.ask(odd_ask("strange", stream=False)) as answer:
+            async with asyncio.timeout(5), inference.submit(odd_ask("strange", stream=False)) as answer:
                 await answer.head()
         record = await only_record(operator)
         await asyncio.wait_for(desks[0].idle(), 5)
@@ -305,7 +305,7 @@ async def test_who_leaves_when_his_request_has_just_failed_is_recorded_all_the_s
     operator = await yard.bus()
     async with path(yard) as (inference, _):
         with pytest.raises(asyncio.CancelledError):
-            async with inference.ask(odd_ask("silent", stream=True)) as answer:
+            async with inference.submit(odd_ask("silent", stream=True)) as answer:
                 answer.fail(EngineFailed("The engine died twice."))
                 raise asyncio.CancelledError
         record = await only_record(operator)
@@ -329,14 +329,14 @@ async def test_a_second_attempt_on_the_same_runner_is_not_given_up_for_the_first
     started = await operator.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
     await operator.nc.flush()
     body = {"model": "demo", "max_tokens": 400, "user": "dies once", "messages": []}
-    ask = Ask(path=PATH, body=msgspec.json.encode(body), model="demo", stream=False)
+    ask = InferRequest(path=PATH, body=msgspec.json.encode(body), model="demo", stream=False)
     async with engine() as (_, port), path(yard, port) as (inference, _desks):
-        async with asyncio.timeout(20), inference.ask(ask) as answer:
+        async with asyncio.timeout(20), inference.submit(ask) as answer:
             assert (await answer.head()).status == 200
             async for _ in answer.body():
                 pass
         for attempt in (1, 2):
             event = subjects.REQUEST_STARTED.decode((await started.next_msg(timeout=5)).data)
-            assert (event.request, event.attempt) == (ask.request, attempt)
+            assert (event.request, event.attempt) == (ask.id, attempt)
         await operator.nc.flush()
         assert started.pending_msgs == 0, "the second was begun once"

@@ -16,10 +16,10 @@ from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.errors import DeadlineExceeded, ModelNotFound, YardError
-from services.gateway.admin import Admin
-from services.gateway.inference.ask import Ask
+from services.gateway.admin import AdminApi
+from services.gateway.http import handle_errors
 from services.gateway.inference.inference import Inference
-from services.gateway.middleware import errors
+from services.gateway.inference.request import InferRequest
 from services.supervisor.service import main
 from tests.integration.test_interleavings import PATH, SPEC, path
 from tests.support import Yard
@@ -29,8 +29,8 @@ Http = TestClient[web.Request, web.Application]
 
 @pytest.fixture
 async def http(yard: Yard, settings: Settings) -> AsyncIterator[Http]:
-    app = web.Application(middlewares=[errors({})])
-    app.router.add_routes(Admin(await yard.bus(Role.GATEWAY), settings, {}).routes())
+    app = web.Application(middlewares=[handle_errors({})])
+    app.router.add_routes(AdminApi(await yard.bus(Role.GATEWAY), settings, {}).routes())
     async with Tasks() as tasks, TestClient(TestServer(app)) as client:
         await main(await yard.bus(Role.SUPERVISOR), settings, tasks)
         yield client
@@ -110,7 +110,9 @@ async def waiting(yard: Yard, inference: Inference) -> AsyncIterator[asyncio.Tas
     async def give_up() -> YardError:
         body = msgspec.json.encode({"model": "demo", "messages": []})
         with pytest.raises(YardError) as refused:
-            async with inference.ask(Ask(path=PATH, body=body, model="demo", stream=False)) as answer:
+            async with inference.submit(
+                InferRequest(path=PATH, body=body, model="demo", stream=False)
+            ) as answer:
                 await answer.head()
         return refused.value
 

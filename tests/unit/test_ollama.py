@@ -9,31 +9,34 @@ import pytest
 
 from schemas.errors import BadRequest, EngineFailed
 from schemas.models import Mode, ModelSpec
-from services.gateway.apis.ollama.answers import Translation
-from services.gateway.apis.ollama.asked import Chat, Embed, Generate
-from services.gateway.apis.ollama.infill import Infill
-from services.gateway.apis.ollama.listing import shown
-from services.gateway.apis.ollama.requests import (
-    chat_body,
-    generate_body,
-    generate_path,
-    lets_go,
-    says_nothing,
+from services.gateway.apis.ollama.answers import (
+    CompletionTranslation,
+    shorten,
+    translate_embed,
+    translate_infill,
 )
-from services.gateway.apis.ollama.turns import turns
-from services.gateway.apis.ollama.vectors import embedded, shortened
+from services.gateway.apis.ollama.bodies import ChatBody, EmbedBody, GenerateBody
+from services.gateway.apis.ollama.listing import model_details
+from services.gateway.apis.ollama.requests import (
+    chat_request,
+    generate_path,
+    generate_request,
+    is_empty,
+    is_unload,
+    openai_messages,
+)
 
 CHAT, TEXT, INFILL = "/v1/chat/completions", "/v1/completions", "/infill"
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 
 
-def chat(**fields: Any) -> Chat:
-    return msgspec.json.decode(json.dumps({"model": "m", **fields}), type=Chat)
+def chat(**fields: Any) -> ChatBody:
+    return msgspec.json.decode(json.dumps({"model": "m", **fields}), type=ChatBody)
 
 
-def generate(**fields: Any) -> Generate:
-    return msgspec.json.decode(json.dumps({"model": "m", **fields}), type=Generate)
+def generate(**fields: Any) -> GenerateBody:
+    return msgspec.json.decode(json.dumps({"model": "m", **fields}), type=GenerateBody)
 
 
 def plain(value: object) -> Any:
@@ -55,7 +58,7 @@ NULLS = dict.fromkeys(("stream", "format", "options", "think", "keep_alive", "to
     ],
 )
 def test_a_chat_streams_unless_it_is_told_not_to(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert plain(chat_body(chat(**given))) == {"model": "m", "messages": [], **expected}
+    assert plain(chat_request(chat(**given))) == {"model": "m", "messages": [], **expected}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_a_chat_streams_unless_it_is_told_not_to(given: dict[str, Any], expected
     ],
 )
 def test_options_have_their_names_here(options: dict[str, Any], expected: dict[str, Any]) -> None:
-    body = plain(chat_body(chat(stream=False, options=options)))
+    body = plain(chat_request(chat(stream=False, options=options)))
     assert body == {"model": "m", "messages": [], "stream": False, **expected}
 
 
@@ -100,15 +103,15 @@ NAMED = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHE
 def test_a_format_is_a_response_format_or_on_the_text_path_a_schema(
     shape: Any, chat_fields: dict[str, Any], text_fields: dict[str, Any]
 ) -> None:
-    asked = plain(chat_body(chat(stream=False, format=shape)))
+    asked = plain(chat_request(chat(stream=False, format=shape)))
     assert asked == {"model": "m", "messages": [], "stream": False, **chat_fields}
-    raw = plain(generate_body(generate(prompt="p", raw=True, stream=False, format=shape), TEXT))
+    raw = plain(generate_request(generate(prompt="p", raw=True, stream=False, format=shape), TEXT))
     assert raw == {"model": "m", "prompt": "p", "stream": False, **text_fields}
 
 
 def test_another_format_is_refused_by_name() -> None:
     with pytest.raises(BadRequest, match="'yaml'"):
-        chat_body(chat(format="yaml"))
+        chat_request(chat(format="yaml"))
 
 
 @pytest.mark.parametrize(
@@ -121,11 +124,11 @@ def test_another_format_is_refused_by_name() -> None:
     ],
 )
 def test_thinking_is_for_the_template(think: Any, expected: dict[str, Any] | None) -> None:
-    assert chat_body(chat(think=think)).get("chat_template_kwargs") == expected
+    assert chat_request(chat(think=think)).get("chat_template_kwargs") == expected
 
 
 def said(*messages: dict[str, Any]) -> Any:
-    return plain(turns(chat(messages=messages).messages or ()))
+    return plain(openai_messages(chat(messages=messages).messages or ()))
 
 
 @pytest.mark.parametrize(
@@ -204,20 +207,20 @@ def test_where_a_prompt_goes(fields: dict[str, Any], mode: Mode, path: str) -> N
 
 def test_a_prompt_on_each_path() -> None:
     asked = generate(prompt="p", system="s", suffix="e", stream=False, options={"num_predict": 2})
-    assert plain(generate_body(asked, CHAT)) == {
+    assert plain(generate_request(asked, CHAT)) == {
         "model": "m",
         "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}],
         "stream": False,
         "max_tokens": 2,
     }
-    assert plain(generate_body(asked, TEXT)) == {
+    assert plain(generate_request(asked, TEXT)) == {
         "model": "m",
         "prompt": "p",
         "stream": False,
         "max_tokens": 2,
     }
     hole = {"model": "m", "input_prefix": "p", "input_suffix": "e", "max_tokens": 2}
-    assert plain(generate_body(asked, INFILL)) == hole
+    assert plain(generate_request(asked, INFILL)) == hole
 
 
 @pytest.mark.parametrize(
@@ -235,13 +238,13 @@ def test_a_prompt_on_each_path() -> None:
     ],
 )
 def test_who_says_nothing_wants_the_model_loaded_or_away(
-    asked: Chat | Generate, nothing: bool, away: bool
+    asked: ChatBody | GenerateBody, nothing: bool, away: bool
 ) -> None:
-    assert (says_nothing(asked), lets_go(asked)) == (nothing, away)
+    assert (is_empty(asked), is_unload(asked)) == (nothing, away)
 
 
 def lines(*chunks: dict[str, Any], chat: bool = True) -> list[dict[str, Any]]:
-    translation = Translation("m", chat=chat)
+    translation = CompletionTranslation("m", chat=chat)
     out = [translation.line(json.dumps(chunk).encode()) for chunk in chunks]
     out += [translation.line(b"[DONE]"), translation.last()]
     return [json.loads(line) for line in b"".join(out).splitlines()]
@@ -296,7 +299,7 @@ def test_a_whole_answer_is_one_object(
     completion: dict[str, Any], chat: bool, expected: dict[str, Any]
 ) -> None:
     body = {**COUNTS, "choices": [{"index": 0, "finish_reason": "stop", **completion}]}
-    answer = json.loads(Translation("m", chat=chat).whole(json.dumps(body).encode()))
+    answer = json.loads(CompletionTranslation("m", chat=chat).whole(json.dumps(body).encode()))
     assert expected.items() <= answer.items()
     assert (answer["done"], answer["done_reason"], answer["eval_count"]) == (True, "stop", 2)
 
@@ -316,7 +319,7 @@ def test_calls_of_tools_come_whole_before_the_last_line() -> None:
     assert ("tool_calls" in last["message"], last["done"]) == (False, True)
     message = {"content": "", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": '{"x":1}'}}]}
     body = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
-    whole = json.loads(Translation("m", chat=True).whole(json.dumps(body).encode()))
+    whole = json.loads(CompletionTranslation("m", chat=True).whole(json.dumps(body).encode()))
     assert whole["message"]["tool_calls"] == CALLED
 
 
@@ -344,17 +347,17 @@ def test_a_filled_hole_is_an_answer_or_a_stream(stop_type: str) -> None:
     body = json.dumps(
         {"content": "x", "stop_type": stop_type, "tokens_evaluated": 3, "tokens_predicted": 2}
     ).encode()
-    whole = json.loads(Infill(Translation("m", chat=False), lines=False).whole(body))
+    whole = json.loads(translate_infill(CompletionTranslation("m", chat=False), body, lines=False))
     assert (whole["response"], whole["eval_count"]) == ("x", 2)
     assert whole["done_reason"] == ("length" if stop_type == "limit" else "stop")
-    text, last = Infill(Translation("m", chat=False), lines=True).whole(body).splitlines()
+    text, last = translate_infill(CompletionTranslation("m", chat=False), body, lines=True).splitlines()
     assert (json.loads(text)["response"], json.loads(last)["done"]) == ("x", True)
 
 
 def test_vectors_come_in_the_order_of_their_texts() -> None:
     data = [{"index": 1, "embedding": [0.0, 1.0]}, {"index": 0, "embedding": [1.0, 0.0]}]
     body = json.dumps({"data": data, "usage": {"prompt_tokens": 4}}).encode()
-    answer = json.loads(embedded(Embed(model="m", input=("a", "b")), body, 7))
+    answer = json.loads(translate_embed(EmbedBody(model="m", input=("a", "b")), body, 7))
     assert answer["embeddings"] == [[1.0, 0.0], [0.0, 1.0]]
     assert (answer["prompt_eval_count"], answer["total_duration"]) == (4, 7)
 
@@ -364,8 +367,8 @@ def test_vectors_come_in_the_order_of_their_texts() -> None:
     [(None, [3.0, 4.0, 12.0]), (9, [3.0, 4.0, 12.0]), (2, [0.6, 0.8]), (1, [1.0]), (-1, [3.0, 4.0, 12.0])],
 )
 def test_a_shortened_vector_has_length_one_again(dimensions: int | None, expected: list[float]) -> None:
-    assert shortened([3.0, 4.0, 12.0], dimensions) == pytest.approx(expected)
-    assert math.hypot(*shortened([0.0, 0.0, 1.0], 2)) == 0
+    assert shorten([3.0, 4.0, 12.0], dimensions) == pytest.approx(expected)
+    assert math.hypot(*shorten([0.0, 0.0, 1.0], 2)) == 0
 
 
 @pytest.mark.parametrize(
@@ -378,4 +381,4 @@ def test_a_shortened_vector_has_length_one_again(dimensions: int | None, expecte
     ],
 )
 def test_what_a_model_can(fields: dict[str, Any], capabilities: list[str]) -> None:
-    assert shown(ModelSpec(name="m", path="m.gguf", **fields))["capabilities"] == capabilities
+    assert model_details(ModelSpec(name="m", path="m.gguf", **fields))["capabilities"] == capabilities

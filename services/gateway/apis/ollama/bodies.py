@@ -1,4 +1,4 @@
-"""What Ollama's clients send. Many write null where they mean nothing, so nearly every field takes it."""
+"""The bodies of Ollama's API. Many clients write null for a field they do not set, so most fields take it."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ Schema = dict[str, Any]
 
 
 class CalledFunction(Record):
-    """A function the model called; its arguments are an object, not a text as in OpenAI's API."""
+    """The function of a tool call; its arguments are an object, not a text as in OpenAI's API."""
 
     name: str
     arguments: Schema = msgspec.field(default_factory=dict)
 
 
 class ToolCall(Record):
-    """A call as the model made it. Older clients know no ids."""
+    """A tool call of the model. Older clients send no id."""
 
     function: CalledFunction
     id: str | None = None
 
 
-class Message(Record):
+class ChatMessage(Record):
     """One turn of a chat."""
 
     role: str
@@ -35,8 +35,8 @@ class Message(Record):
     thinking: str | None = None
 
 
-class Options(Record):
-    """What a request may say about sampling; options about loading a model are not read."""
+class SamplingOptions(Record):
+    """Options of sampling; those about loading a model are not read."""
 
     num_predict: int | None = None
     num_keep: int | None = None
@@ -56,31 +56,31 @@ class Options(Record):
     mirostat_eta: float | None = None
 
 
-class Common(Record):
-    """What `/api/chat` and `/api/generate` share."""
+class CompletionBody(Record):
+    """The fields that `/api/chat` and `/api/generate` share."""
 
     model: str
     stream: bool | None = None
-    """Ollama streams unless it is told not to."""
+    """Ollama streams unless this is false."""
     format: str | Schema | None = None
-    options: Options | None = None
+    options: SamplingOptions | None = None
     think: bool | str | None = None
     keep_alive: float | str | None = None
-    """When a model goes is for the yard to say."""
+    """Only 0 is read: the yard decides when a model is unloaded."""
 
     @property
     def streams(self) -> bool:
         return self.stream is not False
 
 
-class Chat(Common):
+class ChatBody(CompletionBody):
     """`POST /api/chat`."""
 
-    messages: tuple[Message, ...] | None = None
+    messages: tuple[ChatMessage, ...] | None = None
     tools: tuple[Schema, ...] | None = None
 
 
-class Generate(Common):
+class GenerateBody(CompletionBody):
     """`POST /api/generate`."""
 
     prompt: str | None = None
@@ -90,7 +90,7 @@ class Generate(Common):
     raw: bool | None = None
 
 
-class Embed(Record):
+class EmbedBody(Record):
     """`POST /api/embed`."""
 
     model: str
@@ -98,15 +98,15 @@ class Embed(Record):
     dimensions: int | None = None
 
 
-class OldEmbed(Record):
+class EmbeddingsBody(Record):
     """`POST /api/embeddings`."""
 
     model: str
     prompt: str | None = None
 
 
-class Show(Record):
-    """`POST /api/show`: newer clients say `model`, older ones `name`."""
+class ShowBody(Record):
+    """`POST /api/show`: newer clients send `model`, older ones `name`."""
 
     model: str | None = None
     name: str | None = None

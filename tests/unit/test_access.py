@@ -1,4 +1,4 @@
-"""Who may talk to the gateway."""
+"""Access to the gateway: API keys, exposure, Host and Origin."""
 
 from pathlib import Path
 
@@ -6,24 +6,24 @@ import pytest
 
 from modelyard.host.settings import Settings, SettingsError
 from schemas.errors import Forbidden, Unauthorized
-from services.gateway.exposure import Keys, Origins, check_listening
+from services.gateway.access import ApiKeys, Origins, check_exposure
 
 
 def settings(tmp_path: Path, host: str = "127.0.0.1", *allowed: str) -> Settings:
     return Settings(home=tmp_path, host=host, allowed_hosts=allowed)
 
 
-def keys(tmp_path: Path, text: str) -> Keys:
+def keys(tmp_path: Path, text: str) -> ApiKeys:
     (tmp_path / "api-keys").write_text(text)
-    return Keys.read(tmp_path)
+    return ApiKeys.read(tmp_path)
 
 
-def test_without_keys_nobody_is_asked(tmp_path: Path) -> None:
-    assert not Keys.read(tmp_path)
-    assert Keys.read(tmp_path).check(None) is None
+def test_without_a_key_file_no_key_is_needed(tmp_path: Path) -> None:
+    assert not ApiKeys.read(tmp_path)
+    assert ApiKeys.read(tmp_path).check(None) is None
 
 
-def test_keys_are_told_apart_and_never_shown(tmp_path: Path) -> None:
+def test_every_key_has_its_own_id_which_does_not_reveal_it(tmp_path: Path) -> None:
     both = keys(tmp_path, "# mine\nfirst\n\n  second  \n")
     assert both.check("first") != both.check("second")
     assert "first" not in str(both.check("first"))
@@ -45,13 +45,15 @@ def test_keys_are_told_apart_and_never_shown(tmp_path: Path) -> None:
         ("0.0.0.0", True, True),
     ],
 )
-def test_beyond_loopback_only_with_keys(tmp_path: Path, host: str, with_keys: bool, allowed: bool) -> None:
+def test_the_gateway_listens_beyond_loopback_only_with_keys(
+    tmp_path: Path, host: str, with_keys: bool, allowed: bool
+) -> None:
     held = keys(tmp_path, "k\n" if with_keys else "")
     if allowed:
-        check_listening(settings(tmp_path, host), held)
+        check_exposure(settings(tmp_path, host), held)
     else:
         with pytest.raises(SettingsError, match="YARD_HOST"):
-            check_listening(settings(tmp_path, host), held)
+            check_exposure(settings(tmp_path, host), held)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,9 @@ def test_beyond_loopback_only_with_keys(tmp_path: Path, host: str, with_keys: bo
         ("192.168.1.5", None, False),
     ],
 )
-def test_hosts_and_origins(tmp_path: Path, host: str | None, origin: str | None, allowed: bool) -> None:
+def test_foreign_hosts_and_origins_are_refused(
+    tmp_path: Path, host: str | None, origin: str | None, allowed: bool
+) -> None:
     origins = Origins(settings(tmp_path, "127.0.0.1", "my.yard"))
     if allowed:
         origins.check(host, origin)
@@ -81,7 +85,7 @@ def test_hosts_and_origins(tmp_path: Path, host: str | None, origin: str | None,
             origins.check(host, origin)
 
 
-def test_on_every_interface_an_address_is_ours_and_a_name_is_not(tmp_path: Path) -> None:
+def test_on_every_interface_any_address_is_allowed_and_no_foreign_name(tmp_path: Path) -> None:
     origins = Origins(settings(tmp_path, "0.0.0.0"))
     origins.check("192.168.1.5:8080", None)
     with pytest.raises(Forbidden):

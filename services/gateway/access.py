@@ -1,4 +1,4 @@
-"""Who may talk to the gateway: API keys, and the Host and Origin that browsers send."""
+"""Access to the gateway: API keys, and the Host and Origin that browsers send."""
 
 import hashlib
 import hmac
@@ -14,15 +14,15 @@ from schemas.errors import Forbidden, Unauthorized
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class Keys:
-    """The API keys, kept as digests only."""
+class ApiKeys:
+    """The API keys, stored as digests only."""
 
     def __init__(self, digests: Iterable[bytes]) -> None:
         self._digests = tuple(digests)
 
     @classmethod
-    def read(cls, folder: Path) -> "Keys":
-        """From the key file; none if there is no file."""
+    def read(cls, folder: Path) -> "ApiKeys":
+        """The keys of the key file; none without a file."""
         try:
             lines = (folder / API_KEYS).read_text().splitlines()
         except FileNotFoundError:
@@ -38,7 +38,7 @@ class Keys:
         if not self._digests:
             return None
         digest = _digest(key or "")
-        # Every one is compared, in constant time, so that the time tells nothing.
+        # All are compared, in constant time, so that the time reveals nothing.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if not any(matches):
             raise Unauthorized(
@@ -50,12 +50,12 @@ class Keys:
 
 
 def _digest(key: str) -> bytes:
-    # A header may bring bytes that are no text; they are a wrong key like any other.
+    # A header may have bytes that are no text; they are a wrong key like any other.
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
 
 
-def check_listening(settings: Settings, keys: Keys) -> None:
-    """SettingsError rather than an open door: beyond loopback only with keys."""
+def check_exposure(settings: Settings, keys: ApiKeys) -> None:
+    """SettingsError if the gateway would listen beyond loopback without keys."""
     if not keys and not _is_loopback(settings.host):
         raise SettingsError(
             f"YARD_HOST={settings.host} would let others in without a key; write at least one API key "
@@ -73,23 +73,23 @@ def _is_loopback(host: str) -> bool:
 
 
 class Origins:
-    """Which Host and Origin are ours: other sites must not use a browser to reach a local yard."""
+    """The allowed values of Host and Origin: other sites must not use a browser to reach a local yard."""
 
     def __init__(self, settings: Settings) -> None:
         self._names = (
             _LOCAL_NAMES | {settings.host.lower()} | {name.lower() for name in settings.allowed_hosts}
         )
-        # Behind a key and on every interface, the name under which it is reached cannot be known.
+        # On every interface, behind a key, the address by which a client reaches it is not known.
         self._any_address = not _is_loopback(settings.host)
 
     def check(self, host: str | None, origin: str | None) -> None:
         """Forbidden for a foreign Host (DNS rebinding) or Origin (another site's page)."""
-        if not self._ours(_name(f"//{host or ''}")):
+        if not self._is_allowed(_name(f"//{host or ''}")):
             raise Forbidden(f"The host name {host!r} is not one of ours; YARD_ALLOWED_HOSTS can add it.")
-        if origin is not None and not self._ours(_name(origin)):
+        if origin is not None and not self._is_allowed(_name(origin)):
             raise Forbidden(f"Pages from {origin!r} may not use this yard; YARD_ALLOWED_HOSTS can add it.")
 
-    def _ours(self, name: str) -> bool:
+    def _is_allowed(self, name: str) -> bool:
         return name in self._names or (self._any_address and _is_address(name))
 
 
