@@ -14,9 +14,8 @@ from modelyard.bus.ensure import ensure_all
 from modelyard.bus.log_publisher import LogPublisher
 from modelyard.bus.tasks import Tasks
 from modelyard.host.home import AlreadyRunning, broker_url, lock
-from modelyard.host.processes import die_with_parent
+from modelyard.host.processes import EXIT_CONFIG, die_with_parent
 from modelyard.host.settings import Settings, SettingsError, load
-from modelyard.up.child import EXIT_CONFIG
 from schemas.base import SERVICES, Role
 from schemas.errors import YardError
 
