@@ -46,7 +46,7 @@ async def test_a_pull_that_fails_says_why(yard: YardProcess, tmp_path: Path) -> 
         await page.click("Pull")
         await page.until_text("org/nowhere")
         await page.until_text("Failed")
-        await page.until_text("No machine responds at 127.0.0.1")
+        await page.until_text("Nobody answers at 127.0.0.1")
         assert page.complaints == []
 
 
