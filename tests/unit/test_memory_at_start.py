@@ -1,4 +1,4 @@
-"""A process loads what it needs at rest; libraries for single tasks are loaded by the processes that do them."""
+"""A process loads what it needs at rest; a library for a single task is loaded by the process that does it."""
 
 import subprocess
 import sys
