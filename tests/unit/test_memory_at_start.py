@@ -1,4 +1,4 @@
-"""A process loads what it needs at rest; a library for a single task is loaded by the process that does it."""
+"""A process at rest has loaded what it needs; libraries for single tasks are loaded where they are needed."""
 
 import subprocess
 import sys
