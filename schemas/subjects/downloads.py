@@ -55,9 +55,7 @@ DOWNLOAD_ADD = _download(
 DOWNLOAD_PAUSE = _download(
     "pause", DownloadRef, Download, "Let a download rest until it is resumed.", "download"
 )
-DOWNLOAD_RESUME = _download(
-    "resume", DownloadRef, Download, "Have a paused download go on where it was.", "download"
-)
+DOWNLOAD_RESUME = _download("resume", DownloadRef, Download, "Resume a paused download.", "download")
 DOWNLOAD_CANCEL = _download(
     "cancel", DownloadRef, Download, "End a download; what is on disk stays for a later one.", "download"
 )
