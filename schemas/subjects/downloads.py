@@ -49,18 +49,22 @@ DOWNLOAD_ADD = _download(
     "add",
     AddDownloads,
     DownloadsAdded,
-    "Fetch all models that a text names; each is taken or refused alone.",
+    "Start a download for every reference in a text; each is accepted or refused on its own.",
     "text",
 )
 DOWNLOAD_PAUSE = _download(
-    "pause", DownloadRef, Download, "Let a download rest until it is resumed.", "download"
+    "pause", DownloadRef, Download, "Pause a download until it is resumed.", "download"
 )
 DOWNLOAD_RESUME = _download("resume", DownloadRef, Download, "Resume a paused download.", "download")
 DOWNLOAD_CANCEL = _download(
-    "cancel", DownloadRef, Download, "End a download; what is on disk stays for a later one.", "download"
+    "cancel",
+    DownloadRef,
+    Download,
+    "Cancel a download; received data stays on disk for a later one.",
+    "download",
 )
 DOWNLOAD_RETRY = _download(
-    "retry", DownloadRef, Download, "Try a failed or cancelled download again.", "download"
+    "retry", DownloadRef, Download, "Retry a failed or cancelled download.", "download"
 )
 DOWNLOAD_MOVE = _download(
     "move", MoveDownload, Download, "Give a waiting download another place in the queue.", "download"
