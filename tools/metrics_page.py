@@ -16,8 +16,8 @@ The monitor samples all metrics once a second. They are available
   parameter is a label with its value, and over NATS by `yard.command.metrics.query`. Each point has the
   minimum, the mean and the maximum of its step; for a counter they are the increase per second. Steps are
   10 s for the last two hours and 60 s before;
-- for an OpenTelemetry collector, with `OTEL_EXPORTER_OTLP_ENDPOINT` set and `modelyard[otel]` installed, every
-  `OTEL_METRIC_EXPORT_INTERVAL` milliseconds (60000).
+- for an OpenTelemetry collector, with `OTEL_EXPORTER_OTLP_ENDPOINT` set and `modelyard[otel]` installed,
+  every `OTEL_METRIC_EXPORT_INTERVAL` milliseconds (60000).
 
 A sensor that does not respond has no sample, nor has an instance that ended or a device that has been silent
 for 10 s. Counters restart with the monitor: from the events that it missed, and, if the event stream is
@@ -34,7 +34,8 @@ summed up under `other`.
 def text() -> str:
     """The page as it lies in `docs/metrics.md`."""
     rows = (
-        f"| `{metric.name}` | {metric.type} | {_labels(metric.labels, metric.type)} | {'yes' if metric.kept else 'no'} | "
+        f"| `{metric.name}` | {metric.type} | {_labels(metric.labels, metric.type)} | "
+        f"{'yes' if metric.kept else 'no'} | "
         f"{metric.help} |\n"
         for metric in METRICS
     )

@@ -41,7 +41,7 @@ DOWNLOAD_START = _download(
     "start",
     StartDownload,
     Download,
-    "Fetch a model from the hub; a second asker joins a running download.",
+    "Download a model from the hub; a second caller joins a running download.",
     "reference",
     callers=FETCHERS,
 )
@@ -67,13 +67,13 @@ DOWNLOAD_RETRY = _download(
     "retry", DownloadRef, Download, "Retry a failed or cancelled download.", "download"
 )
 DOWNLOAD_MOVE = _download(
-    "move", MoveDownload, Download, "Give a waiting download another place in the queue.", "download"
+    "move", MoveDownload, Download, "Move a waiting download in the queue.", "download"
 )
 DOWNLOAD_LIMIT = _download(
-    "limit", LimitDownload, Download, "Change what a download may take of the network.", "download"
+    "limit", LimitDownload, Download, "Change the bandwidth limit of a download.", "download"
 )
 DOWNLOAD_FORGET = _download(
-    "forget", DownloadRef, Download, "Take an ended download off the list.", "download"
+    "forget", DownloadRef, Download, "Remove a finished download from the list.", "download"
 )
 DOWNLOAD_AT_NODE = Command(
     "yard.command.download.{node}.{verb}",
