@@ -23,7 +23,7 @@ from services.gateway.apis.ollama.answers import error_body
 from services.gateway.apis.ollama.handlers import PATHS, OllamaApi
 from services.gateway.apis.ollama.listing import ModelListing
 from services.gateway.apis.openai import OpenAIApi
-from services.gateway.batches.batches import Batches
+from services.gateway.batches.batches import BatchService
 from services.gateway.batches.http import BatchApi
 from services.gateway.batches.storage import FileStore
 from services.gateway.catalog import Catalog
@@ -64,7 +64,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     feed = Feed(bus, tasks, keys, {bucket.name: caches[bucket.name] for bucket in PAGE_BUCKETS})
     await feed.open()
     files = FileStore(bus, caches[buckets.FILES.name])
-    batches = Batches(bus, tasks, files, caches[buckets.BATCHES.name], inference)
+    batches = BatchService(bus, tasks, files, caches[buckets.BATCHES.name], inference)
     app = web.Application(
         middlewares=[handle_errors(_error_encoders()), guard(Origins(settings), keys)],
         client_max_size=MAX_BODY_BYTES,

@@ -27,7 +27,7 @@ RENEW_INTERVAL_S = 2.0
 _S = BatchState
 
 
-class Batches:
+class BatchService:
     """Creates, lists, cancels and executes batches."""
 
     def __init__(

@@ -10,7 +10,7 @@ from schemas.base import Record
 from schemas.batches import Batch, LineError, StoredFile
 from schemas.endpoints import BY_PATH
 from schemas.errors import BadRequest, InvalidJson
-from services.gateway.batches.batches import Batches
+from services.gateway.batches.batches import BatchService
 from services.gateway.batches.storage import FileStore
 from services.gateway.http import KEY_ID
 
@@ -29,7 +29,7 @@ class _CreateBatch(Record):
 class BatchApi:
     """Handlers. Files and batches belong to the API key that created them."""
 
-    def __init__(self, files: FileStore, batches: Batches) -> None:
+    def __init__(self, files: FileStore, batches: BatchService) -> None:
         self._files = files
         self._batches = batches
 

@@ -6,7 +6,7 @@ import aiohttp
 import msgspec
 
 from modelyard.openai.errors import engine_error
-from modelyard.openai.sse import Event, EventParser, EventTooLarge
+from modelyard.openai.sse import SseEvent, EventParser, EventTooLarge
 from schemas.base import Record
 from schemas.errors import BadRequest, ErrorDetail
 from schemas.frames import AnswerEnd, AnswerHead
@@ -121,7 +121,7 @@ class Relay:
         self._frames.head(AnswerHead(status=status, content_type=content_type, instance=self._instance))
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[Event]]:
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[SseEvent]]:
     parser = EventParser()
     async for data in response.content.iter_any():
         if events := parser.feed(data):
