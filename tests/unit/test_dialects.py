@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from modelyard.openai.errors import engine_error
-from modelyard.openai.sse import SseEvent, EventParser, encode_event
+from modelyard.openai.sse import EventParser, SseEvent, encode_event
 from schemas.models import ParameterPolicy
 from schemas.requests import Continues
 from services.supervisor.dialects.base import Plain

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.openai.sse import SseEvent, EventParser, EventTooLarge, encode_event, read_data
+from modelyard.openai.sse import EventParser, EventTooLarge, SseEvent, encode_event, read_data
 
 STREAM = b': ping\n\ndata: {"a":1}\n\ndata:{"b":2}\r\n\r\nevent: x\ndata: 1\ndata: 2\n\ndata: [DONE]\n\n'
 DATA = [None, b'{"a":1}', b'{"b":2}', b"1\n2", b"[DONE]"]

@@ -6,7 +6,7 @@ import aiohttp
 import msgspec
 
 from modelyard.openai.errors import engine_error
-from modelyard.openai.sse import SseEvent, EventParser, EventTooLarge
+from modelyard.openai.sse import EventParser, EventTooLarge, SseEvent
 from schemas.base import Record
 from schemas.errors import BadRequest, ErrorDetail
 from schemas.frames import AnswerEnd, AnswerHead
