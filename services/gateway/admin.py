@@ -19,7 +19,7 @@ from schemas.base import Record, Role, check_token
 from schemas.errors import BadRequest, BrokerUnavailable, InvalidJson, NotFound
 from schemas.requests import Lane
 from schemas.subject import Command
-from services.gateway.http import KEY_ID
+from services.gateway.http import KEY_ID, json_response
 from services.gateway.inference.answer import AnswerReceiver
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.queue import QueuePlace
@@ -63,15 +63,16 @@ class AdminApi:
         if name not in _BUCKETS:
             raise NotFound(f"There is no such state; there are {', '.join(sorted(_BUCKETS))}.")
         cache = self._caches.get(name)
-        return _json(cache.values if cache else await read_bucket(self._bus, _BUCKETS[name]))
+        return json_response(cache.values if cache else await read_bucket(self._bus, _BUCKETS[name]))
 
     async def on_info(self, _request: web.Request) -> web.Response:
-        return _json({"name": "modelyard", "version": modelyard.__version__, "node": self._settings.node})
+        info = {"name": "modelyard", "version": modelyard.__version__, "node": self._settings.node}
+        return json_response(info)
 
     async def on_health(self, _request: web.Request) -> web.Response:
         if not self._bus.connected:
             raise BrokerUnavailable("The broker cannot be reached now.")
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
 
 def _decode(command: Command[object, object], body: bytes) -> tuple[object, dict[str, str]]:
@@ -130,13 +131,13 @@ class QueueApi:
     async def on_list(self, request: web.Request) -> web.Response:
         queued = [self._queued(answer) for answer in self._inference.queued(request.query.get("model"))]
         queued.sort(key=lambda entry: (entry.model, entry.place.position))
-        return _json({"waiting": queued})
+        return json_response({"waiting": queued})
 
     async def on_cancel(self, request: web.Request) -> web.Response:
         name = request.match_info["request"]
         if not self._inference.cancel(name, key=request.get(KEY_ID)):
             raise NotFound(f"No request {name} of yours waits or is answered here.")
-        return _json({"cancelled": name})
+        return json_response({"cancelled": name})
 
     def _queued(self, answer: AnswerReceiver) -> QueuedRequest:
         request = answer.request
@@ -150,7 +151,3 @@ class QueueApi:
             waited_s=round(time.time() - answer.queued_at, 1),
             place=self._inference.place(answer),
         )
-
-
-def _json(content: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type="application/json")

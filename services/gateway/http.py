@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
@@ -38,6 +39,10 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _PAGE_SUFFIXES = frozenset({".html", ".js", ".css", ".svg"})
+
+
+def json_response(content: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
 
 
 def error_response(error: YardError, encode: ErrorEncoder = YardError.encode) -> web.Response:

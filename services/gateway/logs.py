@@ -3,7 +3,6 @@
 import collections
 import time
 
-import msgspec
 from aiohttp import web
 
 from modelyard.bus.connection import Bus
@@ -11,6 +10,7 @@ from modelyard.client.kept import logs
 from modelyard.client.log_search import search
 from schemas.errors import BadRequest
 from schemas.logs import LogLevel, LogOrder, LogQuery
+from services.gateway.http import json_response
 
 SINCE_S = 600.0
 LIMIT = 1000
@@ -47,7 +47,7 @@ class LogsApi:
             limit=limit,
             cursor=parameters.get("cursor"),
         )
-        return web.Response(body=msgspec.json.encode(page), content_type="application/json")
+        return json_response(page)
 
     async def on_logs(self, request: web.Request) -> web.Response:
         """The newest `limit` lines of the last `since_s` seconds that contain `grep`, oldest first."""
@@ -62,9 +62,7 @@ class LogsApi:
         )
         async for line in lines:
             newest.append(line)
-        return web.Response(
-            body=msgspec.json.encode({"lines": list(newest)}), content_type="application/json"
-        )
+        return json_response({"lines": list(newest)})
 
 
 def _number(request: web.Request, name: str, default: float) -> float:

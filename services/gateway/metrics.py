@@ -2,7 +2,6 @@
 
 import zlib
 
-import msgspec
 from aiohttp import web
 
 from modelyard.bus.connection import Bus
@@ -11,6 +10,7 @@ from schemas import subjects
 from schemas.devices import Device
 from schemas.errors import BadRequest
 from schemas.metrics import AskSamples, Exposition, MetricsQuery
+from services.gateway.http import json_response
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _OPENMETRICS_TYPE = "application/openmetrics-text"
@@ -44,7 +44,7 @@ class MetricsApi:
     async def on_now(self, request: web.Request) -> web.Response:
         """All metrics, or those of `?names=a,b`."""
         samples = await self._bus.call(subjects.METRICS_NOW, AskSamples(names=_names(request)))
-        return _json(samples)
+        return json_response(samples)
 
     async def on_history(self, request: web.Request) -> web.Response:
         """`?names=a,b&since=…&until=…&step_s=…`; every other parameter is a label with its value."""
@@ -56,16 +56,12 @@ class MetricsApi:
             step_s=_number(request, "step_s"),
         )
         answer = await self._bus.call(subjects.METRICS_QUERY, query)
-        return _json(answer)
+        return json_response(answer)
 
     async def on_devices(self, _request: web.Request) -> web.Response:
         """The newest sample of every device of every node."""
         devices = sorted(self._devices.values.values(), key=lambda device: (device.node, device.device))
-        return _json({"devices": devices})
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+        return json_response({"devices": devices})
 
 
 def _names(request: web.Request) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Ollama's words and ours."""
+"""Ollama's API: bodies translated to OpenAI's, and answers translated back."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def generate(**fields: Any) -> GenerateBody:
 
 
 def plain(value: object) -> Any:
-    """As it goes over the wire."""
+    """The value as JSON has it."""
     return json.loads(msgspec.json.encode(value))
 
 
@@ -57,7 +57,7 @@ NULLS = dict.fromkeys(("stream", "format", "options", "think", "keep_alive", "to
         ({"stream": False, "tools": [TOOL]}, {"stream": False, "tools": [TOOL]}),
     ],
 )
-def test_a_chat_streams_unless_it_is_told_not_to(given: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_a_chat_streams_unless_stream_is_false(given: dict[str, Any], expected: dict[str, Any]) -> None:
     assert plain(chat_request(chat(**given))) == {"model": "m", "messages": [], **expected}
 
 
@@ -77,7 +77,7 @@ def test_a_chat_streams_unless_it_is_told_not_to(given: dict[str, Any], expected
         ({"typical_p": 0.9, "num_keep": 4, "mirostat": 2}, {"typical_p": 0.9, "n_keep": 4, "mirostat": 2}),
     ],
 )
-def test_options_have_their_names_here(options: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_options_are_translated_by_name(options: dict[str, Any], expected: dict[str, Any]) -> None:
     body = plain(chat_request(chat(stream=False, options=options)))
     assert body == {"model": "m", "messages": [], "stream": False, **expected}
 
@@ -100,16 +100,16 @@ NAMED = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHE
         (SCHEMA, {"response_format": NAMED}, {"json_schema": SCHEMA}),
     ],
 )
-def test_a_format_is_a_response_format_or_on_the_text_path_a_schema(
+def test_a_format_is_a_response_format_or_for_text_a_json_schema(
     shape: Any, chat_fields: dict[str, Any], text_fields: dict[str, Any]
 ) -> None:
-    asked = plain(chat_request(chat(stream=False, format=shape)))
-    assert asked == {"model": "m", "messages": [], "stream": False, **chat_fields}
+    chatted = plain(chat_request(chat(stream=False, format=shape)))
+    assert chatted == {"model": "m", "messages": [], "stream": False, **chat_fields}
     raw = plain(generate_request(generate(prompt="p", raw=True, stream=False, format=shape), TEXT))
     assert raw == {"model": "m", "prompt": "p", "stream": False, **text_fields}
 
 
-def test_another_format_is_refused_by_name() -> None:
+def test_an_unknown_format_is_refused_by_name() -> None:
     with pytest.raises(BadRequest, match="'yaml'"):
         chat_request(chat(format="yaml"))
 
@@ -123,11 +123,11 @@ def test_another_format_is_refused_by_name() -> None:
         (None, None),
     ],
 )
-def test_thinking_is_for_the_template(think: Any, expected: dict[str, Any] | None) -> None:
+def test_thinking_becomes_an_argument_of_the_template(think: Any, expected: dict[str, Any] | None) -> None:
     assert chat_request(chat(think=think)).get("chat_template_kwargs") == expected
 
 
-def said(*messages: dict[str, Any]) -> Any:
+def converted_messages(*messages: dict[str, Any]) -> Any:
     return plain(openai_messages(chat(messages=messages).messages or ()))
 
 
@@ -144,8 +144,8 @@ def said(*messages: dict[str, Any]) -> Any:
         ({"role": "tool", "content": "2"}, {"content": "2", "tool_call_id": "call_unknown"}),
     ],
 )
-def test_a_turn(message: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert said(message) == [{"role": message["role"], **expected}]
+def test_a_message_is_translated(message: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert converted_messages(message) == [{"role": message["role"], **expected}]
 
 
 @pytest.mark.parametrize(
@@ -158,20 +158,20 @@ def test_a_turn(message: dict[str, Any], expected: dict[str, Any]) -> None:
         ("data:image/png;base64,iVBOR", "data:image/png;base64,iVBOR"),
     ],
 )
-def test_pictures_are_parts(image: str, url: str) -> None:
-    picture = {"type": "image_url", "image_url": {"url": url}}
-    (turn,) = said({"role": "user", "content": "What?", "images": [image]})
-    assert turn["content"] == [{"type": "text", "text": "What?"}, picture]
-    (silent,) = said({"role": "user", "images": [image]})
-    assert silent["content"] == [picture]
+def test_images_become_parts(image: str, url: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": url}}
+    (message,) = converted_messages({"role": "user", "content": "What?", "images": [image]})
+    assert message["content"] == [{"type": "text", "text": "What?"}, part]
+    (message,) = converted_messages({"role": "user", "images": [image]})
+    assert message["content"] == [part]
 
 
 def call(name: str, **more: Any) -> dict[str, Any]:
     return {"function": {"name": name, "arguments": {"x": 1}}, **more}
 
 
-def test_calls_get_ids_and_results_those_of_their_calls() -> None:
-    asked = said(
+def test_tool_calls_get_ids_and_results_the_ids_of_their_calls() -> None:
+    converted = converted_messages(
         {"role": "assistant", "tool_calls": [call("f"), call("g"), call("f")]},
         {"role": "tool", "content": "of g", "tool_name": "g"},
         {"role": "tool", "content": "of the first f", "tool_name": "f"},
@@ -180,13 +180,13 @@ def test_calls_get_ids_and_results_those_of_their_calls() -> None:
         {"role": "tool", "content": "by its id", "tool_name": "f", "tool_call_id": "mine"},
         {"role": "tool", "content": "the rest", "tool_name": "f"},
     )
-    made = [one["id"] for turn in asked for one in turn.get("tool_calls", ())]
-    assert made == ["call_0", "call_1", "call_2", "mine", "call_4"]
-    results = [turn["tool_call_id"] for turn in asked if turn["role"] == "tool"]
+    ids = [call["id"] for message in converted for call in message.get("tool_calls", ())]
+    assert ids == ["call_0", "call_1", "call_2", "mine", "call_4"]
+    results = [message["tool_call_id"] for message in converted if message["role"] == "tool"]
     assert results == ["call_1", "call_0", "call_2", "mine", "call_4"]
-    first = asked[0]["tool_calls"][0]
+    first = converted[0]["tool_calls"][0]
     assert first["function"] == {"name": "f", "arguments": '{"x":1}'}
-    assert asked[1]["name"] == "g"
+    assert converted[1]["name"] == "g"
 
 
 @pytest.mark.parametrize(
@@ -201,30 +201,30 @@ def test_calls_get_ids_and_results_those_of_their_calls() -> None:
         ({"prompt": "p"}, Mode.EMBEDDING, CHAT),
     ],
 )
-def test_where_a_prompt_goes(fields: dict[str, Any], mode: Mode, path: str) -> None:
+def test_a_prompt_goes_to_chat_text_or_infill(fields: dict[str, Any], mode: Mode, path: str) -> None:
     assert generate_path(generate(**fields), mode) == path
 
 
-def test_a_prompt_on_each_path() -> None:
-    asked = generate(prompt="p", system="s", suffix="e", stream=False, options={"num_predict": 2})
-    assert plain(generate_request(asked, CHAT)) == {
+def test_a_prompt_is_translated_for_each_path() -> None:
+    prompt = generate(prompt="p", system="s", suffix="e", stream=False, options={"num_predict": 2})
+    assert plain(generate_request(prompt, CHAT)) == {
         "model": "m",
         "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}],
         "stream": False,
         "max_tokens": 2,
     }
-    assert plain(generate_request(asked, TEXT)) == {
+    assert plain(generate_request(prompt, TEXT)) == {
         "model": "m",
         "prompt": "p",
         "stream": False,
         "max_tokens": 2,
     }
-    hole = {"model": "m", "input_prefix": "p", "input_suffix": "e", "max_tokens": 2}
-    assert plain(generate_request(asked, INFILL)) == hole
+    infill = {"model": "m", "input_prefix": "p", "input_suffix": "e", "max_tokens": 2}
+    assert plain(generate_request(prompt, INFILL)) == infill
 
 
 @pytest.mark.parametrize(
-    ("asked", "nothing", "away"),
+    ("body", "empty", "unload"),
     [
         (chat(), True, False),
         (chat(messages=[], keep_alive=0), True, True),
@@ -237,10 +237,10 @@ def test_a_prompt_on_each_path() -> None:
         (generate(images=["iVBOR"]), False, False),
     ],
 )
-def test_who_says_nothing_wants_the_model_loaded_or_away(
-    asked: ChatBody | GenerateBody, nothing: bool, away: bool
+def test_an_empty_request_loads_or_unloads_the_model(
+    body: ChatBody | GenerateBody, empty: bool, unload: bool
 ) -> None:
-    assert (is_empty(asked), is_unload(asked)) == (nothing, away)
+    assert (is_empty(body), is_unload(body)) == (empty, unload)
 
 
 def lines(*chunks: dict[str, Any], chat: bool = True) -> list[dict[str, Any]]:
@@ -264,22 +264,22 @@ COUNTS = {
 
 def test_a_stream_is_lines_and_the_last_has_the_counts() -> None:
     first = delta(role="assistant", content=None)
-    came = lines(first, delta(reasoning_content="Hm."), delta(content="Hi"), LENGTH, COUNTS)
-    assert [line["message"]["content"] for line in came] == ["", "Hi", ""]
-    assert came[0]["message"]["thinking"] == "Hm."
-    assert [line["done"] for line in came] == [False, False, True]
-    last = came[-1]
+    received = lines(first, delta(reasoning_content="Hm."), delta(content="Hi"), LENGTH, COUNTS)
+    assert [line["message"]["content"] for line in received] == ["", "Hi", ""]
+    assert received[0]["message"]["thinking"] == "Hm."
+    assert [line["done"] for line in received] == [False, False, True]
+    last = received[-1]
     assert last["done_reason"] == "length"
     assert (last["prompt_eval_count"], last["eval_count"]) == (3, 2)
     assert (last["prompt_eval_duration"], last["eval_duration"]) == (1000, 2000)
     assert last["total_duration"] == last["load_duration"] + 3000
-    assert all(line["model"] == "m" and line["created_at"].endswith("Z") for line in came)
+    assert all(line["model"] == "m" and line["created_at"].endswith("Z") for line in received)
 
 
 def test_a_stream_of_text_is_a_response() -> None:
-    came = lines({"choices": [{"text": "Hi", "finish_reason": None}]}, COUNTS, chat=False)
-    assert [line["response"] for line in came] == ["Hi", ""]
-    assert "message" not in came[0]
+    received = lines({"choices": [{"text": "Hi", "finish_reason": None}]}, COUNTS, chat=False)
+    assert [line["response"] for line in received] == ["Hi", ""]
+    assert "message" not in received[0]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def part(arguments: str, name: str | None = None, index: int = 0, **more: Any) -
 CALLED = [{"id": "a", "function": {"name": "f", "arguments": {"x": 1}}}]
 
 
-def test_calls_of_tools_come_whole_before_the_last_line() -> None:
+def test_tool_calls_come_whole_before_the_last_line() -> None:
     pieces = [delta(tool_calls=[part('{"x"', "f", id="a")]), delta(tool_calls=[part(":1}")])]
     called, last = lines(*pieces)
     assert (called["message"]["tool_calls"], called["done"]) == (CALLED, False)
@@ -323,13 +323,13 @@ def test_calls_of_tools_come_whole_before_the_last_line() -> None:
     assert whole["message"]["tool_calls"] == CALLED
 
 
-def test_several_calls_are_told_apart_and_may_have_no_arguments() -> None:
+def test_several_tool_calls_are_ordered_by_index_and_may_have_no_arguments() -> None:
     called, _ = lines(delta(tool_calls=[part("", "g", index=1), part("{}", "f")]))
-    assert [one["function"]["name"] for one in called["message"]["tool_calls"]] == ["f", "g"]
-    assert [one["function"]["arguments"] for one in called["message"]["tool_calls"]] == [{}, {}]
+    assert [call["function"]["name"] for call in called["message"]["tool_calls"]] == ["f", "g"]
+    assert [call["function"]["arguments"] for call in called["message"]["tool_calls"]] == [{}, {}]
 
 
-def test_a_call_that_was_cut_is_left_out_and_one_that_is_broken_is_an_error() -> None:
+def test_a_tool_call_that_is_cut_is_left_out_and_an_invalid_one_is_an_error() -> None:
     cut = delta(tool_calls=[part('{"x"', "f")])
     (last,) = lines(cut, LENGTH)
     assert last["done_reason"] == "length"
@@ -338,12 +338,12 @@ def test_a_call_that_was_cut_is_left_out_and_one_that_is_broken_is_an_error() ->
 
 
 def test_an_error_in_the_middle_is_the_last_line() -> None:
-    came = lines(delta(content="Hi"), {"error": {"message": "no"}}, delta(content="more"))
-    assert came[1:] == [{"error": "no"}]
+    received = lines(delta(content="Hi"), {"error": {"message": "no"}}, delta(content="more"))
+    assert received[1:] == [{"error": "no"}]
 
 
 @pytest.mark.parametrize("stop_type", ["limit", "eos"])
-def test_a_filled_hole_is_an_answer_or_a_stream(stop_type: str) -> None:
+def test_an_infill_is_one_object_or_lines(stop_type: str) -> None:
     body = json.dumps(
         {"content": "x", "stop_type": stop_type, "tokens_evaluated": 3, "tokens_predicted": 2}
     ).encode()
@@ -366,7 +366,7 @@ def test_vectors_come_in_the_order_of_their_texts() -> None:
     ("dimensions", "expected"),
     [(None, [3.0, 4.0, 12.0]), (9, [3.0, 4.0, 12.0]), (2, [0.6, 0.8]), (1, [1.0]), (-1, [3.0, 4.0, 12.0])],
 )
-def test_a_shortened_vector_has_length_one_again(dimensions: int | None, expected: list[float]) -> None:
+def test_a_shortened_vector_is_normalised(dimensions: int | None, expected: list[float]) -> None:
     assert shorten([3.0, 4.0, 12.0], dimensions) == pytest.approx(expected)
     assert math.hypot(*shorten([0.0, 0.0, 1.0], 2)) == 0
 
@@ -380,5 +380,5 @@ def test_a_shortened_vector_has_length_one_again(dimensions: int | None, expecte
         ({"mode": Mode.RERANK}, []),
     ],
 )
-def test_what_a_model_can(fields: dict[str, Any], capabilities: list[str]) -> None:
+def test_the_capabilities_of_a_model(fields: dict[str, Any], capabilities: list[str]) -> None:
     assert model_details(ModelSpec(name="m", path="m.gguf", **fields))["capabilities"] == capabilities

@@ -2,7 +2,6 @@
 
 import re
 
-import msgspec
 from aiohttp import web
 
 from schemas.endpoints import BY_PATH, ENDPOINTS
@@ -10,7 +9,7 @@ from schemas.errors import NotFound
 from schemas.models import ModelSpec
 from services.gateway.apis.reply import EngineFormat, HttpReply
 from services.gateway.catalog import Catalog
-from services.gateway.http import KEY_ID
+from services.gateway.http import KEY_ID, json_response
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.request import JSON, InferRequest, model_of_form, read_fields
 
@@ -36,10 +35,10 @@ class OpenAIApi:
 
     async def on_models(self, _request: web.Request) -> web.Response:
         specs = sorted(self._catalog.models.values.values(), key=lambda spec: spec.shown)
-        return _json({"object": "list", "data": [self._model(spec) for spec in specs]})
+        return json_response({"object": "list", "data": [self._model(spec) for spec in specs]})
 
     async def on_model(self, request: web.Request) -> web.Response:
-        return _json(self._model(self._catalog.resolve(request.match_info["model"])))
+        return json_response(self._model(self._catalog.resolve(request.match_info["model"])))
 
     def _model(self, spec: ModelSpec) -> dict[str, object]:
         """OpenAI's fields first, then ours."""
@@ -89,7 +88,3 @@ async def read_request(request: web.Request) -> InferRequest:
         key=request.get(KEY_ID),
         traceparent=request.headers.get("traceparent"),
     )
-
-
-def _json(content: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type=JSON)

@@ -12,7 +12,7 @@ from schemas.endpoints import BY_PATH
 from schemas.errors import BadRequest, InvalidJson
 from services.gateway.batches.batches import BatchService
 from services.gateway.batches.storage import FileStore
-from services.gateway.http import KEY_ID
+from services.gateway.http import KEY_ID, json_response
 
 Json = dict[str, Any]
 _PAGE = 20
@@ -55,7 +55,7 @@ class BatchApi:
         if not isinstance(file, web.FileField) or not isinstance(purpose, str):
             raise BadRequest("The form needs a `file` and a `purpose`.")
         stored = await self._files.put(file.file.read(), file.filename, purpose, request.get(KEY_ID))
-        return _json(file_object(stored))
+        return json_response(file_object(stored))
 
     async def on_files(self, request: web.Request) -> web.Response:
         files = self._files.all(request.get(KEY_ID))
@@ -63,10 +63,10 @@ class BatchApi:
             files = [file for file in files if file.purpose == purpose]
         if request.query.get("order") == "asc":
             files.reverse()
-        return _json(page([file_object(file) for file in files], request, _MAX_FILES))
+        return json_response(page([file_object(file) for file in files], request, _MAX_FILES))
 
     async def on_file(self, request: web.Request) -> web.Response:
-        return _json(file_object(await self._file(request)))
+        return json_response(file_object(await self._file(request)))
 
     async def on_content(self, request: web.Request) -> web.Response:
         data = await self._files.read(await self._file(request))
@@ -76,7 +76,7 @@ class BatchApi:
         file = await self._file(request)
         self._batches.check_not_needed(file.file)
         await self._files.delete(file)
-        return _json({"id": file.file, "object": "file", "deleted": True})
+        return json_response({"id": file.file, "object": "file", "deleted": True})
 
     async def _file(self, request: web.Request) -> StoredFile:
         return await self._files.find(request.match_info["file"], request.get(KEY_ID))
@@ -87,7 +87,7 @@ class BatchApi:
         except msgspec.DecodeError as error:
             raise InvalidJson(f"The body is not what /v1/batches takes: {error}.") from error
         if create.endpoint not in BY_PATH:
-            raise BadRequest(f"A batch cannot ask {create.endpoint}.", param="endpoint")
+            raise BadRequest(f"A batch cannot use {create.endpoint}.", param="endpoint")
         batch = await self._batches.create(
             create.endpoint,
             create.input_file_id,
@@ -95,19 +95,19 @@ class BatchApi:
             create.metadata,
             request.get(KEY_ID),
         )
-        return _json(batch_object(batch))
+        return json_response(batch_object(batch))
 
     async def on_batches(self, request: web.Request) -> web.Response:
         batches = self._batches.all(request.get(KEY_ID))
-        return _json(page([batch_object(batch) for batch in batches], request, _MAX_BATCHES))
+        return json_response(page([batch_object(batch) for batch in batches], request, _MAX_BATCHES))
 
     async def on_batch(self, request: web.Request) -> web.Response:
         batch = await self._batches.find(request.match_info["batch"], request.get(KEY_ID))
-        return _json(batch_object(batch))
+        return json_response(batch_object(batch))
 
     async def on_cancel(self, request: web.Request) -> web.Response:
         batch = await self._batches.cancel(request.match_info["batch"], request.get(KEY_ID))
-        return _json(batch_object(batch))
+        return json_response(batch_object(batch))
 
 
 def page(entries: list[Json], request: web.Request, max_entries: int) -> Json:
@@ -165,7 +165,3 @@ def batch_object(batch: Batch) -> Json:
 
 def _error(error: LineError) -> Json:
     return {"code": error.code, "message": error.message, "line": error.line, "param": error.param}
-
-
-def _json(content: Json) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type="application/json")

@@ -47,7 +47,8 @@ def window_s(text: str) -> float:
     seconds = int(match[1]) * _SECONDS[match[2]] if match else 0
     if not 0 < seconds <= _MAX_WINDOW_S:
         raise BadRequest(
-            f"completion_window {text!r} is none: say 1h to 720h, or 1d to 30d.", param="completion_window"
+            f"completion_window {text!r} is not valid: use 1h to 720h, or 1d to 30d.",
+            param="completion_window",
         )
     return float(seconds)
 
@@ -82,7 +83,7 @@ def _read_line(number: int, text: bytes, endpoint: str, seen: set[str]) -> Line 
     except RecursionError:
         return LineError(code="invalid_line", message="The line is nested too deeply.", line=number)
     if fields.method != "POST" or fields.url != endpoint:
-        message = f"The line says {fields.method} {fields.url}, the batch POST {endpoint}."
+        message = f"The line has {fields.method} {fields.url}, its batch has POST {endpoint}."
         return LineError(code="mismatched_endpoint", message=message, line=number, param="url")
     if fields.custom_id in seen:
         message = f"custom_id {fields.custom_id!r} was there before."

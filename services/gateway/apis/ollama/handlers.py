@@ -32,7 +32,7 @@ from services.gateway.apis.ollama.requests import (
     is_unload,
 )
 from services.gateway.apis.reply import HttpReply, ReplyFormat
-from services.gateway.http import KEY_ID
+from services.gateway.http import KEY_ID, json_response
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.request import JSON, InferRequest
 
@@ -154,16 +154,16 @@ class OllamaApi:
         return await self._reply(request, EMBED, body, translate_embeddings)
 
     async def on_tags(self, _request: web.Request) -> web.Response:
-        return _json(self._listing.tags())
+        return json_response(self._listing.tags())
 
     async def on_ps(self, _request: web.Request) -> web.Response:
-        return _json(self._listing.running())
+        return json_response(self._listing.running())
 
     async def on_show(self, request: web.Request) -> web.Response:
-        return _json(self._listing.show(await _read(request, ShowBody)))
+        return json_response(self._listing.show(await _read(request, ShowBody)))
 
     async def on_version(self, _request: web.Request) -> web.Response:
-        return _json(self._listing.version())
+        return json_response(self._listing.version())
 
     async def _load(self, request: web.Request, model: str, reply: bytes) -> web.StreamResponse:
         """Have the model started, and send `reply` once it is ready."""
@@ -195,7 +195,3 @@ async def _read(request: web.Request, kind: type[T]) -> T:
         return msgspec.json.decode(await request.read(), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidJson(f"The body is not what {request.path} takes: {error}.") from error
-
-
-def _json(content: dict[str, object]) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type=JSON)
