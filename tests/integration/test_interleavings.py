@@ -26,12 +26,11 @@ from services.gateway.catalog import Catalog
 from services.gateway.inference.ask import Ask
 from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
-from services.supervisor.runner import desk as desk_module
-from services.supervisor.runner import pulls
-from services.supervisor.runner.answer import Answer
-from services.supervisor.runner.desk import Desk
-from services.supervisor.runner.intake import Intake
-from services.supervisor.runner.life import Life
+from services.supervisor.runner import pulls, slot_pool
+from services.supervisor.runner.answer_sender import AnswerSender
+from services.supervisor.runner.queue_consumer import QueueConsumer
+from services.supervisor.runner.record import InstanceRecord
+from services.supervisor.runner.slot_pool import SlotPool
 from services.supervisor.runner.upstream import Upstream
 from tests.support import Yard
 
@@ -116,7 +115,7 @@ async def engine() -> AsyncIterator[tuple[Engine, int]]:
 
 
 @contextlib.asynccontextmanager
-async def path(yard: Yard, *ports: int) -> AsyncIterator[tuple[Inference, list[Desk]]]:
+async def path(yard: Yard, *ports: int) -> AsyncIterator[tuple[Inference, list[SlotPool]]]:
     """The gateway's half and a runner's half for each engine of the inference path, on a real broker."""
     gateway = await yard.bus(Role.GATEWAY)
     await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", SPEC)
@@ -136,14 +135,14 @@ async def path(yard: Yard, *ports: int) -> AsyncIterator[tuple[Inference, list[D
                 await one.upstream.close()
 
 
-async def desk(bus: Bus, tasks: Tasks, port: int) -> Desk:
+async def desk(bus: Bus, tasks: Tasks, port: int) -> SlotPool:
     """A runner without its process."""
-    life = Life(bus, tasks, record(f"i{port}"))
+    life = InstanceRecord(bus, tasks, record(f"i{port}"))
     for state in (InstanceState.LOADING, InstanceState.PROBING, InstanceState.READY):
-        await life.step(state)
-    opened = Desk(bus, tasks, life, Upstream(port), SPEC)
+        await life.transition(state)
+    opened = SlotPool(bus, tasks, life, Upstream(port), SPEC)
     await opened.open()
-    await Intake(bus, tasks, SPEC.name, opened).open()
+    await QueueConsumer(bus, tasks, SPEC.name, opened).open()
     return opened
 
 
@@ -208,7 +207,7 @@ async def test_every_request_ends_once_and_nothing_is_left(yard: Yard, seed: int
         clients = [one(inference, random.Random(chance.random())) for _ in range(REQUESTS)]
         outcomes = await asyncio.wait_for(asyncio.gather(*clients), 60)
         for running, at in zip((first, second), desks, strict=True):
-            await asyncio.wait_for(at.idle(), 20)
+            await asyncio.wait_for(at.wait_idle(), 20)
             assert 0 < running.most <= SPEC.n_parallel, "both share the queue"
             assert (running.busy, at.busy, at.free) == (0, 0, SPEC.n_parallel)
         assert not list(inference.waiting())
@@ -230,10 +229,10 @@ async def test_a_second_delivery_of_a_request_at_work_leaves_it_to_the_first(
 ) -> None:
     """A runner that could not say for a while that it is at work: another gets the request too."""
 
-    async def says_nothing(_self: Answer) -> None:
+    async def says_nothing(_self: AnswerSender) -> None:
         return
 
-    monkeypatch.setattr(Answer, "keep", says_nothing)
+    monkeypatch.setattr(AnswerSender, "extend", says_nothing)
     monkeypatch.setattr(pulls, "ACK_WAIT_S", 1.0)
     operator = await yard.bus()
     twice = await operator.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
@@ -255,7 +254,7 @@ async def test_a_second_delivery_of_a_request_at_work_leaves_it_to_the_first(
             await twice.next_msg(timeout=20)
             text = b"".join([piece async for piece in answer.body()])
         for at in desks:
-            await asyncio.wait_for(at.idle(), 20)
+            await asyncio.wait_for(at.wait_idle(), 20)
         assert (first.busy, second.busy) == (0, 0)
         async with asyncio.timeout(20):
             while not (seen := await records(operator)):
@@ -296,7 +295,7 @@ async def test_what_a_runner_cannot_read_is_an_error_and_no_endless_wait(yard: Y
             async with asyncio.timeout(5), inference.ask(odd_ask("strange", stream=False)) as answer:
                 await answer.head()
         record = await only_record(operator)
-        await asyncio.wait_for(desks[0].idle(), 5)
+        await asyncio.wait_for(desks[0].wait_idle(), 5)
     assert (record.outcome, record.status) == (Outcome.FAILED, 500)
 
 
@@ -324,7 +323,7 @@ async def test_a_second_attempt_on_the_same_runner_is_not_given_up_for_the_first
     """The runner asked about both, heard that the first is elsewhere, and left the second, too: that came
     back seconds later, when the broker delivered it again.
     """
-    monkeypatch.setattr(desk_module, "CHECK_S", 0.2)
+    monkeypatch.setattr(slot_pool, "CHECK_S", 0.2)
     operator = await yard.bus()
     started = await operator.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
     await operator.nc.flush()

@@ -17,8 +17,8 @@ import pytest
 from modelyard.host.settings import load
 from schemas.instances import PlacedDevice, Placement
 from schemas.models import Mode, ModelSpec
-from services.supervisor.engines import choose
-from services.supervisor.runner.files import check_files
+from services.supervisor.engines.selection import choose_engine
+from services.supervisor.runner.model_files import check_files
 
 # Not imported here, which takes many seconds.
 missing = find_spec("sentence_transformers") is None
@@ -49,14 +49,14 @@ def server(home: Path, mode: Mode) -> Iterator[str]:
     """As a runner would start it."""
     settings = load({"YARD_HOME": str(home)})
     spec = ModelSpec(name="org/m", path="m", mode=mode)
-    engine = choose(spec, settings)
+    engine = choose_engine(spec, settings)
     files = check_files(spec, settings.models, engine)
     command = engine.command(spec, files, ON_CPU, 0, settings)
     environment = {**command.env, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(command.argv, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            ports = (engine.port(line) for line in process.stderr)
+            ports = (engine.parse_port(line) for line in process.stderr)
             yield f"http://127.0.0.1:{next(port for port in ports if port is not None)}"
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0

@@ -20,8 +20,8 @@ from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.agent.workers import Workers
 from services.supervisor.rpc import handshake
-from services.supervisor.rpc.handshake import Purpose, Stranger, greet
-from services.supervisor.rpc.pipe import Ends
+from services.supervisor.rpc.handshake import HandshakeError, Purpose, authenticate_worker
+from services.supervisor.rpc.pipe import Connection
 from services.supervisor.rpc.tunnel import Tunnel, Unreachable
 
 STANDIN = Path(__file__).parents[1] / "rpc_standin.py"
@@ -148,7 +148,7 @@ async def test_what_was_overheard_opens_nothing(with_program: Settings) -> None:
         async with tunnel(at):
             said = Recording()
             reader, writer = await asyncio.open_connection(at.host, at.port)
-            await greet(reader, said.of(writer), ORDER.token, Purpose.DATA)
+            await authenticate_worker(reader, said.of(writer), ORDER.token, Purpose.DATA)
             writer.close()
             reader, writer = await asyncio.open_connection(at.host, at.port)
             writer.write(said.data)
@@ -181,9 +181,9 @@ async def test_a_false_worker_gets_no_model() -> None:
 
     server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    ends: Ends = await asyncio.open_connection("127.0.0.1", port)
-    with pytest.raises(Stranger):
-        await greet(*ends, ORDER.token, Purpose.LIFE)
+    ends: Connection = await asyncio.open_connection("127.0.0.1", port)
+    with pytest.raises(HandshakeError):
+        await authenticate_worker(*ends, ORDER.token, Purpose.HEARTBEAT)
     ends[1].close()
     server.close()
 
@@ -194,7 +194,7 @@ async def test_only_one_instance_may_live_with_a_worker_and_nobody_calls_before_
     async with node(with_program) as far:
         at = await far.start()
         early = await asyncio.open_connection(at.host, at.port)
-        await greet(*early, ORDER.token, Purpose.DATA)
+        await authenticate_worker(*early, ORDER.token, Purpose.DATA)
         assert await until_end(early[0]) == b""
         early[1].close()
         async with tunnel(at) as (first, _), tunnel(at) as (second, _):

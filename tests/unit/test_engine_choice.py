@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from modelyard.host.settings import Settings, load
+from modelyard.plugins import EngineProblem
 from schemas.instances import EngineOffer
 from schemas.models import Mode, ModelSpec
 from services.supervisor import engines
-from services.supervisor.engines import choose, offers
-from services.supervisor.engines.base import EngineProblem
 from services.supervisor.engines.embedded import Embedded
-from services.supervisor.engines.find import BUILT_IN, GROUP
+from services.supervisor.engines.selection import choose_engine, engine_offers
 from services.supervisor.engines.sentences import SentenceTransformers
+
+BUILT_IN = ["llama.cpp", "embedded", "sentence-transformers", "vllm", "command"]
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def usable(name: str, problem: str | None = None) -> Callable[..., EngineOffer]:
 def test_auto_takes_the_first_that_serves_such_a_model(
     settings: Settings, path: str, mode: Mode, engine: str
 ) -> None:
-    assert choose(ModelSpec(name="m", path=path, mode=mode), settings).name == engine
+    assert choose_engine(ModelSpec(name="m", path=path, mode=mode), settings).name == engine
 
 
 def test_auto_takes_the_next_where_the_first_cannot_be_used(
@@ -54,10 +55,10 @@ def test_auto_takes_the_next_where_the_first_cannot_be_used(
     monkeypatch.setattr(SentenceTransformers, "offer", usable("sentence-transformers", "It is missing."))
     monkeypatch.setattr("shutil.which", lambda *_args, **_more: None)
     alone = load({"YARD_HOME": str(settings.home)})
-    assert choose(ModelSpec(name="m", path="m.gguf"), alone).name == "embedded"
-    assert choose(ModelSpec(name="m", path="folder", mode=Mode.RERANK), settings).name == "vllm"
+    assert choose_engine(ModelSpec(name="m", path="m.gguf"), alone).name == "embedded"
+    assert choose_engine(ModelSpec(name="m", path="folder", mode=Mode.RERANK), settings).name == "vllm"
     with pytest.raises(EngineProblem, match=r"sentence-transformers: It is missing\. vllm: .*YARD_VLLM"):
-        choose(ModelSpec(name="m", path="folder", mode=Mode.RERANK), alone)
+        choose_engine(ModelSpec(name="m", path="folder", mode=Mode.RERANK), alone)
 
 
 @pytest.mark.parametrize(
@@ -76,12 +77,12 @@ def test_a_model_that_an_engine_cannot_serve_is_refused_with_the_reason(
     settings: Settings, spec: ModelSpec, word: str
 ) -> None:
     with pytest.raises(EngineProblem, match=word):
-        choose(spec, settings)
+        choose_engine(spec, settings)
 
 
 def test_llama_cpp_transcribes_with_an_audio_projector(settings: Settings) -> None:
     spec = ModelSpec(name="m", path="m.gguf", mode=Mode.TRANSCRIPTION, mmproj="audio.gguf")
-    assert choose(spec, settings).name == "llama.cpp"
+    assert choose_engine(spec, settings).name == "llama.cpp"
 
 
 def test_arguments_are_for_llama_server_not_for_the_embedded_engine(
@@ -90,7 +91,7 @@ def test_arguments_are_for_llama_server_not_for_the_embedded_engine(
     monkeypatch.setattr("shutil.which", lambda *_args, **_more: None)
     alone = load({"YARD_HOME": str(settings.home)})
     with pytest.raises(EngineProblem, match="YARD_LLAMA_SERVER"):
-        choose(ModelSpec(name="m", path="m.gguf", args=("--flash-attn", "on")), alone)
+        choose_engine(ModelSpec(name="m", path="m.gguf", args=("--flash-attn", "on")), alone)
 
 
 def test_every_engine_is_offered_with_its_version_or_its_problem(
@@ -101,10 +102,10 @@ def test_every_engine_is_offered_with_its_version_or_its_problem(
     server.chmod(0o700)
     monkeypatch.setattr(Embedded, "offer", lambda *_: 1 / 0)
     mine = load({"YARD_HOME": str(tmp_path), "YARD_LLAMA_SERVER": str(server)})
-    seen = {offer.engine: offer for offer in offers(mine)}
-    assert list(seen) == list(BUILT_IN)
+    seen = {offer.engine: offer for offer in engine_offers(mine)}
+    assert list(seen) == BUILT_IN
     assert seen["llama.cpp"].version == "9.8"
-    assert "cannot be asked: ZeroDivisionError" in (seen["embedded"].problem or "")
+    assert "cannot be used: ZeroDivisionError" in (seen["embedded"].problem or "")
     assert seen["command"].problem is None
 
 
@@ -115,10 +116,11 @@ def test_the_version_of_vllm_is_read_without_starting_it(tmp_path: Path) -> None
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     (tmp_path / "venv/lib/python3.12/site-packages/vllm-0.18.2.dist-info").mkdir(parents=True)
     mine = load({"YARD_HOME": str(tmp_path), "YARD_VLLM": str(program)})
-    assert next(offer for offer in offers(mine) if offer.engine == "vllm").version == "0.18.2"
+    assert next(offer for offer in engine_offers(mine) if offer.engine == "vllm").version == "0.18.2"
 
 
-def test_our_engines_are_entry_points_too() -> None:
+def test_the_built_in_engines_are_the_entry_points_in_order_of_preference(settings: Settings) -> None:
     root = Path(engines.__file__).parents[3]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"][GROUP] == BUILT_IN
+    assert sorted(project["entry-points"]["modelyard.engines"]) == sorted(BUILT_IN)
+    assert [offer.engine for offer in engine_offers(settings)] == BUILT_IN

@@ -8,27 +8,27 @@ import msgspec
 import pytest
 
 from modelyard.host.settings import Settings, load
+from modelyard.plugins import (
+    EngineProblem,
+    ModelFiles,
+    ServerCommand,
+    engine_environment,
+    minimal_environment,
+)
 from schemas.base import Format
 from schemas.instances import PlacedDevice, Placement
 from schemas.models import Mode, ModelSpec
 from schemas.placing import WorkerPlace
 from schemas.profiles import EmbeddingOptions, Lora
-from services.supervisor.engines.base import (
-    EngineProblem,
-    Files,
-    ServerCommand,
-    engine_environment,
-    minimal_environment,
-)
 from services.supervisor.engines.command import Command
 from services.supervisor.engines.embedded import Embedded
-from services.supervisor.engines.embedded_server import Options as EmbeddedOptions
+from services.supervisor.engines.embedded_server import EmbeddedServerOptions
 from services.supervisor.engines.llama_cpp import LlamaCpp, listening_port
-from services.supervisor.engines.sentence_server.options import Options as SentenceOptions
+from services.supervisor.engines.sentence_server import SentenceServerOptions
 from services.supervisor.engines.sentences import SentenceTransformers
 from services.supervisor.engines.vllm import Vllm, memory_share
 
-FILES = Files(model=Path("/store/m.gguf"))
+FILES = ModelFiles(model=Path("/store/m.gguf"))
 ANYWHERE = Placement()
 ON_CPU = Placement(devices=(PlacedDevice(device="cpu", memory_mib=100),))
 ONE_GPU = Placement(devices=(PlacedDevice(device="GPU-b", memory_mib=6000, total_mib=24000),))
@@ -134,7 +134,7 @@ def test_llama_cpp_gets_what_the_model_says(
 ) -> None:
     spec = msgspec.structs.replace(ModelSpec(name="m", path="m.gguf"), **changes)
     plain = LlamaCpp().command(ModelSpec(name="m", path="m.gguf"), FILES, ANYWHERE, 0, settings).argv
-    files = Files(
+    files = ModelFiles(
         model=FILES.model,
         mmproj=Path("/store/p") if spec.mmproj else None,
         chat_template=Path("/store/t") if spec.chat_template else None,
@@ -148,7 +148,7 @@ def test_llama_cpp_gets_what_the_model_says(
 
 def test_llama_cpp_refuses_an_adapter_whose_name_it_would_misread(settings: Settings) -> None:
     spec = ModelSpec(name="m", path="m.gguf", loras=(Lora(path="a,b"),))
-    files = Files(model=FILES.model, loras=(Path("/store/a,b"),))
+    files = ModelFiles(model=FILES.model, loras=(Path("/store/a,b"),))
     with pytest.raises(EngineProblem, match="rename it"):
         LlamaCpp().command(spec, files, ANYWHERE, 0, settings)
 
@@ -160,10 +160,10 @@ def test_llama_cpp_says_its_port() -> None:
 
 def test_embedded_gets_the_same_as_options(settings: Settings) -> None:
     spec = ModelSpec(name="m", path="m.gguf", cache_type="q8_0", loras=(Lora(path="a", scale=0.5),))
-    files = Files(model=FILES.model, chat_template=Path("/store/t"), loras=(Path("/store/a"),))
+    files = ModelFiles(model=FILES.model, chat_template=Path("/store/t"), loras=(Path("/store/a"),))
     argv = Embedded().command(spec, files, TWO_GPUS, 0, settings).argv
     assert argv[:3] == (sys.executable, "-m", "services.supervisor.engines.embedded_server")
-    assert msgspec.json.decode(argv[3], type=EmbeddedOptions) == EmbeddedOptions(
+    assert msgspec.json.decode(argv[3], type=EmbeddedServerOptions) == EmbeddedServerOptions(
         model="/store/m.gguf",
         alias="m",
         mode=Mode.CHAT,
@@ -197,7 +197,7 @@ def test_vllm_is_split_and_bounded_as_placed(
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     spec = ModelSpec(name="org/m", path="m", aliases=("first",), n_parallel=8, args=("--dtype", "half"))
-    command = Vllm().command(spec, Files(model=settings.models / "m"), placement, 21234, settings)
+    command = Vllm().command(spec, ModelFiles(model=settings.models / "m"), placement, 21234, settings)
     argv = command.argv
     assert argv[:3] == ("/bin/sh", "serve", str(settings.models / "m"))
     assert argv[argv.index("--served-model-name") + 1 :][:2] == ("org/m", "first")
@@ -215,7 +215,7 @@ def test_vllm_is_split_and_bounded_as_placed(
 @pytest.mark.parametrize("mode", [Mode.EMBEDDING, Mode.RERANK])
 def test_vllm_pools_for_vectors_and_scores(settings: Settings, mode: Mode) -> None:
     spec = ModelSpec(name="m", path="m", mode=mode)
-    argv = Vllm().command(spec, Files(model=settings.models / "m"), ONE_GPU, 1, settings).argv
+    argv = Vllm().command(spec, ModelFiles(model=settings.models / "m"), ONE_GPU, 1, settings).argv
     assert after(argv, "--runner") == "pooling"
 
 
@@ -234,7 +234,9 @@ def test_vllm_is_never_asked_for_more_context_than_the_model_has(
     settings: Settings, tmp_path: Path, name: str, content: object, tokens: str
 ) -> None:
     (tmp_path / name).write_text(json.dumps(content))
-    argv = Vllm().command(ModelSpec(name="m", path="m"), Files(model=tmp_path), ONE_GPU, 1, settings).argv
+    argv = (
+        Vllm().command(ModelSpec(name="m", path="m"), ModelFiles(model=tmp_path), ONE_GPU, 1, settings).argv
+    )
     assert after(argv, "--max-model-len") == tokens
 
 
@@ -253,8 +255,8 @@ def test_sentence_transformers_gets_its_options(
 ) -> None:
     embedding = EmbeddingOptions(task="query", dimensions=64)
     spec = ModelSpec(name="m", path="m", mode=Mode.EMBEDDING, embedding=embedding)
-    command = SentenceTransformers().command(spec, Files(model=Path("/store/m")), placement, 0, settings)
-    assert msgspec.json.decode(command.argv[3], type=SentenceOptions) == SentenceOptions(
+    command = SentenceTransformers().command(spec, ModelFiles(model=Path("/store/m")), placement, 0, settings)
+    assert msgspec.json.decode(command.argv[3], type=SentenceServerOptions) == SentenceServerOptions(
         model="/store/m", name="m", mode=Mode.EMBEDDING, device=device, embedding=embedding
     )
     assert command.env["HF_HUB_OFFLINE"] == "1"
@@ -262,7 +264,7 @@ def test_sentence_transformers_gets_its_options(
 
 def started(settings: Settings, *args: str, **env: str) -> ServerCommand:
     spec = ModelSpec(name="org/m", path="m", engine="command", n_ctx=2048, args=args, env=env)
-    return Command().command(spec, Files(model=Path("/store/m")), ONE_GPU, 21234, settings)
+    return Command().command(spec, ModelFiles(model=Path("/store/m")), ONE_GPU, 21234, settings)
 
 
 def test_a_command_is_filled_in_and_never_a_shell(settings: Settings) -> None:

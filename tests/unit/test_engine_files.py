@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from modelyard.plugins import Engine, EngineProblem
 from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas.models import ModelSpec
 from schemas.profiles import Lora
-from services.supervisor.engines.base import Engine, EngineProblem
 from services.supervisor.engines.command import Command
 from services.supervisor.engines.llama_cpp import LlamaCpp
 from services.supervisor.engines.vllm import Vllm
-from services.supervisor.runner.files import check_files, size_bytes
-from services.supervisor.runner.start import budget_s
+from services.supervisor.runner.model_files import check_files, size_bytes
+from services.supervisor.runner.start import start_budget_s
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def test_a_command_need_not_have_a_file(store: Path, engine: Engine) -> None:
 
 
 def test_a_start_may_take_as_long_as_the_model_says_or_its_engine_and_the_disk_need() -> None:
-    assert budget_s(spec("m"), 60, 100_000_000) == 62
-    assert budget_s(spec("m", start_budget_s=5.0), 60, 100_000_000) == 5
+    assert start_budget_s(spec("m"), 60, 100_000_000) == 62
+    assert start_budget_s(spec("m", start_budget_s=5.0), 60, 100_000_000) == 5
 
 
 def test_a_model_in_several_files_counts_with_all_of_them_and_one_that_lacks_is_named(store: Path) -> None:

@@ -7,18 +7,20 @@ from pathlib import Path
 import pytest
 
 from modelyard.host.settings import Settings, load
+from modelyard.plugins import EngineProblem
+from modelyard.plugins.engines import ENGINES
 from schemas.instances import EngineOffer
 from schemas.models import ModelSpec
-from services.supervisor.engines import choose, offers
-from services.supervisor.engines.base import EngineProblem
-from services.supervisor.engines.find import BUILT_IN
+from services.supervisor.engines.selection import choose_engine, engine_offers
 
+BUILT_IN = ENGINES.installed().plugins
 GOOD = """
-from schemas.base import Record
-from services.supervisor.engines.base import Engine, Files, Format, ServerCommand
+import msgspec
+
+from modelyard.plugins import Engine, ServerCommand
 
 
-class Extra(Record):
+class Extra(msgspec.Struct):
     words: tuple[str, ...] = ()
 
 
@@ -55,13 +57,12 @@ def write(path: Path, text: str) -> None:
 
 
 def plugins(settings: Settings) -> dict[str, EngineOffer]:
-    """What is offered beyond our own engines; one that wants one of their names is beyond them too."""
-    own = {(name, i) for i, name in enumerate(BUILT_IN)}
-    return {one.engine: one for i, one in enumerate(offers(settings)) if (one.engine, i) not in own}
+    """The offers after those of the built-in engines."""
+    return {offer.engine: offer for offer in engine_offers(settings)[len(BUILT_IN) :]}
 
 
 def version(settings: Settings) -> str:
-    engine = choose(ModelSpec(name="m", path="m", engine="mine"), settings)
+    engine = choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings)
     return engine.command(None, None, None, 0, settings).argv[1]  # type: ignore[arg-type]  # it looks at none
 
 
@@ -79,8 +80,10 @@ def test_a_plugin_may_name_its_engine(settings: Settings, folder: Path) -> None:
 def test_a_changed_plugin_is_read_again_and_a_removed_one_is_gone(settings: Settings, folder: Path) -> None:
     path = folder / "mine.py"
     write(path, GOOD)
-    first = choose(ModelSpec(name="m", path="m", engine="mine"), settings)
-    assert choose(ModelSpec(name="m", path="m", engine="mine"), settings) is first, "not read without need"
+    first = choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings)
+    assert choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings) is first, (
+        "not read without need"
+    )
     before = path.stat()
     write(path, GOOD.replace('"1"', '"2"'))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -106,7 +109,7 @@ def test_a_plugin_leaves_no_compiled_file(settings: Settings, folder: Path) -> N
         ("x = 1", "define `engine`"),
         (GOOD + "\nclass Other(Mine):\n    name = 'other'\n", "it has 2"),
         (GOOD.replace("def refusal", "def other"), "abstract"),
-        ("class engine:\n    name = 'mine'\n", "lacks automatic, needs_files"),
+        ("class engine:\n    name = 'mine'\n", "lacks automatic, preference, needs_files"),
         (GOOD.replace('"mine"', '"my engine"'), "no name for an engine"),
         ("engine = None\nprint(undefined)", "NameError"),
         ("\x00", "null bytes"),
@@ -121,7 +124,7 @@ def test_a_broken_plugin_is_shown_with_its_reason_and_harms_no_other(
     assert str(folder / "broken.py") in (plugins(settings)["broken"].problem or "")
     assert version(settings) == "1"
     with pytest.raises(EngineProblem, match=r"broken\.py"):
-        choose(ModelSpec(name="m", path="m", engine="broken"), settings)
+        choose_engine(ModelSpec(name="m", path="m", engine="broken"), settings)
 
 
 def test_a_broken_plugin_that_is_mended_works(settings: Settings, folder: Path) -> None:
@@ -180,12 +183,12 @@ def test_a_plugin_that_never_ends_stops_nobody_and_is_taken_when_it_does(
     write(folder / "other.py", GOOD.replace("mine", "other"))
     for _ in range(3):
         found = plugins(settings)
-        assert "not come to its end" in (found["mine"].problem or "")
+        assert "still loading" in (found["mine"].problem or "")
         assert found["other"].problem is None
-    with pytest.raises(EngineProblem, match="not come to its end"):
-        choose(ModelSpec(name="m", path="m", engine="mine"), settings)
+    with pytest.raises(EngineProblem, match="still loading"):
+        choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings)
     threading.Timer(0.2, may_go.touch).start()
-    assert choose(ModelSpec(name="m", path="m", engine="mine"), settings, timeout_s=30).name == "mine"
+    assert choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings, timeout_s=30).name == "mine"
     assert version(settings) == "1"
 
 
@@ -199,6 +202,9 @@ def test_an_engine_that_does_not_answer_stops_nobody(
         GOOD + f"\nclass Hangs(Mine):\n    def {method}:\n        {body}\nengine = Hangs()",
     )
     with pytest.raises(EngineProblem, match="does not answer"):
-        choose(ModelSpec(name="m", path="m", engine="mine"), settings)
-    assert [one.engine for one in offers(settings)][: len(BUILT_IN)] == list(BUILT_IN)
+        choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings)
+    preferred = sorted(BUILT_IN.values(), key=lambda engine: engine.preference)
+    assert [offer.engine for offer in engine_offers(settings)][: len(BUILT_IN)] == [
+        engine.name for engine in preferred
+    ]
     (tmp_path / "go").touch()

@@ -21,8 +21,8 @@ from services.supervisor.engines.vllm import Vllm
     ],
 )
 def test_llama_cpp_prints_a_dot_a_percent(line: str, progress: float | None) -> None:
-    assert LlamaCpp().progress(line) == progress
-    assert Embedded().progress(line) == progress
+    assert LlamaCpp().parse_progress(line) == progress
+    assert Embedded().parse_progress(line) == progress
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_llama_cpp_prints_a_dot_a_percent(line: str, progress: float | None) -> 
     ],
 )
 def test_vllm_counts_shards(line: str, progress: float | None) -> None:
-    assert Vllm().progress(line) == progress
+    assert Vllm().parse_progress(line) == progress
 
 
 def test_of_any_program_nothing_is_known() -> None:
-    assert Command().progress("." * 42) is None
+    assert Command().parse_progress("." * 42) is None

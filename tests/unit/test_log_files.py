@@ -7,20 +7,19 @@ import pytest
 
 from schemas.logs import LogLine
 from services.supervisor.agent.log_keeping import KEPT_S, TOTAL_BYTES, Part, expendable, found
-from services.supervisor.runner.log_file import KEPT, LogFile
-from services.supervisor.runner.log_lines import fitting
+from services.supervisor.runner.engine_log import BACKUPS, RotatingLogFile, newest_that_fit
 
 NOW = 10_000_000.0
 HALF = TOTAL_BYTES // 2
 
 
 def test_a_log_turns_and_keeps_the_newest(tmp_path: Path) -> None:
-    with LogFile(tmp_path / "i.log", max_bytes=20) as log:
+    with RotatingLogFile(tmp_path / "i.log", max_bytes=20) as log:
         for number in range(20):
             log.write([f"line {number:02}".encode()])
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["i.log", "i.log.1", "i.log.2"]
-    assert len(files) == KEPT + 1
+    assert len(files) == BACKUPS + 1
     assert all(file.stat().st_size <= 20 + len("line 00\n") for file in files)
     kept = "".join(file.read_text() for file in reversed(files)).split("\n")
     assert kept[-3:] == ["line 18", "line 19", ""]
@@ -29,7 +28,7 @@ def test_a_log_turns_and_keeps_the_newest(tmp_path: Path) -> None:
 
 def test_a_log_goes_on_where_it_was(tmp_path: Path) -> None:
     for text in (b"first", b"second"):
-        with LogFile(tmp_path / "i.log") as log:
+        with RotatingLogFile(tmp_path / "i.log") as log:
             log.write([text])
     assert (tmp_path / "i.log").read_text() == "first\nsecond\n"
 
@@ -65,9 +64,9 @@ def test_only_logs_of_instances_and_workers_are_touched(tmp_path: Path) -> None:
 def test_lines_for_the_wire_fit_one_message_the_newest_first_of_all() -> None:
     """A flood of long lines was too large for a broker with NATS' own limit, and nothing came after it."""
     lines = [LogLine(at=1.0, text=f"{number}" + "\x01" * 8000) for number in range(500)]
-    kept = fitting(lines, 1024 * 1024)
+    kept = newest_that_fit(lines, 1024 * 1024)
     assert len(msgspec.json.encode(kept)) < 1024 * 1024
     assert kept[-1] == lines[-1]
     assert kept == tuple(lines[-len(kept) :])
     assert len(kept) > 1
-    assert fitting(lines[:2], 1024) == ()
+    assert newest_that_fit(lines[:2], 1024) == ()

@@ -16,8 +16,8 @@ from schemas.profiles import MAX_WORKERS, DeviceNeed, Profile, WorkerNeed
 from services.supervisor.agent.options import options
 from services.supervisor.agent.orders import placement
 from services.supervisor.agent.reservations import Reservations
-from services.supervisor.rpc.peers import _owners
-from services.supervisor.rpc.program import command, find_program, offer
+from services.supervisor.rpc.server import find_program, rpc_command, rpc_offer
+from services.supervisor.rpc.tunnel import socket_owners
 
 MIB = 1024**2
 CPU = NodeDevice(device="cpu", name="main memory", memory_bytes=4096 * MIB)
@@ -50,9 +50,9 @@ def spread(settings: Settings) -> ModelSpec:
 
 
 def test_the_owner_of_a_connection_is_that_of_its_socket() -> None:
-    assert _owners(TABLE, 0xA001, 0xB002) == {1000}
-    assert _owners(TABLE, 0xB002, 0xA001) == {7}
-    assert _owners(TABLE, 1, 2) == set()
+    assert socket_owners(TABLE, 0xA001, 0xB002) == {1000}
+    assert socket_owners(TABLE, 0xB002, 0xA001) == {7}
+    assert socket_owners(TABLE, 1, 2) == set()
 
 
 def test_the_program_beside_llama_server_is_taken(settings: Settings) -> None:
@@ -66,12 +66,12 @@ def test_the_program_beside_llama_server_is_taken(settings: Settings) -> None:
 
 def test_a_node_without_it_says_how_to_get_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert "YARD_RPC_SERVER" in (offer(settings).problem or "")
+    assert "YARD_RPC_SERVER" in (rpc_offer(settings).problem or "")
 
 
 def test_a_worker_sees_its_device_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_TOKEN", "secret")
-    on_cpu, on_gpu = (command(Path("/rpc"), 7, device) for device in ("cpu", "GPU-a"))
+    on_cpu, on_gpu = (rpc_command(Path("/rpc"), 7, device) for device in ("cpu", "GPU-a"))
     assert on_cpu.argv == ("/rpc", "--host", "127.0.0.1", "--port", "7", "--device", "CPU")
     assert on_cpu.env["CUDA_VISIBLE_DEVICES"] == ""
     assert on_gpu.env["CUDA_VISIBLE_DEVICES"] == "GPU-a"

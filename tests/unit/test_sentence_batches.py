@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from services.supervisor.engines.sentence_server.batches import Batches
+from services.supervisor.engines.sentence_server.batches import Batcher
 
-Work = Batches[str, str, str]
+Work = Batcher[str, str, str]
 
 
 class Model:

@@ -17,10 +17,9 @@ from aiohttp import web
 from schemas.errors import BadRequest
 from schemas.models import Mode
 from schemas.profiles import EmbeddingOptions
-from services.supervisor.engines.sentence_server.app import Embeddings, Reranking, make_app
-from services.supervisor.engines.sentence_server.model import Embedded, Pair, Scored
-from services.supervisor.engines.sentence_server.options import Options
-from services.supervisor.engines.sentence_server.vectors import shaped
+from services.supervisor.engines.sentence_server import SentenceServerOptions
+from services.supervisor.engines.sentence_server.app import EmbeddingsEndpoint, RerankEndpoint, make_app
+from services.supervisor.engines.sentence_server.model import EmbeddedText, Pair, ScoredPair, cut
 
 Json = dict[str, Any]
 
@@ -36,13 +35,15 @@ class Encoder:
         self.begun, self.go = threading.Event(), threading.Event()
         self.go.set()
 
-    def embed(self, task: str | None, texts: Sequence[str]) -> list[Embedded]:
+    def embed(self, task: str | None, texts: Sequence[str]) -> list[EmbeddedText]:
         self.begun.set()
         assert self.go.wait(10)
         self.seen += texts
         more = 100 if task else 0
         return [
-            Embedded(vector=np.array([len(text) + more, 2, 0, 1], dtype=np.float32), tokens=len(text.split()))
+            EmbeddedText(
+                vector=np.array([len(text) + more, 2, 0, 1], dtype=np.float32), tokens=len(text.split())
+            )
             for text in texts
         ]
 
@@ -50,14 +51,14 @@ class Encoder:
 class Ranker:
     """The longer the better."""
 
-    def score(self, _kind: None, pairs: Sequence[Pair]) -> list[Scored]:
+    def score(self, _kind: None, pairs: Sequence[Pair]) -> list[ScoredPair]:
         if any("break" in document for _, document in pairs):
             raise RuntimeError("out of memory")
-        return [Scored(score=len(document) / 10, tokens=2) for _, document in pairs]
+        return [ScoredPair(score=len(document) / 10, tokens=2) for _, document in pairs]
 
 
-def options(mode: Mode, **embedding: Any) -> Options:
-    return Options(model="/m", name="org/m", mode=mode, embedding=EmbeddingOptions(**embedding))
+def options(mode: Mode, **embedding: Any) -> SentenceServerOptions:
+    return SentenceServerOptions(model="/m", name="org/m", mode=mode, embedding=EmbeddingOptions(**embedding))
 
 
 @contextlib.asynccontextmanager
@@ -74,14 +75,14 @@ async def served(app: web.Application) -> AsyncIterator[str]:
 @contextlib.asynccontextmanager
 async def embeddings(encoder: Encoder | None = None, **embedding: Any) -> AsyncIterator[str]:
     given = options(Mode.EMBEDDING, **embedding)
-    async with served(make_app(Embeddings(encoder or Encoder(), given), given)) as url:
+    async with served(make_app(EmbeddingsEndpoint(encoder or Encoder(), given), given)) as url:
         yield url
 
 
 @contextlib.asynccontextmanager
 async def reranking() -> AsyncIterator[str]:
     given = options(Mode.RERANK)
-    async with served(make_app(Reranking(Ranker(), given), given)) as url:
+    async with served(make_app(RerankEndpoint(Ranker(), given), given)) as url:
         yield url
 
 
@@ -145,7 +146,7 @@ async def test_a_model_is_used_as_its_owner_says_and_a_request_may_say_otherwise
 
 
 def test_a_vector_of_nothing_stays_nothing() -> None:
-    assert shaped(np.zeros(3, dtype=np.float32), None, normalize=True).tolist() == [0, 0, 0]
+    assert cut(np.zeros(3, dtype=np.float32), None, normalize=True).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ async def test_what_the_model_cannot_do_is_a_sentence(body: Json, word: str) -> 
 def test_options_that_the_model_cannot_fulfil_are_refused_at_the_start() -> None:
     for wrong in ({"dimensions": 5}, {"task": "poem"}):
         with pytest.raises(BadRequest):
-            Embeddings(Encoder(), options(Mode.EMBEDDING, **wrong))
+            EmbeddingsEndpoint(Encoder(), options(Mode.EMBEDDING, **wrong))
 
 
 async def test_documents_come_back_best_first() -> None:
@@ -222,7 +223,7 @@ async def test_what_a_client_no_longer_waits_for_is_not_computed() -> None:
             left.set()
             raise
 
-    app = make_app(Embeddings(encoder, given), given)
+    app = make_app(EmbeddingsEndpoint(encoder, given), given)
     app.middlewares.append(watch)
     async with served(app) as url, asyncio.timeout(10):
         encoder.go.clear()

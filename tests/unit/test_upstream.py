@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
+from modelyard.plugins import EngineApi
 from schemas.errors import NotServed
 from schemas.models import Mode
-from services.supervisor.engines.base import Api
-from services.supervisor.runner.ports import accepts, free_port, is_taken
+from services.supervisor.engines.ports import accepts, free_port, is_taken
 from services.supervisor.runner.upstream import Upstream
 
 
@@ -36,7 +36,7 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def upstream(api: Api) -> AsyncIterator[tuple[Engine, Upstream]]:
+async def upstream(api: EngineApi) -> AsyncIterator[tuple[Engine, Upstream]]:
     engine, app = Engine(), web.Application()
     app.router.add_route("*", "/{path:.*}", engine.any)
     runner = web.AppRunner(app)
@@ -51,7 +51,7 @@ async def upstream(api: Api) -> AsyncIterator[tuple[Engine, Upstream]]:
 
 
 async def test_health_is_asked_where_the_engine_has_it() -> None:
-    async with upstream(Api(health="/ready")) as (engine, asking):
+    async with upstream(EngineApi(health_path="/ready")) as (engine, asking):
         assert not await asking.is_healthy(1.0)
         assert await asking.is_healthy(1.0)
         assert {path for path, _ in engine.asked} == {"/ready"}
@@ -59,19 +59,22 @@ async def test_health_is_asked_where_the_engine_has_it() -> None:
 
 @pytest.mark.parametrize("path", ["/infill", "/v1/rerank"], ids=["known not to be there", "found not to be"])
 async def test_a_path_that_the_engine_lacks_is_a_sentence(path: str) -> None:
-    async with upstream(Api(lacks=frozenset({"/infill"}))) as (_, asking), asking.post(path, b"{}") as answer:
+    async with (
+        upstream(EngineApi(missing_paths=frozenset({"/infill"}))) as (_, asking),
+        asking.post(path, b"{}") as answer,
+    ):
         assert answer.status == NotServed.status
         assert await answer.read() == NotServed(f"The engine of this model does not serve {path}.").encode()
 
 
 async def test_an_engine_that_knows_the_path_speaks_for_itself() -> None:
-    async with upstream(Api()) as (_, asking), asking.post("/v1/embeddings", b"{}") as answer:
+    async with upstream(EngineApi()) as (_, asking), asking.post("/v1/embeddings", b"{}") as answer:
         assert (answer.status, await answer.read()) == (404, b'{"error": {"message": "no model"}}')
 
 
 @pytest.mark.parametrize("mode", [Mode.CHAT, Mode.COMPLETION])
 async def test_a_probe_names_the_model(mode: Mode) -> None:
-    async with upstream(Api()) as (engine, asking):
+    async with upstream(EngineApi()) as (engine, asking):
         assert await asking.probe(mode) is None
         ((_, body),) = engine.asked
         assert isinstance(body, dict)
@@ -79,7 +82,7 @@ async def test_a_probe_names_the_model(mode: Mode) -> None:
 
 
 async def test_a_probe_has_what_one_kind_of_engine_alone_knows() -> None:
-    async with upstream(Api(probe={"cache_prompt": False})) as (engine, asking):
+    async with upstream(EngineApi(probe_fields={"cache_prompt": False})) as (engine, asking):
         await asking.probe(Mode.CHAT)
         ((_, body),) = engine.asked
         assert isinstance(body, dict)
@@ -87,22 +90,22 @@ async def test_a_probe_has_what_one_kind_of_engine_alone_knows() -> None:
 
 
 async def test_a_probe_tells_what_was_wrong_and_transcriptions_have_none() -> None:
-    async with upstream(Api()) as (engine, asking):
+    async with upstream(EngineApi()) as (engine, asking):
         assert "/v1/embeddings answered 404" in (await asking.probe(Mode.EMBEDDING) or "")
         assert await asking.probe(Mode.TRANSCRIPTION) is None
         assert len(engine.asked) == 1
 
 
 async def test_a_slot_is_free_when_the_engine_says_so() -> None:
-    async with upstream(Api(slots="/slots")) as (engine, asking):
+    async with upstream(EngineApi(slots_path="/slots")) as (engine, asking):
         engine.slots = [2, 2, 1]
-        assert await asking.settle(1)
+        assert await asking.wait_for_slots(1)
         assert engine.slots == []
 
 
 async def test_an_engine_that_cannot_be_asked_is_not_waited_for() -> None:
-    async with upstream(Api()) as (engine, asking):
-        assert await asking.settle(0)
+    async with upstream(EngineApi()) as (engine, asking):
+        assert await asking.wait_for_slots(0)
         assert engine.asked == []
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.supervisor.runner.pulse import Pulse, Signs
+from services.supervisor.runner.hang_detection import HangDetector, LivenessSample
 
 EVERY_S, HANG_S = 10.0, 60.0
 ALIVE, DEAD, HEARD, COMPUTES = "alive", "dead", "heard", "computes"
@@ -12,12 +12,12 @@ def looks_until_hung(seen: list[str]) -> int | None:
     """How many looks it takes; None if it is never called hung."""
     at_s = cpu_s = 0.0
     heard = 0
-    pulse = Pulse(Signs(at_s=0, healthy=True, heard_bytes=0, cpu_s=0), HANG_S)
+    pulse = HangDetector(LivenessSample(at_s=0, healthy=True, received_bytes=0, cpu_s=0), HANG_S)
     for number, sign in enumerate(seen, start=1):
         at_s += EVERY_S
         heard += 100 * (sign == HEARD)
         cpu_s += EVERY_S * (sign == COMPUTES)
-        if pulse.is_hung(Signs(at_s=at_s, healthy=sign == ALIVE, heard_bytes=heard, cpu_s=cpu_s)):
+        if pulse.is_hung(LivenessSample(at_s=at_s, healthy=sign == ALIVE, received_bytes=heard, cpu_s=cpu_s)):
             return number
     return None
 
@@ -52,6 +52,6 @@ def test_an_engine_is_hung_only_without_any_sign_of_life(seen: list[str], looks:
 
 
 def test_a_runner_that_stood_still_itself_does_not_blame_its_engine() -> None:
-    pulse = Pulse(Signs(at_s=0, healthy=True, heard_bytes=0, cpu_s=0), HANG_S)
-    late = [Signs(at_s=at, healthy=False, heard_bytes=0, cpu_s=0) for at in (500.0, 510.0, 520.0)]
+    pulse = HangDetector(LivenessSample(at_s=0, healthy=True, received_bytes=0, cpu_s=0), HANG_S)
+    late = [LivenessSample(at_s=at, healthy=False, received_bytes=0, cpu_s=0) for at in (500.0, 510.0, 520.0)]
     assert [pulse.is_hung(one) for one in late] == [False, False, True]

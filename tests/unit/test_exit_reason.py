@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas.instances import Reason
-from services.supervisor.runner.causes import cause, kernel_kills
+from services.supervisor.runner.engine_process import exit_reason, kernel_oom_kills
 
 OOM, CRASHED = Reason.OOM, Reason.CRASHED
 
@@ -29,7 +29,7 @@ OOM, CRASHED = Reason.OOM, Reason.CRASHED
     ],
 )
 def test_the_last_lines_tell(line: str, reason: Reason) -> None:
-    assert cause(["load: begins", line, "exiting"], 1, kernel_killed=False) is reason
+    assert exit_reason(["load: begins", line, "exiting"], 1, kernel_killed=False) is reason
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_the_last_lines_tell(line: str, reason: Reason) -> None:
     ],
 )
 def test_the_kernel_tells(exit_code: int | None, kernel_killed: bool, reason: Reason) -> None:
-    assert cause([], exit_code, kernel_killed=kernel_killed) is reason
+    assert exit_reason([], exit_code, kernel_killed=kernel_killed) is reason
 
 
 def test_the_kernels_count_is_read_where_there_is_one(tmp_path: Path) -> None:
-    assert kernel_kills(tmp_path / "none") is None
+    assert kernel_oom_kills(tmp_path / "none") is None
     (tmp_path / "old").write_text("nr_free_pages 7\n")
-    assert kernel_kills(tmp_path / "old") is None
+    assert kernel_oom_kills(tmp_path / "old") is None
     (tmp_path / "new").write_text("nr_free_pages 7\noom_kill 3\n")
-    assert kernel_kills(tmp_path / "new") == 3
+    assert kernel_oom_kills(tmp_path / "new") == 3

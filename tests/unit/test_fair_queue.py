@@ -1,31 +1,33 @@
 """Whose turn it is."""
 
 from schemas.requests import Lane
-from services.supervisor.runner.fair import Queue, QueueName, batch_slots, whose_turn
+from services.supervisor.runner.fair_queue import QueueName, QueueState, max_batch_slots, next_queue
 
 
-def queue(key: str, lane: Lane = Lane.INTERACTIVE, *, filled: bool = True, served_at: float = 0.0) -> Queue:
-    return Queue(QueueName(lane, key), filled=filled, served_at=served_at)
+def queue(
+    key: str, lane: Lane = Lane.INTERACTIVE, *, filled: bool = True, served_at: float = 0.0
+) -> QueueState:
+    return QueueState(QueueName(lane, key), filled=filled, served_at=served_at)
 
 
 def test_nothing_that_waits_is_nobodys_turn() -> None:
-    assert whose_turn([queue("a", filled=False)], {}, 4) is None
-    assert whose_turn([], {}, 4) is None
+    assert next_queue([queue("a", filled=False)], {}, 4) is None
+    assert next_queue([], {}, 4) is None
 
 
 def test_who_has_least_at_work_is_next_and_then_who_waited_longest() -> None:
     busy, idle = queue("busy", served_at=1.0), queue("idle", served_at=9.0)
-    assert whose_turn([busy, idle], {busy.name: 2, idle.name: 1}, 4) is idle
-    assert whose_turn([busy, idle], {busy.name: 1, idle.name: 1}, 4) is busy
+    assert next_queue([busy, idle], {busy.name: 2, idle.name: 1}, 4) is idle
+    assert next_queue([busy, idle], {busy.name: 1, idle.name: 1}, 4) is busy
 
 
 def test_batch_takes_what_interactive_leaves_and_never_the_last_slot() -> None:
     batch, person = queue("a", Lane.BATCH), queue("b")
-    assert whose_turn([batch, person], {person.name: 3}, 4) is person
-    assert whose_turn([batch], {}, 4) is batch
-    assert whose_turn([batch], {batch.name: 3}, 4) is None
-    assert whose_turn([batch], {}, 1) is batch
-    assert batch_slots(1) == 1
+    assert next_queue([batch, person], {person.name: 3}, 4) is person
+    assert next_queue([batch], {}, 4) is batch
+    assert next_queue([batch], {batch.name: 3}, 4) is None
+    assert next_queue([batch], {}, 1) is batch
+    assert max_batch_slots(1) == 1
 
 
 def test_in_turns_a_single_request_does_not_wait_behind_a_hundred() -> None:
@@ -33,7 +35,7 @@ def test_in_turns_a_single_request_does_not_wait_behind_a_hundred() -> None:
     queues = [queue("many"), queue("one")]
     served = []
     for turn in range(4):
-        chosen = whose_turn(queues, {}, 1)
+        chosen = next_queue(queues, {}, 1)
         assert chosen is not None
         served.append(chosen.name.key)
         chosen.served_at = turn + 1.0
