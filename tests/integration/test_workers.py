@@ -125,7 +125,7 @@ async def test_memory_is_entered_before_the_process_starts(with_program: Setting
 async def test_a_stranger_is_not_let_in(with_program: Settings) -> None:
     async with node(with_program) as far:
         at = await far.start()
-        with pytest.raises(Unreachable, match="is not it"):
+        with pytest.raises(Unreachable, match="is not this worker"):
             async with tunnel(at, "a guess"):
                 pass
         async with tunnel(at) as (_, port):

@@ -17,8 +17,8 @@ from schemas.errors import DeadlineExceeded, ErrorDetail
 from schemas.frames import RunningAnswer
 from schemas.models import ModelSpec
 from schemas.requests import InferHeaders, Outcome, RequestFinished, RequestStarted
+from services.supervisor.dialects.usage import Meter
 from services.supervisor.runner.frames import FrameSender
-from services.supervisor.runner.metering import Meter
 from services.supervisor.runner.record import InstanceRecord
 from services.supervisor.runner.relay import Relay, fetch_body
 from services.supervisor.runner.upstream import Upstream

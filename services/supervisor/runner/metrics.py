@@ -16,7 +16,7 @@ from schemas.base import Record
 from schemas.errors import YardError
 from schemas.metrics import InstanceMetrics
 from schemas.requests import Outcome, RequestFinished
-from services.supervisor.runner.metering import Meter
+from services.supervisor.dialects.usage import Meter
 from services.supervisor.runner.slot_pool import SlotPool
 from services.supervisor.runner.upstream import Upstream
 

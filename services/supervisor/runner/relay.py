@@ -11,16 +11,16 @@ import nats.js.errors
 
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
+from modelyard.openai.errors import engine_error
+from modelyard.openai.sse import Event, EventParser, EventTooLarge
 from schemas import streams, subjects
 from schemas.base import Record
 from schemas.errors import BadRequest, EngineFailed, ErrorDetail, InternalError, YardError
 from schemas.frames import AnswerEnd, AnswerHead
 from schemas.models import ParameterPolicy
 from schemas.requests import InferHeaders
-from services.supervisor.runner.dialects import dialect_of
-from services.supervisor.runner.dialects.base import Dialect, engine_error
-from services.supervisor.runner.dialects.plain import Plain
-from services.supervisor.runner.dialects.sse import EventSplitter, EventTooLarge
+from services.supervisor.dialects import dialect_of
+from services.supervisor.dialects.base import Dialect, Plain
 from services.supervisor.runner.frames import FrameSender
 from services.supervisor.runner.upstream import Upstream
 
@@ -81,8 +81,6 @@ class Relay:
                 return await self._relay_whole(response)
         except BadRequest as error:
             return await self._send_error(error.status, error.body().error)
-        except EngineFailed as error:
-            return await self.fail(error)
         except (
             EngineDisconnected,
             aiohttp.ClientError,
@@ -92,6 +90,8 @@ class Relay:
         ) as error:
             await self._offer_retry(error)
             return None
+        except EngineFailed as error:
+            return await self.fail(error)
         except Exception:
             # Without a last frame the client would wait for ever.
             log.exception("relay_failed", request=headers.request)
@@ -107,7 +107,7 @@ class Relay:
 
     def _prepare(self, body: bytes) -> bytes:
         try:
-            return self.dialect.ask(body, self._policy)
+            return self.dialect.request_body(body, self._policy)
         except (msgspec.DecodeError, RecursionError) as error:
             raise BadRequest(f"The body is not what {self._headers.path} takes: {error}.") from error
 
@@ -125,7 +125,7 @@ class Relay:
         self._set_head(200, _EVENTS)
         dialect = self.dialect
         async for events in _events(response):
-            shown = b"".join([dialect.see(event) for event in events])
+            shown = b"".join([dialect.relay(event) for event in events])
             if dialect.done:
                 await self._frames.send(shown, AnswerEnd())
                 return RelayResult(status=200, error=dialect.error)
@@ -140,7 +140,7 @@ class Relay:
         dialect = self.dialect
         async for events in _events(response):
             for event in events:
-                dialect.keep(event)
+                dialect.collect(event)
             if dialect.done or dialect.error:
                 break
         if dialect.error is not None:
@@ -183,8 +183,8 @@ async def fetch_body(bus: Bus, request: str, parts: int) -> bytes:
         raise EngineFailed(f"The body of the request could not be fetched: {error}.") from error
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
-    splitter = EventSplitter()
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[Event]]:
+    parser = EventParser()
     async for data in response.content.iter_any():
-        if events := splitter.feed(data):
+        if events := parser.feed(data):
             yield events

@@ -20,9 +20,9 @@ from schemas.frames import AnswerCheck, AnswerCheckReply, Resend
 from schemas.models import ModelSpec
 from schemas.registry import ModelChanged
 from schemas.requests import RequestFinished
+from services.supervisor.dialects.usage import Meter
 from services.supervisor.runner.answer_sender import AnswerSender
 from services.supervisor.runner.fair_queue import QueueName
-from services.supervisor.runner.metering import Meter
 from services.supervisor.runner.record import InstanceRecord
 from services.supervisor.runner.upstream import Upstream
 

@@ -4,17 +4,17 @@ from typing import Any
 
 import msgspec
 
+from modelyard.openai.chunks import DONE
+from modelyard.openai.errors import engine_error
+from modelyard.openai.sse import Event, encode_event
 from schemas.base import Record
 from schemas.requests import Continues
-from services.supervisor.runner.dialects.base import Dialect, Fields, engine_error
-from services.supervisor.runner.dialects.chat_whole import ChatWhole
-from services.supervisor.runner.dialects.sse import event_data, write_event
-from services.supervisor.runner.dialects.text_whole import TextWhole
-from services.supervisor.runner.dialects.usage import Usage, Usages
+from services.supervisor.dialects.base import Dialect, Fields
+from services.supervisor.dialects.usage import Usage, UsageTotals
+from services.supervisor.dialects.whole import WholeAnswer
 
-DONE = b"[DONE]"
-NOTHING = b"null"
-"""llama-server begins a stream of several prompts so."""
+NULL = b"null"
+"""The first event of llama-server for a text completion with several prompts."""
 
 
 class _Choice(Record):
@@ -34,47 +34,51 @@ class _Chunk(Record):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
-_options = msgspec.json.Decoder(dict[str, Any])
 _any = msgspec.json.Decoder(dict[str, Any])
 
 
-class Chunks(Dialect):
-    """Usage is always asked for; those who asked themselves are shown it, in one chunk before the end."""
+class Completions(Dialect):
+    """The engine always reports usage; a client that requested it gets it in one chunk before the end."""
 
-    def __init__(self, whole: ChatWhole | TextWhole, continues: Continues | None = None) -> None:
+    def __init__(self, whole: WholeAnswer, continues: Continues | None = None) -> None:
         super().__init__()
         self._whole = whole
         self._continues = continues
         self._wants_usage = False
-        self._usages = Usages()
-        self._held = b""
-        """The newest chunk with usage alone."""
+        self._usages = UsageTotals()
+        self._usage_chunk = b""
+        """The newest chunk with nothing but usage."""
 
     def prepare(self, fields: Fields) -> None:
         super().prepare(fields)
         given = bytes(fields.get("stream_options", msgspec.Raw(b"null")))
-        options = {} if given == b"null" else _options.decode(given)
+        options = {} if given == b"null" else _any.decode(given)
         self._wants_usage = options.get("include_usage") is True
         fields["stream_options"] = msgspec.Raw(msgspec.json.encode({**options, "include_usage": True}))
-        self._usages.n = _number(fields.get("n"))
+        self._usages.n = _positive(fields.get("n"))
 
-    def see(self, event: bytes) -> bytes:
-        if (data := event_data(event)) is None:
-            return event if self._continues is None else b""
-        if not self.read(data):
+    def relay(self, event: Event) -> bytes:
+        if event.data is None:
+            return event.raw if self._continues is None else b""
+        if not self.read(event.data):
             return b""
-        shown = event if self._continues is None else write_event(self._as_before(data, self._continues))
+        shown = (
+            event.raw
+            if self._continues is None
+            else encode_event(self._continued(event.data, self._continues))
+        )
         return self._usage_event() + shown if self.done and self._wants_usage else shown
 
     def _usage_event(self) -> bytes:
-        """The usage of all choices, once there is nothing more to come."""
-        if not self._held:
+        """The usage of all choices, before the last event."""
+        if not self._usage_chunk:
             return b""
         if self._usages.several:
-            chunk = _any.decode(self._held)
-            self._held = msgspec.json.encode({**chunk, "usage": self._shown_usage()})
-        held = self._held if self._continues is None else self._as_before(self._held, self._continues)
-        return write_event(held)
+            chunk = _any.decode(self._usage_chunk)
+            self._usage_chunk = msgspec.json.encode({**chunk, "usage": self._shown_usage()})
+        if self._continues is None:
+            return encode_event(self._usage_chunk)
+        return encode_event(self._continued(self._usage_chunk, self._continues))
 
     def _shown_usage(self) -> dict[str, Any]:
         total = self._usages.total
@@ -89,19 +93,19 @@ class Chunks(Dialect):
         if data == DONE:
             self.done = True
             return True
-        if data == NOTHING:
+        if data == NULL:
             return False
         try:
             chunk = _decode(data)
         except msgspec.DecodeError:
-            # What we cannot read counts for nothing and is the client's to judge.
+            # A chunk that cannot be read counts for nothing and is passed on.
             return True
         if bytes(chunk.error) not in (b"", b"null"):
             self.error = engine_error(data, 500)
         self._count(chunk)
         if chunk.usage is None or chunk.choices:
             return True
-        self._held = data
+        self._usage_chunk = data
         return False
 
     def _count(self, chunk: _Chunk) -> None:
@@ -115,17 +119,17 @@ class Chunks(Dialect):
             meter.completion_tokens = total.completion_tokens + before
             meter.cached_tokens = min(total.cached_tokens, meter.prompt_tokens)
         elif chunk.choices and not self._usages:
-            # Until the engine says how many there were, a chunk with choices is about a token.
+            # Until the engine reports usage, a chunk with choices is about a token.
             meter.completion_tokens += 1
 
-    def _as_before(self, data: bytes, first: Continues) -> bytes:
-        """A chunk of the second part as one of the first: its id, its time, one usage for both."""
+    def _continued(self, data: bytes, first: Continues) -> bytes:
+        """A chunk of the second part with the id and time of the first, and the usage of both."""
         if data == DONE:
             return data
         chunk = _any.decode(data)
         chunk |= {"id": first.id, "created": first.created}
         for choice in chunk.get("choices") or ():
-            # The role was said at the beginning.
+            # The first part had the role.
             if isinstance(choice.get("delta"), dict):
                 choice["delta"].pop("role", None)
         if isinstance(usage := chunk.get("usage"), dict):
@@ -133,16 +137,16 @@ class Chunks(Dialect):
             usage["completion_tokens"] += first.completion_tokens
         return msgspec.json.encode(chunk)
 
-    def collect(self, data: bytes) -> None:
-        if data not in (DONE, NOTHING):
+    def add(self, data: bytes) -> None:
+        if data not in (DONE, NULL):
             self._whole.add(data)
 
     def whole(self) -> bytes:
         return self._whole.encode(self._shown_usage() if self._usages.several else None)
 
 
-def _number(given: msgspec.Raw | None) -> int:
-    """`n` of a request, as far as it is one."""
+def _positive(given: msgspec.Raw | None) -> int:
+    """`n` of a request; 1 for what is no number above 0."""
     try:
         return max(1, msgspec.json.decode(given or b"1", type=int))
     except msgspec.DecodeError:

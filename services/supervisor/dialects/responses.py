@@ -2,8 +2,9 @@
 
 import msgspec
 
+from modelyard.openai.errors import engine_error
 from schemas.base import Record
-from services.supervisor.runner.dialects.base import Dialect, engine_error
+from services.supervisor.dialects.base import Dialect
 
 
 class _Details(Record):
@@ -32,6 +33,8 @@ _LAST = frozenset({"response.completed", "response.incomplete", "response.failed
 
 
 class Responses(Dialect):
+    """Answers of `/v1/responses`."""
+
     def __init__(self) -> None:
         super().__init__()
         self._whole = b""
@@ -58,8 +61,8 @@ class Responses(Dialect):
             details = usage.input_tokens_details
             self.meter.cached_tokens = details.cached_tokens if details else 0
 
-    def collect(self, data: bytes) -> None:
-        """Nothing to collect: the last event has it all."""
+    def add(self, data: bytes) -> None:
+        """Nothing to add: the last event has the whole response."""
 
     def whole(self) -> bytes:
         return self._whole

@@ -4,8 +4,9 @@ from typing import Any
 
 import msgspec
 
+from modelyard.openai.errors import engine_error
 from schemas.base import Record
-from services.supervisor.runner.dialects.base import Dialect, engine_error
+from services.supervisor.dialects.base import Dialect
 
 
 class _Usage(Record):
@@ -30,11 +31,13 @@ _any = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Messages(Dialect):
+    """Answers of `/v1/messages`."""
+
     def __init__(self) -> None:
         super().__init__()
         self._message: dict[str, Any] = {}
         self._blocks: dict[int, dict[str, Any]] = {}
-        self._arguments: dict[int, str] = {}
+        self._partial_json: dict[int, str] = {}
 
     def read(self, data: bytes) -> bool:
         try:
@@ -52,7 +55,7 @@ class Messages(Dialect):
         return True
 
     def _count(self, usage: _Usage | None) -> None:
-        """Anthropic counts what came from the cache apart; our prompt tokens are all of them."""
+        # Anthropic counts tokens from the cache apart; here prompt tokens include them.
         if usage is None:
             return
         if usage.input_tokens is not None:
@@ -61,7 +64,7 @@ class Messages(Dialect):
         if usage.output_tokens:
             self.meter.completion_tokens = usage.output_tokens
 
-    def collect(self, data: bytes) -> None:
+    def add(self, data: bytes) -> None:
         event = _any(data)
         kind, index = event.get("type"), event.get("index", 0)
         if kind == "message_start":
@@ -69,28 +72,28 @@ class Messages(Dialect):
         elif kind == "content_block_start":
             self._blocks[index] = event["content_block"]
         elif kind == "content_block_delta":
-            self._add(index, event["delta"])
+            self._add_delta(index, event["delta"])
         elif kind == "message_delta":
             self._message |= event["delta"]
             self._message["usage"] = {**self._message.get("usage", {}), **event.get("usage", {})}
 
-    def _add(self, index: int, delta: dict[str, Any]) -> None:
+    def _add_delta(self, index: int, delta: dict[str, Any]) -> None:
         block = self._blocks[index]
         if "partial_json" in delta:
-            self._arguments[index] = self._arguments.get(index, "") + delta["partial_json"]
+            self._partial_json[index] = self._partial_json.get(index, "") + delta["partial_json"]
         for name in ("text", "thinking", "signature"):
             if name in delta:
                 block[name] = block.get(name, "") + delta[name]
 
     def whole(self) -> bytes:
-        for index, arguments in self._arguments.items():
-            self._blocks[index]["input"] = _arguments(arguments)
+        for index, arguments in self._partial_json.items():
+            self._blocks[index]["input"] = _decode_arguments(arguments)
         content = [self._blocks[index] for index in sorted(self._blocks)]
         return msgspec.json.encode({**self._message, "content": content})
 
 
-def _arguments(text: str) -> Any:
-    """The arguments of a call; none where the answer was cut off in the middle of them."""
+def _decode_arguments(text: str) -> Any:
+    """The arguments of a call; empty where the answer was cut off within them."""
     try:
         return msgspec.json.decode(text or "{}")
     except msgspec.DecodeError:
