@@ -179,10 +179,22 @@ async def test_an_engine_whose_port_was_taken_is_started_once_more(yard: Yard, t
 
 
 PLUGIN = """
-from services.supervisor.engines.command import Command
+from modelyard.plugins import Engine, EngineApi, ServerCommand, engine_environment
 
-class Mine(Command):
+
+class Mine(Engine):
     name = "mine"
+    needs_files = False
+
+    def refusal(self, spec, model_format):
+        return None
+
+    def command(self, spec, files, placement, port, settings):
+        argv = tuple(word.replace("{port}", str(port)) for word in spec.args)
+        return ServerCommand(argv=argv, env=engine_environment(spec, placement))
+
+    def api(self, spec):
+        return EngineApi(health_path=spec.health_path)
 """
 
 

@@ -12,9 +12,9 @@ from modelyard.plugins import EngineProblem
 from schemas.instances import EngineOffer
 from schemas.models import Mode, ModelSpec
 from services.supervisor import engines
-from services.supervisor.engines.embedded import Embedded
+from services.supervisor.engines.embedded import EmbeddedEngine
 from services.supervisor.engines.selection import choose_engine, engine_offers
-from services.supervisor.engines.sentences import SentenceTransformers
+from services.supervisor.engines.sentence_transformers import SentenceTransformersEngine
 
 BUILT_IN = ["llama.cpp", "embedded", "sentence-transformers", "vllm", "command"]
 
@@ -22,7 +22,7 @@ BUILT_IN = ["llama.cpp", "embedded", "sentence-transformers", "vllm", "command"]
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Every engine can be used, and the store has a folder `folder`."""
-    monkeypatch.setattr(SentenceTransformers, "offer", usable("sentence-transformers"))
+    monkeypatch.setattr(SentenceTransformersEngine, "offer", usable("sentence-transformers"))
     (tmp_path / "models" / "folder").mkdir(parents=True)
     return load({"YARD_HOME": str(tmp_path), "YARD_LLAMA_SERVER": "/bin/sh", "YARD_VLLM": "/bin/sh"})
 
@@ -52,7 +52,9 @@ def test_auto_takes_the_first_that_serves_such_a_model(
 def test_auto_takes_the_next_where_the_first_cannot_be_used(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SentenceTransformers, "offer", usable("sentence-transformers", "It is missing."))
+    monkeypatch.setattr(
+        SentenceTransformersEngine, "offer", usable("sentence-transformers", "It is missing.")
+    )
     monkeypatch.setattr("shutil.which", lambda *_args, **_more: None)
     alone = load({"YARD_HOME": str(settings.home)})
     assert choose_engine(ModelSpec(name="m", path="m.gguf"), alone).name == "embedded"
@@ -100,7 +102,7 @@ def test_every_engine_is_offered_with_its_version_or_its_problem(
     server = tmp_path / "llama-server"
     server.write_text("#!/bin/sh\necho 'version: 9.8 (abc)' >&2\n")
     server.chmod(0o700)
-    monkeypatch.setattr(Embedded, "offer", lambda *_: 1 / 0)
+    monkeypatch.setattr(EmbeddedEngine, "offer", lambda *_: 1 / 0)
     mine = load({"YARD_HOME": str(tmp_path), "YARD_LLAMA_SERVER": str(server)})
     seen = {offer.engine: offer for offer in engine_offers(mine)}
     assert list(seen) == BUILT_IN

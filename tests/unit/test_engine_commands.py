@@ -20,13 +20,13 @@ from schemas.instances import PlacedDevice, Placement
 from schemas.models import Mode, ModelSpec
 from schemas.placing import WorkerPlace
 from schemas.profiles import EmbeddingOptions, Lora
-from services.supervisor.engines.command import Command
-from services.supervisor.engines.embedded import Embedded
+from services.supervisor.engines.command import CommandEngine
+from services.supervisor.engines.embedded import EmbeddedEngine
 from services.supervisor.engines.embedded_server import EmbeddedServerOptions
-from services.supervisor.engines.llama_cpp import LlamaCpp, listening_port
+from services.supervisor.engines.llama_cpp import LlamaCppEngine, listening_port
 from services.supervisor.engines.sentence_server import SentenceServerOptions
-from services.supervisor.engines.sentences import SentenceTransformers
-from services.supervisor.engines.vllm import Vllm, memory_share
+from services.supervisor.engines.sentence_transformers import SentenceTransformersEngine
+from services.supervisor.engines.vllm import VllmEngine, memory_share
 
 FILES = ModelFiles(model=Path("/store/m.gguf"))
 ANYWHERE = Placement()
@@ -95,7 +95,7 @@ def test_llama_cpp_gets_its_devices_by_uuid(
     split: str | None,
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    command = LlamaCpp().command(ModelSpec(name="m", path="m.gguf"), FILES, placement, 0, settings)
+    command = LlamaCppEngine().command(ModelSpec(name="m", path="m.gguf"), FILES, placement, 0, settings)
     assert command.env.get("CUDA_VISIBLE_DEVICES") == visible
     assert command.env.get("CUDA_DEVICE_ORDER") == (None if visible is None else "PCI_BUS_ID")
     assert after(command.argv, "--n-gpu-layers") == layers
@@ -105,10 +105,10 @@ def test_llama_cpp_gets_its_devices_by_uuid(
 
 def test_llama_cpp_finds_its_workers_on_loopback(settings: Settings) -> None:
     spec = ModelSpec(name="m", path="m.gguf")
-    spread = LlamaCpp().command(spec, FILES, SPREAD_CPU, 0, settings).argv
+    spread = LlamaCppEngine().command(spec, FILES, SPREAD_CPU, 0, settings).argv
     assert after(spread, "--rpc") == "127.0.0.1:1,127.0.0.1:2"
     assert after(spread, "--fit") == "off", "or it asks each worker for memory that was given already"
-    alone = LlamaCpp().command(spec, FILES, ON_CPU, 0, settings).argv
+    alone = LlamaCppEngine().command(spec, FILES, ON_CPU, 0, settings).argv
     assert {"--rpc", "--fit"}.isdisjoint(alone)
 
 
@@ -133,14 +133,14 @@ def test_llama_cpp_gets_what_the_model_says(
     settings: Settings, changes: dict[str, object], expected: list[str]
 ) -> None:
     spec = msgspec.structs.replace(ModelSpec(name="m", path="m.gguf"), **changes)
-    plain = LlamaCpp().command(ModelSpec(name="m", path="m.gguf"), FILES, ANYWHERE, 0, settings).argv
+    plain = LlamaCppEngine().command(ModelSpec(name="m", path="m.gguf"), FILES, ANYWHERE, 0, settings).argv
     files = ModelFiles(
         model=FILES.model,
         mmproj=Path("/store/p") if spec.mmproj else None,
         chat_template=Path("/store/t") if spec.chat_template else None,
         loras=tuple(Path("/store") / lora.path for lora in spec.loras),
     )
-    argv = LlamaCpp().command(spec, files, ANYWHERE, 0, settings).argv
+    argv = LlamaCppEngine().command(spec, files, ANYWHERE, 0, settings).argv
     at = argv.index(expected[0])
     assert list(argv[at : at + 2]) == expected[:2]
     assert sorted(argv) == sorted([*plain, *expected])
@@ -150,7 +150,7 @@ def test_llama_cpp_refuses_an_adapter_whose_name_it_would_misread(settings: Sett
     spec = ModelSpec(name="m", path="m.gguf", loras=(Lora(path="a,b"),))
     files = ModelFiles(model=FILES.model, loras=(Path("/store/a,b"),))
     with pytest.raises(EngineProblem, match="rename it"):
-        LlamaCpp().command(spec, files, ANYWHERE, 0, settings)
+        LlamaCppEngine().command(spec, files, ANYWHERE, 0, settings)
 
 
 def test_llama_cpp_says_its_port() -> None:
@@ -161,7 +161,7 @@ def test_llama_cpp_says_its_port() -> None:
 def test_embedded_gets_the_same_as_options(settings: Settings) -> None:
     spec = ModelSpec(name="m", path="m.gguf", cache_type="q8_0", loras=(Lora(path="a", scale=0.5),))
     files = ModelFiles(model=FILES.model, chat_template=Path("/store/t"), loras=(Path("/store/a"),))
-    argv = Embedded().command(spec, files, TWO_GPUS, 0, settings).argv
+    argv = EmbeddedEngine().command(spec, files, TWO_GPUS, 0, settings).argv
     assert argv[:3] == (sys.executable, "-m", "services.supervisor.engines.embedded_server")
     assert msgspec.json.decode(argv[3], type=EmbeddedServerOptions) == EmbeddedServerOptions(
         model="/store/m.gguf",
@@ -197,7 +197,7 @@ def test_vllm_is_split_and_bounded_as_placed(
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     spec = ModelSpec(name="org/m", path="m", aliases=("first",), n_parallel=8, args=("--dtype", "half"))
-    command = Vllm().command(spec, ModelFiles(model=settings.models / "m"), placement, 21234, settings)
+    command = VllmEngine().command(spec, ModelFiles(model=settings.models / "m"), placement, 21234, settings)
     argv = command.argv
     assert argv[:3] == ("/bin/sh", "serve", str(settings.models / "m"))
     assert argv[argv.index("--served-model-name") + 1 :][:2] == ("org/m", "first")
@@ -215,7 +215,7 @@ def test_vllm_is_split_and_bounded_as_placed(
 @pytest.mark.parametrize("mode", [Mode.EMBEDDING, Mode.RERANK])
 def test_vllm_pools_for_vectors_and_scores(settings: Settings, mode: Mode) -> None:
     spec = ModelSpec(name="m", path="m", mode=mode)
-    argv = Vllm().command(spec, ModelFiles(model=settings.models / "m"), ONE_GPU, 1, settings).argv
+    argv = VllmEngine().command(spec, ModelFiles(model=settings.models / "m"), ONE_GPU, 1, settings).argv
     assert after(argv, "--runner") == "pooling"
 
 
@@ -235,7 +235,9 @@ def test_vllm_is_never_asked_for_more_context_than_the_model_has(
 ) -> None:
     (tmp_path / name).write_text(json.dumps(content))
     argv = (
-        Vllm().command(ModelSpec(name="m", path="m"), ModelFiles(model=tmp_path), ONE_GPU, 1, settings).argv
+        VllmEngine()
+        .command(ModelSpec(name="m", path="m"), ModelFiles(model=tmp_path), ONE_GPU, 1, settings)
+        .argv
     )
     assert after(argv, "--max-model-len") == tokens
 
@@ -255,7 +257,9 @@ def test_sentence_transformers_gets_its_options(
 ) -> None:
     embedding = EmbeddingOptions(task="query", dimensions=64)
     spec = ModelSpec(name="m", path="m", mode=Mode.EMBEDDING, embedding=embedding)
-    command = SentenceTransformers().command(spec, ModelFiles(model=Path("/store/m")), placement, 0, settings)
+    command = SentenceTransformersEngine().command(
+        spec, ModelFiles(model=Path("/store/m")), placement, 0, settings
+    )
     assert msgspec.json.decode(command.argv[3], type=SentenceServerOptions) == SentenceServerOptions(
         model="/store/m", name="m", mode=Mode.EMBEDDING, device=device, embedding=embedding
     )
@@ -264,7 +268,7 @@ def test_sentence_transformers_gets_its_options(
 
 def started(settings: Settings, *args: str, **env: str) -> ServerCommand:
     spec = ModelSpec(name="org/m", path="m", engine="command", n_ctx=2048, args=args, env=env)
-    return Command().command(spec, ModelFiles(model=Path("/store/m")), ONE_GPU, 21234, settings)
+    return CommandEngine().command(spec, ModelFiles(model=Path("/store/m")), ONE_GPU, 21234, settings)
 
 
 def test_a_command_is_filled_in_and_never_a_shell(settings: Settings) -> None:
@@ -287,7 +291,7 @@ def test_a_command_with_an_unknown_placeholder_or_program_is_refused(settings: S
 
 @pytest.mark.parametrize(("args", "word"), [((), "give m a program"), (("sh",), r"write \{port\}")])
 def test_a_command_must_take_its_port(args: tuple[str, ...], word: str) -> None:
-    refusal = Command().refusal(ModelSpec(name="m", path="m", args=args), Format.GGUF)
+    refusal = CommandEngine().refusal(ModelSpec(name="m", path="m", args=args), Format.GGUF)
     assert refusal is not None
     assert word.replace("\\", "") in refusal
 
@@ -341,4 +345,4 @@ def test_a_profile_changes_the_model_that_runs() -> None:
 def test_a_port_in_doubled_braces_is_no_port() -> None:
     """It was taken for one, and the program was told the word itself."""
     literal = ModelSpec(name="m", path="none", engine="command", args=("sh", "{{port}}"))
-    assert "chooses the port" in (Command().refusal(literal, Format.GGUF) or "")
+    assert "chooses the port" in (CommandEngine().refusal(literal, Format.GGUF) or "")

@@ -8,9 +8,9 @@ from modelyard.plugins import Engine, EngineProblem
 from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas.models import ModelSpec
 from schemas.profiles import Lora
-from services.supervisor.engines.command import Command
-from services.supervisor.engines.llama_cpp import LlamaCpp
-from services.supervisor.engines.vllm import Vllm
+from services.supervisor.engines.command import CommandEngine
+from services.supervisor.engines.llama_cpp import LlamaCppEngine
+from services.supervisor.engines.vllm import VllmEngine
 from services.supervisor.runner.model_files import check_files, size_bytes
 from services.supervisor.runner.start import start_budget_s
 
@@ -35,14 +35,14 @@ def spec(path: str, **more: object) -> ModelSpec:
 
 def test_files_are_resolved(store: Path) -> None:
     wanted = spec("demo.gguf", chat_template="t.jinja", loras=(Lora(path="demo.gguf"),))
-    files = check_files(wanted, store, LlamaCpp())
+    files = check_files(wanted, store, LlamaCppEngine())
     assert files.model == store / "demo.gguf"
     assert files.chat_template == store / "t.jinja"
     assert files.loras == (store / "demo.gguf",)
 
 
 def test_a_folder_counts_with_all_its_weights(store: Path) -> None:
-    files = check_files(spec("good"), store, Vllm())
+    files = check_files(spec("good"), store, VllmEngine())
     assert size_bytes(files.model) == 30
     assert size_bytes(store / "nothing") == 0
 
@@ -63,10 +63,10 @@ def test_a_folder_counts_with_all_its_weights(store: Path) -> None:
 )
 def test_what_will_not_do_is_told_in_a_sentence(store: Path, wanted: ModelSpec, word: str) -> None:
     with pytest.raises(EngineProblem, match=word):
-        check_files(wanted, store, LlamaCpp())
+        check_files(wanted, store, LlamaCppEngine())
 
 
-@pytest.mark.parametrize("engine", [Command()])
+@pytest.mark.parametrize("engine", [CommandEngine()])
 def test_a_command_need_not_have_a_file(store: Path, engine: Engine) -> None:
     assert check_files(spec("nothing"), store, engine).model == store / "nothing"
     with pytest.raises(EngineProblem, match="unsafe path"):
@@ -84,7 +84,7 @@ def test_a_model_in_several_files_counts_with_all_of_them_and_one_that_lacks_is_
     for name in names:
         write_reciter(store / name, DEMO_SENTENCE)
     one = (store / names[0]).stat().st_size
-    assert size_bytes(check_files(spec(names[0]), store, LlamaCpp()).model) == 2 * one
+    assert size_bytes(check_files(spec(names[0]), store, LlamaCppEngine()).model) == 2 * one
     (store / names[1]).unlink()
     with pytest.raises(EngineProblem, match=f"{names[1]} is missing"):
-        check_files(spec(names[0]), store, LlamaCpp())
+        check_files(spec(names[0]), store, LlamaCppEngine())

@@ -2,10 +2,10 @@
 
 import pytest
 
-from services.supervisor.engines.command import Command
-from services.supervisor.engines.embedded import Embedded
-from services.supervisor.engines.llama_cpp import LlamaCpp
-from services.supervisor.engines.vllm import Vllm
+from services.supervisor.engines.command import CommandEngine
+from services.supervisor.engines.embedded import EmbeddedEngine
+from services.supervisor.engines.llama_cpp import LlamaCppEngine
+from services.supervisor.engines.vllm import VllmEngine
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ from services.supervisor.engines.vllm import Vllm
     ],
 )
 def test_llama_cpp_prints_a_dot_a_percent(line: str, progress: float | None) -> None:
-    assert LlamaCpp().parse_progress(line) == progress
-    assert Embedded().parse_progress(line) == progress
+    assert LlamaCppEngine().parse_progress(line) == progress
+    assert EmbeddedEngine().parse_progress(line) == progress
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_llama_cpp_prints_a_dot_a_percent(line: str, progress: float | None) -> 
     ],
 )
 def test_vllm_counts_shards(line: str, progress: float | None) -> None:
-    assert Vllm().parse_progress(line) == progress
+    assert VllmEngine().parse_progress(line) == progress
 
 
 def test_of_any_program_nothing_is_known() -> None:
-    assert Command().parse_progress("." * 42) is None
+    assert CommandEngine().parse_progress("." * 42) is None

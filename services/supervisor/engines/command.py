@@ -21,7 +21,7 @@ from schemas.models import ModelSpec
 _PLACEHOLDER = re.compile(r"\{\{(?P<literal>\w+)\}\}|\{(?P<name>\w+)\}")
 
 
-class Command(Engine):
+class CommandEngine(Engine):
     """`args` is the whole argument list, the program first; placeholders like `{port}` are filled in.
 
     The server has to listen on 127.0.0.1 at that port, to answer 200 at the model's `health_path` once it is

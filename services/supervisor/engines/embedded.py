@@ -13,13 +13,13 @@ from schemas.instances import EngineOffer, Placement
 from schemas.models import ModelSpec
 from services.supervisor.engines.embedded_server import EmbeddedServerOptions
 from services.supervisor.engines.llama_cpp import (
-    LlamaEngine,
+    LlamaServerEngine,
     gpu_layers,
     tensor_split,
 )
 
 
-class Embedded(LlamaEngine):
+class EmbeddedEngine(LlamaServerEngine):
     """Needs only the wheel; runs on the CPU, or on the devices that the installed wheel was built for."""
 
     name = "embedded"

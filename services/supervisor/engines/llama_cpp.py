@@ -51,7 +51,7 @@ def tensor_split(placement: Placement) -> list[int]:
     return shares if len(shares) == len(placement.gpus) > 1 else []
 
 
-class LlamaEngine(Engine):
+class LlamaServerEngine(Engine):
     """The common part of both packages of llama.cpp's server."""
 
     reports_port = True
@@ -75,7 +75,7 @@ class LlamaEngine(Engine):
         return LLAMA_API
 
 
-class LlamaCpp(LlamaEngine):
+class LlamaCppEngine(LlamaServerEngine):
     """llama-server from YARD_LLAMA_SERVER or PATH."""
 
     name = "llama.cpp"

@@ -39,7 +39,7 @@ _OWN = {
 _LACKS = frozenset({"/apply-template", "/infill"})
 
 
-class Vllm(Engine):
+class VllmEngine(Engine):
     """vllm from YARD_VLLM or PATH, which may be in a virtual environment of its own."""
 
     name = "vllm"

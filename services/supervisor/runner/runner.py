@@ -30,7 +30,7 @@ from services.supervisor.runner.queue_consumer import QueueConsumer
 from services.supervisor.runner.record import InstanceRecord
 from services.supervisor.runner.resources import measure
 from services.supervisor.runner.slot_pool import SlotPool
-from services.supervisor.runner.start import EngineStart, PortTaken, StartCancelled, StartFailed
+from services.supervisor.runner.start import EngineStart, EngineStartFailed, PortTaken, StartCancelled
 from services.supervisor.runner.upstream import Upstream
 
 log = logs.get(__name__)
@@ -83,7 +83,7 @@ class Runner:
             await self._finish(renewing)
         except (EngineProblem, WorkersUnavailable) as error:
             await self._fail(renewing, Reason.UNHEALTHY, str(error))
-        except StartFailed as error:
+        except EngineStartFailed as error:
             await self._fail(renewing, error.reason, await self._worker_loss() or str(error))
         except EngineExited as error:
             await self._fail(renewing, error.reason, str(error))

@@ -31,7 +31,7 @@ _MIN_LOAD_BYTES_PER_S = 50_000_000
 """Slower than any disk for models."""
 
 
-class StartFailed(Exception):
+class EngineStartFailed(Exception):
     """The engine did not become ready; the message says why."""
 
     def __init__(self, message: str, reason: Reason = Reason.UNHEALTHY) -> None:
@@ -39,7 +39,7 @@ class StartFailed(Exception):
         self.reason = Reason.OOM if is_out_of_memory(message) else reason
 
 
-class PortTaken(StartFailed):
+class PortTaken(EngineStartFailed):
     """Another program took the assigned port before the engine did."""
 
 
@@ -70,21 +70,21 @@ class EngineStart:
         """Check the files and start the process; `on_started` begins to read its output."""
         try:
             engine, port, command = await self._prepare()
-        except (StartFailed, StartCancelled):
+        except (EngineStartFailed, StartCancelled):
             raise
         except (EngineProblem, NoFreePort) as error:
-            raise StartFailed(str(error)) from error
+            raise EngineStartFailed(str(error)) from error
         except Exception as error:
             # A fault of a plugin is a failed start like any other.
             log.exception("engine_command_failed", engine=self._spec.engine)
-            raise StartFailed(f"The engine has no command to start it: {error!r}") from error
+            raise EngineStartFailed(f"The engine has no command to start it: {error!r}") from error
         instance = self._record.instance.instance
         log_path = self._settings.logs / f"{instance}.log"
         process = EngineProcess(engine, log_path, instance, port, self._record.set_progress)
         try:
             await process.start(command)
         except OSError as error:
-            raise StartFailed(f"{command.argv[0]} cannot be run: {error.strerror}.") from error
+            raise EngineStartFailed(f"{command.argv[0]} cannot be run: {error.strerror}.") from error
         on_started(process)
         await self._record.transition(
             InstanceState.LOADING, engine=engine.name, engine_pid=process.pid, progress=None
@@ -104,7 +104,7 @@ class EngineStart:
         await self._guard(process, _healthy(upstream), "get ready")
         probe = upstream.probe(self._spec.mode)
         if (problem := await self._guard(process, probe, "answer its first request")) is not None:
-            raise StartFailed(f"The engine started, but its first request failed: {problem}")
+            raise EngineStartFailed(f"The engine started, but its first request failed: {problem}")
         return round(time.monotonic() - self._started_at, 3)
 
     async def _prepare(self) -> tuple[Engine, int | None, ServerCommand]:
@@ -116,7 +116,7 @@ class EngineStart:
             return preparing.result()
         if self._stop.is_set():
             raise StartCancelled
-        raise StartFailed(
+        raise EngineStartFailed(
             f"The engine {self._spec.engine} gave no command to start it within {timeout_s:.0f} s."
         )
 
@@ -141,8 +141,10 @@ class EngineStart:
                 raise StartCancelled
             if process.exited.is_set():
                 taken = process.assigned_port is not None and is_taken(process.assigned_port)
-                raise (PortTaken if taken else StartFailed)(process.exit_summary(), process.exit_reason())
-            raise StartFailed(f"The engine did not {goal} within {self._budget_s:.0f} s.")
+                raise (PortTaken if taken else EngineStartFailed)(
+                    process.exit_summary(), process.exit_reason()
+                )
+            raise EngineStartFailed(f"The engine did not {goal} within {self._budget_s:.0f} s.")
         finally:
             task.cancel()
 

@@ -20,7 +20,7 @@ _MISSING = (
 )
 
 
-class SentenceTransformers(Engine):
+class SentenceTransformersEngine(Engine):
     """Runs on the first GPU of its placement, else on the CPU."""
 
     name = "sentence-transformers"
