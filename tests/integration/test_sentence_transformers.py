@@ -1,4 +1,4 @@
-"""The sentence-transformers engine with real, tiny, random models, where the package is installed."""
+"""The sentence-transformers engine with tiny random models, if the package is installed."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from schemas.models import Mode, ModelSpec
 from services.supervisor.engines.selection import choose_engine
 from services.supervisor.runner.model_files import check_files
 
-# Not imported here, which takes many seconds.
+# Importing the package takes many seconds.
 missing = find_spec("sentence_transformers") is None
 pytestmark = pytest.mark.skipif(missing, reason="sentence-transformers is not installed")
 
@@ -29,7 +29,7 @@ ON_CPU = Placement(devices=(PlacedDevice(device="cpu"),))
 
 
 def write_bert(folder: Path, kind: str) -> None:
-    """A BERT of random weights that knows twelve words; written by another process, as torch is large."""
+    """A random BERT with a vocabulary of twelve words; written in another process, since torch is large."""
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     program = f"""
@@ -46,7 +46,7 @@ transformers.BertTokenizerFast(sys.argv[1] + "/vocab.txt").save_pretrained(sys.a
 
 @contextlib.contextmanager
 def server(home: Path, mode: Mode) -> Iterator[str]:
-    """As a runner would start it."""
+    """The server as a runner starts it."""
     settings = load({"YARD_HOME": str(home)})
     spec = ModelSpec(name="org/m", path="m", mode=mode)
     engine = choose_engine(spec, settings)
@@ -89,8 +89,8 @@ def test_scores_of_a_real_model(tmp_path: Path) -> None:
     write_bert(tmp_path / "models/m", "BertForSequenceClassification")
     with server(tmp_path, Mode.RERANK) as url:
         answer = post(f"{url}/v1/rerank", {"query": "hello", "documents": ["world", "there there"]})
-    scores = [one["relevance_score"] for one in answer["results"]]
+    scores = [result["relevance_score"] for result in answer["results"]]
     assert scores == sorted(scores, reverse=True)
-    assert {one["index"] for one in answer["results"]} == {0, 1}
+    assert {result["index"] for result in answer["results"]} == {0, 1}
     assert all(0 < score < 1 for score in scores)
     assert answer["usage"]["prompt_tokens"] == (1 + 1 + 3) + (1 + 2 + 3)

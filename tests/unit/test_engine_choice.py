@@ -21,7 +21,7 @@ BUILT_IN = ["llama.cpp", "embedded", "sentence-transformers", "vllm", "command"]
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Every engine can be used, and the store has a folder `folder`."""
+    """Every engine is usable, and the store has a folder `folder`."""
     monkeypatch.setattr(SentenceTransformersEngine, "offer", usable("sentence-transformers"))
     (tmp_path / "models" / "folder").mkdir(parents=True)
     return load({"YARD_HOME": str(tmp_path), "YARD_LLAMA_SERVER": "/bin/sh", "YARD_VLLM": "/bin/sh"})
@@ -43,13 +43,13 @@ def usable(name: str, problem: str | None = None) -> Callable[..., EngineOffer]:
         ("folder", Mode.RERANK, "sentence-transformers"),
     ],
 )
-def test_auto_takes_the_first_that_serves_such_a_model(
+def test_auto_chooses_the_first_engine_that_serves_the_model(
     settings: Settings, path: str, mode: Mode, engine: str
 ) -> None:
     assert choose_engine(ModelSpec(name="m", path=path, mode=mode), settings).name == engine
 
 
-def test_auto_takes_the_next_where_the_first_cannot_be_used(
+def test_auto_chooses_the_next_engine_if_the_first_is_unusable(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -64,7 +64,7 @@ def test_auto_takes_the_next_where_the_first_cannot_be_used(
 
 
 @pytest.mark.parametrize(
-    ("spec", "word"),
+    ("spec", "reason"),
     [
         (ModelSpec(name="m", path="folder", engine="llama.cpp"), "serves GGUF files"),
         (ModelSpec(name="m", path="m.gguf", engine="vllm"), "serves folders of safetensors"),
@@ -75,10 +75,10 @@ def test_auto_takes_the_next_where_the_first_cannot_be_used(
         (ModelSpec(name="m", path="m.gguf", mode=Mode.TRANSCRIPTION), "name the engine of m"),
     ],
 )
-def test_a_model_that_an_engine_cannot_serve_is_refused_with_the_reason(
-    settings: Settings, spec: ModelSpec, word: str
+def test_an_unsuitable_model_is_refused_with_the_reason(
+    settings: Settings, spec: ModelSpec, reason: str
 ) -> None:
-    with pytest.raises(EngineProblem, match=word):
+    with pytest.raises(EngineProblem, match=reason):
         choose_engine(spec, settings)
 
 
@@ -87,7 +87,7 @@ def test_llama_cpp_transcribes_with_an_audio_projector(settings: Settings) -> No
     assert choose_engine(spec, settings).name == "llama.cpp"
 
 
-def test_arguments_are_for_llama_server_not_for_the_embedded_engine(
+def test_auto_does_not_choose_the_embedded_engine_for_a_model_with_arguments(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda *_args, **_more: None)
@@ -96,7 +96,7 @@ def test_arguments_are_for_llama_server_not_for_the_embedded_engine(
         choose_engine(ModelSpec(name="m", path="m.gguf", args=("--flash-attn", "on")), alone)
 
 
-def test_every_engine_is_offered_with_its_version_or_its_problem(
+def test_every_engine_is_offered_with_its_version_or_problem(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     server = tmp_path / "llama-server"
@@ -104,11 +104,11 @@ def test_every_engine_is_offered_with_its_version_or_its_problem(
     server.chmod(0o700)
     monkeypatch.setattr(EmbeddedEngine, "offer", lambda *_: 1 / 0)
     mine = load({"YARD_HOME": str(tmp_path), "YARD_LLAMA_SERVER": str(server)})
-    seen = {offer.engine: offer for offer in engine_offers(mine)}
-    assert list(seen) == BUILT_IN
-    assert seen["llama.cpp"].version == "9.8"
-    assert "cannot be used: ZeroDivisionError" in (seen["embedded"].problem or "")
-    assert seen["command"].problem is None
+    offered = {offer.engine: offer for offer in engine_offers(mine)}
+    assert list(offered) == BUILT_IN
+    assert offered["llama.cpp"].version == "9.8"
+    assert "cannot be used: ZeroDivisionError" in (offered["embedded"].problem or "")
+    assert offered["command"].problem is None
 
 
 def test_the_version_of_vllm_is_read_without_starting_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whose turn it is."""
+"""Which queue is served next."""
 
 from schemas.requests import Lane
 from services.supervisor.runner.fair_queue import QueueName, QueueState, max_batch_slots, next_queue
@@ -10,18 +10,18 @@ def queue(
     return QueueState(QueueName(lane, key), filled=filled, served_at=served_at)
 
 
-def test_nothing_that_waits_is_nobodys_turn() -> None:
+def test_no_queue_is_served_without_requests() -> None:
     assert next_queue([queue("a", filled=False)], {}, 4) is None
     assert next_queue([], {}, 4) is None
 
 
-def test_who_has_least_at_work_is_next_and_then_who_waited_longest() -> None:
+def test_the_fewest_running_is_next_and_then_the_least_recently_served() -> None:
     busy, idle = queue("busy", served_at=1.0), queue("idle", served_at=9.0)
     assert next_queue([busy, idle], {busy.name: 2, idle.name: 1}, 4) is idle
     assert next_queue([busy, idle], {busy.name: 1, idle.name: 1}, 4) is busy
 
 
-def test_batch_takes_what_interactive_leaves_and_never_the_last_slot() -> None:
+def test_batch_runs_after_interactive_and_never_takes_the_last_slot() -> None:
     batch, person = queue("a", Lane.BATCH), queue("b")
     assert next_queue([batch, person], {person.name: 3}, 4) is person
     assert next_queue([batch], {}, 4) is batch
@@ -30,7 +30,7 @@ def test_batch_takes_what_interactive_leaves_and_never_the_last_slot() -> None:
     assert max_batch_slots(1) == 1
 
 
-def test_in_turns_a_single_request_does_not_wait_behind_a_hundred() -> None:
+def test_a_single_request_does_not_wait_behind_a_hundred() -> None:
     left = {"many": 100, "one": 1}
     queues = [queue("many"), queue("one")]
     served = []

@@ -1,4 +1,4 @@
-"""How far a load is, by what engines print while they are at it."""
+"""The progress of a load, from the output of real engines."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from services.supervisor.engines.vllm import VllmEngine
         ("0.00.077.875 I load_tensors:   CPU_Mapped model buffer size =  1027.42 MiB", None),
     ],
 )
-def test_llama_cpp_prints_a_dot_a_percent(line: str, progress: float | None) -> None:
+def test_llama_cpp_prints_one_dot_a_percent(line: str, progress: float | None) -> None:
     assert LlamaCppEngine().parse_progress(line) == progress
     assert EmbeddedEngine().parse_progress(line) == progress
 
@@ -37,5 +37,5 @@ def test_vllm_counts_shards(line: str, progress: float | None) -> None:
     assert VllmEngine().parse_progress(line) == progress
 
 
-def test_of_any_program_nothing_is_known() -> None:
+def test_a_command_has_no_progress() -> None:
     assert CommandEngine().parse_progress("." * 42) is None
