@@ -187,7 +187,7 @@ class PluginFolder(Generic[P]):
         name = "_".join(("modelyard", self._kind.noun, "plugin", re.sub(r"\W", "_", path.stem)))
         run = partial(self._plugin_from_source, name, path, data)
         try:
-            return _LoadedFile(digest, self._calls.ask((path, digest), run, timeout_s, late=True), None)
+            return _LoadedFile(digest, self._calls.call((path, digest), run, timeout_s, late=True), None)
         except CallTimeout:
             return _LoadedFile(digest, None, "It is still loading; the yard does not wait for it.", True)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a foreign program may raise anything

@@ -35,7 +35,7 @@ def comparable(name: str, text: str) -> Any:
     return document
 
 
-async def test_a_home_of_the_version_before_keeps_its_models_usage_prices_and_downloads(
+async def test_a_home_of_the_previous_version_keeps_its_models_usage_prices_and_downloads(
     tmp_path: Path,
 ) -> None:
     with tarfile.open(RECORDED) as archive:

@@ -86,14 +86,14 @@ def _choose_automatically(spec: ModelSpec, model_format: Format, settings: Setti
 def _refusal(engine: Engine, spec: ModelSpec, model_format: Format) -> str | None:
     try:
         call = partial(engine.refusal, spec, model_format)
-        return _CALLS.ask((id(engine), "refusal"), call, SCAN_TIMEOUT_S)
+        return _CALLS.call((id(engine), "refusal"), call, SCAN_TIMEOUT_S)
     except Exception as error:  # noqa: BLE001 - an engine of a plugin must not hide the others
         return f"The engine {engine.name} cannot be used: {type(error).__name__}: {error}"
 
 
 def _offer(engine: Engine, settings: Settings) -> EngineOffer:
     try:
-        return _CALLS.ask((id(engine), "offer"), partial(engine.offer, settings), SCAN_TIMEOUT_S)
+        return _CALLS.call((id(engine), "offer"), partial(engine.offer, settings), SCAN_TIMEOUT_S)
     except Exception as error:  # noqa: BLE001 - an engine of a plugin must not hide the others
         problem = f"The engine cannot be used: {type(error).__name__}: {error}"
         return EngineOffer(engine=engine.name, problem=problem)
