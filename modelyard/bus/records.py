@@ -12,7 +12,7 @@ from nats.js.kv import KeyValue
 
 from modelyard.bus import audit, logs
 from modelyard.bus.connection import RETRY_PAUSE_S, Bus
-from modelyard.bus.tasks import Tasks, cancel
+from modelyard.bus.tasks import Tasks, first_of
 from schemas.buckets import Bucket
 from schemas.errors import BrokerUnavailable, Conflict
 
@@ -154,14 +154,9 @@ class BucketCache(Generic[V]):
     async def _follow_until_rebuild(self) -> None:
         kv = await self._bus.js.key_value(self._bucket.name)
         watcher = await kv.watchall()
-        rebuild = asyncio.create_task(self._rebuild.wait())
-        following = asyncio.create_task(self._pump(watcher))
         try:
-            done, _ = await asyncio.wait({rebuild, following}, return_when=asyncio.FIRST_COMPLETED)
-            if following in done:
-                following.result()
+            await first_of(self._rebuild.wait(), self._pump(watcher))
         finally:
-            await cancel(rebuild, following)
             if self._bus.connected:
                 await watcher.stop()  # type: ignore[no-untyped-call]
 
