@@ -29,10 +29,10 @@ from services.monitor.metrics.history import History
 from services.monitor.metrics.past import CHUNK_S, Past
 from services.monitor.metrics.requests import Requests
 from services.supervisor.engines.llama_cpp import LLAMA_API
-from services.supervisor.runner import activity
-from services.supervisor.runner.activity import Activity
-from services.supervisor.runner.desk import Desk
-from services.supervisor.runner.life import Life
+from services.supervisor.runner import metrics as instance_metrics
+from services.supervisor.runner.metrics import InstanceMetricsPublisher
+from services.supervisor.runner.record import InstanceRecord
+from services.supervisor.runner.slot_pool import SlotPool
 from services.supervisor.runner.upstream import Upstream
 from tests.integration.monitor_service import POLL_S, TIMEOUT_S, emit, monitor, record, restart_broker
 from tests.support import Yard
@@ -203,7 +203,7 @@ async def test_a_plugin_joins_leaves_and_says_what_is_wrong_with_it_without_a_re
 
 _PLUGIN = """
 from schemas.devices import Device, DeviceKind
-from services.monitor.devices.adapter import DeviceAdapter
+from modelyard.plugins import DeviceAdapter
 
 class Mine(DeviceAdapter):
     name = "mine"
@@ -301,8 +301,8 @@ async def engine() -> AsyncIterator[tuple[int, list[str]]]:
 async def test_an_engine_is_asked_while_it_works_and_left_in_peace_while_it_rests(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activity, "ASK_S", 0.02)
-    monkeypatch.setattr(activity, "EVERY_S", 0.05)
+    monkeypatch.setattr(instance_metrics, "ENGINE_INTERVAL_S", 0.02)
+    monkeypatch.setattr(instance_metrics, "INTERVAL_S", 0.05)
     bus, operator = await yard.bus(Role.RUNNER), await yard.bus()
     told: asyncio.Queue[InstanceMetrics] = asyncio.Queue()
 
@@ -316,8 +316,10 @@ async def test_an_engine_is_asked_while_it_works_and_left_in_peace_while_it_rest
     )  # fmt: skip
     async with engine() as (port, asked), Tasks() as tasks, asyncio.timeout(TIMEOUT_S):
         upstream = Upstream(port, LLAMA_API)
-        desk = Desk(bus, tasks, Life(bus, tasks, instance), upstream, ModelSpec(name="demo", path="d"))
-        tasks.spawn(Activity(bus, desk, upstream).run(), "activity")
+        desk = SlotPool(
+            bus, tasks, InstanceRecord(bus, tasks, instance), upstream, ModelSpec(name="demo", path="d")
+        )
+        tasks.spawn(InstanceMetricsPublisher(bus, desk, upstream).run(), "activity")
         for _ in range(10):
             assert (await told.get()).engine == {}
         assert asked == [], "nothing was ever asked of it"

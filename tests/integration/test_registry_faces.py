@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,7 +21,7 @@ from services.gateway.http import handle_errors
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.request import InferRequest
 from services.supervisor.service import main
-from tests.integration.test_interleavings import PATH, SPEC, path
+from tests.integration.inference_path import PATH, SPEC, inference_path
 from tests.support import Yard
 
 Http = TestClient[web.Request, web.Application]
@@ -105,21 +103,24 @@ async def test_a_node_is_cordoned_over_http_by_its_name_in_the_body(http: Http, 
     assert (await cordon(node="nosuch", cordoned=True))[1]["error"]["code"] == "service_unavailable"
 
 
-async def test_state_is_that_of_every_bucket_followed_or_not(http: Http, yard: Yard) -> None:
-    """No cache is given to these handlers: they read the broker."""
-    await post(http, "put", name="demo", path="demo.gguf")
-    async with http.get("/api/state/models") as response:
-        assert [spec["name"] for spec in (await response.json()).values()] == ["demo"]
-    async with http.get("/api/state/reports") as response:
-        assert (response.status, await response.json()) == (200, {})
-    async with http.get("/api/state/nothing") as response:
-        assert response.status == 404
-    assert yard.broker.pid is not None
-    os.kill(yard.broker.pid, signal.SIGKILL)
-    await yard.broker.wait()
-    async with http.get("/api/state/models") as response:
-        assert (response.status, (await response.json())["error"]["code"]) == (503, "broker_unavailable")
-    await yard.broker.start()
+async def test_a_bucket_without_a_cache_is_read_from_the_broker(yard: Yard, settings: Settings) -> None:
+    bus = await yard.bus(Role.GATEWAY)
+    app = web.Application(middlewares=[handle_errors({})])
+    app.router.add_routes(AdminApi(bus, settings, {}).routes())
+    await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", SPEC)
+
+    async def state(bucket: str) -> tuple[int, Any]:
+        async with http.get(f"/api/state/{bucket}") as response:
+            return response.status, await response.json()
+
+    async with TestClient(TestServer(app)) as http:
+        status, models = await state("models")
+        assert (status, [spec["name"] for spec in models.values()]) == (200, ["demo"])
+        assert await state("reports") == (200, {})
+        assert (await state("nothing"))[0] == 404
+        await bus.nc.close()
+        status, refused = await state("models")
+        assert (status, refused["error"]["code"]) == (503, "broker_unavailable")
 
 
 @contextlib.asynccontextmanager
@@ -145,13 +146,13 @@ async def queued_request(yard: Yard, inference: Inference) -> AsyncIterator[asyn
 
 
 async def test_a_queued_request_fails_when_its_model_is_deleted(yard: Yard) -> None:
-    async with path(yard) as (inference, _), queued_request(yard, inference) as refused:
+    async with inference_path(yard) as (inference, _), queued_request(yard, inference) as refused:
         await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).delete("demo")
         assert isinstance(await asyncio.wait_for(refused, 20), ModelNotFound)
 
 
 async def test_a_queued_request_follows_the_newest_spec(yard: Yard) -> None:
-    async with path(yard) as (inference, _), queued_request(yard, inference) as refused:
+    async with inference_path(yard) as (inference, _), queued_request(yard, inference) as refused:
         shorter = msgspec.structs.replace(SPEC, queue_wait_s=0.1)
         await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", shorter)
         assert isinstance(await asyncio.wait_for(refused, 20), DeadlineExceeded)

@@ -1,4 +1,4 @@
-"""Which ends are for want of memory, by what engines really print."""
+"""Which exits count as out of memory, by the output of real engines."""
 
 import signal
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas.instances import Reason
-from services.supervisor.runner.causes import cause, kernel_kills
+from services.supervisor.runner.engine_process import exit_reason, kernel_oom_kills
 
 OOM, CRASHED = Reason.OOM, Reason.CRASHED
 
@@ -28,8 +28,8 @@ OOM, CRASHED = Reason.OOM, Reason.CRASHED
         ("Segmentation fault", CRASHED),
     ],
 )
-def test_the_last_lines_tell(line: str, reason: Reason) -> None:
-    assert cause(["load: begins", line, "exiting"], 1, kernel_killed=False) is reason
+def test_an_allocation_failure_in_the_output_is_out_of_memory(line: str, reason: Reason) -> None:
+    assert exit_reason(["load: begins", line, "exiting"], 1, kernel_killed=False) is reason
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,15 @@ def test_the_last_lines_tell(line: str, reason: Reason) -> None:
         (None, True, CRASHED),
     ],
 )
-def test_the_kernel_tells(exit_code: int | None, kernel_killed: bool, reason: Reason) -> None:
-    assert cause([], exit_code, kernel_killed=kernel_killed) is reason
+def test_a_sigkill_of_the_oom_killer_is_out_of_memory(
+    exit_code: int | None, kernel_killed: bool, reason: Reason
+) -> None:
+    assert exit_reason([], exit_code, kernel_killed=kernel_killed) is reason
 
 
-def test_the_kernels_count_is_read_where_there_is_one(tmp_path: Path) -> None:
-    assert kernel_kills(tmp_path / "none") is None
+def test_the_count_of_oom_kills_is_read_if_the_kernel_has_one(tmp_path: Path) -> None:
+    assert kernel_oom_kills(tmp_path / "none") is None
     (tmp_path / "old").write_text("nr_free_pages 7\n")
-    assert kernel_kills(tmp_path / "old") is None
+    assert kernel_oom_kills(tmp_path / "old") is None
     (tmp_path / "new").write_text("nr_free_pages 7\noom_kill 3\n")
-    assert kernel_kills(tmp_path / "new") == 3
+    assert kernel_oom_kills(tmp_path / "new") == 3

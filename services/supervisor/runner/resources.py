@@ -1,4 +1,4 @@
-"""How much memory the engine takes, by the system's own count."""
+"""Memory and processor time of the engine's processes."""
 
 import contextlib
 
@@ -15,21 +15,23 @@ from schemas.profiles import CPU
 async def measure(
     bus: Bus, node: str, engine_pid: int, reserved: tuple[Reserved, ...]
 ) -> tuple[Reserved, ...]:
-    """`reserved` with what is taken of each device now; what cannot be known stays as it was."""
+    """`reserved` with the peak memory in use on each device; an unknown value stays as it was."""
     pids = _tree(engine_pid)
     measured = []
-    for one in reserved:
-        if one.node is not None:
-            measured.append(one)
+    for entry in reserved:
+        if entry.node is not None:
+            measured.append(entry)
             continue
-        found = _resident(pids) if one.device == CPU else await _on_gpu(bus, node, one.device, pids)
-        most = max(filter(None, (found, one.measured_bytes)), default=None)
-        measured.append(Reserved(device=one.device, predicted_bytes=one.predicted_bytes, measured_bytes=most))
+        used = _resident(pids) if entry.device == CPU else await _on_gpu(bus, node, entry.device, pids)
+        peak = max(filter(None, (used, entry.measured_bytes)), default=None)
+        measured.append(
+            Reserved(device=entry.device, predicted_bytes=entry.predicted_bytes, measured_bytes=peak)
+        )
     return tuple(measured)
 
 
 def cpu_s(engine_pid: int) -> float:
-    """Processor time that its processes have used by now."""
+    """Processor time of the engine's processes so far."""
     total = 0.0
     for pid in _tree(engine_pid):
         with contextlib.suppress(psutil.Error):
@@ -54,10 +56,10 @@ def _resident(pids: set[int]) -> int | None:
 
 
 async def _on_gpu(bus: Bus, node: str, device: str, pids: set[int]) -> int | None:
-    """As the monitor sees it; None where the driver does not tell processes apart."""
+    """From the monitor's sample; None if the driver does not report processes."""
     try:
         sample = await BucketStore(bus, buckets.DEVICES).get(f"{node}.{device}")
     except YardError:
         return None
-    used = [one.memory_bytes for one in sample.processes if one.pid in pids] if sample else []
-    return sum(filter(None, used)) or None
+    processes = sample.processes if sample else ()
+    return sum(process.memory_bytes or 0 for process in processes if process.pid in pids) or None

@@ -1,4 +1,4 @@
-"""A model's files before an engine gets them: there, inside the store, and what they claim to be."""
+"""Checks a model's files: they exist, are inside the store, and have the right format."""
 
 from pathlib import Path
 
@@ -6,17 +6,17 @@ from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.gguf.errors import GgufError
 from modelyard.gguf.files import shard_paths
 from modelyard.host.paths import resolve_inside
+from modelyard.plugins import Engine, EngineProblem, ModelFiles
 from modelyard.safetensors import check_safetensors, weights
 from schemas.models import ModelSpec
-from services.supervisor.engines.base import Engine, EngineProblem, Files
 
 
-def check_files(spec: ModelSpec, store: Path, engine: Engine) -> Files:
-    """The files, resolved; EngineProblem with a sentence for the first that will not do."""
-    files = Files(
+def check_files(spec: ModelSpec, store: Path, engine: Engine) -> ModelFiles:
+    """The files, resolved; EngineProblem with a sentence for the first that is unusable."""
+    files = ModelFiles(
         model=_inside(store, spec.path, spec),
-        mmproj=_there(store, spec.mmproj, spec),
-        chat_template=_there(store, spec.chat_template, spec),
+        mmproj=_optional(store, spec.mmproj, spec),
+        chat_template=_optional(store, spec.chat_template, spec),
         loras=tuple(_existing(store, lora.path, spec) for lora in spec.loras),
     )
     if engine.needs_files:
@@ -25,20 +25,19 @@ def check_files(spec: ModelSpec, store: Path, engine: Engine) -> Files:
 
 
 def missing_files(spec: ModelSpec, store: Path, engine: Engine) -> tuple[str, ...]:
-    """The model's files that are not in the store, as its spec names them; EngineProblem for a wrong path."""
+    """The paths of the spec that are not in the store; EngineProblem for one outside it."""
     own = [spec.path] if engine.needs_files else []
-    more = (spec.mmproj, spec.chat_template, *(lora.path for lora in spec.loras))
-    named = [*own, *(path for path in more if path is not None)]
-    return tuple(path for path in named if not _inside(store, path, spec).exists())
+    paths = (*own, spec.mmproj, spec.chat_template, *(lora.path for lora in spec.loras))
+    return tuple(path for path in paths if path is not None and not _inside(store, path, spec).exists())
 
 
-def not_there(spec: ModelSpec, path: str) -> str:
-    """The sentence for a file that is not there."""
+def missing_file_problem(spec: ModelSpec, path: str) -> str:
+    """The sentence about a missing file."""
     return f"The file {path} of model {spec.name} is not in the store."
 
 
 def size_bytes(model: Path) -> int:
-    """How much there is to load; 0 where that cannot be known."""
+    """The size of the weights; 0 if it is unknown."""
     try:
         parts = weights(model) if model.is_dir() else shard_paths(model)
         return sum(path.stat().st_size for path in parts)
@@ -55,20 +54,20 @@ def _check_model(spec: ModelSpec, model: Path) -> None:
             check_gguf(file.read(HEAD_BYTES), model.stat().st_size)
         shard_paths(model)
     except FileNotFoundError:
-        raise EngineProblem(not_there(spec, spec.path)) from None
+        raise EngineProblem(missing_file_problem(spec, spec.path)) from None
     except OSError as error:
         raise EngineProblem(f"The file {spec.path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise EngineProblem(f"{spec.path}: {error}") from error
 
 
-def _there(store: Path, path: str | None, spec: ModelSpec) -> Path | None:
+def _optional(store: Path, path: str | None, spec: ModelSpec) -> Path | None:
     return None if path is None else _existing(store, path, spec)
 
 
 def _existing(store: Path, path: str, spec: ModelSpec) -> Path:
     if not (file := _inside(store, path, spec)).is_file():
-        raise EngineProblem(not_there(spec, path))
+        raise EngineProblem(missing_file_problem(spec, path))
     return file
 
 

@@ -6,13 +6,13 @@ from importlib.metadata import PackageNotFoundError, version
 import msgspec
 
 from modelyard.host.settings import Settings
+from modelyard.plugins import Engine, EngineApi, ModelFiles, ServerCommand, engine_environment
 from schemas.base import Format
 from schemas.endpoints import ENDPOINTS, paths_of
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
-from services.supervisor.engines.base import Api, Engine, Files, ServerCommand, engine_environment
 from services.supervisor.engines.llama_cpp import listening_port
-from services.supervisor.engines.sentence_server.options import Options
+from services.supervisor.engines.sentence_server import SentenceServerOptions
 from services.supervisor.engines.vllm import OFFLINE
 
 _MISSING = (
@@ -20,13 +20,14 @@ _MISSING = (
 )
 
 
-class SentenceTransformers(Engine):
-    """Runs on the first GPU it was given, else on the CPU."""
+class SentenceTransformersEngine(Engine):
+    """Runs on the first GPU of its placement, else on the CPU."""
 
     name = "sentence-transformers"
-    tells_port = True
-    start_s = 180.0
-    """To import torch from a slow disk takes its time."""
+    preference = 30
+    reports_port = True
+    start_timeout_s = 180.0
+    """Importing torch from a slow disk takes long."""
 
     def offer(self, settings: Settings) -> EngineOffer:
         try:
@@ -34,8 +35,8 @@ class SentenceTransformers(Engine):
         except PackageNotFoundError:
             return EngineOffer(engine=self.name, problem=_MISSING)
 
-    def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
-        if kind is not Format.SAFETENSORS:
+    def refusal(self, spec: ModelSpec, model_format: Format) -> str | None:
+        if model_format is not Format.SAFETENSORS:
             return f"sentence-transformers serves folders of safetensors, and {spec.path} is none."
         if spec.mode not in (Mode.EMBEDDING, Mode.RERANK):
             return f"sentence-transformers serves embeddings and reranking; {spec.name} is for {spec.mode}."
@@ -44,9 +45,9 @@ class SentenceTransformers(Engine):
         return None
 
     def command(
-        self, spec: ModelSpec, files: Files, placement: Placement, port: int, settings: Settings
+        self, spec: ModelSpec, files: ModelFiles, placement: Placement, port: int, settings: Settings
     ) -> ServerCommand:
-        options = Options(
+        options = SentenceServerOptions(
             model=str(files.model),
             name=spec.name,
             mode=spec.mode,
@@ -58,9 +59,9 @@ class SentenceTransformers(Engine):
         own = {**OFFLINE, "TOKENIZERS_PARALLELISM": "false"}
         return ServerCommand(argv=argv, env=engine_environment(spec, placement, own))
 
-    def port(self, line: str) -> int | None:
+    def parse_port(self, line: str) -> int | None:
         return listening_port(line)
 
-    def api(self, spec: ModelSpec) -> Api:
-        every = frozenset(endpoint.path for endpoint in ENDPOINTS)
-        return Api(lacks=every - set(paths_of(spec.mode)))
+    def api(self, spec: ModelSpec) -> EngineApi:
+        all_paths = frozenset(endpoint.path for endpoint in ENDPOINTS)
+        return EngineApi(missing_paths=all_paths - set(paths_of(spec.mode)))
