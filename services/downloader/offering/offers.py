@@ -18,8 +18,8 @@ from schemas.models import Mode, ModelSpec
 from services.downloader.errors import DownloadError, as_yard_error
 from services.downloader.fitting.appetite import gguf_appetite, of_size, torch_appetite
 from services.downloader.fitting.fit import Wanted, fits
-from services.downloader.hub.listing import RepoListing, list_repo
-from services.downloader.hub.searching import mode_of, search
+from services.downloader.hub.repositories import RepoListing, list_repo
+from services.downloader.hub.search import mode_of, search
 from services.downloader.offering.choices import (
     Shelf,
     folder_choice,
@@ -65,7 +65,9 @@ class Offers:
             reference = parse_reference(asked.reference)
         except ValueError as error:
             raise BadRequest(str(error), param="reference") from error
-        listing = await _blocking(lambda: list_repo(reference, pauses_s=_PAUSES_S, timeout_s=_TIMEOUT_S))
+        listing = await _blocking(
+            lambda: list_repo(reference, pauses_s=_PAUSES_S, max_retry_after_s=_TIMEOUT_S)
+        )
         offer = Offer(
             repo=reference.repo,
             revision=listing.commit,
