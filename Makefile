@@ -14,7 +14,7 @@ EDITABLE := --no-deps --no-build-isolation --editable
 # The tests start hundreds of processes: none of them shall compile the yard anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: bench bench-downloads check clean endurance engines newest run setup test upgrade
+.PHONY: bench bench-downloads check clean endurance engines house newest run setup test upgrade
 
 run: $(VENV)/.run
 	@exec $(BIN)/yard up
@@ -64,6 +64,10 @@ $(VENV)/.dev: pyproject.toml $(LOCKS)/dev.lock | $(VENV)/bin/python
 	$(PIP) $(call requirements,dev,.[dev])
 	$(PIP) $(EDITABLE) .
 	@touch $@ $(VENV)/.run
+
+# Numbers about the code: sizes, duplicates, imports. `DETAILS=--details` names every place.
+house: | $(VENV)/bin/python
+	@$(BIN)/python tools/house.py $(DETAILS)
 
 # The newest versions that pyproject.toml allows, for everything or for `make upgrade ONLY="aiohttp ruff"`.
 upgrade: $(VENV)/.dev
