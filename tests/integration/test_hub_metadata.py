@@ -9,7 +9,8 @@ import pytest
 
 from services.downloader.errors import HubError
 from services.downloader.hub.access import probe
-from services.downloader.hub.repositories import RepoListing, list_repo
+from services.downloader.hub.metadata import RepoListing
+from services.downloader.hub.repositories import list_repo
 from services.downloader.reference import parse_reference
 from services.downloader.selection import RemoteFile
 from tests.hub import Hub

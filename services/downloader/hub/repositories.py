@@ -6,11 +6,11 @@ from datetime import datetime
 
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
-from msgspec import Struct
 
 from services.downloader.errors import HubError
 from services.downloader.hub.access import reachable_endpoint
 from services.downloader.hub.errors import disabled, translated_errors
+from services.downloader.hub.metadata import RepoListing
 from services.downloader.reference import Reference
 from services.downloader.selection.files import RemoteFile
 
@@ -21,21 +21,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 _RETRYABLE = frozenset({"hub_error", "hub_unreachable", "hub_rate_limited"})
-
-
-class RepoListing(Struct, frozen=True, kw_only=True):
-    """A repository at one commit (40 hex digits). What the hub does not list is None."""
-
-    commit: str
-    files: tuple[RemoteFile, ...]
-    task: str | None = None
-    license: str | None = None
-    gated: bool = False
-    private: bool = False
-    downloads: int | None = None
-    likes: int | None = None
-    updated_at: float | None = None
-    tags: tuple[str, ...] = ()
 
 
 def list_repo(

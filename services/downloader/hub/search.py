@@ -1,6 +1,6 @@
 """Search for models on the hub."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain
 
@@ -10,20 +10,11 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from schemas.base import Format
 from schemas.hub import HubModel, HubSort, SearchHub
-from schemas.models import Mode
 from services.downloader.hub.access import reachable_endpoint
 from services.downloader.hub.errors import translated_errors
+from services.downloader.hub.metadata import TASKS, mode_of
 from services.downloader.hub.repositories import count_or_none, license_of, text_or_none, unix_time
 
-TASKS: Mapping[Mode, tuple[str, ...]] = {
-    Mode.CHAT: ("text-generation", "image-text-to-text", "any-to-any"),
-    Mode.COMPLETION: ("text-generation",),
-    Mode.EMBEDDING: ("feature-extraction", "sentence-similarity"),
-    Mode.RERANK: ("text-ranking",),
-    Mode.TRANSCRIPTION: ("automatic-speech-recognition",),
-}
-"""The hub's tasks of each mode."""
-_MODES = {task: mode for mode in reversed(Mode) for task in TASKS[mode]}
 _SORTS = {
     HubSort.DOWNLOADS: ("downloads", "downloads"),
     HubSort.LIKES: ("likes", "likes"),
@@ -50,11 +41,6 @@ def search(query: SearchHub, *, endpoint: str | None = None) -> tuple[HubModel, 
     # Each list is sorted; a merged one has to be sorted again. A model is listed under one task only.
     ranked = sorted(chain.from_iterable(lists), key=lambda pair: -pair[0]) if len(lists) > 1 else lists[0]
     return tuple(model for _, model in ranked[: query.limit])
-
-
-def mode_of(task: str | None) -> Mode | None:
-    """The mode for a task of the hub."""
-    return _MODES.get(task or "")
 
 
 def _request(query: SearchHub, task: str | None, endpoint: str) -> list[tuple[float, HubModel]]:

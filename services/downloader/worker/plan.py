@@ -12,7 +12,8 @@ from modelyard.host.paths import check_folder, resolve_all, resolve_inside
 from schemas.hub import Choice
 from services.downloader.errors import DownloadError, HubError
 from services.downloader.hub.access import authorization, file_url
-from services.downloader.hub.repositories import RepoListing, list_repo
+from services.downloader.hub.metadata import RepoListing
+from services.downloader.hub.repositories import list_repo
 from services.downloader.reference import Reference, make_reference
 from services.downloader.selection import RemoteFile, Selection, SelectionError, select_files
 from services.downloader.transfer.disk import file_bytes
