@@ -24,7 +24,7 @@ from schemas.downloads import (
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
 from services.downloader import queue_rules
 from services.downloader.node_commands import NodeCommands
-from services.downloader.queue import DownloadQueue
+from services.downloader.queue import RunQueue
 from services.downloader.records import DownloadRecords
 from services.downloader.reference import MAX_REFERENCES, Reference, find_references, parse_reference
 from services.downloader.registering.names import name_of_reference
@@ -41,7 +41,7 @@ class DownloadCommands:
         bus: Bus,
         settings: Settings,
         records: DownloadRecords,
-        queue: DownloadQueue,
+        queue: RunQueue,
         registrar: Registrar,
     ) -> None:
         self._bus = bus

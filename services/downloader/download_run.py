@@ -23,10 +23,10 @@ from services.downloader.worker.messages import (
     Finished,
     Go,
     Limit,
-    Progress,
     Received,
     Resolved,
     TransferProblem,
+    TransferProgress,
 )
 from services.downloader.worker.process import TransferWorker, TransferWorkerDied, transfer_worker
 
@@ -127,7 +127,7 @@ class DownloadRun:
                             resolved = message
                             await self._records.change(self._key, **resolved_fields(message))
                             await worker.send(self._go_for(self._records[self._key]))
-                        case Progress():
+                        case TransferProgress():
                             await progress.on_progress(message)
                         case Received():
                             progress.on_received(message)
@@ -176,7 +176,7 @@ class _ProgressPublisher:
         """Published with the next progress."""
         self._received = message.received
 
-    async def on_progress(self, progress: Progress) -> None:
+    async def on_progress(self, progress: TransferProgress) -> None:
         now = time.monotonic()
         if now - self._published_at < PROGRESS_S:
             return

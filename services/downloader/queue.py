@@ -16,7 +16,7 @@ from services.downloader.worker.messages import Go
 _S = DownloadState
 
 
-class DownloadQueue:
+class RunQueue:
     """Runs as many downloads as the settings allow."""
 
     def __init__(

@@ -18,7 +18,7 @@ from schemas.models import ModelSpec
 from services.downloader.commands import DownloadCommands
 from services.downloader.library.service import open_library, serve_library
 from services.downloader.offering.offers import Offers
-from services.downloader.queue import DownloadQueue
+from services.downloader.queue import RunQueue
 from services.downloader.records import DownloadRecords
 from services.downloader.registering.put import register
 from services.downloader.registering.registrar import Registrar
@@ -40,7 +40,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
     registrar = Registrar(bus, settings, nodes, models, cache, library)
     records = DownloadRecords(bus, tasks, own)
-    queue = DownloadQueue(
+    queue = RunQueue(
         tasks, settings, records, registrar=registrar, peers=library.finder, on_files=library.wake
     )
     await queue.resume()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from services.downloader.worker.messages import Failed, FileVerified, Finished, Progress, Resolved
+from services.downloader.worker.messages import Failed, FileVerified, Finished, Resolved, TransferProgress
 from tests.hub import Hub, HubFile
 from tests.integration.downloads import (
     MIB,
@@ -92,8 +92,8 @@ async def test_progress_covers_all_files_at_a_limited_rate(hub: Hub, store: Path
     hub.file(NAME, "m-Q4_0.gguf").faults.bytes_per_s = 4 * MIB
     async with Worker(hub.url, store, job={"repo": NAME}) as worker:
         messages = await worker.finish()
-    steps = [message for message in messages if isinstance(message, Progress)]
-    assert steps[-1] == Progress(bytes_done=4 * MIB, file="m-Q4_0.gguf", files_done=1)
+    steps = [message for message in messages if isinstance(message, TransferProgress)]
+    assert steps[-1] == TransferProgress(bytes_done=4 * MIB, file="m-Q4_0.gguf", files_done=1)
     assert all(earlier.bytes_done <= later.bytes_done for earlier, later in pairwise(steps))
     assert 3 <= len(steps) <= 20
 

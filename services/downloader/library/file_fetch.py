@@ -17,8 +17,8 @@ from services.downloader.worker.messages import (
     FilesJob,
     FileVerified,
     FindFilePeers,
-    Progress,
     Received,
+    TransferProgress,
 )
 from services.downloader.worker.process import TransferWorkerDied, transfer_worker
 
@@ -37,7 +37,7 @@ async def fetch_files(
             async for message in worker.messages():
                 meter.add(0)
                 match message:
-                    case Progress():
+                    case TransferProgress():
                         meter.file, meter.bytes_done = message.file, present_bytes + message.bytes_done
                     case Received():
                         meter.received = message.received

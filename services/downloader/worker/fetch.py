@@ -9,10 +9,10 @@ from services.downloader.transfer.options import Throttle, TransferOptions
 from services.downloader.worker.messages import (
     BlacklistPeer,
     FileVerified,
-    Progress,
     Received,
     TransferJob,
     TransferProblem,
+    TransferProgress,
     WorkerMessage,
 )
 from services.downloader.worker.orders import OrderReader
@@ -48,7 +48,7 @@ async def fetch_files(
 
 
 class _ProgressSender:
-    """Sends a Progress at most every 250 ms, and one at the end of each file."""
+    """Sends a TransferProgress at most every 250 ms, and one at the end of each file."""
 
     def __init__(self, files: Sequence[PlannedFile], send: Send, *, with_sources: bool) -> None:
         self._send = send
@@ -79,4 +79,6 @@ class _ProgressSender:
         self._sent_at = time.monotonic()
         if self._with_sources:
             self._send(Received(received=dict(self._received)))
-        self._send(Progress(bytes_done=sum(self._file_bytes), file=self._file, files_done=self._files_done))
+        self._send(
+            TransferProgress(bytes_done=sum(self._file_bytes), file=self._file, files_done=self._files_done)
+        )

@@ -122,7 +122,7 @@ class Resolved(Struct, frozen=True, kw_only=True, tag_field="type", tag="resolve
     """Whether a reference without a quant resolves to the same files."""
 
 
-class Progress(Struct, frozen=True, kw_only=True, tag_field="type", tag="progress"):
+class TransferProgress(Struct, frozen=True, kw_only=True, tag_field="type", tag="progress"):
     """The bytes of all files present now, fewer again after a restart of a file, and the current file."""
 
     bytes_done: int
@@ -174,7 +174,9 @@ Job = DownloadJob | FilesJob
 WorkerOrder = Go | Limit | FilePeers | PeerRepo
 PeerMessage = FindFilePeers | FindPeerRepo | BlacklistPeer
 FinalMessage = Finished | FilesFinished | Failed
-WorkerMessage = Resolved | Progress | Received | TransferProblem | FileVerified | PeerMessage | FinalMessage
+WorkerMessage = (
+    Resolved | TransferProgress | Received | TransferProblem | FileVerified | PeerMessage | FinalMessage
+)
 
 JOB_DECODER: msgspec.json.Decoder[Job] = msgspec.json.Decoder(Job)
 MESSAGE_DECODER: msgspec.json.Decoder[WorkerMessage] = msgspec.json.Decoder(WorkerMessage)
