@@ -14,7 +14,6 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
-from modelyard import flow_control
 from modelyard.bus import audit, logs
 from modelyard.bus.outbox import Message, Outbox
 from modelyard.host import credentials
@@ -33,12 +32,11 @@ from schemas.errors import (
 from schemas.subject import Command, Subject
 
 log = logs.get(__name__)
-flow_control.install()
 T = TypeVar("T")
 R = TypeVar("R")
 
 NatsError = nats.errors.Error
-"""What nats-py raises."""
+"""The base class of nats-py's exceptions."""
 HEADER_ALLOWANCE_BYTES = 4096
 """Headers count towards max_payload, and one byte too many closes the connection for good."""
 ACK_TIMEOUT_S = 2.0

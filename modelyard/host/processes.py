@@ -13,6 +13,8 @@ from typing import Self
 
 import psutil
 
+EXIT_CONFIG = 78
+"""Exit status of a process with an invalid configuration (EX_CONFIG): a restart does not help."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 

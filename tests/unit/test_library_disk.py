@@ -13,7 +13,7 @@ from schemas.library import EntryFacts, VerifyState
 from services.downloader.library import records, store_fs, trash
 from services.downloader.library.records import FileRecord
 from services.downloader.library.scanner import StoreScanner
-from services.downloader.library.walk import StoreFile, walk
+from services.downloader.library.walk import ScannedFile, walk
 from tests.integration.library_yard import gguf, put
 
 _opened: list[str] | None = None
@@ -101,7 +101,7 @@ def test_ten_thousand_models_cost_one_walk_and_no_reading(tmp_path: Path) -> Non
     assert (len(look.models), look.pending, bodies(names)) == (10_000, 0, [])
 
 
-def _known(file: StoreFile):  # type: ignore[no-untyped-def]
+def _known(file: ScannedFile):  # type: ignore[no-untyped-def]
     from services.downloader.library.scanner import FactsReading
 
     return FactsReading((file.size_bytes, file.modified_ns / 1e9), EntryFacts(quant="Q4_0"))
@@ -240,18 +240,18 @@ WHOLE = FileRecord(size_bytes=10, sha256=SHA, repo="o/r", checked_at=5.0, checke
 @pytest.mark.parametrize(
     ("file", "record", "verified"),
     [
-        (StoreFile("m", 10, 7), WHOLE, VerifyState.VERIFIED),
-        (StoreFile("m", 10, 8), WHOLE, VerifyState.UNVERIFIED),
-        (StoreFile("m", 11, 7), WHOLE, VerifyState.DAMAGED),
-        (StoreFile("m", 11, 7), OWN, VerifyState.UNKNOWN),
-        (StoreFile("m", 10, 7), FileRecord(size_bytes=10, sha256=SHA), VerifyState.UNVERIFIED),
-        (StoreFile("m", 10, 7), ODD, VerifyState.UNKNOWN),
-        (StoreFile("m", 10, 7), FileRecord(size_bytes=10), VerifyState.UNKNOWN),
-        (StoreFile("m", 10, 7), None, VerifyState.UNKNOWN),
+        (ScannedFile("m", 10, 7), WHOLE, VerifyState.VERIFIED),
+        (ScannedFile("m", 10, 8), WHOLE, VerifyState.UNVERIFIED),
+        (ScannedFile("m", 11, 7), WHOLE, VerifyState.DAMAGED),
+        (ScannedFile("m", 11, 7), OWN, VerifyState.UNKNOWN),
+        (ScannedFile("m", 10, 7), FileRecord(size_bytes=10, sha256=SHA), VerifyState.UNVERIFIED),
+        (ScannedFile("m", 10, 7), ODD, VerifyState.UNKNOWN),
+        (ScannedFile("m", 10, 7), FileRecord(size_bytes=10), VerifyState.UNKNOWN),
+        (ScannedFile("m", 10, 7), None, VerifyState.UNKNOWN),
     ],
 )
 def test_how_sure_it_is_that_bytes_are_right(
-    file: StoreFile, record: FileRecord | None, verified: VerifyState
+    file: ScannedFile, record: FileRecord | None, verified: VerifyState
 ) -> None:
     assert records.entry_file(file, record).verified is verified
 

@@ -4,11 +4,11 @@ import pytest
 
 from schemas.library import EntryFormat
 from services.downloader.library.grouping import FileGroup, groups_of, shown_name
-from services.downloader.library.walk import StoreFile, StoreLink, StoreTree
+from services.downloader.library.walk import ScannedFile, ScannedLink, StoreTree
 
 
-def tree(*paths: str, links: tuple[StoreLink, ...] = ()) -> StoreTree:
-    return StoreTree([StoreFile(path, 10, 1) for path in paths], list(links), [], [])
+def tree(*paths: str, links: tuple[ScannedLink, ...] = ()) -> StoreTree:
+    return StoreTree([ScannedFile(path, 10, 1) for path in paths], list(links), [], [])
 
 
 def told(groups: list[FileGroup]) -> dict[str, list[str]]:
@@ -104,6 +104,6 @@ def test_an_imatrix_is_no_model() -> None:
     ],
 )
 def test_links_that_look_like_a_model_are_shown(path: str, shown: bool) -> None:
-    found = groups_of(tree(links=(StoreLink(path, "/elsewhere", 1),)))
+    found = groups_of(tree(links=(ScannedLink(path, "/elsewhere", 1),)))
     assert [group.path for group in found] == ([path] if shown else [])
     assert all(group.size_bytes == 0 for group in found)

@@ -33,7 +33,7 @@ from services.downloader.library.library import NodeLibrary
 from services.downloader.library.scanner import StoredModel, StoreScanner, decode_description
 from services.downloader.library.store import LibraryStore, StoreReport
 from services.downloader.library.store_fs import in_thread
-from services.downloader.owners import Owners
+from services.downloader.node_commands import NodeCommands
 
 log = logs.get(__name__)
 
@@ -49,11 +49,11 @@ class LibraryCommands:
         self._bus = bus
         self._tasks = tasks
         self._library = library
-        self._owners = Owners(bus, commands, subjects.LIBRARY_AT_NODE)
+        self._node_commands = NodeCommands(bus, commands, subjects.LIBRARY_AT_NODE)
 
     async def start(self) -> None:
         """Register the commands."""
-        add = self._owners.add
+        add = self._node_commands.add
         await add(subjects.LIBRARY_SHOW, self.show, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_DESCRIBE, self.describe, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_DELETE, self.delete, lambda ref: node_of_key(ref.entry))
@@ -157,7 +157,9 @@ class LibraryCommands:
     async def _find_at(self, node: str, sha256: str) -> tuple[FoundFile, ...]:
         try:
             return (
-                await self._owners.ask(subjects.LIBRARY_FIND, FindFile(sha256=sha256, node=node), node)
+                await self._node_commands.forward(
+                    subjects.LIBRARY_FIND, FindFile(sha256=sha256, node=node), node
+                )
             ).files
         except YardError as error:
             log.info("node_query_failed", node=node, error=error.message)

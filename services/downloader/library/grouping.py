@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from schemas.library import EntryFormat
-from services.downloader.library.walk import StoreFile, StoreLink, StoreTree
+from services.downloader.library.walk import ScannedFile, ScannedLink, StoreTree
 
 DESCRIPTION = "description.txt"
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -28,14 +28,14 @@ class FileGroup(msgspec.Struct, kw_only=True):
     path: str
     folder: str
     format: EntryFormat
-    weights: list[StoreFile]
-    companions: list[StoreFile] = msgspec.field(default_factory=list)
+    weights: list[ScannedFile]
+    companions: list[ScannedFile] = msgspec.field(default_factory=list)
     mmproj: str | None = None
     shards: int = 1
-    link: StoreLink | None = None
+    link: ScannedLink | None = None
 
     @property
-    def files(self) -> list[StoreFile]:
+    def files(self) -> list[ScannedFile]:
         """All files that are deleted with it."""
         return [*self.weights, *self.companions]
 
@@ -73,7 +73,7 @@ class FileGroup(msgspec.Struct, kw_only=True):
 
 def groups_of(tree: StoreTree) -> list[FileGroup]:
     """The models of a store, by path."""
-    folders: defaultdict[str, list[StoreFile]] = defaultdict(list)
+    folders: defaultdict[str, list[ScannedFile]] = defaultdict(list)
     for file in tree.files:
         folders[file.folder].append(file)
     groups = [*_ggufs(tree.files), *_repos(folders)]
@@ -84,17 +84,17 @@ def groups_of(tree: StoreTree) -> list[FileGroup]:
     return sorted(groups, key=lambda group: group.path)
 
 
-def _is_model_gguf(file: StoreFile) -> bool:
+def _is_model_gguf(file: ScannedFile) -> bool:
     name = file.name.lower()
     return name.endswith(".gguf") and "mmproj" not in name and "imatrix" not in name
 
 
-def _is_projector(file: StoreFile) -> bool:
+def _is_projector(file: ScannedFile) -> bool:
     return file.name.lower().endswith(".gguf") and "mmproj" in file.name.lower()
 
 
-def _ggufs(files: Iterable[StoreFile]) -> Iterator[FileGroup]:
-    shards: defaultdict[tuple[str, str, int], dict[int, StoreFile]] = defaultdict(dict)
+def _ggufs(files: Iterable[ScannedFile]) -> Iterator[FileGroup]:
+    shards: defaultdict[tuple[str, str, int], dict[int, ScannedFile]] = defaultdict(dict)
     for file in files:
         if not _is_model_gguf(file):
             continue
@@ -108,14 +108,16 @@ def _ggufs(files: Iterable[StoreFile]) -> Iterator[FileGroup]:
         yield _group(EntryFormat.GGUF, weights[0].path, folder, weights, shards=count)
 
 
-def _group(kind: EntryFormat, path: str, folder: str, weights: list[StoreFile], shards: int = 1) -> FileGroup:
+def _group(
+    kind: EntryFormat, path: str, folder: str, weights: list[ScannedFile], shards: int = 1
+) -> FileGroup:
     return FileGroup(path=path, folder=folder, format=kind, weights=weights, shards=shards)
 
 
-def _repos(folders: dict[str, list[StoreFile]]) -> Iterator[FileGroup]:
+def _repos(folders: dict[str, list[ScannedFile]]) -> Iterator[FileGroup]:
     # Outer folders first: what is below one of them is part of it.
     weights = {folder: _ending(files, (".safetensors",)) for folder, files in folders.items()}
-    below: defaultdict[str, list[StoreFile]] = defaultdict(list)
+    below: defaultdict[str, list[ScannedFile]] = defaultdict(list)
     for folder, found in weights.items():
         if folder and found:
             below[folder.rpartition("/")[0]] += found
@@ -129,7 +131,7 @@ def _repos(folders: dict[str, list[StoreFile]]) -> Iterator[FileGroup]:
             yield _group(EntryFormat.SAFETENSORS, folder, folder, found)
 
 
-def _others(folders: dict[str, list[StoreFile]], repos: set[str]) -> Iterator[FileGroup]:
+def _others(folders: dict[str, list[ScannedFile]], repos: set[str]) -> Iterator[FileGroup]:
     for folder, files in folders.items():
         if not folder:
             for file in _ending(files, (*_OTHER, ".safetensors")):
@@ -138,13 +140,13 @@ def _others(folders: dict[str, list[StoreFile]], repos: set[str]) -> Iterator[Fi
             yield _group(EntryFormat.OTHER, folder, folder, found)
 
 
-def _ending(files: Iterable[StoreFile], suffixes: tuple[str, ...]) -> list[StoreFile]:
+def _ending(files: Iterable[ScannedFile], suffixes: tuple[str, ...]) -> list[ScannedFile]:
     return [file for file in files if file.name.lower().endswith(suffixes)]
 
 
-def _projectors(files: Iterable[StoreFile], groups: Sequence[FileGroup]) -> list[FileGroup]:
+def _projectors(files: Iterable[ScannedFile], groups: Sequence[FileGroup]) -> list[FileGroup]:
     # A projector belongs to the GGUF models beside it or one folder below; without any it is a model.
-    by_folder: defaultdict[str, list[StoreFile]] = defaultdict(list)
+    by_folder: defaultdict[str, list[ScannedFile]] = defaultdict(list)
     for file in files:
         if _is_projector(file):
             by_folder[file.folder].append(file)
@@ -169,7 +171,7 @@ def _projectors(files: Iterable[StoreFile], groups: Sequence[FileGroup]) -> list
     ]
 
 
-def _add_companions(files: Iterable[StoreFile], groups: Sequence[FileGroup]) -> None:
+def _add_companions(files: Iterable[ScannedFile], groups: Sequence[FileGroup]) -> None:
     # Other files belong to the only model of the nearest folder that has any.
     homes: defaultdict[str, list[FileGroup]] = defaultdict(list)
     loose = {}
@@ -197,13 +199,13 @@ def ancestors(folder: str) -> Iterator[str]:
         yield folder
 
 
-def _is_model_link(link: StoreLink) -> bool:
+def _is_model_link(link: ScannedLink) -> bool:
     # Many folders have links to small files; these look like models.
     name = link.path.rpartition("/")[2].lower()
     return name.endswith((".gguf", ".safetensors")) or "." not in name or "/" not in link.path
 
 
-def _linked(link: StoreLink) -> FileGroup:
+def _linked(link: ScannedLink) -> FileGroup:
     folder = link.path.rpartition("/")[0]
     return FileGroup(path=link.path, folder=folder, format=EntryFormat.LINK, weights=[], link=link)
 

@@ -12,9 +12,9 @@ from schemas.errors import Conflict
 from schemas.library import EntryFormat, VerifyState
 from services.downloader.library import records, store_fs
 from services.downloader.library.job_progress import JobProgress
-from services.downloader.library.refetch import WantedFile
 from services.downloader.library.scanner import StoredModel
-from services.downloader.library.walk import StoreFile
+from services.downloader.library.walk import ScannedFile
+from services.downloader.worker.messages import WantedFile
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -38,7 +38,7 @@ def verify(root: Path, model: StoredModel, since: float, progress: JobProgress) 
 
 
 def _verify_file(
-    root: Path, file: StoreFile, record: records.FileRecord | None, progress: JobProgress
+    root: Path, file: ScannedFile, record: records.FileRecord | None, progress: JobProgress
 ) -> bool:
     # A file without a valid record is recorded as it is now.
     sha256, size_bytes, modified_ns = hash_file(root, file.path, progress)

@@ -28,7 +28,7 @@ from schemas.library import (
 )
 from services.downloader.library import hub_cache
 from services.downloader.library.commands import node_of_key, target_node
-from services.downloader.library.fetching import fetch
+from services.downloader.library.file_fetch import fetch_files
 from services.downloader.library.hub_cache import Snapshot
 from services.downloader.library.integrity import files_to_repair, verify
 from services.downloader.library.job_progress import JobProgress
@@ -36,12 +36,12 @@ from services.downloader.library.jobs import JobQueue
 from services.downloader.library.library import NodeLibrary
 from services.downloader.library.peer_copy import await_listing, missing_here, records_of, wanted_file
 from services.downloader.library.records import FileRecord
-from services.downloader.library.refetch import Order, WantedFile
 from services.downloader.library.scanner import StoredModel
 from services.downloader.library.store import LibraryStore
 from services.downloader.library.store_fs import in_thread
-from services.downloader.library.walk import StoreFile
-from services.downloader.owners import Owners
+from services.downloader.library.walk import ScannedFile
+from services.downloader.node_commands import NodeCommands
+from services.downloader.worker.messages import FilesJob, WantedFile
 
 _REPO = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 
@@ -62,7 +62,7 @@ class JobCommands:
         self._settings = settings
         self._library = library
         self._known = known
-        self._owners = Owners(bus, commands, subjects.LIBRARY_AT_NODE)
+        self._node_commands = NodeCommands(bus, commands, subjects.LIBRARY_AT_NODE)
         self._jobs = JobQueue(bus, tasks, library)
 
     async def start(self) -> None:
@@ -71,7 +71,7 @@ class JobCommands:
         self._jobs.add_handler(JobKind.REPAIR, self._repair)
         self._jobs.add_handler(JobKind.IMPORT, self._import)
         self._jobs.add_handler(JobKind.COPY, self._copy)
-        add = self._owners.add
+        add = self._node_commands.add
         await add(subjects.LIBRARY_VERIFY, self.verify, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_REPAIR, self.repair, lambda ref: node_of_key(ref.entry))
         await add(
@@ -181,27 +181,28 @@ class JobCommands:
         if node_of_key(order.entry) == self._bus.node:
             raise Conflict(f"The entry lies on {self._bus.node} already.", param="node")
         store = self._library.store(order.store)
-        found = await self._library.finder.entry(order.entry)
+        found = await self._library.peers.entry(order.entry)
         return await self._jobs.start(JobKind.COPY, store.name, found.path, source=order.entry)
 
     async def _copy(self, job: LibraryJob, progress: JobProgress) -> None:
         store = self._library.store(job.store)
         root = store.root
-        entry = await await_listing(self._library.finder, job.source or "", progress)
+        entry = await await_listing(self._library.peers, job.source or "", progress)
         files = await asyncio.to_thread(missing_here, root, entry, progress)
         await self._fetch(root, [wanted_file(file) for file in files], records_of(files), progress)
 
     async def _fetch(
         self, root: Path, files: list[WantedFile], recorded: Mapping[str, FileRecord], progress: JobProgress
     ) -> None:
-        order = Order(
-            root=str(root),
+        job = FilesJob(
+            store_root=str(root),
             files=tuple(files),
             segments=self._settings.download_segments,
             margin_bytes=self._settings.disk_margin_bytes,
+            use_peers=True,
         )
-        logs = self._settings.logs / "downloads.log"
-        await fetch(order, logs, self._library.finder, recorded, progress)
+        log_path = self._settings.logs / "downloads.log"
+        await fetch_files(job, log_path, self._library.peers, recorded, progress)
 
     async def _model(self, job: LibraryJob) -> tuple[Path, StoredModel]:
         store, _, model = await self._scanned(job)
@@ -214,7 +215,7 @@ class JobCommands:
         return store, *self._library.find(store, f"{job.node}.{job.store}.{entry_id(job.subject)}")
 
 
-def _has_files(files: list[StoreFile], snapshot: Snapshot) -> bool:
+def _has_files(files: list[ScannedFile], snapshot: Snapshot) -> bool:
     sizes = {file.path: file.size_bytes for file in files}
     wanted = {hub_cache.target_path(snapshot, file): file.size_bytes for file in snapshot.files}
     return bool(wanted) and all(sizes.get(path) == size for path, size in wanted.items())

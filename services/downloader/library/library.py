@@ -19,7 +19,7 @@ from schemas.models import ModelSpec
 from services.downloader.library.entries import Uses, is_fetching, users_of, uses_of
 from services.downloader.library.scanner import FactsReading, StoredModel, StoreScanner
 from services.downloader.library.store import LibraryStore, StoreReport
-from services.downloader.peers.finder import Finder
+from services.downloader.peers.client import PeerClient
 
 
 class NodeLibrary:
@@ -36,7 +36,7 @@ class NodeLibrary:
     ) -> None:
         self.node = bus.node
         self.stores: dict[str, LibraryStore] = {}
-        self.finder = Finder(bus, settings, self.nodes)
+        self.peers = PeerClient(bus, settings, self.nodes)
         """Finds files on other nodes."""
         self._bus = bus
         self._settings = settings

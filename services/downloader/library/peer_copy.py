@@ -14,15 +14,15 @@ from services.downloader.library.grouping import DESCRIPTION
 from services.downloader.library.integrity import hash_file
 from services.downloader.library.job_progress import JobProgress
 from services.downloader.library.records import FileRecord
-from services.downloader.library.refetch import WantedFile
-from services.downloader.library.walk import StoreFile
-from services.downloader.peers.finder import Finder
+from services.downloader.library.walk import ScannedFile
+from services.downloader.peers.client import PeerClient
+from services.downloader.worker.messages import WantedFile
 
 
-async def await_listing(finder: Finder, key: str, progress: JobProgress) -> EntryFiles:
+async def await_listing(peers: PeerClient, key: str, progress: JobProgress) -> EntryFiles:
     """The files of an entry, once the other node knows the sha256 of all."""
     while True:
-        entry = await finder.entry(key)
+        entry = await peers.entry(key)
         progress.bytes_total = sum(file.size_bytes for file in entry.files)
         progress.add(0)
         if not entry.bytes_to_read:
@@ -82,7 +82,7 @@ def _is_here(root: Path, file: KnownFile, progress: JobProgress) -> bool:
         return True
     folder, _, name = file.path.rpartition("/")
     here = records.entry_file(
-        StoreFile(file.path, status.st_size, status.st_mtime_ns), records.load(root, folder).files.get(name)
+        ScannedFile(file.path, status.st_size, status.st_mtime_ns), records.load(root, folder).files.get(name)
     )
     if here.verified is VerifyState.VERIFIED and here.sha256 == file.sha256:
         return True

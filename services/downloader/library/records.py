@@ -12,8 +12,8 @@ from modelyard.bus import logs
 from schemas.base import Record
 from schemas.library import EntryFile, VerifyState
 from services.downloader.library import store_fs
-from services.downloader.library.walk import RECORD, StoreFile
-from services.downloader.worker_messages import Resolved
+from services.downloader.library.walk import RECORD, ScannedFile
+from services.downloader.worker.messages import Resolved
 
 log = logs.get(__name__)
 
@@ -89,7 +89,7 @@ def _update_folder(root: Path, folder: str, changes: Mapping[str, FileRecord | N
         store_fs.remove_file(root, record_path(folder))
 
 
-def entry_file(file: StoreFile, record: FileRecord | None) -> EntryFile:
+def entry_file(file: ScannedFile, record: FileRecord | None) -> EntryFile:
     """The file as the library shows it."""
     return EntryFile(
         path=file.path,
@@ -107,7 +107,7 @@ def expected_sha256(record: FileRecord | None) -> str | None:
     return sha256 if sha256 and _SHA256.fullmatch(sha256) else None
 
 
-def _verified(file: StoreFile, record: FileRecord | None) -> VerifyState:
+def _verified(file: ScannedFile, record: FileRecord | None) -> VerifyState:
     if record is None or expected_sha256(record) is None:
         return VerifyState.UNKNOWN
     if file.size_bytes != record.size_bytes:

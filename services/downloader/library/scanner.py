@@ -12,7 +12,7 @@ from schemas.library import MAX_DESCRIPTION_BYTES, EntryFacts, EntryFile, EntryF
 from services.downloader.library import facts, records, store_fs
 from services.downloader.library.grouping import DESCRIPTION, FileGroup, groups_of
 from services.downloader.library.records import FolderRecord
-from services.downloader.library.walk import StoreFile, StoreTree, walk
+from services.downloader.library.walk import ScannedFile, StoreTree, walk
 
 log = logs.get(__name__)
 
@@ -60,7 +60,7 @@ class ScanResult(NamedTuple):
     took_s: float
     pending: int
     """Number of models not read yet."""
-    by_sha256: dict[str, list[StoreFile]]
+    by_sha256: dict[str, list[ScannedFile]]
     """Files by their expected sha256, without those known to be damaged."""
 
 
@@ -71,8 +71,8 @@ class StoreScanner:
         self.name = name
         self.root = root
         self._readings: dict[str, FactsReading] = {}
-        self._folder_records: dict[str, tuple[StoreFile, FolderRecord]] = {}
-        self._descriptions: dict[str, tuple[StoreFile, str]] = {}
+        self._folder_records: dict[str, tuple[ScannedFile, FolderRecord]] = {}
+        self._descriptions: dict[str, tuple[ScannedFile, str]] = {}
         self._last: ScanResult | None = None
 
     def restore_facts(self, path: str, reading: FactsReading) -> None:
@@ -147,8 +147,8 @@ class StoreScanner:
         for path in self._readings.keys() - paths:
             del self._readings[path]
 
-    def _index(self, tree: StoreTree) -> dict[str, list[StoreFile]]:
-        by_sha256: defaultdict[str, list[StoreFile]] = defaultdict(list)
+    def _index(self, tree: StoreTree) -> dict[str, list[ScannedFile]]:
+        by_sha256: defaultdict[str, list[ScannedFile]] = defaultdict(list)
         for file in tree.files:
             if (record := self.record_of(file)) is None:
                 continue
@@ -168,7 +168,7 @@ class StoreScanner:
             description=description[1] if description else "",
         )
 
-    def record_of(self, file: StoreFile) -> records.FileRecord | None:
+    def record_of(self, file: ScannedFile) -> records.FileRecord | None:
         """The record of a file, if there is one."""
         entry = self._folder_records.get(records.record_path(file.folder))
         return entry[1].files.get(file.name) if entry else None

@@ -15,7 +15,7 @@ _PARTIAL = re.compile(
 """Names of incomplete files, and of the state files that programs keep beside them."""
 
 
-class StoreFile(NamedTuple):
+class ScannedFile(NamedTuple):
     """A file; `path` is relative to the store."""
 
     path: str
@@ -31,7 +31,7 @@ class StoreFile(NamedTuple):
         return self.path.rpartition("/")[2]
 
 
-class StoreLink(NamedTuple):
+class ScannedLink(NamedTuple):
     """A symbolic link."""
 
     path: str
@@ -42,9 +42,9 @@ class StoreLink(NamedTuple):
 class StoreTree(NamedTuple):
     """Result of a walk."""
 
-    files: list[StoreFile]
-    links: list[StoreLink]
-    partials: list[StoreFile]
+    files: list[ScannedFile]
+    links: list[ScannedLink]
+    partials: list[ScannedFile]
     """Incomplete files."""
     skipped: list[str]
     """Printable paths of what was skipped."""
@@ -85,7 +85,7 @@ def _add_entry(
             found = entry.stat(follow_symlinks=False)
             target = os.readlink(entry.name, dir_fd=handle)
             tree.links.append(
-                StoreLink(path, os.fsencode(target).decode(errors="replace"), found.st_mtime_ns)
+                ScannedLink(path, os.fsencode(target).decode(errors="replace"), found.st_mtime_ns)
             )
         elif entry.is_dir(follow_symlinks=False):
             _descend(entry.name, handle, path, tree, depth)
@@ -93,9 +93,9 @@ def _add_entry(
             found = entry.stat(follow_symlinks=False)
             partial = unfinished or _PARTIAL.search(entry.name)
             if partial:
-                tree.partials.append(StoreFile(path, _taken_bytes(found), found.st_mtime_ns))
+                tree.partials.append(ScannedFile(path, _taken_bytes(found), found.st_mtime_ns))
             else:
-                tree.files.append(StoreFile(path, found.st_size, found.st_mtime_ns))
+                tree.files.append(ScannedFile(path, found.st_size, found.st_mtime_ns))
     except FileNotFoundError:
         return  # Removed during the walk.
     except OSError:

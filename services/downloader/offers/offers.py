@@ -18,8 +18,7 @@ from schemas.hub import AskOffer, Fit, HubFound, HubModel, Offer, OfferedChoice,
 from schemas.instances import Node
 from schemas.models import Mode, ModelSpec
 from services.downloader.errors import DownloadError, as_yard_error
-from services.downloader.hub.listing import RepoListing, list_repo
-from services.downloader.hub.searching import mode_of, search
+from services.downloader.hub.metadata import RepoListing, mode_of
 from services.downloader.offers.choices import (
     LocalModels,
     folder_choice,
@@ -41,7 +40,7 @@ R = TypeVar("R")
 
 _HUB_TIMEOUT_S = 30.0
 _PAUSES_S = (1.0,)
-_LISTING_TIMEOUT_S = 3.0
+_MAX_RETRY_AFTER_S = 3.0
 """A person waits at a screen."""
 _LISTED_FIELDS = ("task", "license", "gated", "private", "downloads", "likes", "updated_at", "tags")
 
@@ -57,7 +56,7 @@ class HubOffers:
 
     async def on_search(self, request: SearchHub) -> HubFound:
         """Models on the hub, each with the registered models that came from it."""
-        models = await _query_hub(lambda: search(request))
+        models = await _query_hub(lambda: _search(request))
         return HubFound(models=tuple(map(self._with_registered, models)))
 
     async def on_offer(self, request: AskOffer) -> Offer:
@@ -66,9 +65,7 @@ class HubOffers:
             reference = parse_reference(request.reference)
         except ValueError as error:
             raise BadRequest(str(error), param="reference") from error
-        listing = await _query_hub(
-            lambda: list_repo(reference, pauses_s=_PAUSES_S, timeout_s=_LISTING_TIMEOUT_S)
-        )
+        listing = await _query_hub(lambda: _list_repo(reference))
         offer = Offer(
             repo=reference.repo,
             revision=listing.commit,
@@ -207,6 +204,19 @@ def _stored_bytes(folder: Path, path: str) -> int | None:
         return place.stat().st_size if place.is_file() else None
     except (ValueError, OSError):
         return None
+
+
+def _search(query: SearchHub) -> tuple[HubModel, ...]:
+    # Imported in the thread that uses it: the hub's library is large and slow to load.
+    from services.downloader.hub.search import search
+
+    return search(query)
+
+
+def _list_repo(reference: Reference) -> RepoListing:
+    from services.downloader.hub.repositories import list_repo
+
+    return list_repo(reference, pauses_s=_PAUSES_S, max_retry_after_s=_MAX_RETRY_AFTER_S)
 
 
 async def _query_hub(query: Callable[[], R]) -> R:

@@ -10,10 +10,10 @@ from modelyard.files.gguf.check import GgufError
 from modelyard.files.gguf.header import Header, make_header
 from modelyard.files.safetensors import CARD_FILE_BYTES, CARD_FILES, ModelCard, parse_card
 from services.downloader.errors import DownloadError
-from services.downloader.hub.reading import RemoteFiles
+from services.downloader.hub.remote_files import RemoteFiles
 from services.downloader.selection.files import RemoteFile
 from services.downloader.selection.gguf import GgufGroup
-from services.downloader.transfer import open_session
+from services.downloader.transfer.file_transfer import open_session
 
 _CACHED_HEADERS = 64
 _TIMEOUT_S = 20.0

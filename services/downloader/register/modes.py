@@ -9,7 +9,7 @@ from modelyard.files.safetensors import ModelCard
 from schemas.base import Format
 from schemas.errors import UnreadableModel
 from schemas.models import Mode
-from services.downloader.hub.searching import mode_of
+from services.downloader.hub.metadata import mode_of
 from services.downloader.register.facts import ModelFacts
 
 _VECTOR_POOLINGS = frozenset({"mean", "cls", "last"})

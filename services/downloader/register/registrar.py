@@ -19,7 +19,7 @@ from services.downloader.reference import parse_reference
 from services.downloader.register.facts import ModelFacts, read_facts
 from services.downloader.register.proposal import ModelProposal, name_of_path, propose
 from services.downloader.register.registry import is_same_model, register_model, retained_fields
-from services.downloader.worker_messages import Finished
+from services.downloader.worker.messages import Finished
 
 
 class Registrar:
