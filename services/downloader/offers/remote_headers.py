@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -10,10 +12,11 @@ from modelyard.files.gguf.check import GgufError
 from modelyard.files.gguf.header import Header, make_header
 from modelyard.files.safetensors import CARD_FILE_BYTES, CARD_FILES, ModelCard, parse_card
 from services.downloader.errors import DownloadError
-from services.downloader.hub.remote_files import RemoteFiles
 from services.downloader.selection.files import RemoteFile
 from services.downloader.selection.gguf import GgufGroup
-from services.downloader.transfer.file_transfer import open_session
+
+if TYPE_CHECKING:
+    from services.downloader.hub.remote_files import RemoteFiles
 
 _CACHED_HEADERS = 64
 _TIMEOUT_S = 20.0
@@ -39,8 +42,8 @@ class RemoteHeaders:
         key = (repo, commit, file.path)
         if (header := self._cache.get(key)) is None:
             try:
-                async with asyncio.timeout(_TIMEOUT_S), open_session() as session:
-                    contents = await RemoteFiles(session, repo, commit).header(file)
+                async with asyncio.timeout(_TIMEOUT_S), _remote_files(repo, commit) as remote:
+                    contents = await remote.header(file)
                 header = await asyncio.to_thread(make_header, contents, n_shards=group.shards)
             except GgufError as error:
                 return HeaderResult(problem=f"{file.path} cannot be read: {error}")
@@ -60,14 +63,23 @@ class RemoteHeaders:
 async def read_remote_card(repo: str, commit: str, files: Sequence[RemoteFile]) -> ModelCard:
     """The card of a repository; a file that is missing or refused counts as empty."""
     wanted = [file for file in files if file.path in CARD_FILES]
-    async with open_session() as session:
-        remote = RemoteFiles(session, repo, commit)
+    async with _remote_files(repo, commit) as remote:
         texts = await asyncio.gather(*(_text(remote, file) for file in wanted))
     pairs = zip(wanted, texts, strict=True)
     return parse_card({file.path: text for file, text in pairs if text is not None})
 
 
-async def _text(remote: RemoteFiles, file: RemoteFile) -> bytes | None:
+@asynccontextmanager
+async def _remote_files(repo: str, commit: str) -> AsyncIterator["RemoteFiles"]:
+    # Imported at use: the hub's library is large and slow to load.
+    from services.downloader.hub.remote_files import RemoteFiles
+    from services.downloader.transfer.file_transfer import open_session
+
+    async with open_session() as session:
+        yield RemoteFiles(session, repo, commit)
+
+
+async def _text(remote: "RemoteFiles", file: RemoteFile) -> bytes | None:
     try:
         return await remote.text(file, CARD_FILE_BYTES)
     except DownloadError:
