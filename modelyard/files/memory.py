@@ -9,10 +9,10 @@ import msgspec
 
 from modelyard.bus import logs
 from modelyard.files.gguf.check import GgufError
-from modelyard.files.gguf.estimate import Use, estimate
+from modelyard.files.gguf.estimate import RunOptions, estimate
 from modelyard.files.gguf.header import Header, Weights
 from modelyard.files.gguf.reader import read_model
-from modelyard.files.gguf.spread import Part, Spread, spread
+from modelyard.files.gguf.spread import LayerSpread, WorkerDevice, spread_layers
 from modelyard.files.safetensors import torch_bytes, weight_files
 from modelyard.host.paths import resolve_inside
 from schemas.models import Mode, ModelSpec
@@ -96,10 +96,12 @@ def stored_requirements(
     )
 
 
-def spread_requirements(spec: ModelSpec, store: Path, devices: Sequence[str], profile: Profile) -> Spread:
+def spread_requirements(
+    spec: ModelSpec, store: Path, devices: Sequence[str], profile: Profile
+) -> LayerSpread:
     """Layers and memory of a profile's workers and of this node; ValueError with a sentence if none fit."""
     parts = [
-        Part(device=need.device, most_bytes=need.memory_mib and need.memory_mib * _MIB)
+        WorkerDevice(device=need.device, most_bytes=need.memory_mib and need.memory_mib * _MIB)
         for need in profile.workers
     ]
     own = tuple(device for device in devices if device != CPU) or (CPU,)
@@ -108,7 +110,9 @@ def spread_requirements(spec: ModelSpec, store: Path, devices: Sequence[str], pr
         files = _stored_files(spec, store)
         if files.header is None:
             raise GgufError(f"{spec.path} is not a GGUF file")
-        return spread(files.header, _use(files, spec.mode, n_ctx, n_parallel, spec.cache_type), parts, own)
+        return spread_layers(
+            files.header, _use(files, spec.mode, n_ctx, n_parallel, spec.cache_type), parts, own
+        )
     except (OSError, ValueError) as error:
         raise ValueError(f"{spec.name} cannot be spread as profile {profile.name} says: {error}.") from error
 
@@ -190,8 +194,8 @@ def _size(store: Path, path: str | None) -> int:
     return resolve_inside(store, path).stat().st_size if path else 0
 
 
-def _use(files: ModelFiles, mode: Mode, n_ctx: int, n_parallel: int, cache_type: str) -> Use:
-    return Use(
+def _use(files: ModelFiles, mode: Mode, n_ctx: int, n_parallel: int, cache_type: str) -> RunOptions:
+    return RunOptions(
         n_ctx=n_ctx,
         n_parallel=n_parallel,
         cache_type=cache_type,

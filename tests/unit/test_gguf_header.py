@@ -102,12 +102,12 @@ def test_a_projector_is_known(values: dict[str, str]) -> None:
     ("values", "words"),
     [
         ({"block_count": 1025}, "1025 layers"),
-        ({"block_count": 2**40}, r"block_count is no whole number"),
-        ({"block_count": "many"}, r"block_count is no whole number"),
-        ({"embedding_length": -1}, r"embedding_length is no whole number"),
-        ({"context_length": 0.5}, r"context_length is no whole number"),
+        ({"block_count": 2**40}, r"block_count is not a plausible whole number"),
+        ({"block_count": "many"}, r"block_count is not a plausible whole number"),
+        ({"embedding_length": -1}, r"embedding_length is not a plausible whole number"),
+        ({"context_length": 0.5}, r"context_length is not a plausible whole number"),
         ({"attention.head_count": [8, 8]}, "has 2 values for 4 layers"),
-        ({"attention.head_count_kv": [8.0, 8.0, 8.0, 8.0]}, "no whole number"),
+        ({"attention.head_count_kv": [8.0, 8.0, 8.0, 8.0]}, "not a plausible whole number"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(values: dict[str, Simple | list[Simple]], words: str) -> None:
@@ -117,7 +117,7 @@ def test_numbers_that_cannot_be_are_refused(values: dict[str, Simple | list[Simp
 
 def test_a_model_without_an_architecture_is_refused() -> None:
     raw = gguf_bytes({"general.name": "x"})
-    with pytest.raises(GgufError, match="which architecture"):
+    with pytest.raises(GgufError, match="has no architecture"):
         make_header(parse(raw, len(raw)))
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.files.gguf.check import GgufError, NeedMore
+from modelyard.files.gguf.check import GgufError, NeedMoreBytes
 from modelyard.files.gguf.header import make_header
-from modelyard.files.gguf.parse import MAX_KEPT, MAX_NUMBERS, MAX_STRINGS, Skipped, parse
+from modelyard.files.gguf.parse import MAX_NUMBERS, MAX_STORED, MAX_STRINGS, Skipped, parse
 from modelyard.files.gguf.reader import read_contents, read_model, shard_paths
 from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from tests.gguf_bytes import Weight, entry, gguf_bytes, head, tensor, text, typed
@@ -38,15 +38,15 @@ def test_long_arrays_and_strings_are_passed_over() -> None:
     values = {
         "general.architecture": "llama",
         "tokens": ["a", "", "bcd"],
-        "scores": [0.5] * (MAX_KEPT + 1),
-        "template": "x" * (MAX_KEPT + 1),
+        "scores": [0.5] * (MAX_STORED + 1),
+        "template": "x" * (MAX_STORED + 1),
         "heads": [1, 2, 3],
         "last": 7,
     }
     raw = gguf_bytes(values)
     read = parse(raw, len(raw)).values
     assert read["tokens"] == Skipped(3)
-    assert read["scores"] == read["template"] == Skipped(MAX_KEPT + 1)
+    assert read["scores"] == read["template"] == Skipped(MAX_STORED + 1)
     assert (read["heads"], read["last"]) == ((1, 2, 3), 7)
 
 
@@ -57,7 +57,7 @@ def test_every_missing_byte_is_asked_for_and_weights_are_not() -> None:
         try:
             assert parse(at_hand, SIZE) == parse(GOOD, SIZE)
             break
-        except NeedMore as more:
+        except NeedMoreBytes as more:
             assert more.at_least_bytes > len(at_hand)
             asked.append(more.at_least_bytes)
             at_hand = GOOD[: more.at_least_bytes]
@@ -84,7 +84,7 @@ ARCHITECTURE = entry("general.architecture", "llama")
         (file(ARCHITECTURE, text("a") + struct.pack("<IQ", 8, 2**60)), "past the end"),
         (file(ARCHITECTURE, text("a") + struct.pack("<IQ", 8, 2**64 - 1)), "past the end"),
         (file(ARCHITECTURE, struct.pack("<Q", 2**20)), "a name of 1048576 bytes"),
-        (file(ARCHITECTURE, text(b"\xff\xfe") + typed(1)), "a name that is no text"),
+        (file(ARCHITECTURE, text(b"\xff\xfe") + typed(1)), "a name that is not text"),
         (file(ARCHITECTURE, text("a") + struct.pack("<I", 13)), "unknown type 13"),
         (file(ARCHITECTURE, text("a") + struct.pack("<IIQ", 9, 13, 1)), "unknown type 13"),
         (file(ARCHITECTURE, text("a") + struct.pack("<IIQ", 9, 9, 1)), "an array of arrays"),
@@ -92,14 +92,14 @@ ARCHITECTURE = entry("general.architecture", "llama")
         (file(ARCHITECTURE, text("a") + struct.pack("<IIQ", 9, 8, 2**61)), "more than 1000000 strings"),
         (file(ARCHITECTURE, text("a") + struct.pack("<IIQQ", 9, 8, 2, 2**60)), "past the end"),
         (file(ARCHITECTURE, text("a") + struct.pack("<IIQQ", 9, 8, 2, 2**64 - 1)), "past the end"),
-        (file(ARCHITECTURE, entry("general.alignment", 33)), "no power of two"),
-        (file(ARCHITECTURE, entry("general.alignment", 2**31)), "no power of two"),
+        (file(ARCHITECTURE, entry("general.alignment", 33)), "not a power of two"),
+        (file(ARCHITECTURE, entry("general.alignment", 2**31)), "not a power of two"),
         (file(ARCHITECTURE, tensors=(tensor(Weight("a", (1,) * 5), 0),)), "claims 5 dimensions"),
         (file(ARCHITECTURE, tensors=(tensor(Weight("a", (2**32, 2**32)), 0),)), "cannot have the shape"),
         (file(ARCHITECTURE, tensors=(tensor(Weight("a", (33,), 12), 0),)), "cannot have the shape"),
-        (file(ARCHITECTURE, tensors=(tensor(Weight("a", (2**40,)), 0),)), "it is cut"),
-        (file(ARCHITECTURE, tensors=(tensor(Weight("a", kind=99), 0),)), "type 99, which is not known"),
-        (file(ARCHITECTURE, tensors=(tensor(Weight("a"), 32),)), "not where it should be"),
+        (file(ARCHITECTURE, tensors=(tensor(Weight("a", (2**40,)), 0),)), "it is truncated"),
+        (file(ARCHITECTURE, tensors=(tensor(Weight("a", kind=99), 0),)), "type 99, which is unknown"),
+        (file(ARCHITECTURE, tensors=(tensor(Weight("a"), 32),)), "a wrong offset"),
         (file(ARCHITECTURE, tensors=(tensor(Weight("a"), 0), tensor(Weight("a"), 128))), "two tensors"),
         (head(70_000, 1) + bytes(4_000_000), "claims"),
         (head(1, 20_000) + b"\1" + bytes(4_000_000), "claims"),
@@ -127,7 +127,7 @@ def test_corrupted_headers_end_in_a_header_or_a_sentence(data: st.DataObject) ->
     try:
         header = make_header(parse(bytes(raw[:end]), size_bytes))
         assert header.weights.total_bytes <= size_bytes
-    except NeedMore as more:
+    except NeedMoreBytes as more:
         assert end < more.at_least_bytes <= size_bytes
     except GgufError as error:
         assert str(error).endswith(".")
@@ -177,7 +177,7 @@ def test_the_worst_array_of_strings_is_bounded() -> None:
 
 
 def test_many_lists_of_numbers_do_not_fill_the_memory() -> None:
-    lists = (entry(f"key{number}", [1] * MAX_KEPT) for number in range(MAX_NUMBERS // MAX_KEPT + 1))
+    lists = (entry(f"key{number}", [1] * MAX_STORED) for number in range(MAX_NUMBERS // MAX_STORED + 1))
     raw = file(ARCHITECTURE, *lists)
     with pytest.raises(GgufError, match="more than 200000 numbers"):
         parse(raw, len(raw))
@@ -229,5 +229,5 @@ def test_a_real_file_cut_in_its_weights_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_reciter(path, DEMO_SENTENCE)
     path.write_bytes(path.read_bytes()[:-64])
-    with pytest.raises(GgufError, match="it is cut"):
+    with pytest.raises(GgufError, match="it is truncated"):
         read_model(path)

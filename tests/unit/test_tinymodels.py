@@ -19,7 +19,7 @@ from modelyard.files.tinymodels import (
     write_reciter,
     write_reranker,
 )
-from modelyard.files.tinymodels.vocabulary import pieces
+from modelyard.files.tinymodels.vocabulary import split_sentence
 
 Write = Callable[[Path], None]
 
@@ -95,11 +95,11 @@ def test_babbler_refuses_a_size_that_cannot_be(size: dict[str, int], tmp_path: P
 
 
 def test_every_word_of_the_demo_sentence_is_its_own_piece() -> None:
-    assert len(pieces(DEMO_SENTENCE)) == len(DEMO_SENTENCE.split())
+    assert len(split_sentence(DEMO_SENTENCE)) == len(DEMO_SENTENCE.split())
 
 
 def test_a_repeated_word_shares_a_piece_with_the_words_before_it() -> None:
-    assert pieces("the queue and the runner and the engine") == [
+    assert split_sentence("the queue and the runner and the engine") == [
         "the",
         " queue",
         " and the",
@@ -110,7 +110,7 @@ def test_a_repeated_word_shares_a_piece_with_the_words_before_it() -> None:
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1), st.sampled_from([" ", "\n", "  "]))
 def test_pieces_differ_start_with_a_new_word_and_join_to_the_sentence(words: list[str], space: str) -> None:
-    cut = pieces(space.join(words))
+    cut = split_sentence(space.join(words))
     assert "".join(cut) == space.join(words)
     assert [piece.split()[0] for piece in cut] == list(dict.fromkeys(words))
 
@@ -118,7 +118,7 @@ def test_pieces_differ_start_with_a_new_word_and_join_to_the_sentence(words: lis
 @given(st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1))
 def test_a_half_said_sentence_is_cut_as_it_was_said(words: list[str]) -> None:
     """The engine matches the longest token text first; its cut must end with the piece just said."""
-    cut = pieces(" ".join(words))
+    cut = split_sentence(" ".join(words))
     longest_first = re.compile("|".join(sorted(map(re.escape, cut), key=len, reverse=True)))
     for said in range(1, len(cut) + 1):
         assert longest_first.findall("".join(cut[:said])) == cut[:said]

@@ -1,1 +1,1 @@
-"""GGUF files: what a header says, and how much memory llama.cpp will take for it. Weights are never read."""
+"""GGUF files: their headers, and the memory llama.cpp takes for a model. Weights are never read."""

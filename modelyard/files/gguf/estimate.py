@@ -1,10 +1,9 @@
-"""How much memory llama.cpp takes for a model: a pure calculation from its header and how it is to be run.
+"""The memory llama.cpp takes for a model, calculated from its header and run options. Pure.
 
 Sources are llama.cpp's own allocations: llama-model.cpp (load_tensors, create_memory), llama-kv-cache.cpp,
 llama-kv-cache-iswa.cpp, llama-memory-recurrent.cpp and llama-context.cpp (sched_reserve).
-Weights, cache and state come out as llama.cpp reports them; the compute buffer is an upper bound.
-What llama-server keeps of old prompts in main memory (`--cache-ram`, context checkpoints) grows later, and is
-not counted.
+Weights, cache and state equal what llama.cpp reports; the compute buffer is an upper bound. The cache of old
+prompts in main memory (`--cache-ram`, context checkpoints) grows later and is not counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,56 +18,46 @@ from schemas.profiles import CPU
 
 _MIB = 1024 * 1024
 GPU_OVERHEAD_BYTES = 512 * _MIB
-"""What a process takes on a GPU beside llama.cpp's buffers: the CUDA context, kernels, cuBLAS workspaces."""
+"""Memory of a process on a GPU beside llama.cpp's buffers: CUDA context, kernels, cuBLAS workspaces."""
 CPU_OVERHEAD_BYTES = 32 * _MIB
-"""What the process takes in main memory beside them."""
+"""Main memory of the process beside them."""
 MMPROJ_COMPUTE_BYTES = 512 * _MIB
-"""A projector's own compute buffer. It depends on the size of images; this is a usual one."""
+"""A projector's compute buffer; it depends on the size of images, this is typical."""
 
 _CELL_PADDING = 256
 _STATE_BYTES = 4
 _PIPELINE_COPIES = 4
-"""GGML_SCHED_MAX_COPIES: with several GPUs the inputs of so many batches are under way at once."""
-
-
+"""GGML_SCHED_MAX_COPIES: batches in flight with several GPUs."""
 _FLOAT_BYTES = 4
-
-
 _RESIDUALS = 8
-"""The stream, its normed copy, what attention and feed-forward return, and the input embeddings."""
-
-
+"""Residual stream, its normed copy, results of attention and feed-forward, and input embeddings."""
 _FEED_FORWARD_COPIES = 3
 """gate, up and their product."""
-
-
 _ATTENTION_COPIES = 4
 """Queries, keys, values and the result."""
-
-
 _STATE_COPIES = 6
-"""What a recurrent layer makes of its input."""
+"""Intermediate results of a recurrent layer."""
 
 
-class Use(msgspec.Struct, frozen=True, kw_only=True):
-    """How a model is to be run; the names are llama-server's."""
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Run options, named as llama-server's."""
 
     n_ctx: int
     """Tokens, shared by the slots (`--kv-unified`)."""
     n_parallel: int = 1
     """Slots."""
     cache_type: str = "f16"
-    """Of keys and values alike."""
+    """Of keys and values."""
     n_ubatch: int = 512
-    """Tokens that go through the layers at once."""
+    """Tokens in one pass through the layers."""
     n_outputs: int | None = None
-    """For how many of these logits are reserved. None: for all, which older versions do and embeddings need;
-    for text newer ones reserve one a slot."""
+    """Rows of logits to reserve; None: one a token, as older versions do and embeddings need. Newer versions
+    reserve one a slot for text."""
     flash_attention: bool = True
     mmproj_bytes: int = 0
-    """Size of the projector's file."""
+    """Size of the projector file."""
     lora_bytes: int = 0
-    """Size of all adapters' files."""
+    """Size of all adapter files."""
 
     def __post_init__(self) -> None:
         if self.cache_type not in BY_NAME:
@@ -78,40 +67,38 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """What is taken on one device, in bytes."""
+    """Memory on one device, in bytes."""
 
     weights_bytes: int = 0
-    """Of the model and its adapters."""
+    """Model and adapters."""
     cache_bytes: int = 0
     """Keys, values and recurrent states."""
     compute_bytes: int = 0
     mmproj_bytes: int = 0
-    """The projector with what it computes in."""
+    """Projector with its compute buffer."""
     overhead_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
         parts = (self.weights_bytes, self.cache_bytes, self.compute_bytes, self.mmproj_bytes)
         return sum(parts) + self.overhead_bytes
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """What is taken by device; main memory (`cpu`) is always among them."""
+    """Memory by device; main memory (`cpu`) is always among them."""
 
     devices: dict[str, DeviceMemory]
 
     @property
     def total_bytes(self) -> int:
-        """On all devices together."""
         return sum(memory.total_bytes for memory in self.devices.values())
 
 
-def estimate(header: Header, use: Use, shares: Mapping[str, float] | None = None) -> Estimate:
-    """What `header`'s model takes when run as `use` says.
+def estimate(header: Header, use: RunOptions, shares: Mapping[str, float] | None = None) -> Estimate:
+    """The memory of a model with these run options.
 
-    `shares` tells which devices take part and in which proportion, in the engine's order (`--tensor-split`);
-    `cpu` stands for main memory, which gets the first layers, every other name for a GPU. None: `cpu` alone.
+    `shares` are the devices and their proportions in the engine's order (`--tensor-split`): `cpu` is main
+    memory, which gets the first layers, every other name is a GPU. None: `cpu` alone.
     """
     parts = shares or {CPU: 1.0}
     if min(parts.values()) <= 0:
@@ -122,16 +109,16 @@ def estimate(header: Header, use: Use, shares: Mapping[str, float] | None = None
     return Estimate(devices={device: _memory(header, use, device, places, gpus) for device in devices})
 
 
-def cache_bytes(layer: Layer, use: Use) -> int:
-    """What one layer keeps: cells of keys and values, and a state for each slot."""
+def cache_bytes(layer: Layer, use: RunOptions) -> int:
+    """Cache of one layer: cells of keys and values, and a state for each slot."""
     kind = BY_NAME[use.cache_type]
     lengths = (layer.key_length, layer.value_length, layer.indexer_length)
     cell_bytes = sum(kind.size_bytes(length) for length in lengths)
     return n_cells(layer, use) * cell_bytes + use.n_parallel * layer.state_length * _STATE_BYTES
 
 
-def n_cells(layer: Layer, use: Use) -> int:
-    """For how many tokens a layer keeps keys: the context, or each slot's window and a batch."""
+def n_cells(layer: Layer, use: RunOptions) -> int:
+    """Cells of a layer: the context, or each slot's window and a batch."""
     n_ctx = _padded(use.n_ctx)
     if not layer.window:
         return n_ctx
@@ -139,7 +126,7 @@ def n_cells(layer: Layer, use: Use) -> int:
 
 
 def _memory(
-    header: Header, use: Use, device: str, places: Sequence[str], gpus: Sequence[str]
+    header: Header, use: RunOptions, device: str, places: Sequence[str], gpus: Sequence[str]
 ) -> DeviceMemory:
     layers = [index for index in range(header.n_layer) if places[index] == device]
     all_layers = make_layers(header)
@@ -156,7 +143,7 @@ def _memory(
 
 
 def _places(shares: Mapping[str, float], n_slots: int) -> tuple[str, ...]:
-    """The device of each layer and, last, of the output; as load_tensors() does it, main memory first."""
+    # The device of each layer and, last, of the output, as in load_tensors(): main memory first.
     order = sorted(shares, key=lambda device: device != CPU)
     bounds = [bound / sum(shares.values()) for bound in accumulate(shares[device] for device in order)]
     return tuple(
@@ -175,13 +162,13 @@ def _weights_bytes(header: Header, device: str, layers: Sequence[int], has_outpu
     if has_output:
         total += weights.output_bytes
     if has_output and device != CPU and not is_encoder(header):
-        # Embeddings that serve as the output matrix too are copied to the GPU.
+        # Tied embeddings are copied to the GPU as the output matrix.
         total += weights.tied_bytes
     return total
 
 
 def _compute_bytes(
-    header: Header, use: Use, layers: Sequence[Layer], device: str, takes_part: bool, n_gpus: int
+    header: Header, use: RunOptions, layers: Sequence[Layer], device: str, takes_part: bool, n_gpus: int
 ) -> int:
     n_batch = min(use.n_ubatch, _padded(use.n_ctx))
     cells = _mask_cells(layers, use, n_batch)
@@ -203,13 +190,13 @@ def _compute_bytes(
     )
 
 
-def _mask_cells(layers: Sequence[Layer], use: Use, n_batch: int) -> int:
-    """A mask for the whole context, one more for windows; without a cache tokens look at their batch."""
-    kept = {n_cells(layer, use) for layer in layers if layer.key_length}
-    return sum(kept) or n_batch
+def _mask_cells(layers: Sequence[Layer], use: RunOptions, n_batch: int) -> int:
+    # One mask for the whole context, one for windows; without a cache tokens attend to their batch.
+    cells = {n_cells(layer, use) for layer in layers if layer.key_length}
+    return sum(cells) or n_batch
 
 
-def _mmproj_bytes(use: Use) -> int:
+def _mmproj_bytes(use: RunOptions) -> int:
     return use.mmproj_bytes + MMPROJ_COMPUTE_BYTES if use.mmproj_bytes else 0
 
 
@@ -220,7 +207,16 @@ def _padded(cells: int) -> int:
 def activation_bytes(
     header: Header, *, n_batch: int, n_outputs: int, n_cells: int, flash_attention: bool
 ) -> int:
-    """What is needed once on every device: for n_batch tokens, n_cells of cache, n_outputs rows of logits."""
+    """Upper bound of the compute buffer without masks and outputs, needed once on every device.
+
+    ggml overlays the tensors of a graph as far as their lifetimes allow, so the buffer is what lives
+    throughout plus the largest tensor beside it. The factors come from what llama-server reports
+    (`sched_reserve: compute buffer size`) for the architectures llama, qwen3, qwen3moe, gemma3, deepseek2,
+    lfm2, bert and mamba: 5 x width + 3 x feed-forward for most. Rounded up, with N tokens in a batch and
+    floats of 4 bytes:
+
+        N x (8 x width + the largest of: feed-forward, attention, scores, state, logits) + the mask, N x cells
+    """
     widest = max(
         _feed_forward(header),
         _ATTENTION_COPIES * max(header.attention.n_head, default=0) * header.attention.key_length,
@@ -232,12 +228,12 @@ def activation_bytes(
 
 
 def mask_bytes(*, n_batch: int, n_cells: int) -> int:
-    """Which token may look at which cell. With flash attention newer versions take half of it."""
+    """Attention mask; with flash attention newer versions take half of it."""
     return n_batch * n_cells * _FLOAT_BYTES
 
 
 def output_bytes(header: Header, n_parallel: int) -> int:
-    """The logits and embeddings that are handed out, one row a slot, in main memory."""
+    """Output logits and embeddings, one row a slot, in main memory."""
     return n_parallel * (header.n_vocab + header.n_embd) * _FLOAT_BYTES
 
 

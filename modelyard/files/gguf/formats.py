@@ -1,21 +1,21 @@
-"""The numbers that GGUF files use for tensor types and file types, and what they stand for."""
+"""Tensor types and file types of GGUF by their numbers."""
 
 from typing import NamedTuple
 
 
 class TensorType(NamedTuple):
-    """How weights are stored: so many of them in a block, and so many bytes a block."""
+    """Storage of weights: `block` of them take `block_bytes`."""
 
     name: str
     block: int
     block_bytes: int
 
     def size_bytes(self, n_elements: int) -> int:
-        """Bytes for so many elements, which fill whole blocks."""
+        """Bytes of `n_elements`, in whole blocks."""
         return -(-n_elements // self.block) * self.block_bytes
 
 
-# ggml.h (enum ggml_type) and ggml-common.h; numbers that are missing here were withdrawn from the format.
+# ggml.h (enum ggml_type) and ggml-common.h; missing numbers were withdrawn from the format.
 TENSOR_TYPES = {
     0: TensorType("F32", 1, 4),
     1: TensorType("F16", 1, 2),
@@ -55,9 +55,9 @@ TENSOR_TYPES = {
 }
 
 BY_NAME = {kind.name.lower(): kind for kind in TENSOR_TYPES.values()}
-"""The same by the name that llama.cpp's arguments use, such as `q8_0`."""
+"""Tensor types by the names of llama.cpp's arguments, such as `q8_0`."""
 
-# llama.h (enum llama_ftype), by the names that files are published under.
+# llama.h (enum llama_ftype), by the names in published files.
 FILE_TYPES = {
     0: "F32",
     1: "F16",

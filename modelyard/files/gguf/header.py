@@ -1,4 +1,4 @@
-"""What a GGUF header says about a model, by names instead of keys."""
+"""A model's GGUF header as typed fields."""
 
 import re
 from collections import Counter
@@ -8,32 +8,33 @@ import msgspec
 
 from modelyard.files.gguf.check import GgufError
 from modelyard.files.gguf.formats import FILE_TYPES
-from modelyard.files.gguf.parse import Contents, Skipped, Tensor, Value
+from modelyard.files.gguf.parse import GgufContents, Skipped, Tensor, Value
 
 MAX_LAYERS = 1024
-"""Twice as many as llama.cpp loads."""
+"""Limit of layers, twice that of llama.cpp."""
 
 _BLOCK = re.compile(r"blk\.(\d{1,4})\.")
 _INPUT = ("token_embd", "token_types", "position_embd", "per_layer_token_embd")
 _POOLINGS = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
-
 _MAX_NUMBER = 2**32 - 1
 
 
-class Keys:
-    """The entries of one header. A `name` stands below its architecture, a `key` is written out."""
+class _Entries:
+    """Typed access to the entries of a header: `name` is below the architecture, `key` is absolute.
+
+    A value of the wrong type or size raises GgufError.
+    """
 
     def __init__(self, values: Mapping[str, Value], architecture: str) -> None:
         self._values = values
         self._prefix = f"{architecture}."
 
     def number(self, name: str, default: int = 0) -> int:
-        """The whole number at ARCHITECTURE.name."""
         return self._whole(name, self._values.get(self._prefix + name, default))
 
     def per_layer(self, name: str, n_layer: int, default: tuple[int, ...]) -> tuple[int, ...]:
-        """One number a layer: given as a list, or as one number for all of them."""
+        """One number a layer, from an array or from one number for all layers."""
         value = self._values.get(self._prefix + name)
         if value is None:
             return default
@@ -44,18 +45,18 @@ class Keys:
         return tuple(self._whole(name, item) for item in value[:n_layer])
 
     def flags(self, name: str, n_layer: int) -> tuple[bool, ...] | int | None:
-        """One flag a layer, or one number that says how they repeat; None where neither is given."""
+        """One flag a layer, or the period of a repeating pattern; None without an entry."""
         if isinstance(self._values.get(self._prefix + name), tuple):
             return tuple(item != 0 for item in self.per_layer(name, n_layer, ()))
         return self.number(name) if self._prefix + name in self._values else None
 
     def text(self, key: str) -> str | None:
-        """The text at `key`; None where there is none or it is too long to be one."""
+        """The string at `key`; None where there is none or it was skipped."""
         value = self._values.get(key)
         return value if isinstance(value, str) else None
 
     def length(self, key: str) -> int:
-        """How many elements the array at `key` has; 0 where there is none."""
+        """Length of the array at `key`; 0 without one."""
         value = self._values.get(key)
         if isinstance(value, Skipped):
             return value.length
@@ -63,7 +64,7 @@ class Keys:
 
     def _whole(self, name: str, value: Value) -> int:
         if not isinstance(value, int) or not 0 <= value <= _MAX_NUMBER:
-            raise self._wrong(name, "is no whole number that could be right")
+            raise self._wrong(name, "is not a plausible whole number")
         return int(value)
 
     def _wrong(self, name: str, what: str) -> GgufError:
@@ -71,48 +72,47 @@ class Keys:
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of the tensors, by where llama.cpp puts them."""
+    """Bytes of the tensors, by where llama.cpp places them."""
 
     input_bytes: int
-    """The embeddings of tokens and positions, which stay in main memory."""
+    """Embeddings of tokens and positions, which stay in main memory."""
     block_bytes: tuple[int, ...]
-    """For each layer."""
+    """By layer."""
     output_bytes: int
-    """The output matrix and everything else that belongs to no layer."""
+    """The output matrix and other tensors outside of layers."""
     tied_bytes: int
-    """Of the input, what serves as the output matrix too, because there is no other."""
+    """Input embeddings that also serve as the output matrix, in a model without one."""
 
     @property
     def total_bytes(self) -> int:
-        """All tensors of the files."""
         return self.input_bytes + sum(self.block_bytes) + self.output_bytes
 
 
 class Attention(msgspec.Struct, frozen=True, kw_only=True):
-    """Heads and what is kept for each token. Tuples have an element a layer, lengths count numbers."""
+    """Heads and cache sizes for each token. Tuples have one element a layer; lengths count numbers."""
 
     n_head: tuple[int, ...]
     n_head_kv: tuple[int, ...]
     key_length: int
     value_length: int
     key_length_swa: int
-    """Of the layers that look through a sliding window; so is the next."""
+    """Of layers with a sliding window, like the next field."""
     value_length_swa: int
     sliding_window: int
-    """In tokens; 0: not given."""
+    """In tokens; 0 if absent."""
     sliding_pattern: tuple[bool, ...] | int | None
-    """Which layers slide: a flag a layer, or after how many layers the pattern repeats."""
+    """Layers with a sliding window: a flag a layer, or the period of the pattern."""
     shared_kv_layers: int
-    """So many of the last layers use what earlier ones keep."""
+    """Number of last layers that share the cache of earlier ones."""
     kv_lora_rank: int
     key_length_mla: int
-    """Not 0: latent attention, of which only the keys are kept (DeepSeek)."""
+    """Not 0: latent attention, which caches keys only (DeepSeek)."""
     indexer_key_length: int
-    """Not 0: a second, small cache of keys finds what to attend to."""
+    """Not 0: sparse attention with a second, small cache of entries."""
 
 
 class Recurrent(msgspec.Struct, frozen=True, kw_only=True):
-    """State of a fixed size (Mamba, RWKV and their mixtures with attention); 0 is what is not given."""
+    """Recurrent state of a fixed size (Mamba, RWKV and hybrids with attention); 0 if absent."""
 
     conv_kernel: int
     inner_size: int
@@ -123,75 +123,75 @@ class Recurrent(msgspec.Struct, frozen=True, kw_only=True):
     shortconv_l_cache: int
     kda_head_dim: int
     full_attention_interval: int
-    """Every so many layers one has attention, the others have a state."""
+    """One in this many layers has attention, the others have a state."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's header. What a file does not give is 0, or None where 0 would mean something."""
+    """A model's header. An absent entry is 0, or None where 0 is a value."""
 
     architecture: str
     kind: str
     """general.type: `model`, `mmproj`, `adapter` and so on."""
     name: str | None
     n_params: int
-    """How many weights there are."""
+    """Number of weights."""
     quant: str
-    """Such as `Q4_K_M`: the file's own word, else the type that most of its weights have."""
+    """Such as `Q4_K_M`: the file type, or without one the type of most weights."""
     n_ctx_train: int
-    """Tokens of context that it was trained for."""
+    """Trained context in tokens."""
     n_layer: int
     n_layer_nextn: int
-    """Of these, the last ones that only guess ahead."""
+    """Number of last layers for multi-token prediction."""
     n_embd: int
     n_ff: tuple[int, ...]
-    """Width of the feed-forward part, a layer."""
+    """Width of the feed-forward part by layer."""
     n_ff_exp: tuple[int, ...]
-    """Width of each expert, a layer."""
+    """Width of an expert by layer."""
     n_expert: int
     n_expert_used: int
-    """How many experts see a token."""
+    """Experts for each token."""
     n_vocab: int
     attention: Attention
     recurrent: Recurrent
     pooling: str | None
-    """How vectors are made of tokens: `none`, `mean`, `cls`, `last` or `rank`."""
+    """Pooling of token vectors: `none`, `mean`, `cls`, `last` or `rank`."""
     has_chat_template: bool
     weights: Weights
     n_shards: int
 
     @property
     def is_mmproj(self) -> bool:
-        """Is it a projector for images or sound, which works only beside a model?"""
+        """A projector for images or sound, which needs a model."""
         return self.kind == "mmproj" or self.architecture == "clip"
 
 
-def make_header(contents: Contents, *, n_shards: int = 1) -> Header:
-    """Give the parsed entries their names; GgufError where they cannot be right."""
+def make_header(contents: GgufContents, *, n_shards: int = 1) -> Header:
+    """The header from parsed contents; GgufError for implausible entries."""
     values, tensors = contents.values, contents.tensors
     architecture = values.get("general.architecture")
     if not isinstance(architecture, str):
-        raise GgufError("The GGUF header does not say which architecture the model has; the file is damaged.")
-    keys = Keys(values, architecture)
-    n_layer = keys.number("block_count")
+        raise GgufError("The GGUF header has no architecture; the file is damaged.")
+    entries = _Entries(values, architecture)
+    n_layer = entries.number("block_count")
     if n_layer > MAX_LAYERS:
         raise GgufError(f"The GGUF header claims {n_layer} layers, more than {MAX_LAYERS}; it is damaged.")
     return Header(
         architecture=architecture,
-        kind=keys.text("general.type") or "model",
-        name=keys.text("general.name"),
+        kind=entries.text("general.type") or "model",
+        name=entries.text("general.name"),
         n_params=sum(tensor.n_elements for tensor in tensors),
         quant=_quant(values.get("general.file_type"), tensors),
-        n_ctx_train=keys.number("context_length"),
+        n_ctx_train=entries.number("context_length"),
         n_layer=n_layer,
-        n_layer_nextn=min(n_layer, keys.number("nextn_predict_layers")),
-        n_embd=keys.number("embedding_length"),
-        n_ff=keys.per_layer("feed_forward_length", n_layer, (0,) * n_layer),
-        n_ff_exp=keys.per_layer("expert_feed_forward_length", n_layer, (0,) * n_layer),
-        n_expert=keys.number("expert_count"),
-        n_expert_used=max(keys.per_layer("expert_used_count", n_layer, ()), default=0),
-        n_vocab=keys.length("tokenizer.ggml.tokens") or keys.number("vocab_size"),
-        attention=_attention(keys, n_layer),
-        recurrent=_recurrent(keys),
+        n_layer_nextn=min(n_layer, entries.number("nextn_predict_layers")),
+        n_embd=entries.number("embedding_length"),
+        n_ff=entries.per_layer("feed_forward_length", n_layer, (0,) * n_layer),
+        n_ff_exp=entries.per_layer("expert_feed_forward_length", n_layer, (0,) * n_layer),
+        n_expert=entries.number("expert_count"),
+        n_expert_used=max(entries.per_layer("expert_used_count", n_layer, ()), default=0),
+        n_vocab=entries.length("tokenizer.ggml.tokens") or entries.number("vocab_size"),
+        attention=_attention(entries, n_layer),
+        recurrent=_recurrent(entries),
         pooling=_pooling(values.get(f"{architecture}.pooling_type")),
         has_chat_template="tokenizer.chat_template" in values,
         weights=_weights(tensors, n_layer),
@@ -199,38 +199,38 @@ def make_header(contents: Contents, *, n_shards: int = 1) -> Header:
     )
 
 
-def _attention(keys: Keys, n_layer: int) -> Attention:
-    n_head = keys.per_layer("attention.head_count", n_layer, (0,) * n_layer)
-    head_length = keys.number("embedding_length") // n_head[0] if n_layer and n_head[0] else 0
-    key_length = keys.number("attention.key_length", head_length)
-    value_length = keys.number("attention.value_length", head_length)
+def _attention(entries: _Entries, n_layer: int) -> Attention:
+    n_head = entries.per_layer("attention.head_count", n_layer, (0,) * n_layer)
+    head_length = entries.number("embedding_length") // n_head[0] if n_layer and n_head[0] else 0
+    key_length = entries.number("attention.key_length", head_length)
+    value_length = entries.number("attention.value_length", head_length)
     return Attention(
         n_head=n_head,
-        n_head_kv=keys.per_layer("attention.head_count_kv", n_layer, n_head),
+        n_head_kv=entries.per_layer("attention.head_count_kv", n_layer, n_head),
         key_length=key_length,
         value_length=value_length,
-        key_length_swa=keys.number("attention.key_length_swa", key_length),
-        value_length_swa=keys.number("attention.value_length_swa", value_length),
-        sliding_window=keys.number("attention.sliding_window"),
-        sliding_pattern=keys.flags("attention.sliding_window_pattern", n_layer),
-        shared_kv_layers=keys.number("attention.shared_kv_layers"),
-        kv_lora_rank=keys.number("attention.kv_lora_rank"),
-        key_length_mla=keys.number("attention.key_length_mla"),
-        indexer_key_length=keys.number("attention.indexer.key_length"),
+        key_length_swa=entries.number("attention.key_length_swa", key_length),
+        value_length_swa=entries.number("attention.value_length_swa", value_length),
+        sliding_window=entries.number("attention.sliding_window"),
+        sliding_pattern=entries.flags("attention.sliding_window_pattern", n_layer),
+        shared_kv_layers=entries.number("attention.shared_kv_layers"),
+        kv_lora_rank=entries.number("attention.kv_lora_rank"),
+        key_length_mla=entries.number("attention.key_length_mla"),
+        indexer_key_length=entries.number("attention.indexer.key_length"),
     )
 
 
-def _recurrent(keys: Keys) -> Recurrent:
+def _recurrent(entries: _Entries) -> Recurrent:
     return Recurrent(
-        conv_kernel=keys.number("ssm.conv_kernel"),
-        inner_size=keys.number("ssm.inner_size"),
-        state_size=keys.number("ssm.state_size"),
-        group_count=keys.number("ssm.group_count"),
-        wkv_head_size=keys.number("wkv.head_size"),
-        token_shift_count=keys.number("token_shift_count", 2),
-        shortconv_l_cache=keys.number("shortconv.l_cache"),
-        kda_head_dim=keys.number("kda.head_dim"),
-        full_attention_interval=keys.number("full_attention_interval"),
+        conv_kernel=entries.number("ssm.conv_kernel"),
+        inner_size=entries.number("ssm.inner_size"),
+        state_size=entries.number("ssm.state_size"),
+        group_count=entries.number("ssm.group_count"),
+        wkv_head_size=entries.number("wkv.head_size"),
+        token_shift_count=entries.number("token_shift_count", 2),
+        shortconv_l_cache=entries.number("shortconv.l_cache"),
+        kda_head_dim=entries.number("kda.head_dim"),
+        full_attention_interval=entries.number("full_attention_interval"),
     )
 
 

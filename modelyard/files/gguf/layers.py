@@ -1,7 +1,6 @@
-"""What each layer keeps for a token and for a slot, by llama.cpp's llama-model.cpp and llama-hparams.cpp.
+"""Cache and state sizes of each layer, after llama.cpp's llama-model.cpp and llama-hparams.cpp.
 
-Layers of an architecture that is not named here are taken to keep everything, rather too much than too
-little.
+An architecture without a rule here counts as one that caches everything: rather too much than too little.
 """
 
 import msgspec
@@ -24,9 +23,9 @@ _ENCODERS = {
 # ... and models that do not write from left to right.
 _NO_CACHE = _ENCODERS | {"dream", "llada", "llada-moe", "rnd1", "wavtokenizer-dec"}
 _RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
-# Every so many layers one attends, the others have a state; the number where the file gives none.
+# One in this many layers attends, the others have a state; the default where the file has no number.
 _INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "qwen4exp": 4, "minimax-01": 8}
-# Attention where there are key heads, else a state.
+# Attention in layers with key heads, else a state.
 _MIXED = {
     "bailingmoe3",
     "glm5-next",
@@ -42,7 +41,7 @@ _MIXED = {
 }
 _BOTH = {"falcon-h1"}
 
-# After how many layers the pattern of sliding windows repeats, unless the file says; 0: all layers slide.
+# Default period of the sliding window pattern; 0: all layers slide.
 _PERIODS = {
     "afmoe": 4,
     "cohere2": 4,
@@ -68,26 +67,26 @@ _GEMMA3N_OWN_CACHES = 20
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """What one layer keeps, in numbers (not bytes): for each cell of the cache, and for each slot."""
+    """Sizes of one layer in numbers (not bytes), for each cache cell and for each slot."""
 
     key_length: int
-    """Of all its heads; 0: it has no cache."""
+    """Of all heads; 0: no cache."""
     value_length: int
     indexer_length: int
     window: int
-    """In tokens; 0: it keeps the whole context."""
+    """In tokens; 0: the whole context."""
     state_length: int
-    """Numbers of 4 bytes that a slot has here, however long its text is."""
+    """Numbers of 4 bytes for each slot, whatever the length of its text."""
 
 
 def make_layers(header: Header) -> tuple[Layer, ...]:
-    """What every layer keeps, first to last."""
+    """All layers in order."""
     sliding = _sliding(header)
     return tuple(_layer(header, index, sliding[index]) for index in range(header.n_layer))
 
 
 def is_encoder(header: Header) -> bool:
-    """Does it turn text into vectors or scores only? Then it has no cache and no logits."""
+    """A model that returns vectors or scores only: it has no cache and no logits."""
     return header.architecture in _ENCODERS
 
 
@@ -148,7 +147,6 @@ def _window(header: Header) -> int:
 
 
 def _sliding(header: Header) -> tuple[bool, ...]:
-    """Which layers look through a window; none where the file gives neither a window nor a pattern."""
     n_layer, pattern = header.n_layer, header.attention.sliding_pattern
     if isinstance(pattern, tuple):
         return pattern

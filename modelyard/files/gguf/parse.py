@@ -1,4 +1,4 @@
-"""From the first bytes of a GGUF file to its entries and tensors; long arrays are passed over, not kept.
+"""Parses the entries and tensors of a GGUF header; long arrays are skipped, not stored.
 
 Version 2 and 3, little endian. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from modelyard.files.gguf.check import HEAD_BYTES, MAX_KEY_BYTES, GgufError, NeedMore, check_gguf
+from modelyard.files.gguf.check import HEAD_BYTES, MAX_KEY_BYTES, GgufError, NeedMoreBytes, check_gguf
 from modelyard.files.gguf.formats import TENSOR_TYPES, TensorType
 
 MAX_TENSORS = 16_384
-"""The largest models have some thousands."""
+"""Limit of tensors; the largest models have some thousands."""
 MAX_ENTRIES = 2_048
-"""Real headers have some dozens."""
-MAX_KEPT = 4_096
-"""Arrays with more numbers and strings with more bytes are passed over."""
+"""Limit of entries; real headers have some dozens."""
+MAX_STORED = 4_096
+"""Arrays with more numbers and strings with more bytes are skipped."""
 
 _MAX_DIMENSIONS = 4
 _MAX_ELEMENTS = 2**63
@@ -25,27 +25,19 @@ _STRING, _ARRAY = 8, 9
 _CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _CODE_BYTES = {"B": 1, "b": 1, "?": 1, "H": 2, "h": 2, "I": 4, "i": 4, "f": 4, "Q": 8, "q": 8, "d": 8}
 
-
 MAX_HEADER_BYTES = 64 * 1024 * 1024
-"""More than any real header has: a vocabulary of 262,000 tokens with its merges takes 16 MiB."""
-
-
+"""Limit of a header; a vocabulary of 262,000 tokens with its merges takes 16 MiB."""
 MAX_STRINGS = 1_000_000
-"""How many strings the arrays of one header may hold together; it bounds the time to skip them."""
-
-
+"""Limit of strings in all arrays of a header; bounds the time to skip them."""
 MAX_NUMBERS = 200_000
-"""How many numbers of one header are kept; as Python objects they take many times their bytes."""
-
+"""Limit of stored numbers of a header; as Python objects they take many times their size."""
 
 _U32 = struct.Struct("<I")
-
-
 _U64 = struct.Struct("<Q")
 
 
-class Cursor:
-    """Reads on from `at` in `buffer`, the beginning of a file of `size_bytes`."""
+class _Cursor:
+    """Position in `buffer`, the first bytes of a file of `size_bytes`; never reads beyond it."""
 
     def __init__(self, buffer: bytes, size_bytes: int, at: int = 0) -> None:
         self._buffer = buffer
@@ -55,19 +47,17 @@ class Cursor:
         self.at = at
 
     def u32(self) -> int:
-        """An unsigned number of 4 bytes."""
         start = self.skip(4)
         number: int = _U32.unpack_from(self._buffer, start)[0]
         return number
 
     def u64(self) -> int:
-        """An unsigned number of 8 bytes."""
         start = self.skip(8)
         number: int = _U64.unpack_from(self._buffer, start)[0]
         return number
 
     def numbers(self, code: str, count: int) -> tuple[int | float | bool, ...]:
-        """So many numbers, of the type that `struct` knows by `code`."""
+        """`count` numbers of the `struct` format character `code`."""
         if count > self._numbers_left:
             raise GgufError(f"The GGUF header holds more than {MAX_NUMBERS} numbers; the file is damaged.")
         self._numbers_left -= count
@@ -75,12 +65,11 @@ class Cursor:
         return layout.unpack_from(self._buffer, self.skip(layout.size))
 
     def raw(self, n_bytes: int) -> bytes:
-        """The next bytes as they are."""
         start = self.skip(n_bytes)
         return self._buffer[start : self.at]
 
     def skip(self, n_bytes: int) -> int:
-        """Pass over so many bytes; where they began. NeedMore or GgufError where they are not there."""
+        """Skip bytes and return their start; NeedMoreBytes or GgufError beyond the buffer."""
         start, end = self.at, self.at + n_bytes
         if end > len(self._buffer):
             raise self._beyond(end)
@@ -88,7 +77,7 @@ class Cursor:
         return start
 
     def skip_strings(self, count: int) -> None:
-        """Pass over an array of strings. It is most of a header, hence the bare loop."""
+        """Skip an array of strings. Most of a header is such arrays, hence the bare loop."""
         if count > self._strings_left:
             raise GgufError(f"The GGUF header holds more than {MAX_STRINGS} strings; the file is damaged.")
         self._strings_left -= count
@@ -97,7 +86,7 @@ class Cursor:
             for _ in range(count):
                 at += 8 + unpack(buffer, at)[0]
         except (struct.error, OverflowError):
-            # The length itself lies outside, because the string before it ends there or because bytes lack.
+            # The length field itself is beyond the buffer.
             raise self._beyond(at + 8) from None
         self.skip(at - self.at)
 
@@ -105,15 +94,15 @@ class Cursor:
         if end > self._size_bytes:
             return GgufError(
                 f"The GGUF header runs past the end of the file ({self._size_bytes} bytes);"
-                " the file is cut or damaged. Download it again."
+                " the file is truncated or damaged. Download it again."
             )
         if end > MAX_HEADER_BYTES:
             return GgufError(f"The GGUF header is larger than {MAX_HEADER_BYTES} bytes; the file is damaged.")
-        return NeedMore(end)
+        return NeedMoreBytes(end)
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """A value that was passed over: so many elements of an array, or bytes of a string."""
+    """A skipped value: its number of array elements or of string bytes."""
 
     length: int
 
@@ -122,7 +111,7 @@ Value = int | float | bool | str | tuple[int | float | bool, ...] | Skipped
 
 
 class Tensor(NamedTuple):
-    """One tensor of the file; `offset` counts in bytes from where the tensors begin."""
+    """One tensor; `offset` is in bytes from `data_start`."""
 
     name: str
     kind: TensorType
@@ -131,8 +120,8 @@ class Tensor(NamedTuple):
     offset: int
 
 
-class Contents(NamedTuple):
-    """What stands in front of the weights. `header_bytes` is its length, `data_start` where weights begin."""
+class GgufContents(NamedTuple):
+    """A parsed header. `header_bytes` is its length, `data_start` the offset of the weights."""
 
     values: dict[str, Value]
     tensors: tuple[Tensor, ...]
@@ -140,15 +129,15 @@ class Contents(NamedTuple):
     data_start: int
 
 
-def parse(buffer: bytes, size_bytes: int) -> Contents:
-    """Read the header of a file of `size_bytes` from its first bytes.
+def parse(buffer: bytes, size_bytes: int) -> GgufContents:
+    """Parse the header of a file of `size_bytes` from its first bytes.
 
-    NeedMore says that `buffer` ends too early, GgufError what is wrong with the file.
+    NeedMoreBytes if the buffer is too short, GgufError if the file is invalid.
     """
     if len(buffer) < min(HEAD_BYTES, size_bytes):
-        raise NeedMore(HEAD_BYTES)
+        raise NeedMoreBytes(HEAD_BYTES)
     check_gguf(buffer[:HEAD_BYTES], size_bytes)
-    cursor = Cursor(buffer, size_bytes, at=8)
+    cursor = _Cursor(buffer, size_bytes, at=8)
     n_tensors, n_entries = cursor.u64(), cursor.u64()
     if n_tensors > MAX_TENSORS or n_entries > MAX_ENTRIES:
         raise GgufError(f"The GGUF header claims {n_entries} entries and {n_tensors} tensors; it is damaged.")
@@ -156,11 +145,11 @@ def parse(buffer: bytes, size_bytes: int) -> Contents:
     tensors = _tensors(cursor, n_tensors)
     alignment = _alignment(values)
     data_start = _padded(cursor.at, alignment)
-    _check_places(tensors, alignment, size_bytes - data_start)
-    return Contents(values, tensors, header_bytes=cursor.at, data_start=data_start)
+    _check_offsets(tensors, alignment, size_bytes - data_start)
+    return GgufContents(values, tensors, header_bytes=cursor.at, data_start=data_start)
 
 
-def _entries(cursor: Cursor, count: int) -> dict[str, Value]:
+def _entries(cursor: _Cursor, count: int) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for _ in range(count):
         key = _name(cursor)
@@ -170,17 +159,17 @@ def _entries(cursor: Cursor, count: int) -> dict[str, Value]:
     return values
 
 
-def _name(cursor: Cursor) -> str:
+def _name(cursor: _Cursor) -> str:
     n_bytes = cursor.u64()
     if not 1 <= n_bytes <= MAX_KEY_BYTES:
         raise GgufError(f"The GGUF header has a name of {n_bytes} bytes; the file is damaged.")
     try:
         return cursor.raw(n_bytes).decode()
     except UnicodeDecodeError:
-        raise GgufError("The GGUF header has a name that is no text; the file is damaged.") from None
+        raise GgufError("The GGUF header has a name that is not text; the file is damaged.") from None
 
 
-def _value(cursor: Cursor, key: str) -> Value:
+def _value(cursor: _Cursor, key: str) -> Value:
     kind = cursor.u32()
     if kind == _STRING:
         return _text(cursor)
@@ -189,15 +178,15 @@ def _value(cursor: Cursor, key: str) -> Value:
     return cursor.numbers(_code(kind, key), 1)[0]
 
 
-def _text(cursor: Cursor) -> str | Skipped:
+def _text(cursor: _Cursor) -> str | Skipped:
     n_bytes = cursor.u64()
-    if n_bytes > MAX_KEPT:
+    if n_bytes > MAX_STORED:
         cursor.skip(n_bytes)
         return Skipped(n_bytes)
     return cursor.raw(n_bytes).decode(errors="replace")
 
 
-def _array(cursor: Cursor, key: str) -> Value:
+def _array(cursor: _Cursor, key: str) -> Value:
     kind, count = cursor.u32(), cursor.u64()
     if kind == _ARRAY:
         raise GgufError(f"The GGUF header's {key!r} is an array of arrays, which no model needs.")
@@ -205,7 +194,7 @@ def _array(cursor: Cursor, key: str) -> Value:
         cursor.skip_strings(count)
         return Skipped(count)
     code = _code(kind, key)
-    if count > MAX_KEPT:
+    if count > MAX_STORED:
         cursor.skip(count * _CODE_BYTES[code])
         return Skipped(count)
     return cursor.numbers(code, count)
@@ -218,14 +207,14 @@ def _code(kind: int, key: str) -> str:
     return code
 
 
-def _tensors(cursor: Cursor, count: int) -> tuple[Tensor, ...]:
+def _tensors(cursor: _Cursor, count: int) -> tuple[Tensor, ...]:
     tensors = tuple(_tensor(cursor) for _ in range(count))
     if len({tensor.name for tensor in tensors}) < count:
         raise GgufError("The GGUF header has two tensors of one name; the file is damaged.")
     return tensors
 
 
-def _tensor(cursor: Cursor) -> Tensor:
+def _tensor(cursor: _Cursor) -> Tensor:
     name, n_dimensions = _name(cursor), cursor.u32()
     if n_dimensions > _MAX_DIMENSIONS:
         raise GgufError(f"The tensor {name!r} claims {n_dimensions} dimensions; the file is damaged.")
@@ -233,7 +222,7 @@ def _tensor(cursor: Cursor) -> Tensor:
     number, offset = cursor.u32(), cursor.u64()
     kind = TENSOR_TYPES.get(number)
     if kind is None:
-        raise GgufError(f"The tensor {name!r} has the type {number}, which is not known here.")
+        raise GgufError(f"The tensor {name!r} has the type {number}, which is unknown.")
     n_elements = 1
     for length in shape:
         n_elements *= length
@@ -246,19 +235,20 @@ def _tensor(cursor: Cursor) -> Tensor:
 def _alignment(values: dict[str, Value]) -> int:
     alignment = values.get("general.alignment", _DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
-        raise GgufError("The GGUF header's general.alignment is no power of two; the file is damaged.")
+        raise GgufError("The GGUF header's general.alignment is not a power of two; the file is damaged.")
     return alignment
 
 
-def _check_places(tensors: tuple[Tensor, ...], alignment: int, room_bytes: int) -> None:
-    """Tensors follow each other without a gap, as llama.cpp demands, and end inside the file."""
+def _check_offsets(tensors: tuple[Tensor, ...], alignment: int, room_bytes: int) -> None:
+    # As llama.cpp requires: tensors follow each other without a gap and end inside the file.
     offset = 0
     for tensor in tensors:
         if tensor.offset != offset:
-            raise GgufError(f"The tensor {tensor.name!r} is not where it should be; the file is damaged.")
+            raise GgufError(f"The tensor {tensor.name!r} has a wrong offset; the file is damaged.")
         if offset + tensor.size_bytes > room_bytes:
             raise GgufError(
-                f"The file ends before the end of its tensor {tensor.name!r}: it is cut. Download it again."
+                f"The file ends before the end of its tensor {tensor.name!r}: it is truncated. "
+                "Download it again."
             )
         offset = _padded(offset + tensor.size_bytes, alignment)
 

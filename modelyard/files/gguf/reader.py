@@ -1,12 +1,12 @@
-"""Reading a header piece by piece, wherever the bytes come from: a file on disk or one on the hub."""
+"""Reads headers incrementally, from files on disk and on the hub, also of models in several shards."""
 
 import os
 import re
 from pathlib import Path
 
-from modelyard.files.gguf.check import GgufError, NeedMore
+from modelyard.files.gguf.check import GgufError, NeedMoreBytes
 from modelyard.files.gguf.header import Header, make_header
-from modelyard.files.gguf.parse import MAX_HEADER_BYTES, Contents, parse
+from modelyard.files.gguf.parse import MAX_HEADER_BYTES, GgufContents, parse
 
 FIRST_BYTES = 1024 * 1024
 _GROWTH = 4
@@ -15,11 +15,11 @@ _GROWTH = 4
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
-class Reading:
-    """`feed` it the next `wanted_bytes` of a file, again and again, until it gives the contents.
+class HeaderReader:
+    """Incremental parser: `feed` it the next `wanted_bytes` of a file until it returns the contents.
 
-    `most_bytes` bounds what it ever wants; `growth` is by how much it wants more than it has, so that a file
-    that lies about itself costs few bytes and few turns.
+    `most_bytes` bounds the total. `growth` is the factor by which each read enlarges the buffer, so that an
+    invalid file costs few bytes and few reads.
     """
 
     def __init__(
@@ -31,21 +31,20 @@ class Reading:
         self._growth = growth
         self._buffer = b""
         self.wanted_bytes = min(FIRST_BYTES, size_bytes, most_bytes)
-        """How many bytes come next."""
+        """Number of bytes to feed next."""
 
-    def feed(self, data: bytes) -> Contents | None:
-        """The contents, or None while there must be more; GgufError says what is wrong with the file."""
+    def feed(self, data: bytes) -> GgufContents | None:
+        """The contents, or None while bytes are missing; GgufError if the file is invalid."""
         self._buffer += data
         try:
             return parse(self._buffer, self._size_bytes)
-        except NeedMore as more:
+        except NeedMoreBytes as more:
             if len(data) < self.wanted_bytes:
                 raise GgufError(f"{self._name} became shorter while it was read.") from None
-            self.wanted_bytes = self._next(more.at_least_bytes) - len(self._buffer)
+            self.wanted_bytes = self._next_size(more.at_least_bytes) - len(self._buffer)
             return None
 
-    def _next(self, at_least_bytes: int) -> int:
-        """How many bytes there must be after the next turn."""
+    def _next_size(self, at_least_bytes: int) -> int:
         if at_least_bytes > self._most_bytes:
             raise GgufError(
                 f"The header of {self._name} is larger than {self._most_bytes} bytes; it is damaged."
@@ -55,24 +54,24 @@ class Reading:
 
 
 def read_model(path: Path) -> Header:
-    """The header of a model, its other shards counted in; GgufError, or OSError for what cannot be read."""
+    """The header of a model with all its shards; GgufError, or OSError if a file cannot be read."""
     shards = shard_paths(path)
     contents = [read_contents(shard) for shard in shards]
     tensors = tuple(tensor for part in contents for tensor in part.tensors)
     return make_header(contents[0]._replace(tensors=tensors), n_shards=len(shards))
 
 
-def read_contents(path: Path) -> Contents:
-    """The entries and tensors of one file, reading about as much of it as its header is long."""
+def read_contents(path: Path) -> GgufContents:
+    """The contents of one file; reads little more than its header."""
     with path.open("rb") as file:
-        reading = Reading(path.name, os.fstat(file.fileno()).st_size)
+        reader = HeaderReader(path.name, os.fstat(file.fileno()).st_size)
         while True:
-            if (contents := reading.feed(file.read(reading.wanted_bytes))) is not None:
+            if (contents := reader.feed(file.read(reader.wanted_bytes))) is not None:
                 return contents
 
 
 def shard_paths(path: Path) -> tuple[Path, ...]:
-    """All files of the model that `path` is or begins, first shard first; GgufError names one that lacks."""
+    """All shards of the model of `path` in order; GgufError names a missing one."""
     match = _SHARD.fullmatch(path.name)
     if match is None:
         return (path,)

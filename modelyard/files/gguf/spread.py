@@ -1,4 +1,4 @@
-"""How many layers of a model each of several processes gets, and the memory of each: a pure calculation.
+"""Spreads the layers of a model over worker processes and own devices, with the memory of each. Pure.
 
 llama-server counts its workers as the first devices, before its own GPUs. Main memory gets the first layers.
 """
@@ -13,36 +13,38 @@ from modelyard.files.gguf.estimate import (
     CPU_OVERHEAD_BYTES,
     GPU_OVERHEAD_BYTES,
     Estimate,
-    Use,
+    RunOptions,
     estimate,
 )
 from modelyard.files.gguf.header import Header
 from schemas.profiles import CPU
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker to be: its device there, and the most it may take; None: an even share of the layers."""
+class WorkerDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A planned worker: its device, and its memory limit; None: an even share of the layers."""
 
     device: str
     most_bytes: int | None = None
 
 
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """Who gets what."""
+class LayerSpread(msgspec.Struct, frozen=True, kw_only=True):
+    """Layers and memory of every device."""
 
     layers: tuple[int, ...]
-    """Of each worker, then of each own device; the output counts as one."""
+    """By worker, then by own device; the output counts as a layer."""
     workers_bytes: tuple[int, ...]
     own_bytes: dict[str, int]
     """By own device; main memory is always among them."""
 
 
-def spread(header: Header, use: Use, parts: Sequence[Part], own: Sequence[str]) -> Spread:
-    """Give `parts` what fits them and the own devices the rest; ValueError with a sentence if that fails."""
+def spread_layers(
+    header: Header, use: RunOptions, parts: Sequence[WorkerDevice], own: Sequence[str]
+) -> LayerSpread:
+    """Fill the workers up to their limits and the own devices with the rest; ValueError with a sentence."""
     model = _Model(header, use, tuple(parts), tuple(own))
     counts = _counts(model)
     found = model.estimated(counts)
-    return Spread(
+    return LayerSpread(
         layers=tuple(counts),
         workers_bytes=tuple(model.worker_bytes(counts, index) for index in range(len(parts))),
         own_bytes={device: found.devices[device].total_bytes for device in dict.fromkeys((CPU, *own))},
@@ -50,11 +52,11 @@ def spread(header: Header, use: Use, parts: Sequence[Part], own: Sequence[str]) 
 
 
 class _Model(NamedTuple):
-    """A model and the devices it is to be spread over."""
+    """A model and the devices it is spread over."""
 
     header: Header
-    use: Use
-    parts: tuple[Part, ...]
+    use: RunOptions
+    parts: tuple[WorkerDevice, ...]
     own: tuple[str, ...]
 
     def estimated(self, counts: Sequence[int]) -> Estimate:
@@ -68,7 +70,7 @@ class _Model(NamedTuple):
 
 
 def _counts(model: _Model) -> list[int]:
-    """The layers of each device, at least one: workers in their order first, then the own ones alike."""
+    # At least one layer a device: workers in order, then the own devices evenly.
     n_slots, n_devices = model.header.n_layer + 1, len(model.parts) + len(model.own)
     spare = n_slots - n_devices
     if spare < 0:
@@ -86,7 +88,7 @@ def _counts(model: _Model) -> list[int]:
 
 
 def _fitting(model: _Model, counts: Sequence[int], index: int, most: int) -> int:
-    """How many layers a worker can hold in its memory, of the `most` that are left for it."""
+    # The layers that fit a worker's limit, at most `most`.
 
     def size(count: int) -> int:
         tried = [*counts[:index], count, *counts[index + 1 :]]
@@ -101,5 +103,5 @@ def _fitting(model: _Model, counts: Sequence[int], index: int, most: int) -> int
 
 
 def _name(index: int) -> str:
-    """No device is called like this."""
+    # A name that no device has.
     return f"worker {index}"

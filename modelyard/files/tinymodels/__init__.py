@@ -1,4 +1,4 @@
-"""Tiny models with hand-set weights, for tests and for a first answer without a download.
+"""Tiny models with hand-set weights, for tests and for the demo model.
 
 Each is a GGUF file that a real engine loads in milliseconds; the same call always writes the same bytes.
 """

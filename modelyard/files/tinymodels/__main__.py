@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> str | None:
                 return f"Cannot write {target}: {error.strerror}."
             return None
         case _:
-            return f"Say which model to write, and where: {' or '.join(_WRITERS)}, then a path."
+            return f"Name the model to write, and the path: {' or '.join(_WRITERS)}, then a path."
 
 
 if __name__ == "__main__":

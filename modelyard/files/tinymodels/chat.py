@@ -1,4 +1,4 @@
-"""The chat models: one recites a sentence, the other never stops."""
+"""The chat models: the reciter answers with a sentence, the babbler never stops."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,12 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from modelyard.files.tinymodels.vocabulary import Vocabulary, add_chat_tokenizer, chat_vocabulary, pieces
+from modelyard.files.tinymodels.vocabulary import (
+    Vocabulary,
+    add_chat_tokenizer,
+    chat_vocabulary,
+    split_sentence,
+)
 from modelyard.files.tinymodels.writer import Weights, new_gguf, ones, uniform, zeros
 
 _ARCHITECTURE = "llama"
@@ -32,15 +37,15 @@ class _Shape:
 def write_reciter(path: Path, sentence: str) -> None:
     """Write a chat model (about 0.4 MB) that answers every prompt with `sentence`, then stops.
 
-    It says one word a token (a word said before comes in one token with the words in front of it),
-    at every usual temperature. A prompt that ends inside the sentence is continued with the next word;
-    any other prompt is answered from the first word on. White space around the sentence is dropped.
+    It generates one word a token (a repeated word shares a token with the words before it) at every usual
+    temperature. It continues a prompt that ends inside the sentence, and answers any other from the first
+    word on. White space around the sentence is dropped.
 
     The layers add nothing, so what reaches the output matrix is the last token's embedding:
     one axis for each word, one more shared by all other tokens. The output matrix turns each axis
-    into the logit of the word to come. Raises ValueError where the sentence cannot be said.
+    into the logit of the word to come. ValueError for a sentence it cannot recite.
     """
-    vocabulary = chat_vocabulary(pieces(sentence))
+    vocabulary = chat_vocabulary(split_sentence(sentence))
     n_axes = vocabulary.n_words + 1
     shape = _Shape(n_embd=_HEAD_LENGTH * max(2, -(-n_axes // _HEAD_LENGTH)), n_layer=2, n_ff=64)
     with new_gguf(path, _ARCHITECTURE, "Tiny Reciter", "Recites one sentence and stops.") as writer:
@@ -51,7 +56,7 @@ def write_reciter(path: Path, sentence: str) -> None:
 
 
 def write_babbler(path: Path, *, n_embd: int = 64, n_layer: int = 2, n_ff: int = 128) -> None:
-    """Write a chat model with random weights that babbles syllables and never stops by itself.
+    """Write a chat model with random weights that generates syllables and never stops.
 
     `n_embd` (a multiple of 32), `n_layer` and `n_ff` are the width, the depth and the inner width: the
     defaults make a file of 0.6 MB; 512, 8 and 2048 make 136 MB, slow enough to interrupt.

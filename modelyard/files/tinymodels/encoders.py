@@ -1,4 +1,4 @@
-"""The encoders: one turns text into a vector, the other ranks documents for a query."""
+"""The encoders: an embedder, and a reranker that scores documents for a query."""
 
 from dataclasses import dataclass, field
 from itertools import product

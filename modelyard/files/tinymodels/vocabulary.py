@@ -1,4 +1,4 @@
-"""The vocabulary of the chat models: ChatML tokens, one token for each byte, and words of our own."""
+"""The vocabulary of the chat models: ChatML tokens, one token for each byte, and the words of the answer."""
 
 import re
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ DEMO_SENTENCE = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token texts and types by token id; the words stand last."""
+    """Token texts and types by token id, words last."""
 
     texts: tuple[str, ...]
     types: tuple[gguf.TokenType, ...]
@@ -38,7 +38,6 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """How many tokens there are."""
         return len(self.texts)
 
     @property
@@ -56,9 +55,9 @@ def chat_vocabulary(words: Sequence[str]) -> Vocabulary:
     """Give each word a token that is matched and printed exactly as written, spaces included."""
     control = [_BEGIN, _TURN_START, _TURN_END]
     single_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
-    own = (_UNKNOWN, *control, *single_bytes, _SPACE)
-    if taken := set(own).intersection(words):
-        raise ValueError(f"The word {taken.pop()!r} is a token of the chat format and cannot be said.")
+    reserved = (_UNKNOWN, *control, *single_bytes, _SPACE)
+    if taken := set(reserved).intersection(words):
+        raise ValueError(f"The word {taken.pop()!r} is a token of the chat format and cannot be recited.")
     types = (
         gguf.TokenType.UNKNOWN,
         *[gguf.TokenType.CONTROL] * len(control),
@@ -66,7 +65,7 @@ def chat_vocabulary(words: Sequence[str]) -> Vocabulary:
         gguf.TokenType.NORMAL,
         *[gguf.TokenType.USER_DEFINED] * len(words),
     )
-    return Vocabulary((*own, *words), types, len(words))
+    return Vocabulary((*reserved, *words), types, len(words))
 
 
 def add_chat_tokenizer(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
@@ -86,22 +85,22 @@ def add_chat_tokenizer(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def pieces(sentence: str) -> list[str]:
-    """Cut a sentence into token texts, each with its leading white space; joined they are the sentence.
+def split_sentence(sentence: str) -> list[str]:
+    """Split a sentence into token texts with their leading white space; joined they are the sentence.
 
-    A token knows only its one successor, so no piece may come twice. A word that was said before is
-    therefore glued to the piece in front of it: every piece starts with a word that is new in the
-    sentence, which makes all pieces different and lets a half-said sentence be cut the same way again.
+    A token has exactly one successor, so no piece may repeat. A repeated word is appended to the piece before
+    it: every piece starts with a new word, which makes all pieces different, and the same for a prefix of the
+    sentence.
     """
-    said: set[str] = set()
-    cut: list[str] = []
+    seen: set[str] = set()
+    parts: list[str] = []
     for spaced_word in re.findall(r"\s*\S+", sentence.strip()):
         word = spaced_word.strip()
-        if word in said:
-            cut[-1] += spaced_word
+        if word in seen:
+            parts[-1] += spaced_word
         else:
-            cut.append(spaced_word)
-        said.add(word)
-    if not cut:
+            parts.append(spaced_word)
+        seen.add(word)
+    if not parts:
         raise ValueError("The sentence to recite has no words.")
-    return cut
+    return parts

@@ -1,4 +1,4 @@
-"""Writing one GGUF file: whole or not at all."""
+"""Writes a GGUF file atomically, and the weights of tiny models."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ Weights = NDArray[np.float32]
 
 @contextmanager
 def new_gguf(path: Path, architecture: str, name: str, description: str) -> Iterator[gguf.GGUFWriter]:
-    """Yield a writer; when the block ends well, the finished file stands at `path`."""
+    """A writer; the file appears at `path` when the block ends without an error."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(unfinished, architecture)
     writer.add_type(gguf.GGUFType.MODEL)
@@ -36,15 +36,13 @@ def new_gguf(path: Path, architecture: str, name: str, description: str) -> Iter
 
 
 def zeros(*shape: int) -> Weights:
-    """Weights that add nothing."""
     return np.zeros(shape, dtype=np.float32)
 
 
 def ones(*shape: int) -> Weights:
-    """Norm weights that leave the normalised vector as it is."""
     return np.ones(shape, dtype=np.float32)
 
 
 def uniform(random: np.random.Generator, *shape: int, spread: float) -> Weights:
-    """Even random weights in [-spread, spread)."""
+    """Uniform random weights in [-spread, spread)."""
     return (random.random(shape, dtype=np.float32) - np.float32(0.5)) * np.float32(2 * spread)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from modelyard.files.gguf.header import Header, make_header
-from modelyard.files.gguf.parse import Contents
+from modelyard.files.gguf.parse import GgufContents
 from modelyard.files.gguf.reader import read_contents
 from schemas.base import Record
 from schemas.library import EntryFacts, EntryFormat
@@ -48,7 +48,7 @@ def _gguf_facts(root: Path, group: FileGroup) -> EntryFacts:
     return _header_facts(header)
 
 
-def _contents(root: Path, path: str) -> Contents:
+def _contents(root: Path, path: str) -> GgufContents:
     # By its handle: opened by name again, the path could be a link by now.
     with store_fs.open_file(root, path) as file:
         return read_contents(Path(f"/dev/fd/{file.fileno()}"))
