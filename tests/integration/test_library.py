@@ -92,7 +92,7 @@ async def test_a_description_lies_in_the_folder_and_is_changed_by_compare_and_se
     assert (root / "org/repo/description.txt").read_text() == "Für Gespräche.\n"
     assert written.description == "Für Gespräche."
     stale = DescribeEntry(entry=entry.key, description="Mine.", revision="")
-    with pytest.raises(Conflict, match="changed meanwhile"):
+    with pytest.raises(Conflict, match="has changed since"):
         await seen.bus.call(subjects.LIBRARY_DESCRIBE, stale)
     fresh = msgspec.structs.replace(stale, revision=written.description_revision)
     await seen.bus.call(subjects.LIBRARY_DESCRIBE, fresh)

@@ -42,7 +42,7 @@ async def test_an_entry_that_a_model_needs_is_not_deleted_unless_it_is_forced(
     put(root, PATH, gguf())
     entry = await seen.at(PATH)
     assert entry.used_by == ("mine",)
-    with pytest.raises(Conflict, match=r"needed by mine.*yard rm mine"):
+    with pytest.raises(Conflict, match=r"used by mine.*yard rm mine"):
         await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=entry.key))
     await registry.delete(model_key("mine"))
     await seen.until(entry.key, lambda one: not one.used_by)
