@@ -20,7 +20,7 @@ class EventTooLarge(EngineFailed):
     """An event that exceeds the limit of its parser."""
 
 
-class Event(NamedTuple):
+class SseEvent(NamedTuple):
     """One event of a stream."""
 
     raw: bytes
@@ -48,7 +48,7 @@ class EventParser:
         """The bytes after the last complete event."""
         return bytes(self._buffer)
 
-    def feed(self, piece: bytes) -> list[Event]:
+    def feed(self, piece: bytes) -> list[SseEvent]:
         """The events that `piece` completes; EventTooLarge if one exceeds the limit."""
         scan_from = max(0, len(self._buffer) - _LONGEST_BLANK_LINE + 1)
         if self._buffer:
@@ -71,12 +71,12 @@ class EventParser:
     def _too_large(self) -> EventTooLarge:
         return EventTooLarge(f"The stream has an event of more than {self._max_event_bytes} bytes.")
 
-    def _parse(self, raw: bytes) -> Event:
+    def _parse(self, raw: bytes) -> SseEvent:
         if len(raw) > self._max_event_bytes:
             raise self._too_large()
         if match := _ONE_DATA_LINE.fullmatch(raw):
             self._at_start = False
-            return Event(raw, match[1], _MESSAGE, self._last_id)
+            return SseEvent(raw, match[1], _MESSAGE, self._last_id)
         text = raw.removeprefix(_BOM) if self._at_start else raw
         self._at_start = False
         data, event_type, retry_ms = list[bytes](), "", None
@@ -93,7 +93,7 @@ class EventParser:
             elif name == b"retry" and value.isdigit():
                 retry_ms = int(value[:_MAX_RETRY_DIGITS])
         joined = b"\n".join(data) if data else None
-        return Event(raw, joined, event_type or _MESSAGE, self._last_id, retry_ms)
+        return SseEvent(raw, joined, event_type or _MESSAGE, self._last_id, retry_ms)
 
 
 async def read_data(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

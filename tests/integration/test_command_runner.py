@@ -24,9 +24,9 @@ from schemas.frames import AnswerHead
 from schemas.instances import Instance, InstanceState, PlacedDevice, Placement
 from schemas.models import ModelSpec
 from services.gateway.catalog import Catalog
-from services.gateway.inference.ask import Ask
-from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
+from services.gateway.inference.queue import BudgetAdmission
+from services.gateway.inference.request import InferRequest
 from services.supervisor.runner.launch import Launch
 from tests import engine_standin
 from tests.support import Yard
@@ -95,7 +95,7 @@ async def gateway(yard: Yard) -> AsyncIterator[Inference]:
             await BucketCache.start(bus, buckets.INSTANCES, tasks),
         )
         spending = await BucketCache.start(bus, buckets.SPENDING, tasks)
-        inference = Inference(bus, tasks, catalog, Admission(spending))
+        inference = Inference(bus, tasks, catalog, BudgetAdmission(spending))
         await inference.open(await Commands.start(bus, tasks, "test"))
         yield inference
 
@@ -104,7 +104,7 @@ async def ask(inference: Inference, path: str) -> tuple[AnswerHead, bytes]:
     body = b'{"model":"org/any","messages":[{"role":"user","content":"Hi"}]}'
     async with (
         asyncio.timeout(20),
-        inference.ask(Ask(path=path, body=body, model="org/any", stream=False)) as answer,
+        inference.submit(InferRequest(path=path, body=body, model="org/any", stream=False)) as answer,
     ):
         head = await answer.head()
         return head, b"".join([piece async for piece in answer.body()])

@@ -2,162 +2,27 @@
 
 import asyncio
 import collections
-import contextlib
 import random
-import time
-from collections.abc import AsyncIterator
 from functools import partial
 
 import msgspec
 import pytest
-from aiohttp import web
 
 from modelyard.bus.connection import Bus
-from modelyard.bus.micro import Commands
 from modelyard.bus.reads import replay
-from modelyard.bus.records import BucketCache, BucketStore
-from modelyard.bus.tasks import Tasks
-from schemas import buckets, streams, subjects
-from schemas.base import Role
+from schemas import streams, subjects
 from schemas.errors import EngineFailed, InternalError, YardError
-from schemas.instances import Instance, InstanceState, Reason
-from schemas.models import ModelSpec
 from schemas.requests import Lane, Outcome, RequestFinished
-from services.gateway.catalog import Catalog
-from services.gateway.inference.ask import Ask
-from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
+from services.gateway.inference.request import InferRequest
 from services.supervisor.runner import pulls, slot_pool
 from services.supervisor.runner.answer_sender import AnswerSender
-from services.supervisor.runner.queue_consumer import QueueConsumer
-from services.supervisor.runner.record import InstanceRecord
-from services.supervisor.runner.slot_pool import SlotPool
-from services.supervisor.runner.upstream import Upstream
+from tests.integration.inference_path import PATH, SPEC, engine, inference_path
 from tests.support import Yard, eventually
 
-PATH = "/v1/chat/completions"
-SPEC = ModelSpec(name="demo", path="demo.gguf", n_parallel=3)
 REQUESTS = 60
 TOKENS = 800
 """At 2 ms each they take longer than the ack timeout in that test."""
-
-MALFORMED = {
-    # Complete but for its end marker.
-    "unended": b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"w"}}]}\n\n'
-    b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
-    # A chunk of an unknown shape.
-    "strange": b'data: {"choices":[{"index":0,"delta":{"tool_calls":7}}]}\n\ndata: [DONE]\n\n',
-}
-
-
-class Engine:
-    """Streams the requested number of tokens; disconnects on request; counts the requests in flight."""
-
-    def __init__(self) -> None:
-        self.busy = 0
-        self.max_busy = 0
-        self.requested = False
-
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.busy += 1
-        self.max_busy = max(self.max_busy, self.busy)
-        try:
-            if (end := body.get("user")) in MALFORMED:
-                return await self._send_malformed(request, end)
-            return await self._stream(request, body["max_tokens"], crashes=self._crashes(body.get("user")))
-        finally:
-            self.busy -= 1
-
-    def _crashes(self, user: str | None) -> bool:
-        first, self.requested = not self.requested, True
-        return user == "crash" or (first and user == "crash once")
-
-    async def _stream(self, request: web.Request, tokens: int, *, crashes: bool) -> web.StreamResponse:
-        response = web.StreamResponse()
-        response.content_type = "text/event-stream"
-        await response.prepare(request)
-        for number in range(tokens):
-            if crashes and number == tokens // 2:
-                assert request.transport is not None
-                request.transport.abort()
-                return response
-            await response.write(b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"w"}}]}\n\n')
-            await asyncio.sleep(0.002)
-        usage = b'{"prompt_tokens":1,"completion_tokens":%d}' % tokens
-        await response.write(b'data: {"id":"c","choices":[],"usage":' + usage + b"}\n\ndata: [DONE]\n\n")
-        return response
-
-    async def _send_malformed(self, request: web.Request, end: str) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(MALFORMED[end])
-        if end == "unended":
-            assert request.transport is not None
-            request.transport.abort()
-        return response
-
-    async def slots(self, _request: web.Request) -> web.Response:
-        return web.json_response([{"is_processing": True}] * self.busy)
-
-
-@contextlib.asynccontextmanager
-async def engine() -> AsyncIterator[tuple[Engine, int]]:
-    running, app = Engine(), web.Application()
-    app.router.add_post(PATH, running.chat)
-    app.router.add_get("/slots", running.slots)
-    runner = web.AppRunner(app, handler_cancellation=True)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield running, runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
-
-
-@contextlib.asynccontextmanager
-async def inference_path(yard: Yard, *ports: int) -> AsyncIterator[tuple[Inference, list[SlotPool]]]:
-    """The inference path on a real broker: the gateway's part, and a runner's part for each engine."""
-    gateway = await yard.bus(Role.GATEWAY)
-    await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", SPEC)
-    async with Tasks() as tasks:
-        pools = [await slot_pool_of(await yard.bus(Role.RUNNER), tasks, port) for port in ports]
-        catalog = Catalog(
-            await BucketCache.start(gateway, buckets.MODELS, tasks),
-            await BucketCache.start(gateway, buckets.INSTANCES, tasks),
-        )
-        spending = await BucketCache.start(gateway, buckets.SPENDING, tasks)
-        inference = Inference(gateway, tasks, catalog, Admission(spending))
-        await inference.open(await Commands.start(gateway, tasks, "test"))
-        try:
-            yield inference, pools
-        finally:
-            for pool in pools:
-                await pool.upstream.close()
-
-
-async def slot_pool_of(bus: Bus, tasks: Tasks, port: int) -> SlotPool:
-    """A runner in this process."""
-    instance = InstanceRecord(bus, tasks, record(f"i{port}"))
-    for state in (InstanceState.LOADING, InstanceState.PROBING, InstanceState.READY):
-        await instance.transition(state)
-    pool = SlotPool(bus, tasks, instance, Upstream(port), SPEC)
-    await pool.open()
-    await QueueConsumer(bus, tasks, SPEC.name, pool).open()
-    return pool
-
-
-def record(instance: str) -> Instance:
-    return Instance(
-        instance=instance,
-        model="demo",
-        node="testnode",
-        engine="test",
-        revision=1,
-        state=InstanceState.STARTING,
-        reason=Reason.REQUESTED,
-        changed_at=time.time(),
-    )
 
 
 async def client(inference: Inference, chance: random.Random) -> Outcome:
@@ -165,7 +30,7 @@ async def client(inference: Inference, chance: random.Random) -> Outcome:
     stream, crashes = chance.random() < 0.5, chance.random() < 0.15
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": chance.randint(1, 15)}
     body |= {"stream": stream, **({"user": "crash"} if crashes else {})}
-    ask = Ask(
+    request = InferRequest(
         path=PATH,
         body=msgspec.json.encode({"model": "demo", **body}),
         model="demo",
@@ -176,7 +41,7 @@ async def client(inference: Inference, chance: random.Random) -> Outcome:
     timeout_s = chance.choice((30.0, 30.0, chance.random() * 0.2))
     await asyncio.sleep(chance.random() * 0.3)
     try:
-        async with asyncio.timeout(timeout_s), inference.ask(ask) as answer:
+        async with asyncio.timeout(timeout_s), inference.submit(request) as answer:
             await answer.head()
             async for _ in answer.body():
                 pass
@@ -212,7 +77,7 @@ async def test_every_request_ends_once_and_leaves_nothing_in_the_queue(yard: Yar
             await asyncio.wait_for(pool.wait_idle(), 20)
             assert 0 < running.max_busy <= SPEC.n_parallel, "both consume the queue"
             assert (running.busy, pool.busy, pool.free) == (0, 0, SPEC.n_parallel)
-        assert not list(inference.waiting())
+        assert not list(inference.queued())
         await queue_empty(operator)
         stored = await eventually(partial(stored_records, operator, REQUESTS), "all records", timeout_s=20)
     assert len({record.request for record in stored}) == len(stored) == REQUESTS
@@ -237,19 +102,19 @@ async def test_a_redelivered_request_is_handed_over_to_the_first_runner(
     started = await operator.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
     await operator.nc.flush()
     body = {"model": "demo", "stream": True, "max_tokens": TOKENS, "messages": []}
-    ask = Ask(path=PATH, body=msgspec.json.encode(body), model="demo", stream=True)
+    request = InferRequest(path=PATH, body=msgspec.json.encode(body), model="demo", stream=True)
     async with (
         engine() as (first, port),
         engine() as (second, other_port),
         inference_path(yard, port, other_port) as (inference, pools),
     ):
-        async with inference.ask(ask) as answer:
+        async with inference.submit(request) as answer:
             await started.next_msg(timeout=20)
             busy = await eventually(lambda: [pool for pool in pools if pool.busy], "a busy runner")
             # A free slot could get the second delivery, which would be dropped as a duplicate.
             busy[0].slots = busy[0].busy
             await started.next_msg(timeout=20)
-            text = b"".join([piece async for piece in answer.body()])
+            text = await answer.read_all()
         for pool in pools:
             await asyncio.wait_for(pool.wait_idle(), 20)
         assert (first.busy, second.busy) == (0, 0)
@@ -259,9 +124,9 @@ async def test_a_redelivered_request_is_handed_over_to_the_first_runner(
         assert not (await operator.js.stream_info(streams.INFER.name)).state.messages
 
 
-def malformed_ask(end: str, *, stream: bool) -> Ask:
+def malformed_request(end: str, *, stream: bool) -> InferRequest:
     body = {"model": "demo", "stream": stream, "max_tokens": 3, "messages": [], "user": end}
-    return Ask(path=PATH, body=msgspec.json.encode(body), model="demo", stream=stream)
+    return InferRequest(path=PATH, body=msgspec.json.encode(body), model="demo", stream=stream)
 
 
 async def only_record(bus: Bus) -> RequestFinished:
@@ -280,8 +145,8 @@ async def test_an_answer_without_its_end_marker_is_completed_and_recorded(yard: 
     """The gateway ended it without the runner and without an error, so no record was written."""
     operator = await yard.bus()
     async with engine() as (_, port), inference_path(yard, port) as (inference, _):
-        async with inference.ask(malformed_ask("unended", stream=True)) as answer:
-            text = b"".join([piece async for piece in answer.body()])
+        async with inference.submit(malformed_request("unended", stream=True)) as answer:
+            text = await answer.read_all()
         assert text.endswith(b"data: [DONE]\n\n")
         record = await only_record(operator)
     assert (record.outcome, record.status, record.completion_tokens) == (Outcome.OK, 200, 1)
@@ -291,7 +156,10 @@ async def test_an_unreadable_answer_is_an_error(yard: Yard) -> None:
     operator = await yard.bus()
     async with engine() as (_, port), inference_path(yard, port) as (inference, pools):
         with pytest.raises(InternalError):
-            async with asyncio.timeout(5), inference.ask(malformed_ask("strange", stream=False)) as answer:
+            async with (
+                asyncio.timeout(5),
+                inference.submit(malformed_request("strange", stream=False)) as answer,
+            ):
                 await answer.head()
         record = await only_record(operator)
         await asyncio.wait_for(pools[0].wait_idle(), 5)
@@ -303,7 +171,7 @@ async def test_a_failure_is_recorded_though_the_client_disconnected(yard: Yard) 
     operator = await yard.bus()
     async with inference_path(yard) as (inference, _):
         with pytest.raises(asyncio.CancelledError):
-            async with inference.ask(malformed_ask("unended", stream=True)) as answer:
+            async with inference.submit(malformed_request("unended", stream=True)) as answer:
                 answer.fail(EngineFailed("The engine died twice."))
                 raise asyncio.CancelledError
         record = await only_record(operator)
@@ -325,14 +193,14 @@ async def test_a_retry_on_the_same_runner_is_not_cancelled_for_the_first_attempt
     started = await operator.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
     await operator.nc.flush()
     body = {"model": "demo", "max_tokens": 400, "user": "crash once", "messages": []}
-    ask = Ask(path=PATH, body=msgspec.json.encode(body), model="demo", stream=False)
+    request = InferRequest(path=PATH, body=msgspec.json.encode(body), model="demo", stream=False)
     async with engine() as (_, port), inference_path(yard, port) as (inference, _pools):
-        async with asyncio.timeout(20), inference.ask(ask) as answer:
+        async with asyncio.timeout(20), inference.submit(request) as answer:
             assert (await answer.head()).status == 200
             async for _ in answer.body():
                 pass
         for attempt in (1, 2):
             event = subjects.REQUEST_STARTED.decode((await started.next_msg(timeout=5)).data)
-            assert (event.request, event.attempt) == (ask.request, attempt)
+            assert (event.request, event.attempt) == (request.id, attempt)
         await operator.nc.flush()
         assert started.pending_msgs == 0, "the retry was started once"

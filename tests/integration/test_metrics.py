@@ -21,9 +21,9 @@ from schemas.errors import BadRequest
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.metrics import AskSamples, InstanceMetrics, MetricsQuery, Sample, Samples
 from schemas.models import ModelSpec
-from services.gateway.exposure import Keys, Origins
-from services.gateway.metrics import Metrics
-from services.gateway.middleware import errors, guard
+from services.gateway.access import ApiKeys, Origins
+from services.gateway.http import guard, handle_errors
+from services.gateway.metrics import MetricsApi
 from services.monitor.metrics.ended import Ended
 from services.monitor.metrics.history import History
 from services.monitor.metrics.past import CHUNK_S, Past
@@ -233,9 +233,12 @@ async def gateway(yard: Yard, *keys: str) -> AsyncIterator[Http]:
     async with Tasks() as tasks:
         bus = await yard.bus(Role.GATEWAY)
         app = web.Application(
-            middlewares=[errors({}), guard(Origins(yard.settings), Keys.read(yard.settings.credentials))]
+            middlewares=[
+                handle_errors({}),
+                guard(Origins(yard.settings), ApiKeys.read(yard.settings.credentials)),
+            ]
         )
-        app.router.add_routes(Metrics(bus, await BucketCache.start(bus, buckets.DEVICES, tasks)).routes())
+        app.router.add_routes(MetricsApi(bus, await BucketCache.start(bus, buckets.DEVICES, tasks)).routes())
         async with TestClient(TestServer(app)) as client:
             yield client
 

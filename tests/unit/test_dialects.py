@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from modelyard.openai.errors import engine_error
-from modelyard.openai.sse import Event, EventParser, encode_event
+from modelyard.openai.sse import EventParser, SseEvent, encode_event
 from schemas.models import ParameterPolicy
 from schemas.requests import Continues
 from services.supervisor.dialects.base import Plain
@@ -17,9 +17,9 @@ from services.supervisor.dialects.responses import Responses
 from services.supervisor.dialects.whole import WholeChat, WholeText
 
 
-def event(data: bytes) -> Event:
+def event(data: bytes) -> SseEvent:
     """One event with this data."""
-    return Event(encode_event(data), data)
+    return SseEvent(encode_event(data), data)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_reported_usage_replaces_the_count_of_chunks() -> None:
     assert dialect.relay(event(b"not json")) == b"data: not json\n\n"
 
 
-def stream(*chunks: dict[str, Any]) -> list[Event]:
+def stream(*chunks: dict[str, Any]) -> list[SseEvent]:
     return [event(json.dumps(fields).encode()) for fields in chunks] + [event(b"[DONE]")]
 
 
@@ -217,7 +217,7 @@ def test_a_continuation_has_the_id_time_and_usage_of_the_whole_answer() -> None:
     last = json.loads(only_data(dialect.relay(event(b"[DONE]")).removesuffix(event(b"[DONE]").raw)))
     assert last["usage"] == {"prompt_tokens": 5, "completion_tokens": 13, "total_tokens": 18}
     assert (dialect.meter.prompt_tokens, dialect.meter.completion_tokens) == (5, 13)
-    assert dialect.relay(Event(b": ping\n\n", None)) == b""
+    assert dialect.relay(SseEvent(b": ping\n\n", None)) == b""
 
 
 def test_the_parameter_policy_of_a_model_drops_defaults_and_forces() -> None:
@@ -238,7 +238,7 @@ def test_a_whole_text_completion_is_put_together() -> None:
     assert choice["logprobs"] == {"tokens": ["a", "b", ""]}
 
 
-def events(*contents: dict[str, Any]) -> list[Event]:
+def events(*contents: dict[str, Any]) -> list[SseEvent]:
     encoded = [encode_event(json.dumps(content).encode(), content["type"]) for content in contents]
     return EventParser().feed(b"".join(encoded))
 

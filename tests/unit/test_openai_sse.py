@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.openai.sse import Event, EventParser, EventTooLarge, encode_event, read_data
+from modelyard.openai.sse import EventParser, EventTooLarge, SseEvent, encode_event, read_data
 
 STREAM = b': ping\n\ndata: {"a":1}\n\ndata:{"b":2}\r\n\r\nevent: x\ndata: 1\ndata: 2\n\ndata: [DONE]\n\n'
 DATA = [None, b'{"a":1}', b'{"b":2}', b"1\n2", b"[DONE]"]
@@ -24,16 +24,16 @@ FIELDS = (
 )
 
 
-def parse(stream: bytes, cuts: list[int], max_event_bytes: int = 1000) -> tuple[list[Event], bytes]:
+def parse(stream: bytes, cuts: list[int], max_event_bytes: int = 1000) -> tuple[list[SseEvent], bytes]:
     """The events of `stream` cut at `cuts`, and what follows them."""
-    parser, events = EventParser(max_event_bytes), list[Event]()
+    parser, events = EventParser(max_event_bytes), list[SseEvent]()
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     for start, end in itertools.pairwise(edges):
         events += parser.feed(stream[start:end])
     return events, parser.rest
 
 
-def dispatched(events: list[Event]) -> list[tuple[bytes, str, str, int | None]]:
+def dispatched(events: list[SseEvent]) -> list[tuple[bytes, str, str, int | None]]:
     """What the grammar dispatches: events with data."""
     return [(event.data, event.type, event.id, event.retry_ms) for event in events if event.data is not None]
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from modelyard.openai.sse import Event
+from modelyard.openai.sse import SseEvent
 from schemas.base import Record
 from schemas.errors import ErrorDetail
 from schemas.models import ParameterPolicy
@@ -42,7 +42,7 @@ class Dialect:
         if self.streams:
             fields["stream"] = TRUE
 
-    def relay(self, event: Event) -> bytes:
+    def relay(self, event: SseEvent) -> bytes:
         """Read one event; the bytes of it that the client gets."""
         if event.data is None:
             return event.raw
@@ -52,7 +52,7 @@ class Dialect:
         """Read the data of one event; whether the client gets it."""
         raise NotImplementedError
 
-    def collect(self, event: Event) -> None:
+    def collect(self, event: SseEvent) -> None:
         """Read one event, for a client that does not stream."""
         if event.data is not None:
             self.read(event.data)

@@ -6,7 +6,7 @@ import msgspec
 
 from modelyard.openai.chunks import DONE
 from modelyard.openai.errors import engine_error
-from modelyard.openai.sse import Event, encode_event
+from modelyard.openai.sse import SseEvent, encode_event
 from schemas.base import Record
 from schemas.requests import Continues
 from services.supervisor.dialects.base import Dialect, Fields
@@ -57,7 +57,7 @@ class Completions(Dialect):
         fields["stream_options"] = msgspec.Raw(msgspec.json.encode({**options, "include_usage": True}))
         self._usages.n = _positive(fields.get("n"))
 
-    def relay(self, event: Event) -> bytes:
+    def relay(self, event: SseEvent) -> bytes:
         if event.data is None:
             return event.raw if self._continues is None else b""
         if not self.read(event.data):

@@ -12,7 +12,7 @@ import nats.js.errors
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.openai.errors import engine_error
-from modelyard.openai.sse import Event, EventParser, EventTooLarge
+from modelyard.openai.sse import EventParser, EventTooLarge, SseEvent
 from schemas import streams, subjects
 from schemas.base import Record
 from schemas.errors import BadRequest, EngineFailed, ErrorDetail, InternalError, YardError
@@ -183,7 +183,7 @@ async def fetch_body(bus: Bus, request: str, parts: int) -> bytes:
         raise EngineFailed(f"The body of the request could not be fetched: {error}.") from error
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[Event]]:
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[SseEvent]]:
     parser = EventParser()
     async for data in response.content.iter_any():
         if events := parser.feed(data):
