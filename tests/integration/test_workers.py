@@ -20,8 +20,8 @@ from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.agent.workers import Workers
 from services.supervisor.rpc import handshake
+from services.supervisor.rpc.connections import Connection
 from services.supervisor.rpc.handshake import HandshakeError, Purpose, authenticate_worker
-from services.supervisor.rpc.pipe import Connection
 from services.supervisor.rpc.tunnel import Tunnel, Unreachable
 from tests.support import eventually
 
