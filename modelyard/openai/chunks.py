@@ -14,10 +14,6 @@ MAX_TOOL_CALLS = 1024
 Json = dict[str, Any]
 
 
-class TooManyToolCalls(EngineFailed):
-    """An answer with more than `MAX_TOOL_CALLS` tool calls."""
-
-
 class ToolCalls:
     """The tool calls of one message, by the index that the engine gives them."""
 
@@ -25,7 +21,7 @@ class ToolCalls:
         self._calls: dict[int, Json] = {}
 
     def add(self, parts: Iterable[Json]) -> None:
-        """Fold the calls of a message or of a delta; TooManyToolCalls beyond the limit."""
+        """Fold the calls of a message or of a delta; EngineFailed beyond `MAX_TOOL_CALLS`."""
         for position, part in enumerate(parts):
             call = self._call(self._index(part, position))
             function = part.get("function") or {}
@@ -44,7 +40,7 @@ class ToolCalls:
         # The index comes from the engine: it is a key, and never the size of anything.
         if index not in self._calls:
             if len(self._calls) >= MAX_TOOL_CALLS:
-                raise TooManyToolCalls(f"The answer has more than {MAX_TOOL_CALLS} tool calls.")
+                raise EngineFailed(f"The answer has more than {MAX_TOOL_CALLS} tool calls.")
             self._calls[index] = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
         return self._calls[index]
 
