@@ -23,7 +23,7 @@ from modelyard.host.threads import CallTimeout, TimedCalls
 SCAN_TIMEOUT_S = 2.0
 """A scan of a folder waits this long for its files; a slower one is used once it is loaded."""
 FILE_TIMEOUT_S = 0.5
-"""The least wait for each file: one that hangs must not make the files after it look as if they did."""
+"""The least wait for each file: one that hangs must not use up the time of the next ones."""
 _BUILT_IN = "services."
 _NOT_OURS = stat.S_IWGRP | stat.S_IWOTH
 

@@ -53,7 +53,7 @@ _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 class EngineProblem(Exception):
-    """The engine cannot serve this model here; the message says why."""
+    """The engine cannot serve this model here; the message is the reason."""
 
 
 class ModelFiles(Record):
@@ -165,7 +165,7 @@ def minimal_environment(environ: Mapping[str, str] = os.environ) -> dict[str, st
 
 
 def device_environment(placement: Placement) -> dict[str, str]:
-    """The visible GPUs, by UUID: two equal cards are told apart."""
+    """The visible GPUs, by UUID: two equal cards are distinguished."""
     if not placement.devices:
         return {}
     visible = ",".join(gpu.device for gpu in placement.gpus)

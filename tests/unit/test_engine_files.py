@@ -48,7 +48,7 @@ def test_the_size_of_a_folder_is_that_of_all_its_weights(store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "word"),
+    ("unusable", "reason"),
     [
         (spec("nothing.gguf"), "nothing.gguf of model m is not in the store"),
         (spec("t.jinja"), "too short"),
@@ -61,9 +61,9 @@ def test_the_size_of_a_folder_is_that_of_all_its_weights(store: Path) -> None:
     ],
     ids=str,
 )
-def test_an_unusable_file_is_a_sentence(store: Path, wanted: ModelSpec, word: str) -> None:
-    with pytest.raises(EngineProblem, match=word):
-        check_files(wanted, store, LlamaCppEngine())
+def test_an_unusable_file_is_a_sentence(store: Path, unusable: ModelSpec, reason: str) -> None:
+    with pytest.raises(EngineProblem, match=reason):
+        check_files(unusable, store, LlamaCppEngine())
 
 
 @pytest.mark.parametrize("engine", [CommandEngine()])

@@ -110,9 +110,9 @@ def test_an_impossible_spread_has_a_reason(
 ) -> None:
     profile = msgspec.structs.replace(spread.profiles[0], workers=workers)
     spec = msgspec.structs.replace(spread, engine=engine, profiles=(profile,))
-    said = options(spec, settings, [CPU], {})
-    assert said.options == ()
-    assert sentence in (said.problem or "")
+    impossible = options(spec, settings, [CPU], {})
+    assert impossible.options == ()
+    assert sentence in (impossible.problem or "")
     usual = msgspec.structs.replace(spec, profiles=(profile, Profile(name="alone")))
     assert [one.profile for one in options(usual, settings, [CPU], {}).options] == ["alone"]
 

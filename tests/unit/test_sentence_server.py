@@ -150,7 +150,7 @@ def test_a_zero_vector_is_not_normalized() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "word"),
+    ("body", "reason"),
     [
         ({"input": [1, 2]}, "takes, which is text"),
         ({"input": []}, "between 1 and"),
@@ -161,11 +161,11 @@ def test_a_zero_vector_is_not_normalized() -> None:
         ({"input": "x", "task": "poem"}, "there are query, document"),
     ],
 )
-async def test_an_impossible_request_is_refused_in_a_sentence(body: Json, word: str) -> None:
+async def test_an_impossible_request_is_refused_in_a_sentence(body: Json, reason: str) -> None:
     async with embeddings() as url:
         status, answer = await post(f"{url}/v1/embeddings", body)
     assert status == 400
-    assert word in answer["error"]["message"]
+    assert reason in answer["error"]["message"]
 
 
 def test_impossible_defaults_are_refused_at_the_start() -> None:

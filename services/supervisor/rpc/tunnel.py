@@ -18,7 +18,7 @@ _TCP_TABLE = Path("/proc/net/tcp")
 
 
 class Unreachable(Exception):
-    """The worker cannot be reached; the message says why."""
+    """The worker cannot be reached; the message is the reason."""
 
 
 class Tunnel:

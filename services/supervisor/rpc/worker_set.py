@@ -21,7 +21,7 @@ _RETRY_S = 0.25
 
 
 class WorkersUnavailable(Exception):
-    """A worker could not be acquired; the message says which and why."""
+    """A worker could not be acquired; the message names it and the reason."""
 
 
 class WorkerSet:

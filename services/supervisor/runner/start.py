@@ -32,7 +32,7 @@ _MIN_LOAD_BYTES_PER_S = 50_000_000
 
 
 class EngineStartFailed(Exception):
-    """The engine did not become ready; the message says why."""
+    """The engine did not become ready; the message is the reason."""
 
     def __init__(self, message: str, reason: Reason = Reason.UNHEALTHY) -> None:
         super().__init__(message)

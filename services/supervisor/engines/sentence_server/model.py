@@ -14,7 +14,7 @@ Pair = tuple[str, str]
 
 
 class ModelProblem(Exception):
-    """The model cannot be served; the message says why."""
+    """The model cannot be served; the message is the reason."""
 
 
 class EmbeddedText(Record):
