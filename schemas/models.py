@@ -164,11 +164,14 @@ class ModelStored(Record):
 
 
 class ModelStarting(Record):
-    """The start was accepted, or the model is there already; events tell the rest."""
+    """The start was accepted, or the model runs already; events report the rest."""
 
     model: str
-    instance: str
     state: str
+    """Of its instance; `waiting` as long as it has none."""
+    instance: str | None = None
+    reason: str | None = None
+    """What a model without an instance waits for, as the end of a sentence."""
 
 
 class ModelStopping(Record):

@@ -134,11 +134,22 @@ class DesiredState(Record):
     """Unix seconds."""
 
 
+class Refusal(Record):
+    """A model that no waiting helps: its requests are refused at once."""
+
+    error: str
+    """Why, in a sentence."""
+    retry_at: float
+    """Unix seconds from which requests are accepted again."""
+
+
 class WaitingModel(Record):
-    """A model that is asked for and not served yet."""
+    """A model that is demanded and not served."""
 
     model: str
     reason: str
     """What it waits for, as the end of a sentence."""
     since: float
     """Unix seconds."""
+    refused: Refusal | None = None
+    """None: its requests wait."""

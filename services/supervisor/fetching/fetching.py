@@ -1,9 +1,9 @@
-"""Files of models that wait, brought where they could run: what could be, what is, and what failed."""
+"""The files of waiting models: how they could be fetched to other nodes, and the fetches ordered."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -19,81 +19,93 @@ from schemas.errors import YardError
 from schemas.library import JOB_ENDED, CopyEntry, LibraryEntry, LibraryJob, StoreSpace, TrashedEntry, node_of
 from schemas.models import ModelSpec
 from schemas.placing import NodeOptions, OnBehalfOf, Option
-from services.supervisor.fetching.hub import AGAIN_S, PASSING, Hub
-from services.supervisor.fetching.orders import Order, copy_order, hub_order
-from services.supervisor.fetching.progress import RETRY_S, Progress, deleted, progress, works
-from services.supervisor.fetching.shelves import Shelves
-from services.supervisor.planning.text import names
-from services.supervisor.planning.world import Fetch, FetchModel
-from services.supervisor.scheduling.asking import Nodes
+from services.supervisor.fetching.sources import TRANSIENT, TRANSIENT_RETRY_S, HubOffers, LibraryIndex
+from services.supervisor.fetching.transfers import (
+    RETRY_S,
+    FetchProgress,
+    TransferOrder,
+    copy_order,
+    failed_fetch,
+    fetch_progress,
+    hub_order,
+    transfers_to,
+    trashed_files,
+)
+from services.supervisor.planning.world import FetchOption, PlannedFetch, join_names
+from services.supervisor.scheduler.node_client import NodeClient
 
 log = logs.get(__name__)
 T = TypeVar("T")
 
-AWAY_S = 60.0
-"""A node that has the files and is away is waited for so long, before they are downloaded anew."""
-_SHOWS_S = 5.0
+OFFLINE_GRACE_S = 60.0
+"""Files on a node that is offline are downloaded again only after so long."""
+_VISIBLE_S = 5.0
 THE_HUB = "the hub"
 
 
 class Fetches(NamedTuple):
-    """What the plan has to know, by model."""
+    """What the plan needs, by model, and the orders that carry its fetches out."""
 
-    ways: dict[str, tuple[Fetch, ...]]
-    under_way: dict[str, str]
+    options: dict[str, tuple[FetchOption, ...]]
+    running: dict[str, str]
     failed: dict[str, str]
+    orders: dict[PlannedFetch, TransferOrder]
 
 
-class _Found(NamedTuple):
-    """Of one model and one node: ways there, or how it stands."""
+class _NodeFetch(NamedTuple):
+    """One model and one node: the ways to fetch its files there, or the progress of a fetch."""
 
-    fetches: tuple[Fetch, ...] = ()
-    progress: Progress | None = None
+    options: tuple[FetchOption, ...] = ()
+    progress: FetchProgress | None = None
+    order: TransferOrder | None = None
 
 
-class Fetching:
-    """Looks where a model's files are, and has them brought to another node."""
+class _Lacking(NamedTuple):
+    """A model and a node that lacks files of it."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        tasks: Tasks,
-        nodes: Nodes,
-        stores: BucketCache[StoreSpace],
-        jobs: BucketCache[LibraryJob],
-        downloads: BucketCache[Download],
-        trash: BucketCache[TrashedEntry],
-    ) -> None:
-        self._bus = bus
-        self._tasks = tasks
-        self._nodes = nodes
-        self._jobs = jobs
-        self._downloads = downloads
-        self._trash = trash
-        self._shelves = Shelves(bus, stores)
-        self._hub = Hub(bus, tasks, self._tell)
-        self._listeners: list[Callable[[], None]] = []
-        self._orders: dict[FetchModel, Order] = {}
-        """What would be ordered."""
-        self._ordering: set[FetchModel] = set()
-        self._refused: dict[FetchModel, tuple[YardError, float]] = {}
-        self._away_since: dict[str, float] = {}
+    spec: ModelSpec
+    node: str
+    answer: NodeOptions
+    requested_at: float | None
+
+
+class LibraryState(NamedTuple):
+    """The buckets of the downloaders that fetching follows."""
+
+    stores: BucketCache[StoreSpace]
+    jobs: BucketCache[LibraryJob]
+    downloads: BucketCache[Download]
+    trash: BucketCache[TrashedEntry]
 
     @classmethod
-    async def start(cls, bus: Bus, tasks: Tasks, nodes: Nodes) -> "Fetching":
+    async def start(cls, bus: Bus, tasks: Tasks) -> "LibraryState":
         return cls(
-            bus,
-            tasks,
-            nodes,
             await BucketCache.start(bus, buckets.STORES, tasks),
             await BucketCache.start(bus, buckets.JOBS, tasks),
             await BucketCache.start(bus, buckets.DOWNLOADS, tasks),
             await BucketCache.start(bus, buckets.TRASH, tasks),
         )
 
-    def listen(self, *, on_news: Callable[[], None], on_end: Callable[[], None]) -> None:
-        """Call `on_end` when a copy or a download has ended, `on_news` when an answer has come."""
-        self._listeners.append(on_news)
+
+class Fetching:
+    """Finds the files of models, and orders copies and downloads."""
+
+    def __init__(self, bus: Bus, tasks: Tasks, nodes: NodeClient, library: LibraryState) -> None:
+        self._bus = bus
+        self._tasks = tasks
+        self._nodes = nodes
+        self._state = library
+        self._index = LibraryIndex(bus, library.stores)
+        self._hub = HubOffers(bus, tasks, self._notify)
+        self._listeners: list[Callable[[], None]] = []
+        self._ordering: set[PlannedFetch] = set()
+        self._refused: dict[PlannedFetch, tuple[YardError, float]] = {}
+        self._offline_since: dict[str, float] = {}
+        """Since when the nodes with a model's files are offline, monotonic."""
+
+    def listen(self, *, on_update: Callable[[], None], on_end: Callable[[], None]) -> None:
+        """Call `on_end` when a copy or a download has ended, `on_update` when an answer has come."""
+        self._listeners.append(on_update)
 
         def on_job(_key: str, job: LibraryJob | None) -> None:
             if job is not None and job.state in JOB_ENDED:
@@ -103,138 +115,127 @@ class Fetching:
             if download is not None and download.state in ENDED:
                 on_end()
 
-        self._jobs.listen(on_job)
-        self._downloads.listen(on_download)
+        self._state.jobs.listen(on_job)
+        self._state.downloads.listen(on_download)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
             listener()
 
-    async def look(
-        self,
-        specs: Iterable[ModelSpec],
-        wished_at: Mapping[str, float],
-        *,
-        patient_for: str | None = None,
+    async def scan(
+        self, specs: list[ModelSpec], requested_at: Mapping[str, float], *, preview: str | None = None
     ) -> Fetches:
-        """For each of these models that some node lacks the files of: how they could come there.
+        """How the files of these models could be fetched to nodes that lack them.
 
-        `wished_at`: when a person asked for a start. `patient_for`: a model of which somebody wants to know;
-        for it the hub's answer is waited for.
+        `requested_at`: the times of start commands. `preview`: the model of a preview, which waits for the
+        hub's answer and changes nothing.
         """
-        made, specs = Fetches({}, {}, {}), list(specs)
-        looked_for = {spec.name for spec in specs}
-        self._away_since = {name: at for name, at in self._away_since.items() if name in looked_for}
+        if preview is None:
+            names = {spec.name for spec in specs}
+            self._offline_since = {name: at for name, at in self._offline_since.items() if name in names}
+        fetches = Fetches({}, {}, {}, {})
         for spec in specs:
-            lacking = self._nodes.lacking(spec.name)
-            found = [
-                await self._found(
-                    spec, node, said, wished_at.get(spec.name), patient=spec.name == patient_for
-                )
-                for node, said in sorted(lacking.items())
-                if self._shelves.is_there(node)
-            ]
-            made.ways[spec.name] = tuple(way for one in found for way in one.fetches)
-            for one in found:
-                if one.progress is not None:
-                    texts = made.failed if one.progress.failed else made.under_way
-                    texts.setdefault(spec.name, one.progress.text)
-        return made
+            options: list[FetchOption] = []
+            for node, answer in sorted(self._nodes.lacking_files(spec.name).items()):
+                if not self._index.is_online(node):
+                    continue
+                lacking = _Lacking(spec, node, answer, requested_at.get(spec.name))
+                found = await self._scan_node(lacking, preview)
+                options += found.options
+                if found.order is not None:
+                    fetches.orders[PlannedFetch(model=spec.name, node=node)] = found.order
+                if found.progress is not None:
+                    texts = fetches.failed if found.progress.failed else fetches.running
+                    texts.setdefault(spec.name, found.progress.text)
+            fetches.options[spec.name] = tuple(options)
+        return fetches
 
-    async def _found(
-        self,
-        spec: ModelSpec,
-        node: str,
-        said: NodeOptions,
-        wished_at: float | None,
-        *,
-        patient: bool,
-    ) -> _Found:
-        fetch = FetchModel(model=spec.name, node=node)
-        if (standing := self._standing(spec, fetch, said.missing, wished_at)) is not None:
-            return _Found(progress=standing)
-        entries = [await self._shelves.with_path(path) for path in said.missing]
-        there = [[one for one in found if self._gives(one, node)] for found in entries]
-        if (copy := copy_order(spec, said.missing, there, node)) is not None:
-            self._orders[fetch] = copy
-            return await self._copies(spec, copy, said, there)
-        away = sorted(
-            {one.node for found in entries for one in found if not self._shelves.is_there(one.node)}
-        )
-        if patient and spec.source is not None and self._hub.ways(spec, spec.source) is None:
-            await self._hub.answered(spec, spec.source)
-        return self._downloads_of(spec, fetch, said, away)
+    async def _scan_node(self, lacking: _Lacking, preview: str | None) -> _NodeFetch:
+        spec, missing = lacking.spec, lacking.answer.missing
+        if (progress := self._progress(lacking)) is not None:
+            return _NodeFetch(progress=progress)
+        entries = [await self._index.entries_at(path) for path in missing]
+        online = [[entry for entry in found if self._can_send(entry, lacking.node)] for found in entries]
+        if (copy := copy_order(spec, missing, online, lacking.node)) is not None:
+            return await self._copy_options(lacking, copy, online)
+        offline = sorted({e.node for found in entries for e in found if not self._index.is_online(e.node)})
+        if spec.name == preview and spec.source is not None and self._hub.options(spec, spec.source) is None:
+            await self._hub.wait_for_answer(spec, spec.source)
+        return self._download_options(lacking, offline, is_preview=preview is not None)
 
-    def _gives(self, entry: LibraryEntry, node: str) -> bool:
-        return entry.node != node and self._shelves.is_there(entry.node)
+    def _can_send(self, entry: LibraryEntry, to_node: str) -> bool:
+        return entry.node != to_node and self._index.is_online(entry.node)
 
-    def _standing(
-        self, spec: ModelSpec, fetch: FetchModel, missing: tuple[str, ...], wished_at: float | None
-    ) -> Progress | None:
-        """What was ordered already, and how that goes."""
+    def _progress(self, lacking: _Lacking) -> FetchProgress | None:
+        """What was ordered already, and its progress."""
+        node, requested_at, now = lacking.node, lacking.requested_at, time.time()
+        fetch = PlannedFetch(model=lacking.spec.name, node=node)
         if fetch in self._ordering:
-            return Progress(f"its files are being asked for by {fetch.node}")
-        now = time.time()
+            return FetchProgress(f"its files are being requested for {node}")
         if fetch in self._refused:
             error, at = self._refused[fetch]
-            passes = isinstance(error, PASSING)
-            if now - at < (AGAIN_S if passes else RETRY_S) and (wished_at or 0.0) < at:
-                problem = f"its files could not be brought to {fetch.node}: {error.message.rstrip('.')}"
-                return Progress(problem, failed=not passes)
-        jobs, downloads = self._jobs.values.values(), self._downloads.values.values()
-        done = works(spec.name, missing, fetch.node, jobs, downloads)
-        trashed = self._trash.values.values()
-        return progress(done, fetch.node, now, wished_at) or deleted(trashed, missing, fetch.node, wished_at)
-
-    async def _copies(
-        self, spec: ModelSpec, copy: CopyEntry, said: NodeOptions, there: list[list[LibraryEntry]]
-    ) -> _Found:
-        giver, node = node_of(copy.entry), self._nodes.get(copy.node)
-        if node is None:
-            return _Found()
-        stand_in = OnBehalfOf(node=node.node, engine=said.engine or "", devices=node.devices)
-        by_files = (
-            await self._nodes.instead(giver, spec.name, stand_in) if spec.path in said.missing else said
+            is_transient = isinstance(error, TRANSIENT)
+            retry_s = TRANSIENT_RETRY_S if is_transient else RETRY_S
+            if now - at < retry_s and (requested_at or 0.0) < at:
+                return failed_fetch(node, error.message, failed=not is_transient)
+        missing = lacking.answer.missing
+        jobs, downloads = self._state.jobs.values.values(), self._state.downloads.values.values()
+        transfers = transfers_to(node, lacking.spec.name, missing, jobs, downloads)
+        trashed = self._state.trash.values.values()
+        return fetch_progress(transfers, node, now, requested_at) or trashed_files(
+            trashed, missing, node, requested_at
         )
-        if by_files.problem is not None and by_files is not said:
-            return _Found(progress=Progress(by_files.problem.rstrip("."), failed=True))
-        sizes = {found[0].key: found[0].size_bytes for found in there if found}
+
+    async def _copy_options(
+        self, lacking: _Lacking, copy: CopyEntry, entries: list[list[LibraryEntry]]
+    ) -> _NodeFetch:
+        source, node, answer = node_of(copy.entry), self._nodes.get(copy.node), lacking.answer
+        if node is None:
+            return _NodeFetch()
+        if lacking.spec.path in answer.missing:
+            target = OnBehalfOf(node=node.node, engine=answer.engine or "", devices=node.devices)
+            answer = await self._nodes.options_on_behalf_of(target, source, lacking.spec.name)
+            if answer.problem is not None:
+                return _NodeFetch(progress=FetchProgress(answer.problem.rstrip("."), failed=True))
+        sizes = {found[0].key: found[0].size_bytes for found in entries if found}
         size = spell_size(sum(sizes.values()))
-        return _Found(tuple(Fetch(option=one, source=giver, size=size) for one in by_files.options))
+        options = tuple(FetchOption(option=option, source=source, size=size) for option in answer.options)
+        return _NodeFetch(options, order=copy)
 
-    def _downloads_of(self, spec: ModelSpec, fetch: FetchModel, said: NodeOptions, away: list[str]) -> _Found:
-        order = hub_order(spec, said.missing, fetch.node)
+    def _download_options(self, lacking: _Lacking, offline: list[str], *, is_preview: bool) -> _NodeFetch:
+        spec, node = lacking.spec, lacking.node
+        order = hub_order(spec, lacking.answer.missing, node)
+        where = f"its files are on {join_names(offline)}, which is away"
         if order is None or spec.source is None:
-            what = f"its files are on {names(away)}, which is away"
-            return _Found(progress=Progress(what, failed=True) if away else None)
-        if away and (left_s := self._patience_s(spec.name)) > 0:
-            text = f"its files are on {names(away)}, which is away; in {left_s:.0f} s they are downloaded"
-            return _Found(progress=Progress(text))
-        ways = self._hub.ways(spec, spec.source)
-        if ways is None:
-            return _Found(progress=Progress("the hub is asked for its files"))
-        if ways.problem is not None:
-            return _Found(progress=Progress(ways.problem, failed=not ways.passes))
-        if (refusal := ways.refusals.get(fetch.node)) is not None:
-            return _Found(progress=Progress(refusal, failed=True))
-        self._orders[fetch] = order
-        option = ways.options.get(fetch.node, Option(node=fetch.node))
-        return _Found((Fetch(option=option, source=THE_HUB, size=spell_size(ways.size_bytes)),))
+            return _NodeFetch(progress=FetchProgress(where, failed=True) if offline else None)
+        if offline and (left_s := self._grace_left_s(spec.name, is_preview=is_preview)) > 0:
+            return _NodeFetch(progress=FetchProgress(f"{where}; in {left_s:.0f} s they are downloaded"))
+        offer = self._hub.options(spec, spec.source)
+        if offer is None:
+            return _NodeFetch(progress=FetchProgress("the hub is being queried for its files"))
+        if offer.problem is not None:
+            return _NodeFetch(progress=FetchProgress(offer.problem, failed=not offer.is_transient))
+        if (refusal := offer.refusals.get(node)) is not None:
+            return _NodeFetch(progress=FetchProgress(refusal, failed=True))
+        option = offer.options.get(node, Option(node=node))
+        size = spell_size(offer.size_bytes)
+        return _NodeFetch((FetchOption(option=option, source=THE_HUB, size=size),), order=order)
 
-    def _patience_s(self, model: str) -> float:
-        """How long the nodes that have a model's files are still waited for."""
-        since = self._away_since.setdefault(model, time.monotonic())
-        return AWAY_S - (time.monotonic() - since)
+    def _grace_left_s(self, model: str, *, is_preview: bool) -> float:
+        now = time.monotonic()
+        since = self._offline_since.get(model, now)
+        if not is_preview:
+            self._offline_since[model] = since
+        return OFFLINE_GRACE_S - (now - since)
 
-    def order(self, fetch: FetchModel) -> None:
-        """Have it done; how it goes shows at the next look."""
+    def order(self, fetch: PlannedFetch, order: TransferOrder) -> None:
+        """Order it; its progress shows in the next scan."""
         if fetch not in self._ordering:
             self._ordering.add(fetch)
-            self._tasks.spawn(self._order(fetch), f"fetch {fetch.model}")
+            self._tasks.spawn(self._order(fetch, order), f"fetch {fetch.model}")
 
-    async def _order(self, fetch: FetchModel) -> None:
-        order = self._orders[fetch]
-        log.info("files_are_fetched", model=fetch.model, node=fetch.node, order=msgspec.to_builtins(order))
+    async def _order(self, fetch: PlannedFetch, order: TransferOrder) -> None:
+        log.info("fetch_ordered", model=fetch.model, node=fetch.node, order=msgspec.to_builtins(order))
         try:
             await self._send(order)
             self._refused.pop(fetch, None)
@@ -243,18 +244,18 @@ class Fetching:
             self._refused[fetch] = error, time.time()
         finally:
             self._ordering.discard(fetch)
-            self._tell()
+            self._notify()
 
-    async def _send(self, order: Order) -> None:
-        """Returns when the work shows, so that no second look orders it again."""
+    async def _send(self, order: TransferOrder) -> None:
+        """Returns when the transfer shows, so that no second scan orders it again."""
         if isinstance(order, CopyEntry):
             job = await self._bus.call(subjects.LIBRARY_COPY, order)
-            await _shows(self._jobs, job.job)
+            await _wait_visible(self._state.jobs, job.job)
         else:
             download = await self._bus.call(subjects.DOWNLOAD_START, order)
-            await _shows(self._downloads, download.download)
+            await _wait_visible(self._state.downloads, download.download)
 
 
-async def _shows(mirror: BucketCache[T], key: str) -> None:
+async def _wait_visible(cache: BucketCache[T], key: str) -> None:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(mirror.until(lambda values: key in values), _SHOWS_S)
+        await asyncio.wait_for(cache.until(lambda values: key in values), _VISIBLE_S)

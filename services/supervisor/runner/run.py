@@ -18,8 +18,8 @@ from modelyard.host.settings import Settings
 from schemas.base import Role
 from schemas.errors import YardError
 from schemas.instances import Instance, InstanceState, Reason
-from services.supervisor.backoff import failure
 from services.supervisor.engines.base import EngineProblem
+from services.supervisor.node.backoff import failure
 from services.supervisor.rpc.crew import Crew, NoCrew
 from services.supervisor.runner.activity import Activity
 from services.supervisor.runner.desk import Desk
