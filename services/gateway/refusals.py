@@ -1,9 +1,10 @@
-"""Requests that wait for a model when its circuit opens are told so, and not left waiting."""
+"""Waiting requests fail when the circuit of their model opens, or when it cannot run here at all."""
 
 import asyncio
 
 from modelyard.bus.tasks import Tasks
 from schemas.instances import Instance
+from schemas.placing import WaitingModel
 from services.gateway.catalog import Catalog, start_failed
 from services.gateway.inference.inference import Inference
 
@@ -19,6 +20,13 @@ class Refusals:
         self._catalog = catalog
         self._inference = inference
         catalog.instances.listen(self._on_instance)
+        if catalog.waiting is not None:
+            catalog.waiting.listen(self._on_waiting)
+
+    def _on_waiting(self, _key: str, waiting: WaitingModel | None) -> None:
+        if waiting is not None and (refusal := self._catalog.refusal(waiting.model)) is not None:
+            for answer in tuple(self._inference.waiting(waiting.model)):
+                answer.fail(refusal)
 
     def _on_instance(self, _key: str, instance: Instance | None) -> None:
         if instance is not None and instance.circuit_open:
