@@ -22,7 +22,7 @@ from schemas.models import ModelRef, ModelSource, ModelSpec
 from schemas.placing import AskOptions, NodeOptions, Option, PlanQuery, WaitingModel
 from schemas.profiles import Lora
 from services.supervisor.fetching.fetching import Fetching
-from services.supervisor.scheduling.asking import Nodes
+from services.supervisor.scheduler.node_client import Nodes
 from services.supervisor.service import main as supervisor
 from tests.integration.library_yard import Shown, gguf, put, shown
 from tests.integration.nodes import node, running

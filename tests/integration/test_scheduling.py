@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
+from services.supervisor.scheduling.memory import Memory
 
 from modelyard.bus.micro import Commands
 from modelyard.bus.records import BucketCache, BucketStore
@@ -28,14 +29,13 @@ from schemas.models import ModelRef, ModelSpec
 from schemas.placing import AskOptions, Need, NodeDevice, NodeOptions, Option, WaitingModel
 from schemas.profiles import DeviceNeed, Profile
 from schemas.registry import PatchModel, PutModel
-from services.supervisor.agent.agent import NodeAgent
-from services.supervisor.agent.reservations import Reservations
 from services.supervisor.fetching.fetching import Fetching
-from services.supervisor.scheduling.asking import Nodes
-from services.supervisor.scheduling.demand import Demands
-from services.supervisor.scheduling.lease import SchedulerLease
-from services.supervisor.scheduling.memory import Memory
-from services.supervisor.scheduling.scheduler import ORDER_S, Scheduler
+from services.supervisor.node.agent import NodeAgent
+from services.supervisor.node.device_memory import Reservations
+from services.supervisor.scheduler.demand import Demands
+from services.supervisor.scheduler.lease import SchedulerLease
+from services.supervisor.scheduler.node_client import Nodes
+from services.supervisor.scheduler.snapshot import ORDER_S, Scheduler
 from services.supervisor.service import main
 from tests.support import Yard
 

@@ -17,8 +17,8 @@ from modelyard.host.settings import Settings
 from schemas.errors import Conflict
 from schemas.placing import NodeDevice
 from schemas.workers import StartWorker, WorkerStarted
-from services.supervisor.agent.reservations import Reservations
-from services.supervisor.agent.workers import Workers
+from services.supervisor.node.device_memory import Reservations
+from services.supervisor.node.workers import Workers
 from services.supervisor.rpc import handshake
 from services.supervisor.rpc.handshake import Purpose, Stranger, greet
 from services.supervisor.rpc.pipe import Ends

@@ -13,9 +13,9 @@ from schemas.instances import Reserved
 from schemas.models import ModelSpec
 from schemas.placing import NodeDevice
 from schemas.profiles import MAX_WORKERS, DeviceNeed, Profile, WorkerNeed
-from services.supervisor.agent.options import options
-from services.supervisor.agent.orders import placement
-from services.supervisor.agent.reservations import Reservations
+from services.supervisor.node.commands import placement
+from services.supervisor.node.device_memory import Reservations
+from services.supervisor.node.options import options
 from services.supervisor.rpc.peers import _owners
 from services.supervisor.rpc.program import command, find_program, offer
 
@@ -115,14 +115,14 @@ def test_why_it_cannot_be_spread(
     assert [one.profile for one in options(usual, settings, [CPU], {}).options] == ["alone"]
 
 
-def test_the_book_of_a_node_leaves_out_what_workers_have() -> None:
-    book = Reservations()
+def test_reservations_of_a_node_leave_out_those_of_workers_elsewhere() -> None:
+    reservations = Reservations()
     here = Reserved(device="cpu", predicted_bytes=4096 * MIB)
     there = Reserved(device="cpu", predicted_bytes=9000 * MIB, node="b")
-    book.take("i", (here, there), [CPU])
-    assert book.total() == {"cpu": 4096 * MIB}
+    reservations.reserve("i", (here, there), [CPU])
+    assert reservations.total() == {"cpu": 4096 * MIB}
     with pytest.raises(Conflict):
-        book.take("j", (Reserved(device="cpu", predicted_bytes=1),), [CPU])
+        reservations.reserve("j", (Reserved(device="cpu", predicted_bytes=1),), [CPU])
 
 
 @pytest.mark.parametrize("wrong", [{"node": ""}, {"device": ""}, {"memory_mib": 0}])

@@ -10,7 +10,7 @@ from schemas import buckets
 from schemas.base import Role
 from schemas.instances import Instance, InstanceState
 from schemas.models import ModelSpec
-from services.supervisor.agent.amends import Amends
+from services.supervisor.node.backoff import Amends
 from tests.standins import instance
 from tests.support import Yard
 

@@ -1,4 +1,4 @@
-"""Names: what a model may be called, and how that travels."""
+"""Model names: valid ones, their keys, and conflicts between models."""
 
 import re
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from schemas.base import check_model_name, check_token, model_key, model_name
 from schemas.models import ModelSpec, find_model
-from services.supervisor.names import clashing
+from services.supervisor.registry.changes import name_conflict
 
 ALPHABET = "abcXYZ019._:/@+-"
 
@@ -28,13 +28,13 @@ def test_a_model_key_is_a_token_and_leads_back_to_its_name(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "-a", "/a", "a/", "a//b", "a..b", "../a", "a b", "a*", "a>", "é", "a\n", "a" * 201, "a=2F"]
 )
-def test_names_that_a_model_may_not_have(name: str) -> None:
+def test_invalid_model_names(name: str) -> None:
     with pytest.raises(ValueError, match="not a model name"):
         check_model_name(name)
 
 
 @pytest.mark.parametrize("key", ["=", "=2", "=2f", "a.b", "=41", ""])
-def test_what_was_not_made_by_model_key_is_refused(key: str) -> None:
+def test_a_key_that_no_name_makes_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="is not a model"):
         model_name(key)
 
@@ -57,9 +57,9 @@ def spec(name: str, *aliases: str) -> ModelSpec:
 )
 def test_a_name_belongs_to_one_model(new: ModelSpec, clash: str | None) -> None:
     models = {"a": spec("a", "alias"), "b": spec("b")}
-    said = clashing(new, models)
-    assert (said is None) == (clash is None)
-    assert clash is None or clash in (said or "")
+    conflict = name_conflict(new, models)
+    assert (conflict is None) == (clash is None)
+    assert clash is None or clash in (conflict or "")
 
 
 def test_a_model_is_found_by_name_first_and_then_by_alias() -> None:
