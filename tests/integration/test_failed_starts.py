@@ -1,4 +1,4 @@
-"""Where a process of ours cannot even be started, somebody says so."""
+"""Processes that cannot be started, or are stopped before they are up."""
 
 import asyncio
 import os
@@ -54,8 +54,8 @@ async def test_a_model_whose_runner_cannot_be_started_fails(yard: Yard, settings
     assert failed.retry_at is not None
 
 
-async def test_a_second_supervisor_of_a_home_waits_for_the_first_to_go(yard: Yard) -> None:
-    """Both answered for the node, each with a book of memory of its own, and took each other's lease."""
+async def test_a_second_supervisor_of_a_home_waits_until_the_first_has_ended(yard: Yard) -> None:
+    """Both answered for the node, each with reservations of its own, and took each other's lease."""
     held = lock(yard.settings, "supervisor.lock")
     with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}"):
         lock(yard.settings, "supervisor.lock")
@@ -67,27 +67,27 @@ async def test_a_second_supervisor_of_a_home_waits_for_the_first_to_go(yard: Yar
     )
     try:
         async with asyncio.timeout(30):
-            assert b"home_is_held" in await said(process, b"home_is_held", b"service_ready")
+            assert b"home_is_held" in await line_with(process, b"home_is_held", b"service_ready")
             held.close()
-            assert b"service_ready" in await said(process, b"service_ready")
+            assert b"service_ready" in await line_with(process, b"service_ready")
     finally:
         process.kill()
         await process.communicate()
 
 
-async def said(process: asyncio.subprocess.Process, *words: bytes) -> bytes:
-    """The first line with one of these words in it."""
+async def line_with(process: asyncio.subprocess.Process, *events: bytes) -> bytes:
+    """The first line of its log with one of these events."""
     assert process.stdout is not None
     async for line in process.stdout:
-        if any(word in line for word in words):
+        if any(event in line for event in events):
             return line
     raise AssertionError("it ended")
 
 
-async def test_a_runner_that_is_stopped_before_it_can_listen_has_not_failed(
+async def test_a_runner_stopped_before_it_handles_signals_has_not_failed(
     yard: Yard, settings: Settings
 ) -> None:
-    """SIGTERM ends Python at once until it has asked for it; that counted as a failure, with a pause."""
+    """SIGTERM ends Python at once until a handler is set; that counted as a failure, with a pause."""
     operator = await yard.bus()
     model = ModelSpec(name="m", path="none", engine="command", args=(sys.executable, "-c", "{port}"))
     events = await operator.nc.subscribe(subjects.INSTANCE_CHANGED.wildcard)

@@ -18,11 +18,12 @@ from schemas.errors import Conflict
 from schemas.placing import NodeDevice
 from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.node.device_memory import Reservations
-from services.supervisor.node.workers import Workers
+from services.supervisor.node.workers import NodeWorkers
 from services.supervisor.rpc import handshake
 from services.supervisor.rpc.handshake import Purpose, Stranger, greet
 from services.supervisor.rpc.pipe import Ends
 from services.supervisor.rpc.tunnel import Tunnel, Unreachable
+from tests.support import eventually
 
 STANDIN = Path(__file__).parents[1] / "rpc_standin.py"
 GIB = 1024**3
@@ -44,27 +45,29 @@ def with_program(settings: Settings, tmp_path: Path) -> Settings:
     return msgspec.structs.replace(settings, rpc_server=program(tmp_path, STANDIN.read_text()))
 
 
-class Node:
-    """The workers of a node and its book."""
+class WorkerNode:
+    """The workers of a node and its reservations."""
 
     def __init__(self, settings: Settings, tasks: Tasks) -> None:
-        self.book = Reservations()
-        self.workers = Workers(settings, tasks, self.book)
+        self.reservations = Reservations()
+        self.workers = NodeWorkers(settings, tasks, self.reservations)
 
     async def start(self, order: StartWorker = ORDER) -> WorkerStarted:
         return await self.workers.start(order, DEVICES)
 
     async def until_empty(self) -> None:
         """Wait until no process is left and all memory is given back."""
-        async with asyncio.timeout(5):
-            while self.workers.now() or self.book.total().total():
-                await asyncio.sleep(0.01)
+        await eventually(
+            lambda: not self.workers.now() and not self.reservations.total().total(),
+            "no worker process and no reserved memory",
+            timeout_s=5,
+        )
 
 
 @contextlib.asynccontextmanager
-async def node(settings: Settings) -> AsyncIterator[Node]:
+async def node(settings: Settings) -> AsyncIterator[WorkerNode]:
     async with Tasks() as tasks:
-        started = Node(settings, tasks)
+        started = WorkerNode(settings, tasks)
         yield started
         await started.workers.stop_all()
 
@@ -97,7 +100,7 @@ async def echoed(port: int, data: bytes) -> bytes:
 async def test_what_an_engine_says_reaches_the_rpc_server_and_comes_back(with_program: Settings) -> None:
     async with node(with_program) as far:
         at = await far.start()
-        assert far.book.total() == {"cpu": 2 * GIB}
+        assert far.reservations.total() == {"cpu": 2 * GIB}
         async with tunnel(at) as (_, port):
             data = os.urandom(3_000_000)
             assert await echoed(port, data) == data
@@ -105,7 +108,7 @@ async def test_what_an_engine_says_reaches_the_rpc_server_and_comes_back(with_pr
         await far.until_empty()
 
 
-async def test_no_worker_starts_without_room(with_program: Settings) -> None:
+async def test_no_worker_starts_without_memory(with_program: Settings) -> None:
     async with node(with_program) as far:
         await far.start()
         with pytest.raises(Conflict, match="left for models"):
@@ -113,7 +116,7 @@ async def test_no_worker_starts_without_room(with_program: Settings) -> None:
         assert [one.worker for one in far.workers.now()] == ["w1"]
 
 
-async def test_memory_is_entered_before_the_process_starts(with_program: Settings) -> None:
+async def test_memory_is_reserved_before_the_process_starts(with_program: Settings) -> None:
     async with node(with_program) as far:
         both = [
             asyncio.create_task(far.start(msgspec.structs.replace(ORDER, worker=name))) for name in ("a", "b")
@@ -232,10 +235,10 @@ async def test_a_killed_guard_takes_its_rpc_server_with_it(with_program: Setting
         await far.until_empty()
 
 
-async def test_a_supervisor_that_comes_back_has_its_workers_in_the_book(with_program: Settings) -> None:
+async def test_a_restarted_supervisor_reserves_the_memory_of_its_workers(with_program: Settings) -> None:
     async with node(with_program) as before, node(with_program) as after, tunnel(await before.start()):
         after.workers.adopt()
-        assert after.book.total() == {"cpu": 2 * GIB}
+        assert after.reservations.total() == {"cpu": 2 * GIB}
         assert [one.worker for one in after.workers.now()] == ["w1"]
         await after.workers.clear()
         await after.until_empty()
@@ -243,14 +246,14 @@ async def test_a_supervisor_that_comes_back_has_its_workers_in_the_book(with_pro
             await after.start()
 
 
-async def test_a_node_without_the_program_says_so(
+async def test_a_start_without_the_program_is_a_conflict_with_the_setting(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     async with node(settings) as far:
         with pytest.raises(Conflict, match="YARD_RPC_SERVER"):
             await far.start()
-        assert not far.book.total()
+        assert not far.reservations.total()
 
 
 async def test_a_program_that_ends_at_once_costs_no_memory(settings: Settings, tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from modelyard.bus.connection import Bus
-from modelyard.bus.records import BucketCache, RecordHead, Records, changed_in_the_meantime
+from modelyard.bus.records import BucketCache, RecordHead, Records
 from modelyard.bus.tasks import Tasks
 from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.base import Role, model_key
-from schemas.errors import ModelNotFound
+from schemas.errors import Conflict, ModelNotFound
 from schemas.models import ModelSpec
 from schemas.registry import ModelChange, ModelChanged
 from services.supervisor.registry.changes import check_spec
@@ -71,7 +71,12 @@ class ModelLedger:
         if edit.after is None and head.value is None:
             raise ModelNotFound(f"There is no model {edit.name!r}.", param="model")
         if edit.expected not in (None, head.revision):
-            raise changed_in_the_meantime(f"The model {edit.name}")
+            now = f"has revision {head.revision}" if head.revision else "does not exist"
+            raise Conflict(
+                f"{edit.name} {now} now, not revision {edit.expected}: it was changed in the meantime. "
+                "Read it again and repeat the change.",
+                param="revision",
+            )
         return head
 
     async def write(self, edit: CheckedEdit, by: Role) -> int:
