@@ -103,11 +103,6 @@ def changed_in_the_meantime(what: str) -> Conflict:
     return Conflict(f"{what} was changed in the meantime; read it again.", param="revision")
 
 
-def changed_in_the_meantime(what: str) -> Conflict:
-    """The error of a compare-and-set whose caller saw another revision than there is now."""
-    return Conflict(f"{what} was changed in the meantime; read it again.", param="revision")
-
-
 def _headers(last: int | None, by: str | None) -> dict[str, str]:
     named = {"Nats-Expected-Last-Subject-Sequence": last, BY_HEADER: by}
     return {name: str(value) for name, value in named.items() if value is not None}
