@@ -10,7 +10,7 @@ from schemas.devices import Device
 from schemas.instances import Instance
 from schemas.leases import Lease
 from schemas.placing import MeasuredMemory
-from services.supervisor.fetching.fetching import Fetching, LibraryState
+from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
 from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.backoff import BackoffReset
 from services.supervisor.node.commands import NodeCommands
@@ -21,7 +21,7 @@ from services.supervisor.node.workers import NodeWorkers
 from services.supervisor.planning.world import SwapLimits
 from services.supervisor.registry.groups import Groups
 from services.supervisor.registry.ledger import ModelLedger
-from services.supervisor.registry.registry import Registry
+from services.supervisor.registry.registry import ModelRegistry
 from services.supervisor.scheduler.commands import SchedulerCommands, lead
 from services.supervisor.scheduler.demand import StoredDemand
 from services.supervisor.scheduler.lease import SchedulerLease
@@ -40,12 +40,12 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     )
     groups = Groups(bus, state.groups, state.models)
     ledger = ModelLedger(bus, tasks, settings, state.models)
-    registry = Registry(bus, state.models, state.instances, ledger, groups)
+    registry = ModelRegistry(bus, state.models, state.instances, ledger, groups)
     node, node_service = await _serve_node(bus, settings, tasks, registry, state.instances)
     BackoffReset(bus, tasks, settings.node, state.models, state.instances).begin()
     registry_service = await _serve_registry(bus, tasks, registry, groups)
-    nodes = NodeClient(bus, state.nodes, state.models, local={settings.node: node})
-    fetching = Fetching(bus, tasks, nodes, await LibraryState.start(bus, tasks))
+    nodes = NodeClient(bus, state.nodes, state.models, local={settings.node: node.handlers})
+    fetching = ModelFetcher(bus, tasks, nodes, await LibraryState.start(bus, tasks))
     limits = SwapLimits(max_wait_s=settings.swap_max_wait_s, min_dwell_s=settings.swap_min_dwell_s)
     stored = await StoredDemand.start(bus, tasks)
     scheduler = Scheduler(bus, state, nodes, fetching, stored, limits)
@@ -58,7 +58,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
 
 
 async def _serve_node(
-    bus: Bus, settings: Settings, tasks: Tasks, registry: Registry, instances: BucketCache[Instance]
+    bus: Bus, settings: Settings, tasks: Tasks, registry: ModelRegistry, instances: BucketCache[Instance]
 ) -> tuple[NodeCommands, Commands]:
     samples: BucketCache[Device] = await BucketCache.start(bus, buckets.DEVICES, tasks)
     measured: BucketCache[MeasuredMemory] = await BucketCache.start(bus, buckets.MEMORY, tasks)
@@ -71,13 +71,9 @@ async def _serve_node(
     local = LocalNode(agent, workers, NodeDevices(settings, samples))
     presence = NodePresence(bus, settings, local)
     node = NodeCommands(settings, registry, local, presence, measured)
-    commands, name = Commands.open(bus, tasks, "The agent of a node."), settings.node
-    await commands.add(subjects.NODE_OPTIONS, node.options, node=name)
-    await commands.add(subjects.NODE_START, node.start, node=name)
-    await commands.add(subjects.NODE_WORKER, node.worker, node=name)
-    await commands.add(subjects.NODE_STOP, node.stop, node=name)
-    await commands.add(subjects.NODE_CLEAR, node.clear, node=name)
-    await commands.add(subjects.NODE_CORDON, node.cordon, node=name)
+    commands = Commands.open(bus, tasks, "The agent of a node.")
+    for command, handler in node.handlers.items():
+        await commands.add(command, handler, node=settings.node)
     MemoryMeasurements(bus, tasks, settings, instances, measured)
     tasks.spawn(presence.renew(), "presence")
     tasks.spawn(retain_logs(settings, local), "retain logs")
@@ -92,7 +88,7 @@ async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
         agent.on_lease(key, lease)
 
 
-async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Groups) -> Commands:
+async def _serve_registry(bus: Bus, tasks: Tasks, registry: ModelRegistry, groups: Groups) -> Commands:
     commands = Commands.open(bus, tasks, "The registry of models.")
     await commands.add(subjects.MODEL_GET, registry.get)
     await commands.add(subjects.MODEL_LIST, registry.models)

@@ -21,7 +21,7 @@ from schemas.library import EntryFormat, JobState, LibraryEntry, StoreSpace, ent
 from schemas.models import ModelRef, ModelSource, ModelSpec
 from schemas.placing import AskOptions, NodeOptions, Option, PlanQuery, WaitingModel
 from schemas.profiles import Lora
-from services.supervisor.fetching.fetching import Fetching, LibraryState
+from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
 from services.supervisor.scheduler.node_client import NodeClient
 from services.supervisor.service import main as supervisor
 from tests.integration.library_yard import Shown, gguf, put, shown
@@ -231,7 +231,7 @@ async def test_a_node_that_leaves_during_a_scan_is_no_target_for_files(yard: Yar
         nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
         models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
         client = NodeClient(bus, nodes, models)
-        fetching = Fetching(bus, tasks, client, await LibraryState.start(bus, tasks))
+        fetching = ModelFetcher(bus, tasks, client, await LibraryState.start(bus, tasks))
         spec = models.values["m"]
         await client.options(["m"], ())
         assert [option.source for option in (await fetching.scan([spec], {})).options["m"]] == ["a"]

@@ -33,7 +33,7 @@ from services.gateway.inference.ask import Ask
 from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
 from services.gateway.refusals import Refusals
-from services.supervisor.fetching.fetching import Fetching, LibraryState
+from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
 from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.device_memory import Reservations
 from services.supervisor.planning.world import SwapLimits
@@ -157,7 +157,7 @@ async def start_scheduler(yard: Yard, tasks: Tasks, *names: str) -> tuple[Schedu
         groups=await BucketCache.start(bus, buckets.GROUPS, tasks),
     )
     nodes = NodeClient(bus, state.nodes, state.models)
-    fetching = Fetching(bus, tasks, nodes, await LibraryState.start(bus, tasks))
+    fetching = ModelFetcher(bus, tasks, nodes, await LibraryState.start(bus, tasks))
     stored = await StoredDemand.start(bus, tasks)
     scheduler = Scheduler(bus, state, nodes, fetching, stored, SwapLimits())
     tasks.spawn(scheduler.run(1), "scheduler")
@@ -321,12 +321,17 @@ async def test_a_preview_changes_no_demand(yard: Yard) -> None:
         assert {one.model for one in state.instances.values.values()} == {"n"}
 
 
-class LocalNodeApi:
+class LocalNode:
     """A node in the scheduler's process that counts its calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.release = asyncio.Event()
+        self.handlers = {
+            subjects.NODE_OPTIONS: self.options,
+            subjects.NODE_START: self.start,
+            subjects.NODE_STOP: self.stop,
+        }
 
     async def options(self, query: AskOptions) -> NodeOptions:
         self.calls.append("options")
@@ -352,8 +357,8 @@ async def test_the_schedulers_own_node_is_called_directly(yard: Yard) -> None:
         nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
         models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
         wire = await (await yard.bus(Role.SUPERVISOR)).nc.subscribe("yard.command.node.a.>")
-        local = LocalNodeApi()
-        client = NodeClient(bus, nodes, models, local={"a": local})
+        local = LocalNode()
+        client = NodeClient(bus, nodes, models, local={"a": local.handlers})
         options, problems = await client.options(["bad", "m"], ())
         assert [option.node for option in options["m"]] == ["a"]
         assert "a failed to report" in problems["bad"], "an error is one of this model alone"

@@ -16,7 +16,7 @@ from services.supervisor.planning.world import (
     Demand,
     FetchOption,
     NodeCapacity,
-    Plan,
+    PlacementPlan,
     PlannedStart,
     PlannedStop,
     World,
@@ -100,7 +100,7 @@ class SimulatedYard:
             option for option in self.options[name] if (option.node in self.files[name]) is has_files
         )
 
-    def step(self) -> tuple[World, Plan]:
+    def step(self) -> tuple[World, PlacementPlan]:
         self.now += self.rng.random() * 3
         if self.rng.random() < 0.4:
             self.queue[self.rng.choice(MODELS)] += self.rng.randint(1, 6)

@@ -1,8 +1,12 @@
 """The `node` commands: options, start, worker, stop, clear and cordon."""
 
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 from modelyard.bus.records import BucketCache
 from modelyard.host.home import broker_url
 from modelyard.host.settings import Settings
+from schemas import subjects
 from schemas.errors import Conflict
 from schemas.instances import (
     Accepted,
@@ -17,10 +21,11 @@ from schemas.instances import (
 )
 from schemas.models import ModelSpec
 from schemas.placing import AskOptions, Cordon, MeasuredMemory, NodeDevice, NodeOptions, Option
+from schemas.subject import Command
 from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.node.options import options, options_on_behalf_of
 from services.supervisor.node.presence import LocalNode, NodePresence
-from services.supervisor.registry.registry import Registry
+from services.supervisor.registry.registry import ModelRegistry
 from services.supervisor.runner.launch import Launch
 
 _MIB = 1024 * 1024
@@ -32,7 +37,7 @@ class NodeCommands:
     def __init__(
         self,
         settings: Settings,
-        registry: Registry,
+        registry: ModelRegistry,
         local: LocalNode,
         presence: NodePresence,
         measured: BucketCache[MeasuredMemory],
@@ -43,6 +48,17 @@ class NodeCommands:
         self._presence = presence
         self._measured = measured
         self._nats_url = broker_url(settings)
+
+    @property
+    def handlers(self) -> dict[Command[Any, Any], Callable[[Any], Coroutine[Any, Any, Any]]]:
+        return {
+            subjects.NODE_OPTIONS: self.options,
+            subjects.NODE_START: self.start,
+            subjects.NODE_WORKER: self.worker,
+            subjects.NODE_STOP: self.stop,
+            subjects.NODE_CLEAR: self.clear,
+            subjects.NODE_CORDON: self.cordon,
+        }
 
     async def options(self, query: AskOptions) -> NodeOptions:
         """How this node could run a model."""

@@ -3,13 +3,13 @@
 from schemas.instances import Reason
 from schemas.placing import Option, PlanAnswer
 from services.supervisor.planning.memory_budget import format_size
-from services.supervisor.planning.world import Plan, World, is_ready, join_names
+from services.supervisor.planning.world import PlacementPlan, World, is_ready, join_names
 
 _DRAIN_S = 2.0
 """About how long an idle instance takes to stop."""
 
 
-def explain(model: str, world: World, plan: Plan) -> PlanAnswer:
+def explain(model: str, world: World, plan: PlacementPlan) -> PlanAnswer:
     """What `plan`, made for a world in which `model` is demanded, means for it."""
     serving = world.serving(model)
     if any(map(is_ready, serving)):

@@ -15,7 +15,7 @@ from services.supervisor.planning.evictions import (
 from services.supervisor.planning.memory_budget import MemoryBudget, required_by, reserved_by
 from services.supervisor.planning.world import (
     FetchOption,
-    Plan,
+    PlacementPlan,
     PlannedFetch,
     PlannedStart,
     PlannedStop,
@@ -28,7 +28,7 @@ from services.supervisor.planning.world import (
 )
 
 
-def make_plan(world: World) -> Plan:
+def make_plan(world: World) -> PlacementPlan:
     """The decisions for this world; equal worlds give equal plans."""
     builder = _PlanBuilder(world)
     builder.retire(retire(world))
@@ -95,8 +95,8 @@ class _PlanBuilder:
         self._reserved_for: list[str] = []
         """Models that have memory in this plan, free or about to be."""
 
-    def build(self) -> Plan:
-        return Plan(
+    def build(self) -> PlacementPlan:
+        return PlacementPlan(
             starts=tuple(self._starts),
             stops=tuple(self._stops.values()),
             fetches=tuple(self._fetches),

@@ -132,7 +132,7 @@ class PlannedStop(Record):
     reason: Reason
 
 
-class Plan(Record):
+class PlacementPlan(Record):
     """The decisions, and for every waiting model the reason."""
 
     starts: tuple[PlannedStart, ...] = ()

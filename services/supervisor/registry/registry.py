@@ -43,7 +43,7 @@ STOP_TIMEOUT_S = 50.0
 """Longer than a runner may take: it drains for 30 s and ends its engine after that."""
 
 
-class Registry:
+class ModelRegistry:
     """Answers the `model` commands, but for start and stop."""
 
     def __init__(

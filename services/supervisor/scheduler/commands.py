@@ -14,7 +14,7 @@ from schemas import subjects
 from schemas.errors import StartFailed
 from schemas.models import ModelRef, ModelStarting, ModelStopping
 from schemas.placing import PlanAnswer, PlanQuery
-from services.supervisor.registry.registry import Registry
+from services.supervisor.registry.registry import ModelRegistry
 from services.supervisor.scheduler.lease import SchedulerLease
 from services.supervisor.scheduler.scheduler import Scheduler
 
@@ -27,7 +27,7 @@ _START_REPLY_S = 4.0
 class SchedulerCommands:
     """Start, stop and plan."""
 
-    def __init__(self, registry: Registry, scheduler: Scheduler) -> None:
+    def __init__(self, registry: ModelRegistry, scheduler: Scheduler) -> None:
         self._registry = registry
         self._scheduler = scheduler
 

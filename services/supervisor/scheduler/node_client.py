@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
@@ -16,13 +16,15 @@ from schemas.errors import (
     ServiceUnavailable,
     YardError,
 )
-from schemas.instances import Accepted, Instance, Node, StartInstance, StopInstance
+from schemas.instances import Instance, Node, StartInstance, StopInstance
 from schemas.models import ModelSpec
 from schemas.placing import AskOptions, NodeOptions, OnBehalfOf, Option
+from schemas.subject import Command
 from services.supervisor.planning.worker_placement import place_workers
 from services.supervisor.planning.world import NodeCapacity, join_names
 
 log = logs.get(__name__)
+T = TypeVar("T")
 R = TypeVar("R")
 
 OPTIONS_TTL_S = 10.0
@@ -32,12 +34,8 @@ ORDER_TIMEOUT_S = 3.0
 _OPTIONS_TIMEOUT_S = 2.0
 
 
-class NodeApi(Protocol):
-    """The commands of a node in this process."""
-
-    async def options(self, query: AskOptions) -> NodeOptions: ...
-    async def start(self, order: StartInstance) -> Accepted: ...
-    async def stop(self, order: StopInstance) -> Accepted: ...
+Handlers = Mapping[Command[Any, Any], Callable[[Any], Coroutine[Any, Any, Any]]]
+"""The commands of a node in this process."""
 
 
 class _Query(NamedTuple):
@@ -60,7 +58,7 @@ class NodeClient:
         bus: Bus,
         nodes: BucketCache[Node],
         models: BucketCache[ModelSpec],
-        local: Mapping[str, NodeApi] | None = None,
+        local: Mapping[str, Handlers] | None = None,
     ) -> None:
         """`local`: nodes of this process, by name."""
         self._bus = bus
@@ -73,17 +71,17 @@ class NodeClient:
 
     async def start(self, node: str, order: StartInstance) -> None:
         """Propose a start; Conflict with the reason if the node refuses it."""
-        if (local := self._local.get(node)) is not None:
-            await _run_to_end(local.start(order))
-        else:
-            await self._bus.call(subjects.NODE_START, order, node=node, timeout_s=ORDER_TIMEOUT_S)
+        await self._call(subjects.NODE_START, node, order, ORDER_TIMEOUT_S)
 
     async def stop(self, node: str, order: StopInstance) -> None:
         """Drain and stop an instance; NotFound if it does not run there."""
-        if (local := self._local.get(node)) is not None:
-            await _run_to_end(local.stop(order))
-        else:
-            await self._bus.call(subjects.NODE_STOP, order, node=node, timeout_s=ORDER_TIMEOUT_S)
+        await self._call(subjects.NODE_STOP, node, order, ORDER_TIMEOUT_S)
+
+    async def _call(self, command: Command[T, R], node: str, payload: T, timeout_s: float) -> R:
+        handler = self._local.get(node, {}).get(command)
+        if handler is None:
+            return await self._bus.call(command, payload, node=node, timeout_s=timeout_s)
+        return await _run_to_end(handler(payload))
 
     def mark_unresponsive(self, node: str) -> None:
         """Send it nothing until it renews its record."""
@@ -182,7 +180,7 @@ class NodeClient:
     async def _query(self, query: _Query, other: OnBehalfOf | None = None) -> None:
         request = AskOptions(model=query.model, revision=query.revision, on_behalf_of=other)
         try:
-            answer = await self._send(query.node, request)
+            answer = await self._call(subjects.NODE_OPTIONS, query.node, request, _OPTIONS_TIMEOUT_S)
         except YardError as error:
             log.warning("node_options_failed", node=query.node, model=query.model, error=error.message)
             if isinstance(error, BrokerUnavailable | ServiceUnavailable | DeadlineExceeded):
@@ -193,11 +191,6 @@ class NodeClient:
             # Else its view of the registry is a moment older or newer than ours.
             return
         self._cache[query] = _CachedOptions(answer, time.monotonic())
-
-    async def _send(self, node: str, request: AskOptions) -> NodeOptions:
-        if (local := self._local.get(node)) is not None:
-            return await _run_to_end(local.options(request))
-        return await self._bus.call(subjects.NODE_OPTIONS, request, node=node, timeout_s=_OPTIONS_TIMEOUT_S)
 
     def _expire(self) -> None:
         oldest = time.monotonic() - OPTIONS_TTL_S

@@ -16,13 +16,13 @@ from schemas.base import model_key, model_name, new_id
 from schemas.errors import Conflict, DeadlineExceeded, NotFound, ServiceUnavailable, YardError
 from schemas.instances import LIVE, SERVING, Instance, InstanceState, StartInstance, StopInstance
 from schemas.placing import PlanAnswer
-from services.supervisor.fetching.fetching import Fetching
+from services.supervisor.fetching.fetcher import ModelFetcher
 from services.supervisor.planning.explain import explain
 from services.supervisor.planning.plan import make_plan
-from services.supervisor.planning.world import Plan, PlannedStart, PlannedStop, SwapLimits, World
+from services.supervisor.planning.world import PlacementPlan, PlannedStart, PlannedStop, SwapLimits, World
 from services.supervisor.scheduler.demand import DemandTracker, StoredDemand
 from services.supervisor.scheduler.node_client import NodeClient
-from services.supervisor.scheduler.snapshot import Snapshot, Snapshots, YardState
+from services.supervisor.scheduler.snapshot import WorldSnapshot, WorldSnapshots, YardState
 from services.supervisor.scheduler.waiting import WaitingModels
 
 log = logs.get(__name__)
@@ -43,7 +43,7 @@ class Scheduler:
         bus: Bus,
         state: YardState,
         nodes: NodeClient,
-        fetching: Fetching,
+        fetching: ModelFetcher,
         stored: StoredDemand,
         limits: SwapLimits,
     ) -> None:
@@ -55,7 +55,7 @@ class Scheduler:
         self._nodes = nodes
         self._fetching = fetching
         self._stored = stored
-        self._snapshots = Snapshots(bus, state, nodes, fetching, limits)
+        self._snapshots = WorldSnapshots(bus, state, nodes, fetching, limits)
         self._waiting = WaitingModels(bus)
         self._epoch = 0
         self._wake = asyncio.Event()
@@ -160,7 +160,7 @@ class Scheduler:
         await self._stored.write(self.demand)
         return plan.next_evaluation_at
 
-    def _refuse(self, plan: Plan) -> None:
+    def _refuse(self, plan: PlacementPlan) -> None:
         """Requests of models that cannot run here fail at once: waiting would not help."""
         revisions = {
             spec.name: self._state.models.revisions[key] for key, spec in self._state.models.values.items()
@@ -174,11 +174,11 @@ class Scheduler:
         self.demand.complete(plan.unsatisfiable)
         self._progress.set()
 
-    async def _publish_waiting(self, plan: Plan, world: World) -> None:
+    async def _publish_waiting(self, plan: PlacementPlan, world: World) -> None:
         since = {name: demand.since for name, demand in world.demand.items() if demand.since is not None}
         await self._waiting.publish(plan.reasons, since)
 
-    async def _carry_out(self, plan: Plan, snapshot: Snapshot) -> None:
+    async def _carry_out(self, plan: PlacementPlan, snapshot: WorldSnapshot) -> None:
         for stop in plan.stops:
             await self._stop(stop)
         for start in plan.starts:

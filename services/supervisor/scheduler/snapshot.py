@@ -15,7 +15,7 @@ from schemas.groups import ModelGroup
 from schemas.instances import LIVE, SERVING, Instance, InstanceState, Node
 from schemas.models import ModelSpec, fingerprint
 from schemas.placing import Option
-from services.supervisor.fetching.fetching import Fetches, Fetching
+from services.supervisor.fetching.fetcher import Fetches, ModelFetcher
 from services.supervisor.node.backoff import is_superseded
 from services.supervisor.planning.plan import desired_replicas
 from services.supervisor.planning.world import SwapLimits, World
@@ -46,18 +46,18 @@ class YardState(NamedTuple):
         return [one for one in instances if one.model == model and one.state in LIVE]
 
 
-class Snapshot(NamedTuple):
+class WorldSnapshot(NamedTuple):
     """The world at one moment, and the fetches that a plan of it may order."""
 
     world: World
     fetches: Fetches
 
 
-class Snapshots:
+class WorldSnapshots:
     """Takes snapshots."""
 
     def __init__(
-        self, bus: Bus, state: YardState, nodes: NodeClient, fetching: Fetching, limits: SwapLimits
+        self, bus: Bus, state: YardState, nodes: NodeClient, fetching: ModelFetcher, limits: SwapLimits
     ) -> None:
         self._bus = bus
         self._state = state
@@ -65,13 +65,13 @@ class Snapshots:
         self._fetching = fetching
         self._limits = limits
 
-    async def take(self, demand: DemandTracker) -> Snapshot:
+    async def take(self, demand: DemandTracker) -> WorldSnapshot:
         """The world now; `demand` is brought up to date."""
         world = await self._demanded(demand)
         requested_at = {name: state.at for name, state in demand.desired.items() if state.running}
         return await self._complete(world, requested_at)
 
-    async def preview(self, demand: DemandTracker, model: str) -> Snapshot:
+    async def preview(self, demand: DemandTracker, model: str) -> WorldSnapshot:
         """The world now as if a start of `model` were requested; nothing is changed by that."""
         requested_at = {name: state.at for name, state in demand.desired.items() if state.running}
         assumed = demand.copy()
@@ -100,7 +100,7 @@ class Snapshots:
 
     async def _complete(
         self, world: World, requested_at: Mapping[str, float], *, preview: str | None = None
-    ) -> Snapshot:
+    ) -> WorldSnapshot:
         specs = world.models
         needed = [name for name in specs if desired_replicas(world, name) > len(self._state.serving(name))]
         options, problems = await self._nodes.options(needed, world.instances)
@@ -117,7 +117,7 @@ class Snapshots:
             fetches_running=fetches.running,
             fetches_failed=fetches.failed,
         )
-        return Snapshot(complete, fetches)
+        return WorldSnapshot(complete, fetches)
 
     async def _queued(self) -> dict[str, int]:
         """Requests by model, from the stream itself, which cannot be wrong."""

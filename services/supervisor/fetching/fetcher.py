@@ -87,7 +87,7 @@ class LibraryState(NamedTuple):
         )
 
 
-class Fetching:
+class ModelFetcher:
     """Finds the files of models, and orders copies and downloads."""
 
     def __init__(self, bus: Bus, tasks: Tasks, nodes: NodeClient, library: LibraryState) -> None:
