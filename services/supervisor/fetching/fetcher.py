@@ -53,7 +53,7 @@ class Fetches(NamedTuple):
 
 
 class _NodeFetch(NamedTuple):
-    """One model and one node: the ways to fetch its files there, or the progress of a fetch."""
+    """The options of a node that lacks files of a model, or the progress of their fetch."""
 
     options: tuple[FetchOption, ...] = ()
     progress: FetchProgress | None = None
@@ -140,13 +140,13 @@ class ModelFetcher:
                 if not self._index.is_online(node):
                     continue
                 lacking = _Lacking(spec, node, answer, requested_at.get(spec.name))
-                found = await self._scan_node(lacking, preview)
-                options += found.options
-                if found.order is not None:
-                    fetches.orders[PlannedFetch(model=spec.name, node=node)] = found.order
-                if found.progress is not None:
-                    texts = fetches.failed if found.progress.failed else fetches.running
-                    texts.setdefault(spec.name, found.progress.text)
+                result = await self._scan_node(lacking, preview)
+                options += result.options
+                if result.order is not None:
+                    fetches.orders[PlannedFetch(model=spec.name, node=node)] = result.order
+                if result.progress is not None:
+                    texts = fetches.failed if result.progress.failed else fetches.running
+                    texts.setdefault(spec.name, result.progress.text)
             fetches.options[spec.name] = tuple(options)
         return fetches
 
@@ -155,10 +155,12 @@ class ModelFetcher:
         if (progress := self._progress(lacking)) is not None:
             return _NodeFetch(progress=progress)
         entries = [await self._index.entries_at(path) for path in missing]
-        online = [[entry for entry in found if self._can_send(entry, lacking.node)] for found in entries]
+        online = [[entry for entry in at_path if self._can_send(entry, lacking.node)] for at_path in entries]
         if (copy := copy_order(spec, missing, online, lacking.node)) is not None:
             return await self._copy_options(lacking, copy, online)
-        offline = sorted({e.node for found in entries for e in found if not self._index.is_online(e.node)})
+        offline = sorted(
+            {e.node for at_path in entries for e in at_path if not self._index.is_online(e.node)}
+        )
         if spec.name == preview and spec.source is not None and self._hub.options(spec, spec.source) is None:
             await self._hub.wait_for_answer(spec, spec.source)
         return self._download_options(lacking, offline, is_preview=preview is not None)
@@ -197,7 +199,7 @@ class ModelFetcher:
             answer = await self._nodes.options_on_behalf_of(target, source, lacking.spec.name)
             if answer.problem is not None:
                 return _NodeFetch(progress=FetchProgress(answer.problem.rstrip("."), failed=True))
-        sizes = {found[0].key: found[0].size_bytes for found in entries if found}
+        sizes = {at_path[0].key: at_path[0].size_bytes for at_path in entries if at_path}
         size = spell_size(sum(sizes.values()))
         options = tuple(FetchOption(option=option, source=source, size=size) for option in answer.options)
         return _NodeFetch(options, order=copy)

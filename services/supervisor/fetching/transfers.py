@@ -36,8 +36,8 @@ def copy_order(
     `entries`: for each of `missing`, the entries at its path on other nodes. A file without an entry of its
     own, as a projector or a template, comes along with the model beside which it lies.
     """
-    main = next((found for path, found in zip(missing, entries, strict=True) if path == spec.path), ())
-    sources = [found or main for found in entries]
+    main = next((at_path for path, at_path in zip(missing, entries, strict=True) if path == spec.path), ())
+    sources = [at_path or main for at_path in entries]
     if not sources or not all(sources):
         return None
     return CopyEntry(entry=sources[0][0].key, node=node)

@@ -209,14 +209,16 @@ class NodeAgent:
 
     async def _record_failed(self, last: Instance, error: str | None = None) -> None:
         how = "was killed or crashed" if last.ever_ready else "ended before the model was ready"
-        known = error or last.error or f"The runner {how}; its log is in {self._settings.logs / RUNNERS_LOG}."
+        reason = (
+            error or last.error or f"The runner {how}; its log is in {self._settings.logs / RUNNERS_LOG}."
+        )
         record = msgspec.structs.replace(
             last,
             state=InstanceState.FAILED,
             reason=Reason.CRASHED,
             changed_at=time.time(),
             busy=0,
-            **failure(last, known, time.time())._asdict(),
+            **failure(last, reason, time.time())._asdict(),
         )
         await self._store.put(last.instance, record)
         await self._publish(record)

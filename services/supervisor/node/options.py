@@ -145,15 +145,15 @@ def _option(
     profile = placement.profile
     if profile is not None and profile.workers:
         return _spread_option(spec, settings, engine, placement, profile)
-    known = measured.get(memory_key(settings.node, fingerprint(spec), profile.name if profile else None))
+    before = measured.get(memory_key(settings.node, fingerprint(spec), profile.name if profile else None))
     needs = appetite(spec, settings.store_of(spec.path), engine.name, placement.devices, profile)
-    needs = corrected(needs, known) | placement.given
+    needs = corrected(needs, before) | placement.given
     return Option(
         node=settings.node,
         profile=profile.name if profile else None,
         devices=placement.devices,
         needs=tuple(Need(device=device, memory_bytes=size) for device, size in needs.items()),
-        load_s=known.load_s if known else None,
+        load_s=before.load_s if before else None,
     )
 
 

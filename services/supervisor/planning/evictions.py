@@ -88,7 +88,9 @@ def _retire_idle(world: World, name: str, serving: list[Instance], retired: Reti
         return
     spec = world.models[name]
     least = max(spec.replicas.min, int(spec.autostart), int(spec.pinned))
-    idle = sorted((one for one in serving if is_ready(one) and not one.busy), key=idle_since)
+    idle = sorted(
+        (instance for instance in serving if is_ready(instance) and not instance.busy), key=idle_since
+    )
     left = len(serving)
     for instance in idle:
         limit_s = _idle_limit_s(spec.ttl_s, is_extra=left > max(least, 1))
@@ -105,7 +107,9 @@ def _retire_idle(world: World, name: str, serving: list[Instance], retired: Reti
 def _partners_idle_since(world: World, name: str) -> float:
     """When the last of the models that run together with it finished a request; in use: now."""
     together = world.partners(name, GroupKind.TOGETHER)
-    partners = [one for one in world.instances if one.model in together and is_serving(one)]
+    partners = [
+        instance for instance in world.instances if instance.model in together and is_serving(instance)
+    ]
     if any(partner.busy or world.queued(partner.model) for partner in partners):
         return world.now
     return max(map(idle_since, partners), default=0.0)
@@ -134,18 +138,26 @@ def cheapest_victims(
     candidates: Iterable[Instance], shortfall: Mapping[Place, int], required: Sequence[Instance], world: World
 ) -> tuple[Instance, ...] | None:
     """The cheapest set that frees `shortfall` and contains `required`; None if all together do not."""
-    useful = [one for one in candidates if one not in required and reserved_by(one).keys() & shortfall.keys()]
+    useful = [
+        instance
+        for instance in candidates
+        if instance not in required and reserved_by(instance).keys() & shortfall.keys()
+    ]
     if not _frees((*required, *useful), shortfall):
         return None
     if len(useful) > _EXHAUSTIVE:
-        return _greedy(sorted(useful, key=lambda one: eviction_cost(one, world)), shortfall, required)
+        return _greedy(
+            sorted(useful, key=lambda instance: eviction_cost(instance, world)), shortfall, required
+        )
     sets = (
         (*required, *chosen)
         for count in range(len(useful) + 1)
         for chosen in combinations(useful, count)
         if _frees((*required, *chosen), shortfall)
     )
-    return min(sets, key=lambda chosen: (sum(eviction_cost(one, world) for one in chosen), len(chosen)))
+    return min(
+        sets, key=lambda chosen: (sum(eviction_cost(instance, world) for instance in chosen), len(chosen))
+    )
 
 
 def _greedy(

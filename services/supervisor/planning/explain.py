@@ -1,4 +1,4 @@
-"""A plan in words, for the answer to `yard plan`."""
+"""A plan as a sentence, for the answer to `yard plan`."""
 
 from schemas.instances import Reason
 from schemas.placing import Option, PlanAnswer

@@ -132,7 +132,9 @@ class _PlanBuilder:
         if starting := [start.model for start in self._starts if start.model in apart]:
             self._reasons[name] = f"it never runs beside {join_names(starting)}, which is being started"
             return
-        blockers = [one for one in self._world.instances if one.model in apart and is_live(one)]
+        blockers = [
+            instance for instance in self._world.instances if instance.model in apart and is_live(instance)
+        ]
         fitting = None if blockers else next(filter(self._memory.fits_now, options), None)
         if fitting is not None:
             self._start(name, fitting)
@@ -223,7 +225,9 @@ class _PlanBuilder:
 
     def _make_room(self, name: str, options: list[Option], blockers: list[Instance]) -> None:
         """Wait for memory that is being released, or evict the cheapest; it is reserved either way."""
-        running = [one for one in blockers if is_serving(one) and one.instance not in self._stops]
+        running = [
+            instance for instance in blockers if is_serving(instance) and instance.instance not in self._stops
+        ]
         soon = next((option for option in options if not self._memory.shortfall(option)), None)
         if soon is not None and not running:
             self._reserve(name, soon)
@@ -232,9 +236,9 @@ class _PlanBuilder:
         if not _may_evict(self._world, name) and any(map(self._memory.fits_when_empty, options)):
             self._reasons[name] = "it starts as soon as there is room; nothing is evicted for it"
             return
-        candidates = [one for one in self._world.instances if self._is_evictable(one, name)]
+        candidates = [instance for instance in self._world.instances if self._is_evictable(instance, name)]
         if not all(blocker in candidates for blocker in running):
-            kept = join_names(one.model for one in running if one not in candidates)
+            kept = join_names(instance.model for instance in running if instance not in candidates)
             self._reasons[name] = f"it never runs beside {kept}, which cannot be evicted now"
             return
         choices = [
@@ -247,7 +251,7 @@ class _PlanBuilder:
             self._reasons[name] = self._explain_no_room(name, options)
             return
         option, victims = min(
-            choices, key=lambda choice: sum(eviction_cost(one, self._world) for one in choice[1])
+            choices, key=lambda choice: sum(eviction_cost(instance, self._world) for instance in choice[1])
         )
         for victim in victims:
             self._stop(victim, Reason.EVICTED)
@@ -260,9 +264,9 @@ class _PlanBuilder:
         """Instances that are of no use without the victim."""
         together = self._world.partners(victim.model, GroupKind.TOGETHER)
         return [
-            one
-            for one in self._world.instances
-            if one.model in together and is_ready(one) and not is_in_use(one, self._world)
+            instance
+            for instance in self._world.instances
+            if instance.model in together and is_ready(instance) and not is_in_use(instance, self._world)
         ]
 
     def _is_evictable(self, instance: Instance, for_model: str) -> bool:
@@ -283,9 +287,11 @@ class _PlanBuilder:
         return evictable_at <= world.now
 
     def _releasing(self, blockers: list[Instance]) -> str:
-        stopping = [one for one in self._world.instances if is_live(one) and not is_serving(one)]
-        planned = [one for one in self._world.instances if one.instance in self._stops]
-        return join_names(one.model for one in (*blockers, *stopping, *planned))
+        stopping = [
+            instance for instance in self._world.instances if is_live(instance) and not is_serving(instance)
+        ]
+        planned = [instance for instance in self._world.instances if instance.instance in self._stops]
+        return join_names(instance.model for instance in (*blockers, *stopping, *planned))
 
     def _explain_no_room(self, name: str, options: list[Option]) -> str:
         possible = [option for option in options if self._memory.fits_when_empty(option)]
@@ -296,8 +302,8 @@ class _PlanBuilder:
             return f"its memory goes to {join_names(self._reserved_for)} first"
         nodes = {node for option in possible for node, _ in required_by(option)}
         holders = (
-            one.model
-            for one in self._world.instances
-            if is_live(one) and nodes & {node for node, _ in reserved_by(one)}
+            instance.model
+            for instance in self._world.instances
+            if is_live(instance) and nodes & {node for node, _ in reserved_by(instance)}
         )
         return f"its memory is held by {join_names(holders)}, which cannot be evicted now"

@@ -33,7 +33,7 @@ class NodeCapacity(Record):
 
 
 class FetchOption(Record):
-    """A way to run a model on a node once its missing files are there."""
+    """An option of a node that lacks files of the model."""
 
     option: Option
     source: str
@@ -66,11 +66,11 @@ class World(Record):
     """Models with an explicit stop command: they stay stopped until they are requested after that."""
     nodes: dict[str, NodeCapacity] = msgspec.field(default_factory=dict)
     options: dict[str, tuple[Option, ...]] = msgspec.field(default_factory=dict)
-    """The ways to run each model, best first; none as long as no node was queried."""
+    """How each model can run, best first; none before its nodes were queried."""
     problems: dict[str, str] = msgspec.field(default_factory=dict)
     """Why a model has no usable option."""
     fetch_options: dict[str, tuple[FetchOption, ...]] = msgspec.field(default_factory=dict)
-    """The ways to run each model that need its files fetched first, best first."""
+    """How each model could run once its files are fetched, best first."""
     fetches_running: dict[str, str] = msgspec.field(default_factory=dict)
     """The progress of fetches, by model."""
     fetches_failed: dict[str, str] = msgspec.field(default_factory=dict)

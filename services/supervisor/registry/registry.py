@@ -175,7 +175,9 @@ class ModelRegistry:
 
     def _live(self, model: str) -> set[str]:
         instances = self._instances.values.values()
-        return {one.instance for one in instances if one.model == model and one.state in LIVE}
+        return {
+            instance.instance for instance in instances if instance.model == model and instance.state in LIVE
+        }
 
     def _check_stopped(self, model: str, *, force: bool) -> None:
         if not force and (live := self._live(model)):

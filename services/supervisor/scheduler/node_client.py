@@ -33,7 +33,6 @@ ORDER_TIMEOUT_S = 3.0
 """A node takes an order at once, or is not there: others must not wait for that."""
 _OPTIONS_TIMEOUT_S = 2.0
 
-
 Handlers = Mapping[Command[Any, Any], Callable[[Any], Coroutine[Any, Any, Any]]]
 """The commands of a node in this process."""
 
@@ -112,7 +111,7 @@ class NodeClient:
     async def options(
         self, models: Iterable[str], instances: Iterable[Instance]
     ) -> tuple[dict[str, tuple[Option, ...]], dict[str, str]]:
-        """The ways to run each model on any node, best first, and the problems of models without one.
+        """The options of each model on all nodes, best first, and the problems of models without one.
 
         `instances`: the last ones, whose nodes are preferred for the workers of spread models.
         """
@@ -123,7 +122,7 @@ class NodeClient:
             if model in revisions and self.capacities()
         }
         self._expire()
-        pending = (query for each in queries.values() for query in each if query not in self._cache)
+        pending = (query for sent in queries.values() for query in sent if query not in self._cache)
         await asyncio.gather(*map(self._query, pending))
         instances = list(instances)
         options: dict[str, tuple[Option, ...]] = {}

@@ -82,7 +82,9 @@ class Scheduler:
         # Every request of every gateway passes here: no more is read than the subject.
         model = model_name(subjects.REQUEST_QUEUED.token(msg.subject, "model"))
         instances = self._state.instances.values.values()
-        if not any(one.model == model and one.state is InstanceState.READY for one in instances):
+        if not any(
+            instance.model == model and instance.state is InstanceState.READY for instance in instances
+        ):
             self._wake.set()
 
     async def request_start(self, model: str) -> None:
@@ -117,8 +119,12 @@ class Scheduler:
 
     def failure_since(self, model: str, since: float) -> str | None:
         """Why the model was refused or failed after `since` (unix seconds); None if neither."""
-        failed = (one for one in self._state.instances.values.values() if one.model == model and one.error)
-        error = next((one.error for one in failed if one.changed_at >= since), None)
+        failed = (
+            instance
+            for instance in self._state.instances.values.values()
+            if instance.model == model and instance.error
+        )
+        error = next((instance.error for instance in failed if instance.changed_at >= since), None)
         return error or self._waiting.refusal_since(model, since)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
@@ -155,7 +161,9 @@ class Scheduler:
         self._refuse(plan)
         await self._publish_waiting(plan, snapshot.world)
         await self._carry_out(plan, snapshot)
-        live = {one.model for one in self._state.instances.values.values() if one.state in LIVE}
+        live = {
+            instance.model for instance in self._state.instances.values.values() if instance.state in LIVE
+        }
         self.demand.complete(live - plan.reasons.keys())
         await self._stored.write(self.demand)
         return plan.next_evaluation_at

@@ -38,12 +38,12 @@ class YardState(NamedTuple):
     def serving(self, model: str) -> list[Instance]:
         """Instances that take requests now or soon."""
         instances = self.instances.values.values()
-        return [one for one in instances if one.model == model and one.state in SERVING]
+        return [instance for instance in instances if instance.model == model and instance.state in SERVING]
 
     def live(self, model: str) -> list[Instance]:
         """Instances whose processes are not gone."""
         instances = self.instances.values.values()
-        return [one for one in instances if one.model == model and one.state in LIVE]
+        return [instance for instance in instances if instance.model == model and instance.state in LIVE]
 
 
 class WorldSnapshot(NamedTuple):
@@ -82,8 +82,8 @@ class WorldSnapshots:
         """The world without the options of the nodes."""
         now, specs = time.time(), self._state.specs()
         instances = without_superseded(self._state.instances.values.values())
-        ready = {one.model for one in instances if one.state is InstanceState.READY}
-        live = {one.model for one in instances if one.state in LIVE}
+        ready = {instance.model for instance in instances if instance.state is InstanceState.READY}
+        live = {instance.model for instance in instances if instance.state in LIVE}
         queued = unserved(await self._queued(), instances)
         return World(
             now=now,
@@ -111,7 +111,7 @@ class WorldSnapshots:
         )
         complete = msgspec.structs.replace(
             world,
-            options={name: failed_nodes_last(name, ways, world.instances) for name, ways in options.items()},
+            options={name: failed_nodes_last(name, own, world.instances) for name, own in options.items()},
             problems=problems,
             fetch_options=fetches.options,
             fetches_running=fetches.running,
@@ -132,7 +132,11 @@ def failed_nodes_last(
     model: str, options: tuple[Option, ...], instances: tuple[Instance, ...]
 ) -> tuple[Option, ...]:
     """A model that failed on one node is tried on the others before it is tried there again."""
-    failed = {one.node for one in instances if one.model == model and one.state is InstanceState.FAILED}
+    failed = {
+        instance.node
+        for instance in instances
+        if instance.model == model and instance.state is InstanceState.FAILED
+    }
     return tuple(sorted(options, key=lambda option: option.node in failed))
 
 
@@ -148,14 +152,16 @@ def unserved(queued: Mapping[str, int], instances: Iterable[Instance]) -> dict[s
 def without_superseded(instances: Iterable[Instance]) -> tuple[Instance, ...]:
     """Without failures that a later start superseded, whose nodes have not deleted the record yet."""
     instances = tuple(instances)
-    return tuple(one for one in instances if not is_superseded(one, instances))
+    return tuple(instance for instance in instances if not is_superseded(instance, instances))
 
 
 def outdated_instances(instances: tuple[Instance, ...], specs: dict[str, ModelSpec]) -> frozenset[str]:
     """Instances that were started with a spec that their model does not have any more."""
     current = {name: fingerprint(spec) for name, spec in specs.items()}
     return frozenset(
-        one.instance
-        for one in instances
-        if one.fingerprint and one.model in current and one.fingerprint != current[one.model]
+        instance.instance
+        for instance in instances
+        if instance.fingerprint
+        and instance.model in current
+        and instance.fingerprint != current[instance.model]
     )

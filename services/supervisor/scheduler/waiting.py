@@ -1,4 +1,4 @@
-"""Waiting models as everybody sees them: why, since when, and whether their requests are refused."""
+"""The records of waiting models: why, since when, and whether their requests are refused."""
 
 import time
 from collections.abc import Iterable, Mapping
