@@ -65,7 +65,7 @@ class BucketStore(Generic[V]):
         return None if value is None else (value, revision)
 
     async def head(self, key: str) -> tuple[V | None, int]:
-        """As `entry`, also for a key that was deleted: that has a revision too. (None, 0) if it never was."""
+        """As `entry`, also for a deleted key, which has a revision too; (None, 0) for an unknown key."""
         try:
             msg = await self._bus.js.get_last_msg(self._bucket.stream, self._bucket.subject(key), direct=True)
         except nats.js.errors.NotFoundError:
@@ -93,7 +93,7 @@ class BucketStore(Generic[V]):
 
 _WRONG_LAST_SEQUENCE = 10071
 SHOWN_S = 3.0
-"""How long the broker may take to show a cache what was written."""
+"""How long to wait until the cache shows a write."""
 BY_HEADER = "Yard-By"
 """The role that requested a change of a value."""
 
@@ -262,11 +262,11 @@ class Records(Generic[S]):
 
     @property
     def values(self) -> Mapping[str, S]:
-        """Every record by its key, as the cache has it."""
+        """All records by key, from the cache."""
         return self.cache.values
 
     def revision(self, name: str) -> int:
-        """As the cache has it; 0: there is no record."""
+        """The cached revision; 0: no record."""
         return self.cache.revisions.get(self._key_of(name), 0)
 
     async def head(self, name: str, *, expected: int | None = None) -> RecordHead[S]:
