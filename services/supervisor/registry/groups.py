@@ -23,7 +23,7 @@ class Groups:
         self._models = models
 
     async def put(self, request: ModelGroup) -> GroupStored:
-        """Store a new or changed group; Conflict if another one contradicts it, or the group was just changed."""
+        """Store a new or changed group; Conflict if another one contradicts it, or it was just changed."""
         group = with_model_names(request, self._models.values)
         head = await self._records.head(group.name)
         if (contradiction := find_contradiction(group, self._records.values.values())) is not None:
