@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from schemas.models import ModelStarting
 
 _TIMEOUT_S = 3600.0
-_REPEAT_S = 5.0
+_REPEAT_S = 2.0
 
 
 def register(verbs: Verbs) -> None:
@@ -80,7 +80,7 @@ async def _wait_for_instance(yard: "Client", accepted: "ModelStarting", *, shown
     reason = None
     while accepted.instance is None:
         if shown and accepted.reason != reason:
-            say(f"{accepted.model} waits: {accepted.reason}")
+            say(f"{accepted.model} waits: {accepted.reason}.")
         reason = accepted.reason
         await asyncio.sleep(_REPEAT_S)
         accepted = await yard.start(accepted.model)

@@ -1,4 +1,4 @@
-"""Processes that cannot be started, or are stopped before they are up."""
+"""Starts that fail, are stopped early, or have to wait."""
 
 import asyncio
 import os
@@ -18,7 +18,8 @@ from schemas.instances import InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec
 from services.downloader.service import main as downloader
 from services.supervisor.service import main as supervisor
-from tests.commands import environment
+from tests.commands import environment, run
+from tests.standins import Services
 from tests.support import Yard
 
 
@@ -103,3 +104,18 @@ async def test_a_runner_stopped_before_it_handles_signals_has_not_failed(
             last = subjects.INSTANCE_CHANGED.decode((await events.next_msg(timeout=15)).data)
         starting.cancel()
     assert (last.state, last.reason, last.failures) == (InstanceState.STOPPED, Reason.REQUESTED, 0)
+
+
+async def test_yard_start_shows_what_a_start_waits_for_and_waits_on(yard: Yard, standins: Services) -> None:
+    standins.supervisor.waiting["demo"] = "its memory is held by other"
+    accepted = await run(yard, "start", "demo", "--no-wait")
+    assert (accepted.code, accepted.out) == (0, "demo is waiting: its memory is held by other.\n")
+    standins.supervisor.waiting["demo"] = "its memory is held by other"
+    document = (await run(yard, "start", "demo", "--no-wait", "--json")).document
+    assert (document["state"], document["reason"]) == ("waiting", "its memory is held by other")
+    standins.supervisor.waiting["demo"] = "its memory is held by other"
+    ready = await run(yard, "start", "demo")
+    assert (ready.code, ready.err) == (0, "")
+    first, *_, last = ready.out.splitlines()
+    assert first == "demo waits: its memory is held by other."
+    assert last.startswith("demo is ready")
