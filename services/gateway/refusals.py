@@ -24,8 +24,8 @@ class Refusals:
             catalog.waiting.listen(self._on_waiting)
 
     def _on_waiting(self, _key: str, waiting: WaitingModel | None) -> None:
-        if waiting is not None and (refusal := self._catalog.refusal(waiting.model)) is not None:
-            for answer in tuple(self._inference.waiting(waiting.model)):
+        for answer in tuple(self._inference.waiting(waiting.model)) if waiting is not None else ():
+            if (refusal := self._catalog.refusal(answer.spec.name)) is not None:
                 answer.fail(refusal)
 
     def _on_instance(self, _key: str, instance: Instance | None) -> None:

@@ -109,15 +109,20 @@ class StandinNode:
         self._yard = yard
         self._responsive = responsive
 
-    async def open(self, tasks: Tasks) -> None:
+    async def open(self, tasks: Tasks, *, cordoned: bool = False) -> None:
         bus = await self._yard.bus(Role.SUPERVISOR)
         self._instances: BucketStore[Instance] = BucketStore(bus, buckets.INSTANCES)
         commands = await Commands.start(bus, tasks, "A node.")
         await commands.add(subjects.NODE_OPTIONS, self._options, node=self.name)
         await commands.add(subjects.NODE_START, self._start, node=self.name)
+        self._nodes: BucketStore[Node] = BucketStore(bus, buckets.NODES)
+        await self.publish(cordoned=cordoned)
+
+    async def publish(self, *, cordoned: bool) -> None:
+        """Its record."""
         devices = (NodeDevice(device="cpu", name="main memory", memory_bytes=GIB),)
-        record = Node(node=self.name, version="1", started_at=0.0, devices=devices)
-        await BucketStore(bus, buckets.NODES).put(self.name, record, ttl_s=60)
+        record = Node(node=self.name, version="1", started_at=0.0, devices=devices, cordoned=cordoned)
+        await self._nodes.put(self.name, record, ttl_s=60)
 
     async def _options(self, query: AskOptions) -> NodeOptions:
         if query.model == self._fails_for:
@@ -274,23 +279,19 @@ async def test_requests_of_a_refused_model_fail_at_once(yard: Yard) -> None:
 
 
 async def test_a_start_that_has_to_wait_is_accepted_with_what_it_waits_for(yard: Yard) -> None:
-    """It was a 409 for work that was taken, and carried out later."""
+    """It was a 409 for work that was accepted, and carried out later."""
     async with Tasks() as tasks:
         node = StandinNode(yard, "a")
-        await node.open(tasks)
-        scheduler, state = await start_scheduler(yard, tasks, "m", "n")
-        accepted = asyncio.Event()
-        node.on_start = accepted.wait  # type: ignore[assignment]
-        registry = FixedRegistry(state)
-        commands = SchedulerCommands(registry, scheduler)  # type: ignore[arg-type]
-        await scheduler.request_start("m")
-        answer = await commands.start(ModelRef(model="n"))
-        assert (answer.model, answer.instance, answer.state) == ("n", None, "waiting")
-        assert answer.reason
-        assert scheduler.demand.start_requested >= {"n"}
-        accepted.set()
-        await asyncio.wait_for(scheduler.wait_until(lambda: bool(scheduler.serving("n"))), 10)
-        assert (await commands.start(ModelRef(model="n"))).instance == scheduler.serving("n")[0].instance
+        await node.open(tasks, cordoned=True)
+        scheduler, state = await start_scheduler(yard, tasks, "m")
+        commands = SchedulerCommands(FixedRegistry(state), scheduler)  # type: ignore[arg-type]
+        answer = await commands.start(ModelRef(model="m"))
+        assert (answer.model, answer.instance, answer.state) == ("m", None, "waiting")
+        assert answer.reason == "a could run it, but is cordoned"
+        assert scheduler.demand.start_requested == {"m"}
+        await node.publish(cordoned=False)
+        await asyncio.wait_for(scheduler.wait_until(lambda: bool(scheduler.serving("m"))), 10)
+        assert (await commands.start(ModelRef(model="m"))).instance == scheduler.serving("m")[0].instance
 
 
 class FixedRegistry:
