@@ -68,7 +68,7 @@ async def test_a_second_supervisor_of_a_home_waits_until_the_first_has_ended(yar
     )
     try:
         async with asyncio.timeout(30):
-            assert b"home_is_held" in await line_with(process, b"home_is_held", b"service_ready")
+            assert b"home_locked" in await line_with(process, b"home_locked", b"service_ready")
             held.close()
             assert b"service_ready" in await line_with(process, b"service_ready")
     finally:

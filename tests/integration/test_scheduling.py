@@ -25,14 +25,9 @@ from schemas.instances import (
 )
 from schemas.leases import SCHEDULER, Lease
 from schemas.models import ModelRef, ModelSpec
-from schemas.placing import AskOptions, Need, NodeDevice, NodeOptions, Option, Refusal, WaitingModel
+from schemas.placing import AskOptions, Need, NodeDevice, NodeOptions, Option, WaitingModel
 from schemas.profiles import DeviceNeed, Profile
 from schemas.registry import PatchModel, PutModel
-from services.gateway.catalog import Catalog
-from services.gateway.inference.ask import Ask
-from services.gateway.inference.budgets import Admission
-from services.gateway.inference.inference import Inference
-from services.gateway.refusals import Refusals
 from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
 from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.device_memory import Reservations
@@ -229,53 +224,6 @@ async def test_a_start_too_large_for_every_device_is_refused_until_the_model_is_
         await operator.call(subjects.MODEL_PATCH, patch)
         async with asyncio.timeout(5):
             await seen.until(lambda values: not any(one.refused for one in values.values()))
-
-
-async def test_requests_of_a_refused_model_fail_at_once(yard: Yard) -> None:
-    """Those that wait, and those that come, with the same code and sentence as a failed start."""
-    refused = Refusal(error="It cannot run here: it is too large.", retry_at=time.time() + 8.0)
-    record = WaitingModel(model="demo", reason="it is too large", since=1.0, refused=refused)
-    supervisor = await yard.bus(Role.SUPERVISOR)
-    await BucketStore(supervisor, buckets.MODELS).put("demo", ModelSpec(name="demo", path="demo.gguf"))
-    async with Tasks() as tasks:
-        bus = await yard.bus(Role.GATEWAY)
-        catalog = Catalog(
-            await BucketCache.start(bus, buckets.MODELS, tasks),
-            await BucketCache.start(bus, buckets.INSTANCES, tasks),
-            await BucketCache.start(bus, buckets.WAITING, tasks),
-        )
-        inference = Inference(bus, tasks, catalog, Admission(BucketCache(bus, buckets.SPENDING)))
-        Refusals(tasks, catalog, inference)
-        await inference.open(Commands.open(bus, tasks, "A gateway."))
-        body = b'{"model": "demo", "messages": []}'
-        ask = Ask(path="/v1/chat/completions", body=body, model="demo", stream=False)
-
-        async def refusal() -> StartFailed:
-            with pytest.raises(
-                StartFailed, match=r"demo could not be started\. It cannot run here"
-            ) as failed:
-                async with inference.ask(ask) as answer:
-                    await answer.head()
-            return failed.value
-
-        waiting = asyncio.create_task(refusal())
-        await eventually(lambda: any(inference.waiting("demo")), "a waiting request")
-        await BucketStore(supervisor, buckets.WAITING).put("demo", record, ttl_s=60)
-        assert (await asyncio.wait_for(waiting, 5)).retry_after_s in (7, 8)
-        assert catalog.state("demo") == InstanceState.FAILED
-        assert (await asyncio.wait_for(refusal(), 5)).code == StartFailed.code
-        loading = Instance(
-            instance="i",
-            model="demo",
-            node="a",
-            engine="e",
-            revision=1,
-            state=InstanceState.LOADING,
-            reason=Reason.REQUESTED,
-            changed_at=1.0,
-        )
-        await BucketStore(supervisor, buckets.INSTANCES).put("i", loading)
-        await eventually(lambda: catalog.refusal("demo") is None, "a model with a live instance not refused")
 
 
 async def test_a_start_that_has_to_wait_is_accepted_with_what_it_waits_for(yard: Yard) -> None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from modelyard.backoff import exponential_s
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache, BucketStore
@@ -56,7 +57,7 @@ def pause_s(failures: int) -> float:
     """Seconds to wait after so many failures in a row: 1 (a proven instance), 2, 4, 8, 16, then 600."""
     if failures >= OPENS_AFTER:
         return OPEN_S
-    return FIRST_S * 2.0 ** (failures - 1) if failures else AFTER_CRASH_S
+    return exponential_s(failures, FIRST_S) if failures else AFTER_CRASH_S
 
 
 def _explain_open_circuit(model: str, count: int) -> str:

@@ -11,7 +11,7 @@ from modelyard.bus import logs
 from modelyard.host.settings import Settings
 from services.supervisor.node.agent import RUNNERS_LOG
 from services.supervisor.node.presence import LocalNode
-from services.supervisor.runner.log_file import MAX_BYTES
+from services.supervisor.runner.engine_log import MAX_BYTES
 
 log = logs.get(__name__)
 

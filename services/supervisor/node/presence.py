@@ -16,11 +16,11 @@ from schemas import buckets, subjects
 from schemas.errors import YardError
 from schemas.instances import Node, NodeLeft
 from schemas.placing import NodeDevice
-from services.supervisor.engines import offers
+from services.supervisor.engines.selection import engine_offers
 from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.device_memory import NodeDevices
 from services.supervisor.node.workers import NodeWorkers
-from services.supervisor.rpc.program import offer
+from services.supervisor.rpc.server import rpc_offer
 
 log = logs.get(__name__)
 
@@ -107,10 +107,10 @@ class NodePresence:
     def _record(self) -> Node:
         return msgspec.structs.replace(
             self._node,
-            engines=offers(self._settings),
+            engines=engine_offers(self._settings),
             devices=self._local.devices_now(),
             cordoned=self.cordoned,
-            rpc=offer(self._settings),
+            rpc=rpc_offer(self._settings),
             workers=self._local.workers.now(),
         )
 
