@@ -13,7 +13,7 @@ from schemas.placing import MeasuredMemory
 from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
 from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.backoff import BackoffReset
-from services.supervisor.node.commands import NodeCommands
+from services.supervisor.node.commands import AgentCommands
 from services.supervisor.node.device_memory import MemoryMeasurements, NodeDevices, Reservations
 from services.supervisor.node.log_retention import retain_logs
 from services.supervisor.node.presence import LocalNode, NodePresence
@@ -59,7 +59,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
 
 async def _serve_node(
     bus: Bus, settings: Settings, tasks: Tasks, registry: ModelRegistry, instances: BucketCache[Instance]
-) -> tuple[NodeCommands, Commands]:
+) -> tuple[AgentCommands, Commands]:
     samples: BucketCache[Device] = await BucketCache.start(bus, buckets.DEVICES, tasks)
     measured: BucketCache[MeasuredMemory] = await BucketCache.start(bus, buckets.MEMORY, tasks)
     reservations = Reservations()
@@ -70,7 +70,7 @@ async def _serve_node(
     await _follow_leases(bus, tasks, agent)
     local = LocalNode(agent, workers, NodeDevices(settings, samples))
     presence = NodePresence(bus, settings, local)
-    node = NodeCommands(settings, registry, local, presence, measured)
+    node = AgentCommands(settings, registry, local, presence, measured)
     commands = Commands.open(bus, tasks, "The agent of a node.")
     for command, handler in node.handlers.items():
         await commands.add(command, handler, node=settings.node)

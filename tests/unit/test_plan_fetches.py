@@ -101,7 +101,7 @@ CASES = [
         reasons={"a": "(34 %)"},
     ),
     lacking(
-        "they could not be had: whoever waits is told",
+        "their fetch failed: the reason is that failure",
         **NOWHERE,
         fetch_options={},
         fetches_failed={"a": "its files could not be brought to m: no space"},

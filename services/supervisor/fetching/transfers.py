@@ -111,7 +111,7 @@ def trashed_files(
     deleted = [entry for entry in trashed if entry.node == node and entry.path in missing]
     if not deleted or (requested_at or 0.0) > max(entry.trashed_at for entry in deleted):
         return None
-    how = f"restore them (yard library restore {deleted[0].name}), or start the model to fetch them anew"
+    how = f"restore them (yard library restore {deleted[0].name}), or start the model to fetch them again"
     return FetchProgress(f"its files are in the trash of {node}; {how}", failed=True)
 
 

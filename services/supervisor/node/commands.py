@@ -31,7 +31,7 @@ from services.supervisor.runner.launch import Launch
 _MIB = 1024 * 1024
 
 
-class NodeCommands:
+class AgentCommands:
     """Answers them, over the wire and to the scheduler in this process."""
 
     def __init__(

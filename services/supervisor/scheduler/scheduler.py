@@ -88,7 +88,7 @@ class Scheduler:
             self._wake.set()
 
     async def request_start(self, model: str) -> None:
-        """Once this returns the model will be started, whoever holds the lease."""
+        """Once this returns the model will be started, whichever supervisor holds the lease."""
         self.demand.request_start(model, time.time())
         await self._stored.write(self.demand)
         self._wake.set()
