@@ -19,7 +19,7 @@ from modelyard.plugins import EngineProblem
 from schemas.base import Role
 from schemas.errors import YardError
 from schemas.instances import Instance, InstanceState, Reason
-from services.supervisor.backoff import failure
+from services.supervisor.node.backoff import failure
 from services.supervisor.rpc.worker_set import WorkerSet, WorkersUnavailable
 from services.supervisor.runner.engine_log import flush_lines, publish_lines
 from services.supervisor.runner.engine_process import EngineProcess
