@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bench.yard import MeasuredYard, started_yard
 from schemas.metrics import MetricsQuery, Sample
-from services.monitor.metrics.history import History
+from services.monitor.metrics.history import MetricsHistory
 
 DEVICES = 8
 DASHBOARDS = 50
@@ -128,19 +128,21 @@ def _history() -> Table:
     return table
 
 
-def day_of_history() -> tuple[History, float]:
+def day_of_history() -> tuple[MetricsHistory, float]:
     """Every series with a sample in every ten seconds of a day."""
-    history, now = History(), float(int(time.time()) // 300 * 300)
+    history, now = MetricsHistory(), float(int(time.time()) // 300 * 300)
     labels = [{"node": "n", "device": f"d{number}"} for number in range(SERIES)]
     for step in range(8640):
         at = now - 86400 + 10 * step
-        history.observe(
+        history.add(
             at,
             [
                 Sample(
-                    name="yard_device_temperature_celsius", value=40.0 + (step * (n + 1)) % 37 / 3, labels=one
+                    name="yard_device_temperature_celsius",
+                    value=40.0 + (step * (n + 1)) % 37 / 3,
+                    labels=label,
                 )
-                for n, one in enumerate(labels)
+                for n, label in enumerate(labels)
             ],
         )
     return history, now
