@@ -275,7 +275,7 @@ async def services(yard: Yard) -> AsyncIterator[Services]:
             bus = await yard.bus(role)
             service = kind(bus, tasks)
             await service.set_up(await Commands.start(bus, tasks, "stand-in"))
-            await bus.nc.flush()
+            await bus.flush_subscriptions()
             started.append(service)
         yield Services(*started)  # type: ignore[arg-type]  # one of each, in order
 

@@ -59,7 +59,7 @@ async def told(bus: Bus) -> AsyncIterator[Story]:
         story.add(step)
 
     sub = await bus.subscribe(subjects.INSTANCE_CHANGED, listen)
-    await bus.nc.flush()
+    await bus.flush_subscriptions()
     try:
         yield story
     finally:

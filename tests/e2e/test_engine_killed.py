@@ -120,7 +120,7 @@ async def test_a_runner_killed_before_the_first_token_is_not_noticed_by_the_clie
     """The prompt is long enough to take the engine a while; the kill comes while it reads it."""
     assert (await chat(yard.url, slow, max_tokens=1))[0] == 200
     started = await yard.bus.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
-    await yard.bus.nc.flush()
+    await yard.bus.flush_subscriptions()
     long = [{"role": "user", "content": "to be or not " * 500}]
     asked = asyncio.create_task(chat(yard.url, slow, max_tokens=3, messages=long))
     event = subjects.REQUEST_STARTED.decode((await started.next_msg(timeout=10)).data)
@@ -138,7 +138,7 @@ async def test_a_runner_killed_before_the_first_token_is_not_noticed_by_the_clie
 
 async def test_a_client_that_leaves_frees_the_slot_within_a_second(yard: YardProcess, slow: str) -> None:
     finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
-    await yard.bus.nc.flush()
+    await yard.bus.flush_subscriptions()
     async with watching(yard.bus) as instances:
         async with streaming(yard.url, slow, max_tokens=20000) as stream:
             await stream.read_tokens(3)
@@ -156,7 +156,7 @@ async def test_a_client_that_leaves_frees_the_slot_within_a_second(yard: YardPro
 async def test_a_client_that_leaves_a_whole_answer_frees_the_slot_too(yard: YardProcess, slow: str) -> None:
     """llama-server itself would not notice that for as long as somebody asks it anything."""
     started = await yard.bus.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
-    await yard.bus.nc.flush()
+    await yard.bus.flush_subscriptions()
     asked = asyncio.create_task(chat(yard.url, slow, max_tokens=20000))
     await started.next_msg(timeout=20)
     async with watching(yard.bus) as instances:

@@ -47,7 +47,7 @@ def sound() -> bytes:
 
 async def test_sound_is_transcribed_and_recorded(yard: YardProcess) -> None:
     finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
-    await yard.bus.nc.flush()
+    await yard.bus.flush_subscriptions()
     async with openai.AsyncOpenAI(base_url=f"{yard.url}/v1", api_key="none", max_retries=0) as client:
         heard = await client.audio.transcriptions.create(model="ears", file=("a.wav", sound()))
         assert heard.text == f"{len(sound())} bytes of sound, RIFF"
@@ -69,7 +69,7 @@ async def test_a_form_with_an_unknown_model_is_refused(yard: YardProcess) -> Non
 
 async def test_who_does_not_read_is_cut_off_and_costs_little_memory(yard: YardProcess) -> None:
     finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
-    await yard.bus.nc.flush()
+    await yard.bus.flush_subscriptions()
     gateway = yard.service("gateway")
     before_mib = gateway.memory_info().rss / 2**20
     body = json.dumps({"model": "flood", "stream": True, "max_tokens": FLOOD_BYTES, "messages": []}).encode()

@@ -157,7 +157,7 @@ async def cut(yard: YardProcess, slow_gguf: Path) -> AsyncIterator[tuple[str, ai
     """A stream that has begun and would go on for long, and its request; afterwards it must be recorded."""
     await put_slow(yard, slow_gguf)
     finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
-    await yard.bus.nc.flush()
+    await yard.bus.flush_subscriptions()
     asked = {"model": SLOW, "messages": HELLO, "options": {"num_predict": 6000}}
     async with aiohttp.ClientSession() as session, session.post(f"{yard.url}/api/chat", json=asked) as stream:
         assert (stream.status, stream.content_type) == (200, "application/x-ndjson")
@@ -188,7 +188,7 @@ async def test_an_engine_that_dies_in_the_middle_is_told_in_the_last_line(
     """With tools nobody can go on where it broke off."""
     await put_slow(yard, slow_gguf)
     finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
-    await yard.bus.nc.flush()
+    await yard.bus.flush_subscriptions()
     asked = {"model": SLOW, "messages": HELLO, "tools": [TOOL], "options": {"num_predict": 6000}}
     async with aiohttp.ClientSession() as session, session.post(f"{yard.url}/api/chat", json=asked) as stream:
         await stream.content.readline()

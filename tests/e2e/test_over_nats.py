@@ -77,7 +77,7 @@ async def test_who_is_gone_is_answered_no_more(yard: YardProcess, slow_gguf: Pat
 
 async def test_every_request_is_metered(yard: YardProcess) -> None:
     finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
-    await yard.bus.nc.flush()
+    await yard.bus.flush_subscriptions()
     for name, body in BODIES.items():
         path = next(endpoint.path for endpoint in ENDPOINTS if endpoint.name == name)
         await post(yard.url, path, msgspec.json.encode(body))

@@ -102,7 +102,7 @@ async def test_progress_is_told_at_most_twice_a_second_and_the_end_at_once(
         seen.append((time.monotonic(), download))
 
     await yard.bus.subscribe(subjects.DOWNLOAD_PROGRESS, on_progress)
-    await yard.bus.nc.flush()
+    await yard.bus.flush_subscriptions()
     code, _, err = await yard_command(yard, "pull", "tiny/large-GGUF", "--name", "large")
     assert code == 0, err
     moving = [(at, d) for at, d in seen if d.state is DownloadState.TRANSFERRING and d.bytes_done]

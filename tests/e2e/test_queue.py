@@ -52,7 +52,7 @@ async def until_waiting(yard: YardProcess, count: int) -> list[dict[str, Any]]:
 
 async def test_who_waits_is_told_where_and_goes_when_he_likes(yard: YardProcess, slow_gguf: Path) -> None:
     finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
-    await yard.bus.nc.flush()
+    await yard.bus.flush_subscriptions()
     async with busy(yard, slow_gguf):
         first = asyncio.create_task(chat(yard.url, SLOW, max_tokens=2))
         await until_waiting(yard, 1)
@@ -126,7 +126,7 @@ async def test_one_key_with_many_requests_does_not_hold_up_another(
     await put_slow(keyed, slow_gguf, n_parallel=1)
     started = await keyed.bus.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
     queued = await keyed.bus.nc.subscribe(subjects.REQUEST_QUEUED.wildcard)
-    await keyed.bus.nc.flush()
+    await keyed.bus.flush_subscriptions()
     async with aiohttp.ClientSession() as session:
 
         async def ask(key: str, tokens: int) -> str:

@@ -23,6 +23,7 @@ from schemas.models import ModelSpec
 from schemas.placing import Cordon
 from schemas.profiles import DeviceNeed, Profile
 from tests.e2e.chatting import chat, streaming
+from tests.e2e.living import lively
 from tests.e2e.machines import Cable, command, first, second, share, tiny, two_machines, why_not
 from tests.e2e.yard_process import YardProcess, running_yard, watching
 from tests.hub import Hub
@@ -179,9 +180,9 @@ async def test_a_scheduler_that_is_cut_off_with_its_instance_is_followed_by_the_
     async with (
         second(tmp_path / "b", a, cable) as b,
         watching(a.bus) as instances,
-        leases(a) as held,
+        leases(a) as leases_cache,
     ):
-        await decides(held, a, "b")
+        await move_lease(leases_cache, a, "b")
         for yard in (a, b):
             share(slow_gguf, yard.home, "slow")
         await a.put(ModelSpec(name="slow", path="test/slow.gguf", n_ctx=2048, n_parallel=1))
@@ -193,7 +194,7 @@ async def test_a_scheduler_that_is_cut_off_with_its_instance_is_followed_by_the_
             began = time.monotonic()
             cable.cut()
             async with asyncio.timeout(20):
-                await held.until(lambda values: values and values[SCHEDULER].holder == "a")
+                await leases_cache.until(lambda values: values and values[SCHEDULER].holder == "a")
                 lease_s = time.monotonic() - began
                 await instances.mirror.until(lambda _: any(one.node == "a" for one in instances.of("slow")))
             planned_s = time.monotonic() - began
@@ -204,15 +205,15 @@ async def test_a_scheduler_that_is_cut_off_with_its_instance_is_followed_by_the_
         # It has to find its way back, and be able to decide again.
         async with nodes(a) as known, asyncio.timeout(20):
             await known.until(lambda values: "b" in values)
-        await decides(held, a, "b")
+        await move_lease(leases_cache, a, "b")
         assert (await chat(a.url, "slow", max_tokens=1))[0] == 200
 
 
-async def decides(held: BucketCache[Any], hung: YardProcess, node: str) -> None:
+async def move_lease(leases_cache: BucketCache[Any], hung: YardProcess, node: str) -> None:
     """Have another machine take the lease, from a supervisor that hangs."""
     async with held_still(hung.service("supervisor").pid), asyncio.timeout(15):
         began = time.monotonic()
-        await held.until(lambda values: SCHEDULER in values and values[SCHEDULER].holder == node)
+        await leases_cache.until(lambda values: SCHEDULER in values and values[SCHEDULER].holder == node)
         print(f"a hung scheduler was replaced after {time.monotonic() - began:.1f} s")  # noqa: T201
 
 
@@ -236,28 +237,31 @@ async def comes_back(a: YardProcess, cable: Cable, lost: str, began: float) -> N
 
 
 async def test_the_death_of_the_scheduler_in_a_swap_delays_nobody_for_long(
-    tmp_path: Path, cable: Cable, slow_gguf: Path
+    tmp_path: Path, cable: Cable
 ) -> None:
-    hurry = {"YARD_SWAP_MAX_WAIT_S": "1", "YARD_SWAP_MIN_DWELL_S": "0"}
+    """The resident model streams for 10 s: it neither ends before the swap begins, nor delays it for long."""
+    fast_swap = {"YARD_SWAP_MAX_WAIT_S": "1", "YARD_SWAP_MIN_DWELL_S": "0"}
     async with (
-        first(tmp_path / "a", cable, YARD_MEMORY_LIMITS="cpu=100MiB", **hurry) as a,
-        second(tmp_path / "b", a, cable, YARD_MEMORY_LIMITS="cpu=1MiB", **hurry) as b,
+        first(tmp_path / "a", cable, YARD_MEMORY_LIMITS="cpu=100MiB", **fast_swap) as a,
+        second(tmp_path / "b", a, cable, YARD_MEMORY_LIMITS="cpu=1MiB", **fast_swap) as b,
         watching(a.bus) as instances,
-        leases(a) as held,
+        leases(a) as leases_cache,
     ):
-        await decides(held, a, "b")
-        share(slow_gguf, a.home, "slow")
-        needs = Profile(name="cpu", devices=(DeviceNeed(device="cpu", memory_mib=80),))
-        await a.put(ModelSpec(name="slow", path="test/slow.gguf", n_parallel=1, profiles=(needs,)))
-        await a.put(msgspec.structs.replace(tiny(a.home, "waiter"), profiles=(needs,)))
-        async with streaming(a.url, "slow", max_tokens=100) as stream:
+        await move_lease(leases_cache, a, "b")
+        needs = (Profile(name="cpu", devices=(DeviceNeed(device="cpu", memory_mib=80),)),)
+        await a.put(lively("resident", "paced", n_parallel=1, profiles=needs))
+        await a.put(msgspec.structs.replace(tiny(a.home, "waiter"), profiles=needs))
+        paced = [{"role": "user", "content": "PACED"}]
+        async with streaming(a.url, "resident", messages=paced) as stream:
             await stream.read_tokens(3)
             waiting = asyncio.create_task(chat(a.url, "waiter", max_tokens=4))
-            await instances.until("slow", S.DRAINING)
+            await instances.until("resident", S.DRAINING)
             began = time.monotonic()
             await b.kill_everything()
             async with asyncio.timeout(GONE_S):
-                await held.until(lambda values: SCHEDULER in values and values[SCHEDULER].holder == "a")
+                await leases_cache.until(
+                    lambda values: SCHEDULER in values and values[SCHEDULER].holder == "a"
+                )
             print(f"the lease was taken over after {time.monotonic() - began:.1f} s")  # noqa: T201
             assert (await stream.read_rest())[-1] == "[DONE]", stream.error
         status, body = await asyncio.wait_for(waiting, 30)
