@@ -1,8 +1,8 @@
-/** Brings an element to new content by changing only what differs, so focus, typed text and scrolling stay. */
+/** Updates an element to new content by changing only the differences: focus, typed text and scrolling stay. */
 
 const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE ? node.getAttribute("data-key") : null);
 
-/** `markup` is what the `html` tag made; a template's content is inert until it is moved over. */
+/** `markup`: a result of the `html` tag; the content of a template element is inert until it is moved. */
 export function render(root, markup) {
   const template = document.createElement("template");
   template.innerHTML = String(markup);
@@ -11,16 +11,16 @@ export function render(root, markup) {
 
 function morphChildren(parent, wanted) {
   const nodes = [...wanted.childNodes];
-  const kept = new Set(nodes.map(keyOf).filter(Boolean));
-  const keyed = new Map();
+  const wantedKeys = new Set(nodes.map(keyOf).filter(Boolean));
+  const hasKey = new Map();
   for (const child of [...parent.childNodes]) {
     const key = keyOf(child);
-    if (key !== null && kept.has(key)) keyed.set(key, child);
+    if (key !== null && wantedKeys.has(key)) hasKey.set(key, child);
     else if (key !== null) child.remove();
   }
   let cursor = parent.firstChild;
   for (const node of nodes) {
-    const match = findMatch(node, cursor, keyed);
+    const match = findMatch(node, cursor, hasKey);
     if (match === null) {
       parent.insertBefore(node, cursor);
       continue;
@@ -36,10 +36,10 @@ function morphChildren(parent, wanted) {
   }
 }
 
-function findMatch(node, cursor, keyed) {
+function findMatch(node, cursor, hasKey) {
   const key = keyOf(node);
   if (key !== null) {
-    const match = keyed.get(key);
+    const match = hasKey.get(key);
     return match && match.nodeName === node.nodeName ? match : null;
   }
   return cursor && keyOf(cursor) === null && cursor.nodeName === node.nodeName ? cursor : null;
@@ -52,7 +52,7 @@ function morphNode(node, wanted) {
   }
   morphAttributes(node, wanted);
   morphChildren(node, wanted);
-  // Once a person has chosen, a select no longer follows its options' attributes.
+  // After a user's choice a select ignores its options' attributes.
   if (node.dataset.value !== undefined && node.value !== node.dataset.value) node.value = node.dataset.value;
 }
 
@@ -61,7 +61,7 @@ function morphAttributes(node, wanted) {
     if (node.getAttribute(name) !== value) node.setAttribute(name, value);
   }
   for (const { name } of [...node.attributes]) {
-    const belongsToPerson = name === "open" && node.nodeName === "DETAILS";
-    if (!wanted.hasAttribute(name) && !belongsToPerson) node.removeAttribute(name);
+    const isSetByUser = name === "open" && node.nodeName === "DETAILS";
+    if (!wanted.hasAttribute(name) && !isSetByUser) node.removeAttribute(name);
   }
 }
