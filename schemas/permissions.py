@@ -107,4 +107,5 @@ def _setup(role: Role) -> list[str]:
         "$JS.API.INFO",
         *(f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE")),
         *(f"$JS.API.STREAM.UPDATE.{name}" for name in longer),
+        *(f"$JS.API.STREAM.DELETE.{name}" for name in buckets.RETIRED_STREAMS if role is Role.SUPERVISOR),
     ]

@@ -9,6 +9,7 @@ import nats.js.errors
 from nats.js import api
 
 from modelyard.bus.connection import RETRY_PAUSE_S, Bus
+from modelyard.bus.migration import migrate_buckets
 from schemas import buckets, streams
 from schemas.errors import BrokerUnavailable
 
@@ -39,6 +40,7 @@ async def _ensure(bus: Bus) -> None:
         *(_ensure_stream(bus, stream) for stream in streams.ALL),
         *(ensure_bucket(bus, bucket) for bucket in buckets.ALL),
     )
+    await migrate_buckets(bus)
 
 
 async def _ensure_stream(bus: Bus, stream: streams.Stream) -> None:

@@ -259,7 +259,7 @@ async def test_a_message_over_the_limit_is_refused_and_the_connection_lives(yard
 async def test_a_kept_event_outlives_a_broker_that_does_not_listen(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelyard.outbox.AGAIN_S", 0.2)
+    monkeypatch.setattr("modelyard.bus.outbox.AGAIN_S", 0.2)
     bus = await yard.bus(Role.SUPERVISOR)
     assert yard.broker.pid is not None
     async with held_still(yard.broker.pid):
