@@ -82,7 +82,7 @@ def _rows(store: UsageStore, days: int) -> Iterator[tuple[object, ...]]:
 def _measured(path: Path, days: int) -> Table:
     db, reader = sqlite3.connect(path), UsageReader(path, BERLIN)
     since = END - days * DAY_S / 2 + 1234.5
-    asked = {
+    queries = {
         "by model, all time": UsageQuery(),
         "by model and key, from any moment on": UsageQuery(by=(Dimension.MODEL, Dimension.KEY), since=since),
         "by model and day": UsageQuery(step=UsageStep.DAY, since=END - days * DAY_S, until=END),
@@ -100,7 +100,7 @@ def _measured(path: Path, days: int) -> Table:
         table.add_column(column, justify="left" if column == "question" else "right")
     whole_ms = _median_ms(lambda: db.execute(_ONE_BY_ONE).fetchall(), 3)
     table.add_row("every record, one by one", f"{whole_ms:.0f}", "10", "1")
-    for name, query in asked.items():
+    for name, query in queries.items():
         wanted = question(query, END, BERLIN, END)
 
         ask = partial(report, reader, query, wanted, now=END, currency="EUR")
@@ -114,9 +114,9 @@ def _measured(path: Path, days: int) -> Table:
 def _median_ms(work: Callable[[], object], runs: int) -> float:
     times = []
     for _ in range(runs):
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         work()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - started_at)
     return statistics.median(times) * 1000
 
 
