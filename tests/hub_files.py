@@ -1,4 +1,4 @@
-"""The repositories of the test hub: their files, counters, faults, and how the hub's API lists them."""
+"""Repositories of the test hub: files, counters, faults, and their listing in the hub's API."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,11 +11,11 @@ ALWAYS = 1_000_000
 
 @dataclass(kw_only=True)
 class Faults:
-    """What goes wrong with one file; `*_times` count down, ALWAYS never reaches zero."""
+    """Faults of one file; `*_times` count down, ALWAYS never reaches zero."""
 
     cut_after_bytes: int | None = None  # of each answer's body
     cut_times: int = ALWAYS
-    statuses: list[int] = field(default_factory=list)  # answered first, one each request: 500, 429, 403...
+    statuses: list[int] = field(default_factory=list)  # of the next requests, one each: 500, 429, 403...
     retry_after: str | None = None  # sent along with those
     corrupt_times: int = 0  # the first byte of the body is flipped
     bytes_per_s: float | None = None
@@ -24,14 +24,14 @@ class Faults:
     ignore_range_end: bool = False  # answers 206 with the rest of the file
     etag: str | None = None  # "" for none at all
     content_range: str | None = None  # sent instead of the right one
-    content_length: int | None = None  # said instead of the right one
+    content_length: int | None = None  # sent instead of the right one
     extra_headers: dict[str, str] = field(default_factory=dict)
     extra_bytes: bytes = b""  # after the end of the file
 
 
 @dataclass(kw_only=True)
 class HubFile:
-    """A file with its counters: GET requests at either server, and the body bytes sent by both."""
+    """A file with its counters: GET requests to both servers, and body bytes sent."""
 
     path: str
     content: bytes | Path
@@ -48,7 +48,7 @@ class HubFile:
 
 @dataclass(kw_only=True)
 class About:
-    """What the hub tells of a repository beside its files."""
+    """Facts of a repository in the hub's API, besides its files."""
 
     tags: tuple[str, ...] = ("gguf",)
     task: str | None = None
@@ -63,7 +63,7 @@ class About:
 
 @dataclass(kw_only=True)
 class HubRepo:
-    """A repository at one commit, which `main` and the commit itself name."""
+    """A repository at one commit, named by `main` and by the commit."""
 
     name: str
     sha: str
@@ -76,17 +76,17 @@ class HubRepo:
 
 
 def body_chunks(file: HubFile, start: int, end: int) -> Iterator[bytes]:
-    """What the hub sends of the bytes from start to end, faults included."""
-    spoil = file.faults.corrupt_times > 0
-    file.faults.corrupt_times -= spoil
+    """The bytes from start to end as the hub sends them, with faults."""
+    corrupt = file.faults.corrupt_times > 0
+    file.faults.corrupt_times -= corrupt
     left_bytes = end - start
     for chunk in _read(file.content, start):
         if left_bytes <= 0:
             break
         part = chunk[:left_bytes]
         left_bytes -= len(part)
-        yield bytes([part[0] ^ 0xFF]) + part[1:] if spoil else part
-        spoil = False
+        yield bytes([part[0] ^ 0xFF]) + part[1:] if corrupt else part
+        corrupt = False
     if file.faults.extra_bytes:
         yield file.faults.extra_bytes
 
@@ -130,13 +130,13 @@ def _lfs(file: HubFile, key: str) -> dict[str, object]:
 
 
 def tree_entry(file: HubFile) -> dict[str, object]:
-    """One element of the answer to `/tree/REV`."""
+    """One element of the reply to `/tree/REV`."""
     entry = {"type": "file", "path": file.path, "size": file.size_bytes, "oid": file.blob_sha1}
     return entry | _lfs(file, "oid")
 
 
 def model_info(repo: HubRepo, *, blobs: bool) -> dict[str, object]:
-    """The answer to `/api/models/ID`; sizes and hashes only with blobs."""
+    """The reply to `/api/models/ID`; sizes and hashes only with blobs."""
     siblings: list[dict[str, object]] = []
     for file in repo.files.values():
         sibling: dict[str, object] = {"rfilename": file.path}
@@ -146,23 +146,23 @@ def model_info(repo: HubRepo, *, blobs: bool) -> dict[str, object]:
     return {"id": repo.name, "sha": repo.sha, "siblings": siblings} | _about(repo)
 
 
-def search(repos: Iterable[HubRepo], asked: Mapping[str, str]) -> list[dict[str, object]]:
-    """The answer to `/api/models?search=…`, as the real hub filters and sorts."""
-    found = [repo for repo in repos if not repo.private and _is_found(repo, asked)]
-    key = asked.get("sort", "trendingScore")
-    found.sort(key=lambda repo: str(_about(repo)[key]).rjust(20), reverse=True)
-    return [{"id": repo.name} | _about(repo) for repo in found[: int(asked.get("limit", 1000))]]
+def search(repos: Iterable[HubRepo], query: Mapping[str, str]) -> list[dict[str, object]]:
+    """The reply to `/api/models?search=…`, filtered and sorted as by the real hub."""
+    matches = [repo for repo in repos if not repo.private and _matches(repo, query)]
+    key = query.get("sort", "trendingScore")
+    matches.sort(key=lambda repo: str(_about(repo)[key]).rjust(20), reverse=True)
+    return [{"id": repo.name} | _about(repo) for repo in matches[: int(query.get("limit", 1000))]]
 
 
-def _is_found(repo: HubRepo, asked: Mapping[str, str]) -> bool:
+def _matches(repo: HubRepo, query: Mapping[str, str]) -> bool:
     about, size = repo.about, repo.about.n_params
-    low, high = _sizes(asked.get("num_parameters", ""))
+    low, high = _sizes(query.get("num_parameters", ""))
     return (
-        asked.get("search", "").lower() in repo.name.lower()
-        and asked.get("author", repo.name.partition("/")[0]) == repo.name.partition("/")[0]
-        and asked.get("filter", about.tags[0]) in about.tags
-        and asked.get("pipeline_tag", about.task) == about.task
-        and ("num_parameters" not in asked or (size is not None and low <= size <= high))
+        query.get("search", "").lower() in repo.name.lower()
+        and query.get("author", repo.name.partition("/")[0]) == repo.name.partition("/")[0]
+        and query.get("filter", about.tags[0]) in about.tags
+        and query.get("pipeline_tag", about.task) == about.task
+        and ("num_parameters" not in query or (size is not None and low <= size <= high))
     )
 
 
