@@ -17,7 +17,7 @@ _MAX_SENTENCE = 500
 
 
 class Severity(StrEnum):
-    """How bad it is."""
+    """The severity of an alert."""
 
     INFO = "info"
     WARNING = "warning"
@@ -34,27 +34,27 @@ class Comparison(StrEnum):
 
 
 class Missing(StrEnum):
-    """What it means that a metric which was there is there no more."""
+    """An alert on the absence of a metric that existed before."""
 
     RESOLVE = "resolve"
-    """Nothing is wrong any more: the thing that it was about is gone."""
+    """Resolved: the thing that the alert was about no longer exists."""
     FIRE = "fire"
-    """It should be there."""
+    """Fire: the metric must be present."""
 
 
 class AlertState(StrEnum):
-    """Where an alert is."""
+    """The state of an alert."""
 
     WATCHED = "watched"
-    """All is well; kept only where the metric must not vanish."""
+    """The condition does not hold; stored only for rules on absent metrics."""
     PENDING = "pending"
-    """The condition holds, but not for long enough yet."""
+    """The condition holds, for less than the rule's `for_s`."""
     FIRING = "firing"
     RESOLVED = "resolved"
 
 
 class AlertRule(Record):
-    """When to raise an alert, for every series of a metric by itself."""
+    """When to raise an alert, evaluated for every series of a metric."""
 
     name: str
     metric: str
@@ -66,13 +66,13 @@ class AlertRule(Record):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     """Which series: each label as it must be; `*` is any text, a `!` before it what it must not be."""
     for_s: float = 0.0
-    """How long it must hold before it fires."""
+    """How long the condition must hold before the alert fires."""
     severity: Severity = Severity.WARNING
     sentence: str = ""
     """For people; `{value}`, `{percent}` and `{label}` are filled in. Empty: made of the rule."""
     missing: Missing = Missing.RESOLVE
     missing_s: float = 60.0
-    """How long a series must be gone before that means something."""
+    """How long a series must be absent before the alert is pending."""
     enabled: bool = True
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class AlertRule(Record):
         if not (0 <= self.for_s < math.inf and 0 < self.missing_s < math.inf):
             raise ValueError("for_s is 0 or more, missing_s above 0")
         if self.clear is not None and not self._clears():
-            raise ValueError("clear lies on the good side of threshold")
+            raise ValueError("clear must be on the good side of threshold")
         if len(self.sentence) > _MAX_SENTENCE:
             raise ValueError(f"a sentence has at most {_MAX_SENTENCE} characters")
 
@@ -95,18 +95,18 @@ class AlertRule(Record):
 
 
 class Alert(Record):
-    """What a rule found about one series."""
+    """The state of a rule for one series."""
 
     alert: str
     """Id of this one time; the next time of the same series has another."""
     rule: str
     labels: dict[str, str]
-    """Those of the series."""
+    """Labels of the series."""
     state: AlertState
     severity: Severity
     sentence: str
     value: float | None
-    """None: the metric is gone."""
+    """None: the metric is absent."""
     since: float
     """Unix seconds since which the condition holds, or held."""
     changed_at: float
@@ -114,9 +114,9 @@ class Alert(Record):
     """When the metric was last there."""
     fired_at: float | None = None
     silenced: str | None = None
-    """The silence that keeps it quiet."""
+    """The silence that mutes it."""
     announced: bool = False
-    """Its firing was told while no silence held: so its end is told, too."""
+    """Its firing was published while no silence matched, so its resolution is published too."""
     published: bool = True
     """The event of its state is stored; False between the two writes."""
 
@@ -128,11 +128,11 @@ class RuleRecord(Record):
     revision: int
     """0: as it was shipped."""
     default: bool = False
-    """It was shipped; changed or not, `reset` brings it back."""
+    """A shipped rule, changed or not; `reset` restores it."""
 
 
 class Silence(Record):
-    """Alerts that are not to be told for a while; they are shown all the same."""
+    """Alerts that are muted for a while; they stay visible."""
 
     silence: str
     until: float
@@ -142,7 +142,7 @@ class Silence(Record):
     rule: str | None = None
     """None: of every rule."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
-    """As in a rule: all of these, with any others."""
+    """Labels to match, as in a rule."""
 
 
 class PutAlertRule(AlertRule):
@@ -159,14 +159,14 @@ class AlertRuleRef(Record):
 
 
 class AlertRuleStored(Record):
-    """The rule holds from now on, or is gone; `revision` 0: it is as it was shipped."""
+    """The rule as it is stored or deleted; `revision` 0: the shipped default."""
 
     name: str
     revision: int
 
 
 class ListAlerts(Record):
-    """Everything about alerts."""
+    """All rules, alerts and silences."""
 
 
 class AlertList(Record):
@@ -193,7 +193,7 @@ class SilenceRef(Record):
 
 
 class TryAlertRule(Record):
-    """What would a rule find now? The one of this name, or one that is not stored."""
+    """Evaluates a rule now: the stored one of this name, or one that is not stored."""
 
     name: str | None = None
     rule: AlertRule | None = None
@@ -210,6 +210,6 @@ class TriedSeries(Record):
 
 
 class AlertRuleTried(Record):
-    """The series that a rule is about; none: no such metric is there now."""
+    """The series that match the rule now; empty: no such metric exists."""
 
     series: tuple[TriedSeries, ...]

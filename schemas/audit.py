@@ -1,4 +1,4 @@
-"""Who changed what: one event for every command that changes something, refused ones too."""
+"""The audit trail: one event for every command with side effects, including refused ones."""
 
 from enum import StrEnum
 from typing import Any
@@ -7,29 +7,29 @@ from schemas.base import Record, Role
 from schemas.errors import ErrorDetail
 
 ACTOR_HEADER = "Yard-Actor"
-"""On a command: `Actor` as JSON, as the caller says it."""
+"""On a command: `Actor` as JSON, as the caller states it."""
 NO_TARGET = "yard"
-"""What a command is about that names nothing."""
+"""The target of a command that names none."""
 
 
 class Actor(Record, omit_defaults=True):
-    """Who asked.
+    """Who sent a command.
 
     `role` is the login that waits for the answer. `key` and `address` count from the gateway alone, which
-    takes them from what it checked, never from a client. `user` is what an operator's program says of itself.
+    takes them from what it checked, never from a client. `user` is what an operator's program states.
     """
 
     role: Role
     key: str | None = None
     """Id of the API key, never the key."""
     address: str | None = None
-    """Where the HTTP request came from."""
+    """The remote address of the HTTP request."""
     user: str | None = None
     node: str | None = None
 
 
 class AuditOutcome(StrEnum):
-    """How a command ended."""
+    """The outcome of a command."""
 
     DONE = "done"
     REFUSED = "refused"
@@ -46,12 +46,12 @@ class AuditedChange(Record):
 
 
 class Audited(Record):
-    """A command that changed something, or wanted to."""
+    """A command that changed something, or was refused."""
 
     command: str
     """`model.put`"""
     target: str
-    """What it names."""
+    """The name of its target."""
     by: Actor
     at: float
     outcome: AuditOutcome
@@ -59,4 +59,4 @@ class Audited(Record):
     """Why it was refused."""
     changes: tuple[AuditedChange, ...] = ()
     more: int = 0
-    """So many changes beside those listed."""
+    """How many changes are not listed."""

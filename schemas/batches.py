@@ -8,7 +8,7 @@ from schemas.base import Record
 
 
 class StoredFile(Record):
-    """A file in the yard; its bytes lie in the FILES stream in pieces."""
+    """An uploaded file; its bytes are chunks in the FILES stream."""
 
     file: str
     filename: str
@@ -21,7 +21,7 @@ class StoredFile(Record):
 
 
 class BatchState(StrEnum):
-    """Where a batch is, in OpenAI's words."""
+    """The state of a batch, in OpenAI's words."""
 
     VALIDATING = "validating"
     FAILED = "failed"
@@ -38,7 +38,7 @@ ENDED = frozenset({_S.FAILED, _S.COMPLETED, _S.EXPIRED, _S.CANCELLED})
 
 
 class LineError(Record):
-    """What is wrong with a line of an input file."""
+    """An error in a line of an input file."""
 
     code: str
     message: str
@@ -48,7 +48,7 @@ class LineError(Record):
 
 
 class Batch(Record):
-    """Requests to be made when nobody else needs the slots."""
+    """A batch of requests, run in slots that no interactive request needs."""
 
     batch: str
     endpoint: str

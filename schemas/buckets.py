@@ -58,7 +58,7 @@ class Bucket(Generic[V]):
 
     @property
     def stream(self) -> str:
-        """The stream that NATS keeps it in."""
+        """The JetStream stream behind the bucket."""
         return f"KV_{self.name}"
 
     def subject(self, key: str) -> str:

@@ -8,16 +8,16 @@ from schemas.usage import Period, UsageUnit
 
 
 class Action(StrEnum):
-    """What happens when a budget is used up."""
+    """The action when a budget is exhausted."""
 
     WARN = "warn"
-    """An event tells it; requests go on."""
+    """An event is published; requests continue."""
     REFUSE = "refuse"
     """New requests are refused with 429 until the period ends."""
 
 
 class Budget(Record):
-    """How much may be used. `key` and `model` say of what; both None: of everything."""
+    """A spending or usage limit. `key` and `model` narrow its scope; both None: everything."""
 
     budget: str
     """Its name."""
@@ -31,7 +31,7 @@ class Budget(Record):
     warn_at: Decimal = Decimal("0.8")
     """At this share of the limit an event warns."""
     tz: str | None = None
-    """Where days begin; None: in the zone of the setting YARD_TIME_ZONE."""
+    """The time zone of its periods; None: the setting YARD_TIME_ZONE."""
 
     def __post_init__(self) -> None:
         check_token(self.budget)
@@ -42,7 +42,7 @@ class Budget(Record):
 
 
 class BudgetLevel(StrEnum):
-    """How much of a budget is used."""
+    """How far a budget is used."""
 
     WITHIN = "within"
     WARNED = "warned"
@@ -52,7 +52,7 @@ class BudgetLevel(StrEnum):
 
 
 class BudgetState(Record):
-    """Where a budget stands in its present period."""
+    """The state of a budget in its present period."""
 
     budget: str
     level: BudgetLevel
@@ -74,7 +74,7 @@ class PutBudget(Budget):
     """A budget, new or in place of the one of its name."""
 
     revision: int | None = None
-    """Refused if there is another by now; 0: there must be none yet."""
+    """Compare-and-set: the revision that the caller saw; 0: none may exist yet."""
 
 
 class BudgetRef(Record):
@@ -95,7 +95,7 @@ class ListBudgets(Record):
 
 
 class StoredBudget(Record):
-    """A budget as it is kept, and where it stands."""
+    """A budget as stored, with its state."""
 
     budget: Budget
     revision: int

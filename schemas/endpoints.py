@@ -7,7 +7,7 @@ from schemas.models import Mode
 
 
 class Style(StrEnum):
-    """How an engine answers a path, and so how it is relayed, metered and put together."""
+    """The style of an answer, which determines how it is relayed, metered and assembled."""
 
     CHAT = "chat"
     """OpenAI's chat completion chunks."""
@@ -53,10 +53,10 @@ BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 
 
 def endpoint_of(path: str) -> Endpoint:
-    """The endpoint of a path; a `/v1/…` path of an engine that we know nothing of is passed on as it is."""
+    """The endpoint of a path; an unknown `/v1/…` path is passed through to the engine."""
     return BY_PATH.get(path) or Endpoint(path, "", Style.PLAIN, frozenset())
 
 
 def paths_of(mode: Mode) -> list[str]:
-    """What a model of this mode serves."""
+    """The paths that a model of this mode serves."""
     return [endpoint.path for endpoint in ENDPOINTS if mode in endpoint.modes]

@@ -6,12 +6,12 @@ from schemas.base import Record, check_model_name, check_token
 
 
 class GroupKind(StrEnum):
-    """What a group says about its models."""
+    """The constraint of a group."""
 
     APART = "apart"
     """At most one of them runs at a time."""
     TOGETHER = "together"
-    """Where one is asked for, the others are started too, and they go together."""
+    """Starting one starts all of them, and they are stopped together."""
 
 
 class ModelGroup(Record):
@@ -36,7 +36,7 @@ class GroupRef(Record):
 
 
 class ListGroups(Record):
-    """Every group."""
+    """Lists all groups."""
 
 
 class GroupList(Record):
@@ -46,6 +46,6 @@ class GroupList(Record):
 
 
 class GroupStored(Record):
-    """It holds from now on, or no more."""
+    """The group was stored or deleted."""
 
     name: str

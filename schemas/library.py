@@ -1,4 +1,4 @@
-"""The library: the model files that lie in the stores of the nodes."""
+"""The library: model files in the stores of the nodes."""
 
 import hashlib
 import re
@@ -14,7 +14,7 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64}\.[a-z0-9]{1,32}")
 
 
 class EntryFormat(StrEnum):
-    """What an entry is made of."""
+    """The format of an entry."""
 
     GGUF = "gguf"
     """One model of llama.cpp's: a file, or all of its shards."""
@@ -27,20 +27,20 @@ class EntryFormat(StrEnum):
 
 
 class VerifyState(StrEnum):
-    """How sure it is that the bytes are the right ones."""
+    """The result of integrity checks."""
 
     VERIFIED = "verified"
-    """Every file with weights was read, and has the sha256 that it should have."""
+    """Every file with weights was read and has the expected sha256."""
     UNVERIFIED = "unverified"
-    """The sha256 is known, but nobody has read the bytes since they came here or were changed."""
+    """The sha256 is known; the bytes have not been read since they arrived or changed."""
     UNKNOWN = "unknown"
-    """Nobody has said which sha256 they should have; a check notes the one they have now."""
+    """No expected sha256 is known; a verification records the present one."""
     DAMAGED = "damaged"
     """A file has another sha256 or size than it should have; it can be fetched again."""
 
 
 class EntryFacts(Record):
-    """What the files say of themselves; what they do not say is None."""
+    """Metadata from the files; absent fields are None."""
 
     architecture: str | None = None
     kind: str | None = None
@@ -48,7 +48,7 @@ class EntryFacts(Record):
     name: str | None = None
     """The name that its makers gave it."""
     quant: str | None = None
-    """Such as `Q4_K_M`, `BF16` or `awq`."""
+    """For example `Q4_K_M`, `BF16` or `awq`."""
     n_params: int | None = None
     n_ctx_train: int | None = None
     """Tokens of context that it was trained for."""
@@ -69,14 +69,14 @@ class LibraryEntry(Record):
     path: str
     """Relative to the store: a GGUF file (the first shard of several), or a folder; a model's `path`."""
     name: str
-    """The path as people say it, without what every file of the kind has."""
+    """The path for display, without the extension of its format."""
     format: EntryFormat
     size_bytes: int
-    """Of all its files: what deleting it gives back."""
+    """Size of all its files: the space that deleting it frees."""
     size: str
     """The same for people."""
     weights_bytes: int
-    """Of the files with weights alone."""
+    """Size of its files with weights."""
     n_files: int
     modified_at: float
     """When the newest of its weights was written."""
@@ -84,7 +84,7 @@ class LibraryEntry(Record):
     """When they came from the hub; None for what was put there by hand."""
     facts: EntryFacts = EntryFacts()
     mmproj: str | None = None
-    """The projector that lies beside it, relative to the store."""
+    """The vision projector in the same folder, relative to the store."""
     source: ModelSource | None = None
     used_by: tuple[str, ...] = ()
     """The models of the registry that need it."""
@@ -94,11 +94,11 @@ class LibraryEntry(Record):
     damaged: tuple[str, ...] = ()
     """Its files that are not as they should be, relative to the store; the first 20."""
     description: str = ""
-    """What lies beside it as description.txt; all models in one folder share it."""
+    """The content of description.txt in its folder; shared by all models of the folder."""
     description_revision: str = ""
     """Changes with the description; what compare-and-set refers to."""
     link: str | None = None
-    """Where a symbolic link leads."""
+    """The target of a symbolic link."""
     problem: str | None = None
     """Why it will not do, in a sentence."""
     read_by: str = ""
@@ -119,18 +119,18 @@ class StoreSpace(Record):
     default: bool
     """Downloads go there."""
     total_bytes: int = 0
-    """Of the disk."""
+    """Size of the disk."""
     free_bytes: int = 0
     used_bytes: int = 0
     """By everything in the store but the trash."""
     partial_bytes: int = 0
-    """Of these, by files that are not complete yet."""
+    """Part of used_bytes: incomplete files."""
     trash_bytes: int = 0
     entries: int = 0
     files: int = 0
     scanned_at: float | None = None
     scan_s: float | None = None
-    """How long the last look at the store took."""
+    """Duration of the last scan."""
     problem: str | None = None
     """Why it cannot be read, or which names in it are passed over."""
 
@@ -149,7 +149,7 @@ class EntryFile(Record):
     size_bytes: int
     modified_at: float
     sha256: str | None = None
-    """What it should be."""
+    """The expected sha256."""
     verified: VerifyState = VerifyState.UNKNOWN
     verified_at: float | None = None
 
@@ -192,13 +192,13 @@ class DeleteEntry(Record):
 
 
 class TrashedEntry(Record):
-    """What was deleted and can still be restored, under `node.store.item`."""
+    """A deleted entry that can be restored, under `node.store.item`."""
 
     node: str
     store: str
     item: str
     path: str
-    """Where it was, relative to the store."""
+    """Its former path, relative to the store."""
     name: str
     format: EntryFormat
     size_bytes: int
@@ -220,21 +220,21 @@ class TrashRef(Record):
 
 
 class Restored(Record):
-    """It lies where it was."""
+    """Its path before deletion."""
 
     path: str
     n_files: int
 
 
 class TrashEmptied(Record):
-    """So many items are gone for good."""
+    """How many items were deleted permanently."""
 
     items: int
     size_bytes: int
 
 
 class JobKind(StrEnum):
-    """What takes long in a library."""
+    """The kind of a long-running library operation."""
 
     VERIFY = "verify"
     """Read every byte of an entry and compare its sha256."""
@@ -247,7 +247,7 @@ class JobKind(StrEnum):
 
 
 class JobState(StrEnum):
-    """Where a job is; the last three are ends."""
+    """The state of a job; the last three are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -260,14 +260,14 @@ JOB_ENDED = frozenset({JobState.FINISHED, JobState.FAILED, JobState.CANCELLED})
 
 
 class LibraryJob(Record):
-    """One job. It outlives its downloader: one that was killed goes on when it comes back."""
+    """One job. It survives its downloader, which resumes it after a restart."""
 
     job: str
     kind: JobKind
     node: str
     store: str
     subject: str
-    """What it is about: an entry's path, or a repository."""
+    """Its object: an entry's path, or a repository."""
     state: JobState
     created_at: float
     changed_at: float
@@ -280,9 +280,9 @@ class LibraryJob(Record):
     file: str | None = None
     """Which file it is at."""
     damaged: tuple[str, ...] = ()
-    """What was found to be wrong; the first 20."""
+    """Problems found; the first 20."""
     linked: int = 0
-    """Of the imported files, those that take no room of their own: hard links and reflinks."""
+    """Imported files that need no additional space: hard links and reflinks."""
     received: dict[str, int] = msgspec.field(default_factory=dict)
     """Bytes that came over the network, from the `hub` or from a node by its name."""
     error: ErrorDetail | None = None
@@ -314,7 +314,7 @@ class CachedModel(Record):
 
 
 class CachedModels(Record):
-    """What the Hub's cache of a node holds."""
+    """The contents of the Hub's cache on a node."""
 
     node: str
     folder: str
@@ -326,7 +326,7 @@ class ImportCached(Record):
 
     repo: str
     revision: str | None = None
-    """None: the newest that is there."""
+    """None: the newest item."""
     node: str | None = None
     store: str | None = None
     """None: the store that downloads go to."""
@@ -337,21 +337,21 @@ class CopyEntry(Record):
 
     entry: str
     node: str
-    """Where it shall lie too."""
+    """The target node."""
     store: str | None = None
     """None: the store that downloads go to."""
 
 
 class FindFile(Record):
-    """Who has a file with this sha256?"""
+    """Which nodes have a file with this sha256?"""
 
     sha256: str
     node: str | None = None
-    """Ask this node alone."""
+    """Only on this node."""
 
 
 class FoundFile(Record):
-    """Such a file, of the size and time that it had when its sha256 was read."""
+    """A matching file, with the size and time at which its sha256 was read."""
 
     node: str
     store: str
@@ -361,7 +361,7 @@ class FoundFile(Record):
 
 
 class FoundFiles(Record):
-    """Every place where there is such a file; nodes that are away are not asked."""
+    """All places of such a file on the nodes that are online."""
 
     files: tuple[FoundFile, ...]
 
@@ -380,5 +380,5 @@ def node_of(key: str) -> str:
 
 
 def entry_id(path: str) -> str:
-    """The token of what lies at `path`: the same in every store."""
+    """The token of the entry at `path`: the same in every store."""
     return hashlib.sha256(path.encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ class LogLine(Record, omit_defaults=True):
     at: float
     text: str
     level: str | None = None
-    """Of a service's line; engines have no common word for it."""
+    """Level of a service's line; engines have no common format."""
     model: str | None = None
     """The model that a service's line is about."""
 
@@ -24,7 +24,7 @@ class LogBatch(Record):
 
 
 class ServiceLogBatch(Record):
-    """What a service logged in a moment, in order."""
+    """Lines that a service logged within a second, in order."""
 
     lines: tuple[LogLine, ...]
     dropped: int = 0
@@ -32,7 +32,7 @@ class ServiceLogBatch(Record):
 
 
 class LogLevel(IntEnum):
-    """How bad a line is; a search asks for at least one of them."""
+    """Severity of a line; the minimum in a search."""
 
     DEBUG = 10
     INFO = 20
@@ -51,13 +51,13 @@ class LogQuery(Record):
     """Which lines to find. What is None matches every line."""
 
     text: str | None = None
-    """In the line, in whatever case."""
+    """A substring of the line, ignoring case."""
     model: str | None = None
     node: str | None = None
     instance: str | None = None
     service: str | None = None
     level: LogLevel | None = None
-    """At least so bad. The level of an engine's line is told by its words."""
+    """Minimum severity. The level of an engine's line is derived from its words."""
     since: float | None = None
     """Unix seconds; lines from then on."""
     until: float | None = None
@@ -81,4 +81,4 @@ class LogPage(Record):
 
     lines: tuple[FoundLine, ...]
     cursor: str | None = None
-    """Where to go on; None: there are no more. A page may be short, or empty, and yet have one."""
+    """Cursor of the next page; None: the end. A page may be short or empty and still have one."""

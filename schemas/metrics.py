@@ -17,7 +17,7 @@ class Sample(Record):
 
 
 class InstanceMetrics(Record, omit_defaults=True):
-    """What one instance does, once a second, by its runner. Totals count from its start."""
+    """Activity of one instance, once a second, from its runner. Totals count from its start."""
 
     instance: str
     model: str
@@ -37,23 +37,23 @@ class InstanceMetrics(Record, omit_defaults=True):
     """Over the last seconds."""
     requests: int = 0
     failed: int = 0
-    """Of those."""
+    """Prompt tokens that were cached."""
     kv_used_ratio: float | None = None
-    """How full the engine's KV cache is, 0 to 1; None where the engine does not say."""
+    """KV cache usage, 0 to 1; None where the engine does not report it."""
     engine: dict[str, float] = msgspec.field(default_factory=dict)
-    """What the engine's own metrics say, under our names for it; asked only while it is at work."""
+    """The engine's own metrics under our names; read only while it is busy."""
 
 
 class MetricsQuery(Record):
-    """Which history to tell. `names` are documented metric names; `labels` must all be as given."""
+    """Which history to return. `names` are documented metric names; all `labels` must match."""
 
     names: tuple[str, ...]
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     since: float | None = None
-    """Unix seconds; None: an hour ago. At most a day is kept."""
+    """Unix seconds; None: an hour ago. History is retained for a day."""
     until: float | None = None
     step_s: float | None = None
-    """Seconds that become one point; None: so that about 300 points are told."""
+    """Seconds per point; None: about 300 points."""
 
 
 class Series(Record):
@@ -70,7 +70,7 @@ class Series(Record):
 
 
 class MetricsAnswer(Record):
-    """The history that was asked for."""
+    """The requested history."""
 
     since: float
     step_s: float
@@ -94,7 +94,7 @@ class Exposition(Record):
     """To the monitor: everything as Prometheus reads it; the text comes compressed by zlib."""
 
     openmetrics: bool = False
-    """In the OpenMetrics form of it."""
+    """In the OpenMetrics variant of the format."""
 
 
 class HistorySeries(Record, array_like=True):
@@ -108,7 +108,7 @@ class HistorySeries(Record, array_like=True):
 
 
 class HistoryChunk(Record):
-    """A piece of thinned history, for a monitor that starts anew."""
+    """A chunk of downsampled history, for a monitor that restarts."""
 
     since: float
     step_s: float

@@ -18,7 +18,7 @@ from schemas.profiles import (
 
 
 class Mode(StrEnum):
-    """What a model is for; it decides which paths it answers."""
+    """The purpose of a model; it determines the paths that it serves."""
 
     CHAT = "chat"
     EMBEDDING = "embedding"
@@ -28,14 +28,14 @@ class Mode(StrEnum):
 
 
 MAX_DEPTH = 32
-"""Of values in `parameters`: whoever reads them can, and may put them into a document of his own."""
+"""Maximum nesting of values in `parameters`, so that every reader can embed them in a document."""
 MAX_START_BUDGET_S = 86_400.0
 MAX_PRIORITY = 1_000_000
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
 class ModelSource(Record):
-    """Where the files came from."""
+    """The source of the files."""
 
     repo: str
     revision: str
@@ -44,12 +44,12 @@ class ModelSource(Record):
 
 
 class ParameterPolicy(Record):
-    """What the owner of a model rules about the fields of a request's body."""
+    """The owner's policy for fields of request bodies."""
 
     defaults: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Filled in where a request does not say."""
+    """Applied where a request does not set them."""
     forced: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Set whatever a request says."""
+    """Override whatever a request sets."""
     dropped: tuple[str, ...] = ()
     """Taken out."""
 
@@ -59,7 +59,7 @@ class ParameterPolicy(Record):
 
 
 def _is_deeper(value: object, levels: int) -> bool:
-    """Whether objects and lists are nested in more than so many levels."""
+    """Whether objects and lists are nested deeper than `levels`."""
     if not isinstance(value, dict | list):
         return False
     inner = value.values() if isinstance(value, dict) else value
@@ -67,7 +67,7 @@ def _is_deeper(value: object, levels: int) -> bool:
 
 
 class ModelSpec(Record):
-    """One record of the registry: everything needed to start the model. `name` is what clients ask for."""
+    """One record of the registry: all that is needed to start the model. Clients request it by `name`."""
 
     name: str
     path: str
@@ -76,7 +76,7 @@ class ModelSpec(Record):
     The engine `command` gets it as `{model}` and need not find anything there.
     """
     aliases: tuple[str, ...] = ()
-    """Other names that clients may ask for; the first is the id that lists of models show."""
+    """Other names for clients; the first is the id in lists of models."""
     mode: Mode = Mode.CHAT
     engine: str = "auto"
     """An engine's name, or `auto`: llama.cpp for a GGUF file, sentence-transformers or vLLM for a folder."""
@@ -95,9 +95,9 @@ class ModelSpec(Record):
     env: dict[str, str] = msgspec.field(default_factory=dict)
     """More environment variables for the engine."""
     health_path: str = "/health"
-    """Where an engine `command` answers 200 once it is ready."""
+    """Path of an engine `command` that returns 200 once it is ready."""
     cache_type: str = "f16"
-    """How llama.cpp keeps keys and values: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl."""
+    """Type of llama.cpp's KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl."""
     profiles: tuple[Profile, ...] = ()
     """The ways to run it, best first; none: on a GPU with room, else on the CPU."""
     embedding: EmbeddingOptions = EmbeddingOptions()
@@ -105,19 +105,19 @@ class ModelSpec(Record):
     autostart: bool = False
     """Started with the yard, and again whenever there is room."""
     ttl_s: float | None = None
-    """Unloaded after so many seconds without a request; None: only when its memory is needed."""
+    """Unloaded after this time without a request; None: only when its memory is needed."""
     pinned: bool = False
     """Never evicted for another model."""
     priority: int = 0
-    """Where two models want the same memory at once, the higher is served first."""
+    """When two models compete for memory, the higher priority is served first."""
     parameters: ParameterPolicy = ParameterPolicy()
-    """What is done to the fields of its requests."""
+    """Policy for the fields of its requests."""
     queue_max: int = 512
-    """How many requests may wait for it at once."""
+    """Maximum number of waiting requests."""
     queue_wait_s: float = 600.0
-    """How long a request may wait for a slot."""
+    """Maximum time of a request in the queue."""
     start_budget_s: float | None = None
-    """How long loading may take; without it, by file size."""
+    """Time limit for loading; None: by file size."""
 
     @property
     def shown(self) -> str:
@@ -164,7 +164,7 @@ class ModelStored(Record):
 
 
 class ModelStarting(Record):
-    """The start was accepted, or the model is there already; events tell the rest."""
+    """The start was accepted, or the model is running; events report the progress."""
 
     model: str
     instance: str
@@ -172,7 +172,7 @@ class ModelStarting(Record):
 
 
 class ModelStopping(Record):
-    """These instances are on their way down."""
+    """Instances that are being stopped."""
 
     model: str
     instances: tuple[str, ...]
@@ -199,10 +199,10 @@ LIVE_FIELDS = frozenset(
         "start_budget_s",
     }
 )
-"""What is read whenever it matters; every other field is fixed when an engine starts."""
+"""Fields that take effect at once; every other field is fixed when an engine starts."""
 
 
 def fingerprint(spec: ModelSpec) -> str:
-    """The same for two specs exactly if an instance of the one does what the other says."""
+    """Equal for two specs if and only if a running instance of one satisfies the other."""
     fixed = {name: getattr(spec, name) for name in ModelSpec.__struct_fields__ if name not in LIVE_FIELDS}
     return hashlib.sha256(msgspec.json.encode(fixed, order="deterministic")).hexdigest()[:16]

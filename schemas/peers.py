@@ -1,4 +1,4 @@
-"""Files between nodes: what one downloader asks another; the bytes themselves go over HTTP.
+"""Peer transfers: commands between downloaders; the bytes themselves travel over HTTP.
 
 Tokens are only ever in an answer to a downloader and in the header of its request: in no URL, log or event.
 """
@@ -16,9 +16,9 @@ class AskFile(Record):
     sha256: str
     size_bytes: int
     node: str
-    """Who asks."""
+    """The requesting node."""
     host: str
-    """Where it is, as others reach it."""
+    """Its address for other nodes."""
 
     def __post_init__(self) -> None:
         if not _SHA256.fullmatch(self.sha256):
@@ -26,11 +26,11 @@ class AskFile(Record):
 
 
 class FileOffer(Record):
-    """Where the file is, and what opens it there: GET, with ranges, and the token as bearer."""
+    """The address of a file, for GET with ranges, and its bearer token."""
 
     url: str
     token: str
-    """Good for this file alone; whoever needs it longer asks anew."""
+    """Valid for this file only; request another to use it longer."""
     expires_in_s: float
 
     def __repr__(self) -> str:
@@ -44,17 +44,17 @@ class KnownFile(Record):
     """Relative to the store; of a repository: as the hub calls it."""
     size_bytes: int
     sha256: str | None = None
-    """None: it is still being read, so ask again."""
+    """None: not computed yet; request it again later."""
     noted: bool = False
-    """Its sha256 belongs beside it: it has weights, or the hub says what it is."""
+    """Its sha256 is recorded: it has weights, or the hub's metadata lists it."""
     repo: str | None = None
-    """Where it came from, at which commit, and its path there."""
+    """Source repository, commit, and path in the repository."""
     revision: str | None = None
     remote: str | None = None
 
 
 class AskEntry(Record):
-    """Of which files is this entry (`node.store.entry`) made?"""
+    """Lists the files of an entry (`node.store.entry`)."""
 
     entry: str
 
@@ -65,7 +65,7 @@ class EntryFiles(Record):
     path: str
     files: tuple[KnownFile, ...]
     bytes_to_read: int = 0
-    """So many are read until every sha256 is known."""
+    """Bytes still to be read until all sha256 are known."""
 
 
 class AskRepo(Record):
@@ -76,7 +76,7 @@ class AskRepo(Record):
 
 
 class RepoFiles(Record):
-    """What a node has of a repository at one commit."""
+    """Files of a repository on a node, at one commit."""
 
     commit: str
     downloaded_at: float

@@ -1,4 +1,4 @@
-"""What each role may publish and subscribe, derived from the declarations and from nothing else."""
+"""Broker permissions per role, derived only from the contract's declarations."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from schemas.subject import Command, Kind
 
 @dataclass(frozen=True)
 class Permissions:
-    """As the broker's configuration wants them. `responds`: may answer the requests it receives."""
+    """In the form of the broker's configuration. `responds`: may reply to requests that it receives."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
@@ -17,7 +17,7 @@ class Permissions:
 
 
 def permissions(role: Role) -> Permissions:
-    """Everything `role` may do on the broker."""
+    """All permissions of `role`."""
     publish = [*_subjects_published(role), *_state(role), *_streams(role), *_setup(role)]
     subscribe = [f"{inbox_prefix(role)}.>", *_subjects_subscribed(role)]
     return Permissions(tuple(dict.fromkeys(publish)), tuple(dict.fromkeys(subscribe)), responds=_serves(role))
@@ -35,13 +35,13 @@ def _subjects_subscribed(role: Role) -> list[str]:
 
 
 def _may_hear_all(role: Role, kind: Kind) -> bool:
-    """Who may subscribe to every subject of a kind may use one wildcard for it: `yard.event.>`."""
+    """A role that may subscribe to every subject of a kind may use one wildcard: `yard.event.>`."""
     of_kind = [subject for subject in subjects.ALL if subject.kind is kind]
     return kind is not Kind.COMMAND and all(role in subject.subscribe for subject in of_kind)
 
 
 def _serves(role: Role) -> bool:
-    """Commands are answered; so is a runner's question whether its answer is still wanted."""
+    """True for roles that serve commands."""
     return any(isinstance(subject, Command) and subject.server is role for subject in subjects.ALL)
 
 
@@ -93,10 +93,10 @@ def _working(stream: str) -> list[str]:
 
 
 def _setup(role: Role) -> list[str]:
-    """The four services create what is missing; nobody may delete a stream.
+    """The four services create what is missing. Streams in use are deleted by no role.
 
-    Nor change one, but for who writes a bucket with a history, or keeps a stream up to date: a broker of
-    before may keep a shorter one.
+    They are updated only by the writer of a bucket with history and by the migrating role of a stream: an
+    earlier version may have created a shorter one.
     """
     if role not in SERVICES:
         return []

@@ -1,4 +1,4 @@
-"""Who runs where: what a node has, what a model would take there, and what the scheduler would do."""
+"""Placement: what a node offers, what a model needs there, and what the scheduler would do."""
 
 from schemas.base import Record
 
@@ -9,9 +9,9 @@ class NodeDevice(Record):
     device: str
     name: str
     memory_bytes: int
-    """What all instances together may take there."""
+    """Memory available to all instances together."""
     simulated: bool = False
-    """It is not there: a file says it is. Models that are placed on it run elsewhere."""
+    """Simulated by a file. Models placed on it run on another device."""
 
 
 class Need(Record):
@@ -20,14 +20,14 @@ class Need(Record):
     device: str
     memory_bytes: int
     node: str | None = None
-    """Whose device it is; None: of the option's own node."""
+    """The node of the device; None: the option's own node."""
 
 
 class WorkerPlace(Record):
-    """Where a worker holds a part of a model."""
+    """A part of a model on a worker."""
 
     node: str
-    """`any` as long as nobody chose."""
+    """`any` until a node is chosen."""
     device: str
     memory_bytes: int
 
@@ -39,13 +39,13 @@ class Option(Record):
     profile: str | None = None
     """None: the model has no profiles."""
     devices: tuple[str, ...] = ()
-    """Those it computes on, in the engine's order."""
+    """Devices that it computes on, in the engine's order."""
     needs: tuple[Need, ...] = ()
-    """What it takes, a device each; main memory (`cpu`) too where it computes elsewhere."""
+    """Memory per device, including main memory (`cpu`) where it computes on a GPU."""
     load_s: float | None = None
-    """How long it took to load last time."""
+    """Duration of the last load."""
     workers: tuple[WorkerPlace, ...] = ()
-    """Where the rest of it is held, in the engine's order; their memory is among the needs once chosen."""
+    """Workers that hold the rest of it, in the engine's order; once chosen, their memory is in `needs`."""
     split: tuple[int, ...] = ()
     """Layers of each worker, then of each device; empty: as the engine likes."""
 
@@ -64,12 +64,12 @@ class OnBehalfOf(Record):
 
     node: str
     engine: str
-    """What it would run the model with."""
+    """The engine that it would use."""
     devices: tuple[NodeDevice, ...]
 
 
 class NodeOptions(Record):
-    """How a node could run a model, best first."""
+    """The options of a node for a model, best first."""
 
     options: tuple[Option, ...] = ()
     problem: str | None = None
@@ -77,7 +77,7 @@ class NodeOptions(Record):
     missing: tuple[str, ...] = ()
     """Files of the model that are not in its stores, where nothing else stands against it."""
     engine: str | None = None
-    """What it would run the model with, once they are there."""
+    """The engine that it would use once the files are present."""
 
 
 class Cordon(Record):
@@ -88,7 +88,7 @@ class Cordon(Record):
 
 
 class PlanQuery(Record):
-    """What would happen if somebody asked for this model now?"""
+    """A dry run of a request for this model."""
 
     model: str
 
@@ -109,7 +109,7 @@ class PlanAnswer(Record):
 
 
 class MeasuredUse(Record):
-    """What one instance took of one device, beside what was expected of it."""
+    """Measured memory of one instance on one device, beside the prediction."""
 
     device: str
     used_bytes: int
@@ -121,24 +121,24 @@ class MeasuredMemory(Record):
 
     uses: tuple[MeasuredUse, ...] = ()
     load_s: float | None = None
-    """How long the last one took to load."""
+    """Duration of the last load."""
 
 
 class DesiredState(Record):
-    """A person's word on a model, kept by the scheduler until it is fulfilled or overtaken."""
+    """A user's command for a model, stored by the scheduler until it is fulfilled or superseded."""
 
     model: str
     running: bool
-    """Start it; else: keep it down until somebody asks for it."""
+    """Running: start it; otherwise: keep it stopped until it is requested."""
     at: float
     """Unix seconds."""
 
 
 class WaitingModel(Record):
-    """A model that is asked for and not served yet."""
+    """A requested model that has no ready instance yet."""
 
     model: str
     reason: str
-    """What it waits for, as the end of a sentence."""
+    """The reason, as the end of a sentence."""
     since: float
     """Unix seconds."""

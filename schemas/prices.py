@@ -1,4 +1,4 @@
-"""What models cost. Money is a decimal number, in JSON a string such as "0.15"."""
+"""Prices of models. Money is a decimal number, in JSON a string such as "0.15"."""
 
 from decimal import Decimal
 from enum import StrEnum
@@ -13,15 +13,15 @@ MAX_TIERS = 32
 
 
 class Method(StrEnum):
-    """What is charged for."""
+    """The pricing method."""
 
     FREE = "free"
     TOKENS = "tokens"
-    """Every request, by its tokens."""
+    """Per request, by its tokens."""
     HOURLY = "hourly"
     """The time that instances are ready, at work or not."""
     ENERGY = "energy"
-    """What its devices draw while it is loaded, shared by load with the other models there."""
+    """Energy of its devices while it is loaded, shared with the other models there by load."""
 
 
 class Tier(Record):
@@ -45,7 +45,7 @@ class Tier(Record):
 
 
 class Price(Record):
-    """What a model costs from a moment on, until its next price."""
+    """The price of a model from a date until its next price."""
 
     method: Method = Method.TOKENS
     valid_from: float | None = None
@@ -65,8 +65,8 @@ class Price(Record):
         for name in ("tiers", "per_hour", "per_kwh"):
             given = getattr(self, name) not in (None, ())
             if given != (name == wanted):
-                said = "needs" if name == wanted else "takes no"
-                raise ValueError(f"a price by method {self.method} {said} {name}")
+                verb = "needs" if name == wanted else "takes no"
+                raise ValueError(f"a price by method {self.method} {verb} {name}")
         if len(self.tiers) > MAX_TIERS:
             raise ValueError(f"a price has at most {MAX_TIERS} tiers")
 
@@ -83,7 +83,7 @@ def check_price(price: Decimal | None, name: str) -> None:
 
 
 class PriceList(Record):
-    """Every price of one model, oldest first."""
+    """All prices of one model, oldest first."""
 
     model: str
     """Its name, or `*`."""
@@ -97,19 +97,19 @@ class PutPrice(Record):
     """Name or alias, or `*`."""
     price: Price
     retroactive: bool = False
-    """Count what was used since `valid_from` anew. Without it the past keeps the costs that it was given."""
+    """Recompute the cost of usage since `valid_from`. Otherwise past usage keeps its cost."""
     revision: int | None = None
-    """Refused if the list has another by now; 0: there must be none yet."""
+    """Compare-and-set: the revision that the caller saw; 0: none may exist yet."""
 
 
 class PriceRef(Record):
-    """Whose prices."""
+    """The model whose prices are requested."""
 
     model: str
 
 
 class DeletePrice(Record):
-    """Take one price of a model away, or all. What was counted keeps its cost."""
+    """Delete one price of a model, or all. Recorded usage keeps its cost."""
 
     model: str
     valid_from: float | None = None
@@ -121,7 +121,7 @@ class ListPrices(Record):
 
 
 class StoredPrices(Record):
-    """The prices of one model as they are kept."""
+    """The prices of one model as stored."""
 
     model: str
     prices: tuple[Price, ...]
@@ -147,7 +147,7 @@ class PriceStored(Record):
 
 
 class Reprice(Record):
-    """Count the costs of a period anew, with the prices there are now."""
+    """Recompute the costs of a period with the current prices."""
 
     since: float
     until: float | None = None
@@ -155,12 +155,12 @@ class Reprice(Record):
 
 
 class Repriced(Record):
-    """What that changed."""
+    """The result of a repricing."""
 
     records: int
-    """Such as have another cost now."""
+    """Records whose cost changed."""
     before: str
-    """What the whole period cost until now."""
+    """Total cost of the period so far."""
     after: str
 
 

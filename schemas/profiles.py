@@ -1,4 +1,4 @@
-"""How a model may be run: on which devices, with how much memory, how often, and as what kind of vectors."""
+"""Profiles: devices, memory, replicas and embedding options of a model."""
 
 import msgspec
 
@@ -7,11 +7,11 @@ from schemas.base import Record, check_process
 MAX_WORKERS = 15
 """llama.cpp counts with 16 devices at most."""
 ANY_GPU = "gpu"
-"""In place of a device's name: whichever GPU has room."""
+"""Instead of a device's name: any GPU with enough free memory."""
 CPU = "cpu"
 """The device that every node has: its main memory."""
 ANY_NODE = "any"
-"""In place of a node's name: whichever other node has room."""
+"""Instead of a node's name: any other node with enough free memory."""
 
 
 def check_n_ctx(n_ctx: int) -> None:
@@ -32,7 +32,7 @@ class DeviceNeed(Record):
     device: str
     """A device's id (a GPU's UUID, `cpu`), its name as the monitor shows it, or `gpu` for any GPU."""
     memory_mib: int | None = None
-    """What the model takes there; without it the model's file tells."""
+    """Memory of the model there; None: estimated from its files."""
 
     def __post_init__(self) -> None:
         if not self.device:
@@ -49,7 +49,7 @@ class WorkerNeed(Record):
     device: str = CPU
     """As in DeviceNeed, on that node."""
     memory_mib: int | None = None
-    """What it may take there: it gets as many layers as fit. Without it, an even share of the layers."""
+    """Its memory limit: as many layers as fit. None: an even share of the layers."""
 
     def __post_init__(self) -> None:
         if not self.node or not self.device:
@@ -59,7 +59,7 @@ class WorkerNeed(Record):
 
 
 class Profile(Record):
-    """One way to run a model. Profiles are tried in their order; what is None is as the model says."""
+    """One way to run a model. Profiles are tried in order; None fields are as in the model's spec."""
 
     name: str = "default"
     devices: tuple[DeviceNeed, ...] = ()
@@ -69,7 +69,7 @@ class Profile(Record):
     args: tuple[str, ...] = ()
     """Arguments for the engine after those of the model."""
     env: dict[str, str] = msgspec.field(default_factory=dict)
-    """More environment variables for the engine; they are shown to whoever may read the registry."""
+    """Additional environment variables for the engine; visible to every reader of the registry."""
     n_ctx: int | None = None
     n_parallel: int | None = None
 
@@ -88,7 +88,7 @@ class Profile(Record):
 
 
 class Replicas(Record):
-    """How many instances of a model the scheduler keeps: between `min` and `max`, as its queue asks."""
+    """The number of instances: between `min` and `max`, depending on the queue."""
 
     min: int = 0
     max: int = 1
@@ -107,12 +107,12 @@ class Lora(Record):
 
 
 class EmbeddingOptions(Record):
-    """How an embedding model of the sentence-transformers engine is used."""
+    """Options of an embedding model for the engine sentence-transformers."""
 
     task: str | None = None
-    """The name of the model's own prompt, such as `query` or `document`."""
+    """The name of a prompt of the model, such as `query` or `document`."""
     dimensions: int | None = None
-    """Vectors are cut to so many numbers, for models trained for that."""
+    """Vectors are truncated to this length, for models trained for it."""
     normalize: bool = True
     batch_size: int = 32
     """Texts that go through the model at once."""

@@ -12,7 +12,7 @@ from schemas.models import Mode
 REQUEST_HEADER = "Yard-Request"
 """The id of a request. On a command: one that the caller chose, so that he can cancel it."""
 INFER_HEADER = "Yard-Infer"
-"""On a message of the work queue: `InferHeaders` as JSON, beside the body that is the client's."""
+"""On a message of the work queue: `InferHeaders` as JSON; the body is the client's, unchanged."""
 ANYONE = "anyone"
 """The queue of those who need no key."""
 
@@ -25,7 +25,7 @@ class Lane(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a request ended."""
+    """The outcome of a request."""
 
     OK = "ok"
     FAILED = "failed"
@@ -66,12 +66,12 @@ class RequestFinished(Record):
     stream: bool
     outcome: Outcome
     status: int
-    """What HTTP said, or would have said; 499 when the client left."""
+    """The HTTP status; 499 when the client disconnected."""
     queued_at: float
     finished_at: float
     key: str | None = None
     mode: Mode | None = None
-    """Of the model."""
+    """The model's mode."""
     instance: str | None = None
     node: str | None = None
     error: ErrorDetail | None = None
@@ -86,17 +86,17 @@ class RequestFinished(Record):
 
 
 class Continues(Record):
-    """An answer that broke off goes on: what its first part was."""
+    """The continuation of an answer that broke off: metadata of its first part."""
 
     id: str
-    """Of the completion; every chunk of an answer has the same."""
+    """Id of the completion, the same in every chunk of an answer."""
     created: int
     completion_tokens: int
     """Sent already; they are part of the new prompt."""
 
 
 class InferHeaders(Record, omit_defaults=True):
-    """What travels beside the body in `yard.infer.…`."""
+    """Metadata of a request in `yard.infer.…`."""
 
     request: str
     reply: str
@@ -107,17 +107,17 @@ class InferHeaders(Record, omit_defaults=True):
     deadline_at: float
     lane: Lane = Lane.INTERACTIVE
     attempt: int = 1
-    """How often the gateway asked; more than once only after a runner or an engine died at it."""
+    """The gateway's attempt number; above 1 only after a runner or an engine died."""
     content_type: str = "application/json"
-    """Of the body."""
+    """Content type of the body."""
     body_parts: int = 0
-    """In so many pieces the body lies in the BODIES stream; 0 if it is in the message."""
+    """Number of chunks of the body in the BODIES stream; 0 if the message contains it."""
     key: str | None = None
     traceparent: str | None = None
     continues: Continues | None = None
 
     def to_nats(self) -> dict[str, str]:
-        """As NATS headers. `Nats-Msg-Id` makes publishing twice harmless."""
+        """As NATS headers. `Nats-Msg-Id` makes publishing idempotent."""
         return {
             "Nats-Msg-Id": f"{self.request}.{self.attempt}",
             INFER_HEADER: msgspec.json.encode(self).decode(),

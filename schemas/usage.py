@@ -1,4 +1,4 @@
-"""Usage: what is asked about it, and what is answered. Periods have their start in them, not their end."""
+"""Usage queries and reports. Periods include their start and exclude their end."""
 
 from enum import StrEnum
 
@@ -7,7 +7,7 @@ from schemas.requests import Lane, Outcome, RequestFinished
 
 
 class Dimension(StrEnum):
-    """What usage can be told apart by."""
+    """A dimension to group usage by."""
 
     MODEL = "model"
     KEY = "key"
@@ -38,16 +38,16 @@ class Period(StrEnum):
 
 
 class UsageFilter(Record):
-    """Which requests. What is None is not asked about; without bounds, all there are."""
+    """Filter of requests. None fields match everything."""
 
     since: float | None = None
     until: float | None = None
     last_s: float | None = None
-    """In place of `since`: so many seconds back from now."""
+    """Instead of `since`: this many seconds before now."""
     period: Period | None = None
-    """In place of `since`: since the start of the present day, week or month."""
+    """Instead of `since`: from the start of the present day, week or month."""
     session: bool = False
-    """In place of `since`: since the yard was started."""
+    """Instead of `since`: from the start of the yard."""
     tz: str | None = None
     """The IANA time zone of `period` and of buckets; None: that of the setting YARD_TIME_ZONE."""
     model: str | None = None
@@ -61,18 +61,18 @@ class UsageFilter(Record):
 
 
 class UsageQuery(UsageFilter):
-    """Which usage to sum up, and what to tell apart."""
+    """Filter and grouping of a usage report."""
 
     by: tuple[Dimension, ...] = (Dimension.MODEL,)
     step: UsageStep | None = None
     latency: bool = False
-    """Whether to tell how long the answers took."""
+    """Whether to include latency percentiles."""
     recent: int = 0
-    """How many of the newest records to send along."""
+    """Number of newest records to include."""
 
 
 class Percentiles(Record):
-    """Of some times in milliseconds, within 2.5 %; None where nothing was measured."""
+    """Percentiles in milliseconds, accurate to 2.5 %; None without measurements."""
 
     p50_ms: float | None = None
     p90_ms: float | None = None
@@ -80,7 +80,7 @@ class Percentiles(Record):
 
 
 class Latency(Record):
-    """How long answers took."""
+    """Latency of answers."""
 
     duration: Percentiles
     """From queued to the end."""
@@ -96,22 +96,22 @@ class UsageSums(Record):
     cancelled: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Of the prompt tokens, those from the cache."""
+    """Prompt tokens served from the cache."""
     completion_tokens: int = 0
     loaded_s: float = 0.0
-    """How long instances were ready; instances side by side add up."""
+    """Time that instances were ready; parallel instances add up."""
     energy_wh: float = 0.0
-    """What devices drew for loaded models that are priced by energy."""
+    """Energy of the devices of models that are priced by energy."""
     cost: str = "0"
-    """As a decimal number, in the currency of the report."""
+    """A decimal number in the currency of the report."""
     latency: Latency | None = None
 
 
 class UsageRow(UsageSums):
-    """Sums of one group. The fields that were not asked to be told apart are None."""
+    """Sums of one group. Dimensions that are not grouped by are None."""
 
     at: float | None = None
-    """Where the bucket begins, in unix seconds."""
+    """Start of the time bucket, in unix seconds."""
     model: str | None = None
     key: str | None = None
     mode: str | None = None
@@ -131,7 +131,7 @@ class UsageReport(Record):
     since: float | None = None
     until: float | None = None
     buckets: tuple[float, ...] = ()
-    """Where every bucket begins, those without requests too."""
+    """Start of every time bucket, empty ones included."""
     recent: tuple[RequestFinished, ...] = ()
 
 
@@ -139,7 +139,7 @@ class RecordsQuery(UsageFilter):
     """Single records, oldest first, in pages."""
 
     after: str | None = None
-    """What the page before said was its end."""
+    """`next` of the previous page."""
     limit: int = 500
 
 
@@ -159,26 +159,26 @@ class RecordsPage(Record):
 
 
 class RebuildUsage(Record):
-    """Read the usage records of the event stream again and sum everything up anew."""
+    """Rebuild all sums from the usage records of the event stream."""
 
     discard_older: bool = False
     """Keep nothing that the stream does not hold any more."""
 
 
 class UsageRebuilt(Record):
-    """What a rebuild found."""
+    """The result of a rebuild."""
 
     read: int
     """Records in the stream."""
     added: int
-    """Of these, such as were not there before."""
+    """Records that were missing before."""
     discarded: int
     kept: int
-    """Records that are there now."""
+    """Records after the rebuild."""
 
 
 class UsageUnit(StrEnum):
-    """What is counted."""
+    """The unit of a budget or forecast."""
 
     MONEY = "money"
     TOKENS = "tokens"
@@ -186,7 +186,7 @@ class UsageUnit(StrEnum):
 
 
 class ForecastQuery(Record):
-    """How much of something a period will have seen at its end."""
+    """Forecast of a quantity for the end of a period."""
 
     unit: UsageUnit = UsageUnit.MONEY
     period: Period = Period.MONTH
@@ -204,7 +204,7 @@ class Forecast(Record):
     high: float
     ends_at: float
     based_on_days: int
-    """Whole days of the past; with less than 7 the interval means little."""
+    """Complete days of history; below 7 the interval is unreliable."""
     method: str
 
 
@@ -221,7 +221,7 @@ class PutReport(Report):
     """A report, new or in place of the one of its name."""
 
     revision: int | None = None
-    """Refused if there is another by now; 0: there must be none yet."""
+    """Compare-and-set: the revision that the caller saw; 0: none may exist yet."""
 
 
 class ReportRef(Record):
@@ -242,7 +242,7 @@ class ListReports(Record):
 
 
 class StoredReport(Record):
-    """A report as it is kept."""
+    """A report as stored."""
 
     report: Report
     revision: int

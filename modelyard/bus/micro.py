@@ -64,7 +64,7 @@ class Request:
         await self._nc.publish(self.reply, data, headers=headers)
 
     async def respond_error(self, error: YardError) -> None:
-        """The one shape of an error, beside the headers that NATS services use for it."""
+        """The one shape of an error, with the headers that NATS services use for it."""
         headers = {ERROR_HEADER: error.message.replace("\n", " "), ERROR_CODE_HEADER: error.code}
         await self.respond(error.encode(), headers)
 
@@ -123,7 +123,7 @@ class Commands:
         await self.bus.flush_subscriptions()
 
     async def stop(self) -> None:
-        """Answer nothing any more; what runs goes on until its task ends."""
+        """Stop receiving; running handlers continue until their tasks end."""
         for subscription in (*self._discovery, *(endpoint.subscription for endpoint in self._endpoints)):
             await subscription.unsubscribe()
         self._discovery.clear()
@@ -150,7 +150,7 @@ class Commands:
         await self.add_raw(command, respond, **tokens)
 
     async def add_raw(self, command: Command[Any, Any], handler: RawHandler, **tokens: str) -> None:
-        """As `add`, for a handler that sends its replies itself, one or many."""
+        """As `add`, for a handler that sends its replies itself."""
         subject = command(**tokens)
 
         async def on_message(msg: Msg) -> None:
@@ -281,7 +281,7 @@ def _audited(
 
 
 def _target(command: Command[Any, Any], request: Request, payload: object) -> str:
-    """What the token or the field that names the changed thing holds."""
+    """The value of the token or field that names the changed thing."""
     named_by = command.changes or ""
     if named_by in command.tokens:
         return command.parse(request.subject)[named_by]

@@ -28,17 +28,17 @@ def register(verbs: Verbs) -> None:
 
 def _invite(arguments: argparse.Namespace) -> int:
     from modelyard.host.settings import SettingsError, load
-    from modelyard.up.child import CannotStart
-    from modelyard.up.inviting import Inviting, listening
+    from modelyard.up.child import StartupError
+    from modelyard.up.inviter import Inviter, broker_address
 
     async def wait() -> str | None:
         settings = load()
-        inviting = Inviting(settings, listening(settings), gateway=arguments.gateway)
+        inviting = Inviter(settings, broker_address(settings), gateway=arguments.gateway)
         return await inviting.run(arguments.port, _TIMEOUT_S, _show)
 
     try:
         joined = asyncio.run(wait())
-    except (SettingsError, CannotStart) as error:
+    except (SettingsError, StartupError) as error:
         complain(str(error))
         return WRONG_SETTING
     if joined is None:

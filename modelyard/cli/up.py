@@ -31,7 +31,7 @@ def register(verbs: Verbs) -> None:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    from modelyard.up.run import Asked, run_up
+    from modelyard.up.run import UpOptions, run_up
 
     join: str | None = arguments.join
     if join and not join.startswith("nats://"):
@@ -41,5 +41,5 @@ def _up(arguments: argparse.Namespace) -> int:
         complain("A machine that joins has no broker of its own: give --join or --listen, not both.")
         return WRONG_COMMAND
     return run_up(
-        Asked(listen=arguments.listen, join=join is not None, url=join or None, gateway=arguments.gateway)
+        UpOptions(listen=arguments.listen, join=join is not None, url=join or None, gateway=arguments.gateway)
     )

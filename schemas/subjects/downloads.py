@@ -1,4 +1,4 @@
-"""From the hub to the disk: downloads, offers, and models made of files."""
+"""Downloads from the hub, offers, and registration of files as models."""
 
 from collections.abc import Iterable
 
@@ -41,7 +41,7 @@ DOWNLOAD_START = _download(
     "start",
     StartDownload,
     Download,
-    "Fetch a model from the hub; a second asker joins a running download.",
+    "Download a model from the hub; a second caller joins a running download.",
     "reference",
     callers=FETCHERS,
 )
@@ -49,29 +49,31 @@ DOWNLOAD_ADD = _download(
     "add",
     AddDownloads,
     DownloadsAdded,
-    "Fetch all models that a text names; each is taken or refused alone.",
+    "Start a download for every reference in a text; each is accepted or refused on its own.",
     "text",
 )
 DOWNLOAD_PAUSE = _download(
-    "pause", DownloadRef, Download, "Let a download rest until it is resumed.", "download"
+    "pause", DownloadRef, Download, "Pause a download until it is resumed.", "download"
 )
-DOWNLOAD_RESUME = _download(
-    "resume", DownloadRef, Download, "Have a paused download go on where it was.", "download"
-)
+DOWNLOAD_RESUME = _download("resume", DownloadRef, Download, "Resume a paused download.", "download")
 DOWNLOAD_CANCEL = _download(
-    "cancel", DownloadRef, Download, "End a download; what is on disk stays for a later one.", "download"
+    "cancel",
+    DownloadRef,
+    Download,
+    "Cancel a download; received data stays on disk for a later one.",
+    "download",
 )
 DOWNLOAD_RETRY = _download(
-    "retry", DownloadRef, Download, "Try a failed or cancelled download again.", "download"
+    "retry", DownloadRef, Download, "Retry a failed or cancelled download.", "download"
 )
 DOWNLOAD_MOVE = _download(
-    "move", MoveDownload, Download, "Give a waiting download another place in the queue.", "download"
+    "move", MoveDownload, Download, "Move a waiting download in the queue.", "download"
 )
 DOWNLOAD_LIMIT = _download(
-    "limit", LimitDownload, Download, "Change what a download may take of the network.", "download"
+    "limit", LimitDownload, Download, "Change the bandwidth limit of a download.", "download"
 )
 DOWNLOAD_FORGET = _download(
-    "forget", DownloadRef, Download, "Take an ended download off the list.", "download"
+    "forget", DownloadRef, Download, "Remove a finished download from the list.", "download"
 )
 DOWNLOAD_AT_NODE = Command(
     "yard.command.download.{node}.{verb}",
@@ -79,7 +81,7 @@ DOWNLOAD_AT_NODE = Command(
     bytes,
     callers=(DOWNLOADER,),
     server=DOWNLOADER,
-    summary="A command about downloads on its way to the node that it is about: the same JSON.",
+    summary="A command about downloads, forwarded to the node in charge: the same JSON.",
     timeout_s=10.0,
 )
 HUB_SEARCH = Command(
@@ -88,7 +90,7 @@ HUB_SEARCH = Command(
     HubFound,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Find models on the hub by name, most downloaded first or otherwise.",
+    summary="Search models on the hub by name, most downloaded first by default.",
     timeout_s=HUB_S,
 )
 HUB_OFFER = Command(
@@ -97,7 +99,7 @@ HUB_OFFER = Command(
     Offer,
     callers=FETCHERS,
     server=DOWNLOADER,
-    summary="What a repository offers: quants, sizes, and what fits which node; nothing is fetched.",
+    summary="The choices of a repository: quants, sizes and their fit on each node; nothing is downloaded.",
     timeout_s=HUB_S,
 )
 FILES_REGISTER = Command(
@@ -106,7 +108,7 @@ FILES_REGISTER = Command(
     Registered,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Make a model of files that are in the store; what nobody says is guessed from them.",
+    summary="Register files of a store as a model; unset fields are derived from the files.",
     timeout_s=DRAIN_S,
     changes="path",
 )
@@ -115,12 +117,12 @@ DOWNLOAD_CHANGED = Subject(
     Download,
     publish=(DOWNLOADER,),
     subscribe=WATCHERS,
-    summary="A download reached a state.",
+    summary="A download changed its state.",
 )
 DOWNLOAD_PROGRESS = Subject(
     "yard.progress.download.{download}",
     Download,
     publish=(DOWNLOADER,),
     subscribe=WATCHERS,
-    summary="How far a download is, at most every 500 ms.",
+    summary="Progress of a download, at most every 500 ms.",
 )

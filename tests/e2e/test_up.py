@@ -11,7 +11,7 @@ import pytest
 from openai import AsyncOpenAI, AuthenticationError
 
 from modelyard.host.processes import wait_until_gone
-from modelyard.up.ports import claim
+from modelyard.up.child import claim_port
 from schemas.instances import InstanceState
 from tests.e2e.chat_client import chat
 from tests.e2e.yard_process import environment, running_yard, watch_instances
@@ -74,8 +74,8 @@ async def test_a_home_runs_one_yard(tmp_path: Path) -> None:
 async def test_runners_of_a_killed_yard_up_are_adopted_by_the_next(tmp_path: Path) -> None:
     """Broker and services end with `yard up`; the runner waits, and its model is not loaded again."""
     ports = {
-        "YARD_PORT": str(claim("127.0.0.1", 0, "")),
-        "YARD_NATS_PORT": str(claim("127.0.0.1", 0, "")),
+        "YARD_PORT": str(claim_port("127.0.0.1", 0, "")),
+        "YARD_NATS_PORT": str(claim_port("127.0.0.1", 0, "")),
     }
     async with running_yard(tmp_path / "home", **ports) as first:
         assert (await chat(first.url, "demo"))[0] == 200

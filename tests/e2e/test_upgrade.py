@@ -1,4 +1,4 @@
-"""A home of the version before starts under this one without a loss."""
+"""A home that the version before wrote is started by this one, and nothing of it is lost."""
 
 import json
 import tarfile
@@ -22,11 +22,11 @@ COMMANDS = {
     "reports": ("report", "list"),
     "history": ("history", "small"),
 }
-"""Commands whose JSON output before the upgrade is in `before.json`."""
+"""What `yard WORDS --json` printed before, in `before.json` beside the home."""
 
 
 def comparable(name: str, text: str) -> Any:
-    """The document without time-dependent fields, with the current field names."""
+    """The document without what depends on the moment, under the names of today."""
     if name == "downloads":
         text = text.replace('"wishes":', '"overrides":').replace('"trouble":', '"problem":')
     document = json.loads(text)
@@ -35,7 +35,7 @@ def comparable(name: str, text: str) -> Any:
     return document
 
 
-async def test_a_migrated_home_retains_models_usage_prices_and_downloads(
+async def test_a_home_of_the_previous_version_retains_its_models_usage_prices_and_downloads(
     tmp_path: Path,
 ) -> None:
     with tarfile.open(RECORDED) as archive:

@@ -13,7 +13,7 @@ from modelyard.bus.connection import Bus
 from modelyard.bus.tasks import Tasks
 from modelyard.client import Client
 from modelyard.host.settings import Settings
-from modelyard.up.ports import claim
+from modelyard.up.child import claim_port
 from schemas import subjects
 from schemas.audit import Actor, Audited, AuditOutcome
 from schemas.base import Role
@@ -44,7 +44,7 @@ async def supervisor(yard: Yard) -> AsyncIterator[Bus]:
 @asynccontextmanager
 async def gateway(yard: Yard) -> AsyncIterator[str]:
     (yard.settings.credentials / "api-keys").write_text(f"{KEY}\n")
-    settings: Settings = msgspec.structs.replace(yard.settings, port=claim("127.0.0.1", 0, "YARD_PORT"))
+    settings: Settings = msgspec.structs.replace(yard.settings, port=claim_port("127.0.0.1", 0, "YARD_PORT"))
     bus = await yard.bus(Role.GATEWAY)
     async with Tasks() as tasks:
         await gateway_main(bus, settings, tasks)
