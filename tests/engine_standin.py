@@ -1,8 +1,8 @@
-"""A small HTTP server in place of a model server: `PORT NAME N_CTX`. Its answer contains its arguments.
+"""A small HTTP server in the place of a model server: `PORT NAME N_CTX`. Says what it was started with.
 
-It answers `/ready` with 503 once and with 200 from then on, and serves the chat path.
-It starts a child process that keeps its output open. If the folder STANDIN_LOSES has two pipes, it writes its
-port to one, waits for a line in the other, and exits as if its port were in use.
+It answers `/ready` with 503 once and with 200 from then on. Of other paths it has the chat's alone.
+It starts a process of its own that holds its output open. Where the folder STANDIN_LOSES has two pipes,
+it tells its port through one, waits for a word in the other, and ends as if somebody had been faster.
 """
 
 import json
@@ -12,15 +12,15 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-requested_paths = []
+asked = []
 
 
 class Handler(BaseHTTPRequestHandler):
     """Streams one sentence."""
 
     def do_GET(self) -> None:
-        requested_paths.append(self.path)
-        self.send_response(404 if self.path != "/ready" else 503 if len(requested_paths) == 1 else 200)
+        asked.append(self.path)
+        self.send_response(404 if self.path != "/ready" else 503 if len(asked) == 1 else 200)
         self.end_headers()
 
     def do_POST(self) -> None:
@@ -31,8 +31,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        content = f"{sys.argv[2]} {sys.argv[3]} [{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}]"
-        delta = {"role": "assistant", "content": content}
+        said = f"{sys.argv[2]} {sys.argv[3]} [{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}]"
+        delta = {"role": "assistant", "content": said}
         for chunk in (
             {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
             {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def lose_port(folder: Path, port: int) -> None:
-    """Once: the pipe is removed before the next start."""
+    """Once: the pipe is taken away before anybody can start us again."""
     (folder / "port").write_text(str(port))
     (folder / "taken").read_text()
     sys.exit("address already in use")

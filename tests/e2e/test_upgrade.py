@@ -1,4 +1,4 @@
-"""A home that the version before wrote is started by this one, and nothing of it is lost."""
+"""A home of the previous version starts under this one without a loss."""
 
 import json
 import tarfile
@@ -22,11 +22,11 @@ COMMANDS = {
     "reports": ("report", "list"),
     "history": ("history", "small"),
 }
-"""What `yard WORDS --json` printed before, in `before.json` beside the home."""
+"""Commands whose JSON output before the upgrade is in `before.json`."""
 
 
 def comparable(name: str, text: str) -> Any:
-    """The document without what depends on the moment, under the names of today."""
+    """The document without time-dependent fields, with the current field names."""
     if name == "downloads":
         text = text.replace('"wishes":', '"overrides":').replace('"trouble":', '"problem":')
     document = json.loads(text)
