@@ -78,7 +78,7 @@ export function firingAlerts(state) {
   return { active: firing.filter((alert) => !alert.silenced), silenced: firing.filter((alert) => alert.silenced) };
 }
 
-/** The state of a model, derived from its instances; a model without instances is stopped. */
+/** The state of a model: that of its best instance, failed while its requests are refused, else stopped. */
 export function modelStatus(state, name) {
   const instances = Object.values(state.instances)
     .filter((instance) => instance.model === name)
@@ -86,8 +86,11 @@ export function modelStatus(state, name) {
   const live = instances.filter(isLive);
   const find = (states) => live.find((instance) => states.includes(instance.state));
   const main = find(["ready"]) ?? find(STARTING) ?? find(STOPPING) ?? instances[0] ?? null;
+  const waiting = Object.values(state.waiting ?? {}).find((record) => record.model === name);
+  const refused = (live.length === 0 && waiting?.refused) || null;
+  const modelState = refused ? "failed" : (main?.state ?? "stopped");
   const ready = live.filter((instance) => instance.state === "ready");
-  return { state: main?.state ?? "stopped", main, live, slots: sum(ready, "slots"), busy: sum(live, "busy") };
+  return { state: modelState, main, live, refused, slots: sum(ready, "slots"), busy: sum(live, "busy") };
 }
 
 /** The model of the "try it" box: the chosen one, else `demo`, else a ready one, else any. */
