@@ -52,7 +52,7 @@ test("messages of unknown type change nothing", () => {
   }
 });
 
-test("only the newest lines of the chosen log are kept, each with its own id", () => {
+test("only the newest lines of the chosen log are retained, each with its own id", () => {
   const lines = (n) => Array.from({ length: n }, (_, index) => ({ at: index, text: `line ${index}` }));
   const chosen = run(initialState, ["logs", { instance: "a" }]);
   assert.equal(run(chosen, ["log", { instance: "b", lines: lines(1) }]), chosen);

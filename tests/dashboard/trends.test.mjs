@@ -25,7 +25,7 @@ test("a repeated sample is one point, and a removed device has no line", () => {
   assert.deepEqual(state.trends, {});
 });
 
-test("activity is kept by instance", () => {
+test("activity is stored by instance", () => {
   const activity = { i1: { instance: "i1", sampled_at: 5, completion_tokens_per_s: 40 } };
   const state = send(initialState, "delta", { activity });
   assert.deepEqual(state.trends.i1.completion_tokens_per_s, [[5, 40]]);

@@ -134,7 +134,7 @@ test("the library sorts by size in bytes, not by its text", () => {
   assert.deepEqual(order("name"), ["mid", "ten-gb", "two-mb"]);
 });
 
-test("a deletion asks first and shows which models use the entry", () => {
+test("a deletion requires confirmation and shows which models use the entry", () => {
   const library = { k: { node: "n", store: "s", entry: "e", path: "m.gguf", name: "m", format: "gguf", size_bytes: 1024, modified_at: 1, facts: {}, used_by: ["chat"] } };
   const { view } = views[NAMES.indexOf("library")];
   const markup = (open) => String(view({ ...initialState, loaded: true, library, open }));

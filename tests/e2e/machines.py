@@ -130,10 +130,10 @@ async def invited(yard: YardProcess, *options: str) -> AsyncIterator[str]:
             await process.wait()
 
 
-async def yard_output(yard: YardProcess, *words: str, code: int = 0) -> str:
+async def yard_output(yard: YardProcess, *arguments: str, code: int = 0) -> str:
     """The output of a `yard` command on the machine of the test; it must exit with `code`."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "modelyard.cli", *words),
+        *(sys.executable, "-m", "modelyard.cli", *arguments),
         env=environment(yard.home, YARD_NODE="a"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -143,8 +143,8 @@ async def yard_output(yard: YardProcess, *words: str, code: int = 0) -> str:
     return out.decode()
 
 
-def _ip(*words: str, check: bool = True) -> None:
-    subprocess.run(["ip", *words], check=check, capture_output=True, text=True)
+def _ip(*arguments: str, check: bool = True) -> None:
+    subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True)
 
 
 def _enter(path: Path) -> None:

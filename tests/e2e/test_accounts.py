@@ -159,13 +159,13 @@ async def test_usage_has_its_price_and_can_be_exported(
         assert status == 400, text
     status, forecast = await post(yard.url, "/api/command/usage/forecast", b'{"unit": "requests"}')
     assert (status, forecast["so_far"]) == (200, 3.0)
-    for words in (
+    for arguments in (
         ["save", "mine", "--by", "key", "--period", "day"],
         ["list"],
         ["run", "mine"],
         ["rm", "mine"],
     ):
-        code, out, err = await yard_command(yard, "report", *words)
+        code, out, err = await yard_command(yard, "report", *arguments)
         assert code == 0, err
         assert "mine" in out or "anyone" in out
 

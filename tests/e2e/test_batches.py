@@ -70,7 +70,7 @@ async def results(client: openai.AsyncOpenAI, file: str | None) -> list[dict[str
 
 async def test_a_batch_is_answered_line_by_line(client: openai.AsyncOpenAI) -> None:
     requests = lines(20, "demo")
-    requests[3]["body"] = {"model": "nobody", "messages": HELLO}
+    requests[3]["body"] = {"model": "no-such-model", "messages": HELLO}
     requests[7]["body"] = {"model": "demo", "messages": 7}
     batch = await until_ended(client, await create_batch(client, requests))
     assert batch.status == "completed"

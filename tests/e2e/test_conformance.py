@@ -45,7 +45,7 @@ async def test_models_are_listed_and_retrieved_by_name_and_alias(client: openai.
     assert (await client.models.retrieve("demo")).id == "demo"
     assert (await client.models.retrieve("embed")).id == "vectors"
     with pytest.raises(openai.NotFoundError):
-        await client.models.retrieve("nobody")
+        await client.models.retrieve("no-such-model")
 
 
 async def test_chat_completions(client: openai.AsyncOpenAI) -> None:
@@ -144,8 +144,8 @@ async def test_ollamas_lists(llama: ollama.AsyncClient) -> None:
     assert {"demo", "vectors", "rerank"} <= {model.model for model in (await llama.list()).models}
     assert "demo" in {model.model for model in (await llama.ps()).models}
     assert (await llama.show("demo")).capabilities == ["completion"]
-    with pytest.raises(ollama.ResponseError, match="nobody") as caught:
-        await llama.chat(model="nobody", messages=HELLO)
+    with pytest.raises(ollama.ResponseError, match="no-such-model") as caught:
+        await llama.chat(model="no-such-model", messages=HELLO)
     assert caught.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="embedding"):
         await llama.embed(model="demo", input="x")
@@ -167,7 +167,7 @@ async def test_paths_of_the_engine(yard: YardProcess) -> None:
         yard.url, "/apply-template", msgspec.json.encode({"model": "demo", "messages": HELLO})
     )
     assert "Hello!" in prompt["prompt"]
-    status, refused = await post(yard.url, "/v1/of/nobody", b'{"model":"demo"}')
+    status, refused = await post(yard.url, "/v1/no/such/path", b'{"model":"demo"}')
     assert status == 404
     assert set(refused["error"]) == {"message", "type", "param", "code"}
 
@@ -196,7 +196,7 @@ async def test_errors_of_messages_have_anthropics_shape(claude: anthropic.AsyncA
         return caught.value
 
     for error, status, kind in (
-        (await refused("nobody", HELLO[0]), 404, "not_found_error"),
+        (await refused("no-such-model", HELLO[0]), 404, "not_found_error"),
         (await refused("embed", HELLO[0]), 400, "invalid_request_error"),
         # The engine refuses this one.
         (await refused("demo", {"role": "user"}), 400, "invalid_request_error"),
@@ -364,8 +364,8 @@ async def test_every_api_returns_the_same(clients: Clients) -> None:
 
 @pytest.mark.parametrize("call", CHATS + TEXTS + VECTORS + OTHERS, ids=call_name)
 async def test_an_unknown_model_is_404(clients: Clients, call: Call) -> None:
-    with pytest.raises(STATUS_ERRORS, match="nobody") as caught:
-        await call(clients, "nobody")
+    with pytest.raises(STATUS_ERRORS, match="no-such-model") as caught:
+        await call(clients, "no-such-model")
     assert caught.value.status_code == 404
 
 

@@ -64,8 +64,8 @@ async def test_sound_is_transcribed_and_recorded(yard: YardProcess) -> None:
 
 async def test_a_form_with_an_unknown_model_is_refused(yard: YardProcess) -> None:
     async with openai.AsyncOpenAI(base_url=f"{yard.url}/v1", api_key="none", max_retries=0) as client:
-        with pytest.raises(openai.NotFoundError, match="nobody"):
-            await client.audio.transcriptions.create(model="nobody", file=("a.wav", sound()))
+        with pytest.raises(openai.NotFoundError, match="no-such-model"):
+            await client.audio.transcriptions.create(model="no-such-model", file=("a.wav", sound()))
 
 
 async def test_a_client_that_does_not_read_is_disconnected_and_costs_little_memory(yard: YardProcess) -> None:

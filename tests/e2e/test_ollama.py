@@ -118,15 +118,15 @@ BAD = [
     ("/api/chat", b'{"model":"demo","messages":7}', 400, "messages"),
     ("/api/chat", b'{"model":"demo","messages":[{"role":"user"}],"format":"yaml"}', 400, "yaml"),
     ("/api/chat", b'{"model":"demo","options":{"num_predict":"x"}}', 400, "num_predict"),
-    ("/api/chat", b'{"model":"nobody"}', 404, "nobody"),
+    ("/api/chat", b'{"model":"no-such-model"}', 404, "no-such-model"),
     ("/api/chat", b'{"model":"embed","messages":[{"role":"user","content":"x"}]}', 400, "/v1/embeddings"),
-    ("/api/generate", b'{"model":"nobody","keep_alive":0}', 404, "nobody"),
+    ("/api/generate", b'{"model":"no-such-model","keep_alive":0}', 404, "no-such-model"),
     ("/api/generate", b'{"model":"embed","prompt":"x"}', 400, "/v1/embeddings"),
     ("/api/embed", b'{"model":"demo","input":"x"}', 400, "/v1/chat/completions"),
-    ("/api/embeddings", b'{"model":"nobody","prompt":"x"}', 404, "nobody"),
+    ("/api/embeddings", b'{"model":"no-such-model","prompt":"x"}', 404, "no-such-model"),
     ("/api/show", b"{", 400, "/api/show"),
     ("/api/show", b"{}", 400, "model"),
-    ("/api/show", b'{"name":"nobody"}', 404, "nobody"),
+    ("/api/show", b'{"name":"no-such-model"}', 404, "no-such-model"),
 ]
 
 

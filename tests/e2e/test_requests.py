@@ -84,7 +84,7 @@ async def test_the_monitor_stores_one_usage_record_a_request(yard: YardProcess) 
 @pytest.mark.parametrize(
     ("data", "status", "code", "text"),
     [
-        (b'{"model":"nobody","messages":[]}', 404, "model_not_found", "nobody"),
+        (b'{"model":"no-such-model","messages":[]}', 404, "model_not_found", "no-such-model"),
         (b'{"model":"demo","messages":', 400, "invalid_json", "JSON"),
         (b'{"messages":[]}', 400, "invalid_json", "model"),
         (b'{"model":3}', 400, "invalid_json", "model"),
@@ -245,7 +245,7 @@ async def test_chat_over_nats_returns_the_same_text(yard: YardProcess) -> None:
         text = "".join([piece async for piece in client.chat("demo", HELLO)])
         assert text == DEMO_SENTENCE
         with pytest.raises(ModelNotFound):
-            _ = [piece async for piece in client.chat("nobody", HELLO)]
+            _ = [piece async for piece in client.chat("no-such-model", HELLO)]
 
 
 async def test_health_models_and_state(yard: YardProcess) -> None:

@@ -208,9 +208,9 @@ async def test_a_stopped_autostart_model_stays_stopped_until_a_request(yard: Yar
             await instances.cache.until(lambda _: any(i.reason is Reason.IDLE for i in instances.of("eager")))
 
 
-async def output(yard: YardProcess, *words: str) -> str:
+async def output(yard: YardProcess, *arguments: str) -> str:
     """The output of a successful command."""
-    code, out, err = await yard_command(yard, *words)
+    code, out, err = await yard_command(yard, *arguments)
     assert code == 0, err
     return out
 

@@ -42,8 +42,8 @@ async def test_a_home_of_the_previous_version_retains_its_models_usage_prices_an
         archive.extractall(tmp_path, filter="data")
     before = json.loads((tmp_path / "before.json").read_text())
     async with running_yard(tmp_path / "home") as yard:
-        for name, words in COMMANDS.items():
-            code, out, err = await yard_command(yard, *words, "--json")
+        for name, arguments in COMMANDS.items():
+            code, out, err = await yard_command(yard, *arguments, "--json")
             assert code == 0, err
             assert comparable(name, out) == comparable(name, before[name]), name
         downloads = {

@@ -220,13 +220,13 @@ async def until_service_restarted(yard: YardProcess, name: str, old: int) -> Non
     await eventually(has_restarted, f"a new {name} replies", timeout_s=20, every_s=0.05)
 
 
-async def yard_command(yard: YardProcess, *words: str) -> tuple[int, str, str]:
+async def yard_command(yard: YardProcess, *arguments: str) -> tuple[int, str, str]:
     """Run a `yard` command: exit code, output, errors."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "modelyard.cli",
-        *words,
+        *arguments,
         env=environment(yard.home),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

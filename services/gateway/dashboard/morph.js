@@ -9,13 +9,13 @@ export function render(root, markup) {
   morphChildren(root, template.content);
 }
 
-function morphChildren(parent, wanted) {
-  const nodes = [...wanted.childNodes];
-  const wantedKeys = new Set(nodes.map(keyOf).filter(Boolean));
+function morphChildren(parent, target) {
+  const nodes = [...target.childNodes];
+  const targetKeys = new Set(nodes.map(keyOf).filter(Boolean));
   const hasKey = new Map();
   for (const child of [...parent.childNodes]) {
     const key = keyOf(child);
-    if (key !== null && wantedKeys.has(key)) hasKey.set(key, child);
+    if (key !== null && targetKeys.has(key)) hasKey.set(key, child);
     else if (key !== null) child.remove();
   }
   let cursor = parent.firstChild;
@@ -45,23 +45,23 @@ function findMatch(node, cursor, hasKey) {
   return cursor && keyOf(cursor) === null && cursor.nodeName === node.nodeName ? cursor : null;
 }
 
-function morphNode(node, wanted) {
+function morphNode(node, target) {
   if (node.nodeType !== Node.ELEMENT_NODE) {
-    if (node.nodeValue !== wanted.nodeValue) node.nodeValue = wanted.nodeValue;
+    if (node.nodeValue !== target.nodeValue) node.nodeValue = target.nodeValue;
     return;
   }
-  morphAttributes(node, wanted);
-  morphChildren(node, wanted);
+  morphAttributes(node, target);
+  morphChildren(node, target);
   // After a user's choice a select ignores its options' attributes.
   if (node.dataset.value !== undefined && node.value !== node.dataset.value) node.value = node.dataset.value;
 }
 
-function morphAttributes(node, wanted) {
-  for (const { name, value } of wanted.attributes) {
+function morphAttributes(node, target) {
+  for (const { name, value } of target.attributes) {
     if (node.getAttribute(name) !== value) node.setAttribute(name, value);
   }
   for (const { name } of [...node.attributes]) {
     const isSetByUser = name === "open" && node.nodeName === "DETAILS";
-    if (!wanted.hasAttribute(name) && !isSetByUser) node.removeAttribute(name);
+    if (!target.hasAttribute(name) && !isSetByUser) node.removeAttribute(name);
   }
 }
