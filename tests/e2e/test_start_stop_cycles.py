@@ -87,13 +87,12 @@ async def cycle(yard: YardProcess, history: InstanceHistory, model: str, times: 
 
 async def resources_at_rest(yard: YardProcess) -> Resources:
     """Resources once they no longer change: a runner exits after its last record."""
-    before: Resources | None = None
+    samples: list[Resources] = []
 
     async def unchanged() -> Resources | None:
-        nonlocal before
-        before, now = (now := await resources(yard)), before
-        has_runner = any(name.startswith("runner-") for name in before.run_files)
-        return before if before == now and not has_runner else None
+        samples.append(await resources(yard))
+        has_runner = any(name.startswith("runner-") for name in samples[-1].run_files)
+        return samples[-1] if samples[-1:] == samples[-2:-1] and not has_runner else None
 
     return await eventually(unchanged, "resources stay the same", timeout_s=30, every_s=0.5)
 
