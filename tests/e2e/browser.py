@@ -71,15 +71,13 @@ class Page:
 
     async def until(self, expression: str, timeout_s: float = 20.0) -> None:
         """Wait until the expression is true; a failure shows the text of the page."""
+        # The elements of the expression may not exist yet.
+        condition = f"(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()"
         try:
-            async with asyncio.timeout(timeout_s):
-                # The elements of the expression may not exist yet.
-                condition = f"(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()"
-                while not await self.evaluate(condition):
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
+            await eventually(lambda: self.evaluate(condition), expression, timeout_s=timeout_s, every_s=0.05)
+        except AssertionError as error:
             text = await self.evaluate("document.body.innerText")
-            raise AssertionError(f"{expression} did not become true; the text of the page:\n{text}") from None
+            raise AssertionError(f"{error}; the text of the page:\n{text}") from None
 
     async def until_text(self, text: str) -> None:
         await self.until(f"document.body.innerText.includes({text!r})")
