@@ -1,7 +1,7 @@
-"""A Hugging Face hub on loopback for tests, with injected faults.
+"""A Hugging Face hub on the loopback interface for tests, with faults to inject.
 
-It serves the paths that huggingface_hub and a plain HTTP client need. With the fault `redirect`, files come
-from a second server (`hub.cdn_url`), another origin as in the real hub.
+It implements what huggingface_hub 2.4 and a plain HTTP client need. Files are redirected to a second server
+(`hub.cdn_url`) by a fault; it is another origin, as in the real hub.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ from tests.hub_files import (
     tree_entry,
 )
 
-__all__ = ["ALWAYS", "About", "Faults", "Hub", "HubFile", "HubRepo", "Seen"]
+__all__ = ["ALWAYS", "About", "Faults", "Hub", "HubFile", "HubRepo", "HubRequest"]
 
 DEADLINE_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A received request."""
+class HubRequest:
+    """A request as it arrived."""
 
     method: str
     server: str  # "hub" or "cdn"
@@ -52,8 +52,8 @@ class Hub:
         self.url = ""
         self.cdn_url = ""
         self.repos: dict[str, HubRepo] = {}
-        self.seen: list[Seen] = []
-        self.api_statuses: list[int] = []  # statuses of the next API requests
+        self.seen: list[HubRequest] = []
+        self.api_statuses: list[int] = []  # answered first to API requests, one each
         self.api_retry_after: str | None = None  # sent along with those
         self._changed = asyncio.Event()
         self._runners: list[web.AppRunner] = []
@@ -103,7 +103,7 @@ class Hub:
         return self.repos[name].files[path]
 
     async def wait_until(self, condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
-        """Wait for a condition on the counters, checked after every change."""
+        """Wait for a condition on the counters, checked at each request and chunk."""
         async with asyncio.timeout(deadline_s):
             while not condition():
                 self._changed.clear()
@@ -125,7 +125,7 @@ class Hub:
     async def _handle(self, request: web.Request, server: str) -> web.StreamResponse:
         headers = request.headers
         self.seen.append(
-            Seen(
+            HubRequest(
                 method=request.method,
                 server=server,
                 path=request.path_qs,
@@ -136,9 +136,9 @@ class Hub:
         )
         self._changed.set()
         if request.path == "/api/models":
-            return self._respond_search(request)
+            return self._answer_search(request)
         if request.path.startswith("/api/models/"):
-            return self._respond_api(request)
+            return self._answer_api(request)
         org, _, rest = request.path[1:].partition("/")
         name, resolve, tail = rest.partition("/resolve/")
         repo = self.repos.get(f"{org}/{name}")
@@ -149,7 +149,7 @@ class Hub:
             return refusal
         if path not in repo.files:
             return _error(404, "EntryNotFound")
-        return await self._respond_file(request, server, repo, repo.files[path])
+        return await self._answer_file(request, server, repo, repo.files[path])
 
     def _refusal(
         self, request: web.Request, repo: HubRepo, revision: str, *, is_file: bool
@@ -167,12 +167,12 @@ class Hub:
             return _error(404, "RevisionNotFound")
         return None
 
-    def _respond_search(self, request: web.Request) -> web.Response:
+    def _answer_search(self, request: web.Request) -> web.Response:
         if self.api_statuses:
             return _error(self.api_statuses.pop(0), None, self.api_retry_after)
         return web.json_response(search(self.repos.values(), request.query))
 
-    def _respond_api(self, request: web.Request) -> web.Response:
+    def _answer_api(self, request: web.Request) -> web.Response:
         if self.api_statuses:
             return _error(self.api_statuses.pop(0), None, self.api_retry_after)
         parts = request.path.removeprefix("/api/models/").split("/")
@@ -186,7 +186,7 @@ class Hub:
             return web.json_response([tree_entry(file) for file in repo.files.values()])
         return web.json_response(model_info(repo, blobs="blobs" in request.query))
 
-    async def _respond_file(
+    async def _answer_file(
         self, request: web.Request, server: str, repo: HubRepo, file: HubFile
     ) -> web.StreamResponse:
         headers = {"X-Repo-Commit": repo.sha, "ETag": _etag(file), **file.faults.extra_headers}
@@ -214,29 +214,29 @@ class Hub:
     async def _send_file(
         self, request: web.Request, file: HubFile, headers: dict[str, str]
     ) -> web.StreamResponse:
-        span = _requested_range(request, file)
-        start, end = span or (0, file.size_bytes)
-        if span and start >= file.size_bytes:
+        requested = _requested_range(request, file)
+        start, end = requested or (0, file.size_bytes)
+        if requested and start >= file.size_bytes:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{file.size_bytes}"})
         faults = file.faults
-        response = web.StreamResponse(status=206 if span else 200, headers=headers)
-        if span:
-            default = f"bytes {start}-{end - 1}/{file.size_bytes}"
-            response.headers["Content-Range"] = faults.content_range or default
+        response = web.StreamResponse(status=206 if requested else 200, headers=headers)
+        if requested:
+            content_range = faults.content_range or f"bytes {start}-{end - 1}/{file.size_bytes}"
+            response.headers["Content-Range"] = content_range
         response.content_length = faults.content_length or end - start + len(faults.extra_bytes)
         await response.prepare(request)
         cut_at = self._cut_at(file)
         sent_bytes = 0
         for chunk in body_chunks(file, start, end):
-            room = chunk if cut_at is None else chunk[: cut_at - sent_bytes]
-            await response.write(room)
-            sent_bytes += len(room)
-            file.bytes_sent += len(room)
+            part = chunk if cut_at is None else chunk[: cut_at - sent_bytes]
+            await response.write(part)
+            sent_bytes += len(part)
+            file.bytes_sent += len(part)
             self._changed.set()
             if sent_bytes == cut_at:
                 return _cut(request, response)
             if file.faults.bytes_per_s:
-                await asyncio.sleep(len(room) / file.faults.bytes_per_s)
+                await asyncio.sleep(len(part) / file.faults.bytes_per_s)
         await response.write_eof()
         return response
 
@@ -249,22 +249,22 @@ class Hub:
 
 
 def _etag(file: HubFile) -> str:
-    own = f'"{file.sha256 if file.lfs else file.blob_sha1}"'
-    return own if file.faults.etag is None else file.faults.etag
+    default = f'"{file.sha256 if file.lfs else file.blob_sha1}"'
+    return default if file.faults.etag is None else file.faults.etag
 
 
 def _requested_range(request: web.Request, file: HubFile) -> tuple[int, int] | None:
-    """The requested bytes; None for all, also with an If-Range of another ETag."""
-    header, etag = request.headers.get("Range"), _etag(file)
-    if header is None or file.faults.ignore_range or request.headers.get("If-Range", etag) != etag:
+    """The requested bytes; None for all, also where If-Range names another ETag."""
+    requested, etag = request.headers.get("Range"), _etag(file)
+    if requested is None or file.faults.ignore_range or request.headers.get("If-Range", etag) != etag:
         return None
-    first, _, last = header.removeprefix("bytes=").partition("-")
-    to_the_end = not last or file.faults.ignore_range_end
-    return int(first), file.size_bytes if to_the_end else min(int(last) + 1, file.size_bytes)
+    first, _, last = requested.removeprefix("bytes=").partition("-")
+    to_end = not last or file.faults.ignore_range_end
+    return int(first), file.size_bytes if to_end else min(int(last) + 1, file.size_bytes)
 
 
 def _cut(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """Close early; the written bytes still reach the client."""
+    """Close the connection; what was written still reaches the client."""
     if request.transport is not None:
         request.transport.close()
     return response

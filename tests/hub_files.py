@@ -1,4 +1,4 @@
-"""Repositories of the test hub: files, counters, faults, and their listing in the hub's API."""
+"""The repositories of the test hub: files, counters, faults, and their form in the hub's API."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ class Faults:
 
     cut_after_bytes: int | None = None  # of each answer's body
     cut_times: int = ALWAYS
-    statuses: list[int] = field(default_factory=list)  # of the next requests, one each: 500, 429, 403...
+    statuses: list[int] = field(default_factory=list)  # answered first, one each request: 500, 429, 403...
     retry_after: str | None = None  # sent along with those
     corrupt_times: int = 0  # the first byte of the body is flipped
     bytes_per_s: float | None = None
@@ -31,14 +31,14 @@ class Faults:
 
 @dataclass(kw_only=True)
 class HubFile:
-    """A file with its counters: GET requests to both servers, and body bytes sent."""
+    """A file with its counters: GET requests at either server, and the body bytes sent by both."""
 
     path: str
     content: bytes | Path
     lfs: bool
     size_bytes: int
     sha256: str
-    blob_sha1: str  # git's own name of a file outside LFS
+    blob_sha1: str  # git's hash of a file outside LFS
     faults: Faults = field(default_factory=Faults)
     requests: int = 0
     bytes_sent: int = 0
@@ -48,7 +48,7 @@ class HubFile:
 
 @dataclass(kw_only=True)
 class About:
-    """Facts of a repository in the hub's API, besides its files."""
+    """Metadata of a repository beside its files."""
 
     tags: tuple[str, ...] = ("gguf",)
     task: str | None = None
@@ -63,7 +63,7 @@ class About:
 
 @dataclass(kw_only=True)
 class HubRepo:
-    """A repository at one commit, named by `main` and by the commit."""
+    """A repository at one commit, which `main` and the commit itself name."""
 
     name: str
     sha: str
@@ -76,15 +76,15 @@ class HubRepo:
 
 
 def body_chunks(file: HubFile, start: int, end: int) -> Iterator[bytes]:
-    """The bytes from start to end as the hub sends them, with faults."""
+    """The bytes that the hub sends for a range, with faults."""
     corrupt = file.faults.corrupt_times > 0
     file.faults.corrupt_times -= corrupt
-    left_bytes = end - start
+    rest_bytes = end - start
     for chunk in _read(file.content, start):
-        if left_bytes <= 0:
+        if rest_bytes <= 0:
             break
-        part = chunk[:left_bytes]
-        left_bytes -= len(part)
+        part = chunk[:rest_bytes]
+        rest_bytes -= len(part)
         yield bytes([part[0] ^ 0xFF]) + part[1:] if corrupt else part
         corrupt = False
     if file.faults.extra_bytes:
@@ -130,13 +130,13 @@ def _lfs(file: HubFile, key: str) -> dict[str, object]:
 
 
 def tree_entry(file: HubFile) -> dict[str, object]:
-    """One element of the reply to `/tree/REV`."""
+    """One element of the answer to `/tree/REV`."""
     entry = {"type": "file", "path": file.path, "size": file.size_bytes, "oid": file.blob_sha1}
     return entry | _lfs(file, "oid")
 
 
 def model_info(repo: HubRepo, *, blobs: bool) -> dict[str, object]:
-    """The reply to `/api/models/ID`; sizes and hashes only with blobs."""
+    """The response to `/api/models/ID`; sizes and hashes only with blobs."""
     siblings: list[dict[str, object]] = []
     for file in repo.files.values():
         sibling: dict[str, object] = {"rfilename": file.path}
@@ -147,14 +147,14 @@ def model_info(repo: HubRepo, *, blobs: bool) -> dict[str, object]:
 
 
 def search(repos: Iterable[HubRepo], query: Mapping[str, str]) -> list[dict[str, object]]:
-    """The reply to `/api/models?search=…`, filtered and sorted as by the real hub."""
-    matches = [repo for repo in repos if not repo.private and _matches(repo, query)]
+    """The response to `/api/models?search=…`, filtered and sorted like the real hub's."""
+    matches = [repo for repo in repos if not repo.private and _is_match(repo, query)]
     key = query.get("sort", "trendingScore")
     matches.sort(key=lambda repo: str(_about(repo)[key]).rjust(20), reverse=True)
     return [{"id": repo.name} | _about(repo) for repo in matches[: int(query.get("limit", 1000))]]
 
 
-def _matches(repo: HubRepo, query: Mapping[str, str]) -> bool:
+def _is_match(repo: HubRepo, query: Mapping[str, str]) -> bool:
     about, size = repo.about, repo.about.n_params
     low, high = _sizes(query.get("num_parameters", ""))
     return (
