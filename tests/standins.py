@@ -58,14 +58,16 @@ def card(node: str, temperature_c: float) -> Device:
 
 
 class Supervisor:
-    """Starts `demo`, fails to start `broken`, and keeps `slow` loading until `finish_loading` is set."""
+    """Starts `demo`, fails to start `broken`, and keeps `slow` loading until `go_on` is set."""
 
     def __init__(self, bus: Bus, tasks: Tasks) -> None:
         self.bus = bus
         self.models = BucketStore(bus, buckets.MODELS)
         self.instances = BucketStore(bus, buckets.INSTANCES)
         self.loading = asyncio.Event()
-        self.finish_loading = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.waiting: dict[str, str] = {}
+        """Models whose next start has to wait, and for what."""
         self._tasks = tasks
 
     async def set_up(self, commands: Commands) -> None:
@@ -82,6 +84,8 @@ class Supervisor:
         model = {"d": "demo"}.get(ref.model, ref.model)
         if model not in ("demo", "broken", "org/slow:Q4"):
             raise ModelNotFound(f"There is no model {model}.", param="model")
+        if (reason := self.waiting.pop(model, None)) is not None:
+            return ModelStarting(model=model, state="waiting", reason=reason)
         self._tasks.spawn(self._run(model), f"start {model}")
         return ModelStarting(model=model, instance=f"{model[:2]}1", state="starting")
 
@@ -96,7 +100,7 @@ class Supervisor:
             )
             return
         if model != "demo":
-            await self.finish_loading.wait()
+            await self.go_on.wait()
         await self.put(instance(name, model, InstanceState.READY, at=2.0))
 
     async def put(self, state: Instance) -> None:
