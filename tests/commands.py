@@ -34,7 +34,7 @@ class Done(msgspec.Struct, frozen=True):
 
 
 def environment(yard: Yard, **more: str) -> dict[str, str]:
-    """The environment of a user's shell, for this yard."""
+    """As a person's shell would have it, pointing at this yard."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("YARD_")},
         "YARD_HOME": str(yard.settings.home),
@@ -56,7 +56,7 @@ async def begin(yard: Yard, *args: str, **more: str) -> asyncio.subprocess.Proce
 
 
 async def run(yard: Yard, *args: str, stdin: str = "", **more: str) -> Done:
-    """Run a command to its end, which must have no traceback."""
+    """One command to its end, which must be orderly whatever it says."""
     process = await begin(yard, *args, **more)
     async with asyncio.timeout(TIMEOUT_S):
         out, err = await process.communicate(stdin.encode())
@@ -66,7 +66,7 @@ async def run(yard: Yard, *args: str, stdin: str = "", **more: str) -> Done:
 
 
 async def refused(yard: Yard, *args: str) -> str:
-    """The error code of a refused command, which prints the same error with and without --json."""
+    """The sentence of a command that the yard says no to; with --json the same error in its one shape."""
     plain, machine = await run(yard, *args), await run(yard, *args, "--json")
     assert (plain.code, machine.code) == (1, 1)
     assert plain.err.startswith("yard: ")
@@ -77,7 +77,7 @@ async def refused(yard: Yard, *args: str) -> str:
 
 
 async def line_with(stream: asyncio.StreamReader, part: bytes) -> bytes:
-    """The first line that contains `part`."""
+    """The first line with `part` in it."""
     async for line in stream:
         if part in line:
             return line
@@ -91,25 +91,25 @@ class Terminal:
         self.process = process
         self._screen = screen
         self._loop = asyncio.get_running_loop()
-        self._output = b""
-        self._changed = asyncio.Event()
+        self._seen = b""
+        self._more = asyncio.Event()
         self._loop.add_reader(screen, self._read)
 
     def _read(self) -> None:
         try:
-            self._output += os.read(self._screen, 65536)
+            self._seen += os.read(self._screen, 65536)
         except OSError:
-            # A terminal raises this when its program has exited.
+            # What a terminal says when its program is gone.
             self._loop.remove_reader(self._screen)
-        self._changed.set()
+        self._more.set()
 
     async def see(self, text: str) -> str:
-        """Wait until `text` is on the screen; returns and drops the output up to its end."""
+        """Wait until `text` is on the screen; what is before it, and it, need not be seen again."""
         async with asyncio.timeout(TIMEOUT_S):
-            while text.encode() not in self._output:
-                self._changed.clear()
-                await self._changed.wait()
-        before, self._output = self._output.split(text.encode(), 1)
+            while text.encode() not in self._seen:
+                self._more.clear()
+                await self._more.wait()
+        before, self._seen = self._seen.split(text.encode(), 1)
         return before.decode()
 
     def type(self, keys: str) -> None:
@@ -124,20 +124,20 @@ class Terminal:
 
 
 async def on_terminal(yard: Yard, *args: str) -> Terminal:
-    screen, terminal = pty.openpty()
+    screen, end = pty.openpty()
 
-    def become_session_leader() -> None:
+    def take_over() -> None:
         with contextlib.suppress(OSError):
             os.setsid()
         os.close(os.open(os.ttyname(0), os.O_RDWR))
 
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "modelyard.cli", *args),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
+        stdin=end,
+        stdout=end,
+        stderr=end,
         env=environment(yard, TERM="xterm", COLUMNS="80", LINES="25"),
-        preexec_fn=become_session_leader,
+        preexec_fn=take_over,
     )
-    os.close(terminal)
+    os.close(end)
     return Terminal(process, screen)

@@ -14,7 +14,6 @@ import pytest
 
 from modelyard.host.processes import ProcessGroup, is_same, started_at, wait_until_gone
 from schemas import subjects
-from schemas.errors import Conflict
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.models import ModelRef
 from schemas.placing import Cordon
@@ -221,8 +220,9 @@ async def test_a_drained_node_stops_its_instances_and_takes_no_start_until_uncor
         await history.reached(model, S.READY)
         await yard.bus.call(subjects.NODE_CORDON, Cordon(cordoned=True, drain=True), node="testnode")
         assert (await history.reached(model, S.STOPPED)).reason is Reason.DRAINED
-        with pytest.raises(Conflict):
-            await yard.bus.call(subjects.MODEL_START, ModelRef(model=model))
+        accepted = await yard.bus.call(subjects.MODEL_START, ModelRef(model=model))
+        assert (accepted.state, accepted.instance) == ("waiting", None)
+        assert "is cordoned" in (accepted.reason or "")
         assert len(history.of(model, S.STARTING)) == 1, "neither autostart nor a user starts it"
         waiting = asyncio.create_task(chat(yard.url, model))
         await yard.bus.call(subjects.NODE_CORDON, Cordon(cordoned=False), node="testnode")

@@ -19,7 +19,7 @@ from schemas.models import ModelRef, ModelSpec
 from schemas.placing import MeasuredMemory, PlanQuery
 from schemas.profiles import DeviceNeed, Profile
 from schemas.registry import DeleteModel, ListModels
-from services.supervisor.planning.text import size
+from services.supervisor.planning.memory_budget import format_size
 from tests.e2e.chat_client import chat, streaming
 from tests.e2e.yard_process import InstanceWatch, YardProcess, running_yard, watch_instances, yard_command
 from tests.support import eventually
@@ -91,7 +91,7 @@ async def test_an_idle_model_is_evicted_for_a_requested_one(yard: YardProcess) -
         assert (await chat(yard.url, "idle", max_tokens=1))[0] == 200
         before = await instances.until("idle", InstanceState.READY)
         plan = await yard.bus.call(subjects.MODEL_PLAN, PlanQuery(model="requested"))
-        assert plan.evicts == ("idle",) or "may not leave now" in plan.text, plan
+        assert plan.evicts == ("idle",) or "cannot be evicted now" in plan.text, plan
         assert (await chat(yard.url, "requested", max_tokens=1))[0] == 200
         after = await instances.until("idle", InstanceState.STOPPED)
         assert (after.instance, after.reason) == (before.instance, Reason.EVICTED)
@@ -173,7 +173,7 @@ async def test_pinned_models_are_not_evicted(yard: YardProcess) -> None:
             return text if "waiter waits for" in text else ""
 
         shown = await eventually(waiting_line, "ps shows the waiting model", timeout_s=20, every_s=0.05)
-        assert "its memory is held by pinned, which may not leave now" in shown
+        assert "its memory is held by pinned, which cannot be evicted now" in shown
         status, answer = await request
         assert status == 504
         assert "held by pinned" in answer["error"]["message"]
@@ -255,7 +255,7 @@ async def test_measured_memory_corrects_the_next_estimate(tmp_path: Path) -> Non
             # The scheduler queries the options of a node again after some seconds.
 
             async def is_corrected() -> bool:
-                return f"with {size(expected)} of cpu" in await output(yard, "plan", "weighed")
+                return f"with {format_size(expected)} of cpu" in await output(yard, "plan", "weighed")
 
             await eventually(is_corrected, "the estimate is corrected", timeout_s=30, every_s=0.2)
             assert (await chat(yard.url, "weighed", max_tokens=1))[0] == 200
