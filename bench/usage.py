@@ -82,7 +82,7 @@ def _rows(store: UsageStore, days: int) -> Iterator[tuple[object, ...]]:
 def _measured(path: Path, days: int) -> Table:
     db, reader = sqlite3.connect(path), UsageReader(path, BERLIN)
     since = END - days * DAY_S / 2 + 1234.5
-    queries = {
+    asked = {
         "by model, all time": UsageQuery(),
         "by model and key, from any moment on": UsageQuery(by=(Dimension.MODEL, Dimension.KEY), since=since),
         "by model and day": UsageQuery(step=UsageStep.DAY, since=END - days * DAY_S, until=END),
@@ -100,12 +100,12 @@ def _measured(path: Path, days: int) -> Table:
         table.add_column(column, justify="left" if column == "question" else "right")
     whole_ms = _median_ms(lambda: db.execute(_ONE_BY_ONE).fetchall(), 3)
     table.add_row("every record, one by one", f"{whole_ms:.0f}", "10", "1")
-    for name, query in queries.items():
-        query_report = partial(
-            report, reader, query, question(query, END, BERLIN, END), now=END, currency="EUR"
-        )
-        took_ms = _median_ms(query_report, _RUNS)
-        table.add_row(name, f"{took_ms:.1f}", str(len(query_report().rows)), f"{whole_ms / took_ms:.0f}")
+    for name, query in asked.items():
+        wanted = question(query, END, BERLIN, END)
+
+        ask = partial(report, reader, query, wanted, now=END, currency="EUR")
+        took_ms = _median_ms(ask, _RUNS)
+        table.add_row(name, f"{took_ms:.1f}", str(len(ask().rows)), f"{whole_ms / took_ms:.0f}")
     reader.close()
     db.close()
     return table
@@ -114,9 +114,9 @@ def _measured(path: Path, days: int) -> Table:
 def _median_ms(work: Callable[[], object], runs: int) -> float:
     times = []
     for _ in range(runs):
-        started_at = time.perf_counter()
+        began = time.perf_counter()
         work()
-        times.append(time.perf_counter() - started_at)
+        times.append(time.perf_counter() - began)
     return statistics.median(times) * 1000
 
 

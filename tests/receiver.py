@@ -1,4 +1,4 @@
-"""A receiver of webhooks on loopback with configurable responses: statuses, hangs, closed connections."""
+"""A receiver of webhooks on loopback that does as told: takes, refuses, is slow, cuts off, is away."""
 
 import asyncio
 import base64
@@ -14,9 +14,9 @@ from aiohttp import web
 
 TIMEOUT_S = 30.0
 CUT = -1
-"""As a status: the connection is closed without a response."""
+"""As a status: the connection is closed without an answer."""
 HANG = -2
-"""As a status: no response ever."""
+"""As a status: no answer ever."""
 
 
 class Got(msgspec.Struct, frozen=True):
@@ -33,15 +33,15 @@ class Got(msgspec.Struct, frozen=True):
 
 
 class Receiver:
-    """URL, received deliveries, and the next responses."""
+    """Where it listens, what it got, and what it answers next."""
 
     def __init__(self) -> None:
         self.url = ""
         self.got: list[Got] = []
-        """Accepted and refused ones."""
+        """Taken and refused ones."""
         self.taken: list[Got] = []
         self.answers: list[int] = []
-        """Statuses of the next responses; then 204."""
+        """Statuses of the next answers; then 204."""
         self.more = asyncio.Event()
 
     async def on_post(self, request: web.Request) -> web.StreamResponse:
@@ -68,7 +68,7 @@ class Receiver:
 
 
 def is_signed(got: Got, secret: str) -> bool:
-    """Checks the signature by the specification."""
+    """As a receiver checks it, by the specification."""
     content = f"{got.headers['webhook-id']}.{got.headers['webhook-timestamp']}.".encode() + got.body
     raw = base64.b64decode(secret.removeprefix("whsec_"))
     digest = base64.b64encode(hmac.new(raw, content, hashlib.sha256).digest()).decode()
@@ -78,14 +78,14 @@ def is_signed(got: Got, secret: str) -> bool:
 @asynccontextmanager
 async def receiver(port: int = 0) -> AsyncIterator[Receiver]:
     """Listening until the block ends."""
-    started = Receiver()
+    told = Receiver()
     app = web.Application()
-    app.router.add_post("/{path:.*}", started.on_post)
+    app.router.add_post("/{path:.*}", told.on_post)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    started.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook/s3cret-path"
+    told.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook/s3cret-path"
     try:
-        yield started
+        yield told
     finally:
         await runner.cleanup()
