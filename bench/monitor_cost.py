@@ -1,4 +1,4 @@
-"""What watching costs: the monitor with 8 devices, alone and with 50 dashboards open; a day of history."""
+"""The cost of monitoring: 8 devices, without and with 50 open dashboards; a day of history."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ processes = [{{ pid = {pid}, memory_bytes = 4294967296 }}]
 """
 
 
-async def watching(console: Console) -> None:
+async def monitor_cost(console: Console) -> None:
     """Print two tables."""
     table = Table(title=f"The monitor with {DEVICES} devices once a second, over {MEASURED_S:.0f} s each")
     for column in (
@@ -59,21 +59,21 @@ async def watching(console: Console) -> None:
         cards = Path(folder) / "cards.toml"
         cards.write_text("".join(_CARD.format(number=n, pid=os.getpid()) for n in range(DEVICES)))
         async with started_yard(YARD_SIMULATED_DEVICES=str(cards)) as yard:
-            # What a start costs is not what watching costs.
+            # The start is not part of the measurement.
             await asyncio.sleep(10)
             for count in (0, DASHBOARDS):
-                async with dashboards(yard, count) as seen:
+                async with dashboards(yard, count) as counts:
                     row = await _measured(yard)
-                table.add_row(str(count), *row, f"{sum(seen) / count:.0f}" if count else "")
+                table.add_row(str(count), *row, f"{sum(counts) / count:.0f}" if count else "")
     console.print(table)
     console.print(_history())
 
 
 async def _measured(yard: MeasuredYard) -> tuple[str, str, str]:
     monitor, gateway = yard.process("services.monitor"), yard.process("services.gateway")
-    before, began = (_cpu_s(monitor), _cpu_s(gateway)), time.perf_counter()
+    before, started_at = (_cpu_s(monitor), _cpu_s(gateway)), time.perf_counter()
     await asyncio.sleep(MEASURED_S)
-    passed_s = time.perf_counter() - began
+    passed_s = time.perf_counter() - started_at
     monitor_pct, gateway_pct = (
         100 * (now - then) / passed_s
         for now, then in zip((_cpu_s(monitor), _cpu_s(gateway)), before, strict=True)
@@ -88,36 +88,36 @@ def _cpu_s(process: psutil.Process) -> float:
 
 @contextlib.asynccontextmanager
 async def dashboards(yard: MeasuredYard, count: int) -> AsyncIterator[list[int]]:
-    """So many open pages; how many messages each got."""
-    seen = [0] * count
+    """`count` open pages; yields the messages that each received."""
+    counts = [0] * count
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
-        async def look(number: int) -> None:
+        async def receive(number: int) -> None:
             async with session.ws_connect(f"http://127.0.0.1:{yard.through.target.port}/ws") as socket:
                 async for _ in socket:
-                    seen[number] += 1
+                    counts[number] += 1
 
-        looking = [asyncio.create_task(look(number)) for number in range(count)]
-        yield seen
-        for task in looking:
+        receivers = [asyncio.create_task(receive(number)) for number in range(count)]
+        yield counts
+        for task in receivers:
             task.cancel()
-        await asyncio.gather(*looking, return_exceptions=True)
+        await asyncio.gather(*receivers, return_exceptions=True)
 
 
 def _history() -> Table:
-    """A day of samples, and how long questions about all of it take."""
+    """A day of samples, and the duration of queries of all of it."""
     table = Table(title=f"A day of {SERIES} series, sampled every 10 s")
-    for column in ("question", "ms", "points", "kB of answer"):
-        table.add_column(column, justify="left" if column == "question" else "right")
+    for column in ("query", "ms", "points", "kB of reply"):
+        table.add_column(column, justify="left" if column == "query" else "right")
     history, now = day_of_history()
-    for name, step_s in (("a day, step by itself", None), ("a day in steps of 10 minutes", 600.0)):
+    for name, step_s in (("a day, default step", None), ("a day in steps of 10 minutes", 600.0)):
         query = MetricsQuery(names=("yard_device_temperature_celsius",), since=now - 86400, step_s=step_s)
         times_s = []
         for _ in range(5):
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             answer = history.query(query, now)
             encoded = msgspec.json.encode(answer)
-            times_s.append(time.perf_counter() - began)
+            times_s.append(time.perf_counter() - started_at)
         points = len(answer.series[0].avg)
         table.add_row(
             name,
@@ -129,7 +129,7 @@ def _history() -> Table:
 
 
 def day_of_history() -> tuple[MetricsHistory, float]:
-    """Every series with a sample in every ten seconds of a day."""
+    """Every series with a sample every ten seconds of a day."""
     history, now = MetricsHistory(), float(int(time.time()) // 300 * 300)
     labels = [{"node": "n", "device": f"d{number}"} for number in range(SERIES)]
     for step in range(8640):
@@ -138,15 +138,13 @@ def day_of_history() -> tuple[MetricsHistory, float]:
             at,
             [
                 Sample(
-                    name="yard_device_temperature_celsius",
-                    value=40.0 + (step * (n + 1)) % 37 / 3,
-                    labels=label,
+                    name="yard_device_temperature_celsius", value=40.0 + (step * (n + 1)) % 37 / 3, labels=one
                 )
-                for n, label in enumerate(labels)
+                for n, one in enumerate(labels)
             ],
         )
     return history, now
 
 
 if __name__ == "__main__":
-    asyncio.run(watching(Console()))
+    asyncio.run(monitor_cost(Console()))

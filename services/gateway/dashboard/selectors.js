@@ -1,7 +1,7 @@
-/** What follows from the state: which instances serve a model, how the model is, what the yard does. Pure. */
+/** Values derived from the state: instances of a model, its status, the summary of the yard. Pure. */
 
-export const COMING = ["starting", "loading", "probing"];
-const LEAVING = ["draining", "stopping"];
+export const STARTING = ["starting", "loading", "probing"];
+const STOPPING = ["draining", "stopping"];
 const ENDED = ["stopped", "failed"];
 const DOWNLOAD_ENDED = ["finished", "failed", "cancelled"];
 
@@ -15,7 +15,7 @@ export function sortedModels(state) {
   return Object.values(state.models).sort(byText("name"));
 }
 
-/** Those whose name or alias has every word. */
+/** Models with every word of the filter in a name or alias. */
 export function filteredModels(state) {
   const words = state.filter.toLowerCase().split(/\s+/);
   const text = (spec) => [spec.name, ...(spec.aliases ?? [])].join(" ").toLowerCase();
@@ -28,27 +28,27 @@ export function sortedInstances(state) {
   return [...all.filter(isLive), ...all.filter((instance) => !isLive(instance))];
 }
 
-/** At work first, then those that wait in the order of their turns, then the ended ones. */
+/** Active ones first, then waiting ones in queue order, then ended ones. */
 export function sortedDownloads(state) {
   const all = Object.values(state.downloads).sort((a, b) => b.created_at - a.created_at);
-  const waits = ({ state }) => state === "queued" || state === "paused";
-  const waiting = all.filter(waits).sort((a, b) => (a.order ?? 0) - (b.order ?? 0) || a.created_at - b.created_at);
-  return [...all.filter((d) => isRunning(d) && !waits(d)), ...waiting, ...all.filter((d) => !isRunning(d))];
+  const isWaiting = ({ state }) => state === "queued" || state === "paused";
+  const waiting = all.filter(isWaiting).sort((a, b) => (a.order ?? 0) - (b.order ?? 0) || a.created_at - b.created_at);
+  return [...all.filter((d) => isRunning(d) && !isWaiting(d)), ...waiting, ...all.filter((d) => !isRunning(d))];
 }
 
-/** The largest or the newest first, or by name. */
+/** Sorted by size or date, descending, or by name. */
 export function sortedEntries(state) {
   const entries = Object.values(state.library).sort(byText("name"));
   if (state.sort === "size") return entries.sort((a, b) => b.size_bytes - a.size_bytes);
-  const written = (entry) => entry.downloaded_at ?? entry.modified_at;
-  return state.sort === "date" ? entries.sort((a, b) => written(b) - written(a)) : entries;
+  const dateOf = (entry) => entry.downloaded_at ?? entry.modified_at;
+  return state.sort === "date" ? entries.sort((a, b) => dateOf(b) - dateOf(a)) : entries;
 }
 
 export function sortedStores(state) {
   return Object.values(state.stores).sort((a, b) => `${a.node}.${a.store}`.localeCompare(`${b.node}.${b.store}`));
 }
 
-/** The check or repair that is at an entry now. */
+/** The running check or repair of an entry. */
 export function jobOf(state, entry) {
   const running = Object.values(state.jobs).filter((job) => ["queued", "running"].includes(job.state));
   return running.find((job) => job.node === entry.node && job.store === entry.store && job.subject === entry.path) ?? null;
@@ -70,35 +70,35 @@ export function nodesWithDevices(state) {
 
 const SEVERITIES = ["critical", "warning", "info"];
 
-/** What fires: those to be seen, the worst first, and those that a silence covers. */
+/** Firing alerts, most severe first: those without and those with a silence. */
 export function firingAlerts(state) {
   const firing = Object.values(state.alert_states)
     .filter((alert) => alert.state === "firing")
     .sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity) || b.since - a.since);
-  return { loud: firing.filter((alert) => !alert.silenced), silent: firing.filter((alert) => alert.silenced) };
+  return { active: firing.filter((alert) => !alert.silenced), silenced: firing.filter((alert) => alert.silenced) };
 }
 
-/** How a model is, as one word, and the instances behind it. */
+/** The state of a model: that of its best instance, failed while its requests are refused, else stopped. */
 export function modelStatus(state, name) {
   const instances = Object.values(state.instances)
     .filter((instance) => instance.model === name)
     .sort(newestFirst);
   const live = instances.filter(isLive);
   const find = (states) => live.find((instance) => states.includes(instance.state));
-  const main = find(["ready"]) ?? find(COMING) ?? find(LEAVING) ?? instances[0] ?? null;
+  const main = find(["ready"]) ?? find(STARTING) ?? find(STOPPING) ?? instances[0] ?? null;
   const waiting = Object.values(state.waiting ?? {}).find((record) => record.model === name);
   const refused = (live.length === 0 && waiting?.refused) || null;
-  const word = refused ? "failed" : main === null || main.state === "stopped" ? "idle" : main.state;
+  const modelState = refused ? "failed" : (main?.state ?? "stopped");
   const ready = live.filter((instance) => instance.state === "ready");
-  return { word, main, live, refused, slots: sum(ready, "slots"), busy: sum(live, "busy") };
+  return { state: modelState, main, live, refused, slots: sum(ready, "slots"), busy: sum(live, "busy") };
 }
 
-/** The model of the "try it" box: what was chosen, else `demo`, else one that is ready, else any. */
+/** The model of the "try it" box: the chosen one, else `demo`, else a ready one, else any. */
 export function chatModel(state) {
   const models = chatModels(state);
-  const named = (name) => models.find((spec) => spec.name === name || spec.aliases?.includes(name));
-  const ready = models.find((spec) => modelStatus(state, spec.name).word === "ready");
-  const chosen = (state.chat.model && named(state.chat.model)) || named("demo") || ready || models[0];
+  const findModel = (name) => models.find((spec) => spec.name === name || spec.aliases?.includes(name));
+  const ready = models.find((spec) => modelStatus(state, spec.name).state === "ready");
+  const chosen = (state.chat.model && findModel(state.chat.model)) || findModel("demo") || ready || models[0];
   return chosen?.name ?? null;
 }
 
@@ -107,13 +107,13 @@ export function chatModels(state) {
 }
 
 export function summary(state) {
-  const words = sortedModels(state).map((spec) => modelStatus(state, spec.name).word);
+  const states = sortedModels(state).map((spec) => modelStatus(state, spec.name).state);
   const ready = Object.values(state.instances).filter((instance) => instance.state === "ready");
   return {
-    models: words.length,
-    ready: words.filter((word) => word === "ready").length,
-    coming: words.filter((word) => COMING.includes(word)).length,
-    failed: words.filter((word) => word === "failed").length,
+    models: states.length,
+    ready: states.filter((modelState) => modelState === "ready").length,
+    starting: states.filter((modelState) => STARTING.includes(modelState)).length,
+    failed: states.filter((modelState) => modelState === "failed").length,
     busy: sum(ready, "busy"),
     slots: sum(ready, "slots"),
     downloads: Object.values(state.downloads).filter(isRunning).length,

@@ -1,4 +1,4 @@
-"""A way to a model, and what it costs."""
+"""A route to a model, and its cost."""
 
 import contextlib
 from collections.abc import Callable, Iterable
@@ -10,24 +10,24 @@ from bench.client import Target
 
 
 @dataclass
-class Usage:
-    """What the processes of a way have used."""
+class ProcessUsage:
+    """Processor time and memory of the processes of a route."""
 
     cpu_s: float
     rss_mib: float
 
 
 @dataclass(frozen=True)
-class Way:
-    """Where to ask, and what it has cost so far."""
+class Route:
+    """A target and the usage of its processes so far."""
 
     target: Target
-    usage: Callable[[], Usage]
+    usage: Callable[[], ProcessUsage]
 
 
-def usage_of(processes: Iterable[psutil.Process]) -> Usage:
-    """The sum over processes; one that is gone counts nothing."""
-    total = Usage(0.0, 0.0)
+def usage_of(processes: Iterable[psutil.Process]) -> ProcessUsage:
+    """The sum over processes; exited ones are skipped."""
+    total = ProcessUsage(0.0, 0.0)
     for process in processes:
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()

@@ -1,4 +1,4 @@
-"""What a look at a store of 10,000 models costs, against the bare walk of its names and times."""
+"""The cost of a scan of a store with 10,000 models, compared with a bare walk of names and times."""
 
 import os
 import tempfile
@@ -16,7 +16,7 @@ _FOLDERS = 100
 _ROUNDS = 5
 
 
-def library(console: Console) -> None:
+def store_scan(console: Console) -> None:
     """Print one table."""
     header = gguf_bytes({"general.architecture": "llama"}, [Weight("token_embd.weight")])
     with tempfile.TemporaryDirectory() as folder:
@@ -29,18 +29,18 @@ def library(console: Console) -> None:
         bare_s = min(_seconds(lambda: _stat_all(root)) for _ in range(_ROUNDS))
         again_s = min(_seconds(shelf.look) for _ in range(_ROUNDS))
     table = Table(title="A store of 10,000 models")
-    for column in ("look", "ms", "bare walks"):
-        table.add_column(column, justify="left" if column == "look" else "right")
-    rows = (("os.walk with lstat", bare_s), ("the first, with headers", first_s), ("nothing new", again_s))
+    for column in ("scan", "ms", "bare walks"):
+        table.add_column(column, justify="left" if column == "scan" else "right")
+    rows = (("os.walk with lstat", bare_s), ("first, with headers", first_s), ("no changes", again_s))
     for name, seconds in rows:
         table.add_row(name, f"{seconds * 1e3:.0f}", f"{seconds / bare_s:.1f}")
     console.print(table)
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - started_at
 
 
 def _stat_all(root: Path) -> None:

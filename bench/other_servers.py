@@ -1,4 +1,4 @@
-"""Other ways to the same engine, measured in the same run where they are installed."""
+"""Other servers in front of the same engine, measured in the same run where they are installed."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ import aiohttp
 import psutil
 
 from bench.client import Target
-from bench.way import Usage, Way, usage_of
+from bench.route import ProcessUsage, Route, usage_of
 
 _START_S = 90.0
 
 
 @contextlib.asynccontextmanager
-async def litellm(engine_port: int) -> AsyncIterator[list[Way]]:
-    """LiteLLM's proxy from PATH, or as YARD_BENCH_LITELLM says; nothing where there is none."""
+async def litellm(engine_port: int) -> AsyncIterator[list[Route]]:
+    """LiteLLM's proxy from YARD_BENCH_LITELLM or PATH; no route if it is not installed."""
     program = os.environ.get("YARD_BENCH_LITELLM") or shutil.which("litellm")
     if program is None:
         yield []
@@ -36,12 +36,12 @@ async def litellm(engine_port: int) -> AsyncIterator[list[Way]]:
         )
         argv = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
         async with _serving(argv, f"http://127.0.0.1:{port}/health/liveliness") as pid:
-            yield [Way(Target("LiteLLM", port, "demo"), lambda: _tree(pid))]
+            yield [Route(Target("LiteLLM", port, "demo"), lambda: _tree(pid))]
 
 
 @contextlib.asynccontextmanager
-async def llama_router(models: Path) -> AsyncIterator[list[Way]]:
-    """llama-server's own router over the models of a folder; nothing where there is no llama-server."""
+async def llama_router(models: Path) -> AsyncIterator[list[Route]]:
+    """llama-server's router over the models of a folder; no route without a llama-server."""
     program = os.environ.get("YARD_LLAMA_SERVER") or shutil.which("llama-server")
     if program is None:
         yield []
@@ -50,7 +50,7 @@ async def llama_router(models: Path) -> AsyncIterator[list[Way]]:
     argv = [program, "--models-dir", str(models), "--host", "127.0.0.1", "--port", str(port)]
     argv += ["--parallel", "4", "--ctx-size", "2048"]
     async with _serving(argv, f"http://127.0.0.1:{port}/health") as pid:
-        yield [Way(Target("llama.cpp router", port, "demo"), lambda: _tree(pid))]
+        yield [Route(Target("llama.cpp router", port, "demo"), lambda: _tree(pid))]
 
 
 @contextlib.asynccontextmanager
@@ -64,7 +64,7 @@ async def _serving(argv: Sequence[str], health: str) -> AsyncIterator[int]:
     )
     try:
         async with asyncio.timeout(_START_S), aiohttp.ClientSession() as session:
-            while not await _answers(session, health):
+            while not await _is_healthy(session, health):
                 await asyncio.sleep(0.1)
         yield process.pid
     finally:
@@ -73,7 +73,7 @@ async def _serving(argv: Sequence[str], health: str) -> AsyncIterator[int]:
         await process.wait()
 
 
-async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+async def _is_healthy(session: aiohttp.ClientSession, url: str) -> bool:
     try:
         async with session.get(url) as response:
             return response.status == 200
@@ -81,11 +81,11 @@ async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
         return False
 
 
-def _tree(pid: int) -> Usage:
+def _tree(pid: int) -> ProcessUsage:
     with contextlib.suppress(psutil.Error):
         root = psutil.Process(pid)
         return usage_of([root, *root.children(recursive=True)])
-    return Usage(0.0, 0.0)
+    return ProcessUsage(0.0, 0.0)
 
 
 def _free_port() -> int:

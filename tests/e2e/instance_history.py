@@ -1,74 +1,67 @@
-"""Models served by the smallest engine, the story of their instances as it is told, and unbroken streams."""
+"""Recorded changes of instances, and the check of a continuous stream."""
 
 import asyncio
 import contextlib
 import json
-import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import nats.errors
 
 from modelyard.bus.connection import Bus
 from schemas import subjects
 from schemas.instances import Instance, InstanceState
-from schemas.models import ModelSpec
-from tests import life_engine
 
 
-def lively(name: str, *behaviour: str, **more: Any) -> ModelSpec:
-    """A model whose engine does as told; see `tests/life_engine.py`."""
-    program = (sys.executable, "-S", "-E", "-u", life_engine.__file__, "{port}", *behaviour)
-    return ModelSpec(name=name, path="no/file", engine="command", args=program, **more)
-
-
-class Story:
-    """Every change of every instance, in order."""
+class InstanceHistory:
+    """Every change of every instance, in order of arrival."""
 
     def __init__(self) -> None:
-        self.steps: list[Instance] = []
-        self._more = asyncio.Event()
+        self.changes: list[Instance] = []
+        self._changed = asyncio.Event()
 
-    def add(self, step: Instance) -> None:
-        self.steps.append(step)
-        self._more.set()
+    def add(self, change: Instance) -> None:
+        self.changes.append(change)
+        self._changed.set()
 
     def of(self, model: str, *states: InstanceState) -> list[Instance]:
-        return [step for step in self.steps if step.model == model and (not states or step.state in states)]
+        return [
+            change
+            for change in self.changes
+            if change.model == model and (not states or change.state in states)
+        ]
 
     async def until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():
-                self._more.clear()
-                await self._more.wait()
+                self._changed.clear()
+                await self._changed.wait()
 
-    async def step(
+    async def reached(
         self, model: str, state: InstanceState, *, count: int = 1, timeout_s: float = 20.0
     ) -> Instance:
-        """The `count`th time that an instance of `model` got into `state`."""
+        """The `count`th change of an instance of `model` to `state`."""
         await self.until(lambda: len(self.of(model, state)) >= count, timeout_s)
         return self.of(model, state)[count - 1]
 
 
 @contextlib.asynccontextmanager
-async def told(bus: Bus) -> AsyncIterator[Story]:
-    """The story from now on."""
-    story = Story()
+async def record_instances(bus: Bus) -> AsyncIterator[InstanceHistory]:
+    """The changes from now on."""
+    history = InstanceHistory()
 
-    async def listen(_tokens: dict[str, str], step: Instance) -> None:
-        story.add(step)
+    async def on_change(_tokens: dict[str, str], change: Instance) -> None:
+        history.add(change)
 
-    sub = await bus.subscribe(subjects.INSTANCE_CHANGED, listen)
-    await bus.nc.flush()
+    sub = await bus.subscribe(subjects.INSTANCE_CHANGED, on_change)
     try:
-        yield story
+        yield history
     finally:
         with contextlib.suppress(nats.errors.Error):
             await sub.unsubscribe()
 
 
-def assert_goes_on(lines: list[str], *, tokens: int) -> None:
-    """One stream, as if nothing had happened: one id, one role, one finish, one usage, one end."""
+def assert_continuous(lines: list[str], *, tokens: int) -> None:
+    """The stream has one id, one role, one finish reason, one usage and one end."""
     assert lines[-1] == "[DONE]"
     assert lines.count("[DONE]") == 1
     chunks = [json.loads(line) for line in lines[:-1]]

@@ -1,4 +1,4 @@
-"""Chats over HTTP as tests need them: a stream that can be watched, left and measured."""
+"""Chats over HTTP: whole answers, and streams that can be read in steps and closed."""
 
 import contextlib
 import io
@@ -19,35 +19,35 @@ class Stream:
         self.lines: list[str] = []
 
     async def read_tokens(self, count: int) -> None:
-        """Read on until `count` more pieces of text have come."""
+        """Read `count` more pieces of text."""
         async for line in self.response.content:
-            self._keep(line)
+            self._add(line)
             count -= b'"content":"' in line
             if count <= 0:
                 return
         raise AssertionError(f"the stream ended: {self.lines[-3:]}")
 
     async def read_rest(self) -> list[str]:
-        """Read to the end; all data lines."""
+        """All data lines, read to the end."""
         async for line in self.response.content:
-            self._keep(line)
+            self._add(line)
         return self.lines
 
     async def read_comment(self) -> str:
-        """Read on until a comment comes."""
+        """The next comment."""
         async for line in self.response.content:
-            self._keep(line)
+            self._add(line)
             if line.startswith(b":"):
                 return line.decode()[1:].strip()
         raise AssertionError(f"the stream ended: {self.lines[-3:]}")
 
-    def _keep(self, line: bytes) -> None:
+    def _add(self, line: bytes) -> None:
         if line.startswith(b"data:"):
             self.lines.append(line.decode().strip().removeprefix("data:").strip())
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """The error event, if the stream ended with one."""
+        """The error event at the end of the stream, if there is one."""
         last = json.loads(self.lines[-1]) if self.lines and self.lines[-1] != "[DONE]" else {}
         return last.get("error")
 

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { conversation, readChunk } from "../../services/gateway/dashboard/chat.js";
-import { chatModel, firingAlerts, modelStatus, nodesWithDevices, sortedDownloads, summary } from "../../services/gateway/dashboard/select.js";
+import { chatModel, firingAlerts, modelStatus, nodesWithDevices, sortedDownloads, summary } from "../../services/gateway/dashboard/selectors.js";
 import { initialState } from "../../services/gateway/dashboard/store.js";
 
 const model = (name, more = {}) => ({ name, aliases: [], mode: "chat", ...more });
@@ -11,14 +11,14 @@ const instance = (id, state, more = {}) =>
 const withInstances = (...instances) =>
   ({ ...initialState, models: { m: model("m") }, instances: Object.fromEntries(instances.map((i) => [i.instance, i])) });
 
-test("a model is as good as its best instance", () => {
-  const word = (...instances) => modelStatus(withInstances(...instances), "m").word;
-  assert.equal(word(), "idle");
-  assert.equal(word(instance("a", "stopped")), "idle");
-  assert.equal(word(instance("a", "failed")), "failed");
-  assert.equal(word(instance("a", "failed", { changed_at: 9 }), instance("b", "loading")), "loading");
-  assert.equal(word(instance("a", "draining"), instance("b", "ready")), "ready");
-  assert.equal(word(instance("a", "failed"), instance("b", "stopped", { changed_at: 9 })), "idle");
+test("a model has the status of its best instance", () => {
+  const stateOf = (...instances) => modelStatus(withInstances(...instances), "m").state;
+  assert.equal(stateOf(), "stopped");
+  assert.equal(stateOf(instance("a", "stopped")), "stopped");
+  assert.equal(stateOf(instance("a", "failed")), "failed");
+  assert.equal(stateOf(instance("a", "failed", { changed_at: 9 }), instance("b", "loading")), "loading");
+  assert.equal(stateOf(instance("a", "draining"), instance("b", "ready")), "ready");
+  assert.equal(stateOf(instance("a", "failed"), instance("b", "stopped", { changed_at: 9 })), "stopped");
 });
 
 test("slots are summed over ready instances", () => {
@@ -26,7 +26,7 @@ test("slots are summed over ready instances", () => {
   assert.deepEqual([status.busy, status.slots], [4, 8]);
 });
 
-test("the try-it box prefers what was chosen, then demo, by name or alias, then what is ready", () => {
+test("the chat model is the chosen one, then demo, by name or alias, then a ready one", () => {
   const models = { x: model("a"), y: model("zoo", { aliases: ["demo"] }), z: model("e", { mode: "embedding" }) };
   const state = { ...initialState, models };
   assert.equal(chatModel(state), "zoo");
@@ -41,7 +41,7 @@ test("running downloads come first, newest first", () => {
   assert.deepEqual(sortedDownloads({ downloads }).map((d) => d.created_at), [2, 1, 9]);
 });
 
-test("a device may be known before its node, and GPUs come first", () => {
+test("a device without a node record is shown, and GPUs come first", () => {
   const devices = {
     "n.cpu": { node: "n", device: "cpu", kind: "cpu", name: "A" }, "n.g": { node: "n", device: "g", kind: "gpu", name: "Z" },
   };
@@ -49,12 +49,12 @@ test("a device may be known before its node, and GPUs come first", () => {
   assert.deepEqual([entry.name, entry.node, entry.devices.map((d) => d.kind)], ["n", null, ["gpu", "cpu"]]);
 });
 
-test("the summary counts models by how they are", () => {
-  const now = summary(withInstances(instance("a", "ready"), instance("b", "failed", { model: "gone" })));
-  assert.deepEqual([now.models, now.ready, now.failed, now.busy, now.slots], [1, 1, 0, 1, 4]);
+test("the summary counts models by status", () => {
+  const counts = summary(withInstances(instance("a", "ready"), instance("b", "failed", { model: "gone" })));
+  assert.deepEqual([counts.models, counts.ready, counts.failed, counts.busy, counts.slots], [1, 1, 0, 1, 4]);
 });
 
-test("questions without an answer are not sent again", () => {
+test("turns without an answer are not sent again", () => {
   const turns = [
     { role: "user", text: "one" }, { role: "assistant", text: "" },
     { role: "user", text: "two" }, { role: "assistant", text: "answer" },
@@ -64,7 +64,7 @@ test("questions without an answer are not sent again", () => {
   ]);
 });
 
-test("a chunk may carry text, thoughts, a count, an error, or nothing", () => {
+test("a chunk may have text, thinking, a token count, an error, or none of them", () => {
   assert.equal(readChunk({ choices: [{ delta: { content: "a" } }] }).text, "a");
   assert.equal(readChunk({ choices: [{ delta: { reasoning_content: "b" } }] }).thinking, "b");
   assert.equal(readChunk({ choices: [], usage: { completion_tokens: 3 } }).tokens, 3);
@@ -72,7 +72,7 @@ test("a chunk may carry text, thoughts, a count, an error, or nothing", () => {
   assert.deepEqual(readChunk({}), { text: "", thinking: "", tokens: null, error: null });
 });
 
-test("alerts that fire are shown the worst first, and those under a silence apart", () => {
+test("firing alerts are sorted by severity, silenced ones apart", () => {
   const alert = (id, severity, more = {}) => ({ alert: id, severity, state: "firing", since: 1, ...more });
   const alerts = [
     alert("a", "info"),
@@ -83,8 +83,8 @@ test("alerts that fire are shown the worst first, and those under a silence apar
     alert("f", "critical", { state: "pending" }),
     alert("g", "critical", { state: "resolved" }),
   ];
-  const state = { ...initialState, alert_states: Object.fromEntries(alerts.map((each) => [each.alert, each])) };
-  const { loud, silent } = firingAlerts(state);
-  assert.deepEqual(loud.map((each) => each.alert), ["b", "d", "c", "a"]);
-  assert.deepEqual(silent.map((each) => each.alert), ["e"]);
+  const state = { ...initialState, alert_states: Object.fromEntries(alerts.map((record) => [record.alert, record])) };
+  const { active, silenced } = firingAlerts(state);
+  assert.deepEqual(active.map(({ alert }) => alert), ["b", "d", "c", "a"]);
+  assert.deepEqual(silenced.map(({ alert }) => alert), ["e"]);
 });

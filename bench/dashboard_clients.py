@@ -1,4 +1,4 @@
-"""`python -m bench.watchers URL COUNT`: so many open dashboards."""
+"""`python -m bench.dashboard_clients URL COUNT`: open dashboards."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ import aiohttp
 
 
 async def main(url: str, count: int) -> None:
-    """Watch until killed; a line says when all do."""
+    """Receive until killed; prints a line once all are connected."""
     async with aiohttp.ClientSession() as session:
         sockets = [await session.ws_connect(url, max_msg_size=0) for _ in range(count)]
         print("watching", flush=True)
