@@ -29,7 +29,10 @@ async def _ps(yard: "Client", arguments: argparse.Namespace) -> None:
     else:
         say("Nothing runs now.")
     for each in waiting:
-        say(f"\n{each.model} waits for {ago(each.since)}: {each.reason}.")
+        if each.refused is not None:
+            say(f"\n{each.model}: {each.refused.error}")
+        else:
+            say(f"\n{each.model} waits for {ago(each.since)}: {each.reason}.")
 
 
 def _state(instance: "Instance") -> str:

@@ -12,8 +12,10 @@ from modelyard.cli.verbs import Verbs
 if TYPE_CHECKING:
     from modelyard.client import Client
     from schemas.instances import Instance
+    from schemas.models import ModelStarting
 
 _TIMEOUT_S = 3600.0
+_REPEAT_S = 2.0
 
 
 def register(verbs: Verbs) -> None:
@@ -40,10 +42,11 @@ async def _start(yard: "Client", arguments: argparse.Namespace) -> None:
         if arguments.json:
             emit(accepted)
         else:
-            say(f"{accepted.model} is {accepted.state} (instance {accepted.instance}).")
+            where = f" (instance {accepted.instance})" if accepted.instance else f": {accepted.reason}"
+            say(f"{accepted.model} is {accepted.state}{where}.")
         return
     try:
-        ready = await _wait(yard, accepted.model, accepted.instance, arguments)
+        ready = await _wait(yard, accepted, arguments)
     except asyncio.CancelledError:
         print(
             f"\n{accepted.model} goes on starting; `yard stop {accepted.model}` ends that.", file=sys.stderr
@@ -56,12 +59,13 @@ async def _start(yard: "Client", arguments: argparse.Namespace) -> None:
         say(f"{ready.model} is ready{took}. Talk to it: yard chat {ready.model}")
 
 
-async def _wait(yard: "Client", model: str, instance: str, arguments: argparse.Namespace) -> "Instance":
+async def _wait(yard: "Client", accepted: "ModelStarting", arguments: argparse.Namespace) -> "Instance":
     from schemas.errors import DeadlineExceeded
 
-    shown = not arguments.json
+    shown, model = not arguments.json, accepted.model
     try:
         async with asyncio.timeout(arguments.timeout):
+            instance = await _wait_for_instance(yard, accepted, shown=shown)
             if shown and sys.stdout.isatty():
                 return await _spin(yard, model, instance)
             return await _tell(yard, model, instance, shown=shown)
@@ -69,6 +73,18 @@ async def _wait(yard: "Client", model: str, instance: str, arguments: argparse.N
         raise DeadlineExceeded(
             f"{model} was not ready after {spell_duration(arguments.timeout)}; it goes on starting."
         ) from None
+
+
+async def _wait_for_instance(yard: "Client", accepted: "ModelStarting", *, shown: bool) -> str:
+    """A start that waits is requested again before it expires."""
+    reason = None
+    while accepted.instance is None:
+        if shown and accepted.reason != reason:
+            say(f"{accepted.model} waits: {accepted.reason}.")
+        reason = accepted.reason
+        await asyncio.sleep(_REPEAT_S)
+        accepted = await yard.start(accepted.model)
+    return accepted.instance
 
 
 async def _spin(yard: "Client", model: str, instance: str) -> "Instance":

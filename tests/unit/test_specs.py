@@ -13,8 +13,7 @@ from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.models import LIVE_FIELDS, Mode, ModelSource, ModelSpec, ParameterPolicy, fingerprint
 from schemas.profiles import DeviceNeed, EmbeddingOptions, Lora, Profile, Replicas
 from schemas.registry import PutModel
-from services.supervisor.changes import check_new_name, earlier, plain, renamed
-from services.supervisor.names import clashing
+from services.supervisor.registry.changes import check_new_name, earlier, name_conflict, renamed, spec_of
 
 PLAIN = ModelSpec(name="m", path="m.gguf")
 FULL = ModelSpec(
@@ -188,7 +187,7 @@ def test_a_file_that_is_wrong_is_refused_with_the_place(text: str, said: str) ->
 
 
 def test_a_put_is_its_spec_and_what_is_expected() -> None:
-    assert plain(PutModel(**msgspec.structs.asdict(FULL), revision=3)) == FULL
+    assert spec_of(PutModel(**msgspec.structs.asdict(FULL), revision=3)) == FULL
 
 
 @pytest.mark.parametrize(
@@ -207,7 +206,7 @@ def test_a_renamed_model_keeps_its_other_names(
 ) -> None:
     new = renamed(ModelSpec(name="old", path="x", aliases=aliases), "new", keep_alias=keep)
     assert (new.name, new.aliases) == ("new", after)
-    assert clashing(new, {}) is None
+    assert name_conflict(new, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -227,7 +226,7 @@ def test_a_model_can_be_renamed_to_what_is_free_or_its_own(name: str, error: typ
 
 
 def test_an_alias_twice_is_a_clash() -> None:
-    assert "twice" in (clashing(ModelSpec(name="a", path="p", aliases=("x", "x")), {}) or "")
+    assert "twice" in (name_conflict(ModelSpec(name="a", path="p", aliases=("x", "x")), {}) or "")
 
 
 def _spec(n_ctx: int) -> ModelSpec:
@@ -263,5 +262,5 @@ def test_undo_goes_to_what_differs_or_to_what_is_named(
 def test_undo_says_when_there_is_nothing_to_go_back_to() -> None:
     with pytest.raises(Conflict, match="no earlier spec"):
         earlier("m", _history(100), None)
-    with pytest.raises(NotFound, match="kept are 3, 1"):
+    with pytest.raises(NotFound, match="stored are 3, 1"):
         earlier("m", _history(300, None, 100), 2)
