@@ -54,7 +54,7 @@ async def kill(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def test_a_check_that_was_killed_goes_on(yard: Yard, settings: Settings) -> None:
+async def test_a_killed_verification_resumes(yard: Yard, settings: Settings) -> None:
     (settings.run / "demo-registered").touch()
     large = put(settings.models, "m.gguf", gguf())
     os.truncate(large, 3 * 1024**3)
@@ -78,9 +78,7 @@ async def test_a_check_that_was_killed_goes_on(yard: Yard, settings: Settings) -
             assert (await seen.ended(job)).state is JobState.FINISHED
 
 
-async def test_a_deletion_that_was_killed_is_whole_afterwards_and_can_be_undone(
-    yard: Yard, settings: Settings
-) -> None:
+async def test_a_killed_deletion_completes_and_can_be_restored(yard: Yard, settings: Settings) -> None:
     (settings.run / "demo-registered").touch()
     root, count = settings.models, 4000
     put(root, "org/repo/m.gguf", gguf())

@@ -39,7 +39,9 @@ def cache_mib(model: Header, use: RunOptions) -> float:
         (header("bert"), RunOptions(n_ctx=8192, n_parallel=4), 0.0),
     ],
 )
-def test_the_cache_is_what_llama_server_reported(model: Header, use: RunOptions, reported_mib: float) -> None:
+def test_the_cache_estimate_equals_what_llama_server_reported(
+    model: Header, use: RunOptions, reported_mib: float
+) -> None:
     assert cache_mib(model, use) == reported_mib
 
 
@@ -52,7 +54,7 @@ def test_the_cache_follows_its_type(cache_type: str, cell_bytes: float) -> None:
     assert cache_mib(model, RunOptions(n_ctx=8192, cache_type=cache_type)) * MIB == 8192 * 128 * cell_bytes
 
 
-def test_a_state_is_kept_for_each_slot_and_not_for_the_context() -> None:
+def test_recurrent_state_is_counted_for_each_slot_whatever_the_context() -> None:
     model = header("mamba2", MAMBA)
     for n_ctx in (256, 65_536):
         memory = estimate(model, RunOptions(n_ctx=n_ctx, n_parallel=6)).devices["cpu"]
@@ -104,20 +106,20 @@ def weights(model: Header, shares: dict[str, float]) -> dict[str, int]:
     return {device: memory.weights_bytes for device, memory in result.devices.items()}
 
 
-def test_in_main_memory_everything_is_there_once() -> None:
+def test_main_memory_alone_holds_everything_once() -> None:
     assert weights(header("llama", {}, *TIED), {"cpu": 1.0}) == {"cpu": 128_000 + 128 + 4 * 12_800}
 
 
-def test_embeddings_that_are_the_output_too_are_copied_to_the_gpu() -> None:
+def test_tied_embeddings_are_copied_to_the_gpu() -> None:
     split = weights(header("llama", {}, *TIED), {"gpu0": 1.0})
     assert split == {"cpu": 128_000, "gpu0": 128_000 + 128 + 4 * 12_800}
 
 
-def test_embeddings_of_an_encoder_are_not() -> None:
+def test_embeddings_of_an_encoder_are_not_copied() -> None:
     assert weights(header("bert", {}, *TIED), {"gpu0": 1.0}) == {"cpu": 128_000, "gpu0": 128 + 4 * 12_800}
 
 
-def test_layers_are_shared_out_in_order_and_the_output_comes_last() -> None:
+def test_layers_are_placed_in_order_and_the_output_last() -> None:
     untied = (*TIED, Weight("output.weight", (32, 1000), 0, 128_000))
     split = weights(header("llama", {}, *untied), {"gpu0": 3, "gpu1": 2})
     assert split == {"cpu": 128_000, "gpu0": 3 * 12_800, "gpu1": 12_800 + 128 + 128_000}
@@ -129,7 +131,7 @@ def test_main_memory_takes_the_first_layers_wherever_it_is_named() -> None:
     assert result.devices["cpu"].cache_bytes * 3 == result.devices["gpu0"].cache_bytes
 
 
-def test_the_cache_lies_with_its_layers() -> None:
+def test_the_cache_is_placed_with_its_layers() -> None:
     result = estimate(header("llama", n_layer=9), RunOptions(n_ctx=4096), {"gpu0": 1, "gpu1": 1})
     whole = estimate(header("llama", n_layer=9), RunOptions(n_ctx=4096)).devices["cpu"].cache_bytes
     parts = [result.devices[device].cache_bytes for device in ("cpu", "gpu0", "gpu1")]
@@ -146,7 +148,7 @@ def test_every_gpu_costs_its_overhead_and_its_own_compute_buffer() -> None:
     assert two.devices["gpu1"].compute_bytes == one.devices["gpu0"].compute_bytes + more_masks
 
 
-def test_projector_and_adapters_are_counted_where_they_go() -> None:
+def test_projector_and_adapters_are_counted_on_their_devices() -> None:
     def differences(shares: dict[str, float] | None) -> dict[str, int]:
         plain, dressed = (
             estimate(header("llama"), RunOptions(n_ctx=1024, mmproj_bytes=mmproj, lora_bytes=lora), shares)
@@ -184,7 +186,7 @@ def test_the_total_is_the_sum_of_all_parts() -> None:
         ({"n_parallel": 0}, "at least 1"),
     ],
 )
-def test_a_use_that_cannot_be_is_refused(values: dict[str, int | str], words: str) -> None:
+def test_impossible_run_options_are_refused(values: dict[str, int | str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         RunOptions(**{"n_ctx": 1024, **values})
 

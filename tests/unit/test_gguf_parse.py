@@ -34,7 +34,7 @@ def test_entries_and_tensors_are_read(version: int) -> None:
     assert contents.data_start == SIZE - 288 - 512
 
 
-def test_long_arrays_and_strings_are_passed_over() -> None:
+def test_long_arrays_and_strings_are_skipped() -> None:
     values = {
         "general.architecture": "llama",
         "tokens": ["a", "", "bcd"],
@@ -50,7 +50,7 @@ def test_long_arrays_and_strings_are_passed_over() -> None:
     assert (read["heads"], read["last"]) == ((1, 2, 3), 7)
 
 
-def test_every_missing_byte_is_asked_for_and_weights_are_not() -> None:
+def test_missing_header_bytes_are_requested_and_weights_are_not() -> None:
     header_bytes = parse(GOOD, SIZE).header_bytes
     at_hand, asked = b"", []
     while True:
@@ -64,7 +64,7 @@ def test_every_missing_byte_is_asked_for_and_weights_are_not() -> None:
     assert asked[-1] == header_bytes < SIZE
 
 
-def test_a_file_cut_anywhere_is_refused() -> None:
+def test_a_file_truncated_anywhere_is_refused() -> None:
     for end in range(SIZE):
         with pytest.raises(GgufError, match=r"\.$"):
             parse(GOOD[:end], end)
@@ -105,7 +105,7 @@ ARCHITECTURE = entry("general.architecture", "llama")
         (head(1, 20_000) + b"\1" + bytes(4_000_000), "claims"),
     ],
 )
-def test_a_header_that_lies_is_refused_with_a_sentence(raw: bytes, words: str) -> None:
+def test_an_invalid_header_is_refused_with_a_sentence(raw: bytes, words: str) -> None:
     with pytest.raises(GgufError, match=words) as caught:
         parse(raw, len(raw))
     assert str(caught.value).endswith(".")
@@ -199,7 +199,7 @@ def test_a_file_is_read_no_further_than_its_header(tmp_path: Path) -> None:
     assert peak_bytes < 8 * 2**20
 
 
-def test_a_header_longer_than_the_first_read_is_read_on(tmp_path: Path) -> None:
+def test_a_header_longer_than_the_first_read_is_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(_vocabulary(300_000, 10))
     assert read_model(path).n_vocab == 300_000
@@ -225,7 +225,7 @@ def test_one_file_is_its_own_only_shard(tmp_path: Path) -> None:
     assert shard_paths(tmp_path / "model.gguf") == (tmp_path / "model.gguf",)
 
 
-def test_a_real_file_cut_in_its_weights_is_refused(tmp_path: Path) -> None:
+def test_a_real_file_truncated_in_its_weights_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_reciter(path, DEMO_SENTENCE)
     path.write_bytes(path.read_bytes()[:-64])

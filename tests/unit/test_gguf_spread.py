@@ -32,7 +32,7 @@ def given(mib: int, device: str = "cpu") -> WorkerDevice:
         ([given(10_000), given(10_000)], ["cpu"], (7, 1, 1)),
     ],
 )
-def test_every_device_gets_layers_and_the_own_ones_the_rest(
+def test_every_device_gets_layers_and_own_devices_the_rest(
     parts: list[WorkerDevice], own: list[str], layers: tuple[int, ...]
 ) -> None:
     found = spread_layers(model(), USE, parts, own)
@@ -49,13 +49,13 @@ def test_a_worker_gets_as_many_layers_as_fit() -> None:
         assert sizes.get(one.layers[0] + 1, 2**40) > mib * MIB
 
 
-def test_what_leaves_a_node_is_not_counted_there() -> None:
+def test_layers_of_workers_are_not_counted_on_the_own_node() -> None:
     small, large = (spread_layers(model(), USE, [given(mib)], ["cpu"]) for mib in (72, 88))
     assert large.layers[0] > small.layers[0]
     assert large.own_bytes["cpu"] < small.own_bytes["cpu"]
 
 
-def test_a_worker_on_a_gpu_takes_what_cuda_takes_too() -> None:
+def test_a_worker_on_a_gpu_includes_the_overhead_of_cuda() -> None:
     (on_cpu,) = spread_layers(model(), USE, [ANY], ["cpu"]).workers_bytes
     (on_gpu,) = spread_layers(model(), USE, [WorkerDevice(device="GPU-a")], ["cpu"]).workers_bytes
     assert on_gpu - on_cpu == GPU_OVERHEAD_BYTES - CPU_OVERHEAD_BYTES
@@ -69,6 +69,6 @@ def test_main_memory_is_needed_beside_gpus() -> None:
     ("parts", "sentence"),
     [([given(33)], "cannot hold one layer"), ([ANY] * 9, "too few for 10 devices")],
 )
-def test_what_cannot_be_is_said(parts: list[WorkerDevice], sentence: str) -> None:
+def test_an_impossible_spread_is_refused_with_a_sentence(parts: list[WorkerDevice], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         spread_layers(model(), USE, parts, ["cpu"])

@@ -43,14 +43,14 @@ def bodies(names: list[str]) -> list[str]:
     return [name for name in names if "." in name.rpartition("/")[2]]
 
 
-def test_a_description_is_shown_without_the_mark_of_its_editor(tmp_path: Path) -> None:
+def test_a_description_is_shown_without_a_byte_order_mark(tmp_path: Path) -> None:
     put(tmp_path, "org/repo/m.gguf", gguf())
     put(tmp_path, "org/repo/description.txt", "\ufeffFür Gespräche.\r\n".encode())
     (model,) = StoreScanner("models", tmp_path).scan().models
     assert model.description == "Für Gespräche."
 
 
-def test_of_a_file_that_is_still_coming_only_what_is_there_counts(tmp_path: Path) -> None:
+def test_an_incomplete_file_counts_its_allocated_bytes(tmp_path: Path) -> None:
     """It has its full size from the beginning, and is mostly holes."""
     place = put(tmp_path, "org/repo/m.gguf.part", b"here" * 1024)
     os.truncate(place, 10 * 1024**3)
@@ -58,7 +58,7 @@ def test_of_a_file_that_is_still_coming_only_what_is_there_counts(tmp_path: Path
     assert 4096 <= partial.size_bytes < 1024**2
 
 
-def test_a_second_look_opens_nothing_and_a_changed_file_is_opened_alone(tmp_path: Path) -> None:
+def test_a_second_scan_opens_only_changed_files(tmp_path: Path) -> None:
     for number in range(20):
         put(tmp_path, f"org/repo{number}/m.gguf", gguf(str(number)))
         put(tmp_path, f"org/repo{number}/description.txt", b"Mine.")
@@ -88,7 +88,7 @@ def test_a_file_touched_in_place_is_read_again(tmp_path: Path) -> None:
     assert model.reading.facts.name == "bbbb"
 
 
-def test_ten_thousand_models_cost_one_walk_and_no_reading(tmp_path: Path) -> None:
+def test_ten_thousand_known_models_cost_one_walk_and_no_reading(tmp_path: Path) -> None:
     for folder in range(100):
         (tmp_path / f"org/r{folder}").mkdir(parents=True)
         for number in range(100):
@@ -107,7 +107,7 @@ def _known(file: ScannedFile):  # type: ignore[no-untyped-def]
     return FactsReading((file.size_bytes, file.modified_ns / 1e9), EntryFacts(quant="Q4_0"))
 
 
-def test_reading_goes_on_at_the_next_look_when_there_is_much(tmp_path: Path) -> None:
+def test_reading_continues_at_the_next_scan_after_its_time_budget(tmp_path: Path) -> None:
     for number in range(3):
         put(tmp_path, f"m{number}.gguf", gguf(str(number)))
     scanner = StoreScanner("models", tmp_path)
@@ -116,12 +116,12 @@ def test_reading_goes_on_at_the_next_look_when_there_is_much(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("path", ["", ".", "..", "a/../b", "/a", "a//b", "a/", "a\0b"])
-def test_a_path_that_leads_out_is_none(path: str) -> None:
+def test_a_path_out_of_the_store_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="not a path in a store"):
         store_fs.split_path(path)
 
 
-def test_no_step_goes_over_a_link(tmp_path: Path) -> None:
+def test_no_path_component_is_a_followed_link(tmp_path: Path) -> None:
     root = tmp_path / "root"
     secret = put(tmp_path, "outside/secret.gguf", b"secret")
     put(root, "real/m.gguf", b"mine")
@@ -150,7 +150,7 @@ def test_a_move_replaces_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_bytes() == b"b"
 
 
-def test_a_pipe_or_a_folder_is_no_file_and_does_not_hang(tmp_path: Path) -> None:
+def test_a_pipe_or_a_folder_is_refused_as_a_file_without_hanging(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.gguf")
     (tmp_path / "folder.gguf").mkdir()
     for name in ("m.gguf", "folder.gguf"):
@@ -171,7 +171,7 @@ def test_a_pipe_or_a_folder_is_no_file_and_does_not_hang(tmp_path: Path) -> None
         "M.GGUF.PART",
     ],
 )
-def test_a_file_that_is_not_all_there_is_told_apart(tmp_path: Path, name: str) -> None:
+def test_an_incomplete_file_is_recognized_by_its_name(tmp_path: Path, name: str) -> None:
     put(tmp_path, f"org/{name}", b"half")
     put(tmp_path, "org/whole.gguf", gguf())
     found = walk(tmp_path)
@@ -179,13 +179,13 @@ def test_a_file_that_is_not_all_there_is_told_apart(tmp_path: Path, name: str) -
     assert [model.group.path for model in StoreScanner("m", tmp_path).scan().models] == ["org/whole.gguf"]
 
 
-def test_a_file_that_aria2_is_still_writing_is_not_all_there(tmp_path: Path) -> None:
+def test_a_file_that_aria2_is_writing_is_incomplete(tmp_path: Path) -> None:
     put(tmp_path, "m.gguf", gguf())
     put(tmp_path, "m.gguf.aria2", b"")
     assert StoreScanner("m", tmp_path).scan().models == []
 
 
-def test_names_that_cannot_be_told_are_passed_over_and_told_of(tmp_path: Path) -> None:
+def test_unprintable_names_are_skipped_and_reported(tmp_path: Path) -> None:
     put(tmp_path, "good.gguf", gguf())
     Path(os.fsdecode(bytes(tmp_path) + b"/bad\xff.gguf")).touch()
     put(tmp_path, "new\nline.gguf", gguf())
@@ -195,13 +195,13 @@ def test_names_that_cannot_be_told_are_passed_over_and_told_of(tmp_path: Path) -
     json.dumps(found.skipped).encode()
 
 
-def test_folders_too_deep_end_somewhere(tmp_path: Path) -> None:
+def test_folders_below_the_depth_limit_are_skipped(tmp_path: Path) -> None:
     put(tmp_path, "a/" * 60 + "m.gguf", gguf())
     found = walk(tmp_path)
     assert (found.files, len(found.skipped)) == ([], 1)
 
 
-def test_what_is_wrong_with_a_file_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_an_invalid_file_has_a_problem_sentence(tmp_path: Path) -> None:
     put(tmp_path, "cut.gguf", gguf()[:-64])
     put(tmp_path, "page.gguf", b"<!doctype html>" * 10)
     put(tmp_path, "o/m-00001-of-00002.gguf", gguf())
@@ -210,7 +210,7 @@ def test_what_is_wrong_with_a_file_is_said_in_a_sentence(tmp_path: Path) -> None
     problems = {
         m.group.path: m.reading.problem or "" for m in StoreScanner("m", tmp_path).scan().models if m.reading
     }
-    assert "cut" in problems["cut.gguf"]
+    assert "truncated" in problems["cut.gguf"]
     assert "not a GGUF model" in problems["page.gguf"]
     assert "1 of its 2 files are missing" in problems["o/m-00001-of-00002.gguf"]
     assert "not a safetensors file" in problems["s"]
@@ -250,13 +250,13 @@ WHOLE = FileRecord(size_bytes=10, sha256=SHA, repo="o/r", checked_at=5.0, checke
         (ScannedFile("m", 10, 7), None, VerifyState.UNKNOWN),
     ],
 )
-def test_how_sure_it_is_that_bytes_are_right(
+def test_the_verify_state_of_a_file_follows_its_record(
     file: ScannedFile, record: FileRecord | None, verified: VerifyState
 ) -> None:
     assert records.entry_file(file, record).verified is verified
 
 
-def test_a_record_travels_with_its_folder_and_a_broken_one_is_none(tmp_path: Path) -> None:
+def test_a_record_moves_with_its_folder_and_an_invalid_one_is_ignored(tmp_path: Path) -> None:
     put(tmp_path, "a/m.gguf", gguf())
     records.update(tmp_path, {"a/m.gguf": WHOLE})
     (tmp_path / "a").rename(tmp_path / "b")
@@ -267,7 +267,7 @@ def test_a_record_travels_with_its_folder_and_a_broken_one_is_none(tmp_path: Pat
     assert model.files[0].verified is VerifyState.UNKNOWN
 
 
-def test_one_of_two_quants_is_deleted_and_its_record_comes_back_with_it(tmp_path: Path) -> None:
+def test_a_restored_quant_has_its_record_again(tmp_path: Path) -> None:
     for quant in ("Q4_0", "Q8_0"):
         put(tmp_path, f"o/m-{quant}.gguf", gguf(quant))
         records.update(tmp_path, {f"o/m-{quant}.gguf": WHOLE})
@@ -282,7 +282,7 @@ def test_one_of_two_quants_is_deleted_and_its_record_comes_back_with_it(tmp_path
 
 
 @pytest.mark.parametrize("path", ["../../outside", "/outside", "a/../../../outside"])
-def test_a_manifest_that_somebody_wrote_leads_nowhere(tmp_path: Path, path: str) -> None:
+def test_a_forged_manifest_leads_to_no_other_item(tmp_path: Path, path: str) -> None:
     root = tmp_path / "a/b/root"
     put(root, "m.gguf", gguf())
     (model,) = StoreScanner("m", root).scan().models
@@ -297,7 +297,7 @@ def test_a_manifest_that_somebody_wrote_leads_nowhere(tmp_path: Path, path: str)
     assert not (tmp_path / "outside").exists()
 
 
-def test_what_nobody_has_a_manifest_of_goes_when_it_is_a_day_old(tmp_path: Path) -> None:
+def test_a_trash_folder_without_a_manifest_is_purged_after_a_day(tmp_path: Path) -> None:
     put(tmp_path, f"{trash.FOLDER}/fresh/files/m.gguf", gguf())
     put(tmp_path, f"{trash.FOLDER}/old/files/m.gguf", gguf())
     (tmp_path / trash.FOLDER / "empty").mkdir()

@@ -61,7 +61,7 @@ def fit(gib: float, one: Node, format_: Format = Format.GGUF, mode: Mode = Mode.
         (4, node(), (), "cannot run on node a: it has not reported its memory yet"),
     ],
 )
-def test_a_gguf_model(gib: float, one: Node, devices: tuple[str, ...], sentence: str) -> None:
+def test_where_a_gguf_model_fits(gib: float, one: Node, devices: tuple[str, ...], sentence: str) -> None:
     found = fit(gib, one)
     assert (found.devices, found.sentence) == (devices, sentence)
 
@@ -78,7 +78,7 @@ def test_a_gguf_model(gib: float, one: Node, devices: tuple[str, ...], sentence:
         (Mode.RERANK, node("llama.cpp", cpu=64), (), "No vllm. sentence-transformers: No"),
     ],
 )
-def test_a_folder_of_safetensors(mode: Mode, one: Node, devices: tuple[str, ...], words: str) -> None:
+def test_where_a_safetensors_model_fits(mode: Mode, one: Node, devices: tuple[str, ...], words: str) -> None:
     found = fit(4, one, Format.SAFETENSORS, mode)
     assert found.devices == devices
     assert words in found.sentence

@@ -111,7 +111,7 @@ def test_gguf_files_that_llama_cpp_does_not_serve(
         proposed(facts(header=header(architecture, **values)))
 
 
-def test_a_header_that_is_not_understood_is_no_end() -> None:
+def test_a_model_with_an_unreadable_header_is_still_proposed() -> None:
     proposal = proposed(facts(header=None, problem="Type 99 is not known."))
     assert proposal.spec.mode is Mode.CHAT
     assert "Type 99" in reason(proposal, "mode")
@@ -168,7 +168,7 @@ def test_the_mode_and_the_engine_of_a_folder(
     assert (spec.mode, spec.engine) == (mode, engine)
 
 
-def test_a_classifier_of_several_kinds_is_refused() -> None:
+def test_a_classifier_of_several_classes_is_refused() -> None:
     card = ModelCard(architectures=("BertForSequenceClassification",), n_labels=3)
     with pytest.raises(UnreadableModel, match="3 classes"):
         proposed(ModelFacts(path="o/c", format=Format.SAFETENSORS, card=card))
@@ -180,7 +180,7 @@ def node(*memory: tuple[str, int], engines: tuple[str, ...] = ("llama.cpp",)) ->
     return Node(node="n", version="1", started_at=0.0, engines=offers, devices=devices)
 
 
-def test_the_context_is_what_fits_and_no_more_than_it_was_trained_for() -> None:
+def test_the_context_fits_a_node_and_is_at_most_the_trained_one() -> None:
     gpu, cpu = node(("GPU", 80 * GIB), ("cpu", 80 * GIB)), node(("cpu", 80 * GIB))
 
     def n_ctx(trained: int, *nodes: Node) -> int:
@@ -219,7 +219,7 @@ def test_contexts_to_try(trained: int | None, mode: Mode, on_cpu: bool, ladder: 
     assert contexts(trained, mode, on_cpu=on_cpu) == ladder
 
 
-def test_what_somebody_says_goes_before_every_guess() -> None:
+def test_an_override_takes_precedence_over_every_guess() -> None:
     overrides = ModelOverrides(aliases=("a",), mode=Mode.EMBEDDING, n_ctx=1024, engine="llama.cpp")
     proposal = proposed(facts(), overrides)
     spec = proposal.spec
@@ -228,7 +228,7 @@ def test_what_somebody_says_goes_before_every_guess() -> None:
     assert reason(proposal, "mode") == "you chose it"
 
 
-def test_parts_and_source_go_along() -> None:
+def test_the_proposal_has_companion_files_and_source() -> None:
     source = ModelSource(repo="o/n", revision="0" * 40, quant="Q4_K_M")
     known = facts(
         header=header(), mmproj="o/n/mmproj-F16.gguf", template="o/n/chat_template.jinja", source=source
@@ -267,7 +267,7 @@ def test_names_of_paths(path: str, name: str) -> None:
     assert name_of_path(path) == name
 
 
-def test_a_card_is_read_from_whatever_is_there() -> None:
+def test_a_card_is_parsed_from_the_files_there_are() -> None:
     texts = {
         "config.json": b'{"architectures":["A"],"text_config":{"max_position_embeddings":99},"num_labels":1}',
         "tokenizer_config.json": b'{"model_max_length":1e30,"chat_template":[{"name":"default"}]}',
