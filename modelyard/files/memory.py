@@ -77,7 +77,7 @@ def memory_requirements(
 def stored_requirements(
     spec: ModelSpec, store: Path, engine: str, devices: Sequence[str], profile: Profile | None
 ) -> dict[str, int]:
-    """Bytes by device of a model in the store; empty if its files do not tell, as with engine `command`."""
+    """Bytes by device of a model in the store; empty where they are unknown, as with engine `command`."""
     path = resolve_inside(store, spec.path)
     if not path.is_dir() and (not path.is_file() or path.suffix != ".gguf" or engine == "command"):
         return {}
@@ -114,7 +114,7 @@ def spread_requirements(
             files.header, _use(files, spec.mode, n_ctx, n_parallel, spec.cache_type), parts, own
         )
     except (OSError, ValueError) as error:
-        raise ValueError(f"{spec.name} cannot be spread as profile {profile.name} says: {error}.") from error
+        raise ValueError(f"{spec.name} cannot be spread over the devices of profile {profile.name}: {error}.") from error
 
 
 def apply_measurements(needs: dict[str, int], known: MeasuredMemory | None) -> dict[str, int]:

@@ -179,7 +179,7 @@ class JobCommands:
     async def copy(self, order: CopyEntry) -> LibraryJob:
         """Start to copy an entry from another node."""
         if node_of_key(order.entry) == self._bus.node:
-            raise Conflict(f"The entry lies on {self._bus.node} already.", param="node")
+            raise Conflict(f"The entry is on {self._bus.node} already.", param="node")
         store = self._library.store(order.store)
         found = await self._library.peers.entry(order.entry)
         return await self._jobs.start(JobKind.COPY, store.name, found.path, source=order.entry)

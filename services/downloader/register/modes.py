@@ -121,7 +121,7 @@ def _template_mode(facts: ModelFacts, *, has_template: bool) -> Guess:
     if has_template:
         return Guess(Mode.CHAT, "it has a chat template")
     if facts.template is not None:
-        return Guess(Mode.CHAT, "a chat template lies beside it")
+        return Guess(Mode.CHAT, "a chat template is beside it")
     if words := _match(_CHAT, facts.path):
         return Guess(
             Mode.CHAT, f"it is called {words!r}; it has no chat template, so the engine's own is used"

@@ -108,7 +108,7 @@ def _context(facts: ModelFacts, mode: Mode, overrides: ModelOverrides, nodes: tu
         return Guess(str(overrides.n_ctx), _CHOSEN)
     n_ctx_train = facts.n_ctx_train
     trained = (
-        f"it was trained for {n_ctx_train}" if n_ctx_train else "its files do not say what it was trained for"
+        f"it was trained for {n_ctx_train}" if n_ctx_train else "its files do not state its trained context"
     )
     best = next((fit for fit in _fits(facts, mode, nodes) if fit.n_ctx is not None), None)
     if best is None:
@@ -128,7 +128,7 @@ def _fits(facts: ModelFacts, mode: Mode, nodes: tuple[Node, ...]) -> tuple[Fit, 
 def _companions(facts: ModelFacts) -> dict[str, Guess]:
     guesses = {}
     if facts.mmproj is not None:
-        guesses["mmproj"] = Guess(facts.mmproj, "it lies beside the model")
+        guesses["mmproj"] = Guess(facts.mmproj, "it is beside the model")
     if facts.template is not None:
-        guesses["chat_template"] = Guess(facts.template, "the model has none of its own; this lies beside it")
+        guesses["chat_template"] = Guess(facts.template, "the model has none of its own; this is beside it")
     return guesses

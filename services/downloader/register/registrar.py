@@ -80,11 +80,11 @@ class Registrar:
         store = self._settings.store_of(path)
         facts = await asyncio.to_thread(read_facts, store, path, source=source)
         proposal = propose(facts, _name(request, facts), request.overrides, self._nodes.values.values())
-        kept = self._retained(proposal)
+        retained = self._retained(proposal)
         if request.dry_run:
-            return Registered(spec=proposal.spec, reasons=proposal.reasons, kept=kept)
+            return Registered(spec=proposal.spec, reasons=proposal.reasons, kept=retained)
         stored = await register_model(self._bus, proposal.spec, proposal.chosen)
-        return Registered(spec=proposal.spec, reasons=proposal.reasons, revision=stored.revision, kept=kept)
+        return Registered(spec=proposal.spec, reasons=proposal.reasons, revision=stored.revision, kept=retained)
 
     def _resolve(self, named: str) -> tuple[str, ModelSource | None]:
         """The path of a path, entry or entry name, and the source of its files."""
