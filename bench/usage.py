@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from rich.console import Console
 from rich.table import Table
 
-from schemas.usage import Dimension, Step, UsageQuery
+from schemas.usage import Dimension, UsageQuery, UsageStep
 from services.monitor.calendar import day_of
 from services.monitor.costs.book import PriceBook
 from services.monitor.usage.levels import quarter_of
@@ -85,13 +85,13 @@ def _measured(path: Path, days: int) -> Table:
     asked = {
         "by model, all time": UsageQuery(),
         "by model and key, from any moment on": UsageQuery(by=(Dimension.MODEL, Dimension.KEY), since=since),
-        "by model and day": UsageQuery(step=Step.DAY, since=END - days * DAY_S, until=END),
+        "by model and day": UsageQuery(step=UsageStep.DAY, since=END - days * DAY_S, until=END),
         "one key by hour, a week": UsageQuery(
-            by=(), key="k1", step=Step.HOUR, since=END - 7 * DAY_S, until=END
+            by=(), key="k1", step=UsageStep.HOUR, since=END - 7 * DAY_S, until=END
         ),
-        "one hour by minute": UsageQuery(by=(), step=Step.MINUTE, since=END - 3600, until=END),
+        "one hour by minute": UsageQuery(by=(), step=UsageStep.MINUTE, since=END - 3600, until=END),
         "by model and day of another time zone": UsageQuery(
-            step=Step.DAY, since=END - days * DAY_S, until=END, tz=NEW_YORK.key
+            step=UsageStep.DAY, since=END - days * DAY_S, until=END, tz=NEW_YORK.key
         ),
         "by model with latencies": UsageQuery(latency=True),
     }

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from modelyard.patience import NoAnswer, Patience
+from modelyard.host.threads import CallTimeout, TimedCalls
 
-PATIENCE_S = 2.0
+TIMEOUT_S = 2.0
 """So long a look at a folder waits for its files; one that takes longer is taken when it is ready."""
-LEAST_PATIENCE_S = 0.5
+LEAST_TIMEOUT_S = 0.5
 """So long it waits for each of them, once: one that hangs must not make others look as if they did."""
 _NOT_OURS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -141,7 +141,7 @@ class PluginFolder(Generic[P]):
         self._folder = folder
         self._sort = sort
         self._loaded: dict[Path, _Loaded[P]] = {}
-        self._patience = Patience()
+        self._patience = TimedCalls()
 
     def look(self) -> tuple[list[P], list[Broken]]:
         """Those that are there now, and the files that cannot be used, each with its reason."""
@@ -150,9 +150,9 @@ class PluginFolder(Generic[P]):
         except (OSError, ValueError) as error:
             self._loaded.clear()
             return [], [Broken(f"{self._folder.parent.name}/{self._folder.name}", str(error))]
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + TIMEOUT_S
         self._loaded = {
-            path: self._load(path, max(until - time.monotonic(), LEAST_PATIENCE_S)) for path in paths
+            path: self._load(path, max(until - time.monotonic(), LEAST_TIMEOUT_S)) for path in paths
         }
         plugins = [one.plugin for one in self._loaded.values() if one.plugin is not None]
         broken = [
@@ -170,7 +170,7 @@ class PluginFolder(Generic[P]):
             _check_owner(folder.stat(), str(folder))
         return sorted(path for path in self._folder.glob("*.py") if not path.name.startswith("_"))
 
-    def _load(self, path: Path, patience_s: float) -> _Loaded[P]:
+    def _load(self, path: Path, timeout_s: float) -> _Loaded[P]:
         try:
             data = _read(path)
         except (OSError, ValueError) as error:
@@ -178,14 +178,14 @@ class PluginFolder(Generic[P]):
         digest = hashlib.sha256(data).digest()
         before = self._loaded.get(path)
         known = before is not None and before.digest == digest and before.done
-        return before if known and before is not None else self._run(path, data, digest, patience_s)
+        return before if known and before is not None else self._run(path, data, digest, timeout_s)
 
-    def _run(self, path: Path, data: bytes, digest: bytes, patience_s: float) -> _Loaded[P]:
+    def _run(self, path: Path, data: bytes, digest: bytes, timeout_s: float) -> _Loaded[P]:
         name = "_".join(("modelyard", self._sort.word, "plugin", re.sub(r"\W", "_", path.stem)))
         run = partial(self._made_of, name, path, data)
         try:
-            return _Loaded(digest, self._patience.ask((path, digest), run, patience_s, late=True), None)
-        except NoAnswer:
+            return _Loaded(digest, self._patience.ask((path, digest), run, timeout_s, late=True), None)
+        except CallTimeout:
             return _Loaded(digest, None, "It does not come to its end; nobody waits for it.", done=False)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's program may raise anything
             sys.modules.pop(name, None)

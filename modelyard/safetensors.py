@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from schemas.record import Record
+from schemas.base import Record
 
 R = TypeVar("R", bound=Record)
 

@@ -9,8 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from schemas.grammar import check_token
-from schemas.record import Record
+from schemas.base import Record, check_token
 
 MAX_SILENCE_S = 366 * 24 * 3600.0
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,199}")
@@ -118,7 +117,7 @@ class Alert(Record):
     """The silence that keeps it quiet."""
     announced: bool = False
     """Its firing was told while no silence held: so its end is told, too."""
-    told: bool = True
+    published: bool = True
     """The event of its state is stored; False between the two writes."""
 
 

@@ -3,9 +3,8 @@
 from enum import StrEnum
 from typing import Any
 
+from schemas.base import Record, Role
 from schemas.errors import ErrorDetail
-from schemas.record import Record
-from schemas.roles import Role
 
 ACTOR_HEADER = "Yard-Actor"
 """On a command: `Actor` as JSON, as the caller says it."""
@@ -36,7 +35,7 @@ class AuditOutcome(StrEnum):
     REFUSED = "refused"
 
 
-class Changed(Record):
+class AuditedChange(Record):
     """One thing that is different now, as far as it differs; secrets are left out."""
 
     what: str
@@ -58,6 +57,6 @@ class Audited(Record):
     outcome: AuditOutcome
     error: ErrorDetail | None = None
     """Why it was refused."""
-    changes: tuple[Changed, ...] = ()
+    changes: tuple[AuditedChange, ...] = ()
     more: int = 0
     """So many changes beside those listed."""

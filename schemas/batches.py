@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
-from schemas.record import Record
+from schemas.base import Record
 
 
 class StoredFile(Record):
@@ -78,15 +78,3 @@ class LineResult(Record):
     status: int
     body: msgspec.Raw
     """The engine's answer, or the error in the one shape."""
-
-
-SCHEDULER = "scheduler"
-"""The lease of the one supervisor that decides who runs where."""
-
-
-class Lease(Record):
-    """Who works on something, for as long as the key lives."""
-
-    holder: str
-    epoch: int = 0
-    """For the scheduler: the revision with which it took over. Nodes take nothing from those before."""

@@ -7,17 +7,18 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from schemas.alerts import Alert, AlertRule, Silence
-from schemas.batches import Batch, Lease, StoredFile
+from schemas.base import Role
+from schemas.batches import Batch, StoredFile
 from schemas.budgets import Budget, BudgetState
 from schemas.devices import Adapter, Device
 from schemas.downloads import Download
-from schemas.groups import Group
+from schemas.groups import ModelGroup
 from schemas.instances import Instance, Node, NodeLeft
+from schemas.leases import Lease
 from schemas.library import LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.models import ModelSpec
-from schemas.placing import MeasuredMemory, WaitingModel, Wish
+from schemas.placing import DesiredState, MeasuredMemory, WaitingModel
 from schemas.prices import PriceList
-from schemas.roles import Role
 from schemas.usage import Report
 from schemas.webhooks import Webhook, WebhookState
 
@@ -29,7 +30,7 @@ _WATCHERS = (Role.GATEWAY, Role.OPERATOR)
 class Bucket(Generic[V]):
     """One bucket. `expires`: values are put with a time to live, so the death of a writer shows.
 
-    `history`: how many of the last values of a key are kept, deletions included. `passing`: it is gone with
+    `history`: how many of the last values of a key are kept, deletions included. `transient`: it is gone with
     the broker's process, and outlives every other.
     """
 
@@ -42,7 +43,7 @@ class Bucket(Generic[V]):
         readers: Iterable[Role],
         expires: bool = False,
         history: int = 1,
-        passing: bool = False,
+        transient: bool = False,
     ) -> None:
         self.name = name
         self.value = value
@@ -50,7 +51,7 @@ class Bucket(Generic[V]):
         self.readers = frozenset(readers) | self.writers
         self.expires = expires
         self.history = history
-        self.passing = passing
+        self.transient = transient
 
     @property
     def stream(self) -> str:
@@ -122,15 +123,17 @@ JOBS = Bucket(
 FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
 BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
 LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
-GROUPS = Bucket("groups", Group, writers=[Role.SUPERVISOR], readers=_WATCHERS)
-WAITS = Bucket(
-    "waits",
+GROUPS = Bucket("groups", ModelGroup, writers=[Role.SUPERVISOR], readers=_WATCHERS)
+WAITING = Bucket(
+    "waiting",
     WaitingModel,
     writers=[Role.SUPERVISOR],
     readers=[*_WATCHERS, Role.MONITOR],
     expires=True,
 )
-WISHES = Bucket("wishes", Wish, writers=[Role.SUPERVISOR], readers=_WATCHERS, passing=True)
+DESIRED_STATE = Bucket(
+    "desired_state", DesiredState, writers=[Role.SUPERVISOR], readers=_WATCHERS, transient=True
+)
 MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
 ALERTS = Bucket("alerts", AlertRule, writers=[Role.MONITOR], readers=_WATCHERS)
 ALERT_STATES = Bucket("alert_states", Alert, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
@@ -144,7 +147,7 @@ SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATC
 REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEPARTURES, DEVICES, ADAPTERS, MEMORY, WAITS, WISHES),
+    *(MODELS, GROUPS, INSTANCES, NODES, DEPARTURES, DEVICES, ADAPTERS, MEMORY, WAITING, DESIRED_STATE),
     *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
     *(ALERTS, ALERT_STATES, SILENCES, WEBHOOKS, WEBHOOK_STATES),
     *(PRICES, BUDGETS, SPENDING, REPORTS),

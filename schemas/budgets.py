@@ -3,9 +3,8 @@
 from decimal import Decimal
 from enum import StrEnum
 
-from schemas.grammar import check_token
-from schemas.record import Record
-from schemas.usage import Period, Unit
+from schemas.base import Record, check_token
+from schemas.usage import Period, UsageUnit
 
 
 class Action(StrEnum):
@@ -23,7 +22,7 @@ class Budget(Record):
     budget: str
     """Its name."""
     limit: Decimal
-    unit: Unit = Unit.MONEY
+    unit: UsageUnit = UsageUnit.MONEY
     period: Period = Period.MONTH
     key: str | None = None
     """Id of an API key; `anyone`: requests without one."""
@@ -63,7 +62,7 @@ class BudgetState(Record):
     limit: str
     ratio: float
     """Used, as a share of the limit."""
-    unit: Unit
+    unit: UsageUnit
     period: Period
     action: Action
     tz: str

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from schemas.record import Record
+from schemas.base import Record
 
 
 class DeviceKind(StrEnum):

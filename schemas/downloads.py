@@ -4,10 +4,10 @@ from enum import StrEnum
 
 import msgspec
 
+from schemas.base import Record
 from schemas.errors import ErrorDetail
 from schemas.hub import Choice
-from schemas.record import Record
-from schemas.registering import Wishes
+from schemas.registering import ModelOverrides
 
 
 class DownloadState(StrEnum):
@@ -37,7 +37,7 @@ class StartDownload(Record):
     choice: Choice = Choice()
     register: bool = True
     """Make a model of it when it is here; else the files are only fetched."""
-    wishes: Wishes = Wishes()
+    overrides: ModelOverrides = ModelOverrides()
     """What is said about the model; the rest is guessed."""
     node: str | None = None
     """The machine that fetches it; default: the yard's first."""
@@ -106,8 +106,8 @@ class Download(Record):
     eta_s: float | None = None
     choice: Choice = Choice()
     register: bool = True
-    wishes: Wishes = Wishes()
-    trouble: str | None = None
+    overrides: ModelOverrides = ModelOverrides()
+    problem: str | None = None
     """Why nothing arrives just now, while it is tried again."""
     error: ErrorDetail | None = None
 

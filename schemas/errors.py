@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import msgspec
 
-from schemas.record import Record
+from schemas.base import Record
 
 
 class ErrorDetail(Record):

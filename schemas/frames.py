@@ -2,8 +2,8 @@
 
 import msgspec
 
+from schemas.base import Record
 from schemas.errors import ErrorDetail
-from schemas.record import Record
 
 
 class AnswerHead(Record):
@@ -59,7 +59,7 @@ class Resend(Record):
     number: int
 
 
-class Running(Record):
+class RunningAnswer(Record):
     """An answer that a runner is at, or has just given."""
 
     request: str
@@ -69,16 +69,16 @@ class Running(Record):
     """Sent so far."""
 
 
-class Check(Record):
+class AnswerCheck(Record):
     """A runner asks which of its answers somebody still waits for. Those who miss frames ask for them."""
 
-    running: tuple[Running, ...]
+    running: tuple[RunningAnswer, ...]
 
 
-class Checked(Record):
+class AnswerCheckReply(Record):
     """Those that are not to go on."""
 
     unwanted: tuple[str, ...]
     """Nobody waits for these."""
-    elsewhere: tuple[str, ...] = ()
+    superseded: tuple[str, ...] = ()
     """Another runner answers these, and will record them."""

@@ -2,8 +2,7 @@
 
 from enum import StrEnum
 
-from schemas.grammar import check_model_name, check_token
-from schemas.record import Record
+from schemas.base import Record, check_model_name, check_token
 
 
 class GroupKind(StrEnum):
@@ -15,7 +14,7 @@ class GroupKind(StrEnum):
     """Where one is asked for, the others are started too, and they go together."""
 
 
-class Group(Record):
+class ModelGroup(Record):
     """A rule about several models, by their names."""
 
     name: str
@@ -43,7 +42,7 @@ class ListGroups(Record):
 class GroupList(Record):
     """The groups, by name."""
 
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ModelGroup, ...] = ()
 
 
 class GroupStored(Record):

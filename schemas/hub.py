@@ -4,9 +4,8 @@ from enum import StrEnum
 
 import msgspec
 
-from schemas.formats import Format
+from schemas.base import Format, Record
 from schemas.models import Mode
-from schemas.record import Record
 
 NO_MMPROJ = "none"
 MAX_PATTERNS = 64
@@ -132,7 +131,7 @@ class Fit(Record):
     """What it takes there with that context; if it does not fit, what it would take at the least."""
 
 
-class Offered(Record):
+class OfferedChoice(Record):
     """One model that a repository offers."""
 
     label: str
@@ -160,7 +159,7 @@ class Offer(Record):
     repo: str
     revision: str
     """The commit, 40 hex digits."""
-    choices: tuple[Offered, ...] = ()
+    choices: tuple[OfferedChoice, ...] = ()
     mmprojs: tuple[OfferedFile, ...] = ()
     """Vision parts, the one that is taken along first."""
     problem: str | None = None

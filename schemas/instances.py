@@ -4,10 +4,10 @@ from enum import StrEnum
 
 import msgspec
 
+from schemas.base import Record
 from schemas.models import ModelSpec
 from schemas.placing import NodeDevice, Option, WorkerPlace
 from schemas.profiles import CPU
-from schemas.record import Record
 from schemas.workers import RpcOffer, Worker
 
 

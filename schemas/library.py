@@ -6,9 +6,9 @@ from enum import StrEnum
 
 import msgspec
 
+from schemas.base import Record
 from schemas.errors import ErrorDetail
-from schemas.models import Source
-from schemas.record import Record
+from schemas.models import ModelSource
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64}\.[a-z0-9]{1,32}")
 
@@ -26,7 +26,7 @@ class EntryFormat(StrEnum):
     """A symbolic link. It is not followed: what it leads to is not the store's."""
 
 
-class Verified(StrEnum):
+class VerifyState(StrEnum):
     """How sure it is that the bytes are the right ones."""
 
     VERIFIED = "verified"
@@ -39,7 +39,7 @@ class Verified(StrEnum):
     """A file has another sha256 or size than it should have; it can be fetched again."""
 
 
-class Facts(Record):
+class EntryFacts(Record):
     """What the files say of themselves; what they do not say is None."""
 
     architecture: str | None = None
@@ -82,13 +82,13 @@ class LibraryEntry(Record):
     """When the newest of its weights was written."""
     downloaded_at: float | None = None
     """When they came from the hub; None for what was put there by hand."""
-    facts: Facts = Facts()
+    facts: EntryFacts = EntryFacts()
     mmproj: str | None = None
     """The projector that lies beside it, relative to the store."""
-    source: Source | None = None
+    source: ModelSource | None = None
     used_by: tuple[str, ...] = ()
     """The models of the registry that need it."""
-    verified: Verified = Verified.UNKNOWN
+    verified: VerifyState = VerifyState.UNKNOWN
     verified_at: float | None = None
     """When the file was read that was not read for the longest time."""
     damaged: tuple[str, ...] = ()
@@ -150,7 +150,7 @@ class EntryFile(Record):
     modified_at: float
     sha256: str | None = None
     """What it should be."""
-    verified: Verified = Verified.UNKNOWN
+    verified: VerifyState = VerifyState.UNKNOWN
     verified_at: float | None = None
 
 
@@ -357,7 +357,7 @@ class FoundFile(Record):
     store: str
     path: str
     size_bytes: int
-    verified: Verified
+    verified: VerifyState
 
 
 class FoundFiles(Record):

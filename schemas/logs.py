@@ -2,7 +2,7 @@
 
 from enum import IntEnum, StrEnum
 
-from schemas.record import Record
+from schemas.base import Record
 
 
 class LogLine(Record, omit_defaults=True):
@@ -31,7 +31,7 @@ class ServiceLogBatch(Record):
     """Lines before these that were too many for the wire; the service's own file has them."""
 
 
-class Level(IntEnum):
+class LogLevel(IntEnum):
     """How bad a line is; a search asks for at least one of them."""
 
     DEBUG = 10
@@ -40,7 +40,7 @@ class Level(IntEnum):
     ERROR = 40
 
 
-class Order(StrEnum):
+class LogOrder(StrEnum):
     """Which lines of a search come first."""
 
     OLDEST = "oldest"
@@ -56,7 +56,7 @@ class LogQuery(Record):
     node: str | None = None
     instance: str | None = None
     service: str | None = None
-    level: Level | None = None
+    level: LogLevel | None = None
     """At least so bad. The level of an engine's line is told by its words."""
     since: float | None = None
     """Unix seconds; lines from then on."""

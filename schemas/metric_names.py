@@ -6,7 +6,7 @@ Prometheus' HELP and TYPE lines, `docs/metrics.md` and the check of queries come
 from collections.abc import Iterator
 from enum import StrEnum
 
-from schemas.record import Record
+from schemas.base import Record
 
 
 class MetricType(StrEnum):

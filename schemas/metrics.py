@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from schemas.record import Record
+from schemas.base import Record
 
 
 class Sample(Record):

@@ -1,11 +1,12 @@
 """The registry: what may be served, under which name."""
 
+import hashlib
 from enum import StrEnum
 from typing import Any
 
 import msgspec
 
-from schemas.grammar import check_engine_name, check_model_name, check_process
+from schemas.base import Record, check_engine_name, check_model_name, check_process
 from schemas.profiles import (
     EmbeddingOptions,
     Lora,
@@ -14,7 +15,6 @@ from schemas.profiles import (
     check_n_ctx,
     check_n_parallel,
 )
-from schemas.record import Record
 
 
 class Mode(StrEnum):
@@ -34,7 +34,7 @@ MAX_PRIORITY = 1_000_000
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
-class Source(Record):
+class ModelSource(Record):
     """Where the files came from."""
 
     repo: str
@@ -85,7 +85,7 @@ class ModelSpec(Record):
     chat_template: str | None = None
     """A Jinja file in place of the model's own template, relative to the store."""
     loras: tuple[Lora, ...] = ()
-    source: Source | None = None
+    source: ModelSource | None = None
     n_parallel: int = 4
     """Slots: how many requests one instance answers at a time."""
     n_ctx: int = 8192
@@ -182,3 +182,27 @@ def find_model(name: str, specs: dict[str, ModelSpec]) -> ModelSpec | None:
     """The spec that `name` stands for among `specs` (by model key): its own name first, then an alias."""
     by_name = {spec.name: spec for spec in specs.values()}
     return by_name.get(name) or next((spec for spec in specs.values() if name in spec.aliases), None)
+
+
+LIVE_FIELDS = frozenset(
+    {
+        "aliases",
+        "source",
+        "replicas",
+        "autostart",
+        "ttl_s",
+        "pinned",
+        "priority",
+        "parameters",
+        "queue_max",
+        "queue_wait_s",
+        "start_budget_s",
+    }
+)
+"""What is read whenever it matters; every other field is fixed when an engine starts."""
+
+
+def fingerprint(spec: ModelSpec) -> str:
+    """The same for two specs exactly if an instance of the one does what the other says."""
+    fixed = {name: getattr(spec, name) for name in ModelSpec.__struct_fields__ if name not in LIVE_FIELDS}
+    return hashlib.sha256(msgspec.json.encode(fixed, order="deterministic")).hexdigest()[:16]

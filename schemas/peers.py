@@ -5,7 +5,7 @@ Tokens are only ever in an answer to a downloader and in the header of its reque
 
 import re
 
-from schemas.record import Record
+from schemas.base import Record
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

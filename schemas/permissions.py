@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from schemas import buckets, streams, subjects
-from schemas.roles import SERVICES, Role, inbox_prefix
+from schemas.base import SERVICES, Role, inbox_prefix
 from schemas.subject import Command, Kind
 
 
@@ -102,7 +102,7 @@ def _setup(role: Role) -> list[str]:
         return []
     names = [stream.name for stream in streams.ALL] + [bucket.stream for bucket in buckets.ALL]
     longer = [bucket.stream for bucket in buckets.ALL if bucket.history > 1 and role in bucket.writers]
-    longer += [stream.name for stream in streams.ALL if stream.kept_up_by is role]
+    longer += [stream.name for stream in streams.ALL if stream.migrated_by is role]
     return [
         "$JS.API.INFO",
         *(f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE")),

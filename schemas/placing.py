@@ -1,6 +1,6 @@
 """Who runs where: what a node has, what a model would take there, and what the scheduler would do."""
 
-from schemas.record import Record
+from schemas.base import Record
 
 
 class NodeDevice(Record):
@@ -55,11 +55,11 @@ class AskOptions(Record):
 
     model: str
     revision: int
-    instead_of: "StandIn | None" = None
+    on_behalf_of: "OnBehalfOf | None" = None
     """Answer for that node, which lacks the files, as far as one that has them can."""
 
 
-class StandIn(Record):
+class OnBehalfOf(Record):
     """A node for which another one answers."""
 
     node: str
@@ -68,7 +68,7 @@ class StandIn(Record):
     devices: tuple[NodeDevice, ...]
 
 
-class Options(Record):
+class NodeOptions(Record):
     """How a node could run a model, best first."""
 
     options: tuple[Option, ...] = ()
@@ -124,7 +124,7 @@ class MeasuredMemory(Record):
     """How long the last one took to load."""
 
 
-class Wish(Record):
+class DesiredState(Record):
     """A person's word on a model, kept by the scheduler until it is fulfilled or overtaken."""
 
     model: str

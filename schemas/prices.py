@@ -3,7 +3,7 @@
 from decimal import Decimal
 from enum import StrEnum
 
-from schemas.record import Record
+from schemas.base import Record
 
 DEFAULT = "*"
 """The price of every model that has none of its own."""

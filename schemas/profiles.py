@@ -2,8 +2,7 @@
 
 import msgspec
 
-from schemas.grammar import check_process
-from schemas.record import Record
+from schemas.base import Record, check_process
 
 MAX_WORKERS = 15
 """llama.cpp counts with 16 devices at most."""

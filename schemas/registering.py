@@ -1,11 +1,10 @@
 """Files become a model: what a person says about it, and what is guessed for the rest."""
 
-from schemas.grammar import check_model_name
+from schemas.base import Record, check_model_name
 from schemas.models import Mode, ModelSpec
-from schemas.record import Record
 
 
-class Wishes(Record):
+class ModelOverrides(Record):
     """What a person says about a model to be; the rest is guessed from its files."""
 
     aliases: tuple[str, ...] = ()
@@ -27,7 +26,7 @@ class RegisterFiles(Record):
     """Relative to the store: a GGUF file, or a folder of safetensors; or an entry of the library."""
     name: str | None = None
     """Without it, after the files."""
-    wishes: Wishes = Wishes()
+    overrides: ModelOverrides = ModelOverrides()
     dry_run: bool = False
     """Guess, and change nothing."""
 
@@ -36,7 +35,7 @@ class RegisterFiles(Record):
             check_model_name(self.name)
 
 
-class Reason(Record):
+class GuessedField(Record):
     """Why a field of a model is as it is."""
 
     field: str
@@ -49,7 +48,7 @@ class Registered(Record):
     """The model that was made, or would be."""
 
     spec: ModelSpec
-    reasons: tuple[Reason, ...]
+    reasons: tuple[GuessedField, ...]
     """For every field that was guessed."""
     revision: int | None = None
     """Of its record; None: it was a dry run."""

@@ -7,8 +7,8 @@ that there must be none yet; None takes whatever is there.
 from enum import StrEnum
 from typing import Any
 
+from schemas.base import Record
 from schemas.models import Mode, ModelSpec
-from schemas.record import Record
 
 
 class ModelRecord(Record):

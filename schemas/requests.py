@@ -5,9 +5,9 @@ from enum import StrEnum
 
 import msgspec
 
+from schemas.base import Record
 from schemas.errors import ErrorDetail
 from schemas.models import Mode
-from schemas.record import Record
 
 REQUEST_HEADER = "Yard-Request"
 """The id of a request. On a command: one that the caller chose, so that he can cancel it."""

@@ -1,6 +1,6 @@
 """What the yard keeps, how much of it there is, and taking some of it away."""
 
-from schemas.record import Record
+from schemas.base import Record
 
 
 class AskStorage(Record):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from schemas.roles import Role
+from schemas.base import Role
 from schemas.subject import Kind
 
 _MIB = 1024 * 1024
@@ -31,7 +31,7 @@ class Stream:
     """Who may fetch single messages, by their subject."""
     compressed: bool = False
     """On disk; what is alike from message to message takes a fraction."""
-    kept_up_by: Role | None = None
+    migrated_by: Role | None = None
     """Who changes a stream that a version of before made; everybody else takes it as it is."""
 
     @property
@@ -54,7 +54,7 @@ METRICS = Stream(
     max_bytes=1024 * _MIB,
     readers=frozenset({Role.GATEWAY, Role.OPERATOR, Role.MONITOR}),
     compressed=True,
-    kept_up_by=Role.MONITOR,
+    migrated_by=Role.MONITOR,
 )
 HISTORY = Stream(
     "HISTORY",

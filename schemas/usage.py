@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from schemas.record import Record
+from schemas.base import Record
 from schemas.requests import Lane, Outcome, RequestFinished
 
 
@@ -19,7 +19,7 @@ class Dimension(StrEnum):
     OUTCOME = "outcome"
 
 
-class Step(StrEnum):
+class UsageStep(StrEnum):
     """The width of a bucket of time. Buckets begin on the clock of a time zone, weeks on Monday."""
 
     MINUTE = "minute"
@@ -64,7 +64,7 @@ class UsageQuery(UsageFilter):
     """Which usage to sum up, and what to tell apart."""
 
     by: tuple[Dimension, ...] = (Dimension.MODEL,)
-    step: Step | None = None
+    step: UsageStep | None = None
     latency: bool = False
     """Whether to tell how long the answers took."""
     recent: int = 0
@@ -177,7 +177,7 @@ class UsageRebuilt(Record):
     """Records that are there now."""
 
 
-class Unit(StrEnum):
+class UsageUnit(StrEnum):
     """What is counted."""
 
     MONEY = "money"
@@ -188,7 +188,7 @@ class Unit(StrEnum):
 class ForecastQuery(Record):
     """How much of something a period will have seen at its end."""
 
-    unit: Unit = Unit.MONEY
+    unit: UsageUnit = UsageUnit.MONEY
     period: Period = Period.MONTH
     tz: str | None = None
     model: str | None = None

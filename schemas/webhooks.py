@@ -3,8 +3,7 @@
 from enum import StrEnum
 
 from schemas.alerts import Severity
-from schemas.grammar import check_token
-from schemas.record import Record
+from schemas.base import Record, check_token
 
 ID_HEADER, TIME_HEADER, SIGNATURE_HEADER = "webhook-id", "webhook-timestamp", "webhook-signature"
 """As standardwebhooks.com has them: `v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`."""
@@ -42,7 +41,7 @@ def check_hook_name(name: str) -> None:
         raise ValueError(f"the name of a hook has at most {MAX_NAME} letters, digits, '_' and '-'")
 
 
-class Wanted(Record):
+class WebhookFilter(Record):
     """What a hook wants to hear."""
 
     events: tuple[HookEvent, ...] = ()
@@ -60,7 +59,7 @@ class Webhook(Record):
     kind: HookKind
     target: str
     """Scheme and host, or the name of the program."""
-    wanted: Wanted
+    wanted: WebhookFilter
     created_at: float
 
 
@@ -69,7 +68,7 @@ class PutWebhook(Record):
 
     name: str
     url: str
-    wanted: Wanted = Wanted()
+    wanted: WebhookFilter = WebhookFilter()
     secret: str | None = None
     """`whsec_` and base64 of 24 to 64 bytes; None: that of before, or a new one."""
 

@@ -1,6 +1,6 @@
 """Workers: processes that hold a part of a model for an instance, on its node or on another."""
 
-from schemas.record import Record
+from schemas.base import Record
 
 
 class RpcOffer(Record):

@@ -13,7 +13,7 @@ import msgspec
 from schemas.errors import ErrorBody
 from tests.support import Yard
 
-PATIENCE_S = 20
+TIMEOUT_S = 20
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ async def begin(yard: Yard, *args: str, **more: str) -> asyncio.subprocess.Proce
 async def run(yard: Yard, *args: str, stdin: str = "", **more: str) -> Done:
     """One command to its end, which must be orderly whatever it says."""
     process = await begin(yard, *args, **more)
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         out, err = await process.communicate(stdin.encode())
     assert process.returncode is not None
     assert b"Traceback" not in err, err.decode()
@@ -105,7 +105,7 @@ class Terminal:
 
     async def see(self, text: str) -> str:
         """Wait until `text` is on the screen; what is before it, and it, need not be seen again."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while text.encode() not in self._seen:
                 self._more.clear()
                 await self._more.wait()
@@ -116,7 +116,7 @@ class Terminal:
         os.write(self._screen, keys.encode())
 
     async def end(self) -> int:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             code = await self.process.wait()
         self._loop.remove_reader(self._screen)
         os.close(self._screen)

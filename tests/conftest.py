@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from modelyard import home
-from modelyard.ensure import ensure_all
-from modelyard.settings import Settings, load
+from modelyard.bus.ensure import ensure_all
+from modelyard.host import home
+from modelyard.host.settings import Settings, load
 from modelyard.up.broker import start_broker
 from modelyard.up.ports import claim
-from schemas.roles import Role
+from schemas.base import Role
 from tests.standins import Services, services
 from tests.support import Yard
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 CUT = -1
 """As a status: the connection is closed without an answer."""
 HANG = -2
@@ -61,7 +61,7 @@ class Receiver:
         return web.Response(status=max(status, 200), headers={"Location": "/elsewhere", "Retry-After": "1"})
 
     async def until(self, condition: Callable[["Receiver"], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while not condition(self):
                 self.more.clear()
                 await self.more.wait()

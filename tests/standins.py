@@ -8,19 +8,18 @@ from contextlib import asynccontextmanager
 import msgspec
 from nats.micro.request import Request
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.state import Store
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.base import Role, model_key
 from schemas.devices import Device, DeviceKind
 from schemas.downloads import ENDED, Download, DownloadRef, DownloadState, StartDownload
 from schemas.errors import BadRequest, EngineFailed, ErrorDetail, ModelNotFound, NotFound, QueueFull
-from schemas.grammar import model_key
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.logs import LogBatch, LogLine
 from schemas.models import Mode, ModelRef, ModelSpec, ModelStarting, ModelStopping
-from schemas.roles import Role
 from schemas.usage import UsageQuery, UsageReport, UsageRow, UsageSums
 from tests.support import Yard
 
@@ -64,8 +63,8 @@ class Supervisor:
 
     def __init__(self, bus: Bus, tasks: Tasks) -> None:
         self.bus = bus
-        self.models = Store(bus, buckets.MODELS)
-        self.instances = Store(bus, buckets.INSTANCES)
+        self.models = BucketStore(bus, buckets.MODELS)
+        self.instances = BucketStore(bus, buckets.INSTANCES)
         self.loading = asyncio.Event()
         self.go_on = asyncio.Event()
         self._tasks = tasks
@@ -116,7 +115,7 @@ class Downloader:
 
     def __init__(self, bus: Bus, tasks: Tasks) -> None:
         self.bus = bus
-        self.downloads = Store(bus, buckets.DOWNLOADS)
+        self.downloads = BucketStore(bus, buckets.DOWNLOADS)
         self.cancelled = asyncio.Event()
         self._tasks = tasks
 

@@ -1,16 +1,20 @@
-"""What tests share: logins to a running broker, and waiting for conditions."""
+"""What tests share: connections to a running broker, and `eventually` for conditions without an event."""
 
 import asyncio
 import contextlib
+import inspect
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
-from modelyard.bus import Bus
-from modelyard.settings import Settings
+from modelyard.bus.connection import Bus
+from modelyard.host.settings import Settings
 from modelyard.up.child import Child
-from schemas.roles import Role
+from schemas.base import Role
+
+T = TypeVar("T")
 
 
 class Yard:
@@ -48,3 +52,30 @@ async def held_still(pid: int) -> AsyncIterator[None]:
 def _stands(thread: Path) -> bool:
     """Whether the kernel says `T` of a thread; the name before that may have spaces."""
     return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+async def eventually(
+    condition: Callable[[], T | Awaitable[T]],
+    expected: str,
+    *,
+    timeout_s: float = 10.0,
+    every_s: float = 0.02,
+) -> T:
+    """The first true value of `condition`, polled; AssertionError with `expected` and the last value in time.
+
+    For state that no event announces: other processes, files, HTTP. An AssertionError that `condition` raises
+    counts as not yet.
+    """
+    deadline, last = asyncio.get_running_loop().time() + timeout_s, "nothing"
+    while True:
+        try:
+            value = condition()
+            value = await value if inspect.isawaitable(value) else value
+            if value:
+                return value
+            last = repr(value)
+        except AssertionError as error:
+            last = f"AssertionError: {error}"
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {expected}; last: {last[:500]}")
+        await asyncio.sleep(every_s)

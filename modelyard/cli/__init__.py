@@ -5,12 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from modelyard.lean import without
-
-with without("typing_extensions"):
-    # Half a megabyte, and msgspec finds all it wants in `typing`.
-    import msgspec  # noqa: F401
-
 INTERRUPTED = 130
 
 

@@ -80,7 +80,7 @@ async def _apply(yard: "Client", arguments: argparse.Namespace) -> None:
 
 
 async def _import(yard: "Client", arguments: argparse.Namespace) -> None:
-    from modelyard.settings import load
+    from modelyard.host.settings import load
     from modelyard.specs.importing import read_foreign
     from modelyard.specs.toml import write_toml
 

@@ -54,12 +54,12 @@ def _dimensions(text: str) -> tuple[str, ...]:
 
 def usage_query(arguments: argparse.Namespace) -> "UsageQuery":
     """The question of a command line with both groups of arguments."""
-    from schemas.usage import Dimension, Step, UsageQuery
+    from schemas.usage import Dimension, UsageQuery, UsageStep
 
     return UsageQuery(
         **_filter(arguments),
         by=tuple(map(Dimension, arguments.by)),
-        step=Step(arguments.step) if arguments.step else None,
+        step=UsageStep(arguments.step) if arguments.step else None,
         latency=arguments.latency,
     )
 

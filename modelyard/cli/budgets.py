@@ -47,13 +47,13 @@ def _share(text: str) -> Decimal:
 async def _set(yard: "Client", arguments: argparse.Namespace) -> None:
     from schemas.budgets import Action, PutBudget
     from schemas.errors import BadRequest
-    from schemas.usage import Period, Unit
+    from schemas.usage import Period, UsageUnit
 
     try:
         order = PutBudget(
             budget=arguments.budget,
             limit=arguments.limit,
-            unit=Unit(arguments.unit),
+            unit=UsageUnit(arguments.unit),
             period=Period(arguments.period),
             key=arguments.key,
             model=arguments.model,

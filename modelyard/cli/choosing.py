@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from schemas.downloads import AddDownloads, StartDownload
     from schemas.hub import Choice
-    from schemas.registering import Wishes
+    from schemas.registering import ModelOverrides
 
 R = TypeVar("R")
 
@@ -44,7 +44,7 @@ def order_of(reference: str, arguments: argparse.Namespace) -> "StartDownload":
         name=arguments.name,
         choice=_choice_of(arguments),
         register=not arguments.no_register,
-        wishes=wishes_of(arguments),
+        overrides=wishes_of(arguments),
         node=arguments.node,
         limit_bytes_s=arguments.limit,
     )
@@ -79,12 +79,12 @@ def says_wishes(arguments: argparse.Namespace) -> bool:
     return any((arguments.alias, arguments.mode, arguments.ctx, arguments.engine))
 
 
-def wishes_of(arguments: argparse.Namespace) -> "Wishes":
+def wishes_of(arguments: argparse.Namespace) -> "ModelOverrides":
     """What is said about the model."""
-    from schemas.registering import Wishes
+    from schemas.registering import ModelOverrides
 
     return checked(
-        Wishes,
+        ModelOverrides,
         aliases=tuple(arguments.alias),
         mode=arguments.mode,
         n_ctx=arguments.ctx,

@@ -77,7 +77,7 @@ def _check_kind(kind: str | None) -> None:
 
 def concerns(event: "Event", model: str) -> bool:
     """Whether an event is about a model, by its data or by its subject."""
-    from schemas.grammar import model_key
+    from schemas.base import model_key
 
     data = event.data if isinstance(event.data, dict) else {}
     labels = data.get("labels")

@@ -9,7 +9,7 @@ from modelyard.cli.verbs import Verbs
 
 if TYPE_CHECKING:
     from modelyard.client import Client
-    from schemas.hub import HubModel, Offer, Offered
+    from schemas.hub import HubModel, Offer, OfferedChoice
 
 _MORE = """
 
@@ -131,7 +131,7 @@ def _about(offer: "Offer") -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _choice(choice: "Offered") -> tuple[str, ...]:
+def _choice(choice: "OfferedChoice") -> tuple[str, ...]:
     return (
         f"{choice.label} *" if choice.is_default else choice.label,
         spell_size(choice.size_bytes),

@@ -10,7 +10,7 @@ from modelyard.cli.output import say
 from modelyard.cli.verbs import WRONG_SETTING, Verbs, complain
 
 if TYPE_CHECKING:
-    from modelyard.settings import Settings
+    from modelyard.host.settings import Settings
 
 _SUMMARY = "Make credentials, a broker configuration and an API key, for parts started one by one."
 
@@ -31,7 +31,7 @@ def port(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """What is there already stays as it is, but for the broker's configuration."""
-    from modelyard.settings import SettingsError, load
+    from modelyard.host.settings import SettingsError, load
 
     try:
         _prepare(load(), arguments)
@@ -45,9 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(settings: "Settings", arguments: argparse.Namespace) -> None:
-    from modelyard import home
-    from modelyard.broker import configuration
-    from modelyard.credentials import ensure_seeds
+    from modelyard.host import home
+    from modelyard.host.broker import configuration
+    from modelyard.host.credentials import ensure_seeds
 
     home.prepare(settings)
     ensure_seeds(settings.credentials)
@@ -63,7 +63,7 @@ def _prepare(settings: "Settings", arguments: argparse.Namespace) -> None:
 
 def _ensure_api_key(settings: "Settings") -> None:
     """One random key where there is none; shown this once, and never again."""
-    from modelyard.credentials import API_KEYS
+    from modelyard.host.credentials import API_KEYS
 
     path = settings.credentials / API_KEYS
     if path.exists() and path.read_text().strip():

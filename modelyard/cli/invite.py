@@ -7,7 +7,7 @@ from modelyard.cli.init import port
 from modelyard.cli.output import say
 from modelyard.cli.verbs import REFUSED, WRONG_SETTING, Verbs, complain
 
-_PATIENCE_S = 600
+_TIMEOUT_S = 600
 _MORE = """
 
 Prints an invitation for one machine and waits until that has joined; it is good for ten minutes. There:
@@ -27,14 +27,14 @@ def register(verbs: Verbs) -> None:
 
 
 def _invite(arguments: argparse.Namespace) -> int:
-    from modelyard.settings import SettingsError, load
+    from modelyard.host.settings import SettingsError, load
     from modelyard.up.child import CannotStart
     from modelyard.up.inviting import Inviting, listening
 
     async def wait() -> str | None:
         settings = load()
         inviting = Inviting(settings, listening(settings), gateway=arguments.gateway)
-        return await inviting.run(arguments.port, _PATIENCE_S, _show)
+        return await inviting.run(arguments.port, _TIMEOUT_S, _show)
 
     try:
         joined = asyncio.run(wait())
@@ -55,10 +55,10 @@ def _show(invitation: str) -> None:
 
 
 def _expel(arguments: argparse.Namespace) -> int:
-    from modelyard.broker import BrokerMissing, reload
-    from modelyard.credentials import forget_member
-    from modelyard.home import broker_config
-    from modelyard.settings import SettingsError, load
+    from modelyard.host.broker import BrokerMissing, reload
+    from modelyard.host.credentials import forget_member
+    from modelyard.host.home import broker_config
+    from modelyard.host.settings import SettingsError, load
 
     try:
         settings = load()

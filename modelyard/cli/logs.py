@@ -67,7 +67,7 @@ async def _logs(yard: "Client", arguments: argparse.Namespace) -> None:
 
 
 async def _search(yard: "Client", arguments: argparse.Namespace) -> None:
-    from schemas.logs import Level, LogQuery, Order
+    from schemas.logs import LogLevel, LogOrder, LogQuery
 
     now = time.time()
     model, instance = await _named(yard, arguments.model or arguments.name)
@@ -77,11 +77,11 @@ async def _search(yard: "Client", arguments: argparse.Namespace) -> None:
         instance=instance,
         node=arguments.node,
         service=arguments.service,
-        level=Level[arguments.level.upper()] if arguments.level else None,
+        level=LogLevel[arguments.level.upper()] if arguments.level else None,
         since=now - (_SINCE_S if arguments.since is None else arguments.since),
         until=None if arguments.until is None else now - arguments.until,
     )
-    order = Order.NEWEST if arguments.newest else Order.OLDEST
+    order = LogOrder.NEWEST if arguments.newest else LogOrder.OLDEST
     numbers = itertools.count(1)
     async with aclosing(yard.find_logs(query, order=order, follow=arguments.follow)) as lines:
         async for line in lines:

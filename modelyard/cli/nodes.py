@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from modelyard.client import Client
-    from modelyard.lan import Seen
+    from modelyard.host.lan import DiscoveredYard
     from schemas.instances import Instance, Node
 
 _MORE = """
@@ -50,14 +50,14 @@ async def _nodes(yard: "Client", arguments: argparse.Namespace) -> None:
         say(f"\nelsewhere: {one.node}, a yard at {one.nats_url} (modelyard {one.version}), not joined")
 
 
-async def _elsewhere() -> "list[Seen]":
+async def _elsewhere() -> "list[DiscoveredYard]":
     """Yards on the network that this home neither is nor joined."""
-    from modelyard import lan
-    from modelyard.home import yard_of
-    from modelyard.settings import load
+    from modelyard.host import lan
+    from modelyard.host.home import yard_of
+    from modelyard.host.settings import load
 
     own = yard_of(load())
-    return [one for one in await lan.look() if one.yard != own]
+    return [one for one in await lan.browse() if one.yard != own]
 
 
 def row_of(node: "Node", instances: "Iterable[Instance]") -> dict[str, Any]:

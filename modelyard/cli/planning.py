@@ -43,14 +43,14 @@ async def _groups(yard: "Client", arguments: argparse.Namespace) -> None:
 
 async def _group(yard: "Client", arguments: argparse.Namespace) -> None:
     from schemas.errors import BadRequest
-    from schemas.groups import Group, GroupKind
+    from schemas.groups import GroupKind, ModelGroup
 
     if arguments.remove:
         stored = await yard.remove_group(arguments.name)
     else:
         kind = GroupKind.APART if arguments.apart else GroupKind.TOGETHER
         try:
-            group = Group(name=arguments.name, kind=kind, models=tuple(arguments.apart or arguments.together))
+            group = ModelGroup(name=arguments.name, kind=kind, models=tuple(arguments.apart or arguments.together))
         except ValueError as error:
             raise BadRequest(f"That is no group: {error}.") from error
         stored = await yard.put_group(group)

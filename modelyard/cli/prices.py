@@ -146,7 +146,7 @@ async def _show(yard: "Client", arguments: argparse.Namespace) -> None:
     from zoneinfo import ZoneInfo
 
     from modelyard.exporting import spell_time
-    from modelyard.settings import load
+    from modelyard.host.settings import load
 
     stored = await yard.accounts.price(arguments.model)
     if arguments.json:

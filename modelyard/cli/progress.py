@@ -19,8 +19,8 @@ def amount(download: Download) -> str:
 
 def pace(download: Download) -> str:
     """Speed, and the time that is left, or why nothing moves."""
-    if download.trouble is not None:
-        return download.trouble
+    if download.problem is not None:
+        return download.problem
     parts = []
     if download.speed_bytes_s is not None:
         parts.append(f"{spell_size(download.speed_bytes_s)}/s")

@@ -34,7 +34,7 @@ async def _register(yard: "Client", arguments: argparse.Namespace) -> None:
         RegisterFiles,
         path=arguments.path,
         name=arguments.name,
-        wishes=wishes_of(arguments),
+        overrides=wishes_of(arguments),
         dry_run=arguments.dry_run,
     )
     done = await yard.hub.register(asked)

@@ -52,6 +52,6 @@ def time_zone(text: str) -> str:
 def _zone(name: str | None) -> "ZoneInfo":
     from zoneinfo import ZoneInfo
 
-    from modelyard.settings import load
+    from modelyard.host.settings import load
 
     return ZoneInfo(name or load().time_zone)

@@ -116,10 +116,10 @@ async def _rebuild(yard: "Client", arguments: argparse.Namespace) -> None:
 
 
 async def _forecast(yard: "Client", arguments: argparse.Namespace) -> None:
-    from schemas.usage import ForecastQuery, Period, Unit
+    from schemas.usage import ForecastQuery, Period, UsageUnit
 
     query = ForecastQuery(
-        unit=Unit(arguments.unit),
+        unit=UsageUnit(arguments.unit),
         period=Period(arguments.period or PERIODS[-1]),
         tz=arguments.tz,
         model=arguments.model,

@@ -10,7 +10,7 @@ from modelyard.cli.text import safe
 
 if TYPE_CHECKING:
     from modelyard.client import Client
-    from modelyard.settings import Settings
+    from modelyard.host.settings import Settings
     from schemas.errors import YardError
 
 REFUSED = 1
@@ -55,8 +55,8 @@ class Verbs:
 
 
 def _run(work: Work, arguments: argparse.Namespace) -> int:
-    from modelyard import logging
-    from modelyard.settings import SettingsError, load
+    from modelyard.bus import logs
+    from modelyard.host.settings import SettingsError, load
     from schemas.errors import YardError
 
     try:
@@ -64,7 +64,7 @@ def _run(work: Work, arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         complain(str(error))
         return WRONG_SETTING
-    logging.quiet(settings.log_level)
+    logs.quiet(settings.log_level)
     try:
         asyncio.run(_connected(work, arguments, settings))
     except YardError as error:

@@ -11,7 +11,7 @@ from modelyard.cli.verbs import REFUSED, Verbs, complain
 
 if TYPE_CHECKING:
     from modelyard.client import Client
-    from schemas.webhooks import Wanted, WebhookRecord
+    from schemas.webhooks import WebhookFilter, WebhookRecord
 
 _EVENTS = """
 events: model.downloaded download.failed model.ready model.stopped model.evicted model.crashed
@@ -61,16 +61,16 @@ def _add_wanted(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _wanted(arguments: argparse.Namespace) -> "Wanted":
+def _wanted(arguments: argparse.Namespace) -> "WebhookFilter":
     """BadRequest for an event that there is not."""
     import msgspec
 
     from schemas.errors import BadRequest
-    from schemas.webhooks import HookEvent, Wanted
+    from schemas.webhooks import HookEvent, WebhookFilter
 
     asked = {"events": arguments.event, "models": arguments.model, "severity": arguments.severity}
     try:
-        return msgspec.convert(asked, Wanted)
+        return msgspec.convert(asked, WebhookFilter)
     except msgspec.ValidationError as error:
         raise BadRequest(f"{error}; events are {', '.join(HookEvent)}.") from error
 
@@ -160,8 +160,8 @@ async def _remove(yard: "Client", arguments: argparse.Namespace) -> None:
 
 def _take_program(name: str) -> bool:
     """Whether it was one of this machine's file."""
-    from modelyard.hooks_file import BadFile, read_hooks, write_hooks
-    from modelyard.settings import load
+    from modelyard.host.hooks_file import BadFile, read_hooks, write_hooks
+    from modelyard.host.settings import load
     from schemas.errors import BadRequest
 
     settings = load()
@@ -176,9 +176,9 @@ def _take_program(name: str) -> bool:
 
 
 def _exec(arguments: argparse.Namespace) -> int:
-    from modelyard.home import read_membership
-    from modelyard.hooks_file import BadFile, CommandHook, read_hooks, write_hooks
-    from modelyard.settings import SettingsError, load
+    from modelyard.host.home import read_membership
+    from modelyard.host.hooks_file import BadFile, CommandHook, read_hooks, write_hooks
+    from modelyard.host.settings import SettingsError, load
     from schemas.errors import YardError
 
     try:

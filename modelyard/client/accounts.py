@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import subjects
 from schemas.budgets import BudgetList, BudgetRef, BudgetStored, ListBudgets, PutBudget, StoredBudget
 from schemas.prices import (

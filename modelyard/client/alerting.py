@@ -1,6 +1,6 @@
 """Alerts and webhooks for scripts."""
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import subjects
 from schemas.alerts import (
     AlertList,

@@ -8,18 +8,18 @@ from typing import Any
 import msgspec
 from nats.aio.msg import Msg
 
-from modelyard.bus import Bus, raise_error
+from modelyard.bus.connection import Bus, raise_error
 from modelyard.client.sse import DONE, Events, cut_short, delta
 from schemas import subjects
+from schemas.base import new_id
 from schemas.errors import BrokerUnavailable, DeadlineExceeded, ServiceUnavailable
-from schemas.grammar import new_id
 from schemas.requests import REQUEST_HEADER
 
 
-async def chat(bus: Bus, body: dict[str, Any], *, patience_s: float) -> AsyncGenerator[str, None]:
+async def chat(bus: Bus, body: dict[str, Any], *, timeout_s: float) -> AsyncGenerator[str, None]:
     """The text of the answer to `body`, piece by piece."""
     events, data = Events(), b""
-    async with aclosing(_pieces(bus, msgspec.json.encode(body), patience_s)) as pieces:
+    async with aclosing(_pieces(bus, msgspec.json.encode(body), timeout_s)) as pieces:
         async for piece in pieces:
             for data in events.feed(piece):
                 if text := delta(data):
@@ -28,7 +28,7 @@ async def chat(bus: Bus, body: dict[str, Any], *, patience_s: float) -> AsyncGen
         raise cut_short(events.rest)
 
 
-async def _pieces(bus: Bus, body: bytes, patience_s: float) -> AsyncGenerator[bytes, None]:
+async def _pieces(bus: Bus, body: bytes, timeout_s: float) -> AsyncGenerator[bytes, None]:
     """The answer's bytes as they come. Left before the end, the request is cancelled."""
     bus.check(body)
     request, inbox, replies, over = new_id(), bus.nc.new_inbox(), asyncio.Queue[Msg | None](), False
@@ -42,7 +42,7 @@ async def _pieces(bus: Bus, body: bytes, patience_s: float) -> AsyncGenerator[by
         headers = {REQUEST_HEADER: request}
         await bus.nc.publish(subjects.OPENAI(endpoint="chat"), body, reply=inbox, headers=headers)
         while True:
-            msg = await _next(replies, patience_s)
+            msg = await _next(replies, timeout_s)
             over = _is_last(msg)
             raise_error(msg)
             if over:
@@ -56,13 +56,13 @@ async def _pieces(bus: Bus, body: bytes, patience_s: float) -> AsyncGenerator[by
                 await bus.publish(subjects.CANCEL, b"", request=request)
 
 
-async def _next(replies: asyncio.Queue[Msg | None], patience_s: float) -> Msg:
+async def _next(replies: asyncio.Queue[Msg | None], timeout_s: float) -> Msg:
     try:
         # Not wait_for: before Python 3.12 it swallows a Ctrl-C that comes together with a piece.
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(timeout_s):
             msg = await replies.get()
     except TimeoutError:
-        raise DeadlineExceeded(f"Nothing more of the answer came in {patience_s:g} s.") from None
+        raise DeadlineExceeded(f"Nothing more of the answer came in {timeout_s:g} s.") from None
     if msg is None:
         # Pieces that came meanwhile are lost, and nothing in the later ones would show it.
         raise BrokerUnavailable("The connection to the broker was lost in the middle of the answer.")

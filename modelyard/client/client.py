@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import read_bucket
 from modelyard.client import kept, log_search
 from modelyard.client.accounts import Accounts
 from modelyard.client.alerting import Alerting
@@ -14,23 +15,22 @@ from modelyard.client.download_queue import DownloadQueue
 from modelyard.client.hub import Hub
 from modelyard.client.library import Library
 from modelyard.client.pulling import follow
-from modelyard.client.reading import read_bucket
 from modelyard.client.registry import Registry
 from modelyard.client.starting import starting
-from modelyard.home import broker_url
-from modelyard.settings import Settings, load
+from modelyard.host.home import broker_url
+from modelyard.host.settings import Settings, load
 from schemas import buckets, subjects
 from schemas.audit import Audited
+from schemas.base import Role
 from schemas.devices import Adapter, Device
 from schemas.downloads import Download, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
-from schemas.groups import Group, GroupRef, GroupStored, ListGroups
+from schemas.groups import GroupRef, GroupStored, ListGroups, ModelGroup
 from schemas.instances import Instance, Node, NodeLeft
-from schemas.logs import FoundLine, LogLine, LogPage, LogQuery, Order
+from schemas.logs import FoundLine, LogLine, LogOrder, LogPage, LogQuery
 from schemas.metrics import AskSamples, MetricsAnswer, MetricsQuery, Samples
 from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
 from schemas.placing import Cordon, PlanAnswer, PlanQuery, WaitingModel
-from schemas.roles import Role
 from schemas.usage import UsageQuery, UsageReport
 
 
@@ -82,7 +82,7 @@ class Client:
 
     async def waits(self) -> dict[str, WaitingModel]:
         """Models that are asked for and not served yet, with the reason."""
-        return await read_bucket(self.bus, buckets.WAITS)
+        return await read_bucket(self.bus, buckets.WAITING)
 
     async def nodes(self) -> dict[str, Node]:
         """The machines that are there, by name."""
@@ -139,11 +139,11 @@ class Client:
         """What would happen if `model` were asked for now."""
         return await self.bus.call(subjects.MODEL_PLAN, PlanQuery(model=model))
 
-    async def groups(self) -> tuple[Group, ...]:
+    async def groups(self) -> tuple[ModelGroup, ...]:
         """Models that run together, or never at the same time."""
         return (await self.bus.call(subjects.GROUP_LIST, ListGroups())).groups
 
-    async def put_group(self, group: Group) -> GroupStored:
+    async def put_group(self, group: ModelGroup) -> GroupStored:
         """A group, new or in place of the one of its name."""
         return await self.bus.call(subjects.GROUP_PUT, group)
 
@@ -219,13 +219,13 @@ class Client:
         return kept.logs(self.bus, model_or_instance, since=since, grep=grep, follow=follow)
 
     async def search_logs(
-        self, query: LogQuery, *, order: Order = Order.NEWEST, limit: int = 200, cursor: str | None = None
+        self, query: LogQuery, *, order: LogOrder = LogOrder.NEWEST, limit: int = 200, cursor: str | None = None
     ) -> LogPage:
         """One page of what engines and services printed; `cursor`: where another page ended."""
         return await log_search.search(self.bus, query, order=order, limit=limit, cursor=cursor)
 
     def find_logs(
-        self, query: LogQuery, *, order: Order = Order.OLDEST, follow: bool = False
+        self, query: LogQuery, *, order: LogOrder = LogOrder.OLDEST, follow: bool = False
     ) -> AsyncGenerator[FoundLine, None]:
         """Every line that matches; with `follow`, oldest first, and on with those that come."""
         if follow:
@@ -241,14 +241,14 @@ class Client:
         model: str,
         messages: Sequence[Mapping[str, Any]],
         *,
-        patience_s: float = 300.0,
+        timeout_s: float = 300.0,
         **params: Any,
     ) -> AsyncGenerator[str, None]:
         """The answer's text as it is written. `params` go into the request as they are (temperature, …).
 
-        Leaving early cancels the request. `patience_s`: how long nothing at all may come.
+        Leaving early cancels the request. `timeout_s`: how long nothing at all may come.
         """
         if params.get("stream") is False:
             raise BadRequest("Chat over NATS always streams; join the pieces instead.", param="stream")
         body = {**params, "model": model, "messages": messages, "stream": True}
-        return chat(self.bus, body, patience_s=patience_s)
+        return chat(self.bus, body, timeout_s=timeout_s)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterable
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from modelyard.client.pulling import follow, watch
 from schemas import subjects
 from schemas.downloads import (

@@ -1,6 +1,6 @@
 """The hub for scripts: what it has, what a repository offers, and models of files that are here."""
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import subjects
 from schemas.hub import AskOffer, HubModel, Offer, SearchHub
 from schemas.registering import Registered, RegisterFiles

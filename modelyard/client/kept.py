@@ -6,21 +6,19 @@ from typing import Any
 
 import msgspec
 
-from modelyard.bus import Bus
-from modelyard.client.reading import read_bucket, read_stream, said_as_ours
-from modelyard.replay import kept, replay
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import as_yard_errors, read_bucket, read_stream, replay, stored_messages
 from schemas import buckets, streams, subjects
 from schemas.audit import Audited
+from schemas.base import Record, check_token
 from schemas.errors import NotFound
-from schemas.grammar import check_token
 from schemas.instances import Instance
 from schemas.logs import LogLine
 from schemas.models import find_model
-from schemas.record import Record
 
 
 class Event(Record):
-    """One event as it is kept: CloudEvents attributes in the headers, facts in the data."""
+    """One event as it is stored_messages: CloudEvents attributes in the headers, facts in the data."""
 
     subject: str
     headers: dict[str, str]
@@ -34,8 +32,8 @@ async def events(
     bus.check(b"")
     stream = streams.EVENTS
     subject = stream.subject if kind is None else f"yard.event.{check_token(kind)}.>"
-    messages = kept(bus, stream, subject, since=since, follow=follow)
-    with said_as_ours():
+    messages = stored_messages(bus, stream, subject, since=since, follow=follow)
+    with as_yard_errors():
         async with aclosing(messages):
             async for msg in messages:
                 yield Event(subject=msg.subject, headers=dict(msg.headers or {}), data=_json(msg.data))
@@ -44,7 +42,7 @@ async def events(
 async def audited(bus: Bus, since: float | None, *, follow: bool) -> AsyncGenerator[Audited, None]:
     """Who changed what since `since`, oldest first."""
     bus.check(b"")
-    with said_as_ours():
+    with as_yard_errors():
         async with aclosing(replay(bus, subjects.AUDITED, since=since, follow=follow)) as found:
             async for each in found:
                 yield each.payload
@@ -69,7 +67,7 @@ async def logs(
     of = {"instance": instance} if model is None else {}
     batches = replay(bus, subjects.INSTANCE_LOG, since=since, follow=follow, **of)
     wanted = (grep or "").casefold()
-    with said_as_ours():
+    with as_yard_errors():
         async with aclosing(batches):
             async for batch in batches:
                 if model in (None, batch.payload.model):
@@ -101,7 +99,7 @@ async def _instance(bus: Bus, name: str) -> str:
 
 
 async def _past(bus: Bus) -> list[Instance]:
-    """Every state that an instance reached, as far back as events are kept."""
+    """Every state that an instance reached, as far back as events are stored_messages."""
     changed = subjects.INSTANCE_CHANGED
     messages = await read_stream(bus, streams.EVENTS.name, changed.wildcard)
     return [changed.decode(msg.data) for msg in messages]

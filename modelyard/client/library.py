@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
-from modelyard.bus import Bus
-from modelyard.client.reading import read_bucket
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import read_bucket
 from schemas import buckets, subjects
 from schemas.errors import BadRequest, NotFound
 from schemas.library import (

@@ -12,15 +12,14 @@ from typing import NamedTuple
 import msgspec
 from nats.aio.msg import Msg
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.client.reading import first_since, pages, said_as_ours
-from modelyard.replay import kept
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import as_yard_errors, first_sequence_since, read_pages, stored_messages
 from schemas import streams, subjects
 from schemas.errors import BadRequest
-from schemas.logs import FoundLine, Level, LogLine, LogPage, LogQuery, Order
+from schemas.logs import FoundLine, LogLevel, LogLine, LogOrder, LogPage, LogQuery
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 MAX_LINES = 1000
 """In one page."""
@@ -38,18 +37,18 @@ _WARNING = re.compile(r"\bwarn(ing)?\b|^W\b| W ", re.I)
 _DEBUG = re.compile(r"\b(debug|trace)\b|^D\b| D ", re.I)
 
 
-def level_of(line: LogLine) -> Level:
+def level_of(line: LogLine) -> LogLevel:
     """As the line says it, else by its words: engines have no common form."""
     if line.level is not None:
-        return Level.__members__.get(
-            line.level.upper(), Level.ERROR if line.level == "critical" else Level.INFO
+        return LogLevel.__members__.get(
+            line.level.upper(), LogLevel.ERROR if line.level == "critical" else LogLevel.INFO
         )
     head = line.text[:400]
     if _ERROR.search(head):
-        return Level.ERROR
+        return LogLevel.ERROR
     if _WARNING.search(head):
-        return Level.WARNING
-    return Level.DEBUG if _DEBUG.search(head) else Level.INFO
+        return LogLevel.WARNING
+    return LogLevel.DEBUG if _DEBUG.search(head) else LogLevel.INFO
 
 
 class _Place(NamedTuple):
@@ -73,19 +72,19 @@ Found = tuple[_Place, FoundLine]
 
 
 async def search(
-    bus: Bus, query: LogQuery, *, order: Order = Order.NEWEST, limit: int = 200, cursor: str | None = None
+    bus: Bus, query: LogQuery, *, order: LogOrder = LogOrder.NEWEST, limit: int = 200, cursor: str | None = None
 ) -> LogPage:
     """One page of the lines that match; its cursor is where the next begins."""
     if not 1 <= limit <= MAX_LINES:
         raise BadRequest(f"`limit` is from 1 to {MAX_LINES}.", param="limit")
     place = _Place.read(cursor) if cursor else None
     _subject(query)
-    if order is Order.OLDEST:
+    if order is LogOrder.OLDEST:
         return await _forward(bus, query, limit, place)
     return await _backward(bus, query, limit, place)
 
 
-async def every(bus: Bus, query: LogQuery, *, order: Order = Order.OLDEST) -> AsyncGenerator[FoundLine, None]:
+async def every(bus: Bus, query: LogQuery, *, order: LogOrder = LogOrder.OLDEST) -> AsyncGenerator[FoundLine, None]:
     """Every line that matches, a page after the other."""
     cursor: str | None = None
     while True:
@@ -100,8 +99,8 @@ async def every(bus: Bus, query: LogQuery, *, order: Order = Order.OLDEST) -> As
 async def follow(bus: Bus, query: LogQuery) -> AsyncGenerator[FoundLine, None]:
     """Every line that matches since `query.since`, and then those that come."""
     subject = _subject(query)
-    with said_as_ours():
-        async with aclosing(kept(bus, streams.LOGS, subject, since=query.since)) as messages:
+    with as_yard_errors():
+        async with aclosing(stored_messages(bus, streams.LOGS, subject, since=query.since)) as messages:
             async for msg in messages:
                 for _, line in _lines(query, msg, msg.subject, 0):
                     yield line
@@ -154,23 +153,23 @@ def _page(found: list[Found]) -> LogPage:
 
 async def _first(bus: Bus, query: LogQuery) -> int | None:
     """The sequence of the first message that may have a line of the query."""
-    return await first_since(bus, _STREAM, query.since or 0.0)
+    return await first_sequence_since(bus, _STREAM, query.since or 0.0)
 
 
 async def _end(bus: Bus, query: LogQuery) -> int:
     """The sequence after the last message that may have a line of the query."""
     if query.until is not None:
-        late = await first_since(bus, _STREAM, query.until + _LATE_S)
+        late = await first_sequence_since(bus, _STREAM, query.until + _LATE_S)
         if late is not None:
             return late
-    with said_as_ours():
+    with as_yard_errors():
         return (await bus.js.stream_info(_STREAM)).state.last_seq + 1
 
 
 async def _messages(bus: Bus, query: LogQuery, first: int, end: int) -> AsyncGenerator[tuple[int, Msg], None]:
     """Messages that may have a line of the query, from `first` to before `end`."""
     batch = max(1, min(_WINDOW, end - first))
-    found = pages(bus, _STREAM, _subject(query), first=first, batch=batch, max_bytes=_PAGE_BYTES)
+    found = read_pages(bus, _STREAM, _subject(query), first=first, batch=batch, max_bytes=_PAGE_BYTES)
     async with aclosing(found):
         async for page in found:
             for msg in page:

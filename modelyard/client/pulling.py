@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
-from modelyard.bus import Bus
-from modelyard.client.reading import read_bucket
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import read_bucket
 from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download
 from schemas.errors import BrokerUnavailable, NotFound

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import subjects
 from schemas.models import ModelRef, ModelSpec, ModelStored
 from schemas.registry import (

@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncGenerator, Iterable
 
-from modelyard.bus import Bus
-from modelyard.client.reading import find
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import read_model
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
 from schemas import buckets
 from schemas.errors import StartFailed
 from schemas.instances import COMING, LIVE, Instance, InstanceState
@@ -15,10 +15,10 @@ _GONE = LIVE - COMING - {InstanceState.READY} | {InstanceState.STOPPED}
 
 async def starting(bus: Bus, model: str, instance: str | None) -> AsyncGenerator[Instance, None]:
     """Every change of the instance that is to serve `model`, until it is ready; StartFailed if it fails."""
-    name = (await find(bus, model)).name
+    name = (await read_model(bus, model)).name
     seen: Instance | None = None
     async with Tasks() as tasks:
-        mirror = await Mirror.start(bus, buckets.INSTANCES, tasks)
+        mirror = await BucketCache.start(bus, buckets.INSTANCES, tasks)
         while seen is None or seen.state is not InstanceState.READY:
             await mirror.until(lambda values, before=seen: leading(values.values(), name, instance) != before)  # type: ignore[misc]
             seen = leading(mirror.values.values(), name, instance)

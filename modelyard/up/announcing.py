@@ -3,8 +3,8 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from modelyard import credentials, lan
-from modelyard.settings import Settings
+from modelyard.host import credentials, lan
+from modelyard.host.settings import Settings
 from modelyard.up.inviting import is_loopback, reachable
 from modelyard.up.terminal import Terminal
 

@@ -1,8 +1,8 @@
 """What a person sees when the yard is up."""
 
-from modelyard.credentials import API_KEYS
-from modelyard.home import RunFile
-from modelyard.settings import Settings
+from modelyard.host.credentials import API_KEYS
+from modelyard.host.home import RunFile
+from modelyard.host.settings import Settings
 from modelyard.up.terminal import Terminal
 
 DEMO = "demo"

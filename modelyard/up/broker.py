@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import os
 
-from modelyard.broker import configuration, find_server
-from modelyard.credentials import ensure_seeds
-from modelyard.home import broker_config
-from modelyard.settings import Settings
+from modelyard.host.broker import configuration, find_server
+from modelyard.host.credentials import ensure_seeds
+from modelyard.host.home import broker_config
+from modelyard.host.settings import Settings
 from modelyard.up.child import CannotStart, Child
 
-_START_PATIENCE_S = 10.0
+_START_TIMEOUT_S = 10.0
 _POLL_S = 0.01
 
 
@@ -44,7 +44,7 @@ def own_host(host: str) -> str:
 async def _accepts(child: Child, host: str, port: int) -> None:
     ended = asyncio.ensure_future(child.wait())
     try:
-        async with asyncio.timeout(_START_PATIENCE_S):
+        async with asyncio.timeout(_START_TIMEOUT_S):
             while not ended.done():
                 with contextlib.suppress(OSError):
                     _, writer = await asyncio.open_connection(host, port)
@@ -52,7 +52,7 @@ async def _accepts(child: Child, host: str, port: int) -> None:
                     return
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
-        raise CannotStart(f"The broker did not come up in {_START_PATIENCE_S:g} s.") from None
+        raise CannotStart(f"The broker did not come up in {_START_TIMEOUT_S:g} s.") from None
     finally:
         ended.cancel()
     raise CannotStart(f"The broker ended at once: {child.last_line()}")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from modelyard.parent import dying_with_parent
+from modelyard.host.processes import dying_with_parent
 
 _LOG_KEEP_BYTES = 16 * 1024 * 1024
 EXIT_CONFIG = 78
@@ -73,11 +73,11 @@ class Child:
         process = self._process
         if process is None or process.returncode is not None:
             return
-        for number, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+        for number, timeout_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), patience_s)
+                await asyncio.wait_for(process.wait(), timeout_s)
                 return
 
     def last_line(self) -> str:

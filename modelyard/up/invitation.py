@@ -11,8 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from schemas.record import Record
-from schemas.roles import Role
+from schemas.base import Record, Role
 
 PREFIX = "yard-invitation-"
 MEMBER_ROLES = (Role.SUPERVISOR, Role.RUNNER, Role.DOWNLOADER, Role.MONITOR, Role.OPERATOR)

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from modelyard import credentials
-from modelyard.broker import BrokerMissing, reload
-from modelyard.credentials import Member
-from modelyard.home import broker_config
-from modelyard.settings import Settings
+from modelyard.host import credentials
+from modelyard.host.broker import BrokerMissing, reload
+from modelyard.host.credentials import Member
+from modelyard.host.home import broker_config
+from modelyard.host.settings import Settings
 from modelyard.up.child import CannotStart
 from modelyard.up.invitation import (
     MAX_BYTES,
@@ -27,7 +27,7 @@ from modelyard.up.invitation import (
     spell,
     verified,
 )
-from schemas.roles import Role
+from schemas.base import Role
 
 _READ_S = 5.0
 
@@ -82,7 +82,7 @@ class Inviting:
         self._broker = broker
         self._joined: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    async def run(self, port: int, patience_s: float, say: Callable[[str], None]) -> str | None:
+    async def run(self, port: int, timeout_s: float, say: Callable[[str], None]) -> str | None:
         """The name of the machine that joined; None if none did in time."""
         try:
             server = await asyncio.start_server(self._on_knock, self._broker.host, port, limit=MAX_BYTES)
@@ -93,7 +93,7 @@ class Inviting:
         async with server:
             say(spell(self._invitation(server.sockets[0].getsockname()[1])))
             with contextlib.suppress(TimeoutError):
-                return await asyncio.wait_for(self._joined, patience_s)
+                return await asyncio.wait_for(self._joined, timeout_s)
         return None
 
     def _invitation(self, port: int) -> Invitation:

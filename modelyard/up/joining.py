@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 import modelyard
-from modelyard import credentials, home, lan
-from modelyard.home import Membership
-from modelyard.settings import Settings
+from modelyard.host import credentials, home, lan
+from modelyard.host.home import Membership
+from modelyard.host.settings import Settings
 from modelyard.up.child import CannotStart
 from modelyard.up.invitation import (
     MAX_BYTES,
@@ -23,7 +23,7 @@ from modelyard.up.invitation import (
     sign,
     verified,
 )
-from schemas.roles import Role
+from schemas.base import Role
 
 _DIAL_S = 5.0
 _LOOK_S = 2.0
@@ -75,7 +75,7 @@ async def _answers(url: str) -> bool:
 
 async def _found(yard: str) -> str | None:
     """Where the yard is now, if it says so on the network."""
-    return next((one.nats_url for one in await lan.look() if one.yard == yard), None)
+    return next((one.nats_url for one in await lan.browse() if one.yard == yard), None)
 
 
 async def _join(settings: Settings, url: str | None, invitation: Invitation, *, gateway: bool) -> Membership:

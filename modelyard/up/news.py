@@ -2,7 +2,7 @@
 
 import time
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from modelyard.up.terminal import Terminal
 from schemas import subjects
 from schemas.downloads import Download, DownloadState

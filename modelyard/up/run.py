@@ -11,12 +11,12 @@ from typing import IO, NamedTuple
 
 import msgspec
 
-from modelyard import home, settings
-from modelyard.broker import BrokerMissing
-from modelyard.bus import Bus, NatsError
-from modelyard.credentials import ensure_seeds
-from modelyard.service import run_loop, stop_signal
-from modelyard.settings import Settings, SettingsError
+from modelyard.bus.connection import Bus, NatsError
+from modelyard.bus.service import run_loop, stop_signal
+from modelyard.host import home, settings
+from modelyard.host.broker import BrokerMissing
+from modelyard.host.credentials import ensure_seeds
+from modelyard.host.settings import Settings, SettingsError
 from modelyard.up import banner
 from modelyard.up.announcing import announcing
 from modelyard.up.broker import own_host, start_broker
@@ -26,12 +26,11 @@ from modelyard.up.news import News
 from modelyard.up.ports import claim
 from modelyard.up.terminal import Terminal
 from schemas import subjects
+from schemas.base import SERVICES, Record, Role
 from schemas.errors import YardError
 from schemas.instances import ClearNode
-from schemas.record import Record
-from schemas.roles import SERVICES, Role
 
-READY_PATIENCE_S = 30.0
+READY_TIMEOUT_S = 30.0
 DRAIN_S = 2.0
 STOP_S = 5.0
 _POLL_S = 0.05
@@ -188,14 +187,14 @@ class Up:
         """Wait until every service answers; False if we are to stop before."""
         ready = asyncio.create_task(_all_answer(bus, self._roles))
         done, _ = await asyncio.wait(
-            {ready, stopping, *watch}, timeout=READY_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
+            {ready, stopping, *watch}, timeout=READY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
         )
         ready.cancel()
         self._check(watch)
         if not done:
             missing = [child for child in self._services if child.starts > 1] or self._services
             said = "; ".join(f"{child.name}: {sentence_of(child.last_line())}" for child in missing)
-            raise CannotStart(f"The services did not come up in {READY_PATIENCE_S:g} s. {self._full()}{said}")
+            raise CannotStart(f"The services did not come up in {READY_TIMEOUT_S:g} s. {self._full()}{said}")
         return not stopping.done()
 
     def _check(self, watch: list[asyncio.Task[int]]) -> None:
@@ -230,15 +229,15 @@ class Up:
             await self._broker.stop(STOP_S)
 
     async def _end_leftovers(self) -> None:
-        """Runners that the supervisor could not end any more, and what their engines left."""
+        """Runners that the supervisor could not terminate any more, and what their engines left."""
         # Only now: it brings psutil, and the yard may run for weeks.
-        from modelyard.processes import Group, end
+        from modelyard.host.processes import ProcessGroup, terminate
 
         for instance, runner in home.read_runners(self._settings).items():
-            await end(runner.pid, runner.started_at, grace_s=1.0)
+            await terminate(runner.pid, runner.started_at, grace_s=1.0)
             if runner.engine_pid is not None and runner.engine_started_at is not None:
                 with contextlib.suppress(TimeoutError):
-                    group = Group(runner.engine_pid, runner.engine_started_at, instance)
+                    group = ProcessGroup(runner.engine_pid, runner.engine_started_at, instance)
                     await asyncio.wait_for(group.kill(), STOP_S)
             home.forget_runner(self._settings, instance)
 

@@ -1,5 +1,6 @@
 """What was used, what it costs, and how long that is kept."""
 
+from schemas.base import CALLERS, LONG_S, MONITOR, VERY_LONG_S, WATCHERS
 from schemas.budgets import (
     BudgetList,
     BudgetRef,
@@ -22,7 +23,6 @@ from schemas.prices import (
 )
 from schemas.storage import AskStorage, RemoveUsage, StorageReport, UsageRemoved, Vacuum, Vacuumed
 from schemas.subject import Command, Subject
-from schemas.subjects.sides import CALLERS, LONG_S, MONITOR, VERY_LONG_S, WATCHERS
 from schemas.usage import (
     Forecast,
     ForecastQuery,

@@ -14,13 +14,13 @@ from schemas.alerts import (
     TryAlertRule,
 )
 from schemas.audit import Audited
-from schemas.subject import Command, Subject
-from schemas.subjects.sides import (
+from schemas.base import (
     AUDITING,
     CALLERS,
     MONITOR,
     WATCHERS,
 )
+from schemas.subject import Command, Subject
 from schemas.webhooks import (
     ListWebhooks,
     PutWebhook,

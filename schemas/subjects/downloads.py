@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from schemas.base import CALLERS, DOWNLOADER, DRAIN_S, FETCHERS, HUB_S, WATCHERS, Role
 from schemas.downloads import (
     AddDownloads,
     Download,
@@ -13,9 +14,7 @@ from schemas.downloads import (
 )
 from schemas.hub import AskOffer, HubFound, Offer, SearchHub
 from schemas.registering import Registered, RegisterFiles
-from schemas.roles import Role
 from schemas.subject import Command, R, Subject, T
-from schemas.subjects.sides import CALLERS, DOWNLOADER, DRAIN_S, FETCHERS, HUB_S, WATCHERS
 
 
 def _download(

@@ -1,10 +1,6 @@
 """Requests for inference, from a client to an engine and back."""
 
-from schemas.batches import LineResult
-from schemas.frames import Check, Checked, Resend
-from schemas.requests import RequestFinished, RequestQueued, RequestStarted
-from schemas.subject import Command, Subject
-from schemas.subjects.sides import (
+from schemas.base import (
     GATEWAY,
     MONITOR,
     OPERATOR,
@@ -12,11 +8,15 @@ from schemas.subjects.sides import (
     SUPERVISOR,
     WATCHERS,
 )
+from schemas.batches import LineResult
+from schemas.frames import AnswerCheck, AnswerCheckReply, Resend
+from schemas.requests import RequestFinished, RequestQueued, RequestStarted
+from schemas.subject import Command, Subject
 
 ANSWER_CHECK = Command(
     "yard.command.gateway.{gateway}.check",
-    Check,
-    Checked,
+    AnswerCheck,
+    AnswerCheckReply,
     callers=(RUNNER,),
     server=GATEWAY,
     summary="A runner asks which of its answers somebody still waits for.",

@@ -1,5 +1,6 @@
 """What lies on the disks of the nodes, and how they hand it to each other."""
 
+from schemas.base import CALLERS, DISK_S, DOWNLOADER, FETCHERS, WATCHERS
 from schemas.library import (
     AskNode,
     CachedModels,
@@ -22,7 +23,6 @@ from schemas.library import (
 )
 from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
 from schemas.subject import Command, Subject
-from schemas.subjects.sides import CALLERS, DISK_S, DOWNLOADER, FETCHERS, WATCHERS
 
 LIBRARY_SHOW = Command(
     "yard.command.library.show",

@@ -1,5 +1,6 @@
 """Numbers about devices, instances and everything else."""
 
+from schemas.base import CALLERS, GATEWAY, MONITOR, RUNNER, WATCHERS
 from schemas.devices import Device
 from schemas.metrics import (
     AskSamples,
@@ -11,7 +12,6 @@ from schemas.metrics import (
     Samples,
 )
 from schemas.subject import Command, Subject
-from schemas.subjects.sides import CALLERS, GATEWAY, MONITOR, RUNNER, WATCHERS
 
 METRICS_QUERY = Command(
     "yard.command.metrics.query",

@@ -1,5 +1,6 @@
 """Nodes, the instances that run there, and what they print."""
 
+from schemas.base import CALLERS, MONITOR, OPERATOR, RUNNER, SERVICES, SUPERVISOR, WATCHERS
 from schemas.instances import (
     Accepted,
     ClearNode,
@@ -10,16 +11,14 @@ from schemas.instances import (
     StopInstance,
 )
 from schemas.logs import LogBatch, ServiceLogBatch
-from schemas.placing import AskOptions, Cordon, Options
-from schemas.roles import SERVICES
+from schemas.placing import AskOptions, Cordon, NodeOptions
 from schemas.subject import Command, Subject
-from schemas.subjects.sides import CALLERS, MONITOR, OPERATOR, RUNNER, SUPERVISOR, WATCHERS
 from schemas.workers import StartWorker, WorkerStarted
 
 NODE_OPTIONS = Command(
     "yard.command.node.{node}.options",
     AskOptions,
-    Options,
+    NodeOptions,
     callers=(SUPERVISOR,),
     server=SUPERVISOR,
     summary="The ways in which a node could run a model, and the memory that each takes.",

@@ -1,6 +1,7 @@
 """The registry of models, and the groups of models."""
 
-from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
+from schemas.base import CALLERS, DOWNLOADER, DRAIN_S, MONITOR, RUNNER, SUPERVISOR, WATCHERS
+from schemas.groups import GroupList, GroupRef, GroupStored, ListGroups, ModelGroup
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
 from schemas.placing import PlanAnswer, PlanQuery
 from schemas.registry import (
@@ -19,7 +20,6 @@ from schemas.registry import (
     UndoModel,
 )
 from schemas.subject import Command, Subject
-from schemas.subjects.sides import CALLERS, DOWNLOADER, DRAIN_S, MONITOR, RUNNER, SUPERVISOR, WATCHERS
 
 MODEL_PUT = Command(
     "yard.command.model.put",
@@ -130,7 +130,7 @@ MODEL_PLAN = Command(
 )
 GROUP_PUT = Command(
     "yard.command.group.put",
-    Group,
+    ModelGroup,
     GroupStored,
     callers=CALLERS,
     server=SUPERVISOR,

@@ -6,17 +6,17 @@ from collections import deque
 
 import msgspec
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.state import Store
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download
 from schemas.errors import BrokerUnavailable
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
-EVENT_PATIENCE_S = 600.0
+EVENT_TIMEOUT_S = 600.0
 _SOON_S = 0.5
 
 
@@ -27,7 +27,7 @@ class Book:
         self.downloads = known
         self._bus = bus
         self._tasks = tasks
-        self._store = Store(bus, buckets.DOWNLOADS)
+        self._store = BucketStore(bus, buckets.DOWNLOADS)
         self._unstored: set[str] = set()
         self._untold: deque[Download] = deque()
         self._keeping_up: asyncio.Task[None] | None = None
@@ -106,6 +106,6 @@ class Book:
     async def _tell(self, download: Download) -> None:
         tokens = {"download": download.download, "state": str(download.state)}
         try:
-            await self._bus.emit(subjects.DOWNLOAD_CHANGED, download, patience_s=EVENT_PATIENCE_S, **tokens)
+            await self._bus.emit(subjects.DOWNLOAD_CHANGED, download, timeout_s=EVENT_TIMEOUT_S, **tokens)
         except BrokerUnavailable as error:
             log.warning("event_lost", **tokens, error=error.message)

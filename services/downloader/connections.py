@@ -8,7 +8,7 @@ from time import monotonic
 import aiohttp
 from msgspec import Struct
 
-from modelyard.tasks import cancel
+from modelyard.bus.tasks import cancel
 from services.downloader import ranges
 from services.downloader.answers import (
     TryAgain,

@@ -4,14 +4,14 @@ import asyncio
 import sys
 from pathlib import Path
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.settings import Settings
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.host.settings import Settings
 from schemas.errors import Conflict
 from schemas.models import ModelSpec
 from services.downloader.registering.put import register
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 NAME = "demo"
 PATH = "modelyard/demo.gguf"

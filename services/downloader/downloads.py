@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks, cancel
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.tasks import Tasks, cancel
+from modelyard.host.settings import Settings
+from schemas.base import check_model_name, new_id
 from schemas.downloads import (
     ENDED,
     AddDownloads,
@@ -21,7 +22,6 @@ from schemas.downloads import (
     StartDownload,
 )
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
-from schemas.grammar import check_model_name, new_id
 from services.downloader import queue
 from services.downloader.book import Book
 from services.downloader.pasted import MAX_REFERENCES, pasted_references
@@ -32,7 +32,7 @@ from services.downloader.registering.registrar import Registrar
 from services.downloader.running import AT_REST, Run
 from services.downloader.worker_messages import Go
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 _S = DownloadState
 
 
@@ -186,7 +186,7 @@ class Downloads:
             limit_bytes_s=_checked(order.limit_bytes_s),
             choice=order.choice,
             register=order.register,
-            wishes=order.wishes,
+            overrides=order.overrides,
         )
         self._registrar.check_names(download)
         await self._book.add(download)

@@ -6,11 +6,11 @@ from time import monotonic
 
 import msgspec
 
-from modelyard import logging
+from modelyard.bus import logs
 from services.downloader.source import Source
 from services.downloader.worker_messages import Offer
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 Seeking = Callable[[Source], Awaitable[Sequence[Offer]]]
 """Asks which nodes have a file."""

@@ -10,7 +10,7 @@ import sys
 import msgspec
 from msgspec import Struct
 
-from modelyard.parent import die_with_parent
+from modelyard.host.processes import die_with_parent
 from services.downloader import hub
 from services.downloader.errors import DownloadError, HubError
 from services.downloader.hub import RepoListing

@@ -1,9 +1,10 @@
 """The commands about downloads, each with its handler and with the machine that it concerns."""
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.state import Store
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketStore
 from schemas import buckets, subjects
+from schemas.base import check_token
 from schemas.downloads import (
     AddDownloads,
     Download,
@@ -13,7 +14,6 @@ from schemas.downloads import (
     StartDownload,
 )
 from schemas.errors import NotFound
-from schemas.grammar import check_token
 from services.downloader.downloads import Downloads
 from services.downloader.owners import Owners
 
@@ -24,7 +24,7 @@ class OrderCommands:
     def __init__(self, bus: Bus, commands: Commands, downloads: Downloads, *, first: bool) -> None:
         self._node = bus.node
         self._downloads = downloads
-        self._store = Store(bus, buckets.DOWNLOADS)
+        self._store = BucketStore(bus, buckets.DOWNLOADS)
         self._owners = Owners(bus, commands, subjects.DOWNLOAD_AT_NODE, anywhere=first)
 
     async def start(self) -> None:

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import msgspec
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
 from schemas.errors import InvalidJson, NotFound, ServiceUnavailable
 from schemas.subject import Command
 

@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from modelyard import logging
-from modelyard.settings import Settings
+from modelyard.bus import logs
+from modelyard.host.settings import Settings
 from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail, YardError
 from services.downloader.book import Book
@@ -31,7 +31,7 @@ from services.downloader.worker_messages import (
 )
 from services.downloader.worker_process import Worker, WorkerDied, running_worker
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 EVERY_S = 0.5
 """Least time between two progress messages of a download."""
@@ -132,7 +132,7 @@ class Run:
                         case Seek() | SeekRepo() | Distrust():
                             await self._finder.hear(message, worker.tell)
                         case Trouble():
-                            await self._book.progressed(self._key, store=False, trouble=message.message)
+                            await self._book.progressed(self._key, store=False, problem=message.message)
                         case Verified():
                             log.info("file_verified", download=self._key, file=message.file)
                         case Finished():
@@ -195,11 +195,11 @@ class _Follower:
             received=self.received,
             speed_bytes_s=speed,
             eta_s=eta_s((download.bytes_total or 0) - progress.bytes_done, speed),
-            trouble=None if arrives else download.trouble,
+            problem=None if arrives else download.problem,
         )
 
 
-AT_REST: dict[str, object] = {"speed_bytes_s": None, "eta_s": None, "trouble": None}
+AT_REST: dict[str, object] = {"speed_bytes_s": None, "eta_s": None, "problem": None}
 """The figures of a download for which nothing arrives."""
 
 

@@ -1,10 +1,10 @@
 """The downloader: from the hub to the disk to the registry."""
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.downloads import Download
 from schemas.instances import Node
@@ -20,12 +20,12 @@ from services.downloader.registering.registrar import Registrar
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     """Set up and subscribe; `Tasks` keeps the rest going."""
-    known: Mirror[Download] = await Mirror.start(bus, buckets.DOWNLOADS, tasks)
+    known: BucketCache[Download] = await BucketCache.start(bus, buckets.DOWNLOADS, tasks)
     await ensure_demo(bus, settings)
     library = await open_library(bus, settings, tasks)
     own = {key: each for key, each in known.values.items() if each.node == settings.node}
-    nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
-    models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
+    nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
+    models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
     registrar = Registrar(bus, settings, nodes, models, known, library)
     book = Book(bus, tasks, own)
     downloads = Downloads(

@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from modelyard import logging
+from modelyard.bus import logs
 from services.downloader import ranges
 from services.downloader.backoff import RetryPolicy
 from services.downloader.connections import (
@@ -36,7 +36,7 @@ from services.downloader.part_file import PartFile, forget_empty_part
 from services.downloader.source import Source
 from services.downloader.throttle import Throttle
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 OnBytes = Callable[[int], None]
 
 TRIES = 3

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
-from modelyard.parent import die_with_parent
-from schemas.formats import Format
+from modelyard.host.processes import die_with_parent
+from schemas.base import Format
 from services.downloader.disk import file_bytes, require_free
 from services.downloader.errors import DownloadError
 from services.downloader.worker_messages import JOB_DECODER, Failed, Finished, Job

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 
-from modelyard import logging
+from modelyard.bus import logs
 from services.downloader.progress import ProgressMeter
 from services.downloader.selection import RemoteFile
 from services.downloader.source import Source
@@ -19,7 +19,7 @@ from services.downloader.worker_plan import Plan, require_store
 
 def fetch_all(job: Job, plan: Plan, orders: Orders, send: Callable[[Message], None]) -> None:
     """Return when every file is there."""
-    logging.configure("info", to=sys.stderr)  # standard output is for messages
+    logs.configure("info", to=sys.stderr)  # standard output is for messages
     asyncio.run(_fetch(job, plan, orders, send))
 
 

@@ -7,7 +7,7 @@ other nodes is answered. When its stdin ends, its parent is gone, and so is it.
 import msgspec
 from msgspec import Struct
 
-from schemas.formats import Format
+from schemas.base import Format
 from schemas.hub import Choice
 from services.downloader.disk import MARGIN_BYTES
 from services.downloader.selection import RemoteFile
@@ -124,7 +124,7 @@ class Received(Struct, frozen=True, kw_only=True, tag_field="type", tag="receive
     received: dict[str, int]
 
 
-class Trouble(Struct, frozen=True, kw_only=True, tag_field="type", tag="trouble"):
+class Trouble(Struct, frozen=True, kw_only=True, tag_field="type", tag="problem"):
     """Nothing arrives just now, and it is tried again; a sentence for the user."""
 
     message: str

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from modelyard.paths import check_folder, resolve_all
+from modelyard.host.paths import check_folder, resolve_all
 from schemas.hub import Choice
 from services.downloader import listing
 from services.downloader.disk import file_bytes

@@ -1,7 +1,7 @@
 """`python -m services.gateway`."""
 
-from modelyard.service import run_service
-from schemas.roles import Role
+from modelyard.bus.service import run_service
+from schemas.base import Role
 from services.gateway.service import main
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ import msgspec
 from aiohttp import web
 
 import modelyard
-from modelyard.bus import Bus
-from modelyard.settings import Settings
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache
+from modelyard.host.settings import Settings
 from modelyard.specs.checked import check_fields_of
-from modelyard.state import Mirror
 from schemas import subjects
 from schemas.audit import Actor
+from schemas.base import Role, check_token
 from schemas.errors import BadRequest, BrokerUnavailable, InvalidJson, NotFound
-from schemas.grammar import check_token
-from schemas.roles import Role
 from schemas.subject import Command
 from services.gateway.middleware import KEY_ID
 
@@ -23,7 +22,7 @@ _BY_NAME = {command.name: command for command in subjects.COMMANDS if Role.GATEW
 class Admin:
     """Handlers of `/api/…`."""
 
-    def __init__(self, bus: Bus, settings: Settings, mirrors: dict[str, Mirror[object]]) -> None:
+    def __init__(self, bus: Bus, settings: Settings, mirrors: dict[str, BucketCache[object]]) -> None:
         self._bus = bus
         self._settings = settings
         self._mirrors = mirrors
@@ -45,8 +44,8 @@ class Admin:
         payload, tokens = _decode(command, await request.read())
         # What a client says of itself is no proof: only what was checked here goes along.
         by = Actor(role=Role.GATEWAY, key=request.get(KEY_ID), address=request.remote, node=self._bus.node)
-        patience_s = max(TIMEOUT_S, command.timeout_s)
-        reply = await self._bus.call(command, payload, timeout_s=patience_s, by=by, **tokens)
+        timeout_s = max(TIMEOUT_S, command.timeout_s)
+        reply = await self._bus.call(command, payload, timeout_s=timeout_s, by=by, **tokens)
         return web.Response(body=command.encode_reply(reply), content_type="application/json")
 
     async def on_state(self, request: web.Request) -> web.Response:

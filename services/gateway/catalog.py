@@ -2,10 +2,10 @@
 
 import time
 
-from modelyard.state import Mirror
+from modelyard.bus.records import BucketCache
+from schemas.base import model_key
 from schemas.endpoints import endpoint_of, paths_of
 from schemas.errors import ModelNotFound, StartFailed, WrongMode
-from schemas.grammar import model_key
 from schemas.instances import LIVE, Instance, InstanceState
 from schemas.models import ModelSpec, find_model
 from schemas.placing import WaitingModel
@@ -16,9 +16,9 @@ class Catalog:
 
     def __init__(
         self,
-        models: Mirror[ModelSpec],
-        instances: Mirror[Instance],
-        waits: Mirror[WaitingModel] | None = None,
+        models: BucketCache[ModelSpec],
+        instances: BucketCache[Instance],
+        waits: BucketCache[WaitingModel] | None = None,
     ) -> None:
         self.models = models
         self.instances = instances

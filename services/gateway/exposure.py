@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from modelyard.credentials import API_KEYS
-from modelyard.settings import Settings, SettingsError
+from modelyard.host.credentials import API_KEYS
+from modelyard.host.settings import Settings, SettingsError
 from schemas.errors import Forbidden, Unauthorized
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -9,22 +9,22 @@ from functools import partial
 import msgspec
 from aiohttp import WSMsgType, web
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.replay import replay
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import replay
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.base import Record
 from schemas.downloads import Download
 from schemas.errors import Unauthorized
 from schemas.instances import LIVE, Instance
 from schemas.library import LibraryJob
 from schemas.metrics import InstanceMetrics
-from schemas.record import Record
 from services.gateway.exposure import Keys
 from services.gateway.middleware import bearer
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 EVERY_S = 0.5
 PING_S = 20.0
@@ -47,7 +47,7 @@ class _Wish(Record):
 class Feed:
     """Sends state to every viewer; the number of viewers costs the broker nothing."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, keys: Keys, mirrors: dict[str, Mirror[object]]) -> None:
+    def __init__(self, bus: Bus, tasks: Tasks, keys: Keys, mirrors: dict[str, BucketCache[object]]) -> None:
         self._bus = bus
         self._tasks = tasks
         self._keys = keys

@@ -6,11 +6,11 @@ import time
 import msgspec
 from aiohttp import web
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from modelyard.client.kept import logs
 from modelyard.client.log_search import search
 from schemas.errors import BadRequest
-from schemas.logs import Level, LogQuery, Order
+from schemas.logs import LogLevel, LogOrder, LogQuery
 
 SINCE_S = 600.0
 LIMIT = 1000
@@ -73,15 +73,15 @@ def _number(request: web.Request, name: str, default: float) -> float:
     return value
 
 
-def _level(name: str) -> Level:
+def _level(name: str) -> LogLevel:
     try:
-        return Level[name.upper()]
+        return LogLevel[name.upper()]
     except KeyError:
         raise BadRequest("level is debug, info, warning or error.", param="level") from None
 
 
-def _order(name: str | None) -> Order:
+def _order(name: str | None) -> LogOrder:
     try:
-        return Order(name or Order.NEWEST)
+        return LogOrder(name or LogOrder.NEWEST)
     except ValueError:
         raise BadRequest("order is newest or oldest.", param="order") from None

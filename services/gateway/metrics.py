@@ -5,8 +5,8 @@ import zlib
 import msgspec
 from aiohttp import web
 
-from modelyard.bus import Bus
-from modelyard.state import Mirror
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache
 from schemas import subjects
 from schemas.devices import Device
 from schemas.errors import BadRequest
@@ -21,7 +21,7 @@ _RESERVED = frozenset({"name", "names", "since", "until", "step_s"})
 class Metrics:
     """Handlers. The monitor has the numbers; here they only change their dress."""
 
-    def __init__(self, bus: Bus, devices: Mirror[Device]) -> None:
+    def __init__(self, bus: Bus, devices: BucketCache[Device]) -> None:
         self._bus = bus
         self._devices = devices
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from modelyard import logging
+from modelyard.bus import logs
 from schemas.errors import (
     BadRequest,
     BodyTooLarge,
@@ -19,7 +19,7 @@ from schemas.errors import (
 from services.gateway.cross_origin import ORIGIN, is_preflight, preflight
 from services.gateway.exposure import Keys, Origins
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Encode = Callable[[YardError], bytes]

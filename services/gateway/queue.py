@@ -5,8 +5,8 @@ import time
 import msgspec
 from aiohttp import web
 
+from schemas.base import Record
 from schemas.errors import NotFound
-from schemas.record import Record
 from schemas.requests import Lane
 from services.gateway.inference.answer import Answer
 from services.gateway.inference.inference import Inference

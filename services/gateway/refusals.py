@@ -2,7 +2,7 @@
 
 import asyncio
 
-from modelyard.tasks import Tasks
+from modelyard.bus.tasks import Tasks
 from schemas.instances import Instance
 from services.gateway.catalog import Catalog, start_failed
 from services.gateway.inference.inference import Inference

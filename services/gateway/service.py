@@ -6,12 +6,12 @@ from typing import Any
 
 from aiohttp import web
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.settings import Settings, SettingsError
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings, SettingsError
 from schemas import buckets
 from services.gateway.admin import Admin
 from services.gateway.apis import anthropic
@@ -38,7 +38,7 @@ from services.gateway.queue import Queue
 from services.gateway.refusals import Refusals
 from services.gateway.usage_export import UsageExport
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 SHUTDOWN_S = 2.0
 DASHBOARD = Path(__file__).parent / "dashboard"
@@ -48,11 +48,11 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     """Set up and listen; `Tasks` keeps the rest going."""
     keys = Keys.read(settings.credentials)
     check_listening(settings, keys)
-    mirrors: dict[str, Mirror[Any]] = {
-        bucket.name: await Mirror.start(bus, bucket, tasks) for bucket in buckets.ALL
+    mirrors: dict[str, BucketCache[Any]] = {
+        bucket.name: await BucketCache.start(bus, bucket, tasks) for bucket in buckets.ALL
     }
     catalog = Catalog(
-        mirrors[buckets.MODELS.name], mirrors[buckets.INSTANCES.name], mirrors[buckets.WAITS.name]
+        mirrors[buckets.MODELS.name], mirrors[buckets.INSTANCES.name], mirrors[buckets.WAITING.name]
     )
     inference = Inference(bus, tasks, catalog, Admission(mirrors[buckets.SPENDING.name]))
     Refusals(tasks, catalog, inference)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from modelyard.exporting import (
     RECORD_HEADER,
     Row,

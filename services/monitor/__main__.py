@@ -1,7 +1,7 @@
 """The monitor as a process: `python -m services.monitor`."""
 
-from modelyard.service import run_service
-from schemas.roles import Role
+from modelyard.bus.service import run_service
+from schemas.base import Role
 from services.monitor.service import main
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from schemas.errors import BadRequest
-from schemas.usage import Period, Step
+from schemas.usage import Period, UsageStep
 
-_FINE_S = {Step.MINUTE: 60, Step.HOUR: 3600}
+_FINE_S = {UsageStep.MINUTE: 60, UsageStep.HOUR: 3600}
 
 
 def zone(name: str) -> ZoneInfo:
@@ -33,7 +33,7 @@ def day_of(at: float, tz: ZoneInfo) -> int:
     return datetime.fromtimestamp(at, tz).toordinal()
 
 
-def first_day(day: int, step: Step | Period) -> int:
+def first_day(day: int, step: UsageStep | Period) -> int:
     """The first day of the week or month that `day` is in; a day is its own."""
     if step == "week":
         return day - date.fromordinal(day).weekday()
@@ -42,7 +42,7 @@ def first_day(day: int, step: Step | Period) -> int:
     return day
 
 
-def next_first_day(day: int, step: Step | Period) -> int:
+def next_first_day(day: int, step: UsageStep | Period) -> int:
     """The day on which the next day, week or month begins, from a first day."""
     if step == "month":
         return (date.fromordinal(day) + timedelta(days=32)).replace(day=1).toordinal()
@@ -55,7 +55,7 @@ def period_of(at: float, period: Period, tz: ZoneInfo) -> tuple[float, float]:
     return midnight(first, tz), midnight(next_first_day(first, period), tz)
 
 
-def buckets(start: float, end: float, step: Step, tz: ZoneInfo) -> Iterator[tuple[float, float]]:
+def buckets(start: float, end: float, step: UsageStep, tz: ZoneInfo) -> Iterator[tuple[float, float]]:
     """The buckets that `start` to `end` touches, whole, in order."""
     if step in _FINE_S:
         yield from _fine(start, end, _FINE_S[step], tz)

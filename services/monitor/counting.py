@@ -6,11 +6,11 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.devices import Device
 from schemas.instances import Instance
@@ -55,12 +55,12 @@ class Counting:
         bus: Bus,
         settings: Settings,
         tasks: Tasks,
-        instances: Mirror[Instance],
-        devices: Mirror[Device],
+        instances: BucketCache[Instance],
+        devices: BucketCache[Device],
     ) -> "Counting":
         """InternalError with a sentence if the file cannot be used."""
         prices = await Prices.open(bus, tasks, settings.currency)
-        models = await Mirror.start(bus, buckets.MODELS, tasks)
+        models = await BucketCache.start(bus, buckets.MODELS, tasks)
         usage = await UsageKeeper.open(
             bus,
             settings.home / USAGE_FILE,
@@ -138,7 +138,7 @@ class Counting:
         return await forecast(self.usage, asked)
 
 
-def _name_of(name: str, models: Mirror[ModelSpec]) -> str:
+def _name_of(name: str, models: BucketCache[ModelSpec]) -> str:
     spec = find_model(name, models.values)
     return spec.name if spec else name
 

@@ -10,13 +10,13 @@ import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
-from modelyard import logging
-from modelyard.bus import Bus
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
 from schemas import streams
 from schemas.errors import BrokerUnavailable
 from schemas.subject import Subject
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 T = TypeVar("T")
 
 BATCH = 256

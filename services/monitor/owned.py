@@ -2,9 +2,9 @@
 
 from typing import Generic, TypeVar
 
-from modelyard.bus import Bus
-from modelyard.client.reading import read_bucket
-from modelyard.state import Store
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import read_bucket
+from modelyard.bus.records import BucketStore
 from schemas.buckets import Bucket
 from schemas.errors import Conflict
 
@@ -17,7 +17,7 @@ class Owned(Generic[V]):
     def __init__(self, bus: Bus, bucket: Bucket[V], values: dict[str, V]) -> None:
         self.values = values
         self._bucket = bucket
-        self._store = Store(bus, bucket)
+        self._store = BucketStore(bus, bucket)
 
     @classmethod
     async def read(cls, bus: Bus, bucket: Bucket[V]) -> "Owned[V]":

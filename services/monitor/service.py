@@ -2,11 +2,11 @@
 
 import time
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets
 from schemas.devices import Device
 from schemas.instances import Instance
@@ -24,21 +24,21 @@ from services.monitor.webhooks.hooks import Hooks
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     """Start sampling and counting, then answer."""
     began_at = time.time()
-    instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
+    instances: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
     tasks.spawn(Watch(bus, settings, instances).run(), "devices")
     if settings.joined:
         # One machine counts, or every one would know a part; it is also the one that looks after alerts.
         await Commands.start(bus, tasks, "Devices.")
     else:
         await _serve_all(bus, settings, tasks, instances, began_at)
-    await bus.settle()
+    await bus.flush_subscriptions()
 
 
 async def _serve_all(
-    bus: Bus, settings: Settings, tasks: Tasks, instances: Mirror[Instance], began_at: float
+    bus: Bus, settings: Settings, tasks: Tasks, instances: BucketCache[Instance], began_at: float
 ) -> None:
     """What one machine does for the whole yard."""
-    devices: Mirror[Device] = await Mirror.start(bus, buckets.DEVICES, tasks)
+    devices: BucketCache[Device] = await BucketCache.start(bus, buckets.DEVICES, tasks)
     counting = await Counting.open(bus, settings, tasks, instances, devices)
     metrics = Metrics(bus, settings, instances, devices, began_at)
     metrics.add(lambda _now: counting.budgets.samples())

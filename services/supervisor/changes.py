@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from modelyard.revisions import Revision
+from modelyard.bus.reads import Revision
+from schemas.base import check_model_name, model_key
 from schemas.errors import BadRequest, Conflict, ModelNotFound, NotFound
-from schemas.grammar import check_model_name, model_key
 from schemas.models import ModelSpec, find_model
 from schemas.registry import PutModel
 

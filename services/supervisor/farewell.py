@@ -2,7 +2,7 @@
 
 import asyncio
 
-from modelyard.state import Mirror
+from modelyard.bus.records import BucketCache
 from schemas.errors import Conflict, DeadlineExceeded
 from schemas.instances import LIVE, Instance
 
@@ -13,7 +13,7 @@ _GONE_S = 50.0
 class Farewell:
     """A view on the instances."""
 
-    def __init__(self, instances: Mirror[Instance]) -> None:
+    def __init__(self, instances: BucketCache[Instance]) -> None:
         self._instances = instances
 
     def living(self, model: str) -> list[Instance]:

@@ -4,24 +4,24 @@ from collections.abc import Iterable
 
 import msgspec
 
-from modelyard import audit
-from modelyard.bus import Bus
-from modelyard.state import Mirror, Store
+from modelyard.bus import audit
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
 from schemas import buckets
 from schemas.errors import BadRequest, Conflict, NotFound
-from schemas.groups import Group, GroupList, GroupRef, GroupStored, ListGroups
+from schemas.groups import GroupList, GroupRef, GroupStored, ListGroups, ModelGroup
 from schemas.models import ModelSpec, find_model
 
 
 class Groups:
     """The `group` commands."""
 
-    def __init__(self, bus: Bus, groups: Mirror[Group], models: Mirror[ModelSpec]) -> None:
-        self._store = Store(bus, buckets.GROUPS)
+    def __init__(self, bus: Bus, groups: BucketCache[ModelGroup], models: BucketCache[ModelSpec]) -> None:
+        self._store = BucketStore(bus, buckets.GROUPS)
         self._groups = groups
         self._models = models
 
-    async def put(self, asked: Group) -> GroupStored:
+    async def put(self, asked: ModelGroup) -> GroupStored:
         """Store a new or changed group; Conflict if another one says the opposite."""
         group = by_names(asked, self._models.values)
         if (opposite := contradicting(group, self._groups.values.values())) is not None:
@@ -49,13 +49,13 @@ class Groups:
                 models = tuple(dict.fromkeys(new if each == old else each for each in group.models))
                 await self._write(msgspec.structs.replace(group, models=models))
 
-    async def _write(self, group: Group) -> None:
+    async def _write(self, group: ModelGroup) -> None:
         before = self._groups.values.get(group.name)
         await self._store.put(group.name, group)
         audit.changed(f"group {group.name}", before, group)
 
 
-def by_names(group: Group, models: dict[str, ModelSpec]) -> Group:
+def by_names(group: ModelGroup, models: dict[str, ModelSpec]) -> ModelGroup:
     """The group with models by their names where it has aliases; BadRequest if fewer than two are left."""
     found = ((name, find_model(name, models)) for name in group.models)
     names = tuple(dict.fromkeys(spec.name if spec else name for name, spec in found))
@@ -65,7 +65,7 @@ def by_names(group: Group, models: dict[str, ModelSpec]) -> Group:
         raise BadRequest(f"{' and '.join(group.models)} are one model: {error}.", param="models") from error
 
 
-def contradicting(group: Group, others: Iterable[Group]) -> str | None:
+def contradicting(group: ModelGroup, others: Iterable[ModelGroup]) -> str | None:
     """Which other group keeps two models apart that this one wants together, or the other way round."""
     for other in others:
         shared = sorted(set(group.models) & set(other.models))

@@ -5,17 +5,16 @@ import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from modelyard import audit
-from modelyard.bus import Bus
-from modelyard.settings import Settings
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus import audit
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
+from schemas.base import Role, model_key
 from schemas.errors import Conflict, ModelNotFound
-from schemas.grammar import model_key
 from schemas.models import ModelSpec
 from schemas.registry import ModelChange, ModelChanged
-from schemas.roles import Role
 from services.supervisor.names import check_spec
 
 _SEEN_S = 2.0
@@ -48,13 +47,13 @@ class Checked(NamedTuple):
 class Ledger:
     """The one writer of `models`. Callers hold `lock` from the check to the write."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, settings: Settings, models: Mirror[ModelSpec]) -> None:
+    def __init__(self, bus: Bus, tasks: Tasks, settings: Settings, models: BucketCache[ModelSpec]) -> None:
         self.lock = asyncio.Lock()
         self._bus = bus
         self._tasks = tasks
         self._settings = settings
         self._models = models
-        self._store = Store(bus, buckets.MODELS)
+        self._store = BucketStore(bus, buckets.MODELS)
 
     async def check(self, edits: Sequence[Edit]) -> list[Checked]:
         """Every edit with what it replaces; the first that may not be is raised, and nothing is written."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard.paths import resolve_inside
+from modelyard.host.paths import resolve_inside
 from schemas.errors import BadRequest, Conflict
 from schemas.models import ModelSpec
 

@@ -2,15 +2,15 @@
 
 import asyncio
 
-from modelyard.bus import Bus
-from modelyard.revisions import Revision, read_revisions
-from modelyard.settings import Settings
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import Revision, read_revisions
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from modelyard.specs.patching import patched
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
 from schemas import buckets
+from schemas.base import Role, model_key
 from schemas.errors import ModelNotFound
-from schemas.grammar import model_key
 from schemas.instances import Instance
 from schemas.models import ModelRef, ModelSpec, ModelStored, find_model
 from schemas.registry import (
@@ -30,7 +30,6 @@ from schemas.registry import (
     RenameModel,
     UndoModel,
 )
-from schemas.roles import Role
 from services.supervisor.changes import check_new_name, check_once, earlier, key_of, plain, renamed
 from services.supervisor.farewell import Farewell
 from services.supervisor.groups import Groups
@@ -45,8 +44,8 @@ class Registry:
         bus: Bus,
         tasks: Tasks,
         settings: Settings,
-        models: Mirror[ModelSpec],
-        instances: Mirror[Instance],
+        models: BucketCache[ModelSpec],
+        instances: BucketCache[Instance],
         groups: Groups,
     ) -> None:
         self._bus = bus

@@ -5,18 +5,18 @@ import contextlib
 
 import nats.errors
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.home import broker_url
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.home import broker_url
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
-from schemas.batches import Lease
 from schemas.devices import Device
-from schemas.groups import Group
+from schemas.groups import ModelGroup
 from schemas.instances import Instance, Node
+from schemas.leases import Lease
 from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory
 from services.supervisor.agent.agent import NodeAgent
@@ -37,20 +37,20 @@ from services.supervisor.scheduling.memory import Memory
 from services.supervisor.scheduling.scheduler import Scheduler
 from services.supervisor.scheduling.wishes import Wishes
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     """Set up and subscribe; `Tasks` keeps the rest going."""
-    models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
-    instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
-    known: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
+    models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
+    instances: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
+    known: BucketCache[ModelGroup] = await BucketCache.start(bus, buckets.GROUPS, tasks)
     groups = Groups(bus, known, models)
     registry = Registry(bus, tasks, settings, models, instances, groups)
     agent = await _serve_node(bus, settings, tasks, registry, instances)
     Amends(bus, tasks, settings.node, models, instances).begin()
     registering = await _serve_registry(bus, tasks, registry, groups)
-    nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
+    nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
     memory = await Memory.start(bus, tasks)
     asking = Nodes(bus, nodes, models)
     fetching = await Fetching.start(bus, tasks, asking)
@@ -64,10 +64,10 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
 
 
 async def _serve_node(
-    bus: Bus, settings: Settings, tasks: Tasks, registry: Registry, instances: Mirror[Instance]
+    bus: Bus, settings: Settings, tasks: Tasks, registry: Registry, instances: BucketCache[Instance]
 ) -> Commands:
-    samples: Mirror[Device] = await Mirror.start(bus, buckets.DEVICES, tasks)
-    measured: Mirror[MeasuredMemory] = await Mirror.start(bus, buckets.MEMORY, tasks)
+    samples: BucketCache[Device] = await BucketCache.start(bus, buckets.DEVICES, tasks)
+    measured: BucketCache[MeasuredMemory] = await BucketCache.start(bus, buckets.MEMORY, tasks)
     reservations, devices = Reservations(), Devices(settings, samples)
     agent = NodeAgent(bus, tasks, settings, instances, reservations)
     workers = Workers(settings, tasks, reservations)
@@ -91,7 +91,7 @@ async def _serve_node(
 
 async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
     """Know who decides before the first order comes."""
-    leases: Mirror[Lease] = await Mirror.start(bus, buckets.LEASES, tasks)
+    leases: BucketCache[Lease] = await BucketCache.start(bus, buckets.LEASES, tasks)
     leases.listen(agent.on_lease)
     for key, lease in tuple(leases.values.items()):
         agent.on_lease(key, lease)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from modelyard.asyncapi import document, text
 from schemas import buckets, subjects
 from schemas.subject import Command
+from tools.asyncapi import document, text
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "asyncapi.json"
 
@@ -31,7 +31,7 @@ def references(node: Any) -> Iterator[str]:
 def test_the_published_document_is_current() -> None:
     assert PUBLISHED.read_text() == text(), (
         "docs/asyncapi.json is not what the contract says; renew it with "
-        "`python -m modelyard.asyncapi > docs/asyncapi.json`"
+        "`python -m tools.asyncapi > docs/asyncapi.json`"
     )
 
 

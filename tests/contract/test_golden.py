@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from modelyard.asyncapi import payloads
+from tools.asyncapi import payloads
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from modelyard import metrics_page
 from schemas.metric_names import BY_SAMPLE_NAME, METRICS, Metric, MetricType
+from tools import metrics_page
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "examples" / "prometheus"
@@ -55,7 +55,7 @@ def test_every_rule_says_what_to_do() -> None:
 
 def test_the_page_is_that_of_the_table() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
-    assert page == metrics_page.text(), "python -m modelyard.metrics_page > docs/metrics.md"
+    assert page == metrics_page.text(), "python -m tools.metrics_page > docs/metrics.md"
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.broker import configuration, find_server
-from modelyard.credentials import ensure_seeds
+from modelyard.host.broker import configuration, find_server
+from modelyard.host.credentials import ensure_seeds
 from schemas import buckets, streams, subjects
+from schemas.base import SERVICES, Role
 from schemas.permissions import permissions
-from schemas.roles import SERVICES, Role
 
 EVERY_ROLE = pytest.mark.parametrize("role", list(Role))
 

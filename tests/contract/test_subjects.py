@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from schemas import streams, subjects
-from schemas.roles import SERVICES, Role
+from schemas.base import SERVICES, Role
 from schemas.subject import AnySubject, Command, Kind, Subject
 
 TEMPLATES = [subject.template for subject in subjects.ALL]

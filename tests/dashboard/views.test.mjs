@@ -16,7 +16,7 @@ const evilState = {
     a: { instance: EVIL, model: EVIL, node: EVIL, engine: EVIL, state: "failed", error: `${EVIL}\n${EVIL}`, changed_at: 1 },
     b: { instance: "b", model: EVIL, node: EVIL, engine: EVIL, state: EVIL, changed_at: 2, engine_pid: 7, reserved: [{ device: EVIL, predicted_bytes: 1 }] },
   },
-  waits: { m: { model: EVIL, reason: EVIL, since: 1 } },
+  waiting: { m: { model: EVIL, reason: EVIL, since: 1 } },
   nodes: { n: { node: EVIL, version: EVIL, engines: [{ engine: EVIL, version: EVIL }, { engine: EVIL, problem: EVIL }], workers: [{ worker: EVIL, model: EVIL, memory_bytes: 1 }] } },
   devices: { d: { node: EVIL, device: EVIL, kind: EVIL, name: EVIL, memory_total_bytes: 2, memory_used_bytes: 1, processes: [{ pid: 7, instance: "b" }], simulated: true, throttled_by: [EVIL], temperature_c: 50 } },
   adapters: { a: { node: EVIL, adapter: EVIL, problem: EVIL } },
@@ -86,7 +86,7 @@ test("a download offers what can be done with it, and tells why nothing arrives"
   assert.deepEqual(verbs("paused"), ["resume", "cancel"]);
   assert.deepEqual(verbs("failed"), ["retry", "forget"]);
   assert.deepEqual(verbs("finished"), ["forget"]);
-  assert.match(text("transferring", { trouble: "The hub <answered> 429." }), /The hub &lt;answered&gt; 429\./);
+  assert.match(text("transferring", { problem: "The hub <answered> 429." }), /The hub &lt;answered&gt; 429\./);
 });
 
 test("an empty yard teaches the next step", () => {
@@ -103,12 +103,12 @@ test("a model that cannot be had yet says why", () => {
     loaded: true,
     now: 1000,
     models: { big: { name: "big" } },
-    waits: { big: wait },
+    waiting: { big: wait },
   };
   const { view } = views[NAMES.indexOf("models")];
   const markup = String(view(state));
   assert.match(markup, /Asked for 10 s ago: its memory is held by &lt;b&gt;small/);
-  assert.doesNotMatch(String(view({ ...state, waits: {} })), /Asked for/);
+  assert.doesNotMatch(String(view({ ...state, waiting: {} })), /Asked for/);
 });
 
 test("a search is shown with what is known, and an offer with what fits", () => {

@@ -67,10 +67,10 @@ class Page:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    async def until(self, expression: str, patience_s: float = 20.0) -> None:
+    async def until(self, expression: str, timeout_s: float = 20.0) -> None:
         """Wait until the expression is true; on failure show what the page says."""
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 # While the page is still being built, what the expression asks for may not be there.
                 asked = f"(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()"
                 while not await self.evaluate(asked):

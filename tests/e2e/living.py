@@ -9,7 +9,7 @@ from typing import Any
 
 import nats.errors
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import subjects
 from schemas.instances import Instance, InstanceState
 from schemas.models import ModelSpec
@@ -36,17 +36,17 @@ class Story:
     def of(self, model: str, *states: InstanceState) -> list[Instance]:
         return [step for step in self.steps if step.model == model and (not states or step.state in states)]
 
-    async def until(self, condition: Callable[[], bool], patience_s: float = 20.0) -> None:
-        async with asyncio.timeout(patience_s):
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+        async with asyncio.timeout(timeout_s):
             while not condition():
                 self._more.clear()
                 await self._more.wait()
 
     async def step(
-        self, model: str, state: InstanceState, *, count: int = 1, patience_s: float = 20.0
+        self, model: str, state: InstanceState, *, count: int = 1, timeout_s: float = 20.0
     ) -> Instance:
         """The `count`th time that an instance of `model` got into `state`."""
-        await self.until(lambda: len(self.of(model, state)) >= count, patience_s)
+        await self.until(lambda: len(self.of(model, state)) >= count, timeout_s)
         return self.of(model, state)[count - 1]
 
 

@@ -19,7 +19,7 @@ from schemas.budgets import BudgetRef, PutBudget
 from schemas.errors import BudgetExceeded
 from schemas.models import ModelSpec
 from schemas.requests import Outcome
-from schemas.usage import RebuildUsage, RecordsQuery, Unit, UsageQuery, UsageReport
+from schemas.usage import RebuildUsage, RecordsQuery, UsageQuery, UsageReport, UsageUnit
 from tests import counting_engine
 from tests.e2e.chatting import chat, post
 from tests.e2e.yard_process import YardProcess, running_yard, until_service_restarted, yard_command
@@ -28,7 +28,7 @@ from tests.endurance import rounds
 KILLS = rounds(5, 20)
 """More of them take two to three seconds each."""
 CLIENTS = 6
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 SAY = [{"role": "user", "content": "COUNT"}]
 
 
@@ -79,7 +79,7 @@ async def records(yard: YardProcess) -> list[int]:
 
 
 async def until_counted(yard: YardProcess, count: int, **asked: Any) -> UsageReport:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             report = await yard.bus.call(subjects.USAGE_QUERY, UsageQuery(**asked))
             if report.total.requests >= count:
@@ -96,7 +96,7 @@ async def test_usage_is_what_the_engine_answered_whatever_is_killed_and_when(
     clients = [asyncio.create_task(ask_on_and_on(yard, stop)) for _ in range(CLIENTS)]
     for _ in range(KILLS):
         wanted = len(answered(file)) + rng.randrange(5, 25)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while len(answered(file)) < wanted:
                 await asyncio.sleep(0.005)
         name = rng.choice(["monitor", "gateway"])
@@ -168,7 +168,7 @@ async def test_what_was_asked_for_has_its_price_and_can_be_taken_away_as_a_file(
 
 
 async def until_status(yard: YardProcess, wanted: int) -> dict[str, Any]:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             status, answer = await chat(yard.url, "alias", messages=SAY)
             if status == wanted:
@@ -192,7 +192,7 @@ async def assert_no_way_in(yard: YardProcess) -> None:
 
 async def first_status(yard: YardProcess) -> int:
     """What a gateway that is just coming back answers first."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             try:
                 return (await chat(yard.url, "alias", messages=SAY))[0]
@@ -215,13 +215,13 @@ async def test_a_used_up_budget_refuses_every_way_in_until_it_is_raised(
     # What was used before the budget counts too.
     await yard.bus.call(
         subjects.BUDGET_PUT,
-        PutBudget(budget="guests", limit=Decimal(2), unit=Unit.REQUESTS, key="anyone", model="alias"),
+        PutBudget(budget="guests", limit=Decimal(2), unit=UsageUnit.REQUESTS, key="anyone", model="alias"),
     )
     assert (await chat(yard.url, "alias", messages=SAY))[0] == 200
     refused = await until_status(yard, 429)
     assert refused["error"]["code"] == "budget_exceeded"
     assert "The budget guests of key anyone for counting is used up" in refused["error"]["message"]
-    assert await asyncio.wait_for(events.get(), PATIENCE_S) == "exhausted"
+    assert await asyncio.wait_for(events.get(), TIMEOUT_S) == "exhausted"
     await assert_no_way_in(yard)
     killed = yard.service("gateway")
     killed.kill()

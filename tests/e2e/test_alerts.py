@@ -9,12 +9,12 @@ import aiohttp
 import msgspec
 import pytest
 
-from modelyard.bus import Bus
-from modelyard.state import Store
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
 from schemas import buckets
 from schemas.audit import Audited
+from schemas.base import Role
 from schemas.devices import Device
-from schemas.roles import Role
 from tests.e2e.browser import CHROMIUM, browsing
 from tests.e2e.yard_process import YardProcess, settings_of, yard_command
 from tests.receiver import is_signed, receiver
@@ -22,12 +22,12 @@ from tests.standins import card
 
 
 @asynccontextmanager
-async def simulated_card(yard: YardProcess) -> AsyncIterator[Store[Device]]:
+async def simulated_card(yard: YardProcess) -> AsyncIterator[BucketStore[Device]]:
     """The bucket of devices, written as a monitor does."""
     settings = settings_of(yard.home, yard.nats_url)
     bus = await Bus.connect(settings, Role.MONITOR, url=yard.nats_url)
     try:
-        yield Store(bus, buckets.DEVICES)
+        yield BucketStore(bus, buckets.DEVICES)
     finally:
         await bus.close()
 

@@ -12,12 +12,12 @@ import pytest
 import pytest_asyncio
 from openai.types import Batch
 
-from modelyard.bus import Bus
-from modelyard.state import Store
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
 from modelyard.tinymodels import DEMO_SENTENCE
 from schemas import buckets
+from schemas.base import Role
 from schemas.batches import BatchState
-from schemas.roles import Role
 from tests.e2e.chatting import HELLO, post
 from tests.e2e.conftest import SLOW, put_slow
 from tests.e2e.yard_process import YardProcess, running_yard, settings_of
@@ -160,7 +160,7 @@ async def test_a_batch_whose_file_is_gone_fails(yard: YardProcess, client: opena
     await until(client, first)
     await client.files.delete(first.input_file_id)
     bus = await Bus.connect(settings_of(yard.home, yard.nats_url), Role.GATEWAY, url=yard.nats_url)
-    store = Store(bus, buckets.BATCHES)
+    store = BucketStore(bus, buckets.BATCHES)
     ended = await store.get(first.id)
     assert ended is not None
     gone = msgspec.structs.replace(ended, batch="batch_gone", state=BatchState.VALIDATING)

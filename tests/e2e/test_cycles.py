@@ -8,11 +8,11 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import buckets, streams, subjects
+from schemas.base import Record
 from schemas.instances import InstanceState
 from schemas.models import ModelRef
-from schemas.record import Record
 from tests.e2e.chatting import chat
 from tests.e2e.living import Story, lively, told
 from tests.e2e.yard_process import YardProcess, running_yard

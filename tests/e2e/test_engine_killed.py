@@ -10,7 +10,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from modelyard.processes import is_same, started_at, wait_gone
+from modelyard.host.processes import is_same, started_at, wait_until_gone
 from schemas import subjects
 from schemas.instances import InstanceState
 from schemas.models import ModelRef
@@ -56,7 +56,7 @@ async def test_a_killed_runner_takes_its_engine_with_it_and_its_stream_goes_on(
         assert engine_began is not None
         psutil.Process(instance.pid).kill()
         async with asyncio.timeout(2):
-            await wait_gone(instance.engine_pid, engine_began)
+            await wait_until_gone(instance.engine_pid, engine_began)
         assert not is_same(instance.engine_pid, engine_began)
         lines = await stream.read_rest()
     assert_goes_on(lines, tokens=60)

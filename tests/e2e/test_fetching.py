@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.client.reading import read_bucket
+from modelyard.bus.reads import read_bucket
 from modelyard.tinymodels import write_reciter
 from schemas import buckets, subjects
 from schemas.instances import InstanceState
 from schemas.library import AskNode, JobKind
-from schemas.models import ModelSpec, Source
+from schemas.models import ModelSource, ModelSpec
 from tests.e2e.chatting import chat
 from tests.e2e.machines import command, first, second, tiny, two_machines, why_not
 from tests.e2e.yard_process import running_yard, watching
@@ -55,7 +55,7 @@ async def test_a_model_that_only_the_hub_has_comes_when_somebody_asks_for_it(tmp
     write_reciter(tmp_path / "small.gguf", "Fetched when it was needed.")
     async with Hub() as hub, running_yard(tmp_path / "yard", HF_ENDPOINT=hub.url) as yard:
         repo = hub.add_repo("tiny/small-GGUF", {"small-Q8_0.gguf": tmp_path / "small.gguf"})
-        source = Source(repo="tiny/small-GGUF", revision=repo.sha)
+        source = ModelSource(repo="tiny/small-GGUF", revision=repo.sha)
         await yard.put(ModelSpec(name="small", path=PATH, source=source, n_ctx=512))
         status, body = await chat(yard.url, "small", max_tokens=40)
         assert status == 200, body

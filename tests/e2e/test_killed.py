@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.processes import wait_gone
+from modelyard.host.processes import wait_until_gone
 from modelyard.tinymodels import DEMO_SENTENCE
 from schemas import subjects
 from schemas.errors import ServiceUnavailable
@@ -37,7 +37,7 @@ async def test_a_killed_supervisor_costs_no_stream_and_the_next_one_adopts_the_r
         assert before.pid is not None
         assert before.pid_started_at is not None
         async with asyncio.timeout(15):
-            await wait_gone(before.pid, before.pid_started_at)
+            await wait_until_gone(before.pid, before.pid_started_at)
 
 
 async def test_what_somebody_stopped_stays_down_when_the_supervisor_is_killed(yard: YardProcess) -> None:

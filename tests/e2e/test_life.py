@@ -13,7 +13,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from modelyard.processes import Group, is_same, started_at, wait_gone
+from modelyard.host.processes import ProcessGroup, is_same, started_at, wait_until_gone
 from schemas import subjects
 from schemas.errors import Conflict
 from schemas.instances import Instance, InstanceState, Reason
@@ -51,7 +51,7 @@ def family(yard: YardProcess, instance: Instance) -> list[tuple[int, float]]:
 
 async def ended_at(processes: list[tuple[int, float]]) -> float:
     """When the last of them was gone, in unix seconds."""
-    await asyncio.gather(*(wait_gone(*process) for process in processes))
+    await asyncio.gather(*(wait_until_gone(*process) for process in processes))
     return time.time()
 
 
@@ -61,9 +61,9 @@ async def test_a_crash_loop_backs_off_and_opens_the_circuit_until_the_model_is_m
     loop = "test/loop"
     async with yard_and_story(tmp_path / "home") as (yard, story):
         await yard.put(lively(loop, "exits", autostart=True))
-        await story.step(loop, S.FAILED, count=4, patience_s=60)
+        await story.step(loop, S.FAILED, count=4, timeout_s=60)
         waiting = asyncio.create_task(chat(yard.url, loop))
-        await story.step(loop, S.FAILED, count=5, patience_s=60)
+        await story.step(loop, S.FAILED, count=5, timeout_s=60)
         failed, began = story.of(loop, S.FAILED), story.of(loop, S.STARTING)
         assert all(step.ever_ready for step in failed), "every time it had been ready"
         assert [step.failures for step in failed] == [1, 2, 3, 4, 5]
@@ -259,9 +259,9 @@ async def test_a_group_ends_its_own_and_nobody_else(tmp_path: Path) -> None:
     try:
         created_at = started_at(process.pid)
         assert created_at is not None
-        await Group(process.pid, created_at - 100).kill()
+        await ProcessGroup(process.pid, created_at - 100).kill()
         assert is_same(process.pid, created_at)
-        await Group(process.pid, created_at).kill()
+        await ProcessGroup(process.pid, created_at).kill()
         assert not is_same(process.pid, created_at)
     finally:
         with contextlib.suppress(ProcessLookupError):

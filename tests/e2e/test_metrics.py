@@ -21,7 +21,7 @@ memory_total_bytes = 1000000
 memory_used_bytes = 0
 utilization_pct = [10, 90]
 """
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 async def scraped(session: aiohttp.ClientSession, yard: YardProcess) -> dict[str, float]:
@@ -34,7 +34,7 @@ async def scraped(session: aiohttp.ClientSession, yard: YardProcess) -> dict[str
 
 async def scraped_until(session: aiohttp.ClientSession, yard: YardProcess, *lines: str) -> dict[str, float]:
     """The first scrape in which every one of these patterns fits a series and its value."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             series = await scraped(session, yard)
             told = [f"{name} {value:g}" for name, value in series.items()]
@@ -58,7 +58,7 @@ async def test_a_yard_at_work_is_seen_by_prometheus_and_by_a_page_also_after_its
         simulated = r'yard_device_info\{.*device="SIM-0".*simulated="true"\} 1'
         await scraped_until(session, yard, *served, simulated)
         seen: dict[str, set[str]] = {}
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while not {"activity", "devices", "adapters"} <= seen.keys():
                 for bucket, values in json.loads((await page.receive()).data)["data"].items():
                     if values:

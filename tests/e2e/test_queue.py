@@ -17,7 +17,7 @@ from tests.e2e.conftest import SLOW, put_slow
 from tests.e2e.yard_process import YardProcess, running_yard, watching
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-PATIENCE_S = 30
+TIMEOUT_S = 30
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -44,7 +44,7 @@ async def queue(yard: YardProcess) -> list[dict[str, Any]]:
 
 
 async def until_waiting(yard: YardProcess, count: int) -> list[dict[str, Any]]:
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while len(waiting := await queue(yard)) != count:
             await asyncio.sleep(0.02)
     return waiting
@@ -61,7 +61,7 @@ async def test_who_waits_is_told_where_and_goes_when_he_likes(yard: YardProcess,
             assert stream.response.headers["X-Queue-Position"] == "2"
             waiting = await until_waiting(yard, 2)
             assert [one["place"]["position"] for one in waiting] == [1, 2]
-            async with watching(yard.bus) as instances, asyncio.timeout(PATIENCE_S):
+            async with watching(yard.bus) as instances, asyncio.timeout(TIMEOUT_S):
                 while [(i.busy, i.waiting) for i in instances.of(SLOW)] != [(1, 2)]:
                     await asyncio.sleep(0.05)
             assert waiting[1]["request"] == stream.response.headers["X-Request-Id"]
@@ -91,7 +91,7 @@ async def test_a_full_queue_and_a_long_wait_are_refused_by_number(yard: YardProc
                 assert refused.status == 429
                 assert int(refused.headers["Retry-After"]) >= 1
                 assert (await refused.json())["error"]["code"] == "queue_full"
-        status, answer = await asyncio.wait_for(late, PATIENCE_S)
+        status, answer = await asyncio.wait_for(late, TIMEOUT_S)
         assert (status, answer["error"]["code"]) == (504, "deadline_exceeded")
         assert (await yard.bus.js.stream_info("INFER")).state.messages == 1
 
@@ -105,7 +105,7 @@ async def test_a_client_that_leaves_the_queue_leaves_nothing_behind(
             await until_waiting(yard, 1)
             asked.cancel()
             await until_waiting(yard, 0)
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 while (await yard.bus.js.stream_info("INFER")).state.messages != 1:
                     await asyncio.sleep(0.02)
 
@@ -140,13 +140,13 @@ async def test_one_key_with_many_requests_does_not_hold_up_another(
 
         many = [asyncio.create_task(ask("sesame-many-many", 30)) for _ in range(12)]
         for _ in many:
-            await queued.next_msg(timeout=PATIENCE_S)
-        await started.next_msg(timeout=PATIENCE_S)
+            await queued.next_msg(timeout=TIMEOUT_S)
+        await started.next_msg(timeout=TIMEOUT_S)
         one = asyncio.create_task(ask("sesame-one-one", 2))
-        mine = await asyncio.wait_for(one, PATIENCE_S)
+        mine = await asyncio.wait_for(one, TIMEOUT_S)
         before = 1
         while True:
-            msg = await started.next_msg(timeout=PATIENCE_S)
+            msg = await started.next_msg(timeout=TIMEOUT_S)
             before += 1
             if subjects.REQUEST_STARTED.decode(msg.data).request == mine:
                 break
@@ -164,7 +164,7 @@ async def test_with_keys_each_cancels_its_own(keyed: YardProcess, slow_gguf: Pat
             asyncio.create_task(session.post("/v1/chat/completions", json=body, headers=mine))
             for _ in range(2)
         ]
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while True:
                 async with session.get("/api/queue", headers=others) as response:
                     if len(waiting := (await response.json())["waiting"]) == 1:
@@ -174,7 +174,7 @@ async def test_with_keys_each_cancels_its_own(keyed: YardProcess, slow_gguf: Pat
         for headers, status in ((others, 404), (mine, 200)):
             async with session.delete(path, headers=headers) as response:
                 assert response.status == status
-        done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_S)
+        done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=TIMEOUT_S)
         assert [task.result().status for task in done] == [499]
         for task in asked:
             task.cancel()

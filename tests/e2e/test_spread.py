@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from modelyard.cli.nodes import row_of
-from modelyard.processes import started_at, wait_gone
+from modelyard.host.processes import started_at, wait_until_gone
 from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas import subjects
 from schemas.instances import Instance, InstanceState
@@ -102,6 +102,6 @@ async def test_the_workers_of_a_killed_runner_are_gone_within_seconds(
         assert engine_began is not None
         psutil.Process(instance.pid).kill()
         async with asyncio.timeout(6):
-            await wait_gone(instance.engine_pid, engine_began)
+            await wait_until_gone(instance.engine_pid, engine_began)
             await nodes.until_no_workers(3)
         await instances.until(SLOW, InstanceState.FAILED)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
 from modelyard.gguf.measured import Measured, correct
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
 from modelyard.tinymodels import write_babbler
 from schemas import buckets, subjects
 from schemas.instances import LIVE, Instance, InstanceState, Reason
@@ -235,7 +235,7 @@ async def test_what_was_measured_corrects_the_next_estimate(tmp_path: Path) -> N
     async with small_yard(tmp_path) as yard:
         await put(yard, "weighed", 0, profiles=())
         async with Tasks() as tasks, watching(yard.bus) as instances:
-            memory: Mirror[MeasuredMemory] = await Mirror.start(yard.bus, buckets.MEMORY, tasks)
+            memory: BucketCache[MeasuredMemory] = await BucketCache.start(yard.bus, buckets.MEMORY, tasks)
             assert (await chat(yard.url, "weighed", max_tokens=1))[0] == 200
             async with asyncio.timeout(30):
                 await instances.mirror.until(lambda _: any(measured(one) for one in instances.of("weighed")))

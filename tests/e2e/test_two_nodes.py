@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from modelyard.cli.nodes import row_of
-from modelyard.home import Membership
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.host.home import Membership
 from modelyard.tinymodels import write_reciter
 from schemas import buckets, subjects
-from schemas.batches import SCHEDULER
 from schemas.instances import InstanceState, NodeLeft
+from schemas.leases import SCHEDULER
 from schemas.library import AskNode
 from schemas.models import ModelSpec
 from schemas.placing import Cordon
@@ -66,7 +66,7 @@ async def test_a_model_runs_where_its_file_is(a: YardProcess, cable: Cable, tmp_
         assert "test/lost.gguf" in body["error"]["message"]
         assert "not in the store" in body["error"]["message"]
     # It was switched off in order: that is known, and no machine to look for.
-    kept: Store[NodeLeft] = Store(a.bus, buckets.DEPARTURES)
+    kept: BucketStore[NodeLeft] = BucketStore(a.bus, buckets.DEPARTURES)
     assert (await kept.get("b")) is not None
     assert [row["node"] for row in await listed(a, 1)] == ["a"]
 
@@ -208,7 +208,7 @@ async def test_a_scheduler_that_is_cut_off_with_its_instance_is_followed_by_the_
         assert (await chat(a.url, "slow", max_tokens=1))[0] == 200
 
 
-async def decides(held: Mirror[Any], hung: YardProcess, node: str) -> None:
+async def decides(held: BucketCache[Any], hung: YardProcess, node: str) -> None:
     """Have another machine take the lease, from a supervisor that hangs."""
     async with held_still(hung.service("supervisor").pid), asyncio.timeout(15):
         began = time.monotonic()
@@ -280,9 +280,9 @@ class _Mirrored:
         self._bucket = bucket
         self._tasks = Tasks()
 
-    async def __aenter__(self) -> Mirror[Any]:
+    async def __aenter__(self) -> BucketCache[Any]:
         await self._tasks.__aenter__()
-        return await Mirror.start(self._yard.bus, self._bucket, self._tasks)
+        return await BucketCache.start(self._yard.bus, self._bucket, self._tasks)
 
     async def __aexit__(self, *_: object) -> None:
         await self._tasks.__aexit__(None, None, None)

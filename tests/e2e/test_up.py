@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.processes import wait_gone
+from modelyard.host.processes import wait_until_gone
 from modelyard.up.ports import claim
 from schemas.instances import InstanceState
 from tests.e2e.chatting import chat
@@ -85,7 +85,7 @@ async def test_a_yard_whose_head_was_killed_is_adopted_by_the_next(tmp_path: Pat
         await first.process.wait()
         async with asyncio.timeout(20):
             for child in children:
-                await wait_gone(child.pid, child.create_time())
+                await wait_until_gone(child.pid, child.create_time())
         async with running_yard(tmp_path / "home", **ports) as second:
             async with watching(second.bus) as instances:
                 again = await instances.until("demo", InstanceState.READY)
@@ -94,7 +94,7 @@ async def test_a_yard_whose_head_was_killed_is_adopted_by_the_next(tmp_path: Pat
             assert await second.interrupt() == 0
             assert again.pid is not None
             assert again.pid_started_at is not None
-            await asyncio.wait_for(wait_gone(again.pid, again.pid_started_at), 1)
+            await asyncio.wait_for(wait_until_gone(again.pid, again.pid_started_at), 1)
 
 
 async def test_with_keys_the_gateway_listens_for_others_and_asks_for_them(tmp_path: Path) -> None:

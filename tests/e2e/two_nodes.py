@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from modelyard.home import prepare
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.home import prepare
 from schemas import buckets
 from schemas.instances import Node
 from services.supervisor.rpc.pipe import pipe
@@ -28,7 +28,7 @@ _MARK = "LC_TEST_YARD"
 class TwoNodes:
     """The yard, its nodes, and their processes."""
 
-    def __init__(self, yard: YardProcess, nodes: Mirror[Node], mark: str) -> None:
+    def __init__(self, yard: YardProcess, nodes: BucketCache[Node], mark: str) -> None:
         self.yard = yard
         self.nodes = nodes
         self._mark = mark
@@ -40,9 +40,9 @@ class TwoNodes:
     def rpc_servers(self) -> list[psutil.Process]:
         return [one for one, words in self._all() if "rpc-server" in words[0]]
 
-    async def until_no_workers(self, patience_s: float) -> None:
+    async def until_no_workers(self, timeout_s: float) -> None:
         """Wait until neither a process nor an entry in a book is left."""
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(timeout_s):
             while self.workers() or self.rpc_servers():
                 await asyncio.sleep(0.02)
             await self.nodes.until(lambda nodes: not any(node.workers for node in nodes.values()))
@@ -81,7 +81,7 @@ async def two_nodes(folder: Path, **more: str) -> AsyncIterator[TwoNodes]:
                 )
             try:
                 async with Tasks() as tasks:
-                    nodes: Mirror[Node] = await Mirror.start(yard.bus, buckets.NODES, tasks)
+                    nodes: BucketCache[Node] = await BucketCache.start(yard.bus, buckets.NODES, tasks)
                     async with asyncio.timeout(20):
                         await nodes.until(lambda known: FAR in known and "testnode" in known)
                     yield TwoNodes(yard, nodes, str(folder))

@@ -11,14 +11,14 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from modelyard.bus import Bus
-from modelyard.settings import Settings, load
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings, load
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.instances import Instance, InstanceState
 from schemas.models import ModelSpec
-from schemas.roles import Role
 
 UP_S = 30.0
 
@@ -168,15 +168,15 @@ async def _login(home: Path, screen: list[str]) -> Bus:
 class Watching:
     """The instances of a yard, as they change."""
 
-    def __init__(self, mirror: Mirror[Instance]) -> None:
+    def __init__(self, mirror: BucketCache[Instance]) -> None:
         self.mirror = mirror
 
     def of(self, model: str) -> list[Instance]:
         return [instance for instance in self.mirror.values.values() if instance.model == model]
 
-    async def until(self, model: str, *states: InstanceState, patience_s: float = 20.0) -> Instance:
+    async def until(self, model: str, *states: InstanceState, timeout_s: float = 20.0) -> Instance:
         """Wait until an instance of `model` is in one of `states`."""
-        async with asyncio.timeout(patience_s):
+        async with asyncio.timeout(timeout_s):
             await self.mirror.until(lambda _: any(i.state in states for i in self.of(model)))
         return next(instance for instance in self.of(model) if instance.state in states)
 
@@ -184,7 +184,7 @@ class Watching:
 @contextlib.asynccontextmanager
 async def watching(bus: Bus) -> AsyncIterator[Watching]:
     async with Tasks() as tasks:
-        yield Watching(await Mirror.start(bus, buckets.INSTANCES, tasks))
+        yield Watching(await BucketCache.start(bus, buckets.INSTANCES, tasks))
 
 
 async def busy_slots(port: int) -> int:
@@ -196,9 +196,9 @@ async def busy_slots(port: int) -> int:
         return sum(slot["is_processing"] for slot in await response.json())
 
 
-async def until_idle(port: int, patience_s: float) -> None:
+async def until_idle(port: int, timeout_s: float) -> None:
     """Wait until no slot of the engine works."""
-    async with asyncio.timeout(patience_s):
+    async with asyncio.timeout(timeout_s):
         while await busy_slots(port):
             await asyncio.sleep(0.02)
 

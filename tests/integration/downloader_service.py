@@ -6,20 +6,20 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.downloads import Download, DownloadState, StartDownload
 from schemas.models import ModelStored
 from schemas.registry import PutModel
-from schemas.roles import Role
 from services.downloader.service import main
 from tests.support import Yard
 
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 class Registry:
@@ -36,7 +36,7 @@ class Registry:
 class Queue:
     """What an operator sees and orders."""
 
-    def __init__(self, yard: Yard, mirror: Mirror[Download], registry: Registry) -> None:
+    def __init__(self, yard: Yard, mirror: BucketCache[Download], registry: Registry) -> None:
         self.yard = yard
         self.mirror = mirror
         self.registry = registry
@@ -46,7 +46,7 @@ class Queue:
         return await (await self.yard.bus()).call(subjects.DOWNLOAD_START, order)
 
     async def until(self, condition: Callable[[dict[str, Download]], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             await self.mirror.until(condition)
 
     async def until_state(self, download: Download, *states: DownloadState) -> Download:
@@ -61,7 +61,7 @@ async def registry_and_watch(yard: Yard) -> AsyncIterator[Queue]:
         bus, registry = await yard.bus(Role.SUPERVISOR), Registry()
         commands = await Commands.start(bus, tasks, "stand-in")
         await commands.add(subjects.MODEL_PUT, registry.put)
-        mirror: Mirror[Download] = await Mirror.start(await yard.bus(), buckets.DOWNLOADS, tasks)
+        mirror: BucketCache[Download] = await BucketCache.start(await yard.bus(), buckets.DOWNLOADS, tasks)
         yield Queue(yard, mirror, registry)
 
 

@@ -5,13 +5,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from modelyard.settings import Settings
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets
+from schemas.base import Role
 from schemas.instances import EngineOffer, Node
 from schemas.placing import NodeDevice
-from schemas.roles import Role
 from services.downloader.service import main as downloader
 from services.supervisor.service import main as supervisor
 from tests.hub import Hub
@@ -40,12 +40,12 @@ def point_at(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
 async def hub_yard(yard: Yard, settings: Settings, *nodes: Node) -> AsyncIterator[None]:
     """Both services, and machines that exist on paper alone; all of them known before the block begins."""
     async with Tasks() as tasks:
-        machines = Store(await yard.bus(Role.SUPERVISOR), buckets.NODES)
+        machines = BucketStore(await yard.bus(Role.SUPERVISOR), buckets.NODES)
         for each in nodes:
             await machines.put(each.node, each)
         await supervisor(await yard.bus(Role.SUPERVISOR), settings, tasks)
         # The real node joins in its own time; estimates must not hang on when.
-        known: Mirror[Node] = await Mirror.start(await yard.bus(Role.GATEWAY), buckets.NODES, tasks)
+        known: BucketCache[Node] = await BucketCache.start(await yard.bus(Role.GATEWAY), buckets.NODES, tasks)
         await known.until(lambda found: settings.node in found)
         await downloader(await yard.bus(Role.DOWNLOADER), settings, tasks)
         yield

@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.library import JOB_ENDED, AskNode, LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
-from schemas.roles import Role
 from services.downloader.library.service import open_library, serve_library
 from tests.gguf_bytes import Weight, gguf_bytes
 from tests.support import Yard
@@ -50,10 +50,10 @@ class Shown:
     def __init__(
         self,
         bus: Bus,
-        entries: Mirror[LibraryEntry],
-        trashed: Mirror[TrashedEntry],
-        jobs: Mirror[LibraryJob],
-        spaces: Mirror[StoreSpace],
+        entries: BucketCache[LibraryEntry],
+        trashed: BucketCache[TrashedEntry],
+        jobs: BucketCache[LibraryJob],
+        spaces: BucketCache[StoreSpace],
     ) -> None:
         self.bus = bus
         self.entries = entries
@@ -102,10 +102,10 @@ async def shown(yard: Yard) -> AsyncIterator[Shown]:
     async with Tasks() as tasks:
         yield Shown(
             bus,
-            await Mirror.start(bus, buckets.LIBRARY, tasks),
-            await Mirror.start(bus, buckets.TRASH, tasks),
-            await Mirror.start(bus, buckets.JOBS, tasks),
-            await Mirror.start(bus, buckets.STORES, tasks),
+            await BucketCache.start(bus, buckets.LIBRARY, tasks),
+            await BucketCache.start(bus, buckets.TRASH, tasks),
+            await BucketCache.start(bus, buckets.JOBS, tasks),
+            await BucketCache.start(bus, buckets.STORES, tasks),
         )
 
 

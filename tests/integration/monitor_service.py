@@ -8,19 +8,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from modelyard.bus import Bus
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.tasks import Tasks
 from modelyard.up.child import Child
 from schemas import subjects
+from schemas.base import Role
 from schemas.errors import BrokerUnavailable, DeadlineExceeded, ServiceUnavailable
 from schemas.requests import Lane, Outcome, RequestFinished
-from schemas.roles import Role
 from schemas.usage import UsageQuery, UsageReport
 from services.monitor.service import main
 from tests.support import Yard
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 POLL_S = 0.02
 
 
@@ -65,7 +65,7 @@ async def emit(bus: Bus, requests: Iterable[str]) -> None:
 
 async def usage(operator: Bus, until: Callable[[UsageReport], bool], recent: int = 0) -> UsageReport:
     """The first report that fulfils the condition. Nothing announces a commit, so it is asked for again."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             try:
                 report = await operator.call(subjects.USAGE_QUERY, UsageQuery(recent=recent))
@@ -89,6 +89,6 @@ async def restart_broker(yard: Yard) -> None:
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Where nothing announces it, it is asked for again."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while not await condition():
             await asyncio.sleep(POLL_S)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard.bus import Bus
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks
-from schemas.roles import Role
+from modelyard.bus.connection import Bus
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
+from schemas.base import Role
 from services.downloader.service import main
 from tests.commands import environment
 from tests.support import Yard

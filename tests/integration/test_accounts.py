@@ -7,25 +7,25 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from modelyard.client import Client
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.budgets import BudgetLevel, PutBudget
 from schemas.errors import BadRequest, Conflict, NotFound, ServiceUnavailable
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.models import ModelSpec
 from schemas.prices import DeletePrice, Method, Price, PutPrice, Reprice, Tier
 from schemas.requests import RequestFinished
-from schemas.roles import Role
-from schemas.usage import Period, PutReport, Unit, UsageQuery
+from schemas.usage import Period, PutReport, UsageQuery, UsageUnit
 from services.monitor.counting import USAGE_FILE
 from tests.integration.monitor_service import at_least, monitor, usage
 from tests.support import Yard
 from tests.unit.accounts import record
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 TOKEN = Price(tiers=(Tier(input=Decimal(1_000_000), output=Decimal(0)),))
 
 
@@ -80,9 +80,9 @@ async def test_prices_have_revisions_and_change_the_past_only_when_asked(yard: Y
 async def test_a_budget_is_added_up_told_and_begun_again_where_it_was(yard: Yard) -> None:
     runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
     accounts = Client(operator).accounts
-    order = PutBudget(budget="b", limit=Decimal(36), unit=Unit.TOKENS, period=Period.DAY, key="k")
-    async with Tasks() as tasks, asyncio.timeout(2 * PATIENCE_S):
-        spending = await Mirror.start(operator, buckets.SPENDING, tasks)
+    order = PutBudget(budget="b", limit=Decimal(36), unit=UsageUnit.TOKENS, period=Period.DAY, key="k")
+    async with Tasks() as tasks, asyncio.timeout(2 * TIMEOUT_S):
+        spending = await BucketCache.start(operator, buckets.SPENDING, tasks)
         async with monitor(yard):
             await accounts.put_budget(order)
             assert (await accounts.budget("b")).state is not None
@@ -122,7 +122,7 @@ async def test_the_time_that_instances_are_loaded_is_charged(yard: Yard) -> None
         stopped = msgspec.structs.replace(ready, state=InstanceState.STOPPED, changed_at=now)
         for change in (ready, stopped, ready):
             await runner.emit(subjects.INSTANCE_CHANGED, change, instance="i1", state=change.state)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while not (report := await accounts.usage(UsageQuery())).rows:
                 await asyncio.sleep(0.02)
         (row,) = report.rows
@@ -137,7 +137,7 @@ async def test_reports_are_kept_and_usage_of_models_that_left_can_be_removed(yar
         await yard.bus(Role.SUPERVISOR),
     )
     accounts = Client(operator).accounts
-    await Store(supervisor, buckets.MODELS).put("here", ModelSpec(name="here", path="p", aliases=("nick",)))
+    await BucketStore(supervisor, buckets.MODELS).put("here", ModelSpec(name="here", path="p", aliases=("nick",)))
     async with monitor(yard):
         await finish(runner, *(record(name, name, finished_at=time.time()) for name in ("here", "gone")))
         await usage(operator, at_least(2))
@@ -163,7 +163,7 @@ async def test_reports_are_kept_and_usage_of_models_that_left_can_be_removed(yar
         assert (rebuilt.read, rebuilt.added, rebuilt.kept) == (2, 0, 1)
         done = await accounts.vacuum()
         assert done.after_bytes > 0
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while not (await accounts.storage()).disks:
                 await asyncio.sleep(0.02)
 

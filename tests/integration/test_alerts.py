@@ -8,17 +8,17 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import replay
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from modelyard.client import Client
-from modelyard.replay import replay
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.alerts import Alert, AlertRule, AlertState, PutAlertRule, SilenceAlerts
+from schemas.base import Role
 from schemas.budgets import PutBudget
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.metrics import Sample
-from schemas.roles import Role
 from schemas.webhooks import PutWebhook
 from services.monitor.alerts.keeper import Keeper
 from services.monitor.alerts.rules import Rules
@@ -89,18 +89,18 @@ async def test_who_died_between_two_writes_has_told_it_once(yard: Yard, stored: 
         since=1,
         changed_at=time.time(),
         seen_at=time.time(),
-        told=False,
+        published=False,
     )
-    await Store(bus, buckets.ALERT_STATES).put("k", half)
+    await BucketStore(bus, buckets.ALERT_STATES).put("k", half)
     if stored:
         # Longer ago than the broker remembers ids, as far as it is concerned.
         subject = subjects.ALERT_CHANGED(alert="a1", state="firing")
         await bus.js.publish(subject, subjects.ALERT_CHANGED.encode(half), headers={"ce-id": "a1.firing"})
     await keeper(yard, RULE, samples=[temperature(95)])
     assert await told(operator) == [("a1", AlertState.FIRING)]
-    kept = await Store(operator, buckets.ALERT_STATES).get("k")
+    kept = await BucketStore(operator, buckets.ALERT_STATES).get("k")
     assert kept is not None
-    assert kept.told
+    assert kept.published
 
 
 async def test_what_happens_while_the_broker_is_away_is_told_in_order(yard: Yard) -> None:
@@ -206,7 +206,7 @@ async def test_a_machine_that_joined_leaves_alerts_to_the_first(yard: Yard) -> N
     bus, operator = await yard.bus(Role.MONITOR), await yard.bus()
     async with Tasks() as tasks:
         await main(bus, joined, tasks)
-        devices = await Mirror.start(operator, buckets.DEVICES, tasks)
+        devices = await BucketCache.start(operator, buckets.DEVICES, tasks)
         await devices.until(lambda values: "testnode.cpu" in values)
         consumers = await operator.js.stream_info(buckets.ALERT_STATES.stream)
         assert consumers.state.messages == 0
@@ -221,7 +221,7 @@ async def test_a_device_that_gets_hot_is_told_by_webhook_and_so_is_its_end(
         stored = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
         assert stored.secret is not None
         hot = {**msgspec.structs.asdict(await shipped(client, "device-hot")), "for_s": 0.0}
-        devices = Store(bus, buckets.DEVICES)
+        devices = BucketStore(bus, buckets.DEVICES)
         await devices.put("n.GPU-1", card("n", 97.0), ttl_s=60)
         await client.alerting.put_rule(PutAlertRule(**hot))
         await hook.until(lambda hook: len(hook.taken) == 1)

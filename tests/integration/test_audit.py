@@ -8,25 +8,25 @@ import aiohttp
 import msgspec
 import pytest
 
-from modelyard.actor import headers
-from modelyard.bus import Bus
+from modelyard.bus.audit import headers
+from modelyard.bus.connection import Bus
+from modelyard.bus.tasks import Tasks
 from modelyard.client import Client
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks
+from modelyard.host.settings import Settings
 from modelyard.up.ports import claim
 from schemas import subjects
 from schemas.audit import Actor, Audited, AuditOutcome
+from schemas.base import Role
 from schemas.errors import Conflict, ModelNotFound
 from schemas.groups import GroupRef
 from schemas.models import ModelSpec
 from schemas.registry import ApplyModels, ListModels, PutModel
-from schemas.roles import Role
 from services.gateway.service import main as gateway_main
 from services.supervisor.service import main as supervisor_main
 from tests.commands import run
 from tests.support import Yard
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 KEY = "sesame-sesame-sesame"
 DEMO = ModelSpec(name="demo", path="demo.gguf", env={"HF_TOKEN": "hf_secret"})
 
@@ -153,7 +153,7 @@ async def test_events_are_filtered_by_kind_and_model(yard: Yard, supervisor: Bus
     async def lines(*args: str) -> list[str]:
         return [line.split()[2] for line in (await run(yard, "events", *args)).out.splitlines()]
 
-    async with asyncio.timeout(PATIENCE_S), aclosing(client.events(kind="model")) as events:
+    async with asyncio.timeout(TIMEOUT_S), aclosing(client.events(kind="model")) as events:
         for _ in range(2):
             await anext(events)
     assert await lines("--kind", "audit", "--model", "demo") == ["audit.done"]

@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 import nats.errors
 import pytest
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.replay import replay
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.reads import replay
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.errors import (
     BodyTooLarge,
     BrokerUnavailable,
@@ -26,7 +27,6 @@ from schemas.errors import (
 )
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec, ModelStarting
-from schemas.roles import Role
 from tests.support import Yard, held_still
 
 
@@ -62,7 +62,7 @@ async def test_a_command_is_answered_and_its_errors_arrive_as_they_were_raised(y
         assert caught.value.param == "model"
         raw = await operator.nc.request(subjects.MODEL_START(), b'{"model": 3}', timeout=1)
         with pytest.raises(InvalidJson, match="Expected `str`, got `int`"):
-            from modelyard.bus import raise_error
+            from modelyard.bus.connection import raise_error
 
             raise_error(raw)
 
@@ -149,10 +149,10 @@ async def never(_tokens: dict[str, str], _batch: object) -> None:
 
 async def test_a_mirror_sees_puts_deletes_and_expiry(yard: Yard) -> None:
     runner, gateway = await yard.bus(Role.RUNNER), await yard.bus(Role.GATEWAY)
-    store = Store(runner, buckets.INSTANCES)
+    store = BucketStore(runner, buckets.INSTANCES)
     await store.put("before", instance())
     async with Tasks() as tasks:
-        mirror = await Mirror.start(gateway, buckets.INSTANCES, tasks)
+        mirror = await BucketCache.start(gateway, buckets.INSTANCES, tasks)
         assert mirror.values["before"].model == "demo"
         await store.put("i1", instance(), ttl_s=1)
         await mirror.until(lambda values: "i1" in values)
@@ -166,7 +166,7 @@ async def test_a_mirror_sees_puts_deletes_and_expiry(yard: Yard) -> None:
 
 
 async def test_compare_and_set_refuses_an_old_revision(yard: Yard) -> None:
-    store = Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS)
+    store = BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS)
     spec = ModelSpec(name="demo", path="demo.gguf")
     first = await store.put("demo", spec, last=0)
     await store.put("demo", spec, last=first)
@@ -176,10 +176,10 @@ async def test_compare_and_set_refuses_an_old_revision(yard: Yard) -> None:
 
 async def test_a_mirror_is_whole_again_after_the_broker_was_killed(yard: Yard) -> None:
     supervisor, gateway = await yard.bus(Role.SUPERVISOR), await yard.bus(Role.GATEWAY)
-    store = Store(supervisor, buckets.MODELS)
+    store = BucketStore(supervisor, buckets.MODELS)
     await store.put("a", ModelSpec(name="a", path="a.gguf"))
     async with Tasks() as tasks:
-        mirror = await Mirror.start(gateway, buckets.MODELS, tasks)
+        mirror = await BucketCache.start(gateway, buckets.MODELS, tasks)
         assert yard.broker.pid is not None
         back = asyncio.Event()
         supervisor.on_reconnect(back.set)
@@ -264,12 +264,12 @@ async def test_a_kept_event_outlives_a_broker_that_does_not_listen(
     assert yard.broker.pid is not None
     async with held_still(yard.broker.pid):
         for number in range(3):
-            await bus.emit_kept(
+            await bus.publish_with_retry(
                 subjects.INSTANCE_CHANGED, instance(), event_id=f"e{number}", instance="i1", state="ready"
             )
         # Long enough for each to be sent more than once.
         await asyncio.sleep(0.5)
-    await asyncio.wait_for(bus.kept(), 5)
+    await asyncio.wait_for(bus.wait_for_acks(), 5)
     info = await (await yard.bus()).js.stream_info("EVENTS")
     assert info.state.messages == 3
 
@@ -283,5 +283,5 @@ async def test_events_for_later_go_out_together(yard: Yard) -> None:
 
     await operator.subscribe(subjects.INSTANCE_CHANGED, hear)
     for state in ("starting", "loading", "ready"):
-        bus.emit_later(subjects.INSTANCE_CHANGED, instance(), instance="i1", state=state)
+        bus.publish_batched(subjects.INSTANCE_CHANGED, instance(), instance="i1", state=state)
     assert [await asyncio.wait_for(heard.get(), 5) for _ in range(3)] == ["starting", "loading", "ready"]

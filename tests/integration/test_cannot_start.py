@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-from modelyard.home import AlreadyRunning, lock
-from modelyard.settings import Settings
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.home import AlreadyRunning, lock
+from modelyard.host.settings import Settings
 from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.downloads import StartDownload
 from schemas.instances import InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec
-from schemas.roles import Role
 from services.downloader.service import main as downloader
 from services.supervisor.service import main as supervisor
 from tests.commands import environment
@@ -41,7 +41,7 @@ async def test_a_model_whose_runner_cannot_be_started_fails(yard: Yard, settings
     operator = await yard.bus()
     async with Tasks() as tasks:
         await supervisor(await yard.bus(Role.SUPERVISOR), settings, tasks)
-        instances = await Mirror.start(operator, buckets.INSTANCES, tasks)
+        instances = await BucketCache.start(operator, buckets.INSTANCES, tasks)
         await operator.call(subjects.MODEL_PUT, ModelSpec(name="demo", path="demo.gguf"))
         starting = asyncio.create_task(operator.call(subjects.MODEL_START, ModelRef(model="demo")))
         async with asyncio.timeout(10):

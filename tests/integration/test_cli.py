@@ -9,7 +9,7 @@ import msgspec
 from schemas import subjects
 from schemas.instances import InstanceState
 from schemas.usage import UsageReport
-from tests.commands import PATIENCE_S, begin, environment, line_with, on_terminal, refused, run
+from tests.commands import TIMEOUT_S, begin, environment, line_with, on_terminal, refused, run
 from tests.standins import Services, instance, print_lines
 from tests.support import Yard
 
@@ -73,7 +73,7 @@ async def test_a_start_that_takes_too_long_or_is_interrupted_goes_on(yard: Yard,
     assert (late.code, late.err) == (1, "yard: org/slow:Q4 was not ready after 1s; it goes on starting.\n")
     process = await begin(yard, "start", "org/slow:Q4")
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         assert b"is loading" in await line_with(process.stdout, b"loading")
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
@@ -113,7 +113,7 @@ async def test_a_pull_that_fails_tells_why(yard: Yard, standins: Services) -> No
 async def test_an_interrupted_pull_leaves_the_download_running(yard: Yard, standins: Services) -> None:
     process = await begin(yard, "pull", "org/long")
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         await line_with(process.stdout, b"transferring")
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
@@ -130,7 +130,7 @@ async def test_logs_shows_lines_and_follows(yard: Yard, standins: Services) -> N
     assert await refused(yard, "logs", "other") == "not_found"
     process = await begin(yard, "logs", "-f", "demo")
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         await line_with(process.stdout, b"two")
         await print_lines(yard, "i1", "demo", "three")
         await line_with(process.stdout, b"three")
@@ -156,7 +156,7 @@ async def test_events_shows_what_happened_lately(yard: Yard, standins: Services)
     assert event["data"]["model"] == "demo"
     process = await begin(yard, "events", "--follow", "--json")
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         await line_with(process.stdout, b"i1")
         await standins.supervisor.put(instance("i2", "demo", InstanceState.LOADING))
         await line_with(process.stdout, b"i2")
@@ -176,7 +176,7 @@ async def test_a_reader_that_has_seen_enough_ends_the_command_quietly(yard: Yard
             stderr=asyncio.subprocess.PIPE,
             env=environment(yard),
         )
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             assert await process.communicate() == (b"0\n", b"")
 
 

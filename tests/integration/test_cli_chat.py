@@ -3,7 +3,7 @@
 import asyncio
 import signal
 
-from tests.commands import PATIENCE_S, begin, on_terminal, refused, run
+from tests.commands import TIMEOUT_S, begin, on_terminal, refused, run
 from tests.standins import Services
 from tests.support import Yard
 
@@ -29,7 +29,7 @@ async def test_a_chat_that_is_refused_or_breaks_off_says_so(yard: Yard, standins
 async def test_an_interrupted_answer_is_cancelled(yard: Yard, standins: Services) -> None:
     process = await begin(yard, "chat", "demo", "endless")
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         assert await process.stdout.readexactly(5) == b"Hello"
         process.send_signal(signal.SIGINT)
         assert await standins.gateway.cancelled.get() == standins.gateway.requests[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas.downloads import DownloadState
-from tests.commands import PATIENCE_S, begin, line_with, on_terminal, refused, run
+from tests.commands import TIMEOUT_S, begin, line_with, on_terminal, refused, run
 from tests.hub import Hub
 from tests.integration.downloader_service import Queue, downloader, registry_and_watch
 from tests.integration.downloads import MIB, model_bytes
@@ -95,7 +95,7 @@ async def test_the_log_shows_every_step_as_it_happens(yard: Yard, hub: Hub, queu
     await queue.until_state(await queue.start("org/a"), _S.TRANSFERRING)
     process = await begin(yard, "downloads", "--log")
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         await line_with(process.stdout, b"org/a: transferring")
         await queue.start("org/none")
         line = await line_with(process.stdout, b"failed")

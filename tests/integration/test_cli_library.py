@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.settings import Settings
+from modelyard.host.settings import Settings
 from tests.commands import refused, run
 from tests.integration.library_yard import Shown, gguf, library, put, shown
 from tests.support import Yard

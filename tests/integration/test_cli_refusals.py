@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.broker import find_server
+from modelyard.host.broker import find_server
 from tests.commands import run
 from tests.support import Yard
 

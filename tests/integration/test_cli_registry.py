@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from modelyard.bus.tasks import Tasks
 from modelyard.client import Client
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import subjects
+from schemas.base import Role
 from schemas.instances import ClearNode
 from schemas.models import ModelSpec
-from schemas.roles import Role
 from services.supervisor.service import main
 from tests.commands import Done, on_terminal, refused, run
 from tests.support import Yard

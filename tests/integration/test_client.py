@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from modelyard.bus.records import BucketStore
 from modelyard.client import Client
-from modelyard.settings import Settings
-from modelyard.state import Store
+from modelyard.host.settings import Settings
 from schemas import buckets
+from schemas.base import Role
 from schemas.devices import Device, DeviceKind
 from schemas.downloads import Download, DownloadState
 from schemas.errors import (
@@ -29,7 +30,6 @@ from schemas.errors import (
 )
 from schemas.instances import InstanceState
 from schemas.models import ModelSpec
-from schemas.roles import Role
 from tests.standins import Services, instance, print_lines
 from tests.support import Yard
 
@@ -56,7 +56,7 @@ async def test_a_broker_that_is_not_there_is_told_in_time(settings: Settings, ya
 async def test_state_is_read_by_key_and_what_was_deleted_is_not_there(yard: Yard, client: Client) -> None:
     supervisor, monitor = await yard.bus(Role.SUPERVISOR), await yard.bus(Role.MONITOR)
     assert await client.models() == {}
-    models, instances = Store(supervisor, buckets.MODELS), Store(supervisor, buckets.INSTANCES)
+    models, instances = BucketStore(supervisor, buckets.MODELS), BucketStore(supervisor, buckets.INSTANCES)
     for name in ("a", "b"):
         await models.put(name, ModelSpec(name=name, path=f"{name}.gguf"))
     await models.put("a", ModelSpec(name="a", path="new.gguf"))
@@ -73,7 +73,7 @@ async def test_state_is_read_by_key_and_what_was_deleted_is_not_there(yard: Yard
         memory_free_bytes=2,
         sampled_at=1.0,
     )
-    await Store(monitor, buckets.DEVICES).put("n.cpu", device)
+    await BucketStore(monitor, buckets.DEVICES).put("n.cpu", device)
     assert (await client.instances())["i1"].model == "a"
     assert await client.devices() == {"n.cpu": device}
     assert await client.downloads() == {}
@@ -94,7 +94,7 @@ async def test_a_bucket_of_many_values_is_read_whole(yard: Yard, client: Client)
         await downloader.nc.publish(
             buckets.DOWNLOADS.subject(download.download), buckets.DOWNLOADS.encode(download)
         )
-    await Store(downloader, buckets.DOWNLOADS).put("last", download)
+    await BucketStore(downloader, buckets.DOWNLOADS).put("last", download)
     assert len(await client.downloads()) == 2501
 
 
@@ -326,7 +326,7 @@ async def test_an_answer_that_goes_silent_is_given_up_and_cancelled(
     client: Client, standins: Services
 ) -> None:
     with pytest.raises(DeadlineExceeded, match="Nothing more of the answer came"):
-        [text async for text in client.chat("demo", user("endless"), patience_s=0.2)]
+        [text async for text in client.chat("demo", user("endless"), timeout_s=0.2)]
     async with asyncio.timeout(5):
         assert await standins.gateway.cancelled.get() == standins.gateway.requests[0]
 

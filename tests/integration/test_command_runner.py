@@ -13,16 +13,16 @@ import msgspec
 import psutil
 import pytest
 
-from modelyard.micro import Commands
-from modelyard.processes import wait_gone
-from modelyard.replay import replay
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus.micro import Commands
+from modelyard.bus.reads import replay
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
+from modelyard.host.processes import wait_until_gone
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.frames import AnswerHead
 from schemas.instances import Instance, InstanceState, PlacedDevice, Placement
 from schemas.models import ModelSpec
-from schemas.roles import Role
 from services.gateway.catalog import Catalog
 from services.gateway.inference.ask import Ask
 from services.gateway.inference.budgets import Admission
@@ -46,7 +46,7 @@ PLACEMENT = Placement(
 class Running:
     """A runner's process and what it says."""
 
-    def __init__(self, yard: Yard, process: asyncio.subprocess.Process, instances: Mirror[Instance]) -> None:
+    def __init__(self, yard: Yard, process: asyncio.subprocess.Process, instances: BucketCache[Instance]) -> None:
         self.yard = yard
         self.process = process
         self.instances = instances
@@ -73,7 +73,7 @@ async def running(yard: Yard, spec: ModelSpec = SPEC) -> AsyncIterator[Running]:
     process.stdin.write(msgspec.json.encode(launch))
     process.stdin.close()
     async with Tasks() as tasks:
-        instances = await Mirror.start(await yard.bus(), buckets.INSTANCES, tasks)
+        instances = await BucketCache.start(await yard.bus(), buckets.INSTANCES, tasks)
         try:
             yield Running(yard, process, instances)
         finally:
@@ -85,13 +85,13 @@ async def running(yard: Yard, spec: ModelSpec = SPEC) -> AsyncIterator[Running]:
 
 @contextlib.asynccontextmanager
 async def gateway(yard: Yard) -> AsyncIterator[Inference]:
-    await Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("org=2Fany", SPEC)
+    await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("org=2Fany", SPEC)
     bus = await yard.bus(Role.GATEWAY)
     async with Tasks() as tasks:
         catalog = Catalog(
-            await Mirror.start(bus, buckets.MODELS, tasks), await Mirror.start(bus, buckets.INSTANCES, tasks)
+            await BucketCache.start(bus, buckets.MODELS, tasks), await BucketCache.start(bus, buckets.INSTANCES, tasks)
         )
-        spending = await Mirror.start(bus, buckets.SPENDING, tasks)
+        spending = await BucketCache.start(bus, buckets.SPENDING, tasks)
         inference = Inference(bus, tasks, catalog, Admission(spending))
         await inference.open(await Commands.start(bus, tasks, "test"))
         yield inference
@@ -143,7 +143,7 @@ async def test_a_stopped_engine_takes_along_what_it_started(yard: Yard) -> None:
         runner.process.send_signal(signal.SIGTERM)
         await runner.state(InstanceState.STOPPED)
         async with asyncio.timeout(10):
-            await wait_gone(*worker)
+            await wait_until_gone(*worker)
         assert await runner.process.wait() == 0
 
 
@@ -156,7 +156,7 @@ async def test_the_death_of_an_engine_is_seen_though_its_worker_holds_the_pipe(y
         failed = await runner.state(InstanceState.FAILED)
         assert "signal 9" in (failed.error or "")
         async with asyncio.timeout(10):
-            await wait_gone(*worker)
+            await wait_until_gone(*worker)
 
 
 async def test_an_engine_whose_port_was_taken_is_started_once_more(yard: Yard, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ async def test_a_plugin_that_hangs_neither_delays_other_engines_nor_a_stop(yard:
     plugin.chmod(0o600)
     async with running(yard) as runner:
         await runner.state(InstanceState.READY)
-    await Store(await yard.bus(Role.RUNNER), buckets.INSTANCES).delete("i1")
+    await BucketStore(await yard.bus(Role.RUNNER), buckets.INSTANCES).delete("i1")
     async with running(yard, msgspec.structs.replace(SPEC, engine="mine")) as runner:
         await runner.state(InstanceState.STARTING)
         runner.process.send_signal(signal.SIGTERM)

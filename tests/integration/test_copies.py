@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from schemas import subjects
+from schemas.base import Role
 from schemas.errors import BadRequest, Conflict, NotFound, ServiceUnavailable, YardError
-from schemas.library import CopyEntry, JobState, LibraryEntry, LibraryJob, LibraryRef, Verified
+from schemas.library import CopyEntry, JobState, LibraryEntry, LibraryJob, LibraryRef, VerifyState
 from schemas.peers import AskEntry, AskFile, AskRepo
-from schemas.roles import Role
 from tests.commands import run
 from tests.integration.downloads import MIB, model_bytes
 from tests.integration.library_yard import Shown, gguf, put, sha256, shown
@@ -67,7 +67,7 @@ async def test_what_was_made_by_hand_is_copied_with_all_that_belongs_to_it(yard:
         async with asyncio.timeout(8):
             await seen.entries.until(lambda all_: any(one.node == "b" for one in all_.values()))
         there = next(one for one in seen.entries.values.values() if one.node == "b")
-        assert (there.verified, there.downloaded_at) == (Verified.VERIFIED, None)
+        assert (there.verified, there.downloaded_at) == (VerifyState.VERIFIED, None)
         assert there.description == "Von mir selbst."
         again = await copied(seen, await seen.at("mine", "a"))
         assert (again.state, again.received) == (JobState.FINISHED, {})
@@ -170,7 +170,7 @@ async def test_a_damaged_file_is_no_copy(yard: Yard, seen: Shown) -> None:
         ("c.models.{m}", "b", ServiceUnavailable),
         ("a.models.{m}", "c", ServiceUnavailable),
         ("a.models.{m}", "../b", YardError),
-        ("a.elsewhere.{m}", "b", NotFound),
+        ("a.superseded.{m}", "b", NotFound),
         ("../a.models.x", "b", BadRequest),
     ],
 )

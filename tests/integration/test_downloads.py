@@ -285,12 +285,12 @@ async def test_why_nothing_arrives_is_told_at_once(yard: Yard, hub: Hub, queue: 
     await (await yard.bus()).subscribe(subjects.DOWNLOAD_PROGRESS, on_progress)
     async with downloader(yard), asyncio.timeout(20):
         await queue.start("org/a")
-        while (download := await told.get()).trouble is None:
+        while (download := await told.get()).problem is None:
             pass
-        assert download.trouble == "The hub answered 429; trying again in 2 s."
+        assert download.problem == "The hub answered 429; trying again in 2 s."
         while (download := await told.get()).state is not _S.FINISHED:
             pass
-        assert download.trouble is None
+        assert download.problem is None
 
 
 async def test_a_move_of_what_is_not_there_is_refused(yard: Yard, hub: Hub, queue: Queue) -> None:

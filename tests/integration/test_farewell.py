@@ -4,26 +4,26 @@ import asyncio
 
 import pytest
 
-from modelyard.settings import Settings
-from modelyard.state import Store
-from modelyard.tasks import Tasks
+from modelyard.bus.records import BucketStore
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.instances import ClearNode, Node, NodeLeft
 from schemas.metrics import AskSamples, Samples
-from schemas.roles import Role
 from services.supervisor.service import main
 from tests.integration.test_monitor import monitor
 from tests.support import Yard
 
-PATIENCE_S = 8.0
+TIMEOUT_S = 8.0
 
 
 async def until_state(yard: Yard, node: str, *, there: bool, left: bool) -> None:
     """Wait until the node's record and its word that it left are there, or not."""
     bus = await yard.bus()
-    nodes: Store[Node] = Store(bus, buckets.NODES)
-    departures: Store[NodeLeft] = Store(bus, buckets.DEPARTURES)
-    async with asyncio.timeout(PATIENCE_S):
+    nodes: BucketStore[Node] = BucketStore(bus, buckets.NODES)
+    departures: BucketStore[NodeLeft] = BucketStore(bus, buckets.DEPARTURES)
+    async with asyncio.timeout(TIMEOUT_S):
         while (await nodes.get(node) is not None, await departures.get(node) is not None) != (there, left):
             await asyncio.sleep(0.02)
 
@@ -51,8 +51,8 @@ async def test_a_node_is_lost_only_if_it_did_not_leave(yard: Yard, left: bool) -
     operator, node = await yard.bus(), yard.settings.node
     if left:
         supervisor = await yard.bus(Role.SUPERVISOR)
-        await Store(supervisor, buckets.DEPARTURES).put(node, NodeLeft(node=node, at=1.0))
-    async with monitor(yard), asyncio.timeout(PATIENCE_S):
+        await BucketStore(supervisor, buckets.DEPARTURES).put(node, NodeLeft(node=node, at=1.0))
+    async with monitor(yard), asyncio.timeout(TIMEOUT_S):
         while True:
             said: Samples = await operator.call(subjects.METRICS_NOW, AskSamples())
             names = {one.name for one in said.samples}

@@ -10,13 +10,13 @@ from typing import Any
 from aiohttp import ClientWebSocketResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
 from schemas import buckets
-from schemas.roles import Role
+from schemas.base import Role
 from services.gateway.exposure import Keys
 from services.gateway.feed import PROTOCOL, Feed
-from tests.integration.monitor_service import PATIENCE_S
+from tests.integration.monitor_service import TIMEOUT_S
 from tests.support import Yard
 
 
@@ -26,7 +26,7 @@ async def page(yard: Yard) -> AsyncIterator[ClientWebSocketResponse]:
     async with Tasks() as tasks:
         bus = await yard.bus(Role.GATEWAY)
         names = (buckets.MODELS, buckets.INSTANCES)
-        mirrors: dict[str, Mirror[Any]] = {each.name: await Mirror.start(bus, each, tasks) for each in names}
+        mirrors: dict[str, BucketCache[Any]] = {each.name: await BucketCache.start(bus, each, tasks) for each in names}
         feed = Feed(bus, tasks, Keys.read(yard.settings.credentials), mirrors)
         await feed.open()
         app = web.Application()
@@ -35,12 +35,12 @@ async def page(yard: Yard) -> AsyncIterator[ClientWebSocketResponse]:
             TestClient(TestServer(app)) as client,
             client.ws_connect("/ws", protocols=(PROTOCOL,)) as ws,
         ):
-            assert (await ws.receive_json(timeout=PATIENCE_S))["type"] == "snapshot"
+            assert (await ws.receive_json(timeout=TIMEOUT_S))["type"] == "snapshot"
             yield ws
 
 
 async def test_a_page_is_told_while_the_broker_is_away(yard: Yard) -> None:
-    async with page(yard) as ws, asyncio.timeout(PATIENCE_S):
+    async with page(yard) as ws, asyncio.timeout(TIMEOUT_S):
         assert yard.broker.pid is not None
         os.kill(yard.broker.pid, signal.SIGKILL)
         await yard.broker.wait()

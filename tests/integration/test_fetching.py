@@ -9,18 +9,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.errors import YardError
 from schemas.instances import ClearNode, Instance, InstanceState, Node
 from schemas.library import EntryFormat, JobState, LibraryEntry, StoreSpace, entry_id
-from schemas.models import ModelRef, ModelSpec, Source
-from schemas.placing import AskOptions, Option, Options, PlanQuery, WaitingModel
+from schemas.models import ModelRef, ModelSource, ModelSpec
+from schemas.placing import AskOptions, NodeOptions, Option, PlanQuery, WaitingModel
 from schemas.profiles import Lora
-from schemas.roles import Role
 from services.supervisor.fetching.fetching import Fetching
 from services.supervisor.scheduling.asking import Nodes
 from services.supervisor.service import main as supervisor
@@ -65,7 +65,7 @@ def entry(node: str, path: str) -> LibraryEntry:
 class Machines:
     """Both machines, as everybody sees them."""
 
-    def __init__(self, seen: Shown, waits: Mirror[WaitingModel], instances: Mirror[Instance]) -> None:
+    def __init__(self, seen: Shown, waits: BucketCache[WaitingModel], instances: BucketCache[Instance]) -> None:
         self.seen = seen
         self._waits = waits
         self.instances = instances
@@ -106,11 +106,11 @@ async def machines(yard: Yard, *settings: Settings) -> AsyncIterator[Machines]:
             await stack.enter_async_context(running(yard, one))
             await supervisor(await yard.bus(Role.SUPERVISOR), one, tasks)
         bus = await yard.bus(Role.GATEWAY)
-        nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
+        nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
         async with asyncio.timeout(10):
             await nodes.until(lambda known: len(known) == len(settings))
-        waits: Mirror[WaitingModel] = await Mirror.start(bus, buckets.WAITS, tasks)
-        instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
+        waits: BucketCache[WaitingModel] = await BucketCache.start(bus, buckets.WAITING, tasks)
+        instances: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
         operator = await yard.bus()
         for one in settings:
             cleared = functools.partial(operator.call, subjects.NODE_CLEAR, ClearNode(drain_s=0.0))
@@ -189,7 +189,7 @@ async def test_a_copy_that_cannot_be_is_told_and_tried_again_when_somebody_asks(
 async def test_what_only_a_machine_has_that_is_away_is_said_so(yard: Yard, server: Path) -> None:
     b = large(yard, server)
     away = entry("z", "m.gguf")
-    library = Store(await yard.bus(Role.DOWNLOADER), buckets.LIBRARY)
+    library = BucketStore(await yard.bus(Role.DOWNLOADER), buckets.LIBRARY)
     async with machines(yard, b) as one:
         await library.put(away.key, away)
         await one.put(ModelSpec(name="m", path="m.gguf"))
@@ -198,7 +198,7 @@ async def test_what_only_a_machine_has_that_is_away_is_said_so(yard: Yard, serve
         assert "its files are on z, which is away" in (refused.error or "")
         repeated = entry("z", "org/m/m.gguf")
         await library.put(repeated.key, repeated)
-        source = Source(repo="org/m", revision="0" * 40)
+        source = ModelSource(repo="org/m", revision="0" * 40)
         await one.put(ModelSpec(name="n", path="org/m/m.gguf", source=source))
         asking = asyncio.create_task(one.start("n"))
         assert "they are downloaded" in await one.reason("its files are on z, which is away; in ")
@@ -208,23 +208,23 @@ async def test_what_only_a_machine_has_that_is_away_is_said_so(yard: Yard, serve
 async def test_a_node_that_goes_in_the_middle_of_a_look_is_no_place_for_files(yard: Yard) -> None:
     """What it said counts for some seconds, its record does not."""
     bus = await yard.bus(Role.SUPERVISOR)
-    path, records = "m.gguf", Store(bus, buckets.NODES)
+    path, records = "m.gguf", BucketStore(bus, buckets.NODES)
 
-    async def lacks(_asked: AskOptions) -> Options:
-        return Options(options=(Option(node="b"),), problem="It lacks it.", missing=(path,), engine="e")
+    async def lacks(_asked: AskOptions) -> NodeOptions:
+        return NodeOptions(options=(Option(node="b"),), problem="It lacks it.", missing=(path,), engine="e")
 
     async with Tasks() as tasks:
         commands = await Commands.start(bus, tasks, "A node.")
         await commands.add(subjects.NODE_OPTIONS, lacks, node="b")
         await records.put("b", Node(node="b", version="1", started_at=0.0))
-        await Store(bus, buckets.MODELS).put("m", ModelSpec(name="m", path=path))
+        await BucketStore(bus, buckets.MODELS).put("m", ModelSpec(name="m", path=path))
         downloader = await yard.bus(Role.DOWNLOADER)
         for one in ("a", "b"):
             space = StoreSpace(node=one, store="models", path="/", default=True)
-            await Store(downloader, buckets.STORES).put(f"{one}.models", space, ttl_s=60)
-        await Store(downloader, buckets.LIBRARY).put((there := entry("a", path)).key, there)
-        nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
-        models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
+            await BucketStore(downloader, buckets.STORES).put(f"{one}.models", space, ttl_s=60)
+        await BucketStore(downloader, buckets.LIBRARY).put((there := entry("a", path)).key, there)
+        nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
+        models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
         asking = Nodes(bus, nodes, models)
         fetching = await Fetching.start(bus, tasks, asking)
         spec = models.values["m"]

@@ -6,9 +6,9 @@ import pytest
 from nats.js import JetStreamContext
 
 from modelyard import flow_control
-from modelyard.replay import kept
+from modelyard.bus.reads import stored_messages
 from schemas import streams, subjects
-from schemas.roles import Role
+from schemas.base import Role
 from tests.support import Yard
 
 COUNT, SIZE = 4000, 8000
@@ -34,7 +34,7 @@ async def test_a_long_replay_is_given_whole_because_the_broker_is_answered(
     async with asyncio.timeout(60):
         while (await operator.js.stream_info(streams.LOGS.name)).state.messages < COUNT:
             await asyncio.sleep(0.05)
-        numbers = [int(msg.data) async for msg in kept(operator, streams.LOGS, subject, follow=False)]
+        numbers = [int(msg.data) async for msg in stored_messages(operator, streams.LOGS, subject, follow=False)]
     assert numbers == list(range(COUNT))
     assert asked > 0, "the broker never asked: this test proves nothing"
 

@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from modelyard.bus import Bus
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import subjects
+from schemas.base import Role
 from schemas.errors import BadRequest, Conflict
-from schemas.groups import Group, GroupKind, GroupRef, ListGroups
+from schemas.groups import GroupKind, GroupRef, ListGroups, ModelGroup
 from schemas.registry import PutModel, RenameModel
-from schemas.roles import Role
 from services.supervisor.service import main
 from tests.support import Yard
 
@@ -28,7 +28,7 @@ async def operator(yard: Yard, settings: Settings) -> AsyncIterator[Bus]:
 
 
 async def put(bus: Bus, name: str, kind: GroupKind, *models: str) -> None:
-    await bus.call(subjects.GROUP_PUT, Group(name=name, kind=kind, models=models))
+    await bus.call(subjects.GROUP_PUT, ModelGroup(name=name, kind=kind, models=models))
 
 
 async def models_of(bus: Bus, name: str) -> tuple[str, ...]:

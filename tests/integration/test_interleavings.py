@@ -11,17 +11,17 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.replay import replay
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.reads import replay
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets, streams, subjects
+from schemas.base import Role
 from schemas.errors import EngineFailed, InternalError, YardError
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.models import ModelSpec
 from schemas.requests import Lane, Outcome, RequestFinished
-from schemas.roles import Role
 from services.gateway.catalog import Catalog
 from services.gateway.inference.ask import Ask
 from services.gateway.inference.budgets import Admission
@@ -119,14 +119,14 @@ async def engine() -> AsyncIterator[tuple[Engine, int]]:
 async def path(yard: Yard, *ports: int) -> AsyncIterator[tuple[Inference, list[Desk]]]:
     """The gateway's half and a runner's half for each engine of the inference path, on a real broker."""
     gateway = await yard.bus(Role.GATEWAY)
-    await Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", SPEC)
+    await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", SPEC)
     async with Tasks() as tasks:
         desks = [await desk(await yard.bus(Role.RUNNER), tasks, port) for port in ports]
         catalog = Catalog(
-            await Mirror.start(gateway, buckets.MODELS, tasks),
-            await Mirror.start(gateway, buckets.INSTANCES, tasks),
+            await BucketCache.start(gateway, buckets.MODELS, tasks),
+            await BucketCache.start(gateway, buckets.INSTANCES, tasks),
         )
-        spending = await Mirror.start(gateway, buckets.SPENDING, tasks)
+        spending = await BucketCache.start(gateway, buckets.SPENDING, tasks)
         inference = Inference(gateway, tasks, catalog, Admission(spending))
         await inference.open(await Commands.start(gateway, tasks, "test"))
         try:
@@ -173,15 +173,15 @@ async def one(inference: Inference, chance: random.Random) -> Outcome:
         key=chance.choice((None, "a", "b")),
         lane=chance.choice((Lane.INTERACTIVE, Lane.INTERACTIVE, Lane.BATCH)),
     )
-    patience_s = chance.choice((30.0, 30.0, chance.random() * 0.2))
+    timeout_s = chance.choice((30.0, 30.0, chance.random() * 0.2))
     await asyncio.sleep(chance.random() * 0.3)
     try:
-        async with asyncio.timeout(patience_s), inference.ask(ask) as answer:
+        async with asyncio.timeout(timeout_s), inference.ask(ask) as answer:
             await answer.head()
             async for _ in answer.body():
                 pass
     except TimeoutError:
-        assert patience_s < 30, "a patient client waits for nothing"
+        assert timeout_s < 30, "a patient client waits for nothing"
         return Outcome.CANCELLED
     except EngineFailed:
         assert dies, "somebody else's death is not mine"

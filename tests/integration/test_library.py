@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modelyard.settings import Settings
-from modelyard.state import Store
+from modelyard.bus.records import BucketStore
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.library import (
     AskNode,
@@ -23,9 +24,8 @@ from schemas.library import (
     JobState,
     LibraryRef,
     TrashRef,
-    Verified,
+    VerifyState,
 )
-from schemas.roles import Role
 from services.downloader.library import trash
 from tests.integration.library_yard import Shown, gguf, library, put, sha256, shown
 from tests.support import Yard
@@ -54,7 +54,7 @@ async def test_a_file_put_there_by_hand_appears_with_its_facts_and_goes_when_it_
     assert (entry.facts.architecture, entry.facts.quant) == ("llama", "Q4_K_M")
     assert (entry.facts.n_ctx_train, entry.facts.has_chat_template) == (4096, True)
     assert entry.modified_at == pytest.approx(file.stat().st_mtime)
-    assert (entry.verified, entry.problem) == (Verified.UNKNOWN, None)
+    assert (entry.verified, entry.problem) == (VerifyState.UNKNOWN, None)
     file.unlink()
     await seen.gone(PATH)
 
@@ -189,13 +189,13 @@ async def test_a_check_notes_the_hash_and_a_later_one_finds_the_damage(root: Pat
     job = await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key))
     ended = await seen.ended(job)
     assert (ended.state, ended.bytes_done, ended.damaged) == (JobState.FINISHED, len(gguf()), ())
-    await seen.until(entry.key, lambda one: one.verified is Verified.VERIFIED)
+    await seen.until(entry.key, lambda one: one.verified is VerifyState.VERIFIED)
     found = await seen.bus.call(subjects.LIBRARY_FIND, FindFile(sha256=sha256(gguf())))
     assert [(one.node, one.store, one.path) for one in found.files] == [("testnode", "models", PATH)]
     # A flipped bit in the last of its zeros: same size, same header.
     file.write_bytes(gguf()[:-1] + b"\1")
     await seen.scan()
-    await seen.until(entry.key, lambda one: one.verified is Verified.UNVERIFIED)
+    await seen.until(entry.key, lambda one: one.verified is VerifyState.UNVERIFIED)
     ended = await seen.ended(await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key)))
     assert ended.damaged == (PATH,)
     await seen.until(entry.key, lambda one: one.damaged == (PATH,))
@@ -254,7 +254,7 @@ async def test_a_job_that_was_cut_off_goes_on_when_the_downloader_is_back(yard: 
             job = await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key))
             job = await seen.ended(job)
         cut_off = msgspec.structs.replace(job, job="cutoff", state=JobState.RUNNING, created_at=time.time())
-        await Store(await yard.bus(Role.DOWNLOADER), buckets.JOBS).put("cutoff", cut_off, ttl_s=600)
+        await BucketStore(await yard.bus(Role.DOWNLOADER), buckets.JOBS).put("cutoff", cut_off, ttl_s=600)
         async with library(yard):
             assert (await seen.ended(cut_off)).state is JobState.FINISHED
 

@@ -8,16 +8,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modelyard.settings import Settings
-from modelyard.state import Store
+from modelyard.bus.records import BucketStore
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
+from schemas.base import Role, model_key
 from schemas.downloads import Download, DownloadState
 from schemas.errors import Conflict
-from schemas.grammar import model_key
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.library import DeleteEntry, TrashRef
 from schemas.models import ModelSpec
-from schemas.roles import Role
 from tests.integration.library_yard import Shown, gguf, library, put, shown
 from tests.support import Yard
 
@@ -38,7 +37,7 @@ async def seen(yard: Yard) -> AsyncIterator[Shown]:
 async def test_an_entry_that_a_model_needs_is_not_deleted_unless_it_is_forced(
     yard: Yard, root: Path, seen: Shown
 ) -> None:
-    registry = Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS)
+    registry = BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS)
     await registry.put(model_key("mine"), ModelSpec(name="mine", path=PATH))
     put(root, PATH, gguf())
     entry = await seen.at(PATH)
@@ -57,7 +56,7 @@ async def test_an_entry_that_an_instance_runs_from_is_not_deleted_though_its_mod
     yard: Yard, root: Path, seen: Shown
 ) -> None:
     supervisor = await yard.bus(Role.SUPERVISOR)
-    registry, instances = Store(supervisor, buckets.MODELS), Store(supervisor, buckets.INSTANCES)
+    registry, instances = BucketStore(supervisor, buckets.MODELS), BucketStore(supervisor, buckets.INSTANCES)
     await registry.put(model_key("mine"), ModelSpec(name="mine", path=PATH))
     put(root, PATH, gguf())
     entry = await seen.at(PATH)
@@ -108,7 +107,7 @@ async def test_an_entry_that_a_download_brings_is_not_deleted(yard: Yard, root: 
         node=node,
         files=(name,),
     )
-    downloads = Store(await yard.bus(Role.DOWNLOADER), buckets.DOWNLOADS)
+    downloads = BucketStore(await yard.bus(Role.DOWNLOADER), buckets.DOWNLOADS)
     await downloads.put("d1", download)
     await _refused(seen, entry.key, "downloaded")
     await downloads.put("d1", msgspec.structs.replace(download, files=("another.gguf",)))

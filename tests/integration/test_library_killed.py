@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from modelyard.settings import Settings
+from modelyard.host.settings import Settings
 from schemas import subjects
 from schemas.errors import DeadlineExceeded, ServiceUnavailable
 from schemas.library import AskNode, DeleteEntry, JobState, LibraryJob, LibraryRef, TrashRef

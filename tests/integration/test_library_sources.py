@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.bus import Bus
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import subjects
+from schemas.base import Role
 from schemas.downloads import StartDownload
 from schemas.errors import NotFound
-from schemas.library import AskNode, FindFile, ImportCached, JobState, LibraryRef, Verified
-from schemas.roles import Role
+from schemas.library import AskNode, FindFile, ImportCached, JobState, LibraryRef, VerifyState
 from services.downloader import service
 from tests.hub import Hub
 from tests.integration.library_yard import Shown, gguf, library, put, sha256, shown
@@ -45,7 +45,7 @@ async def test_what_was_pulled_is_known_and_only_its_damaged_file_is_fetched_aga
         await service.main(bus, settings, tasks)
         await _pulled(seen)
         entry = await seen.at(f"{REPO}/m-Q4_0-00001-of-00002.gguf")
-        assert (entry.verified, entry.facts.n_shards) == (Verified.VERIFIED, 2)
+        assert (entry.verified, entry.facts.n_shards) == (VerifyState.VERIFIED, 2)
         assert entry.source is not None
         assert (entry.source.repo, entry.downloaded_at is not None) == (REPO, True)
         second = settings.models / REPO / "m-Q4_0-00002-of-00002.gguf"
@@ -58,7 +58,7 @@ async def test_what_was_pulled_is_known_and_only_its_damaged_file_is_fetched_aga
         assert second.read_bytes() == gguf("Part 2")
         assert {one.path.rpartition("/")[2] for one in hub.seen[before:]} == {second.name}
         await seen.scan()
-        await seen.until(entry.key, lambda one: one.verified is Verified.VERIFIED and not one.damaged)
+        await seen.until(entry.key, lambda one: one.verified is VerifyState.VERIFIED and not one.damaged)
         second.unlink()
         await seen.scan()
         await seen.until(entry.key, lambda one: "1 of its 2 files are missing" in (one.problem or ""))
@@ -71,7 +71,7 @@ async def _pulled(seen: Shown) -> None:
     """Nobody registers models here: the files are what counts."""
     await seen.bus.call(subjects.DOWNLOAD_START, StartDownload(reference=f"{REPO}:Q4_0"))
     async with asyncio.timeout(20):
-        await seen.entries.until(lambda all_: any(one.verified is Verified.VERIFIED for one in all_.values()))
+        await seen.entries.until(lambda all_: any(one.verified is VerifyState.VERIFIED for one in all_.values()))
 
 
 def cached(home: Path, files: dict[str, bytes], repo: str = REPO) -> Path:
@@ -108,7 +108,7 @@ async def test_a_model_of_the_hubs_cache_is_taken_in_without_taking_room(
         ended = await seen.ended(job)
         assert (ended.state, ended.linked, ended.error) == (JobState.FINISHED, 2, None)
         entry = await seen.at(f"{REPO}/m-Q4_0.gguf")
-        assert entry.verified is Verified.UNVERIFIED
+        assert entry.verified is VerifyState.UNVERIFIED
         assert (settings.models / entry.path).samefile(snapshot / "m-Q4_0.gguf")
         details = await seen.bus.call(subjects.LIBRARY_SHOW, LibraryRef(entry=entry.key))
         assert details.files[0].sha256 == sha256(gguf())

@@ -9,18 +9,18 @@ from contextlib import aclosing
 import pytest
 import structlog
 
-from modelyard import logging
-from modelyard.bus import Bus
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.log_publisher import MAX_LINES, LogPublisher
+from modelyard.bus.records import BucketStore
 from modelyard.client import Client, log_search
 from modelyard.client.log_search import level_of
-from modelyard.log_wire import MAX_LINES, Wire
-from modelyard.state import Store
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.errors import BadRequest
 from schemas.instances import InstanceState
-from schemas.logs import Level, LogBatch, LogLine, LogQuery, Order
+from schemas.logs import LogBatch, LogLevel, LogLine, LogOrder, LogQuery
 from schemas.models import ModelSpec
-from schemas.roles import Role
 from tests.commands import run
 from tests.standins import instance
 from tests.support import Yard
@@ -35,7 +35,7 @@ async def engine(
     await bus.emit(subjects.INSTANCE_LOG, batch, node=node, instance=name or f"i-{model}")
 
 
-async def found(client: Client, query: LogQuery, order: Order = Order.OLDEST, limit: int = 1000) -> list[str]:
+async def found(client: Client, query: LogQuery, order: LogOrder = LogOrder.OLDEST, limit: int = 1000) -> list[str]:
     """The texts of all pages."""
     texts: list[str] = []
     cursor = None
@@ -49,13 +49,13 @@ async def found(client: Client, query: LogQuery, order: Order = Order.OLDEST, li
 
 
 @pytest.fixture
-def logged() -> Iterator[tuple[logging.Logger, Wire]]:
+def logged() -> Iterator[tuple[logs.Logger, LogPublisher]]:
     """A logger as services have it, and what goes on the wire of it."""
     root, before = stdlib.getLogger(), structlog.get_config()
     handlers, level = root.handlers[:], root.level
-    wire = Wire()
-    logging.configure("info", wire)
-    yield logging.get("test"), wire
+    wire = LogPublisher()
+    logs.configure("info", wire)
+    yield logs.get("test"), wire
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.configure(**before)
@@ -64,18 +64,18 @@ def logged() -> Iterator[tuple[logging.Logger, Wire]]:
 @pytest.mark.parametrize(
     ("text", "level"),
     [
-        ("llama_model_load: error loading model", Level.ERROR),
-        ("0.01.234.567 E srv: no", Level.ERROR),
-        ("W srv: low", Level.WARNING),
-        ("warning: old format", Level.WARNING),
-        ("main: server is listening", Level.INFO),
-        ("D slot update", Level.DEBUG),
-        ("terror", Level.INFO),
+        ("llama_model_load: error loading model", LogLevel.ERROR),
+        ("0.01.234.567 E srv: no", LogLevel.ERROR),
+        ("W srv: low", LogLevel.WARNING),
+        ("warning: old format", LogLevel.WARNING),
+        ("main: server is listening", LogLevel.INFO),
+        ("D slot update", LogLevel.DEBUG),
+        ("terror", LogLevel.INFO),
     ],
 )
-def test_the_level_of_an_engines_line_is_told_by_its_words(text: str, level: Level) -> None:
+def test_the_level_of_an_engines_line_is_told_by_its_words(text: str, level: LogLevel) -> None:
     assert level_of(LogLine(at=1, text=text)) is level
-    assert level_of(LogLine(at=1, text=text, level="warning")) is Level.WARNING
+    assert level_of(LogLine(at=1, text=text, level="warning")) is LogLevel.WARNING
 
 
 async def test_lines_are_found_by_whose_they_are_and_what_they_say(yard: Yard, client: Client) -> None:
@@ -88,20 +88,20 @@ async def test_lines_are_found_by_whose_they_are_and_what_they_say(yard: Yard, c
         (LogQuery(model="a"), ["Hello one", "an ERROR here"]),
         (LogQuery(node="n2"), ["hello two"]),
         (LogQuery(instance="0123456789abcdef"), ["hello two"]),
-        (LogQuery(level=Level.WARNING), ["an ERROR here"]),
+        (LogQuery(level=LogLevel.WARNING), ["an ERROR here"]),
         (LogQuery(since=NOW - 60), ["hello two"]),
         (LogQuery(until=NOW - 60), ["Hello one", "an ERROR here"]),
         (LogQuery(since=NOW - 60, until=NOW - 55), []),
         (LogQuery(service="gateway"), []),
     ):
         assert await found(client, query) == expected, query
-        assert await found(client, query, Order.NEWEST) == expected[::-1], query
+        assert await found(client, query, LogOrder.NEWEST) == expected[::-1], query
 
 
-@pytest.mark.parametrize("order", list(Order))
+@pytest.mark.parametrize("order", list(LogOrder))
 @pytest.mark.parametrize("limit", [1, 7, 1000])
 async def test_pages_together_are_everything_once(
-    yard: Yard, client: Client, order: Order, limit: int, monkeypatch: pytest.MonkeyPatch
+    yard: Yard, client: Client, order: LogOrder, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_search, "_WINDOW", 8)
     monkeypatch.setattr(log_search, "_SCANNED", 20)
@@ -111,11 +111,11 @@ async def test_pages_together_are_everything_once(
         await engine(runner, model, *(f"{number}.{part} {model}" for part in range(3)))
     expected = [f"{number}.{part} a" for number in range(0, 60, 10) for part in range(3)]
     texts = await found(client, LogQuery(model="a"), order, limit)
-    assert texts == (expected if order is Order.OLDEST else expected[::-1])
+    assert texts == (expected if order is LogOrder.OLDEST else expected[::-1])
 
 
 async def test_an_empty_yard_has_no_lines(client: Client) -> None:
-    for order in Order:
+    for order in LogOrder:
         assert await found(client, LogQuery(), order) == []
 
 
@@ -142,7 +142,7 @@ async def test_who_follows_misses_nothing_between_the_past_and_the_present(
 
 
 async def test_what_a_service_logs_is_found_with_its_level_and_model(
-    yard: Yard, client: Client, logged: tuple[logging.Logger, Wire]
+    yard: Yard, client: Client, logged: tuple[logs.Logger, LogPublisher]
 ) -> None:
     gateway = await yard.bus(Role.GATEWAY)
     log, wire = logged
@@ -163,13 +163,13 @@ async def test_what_a_service_logs_is_found_with_its_level_and_model(
         "gateway",
         "testnode",
     )
-    (error,) = (await client.search_logs(LogQuery(level=Level.ERROR, service="gateway"))).lines
+    (error,) = (await client.search_logs(LogQuery(level=LogLevel.ERROR, service="gateway"))).lines
     assert error.text.startswith("it_failed\nTraceback")
     assert await found(client, LogQuery(text="not_told")) == []
 
 
 async def test_a_flood_is_cut_and_says_so(
-    yard: Yard, client: Client, logged: tuple[logging.Logger, Wire]
+    yard: Yard, client: Client, logged: tuple[logs.Logger, LogPublisher]
 ) -> None:
     monitor = await yard.bus(Role.MONITOR)
     log, wire = logged
@@ -196,8 +196,8 @@ async def test_a_flood_is_cut_and_says_so(
 
 async def test_the_command_searches_and_follows(yard: Yard, client: Client) -> None:
     runner, supervisor = await yard.bus(Role.RUNNER), await yard.bus(Role.SUPERVISOR)
-    await Store(supervisor, buckets.MODELS).put("demo", ModelSpec(name="demo", path="p", aliases=("d",)))
-    await Store(supervisor, buckets.INSTANCES).put("i-demo", instance("i-demo", "demo", InstanceState.READY))
+    await BucketStore(supervisor, buckets.MODELS).put("demo", ModelSpec(name="demo", path="p", aliases=("d",)))
+    await BucketStore(supervisor, buckets.INSTANCES).put("i-demo", instance("i-demo", "demo", InstanceState.READY))
     await engine(runner, "demo", "first", "a warning", "last")
     await engine(runner, "other", "else")
     plain = await run(yard, "logs", "--grep", "warn")

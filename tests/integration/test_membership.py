@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from modelyard import credentials, home
-from modelyard.broker import reload
-from modelyard.bus import Bus
-from modelyard.home import Membership
-from modelyard.settings import Settings, load
+from modelyard.bus.connection import Bus
+from modelyard.host import credentials, home
+from modelyard.host.broker import reload
+from modelyard.host.home import Membership
+from modelyard.host.settings import Settings, load
 from modelyard.up.child import CannotStart
 from modelyard.up.invitation import Invitation, read
 from modelyard.up.inviting import Inviting, Listening, listening
 from modelyard.up.joining import membership
+from schemas.base import Role
 from schemas.errors import BrokerUnavailable
-from schemas.roles import Role
 from tests.support import Yard
 
 

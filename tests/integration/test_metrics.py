@@ -11,16 +11,16 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from nats.js import api
 
-from modelyard.bus import Bus
-from modelyard.ensure import ensure_all
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.ensure import ensure_all
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets, streams, subjects
+from schemas.base import Role
 from schemas.errors import BadRequest
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.metrics import AskSamples, InstanceMetrics, MetricsQuery, Sample, Samples
 from schemas.models import ModelSpec
-from schemas.roles import Role
 from services.gateway.exposure import Keys, Origins
 from services.gateway.metrics import Metrics
 from services.gateway.middleware import errors, guard
@@ -34,7 +34,7 @@ from services.supervisor.runner.activity import Activity
 from services.supervisor.runner.desk import Desk
 from services.supervisor.runner.life import Life
 from services.supervisor.runner.upstream import Upstream
-from tests.integration.monitor_service import PATIENCE_S, POLL_S, emit, monitor, record, restart_broker
+from tests.integration.monitor_service import POLL_S, TIMEOUT_S, emit, monitor, record, restart_broker
 from tests.support import Yard
 
 Http = TestClient[web.Request, web.Application]
@@ -60,7 +60,7 @@ async def tell(bus: Bus, metrics: InstanceMetrics) -> None:
 
 async def until(operator: Bus, condition: Callable[[dict[str, Sample]], bool]) -> dict[str, Sample]:
     """The first samples that fulfil the condition, the last of each name; they change once a second."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             samples: Samples = await operator.call(subjects.METRICS_NOW, AskSamples())
             by_name = {one.name: one for one in samples.samples}
@@ -92,7 +92,7 @@ async def test_what_happens_shows_within_a_second_as_samples_and_as_history(yard
 
 async def test_starts_and_ends_of_instances_are_counted_and_queues_are_seen(yard: Yard) -> None:
     runner, gateway, operator = await yard.bus(Role.RUNNER), await yard.bus(Role.GATEWAY), await yard.bus()
-    store = Store(runner, buckets.INSTANCES)
+    store = BucketStore(runner, buckets.INSTANCES)
     instance = Instance(
         instance="i1",
         model="org/demo",
@@ -169,7 +169,7 @@ async def test_gathering_goes_on_after_the_broker_was_killed(yard: Yard) -> None
 
 async def until_again(operator: Bus, condition: Callable[[dict[str, Sample]], bool]) -> dict[str, Sample]:
     """As `until`, while the broker and its clients find each other again."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while True:
             try:
                 return await until(operator, condition)
@@ -185,9 +185,9 @@ async def test_a_plugin_joins_leaves_and_says_what_is_wrong_with_it_without_a_re
     folder = yard.settings.device_plugins
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     plugin = folder / "mine.py"
-    async with monitor(yard), Tasks() as tasks, asyncio.timeout(PATIENCE_S):
-        adapters = await Mirror.start(operator, buckets.ADAPTERS, tasks)
-        devices = await Mirror.start(operator, buckets.DEVICES, tasks)
+    async with monitor(yard), Tasks() as tasks, asyncio.timeout(TIMEOUT_S):
+        adapters = await BucketCache.start(operator, buckets.ADAPTERS, tasks)
+        devices = await BucketCache.start(operator, buckets.DEVICES, tasks)
         plugin.write_text("def")
         plugin.chmod(0o600)
         await adapters.until(
@@ -235,7 +235,7 @@ async def gateway(yard: Yard, *keys: str) -> AsyncIterator[Http]:
         app = web.Application(
             middlewares=[errors({}), guard(Origins(yard.settings), Keys.read(yard.settings.credentials))]
         )
-        app.router.add_routes(Metrics(bus, await Mirror.start(bus, buckets.DEVICES, tasks)).routes())
+        app.router.add_routes(Metrics(bus, await BucketCache.start(bus, buckets.DEVICES, tasks)).routes())
         async with TestClient(TestServer(app)) as client:
             yield client
 
@@ -311,7 +311,7 @@ async def test_an_engine_is_asked_while_it_works_and_left_in_peace_while_it_rest
         instance="i1", model="demo", node="n", engine="e", revision=1, state=InstanceState.READY,
         reason=Reason.REQUESTED, changed_at=1.0,
     )  # fmt: skip
-    async with engine() as (port, asked), Tasks() as tasks, asyncio.timeout(PATIENCE_S):
+    async with engine() as (port, asked), Tasks() as tasks, asyncio.timeout(TIMEOUT_S):
         upstream = Upstream(port, LLAMA_API)
         desk = Desk(bus, tasks, Life(bus, tasks, instance), upstream, ModelSpec(name="demo", path="d"))
         tasks.spawn(Activity(bus, desk, upstream).run(), "activity")
@@ -346,7 +346,7 @@ async def test_a_collector_gets_the_metrics_where_one_is_named(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.addresses[0][1]}")
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
     runner = await yard.bus(Role.RUNNER)
-    async with monitor(yard), asyncio.timeout(PATIENCE_S):
+    async with monitor(yard), asyncio.timeout(TIMEOUT_S):
         await runner.emit(subjects.REQUEST_FINISHED, record("r1"), model="demo", request="r1")
         metrics = {}
         while not {"yard_requests_total", "yard_device_memory_used_bytes"} <= metrics.keys():

@@ -10,16 +10,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import replay
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
 from modelyard.plugins import Found
-from modelyard.replay import replay
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
 from schemas import buckets, streams, subjects
+from schemas.base import Role
 from schemas.devices import Device, DeviceKind
 from schemas.errors import BadRequest, InternalError
 from schemas.requests import RequestFinished
-from schemas.roles import Role
 from schemas.usage import UsageQuery
 from services.monitor.costs.book import PriceBook
 from services.monitor.counting import CONSUMER, USAGE_FILE
@@ -31,8 +31,8 @@ from services.monitor.usage.keeper import UsageKeeper
 from services.monitor.usage.reader import UsageReader
 from services.monitor.usage.store import Counted, UsageStore
 from tests.integration.monitor_service import (
-    PATIENCE_S,
     POLL_S,
+    TIMEOUT_S,
     at_least,
     emit,
     monitor,
@@ -50,9 +50,9 @@ async def test_devices_stand_in_the_bucket_and_are_kept_as_metrics(yard: Yard) -
     async with (
         monitor(yard),
         Tasks() as tasks,
-        asyncio.timeout(PATIENCE_S),
+        asyncio.timeout(TIMEOUT_S),
     ):
-        devices = await Mirror.start(operator, buckets.DEVICES, tasks)
+        devices = await BucketCache.start(operator, buckets.DEVICES, tasks)
         await devices.until(lambda values: "testnode.cpu" in values)
         first = devices.values["testnode.cpu"]
         assert first.memory_total_bytes > 0
@@ -67,7 +67,7 @@ async def test_devices_stand_in_the_bucket_and_are_kept_as_metrics(yard: Yard) -
 async def test_a_device_that_nobody_samples_any_more_expires(yard: Yard) -> None:
     operator = await yard.bus()
     async with monitor(yard), Tasks() as tasks:
-        devices = await Mirror.start(operator, buckets.DEVICES, tasks)
+        devices = await BucketCache.start(operator, buckets.DEVICES, tasks)
         await devices.until(lambda values: "testnode.cpu" in values)
         bucket = buckets.DEVICES
         kept = await operator.js.get_last_msg(bucket.stream, bucket.subject("testnode.cpu"))
@@ -101,7 +101,7 @@ async def test_an_adapter_that_hangs_or_fails_stops_no_other(yard: Yard) -> None
     release, failures = threading.Event(), [RuntimeError("first"), RuntimeError("second")]
 
     def hang() -> list[Device]:
-        release.wait(PATIENCE_S)
+        release.wait(TIMEOUT_S)
         return [device("slow")]
 
     def recover() -> list[Device]:
@@ -111,12 +111,12 @@ async def test_an_adapter_that_hangs_or_fails_stops_no_other(yard: Yard) -> None
 
     adapters = {one.name: one for one in (Scripted("hangs", hang), Scripted("fails", recover))}
     async with Tasks() as tasks:
-        instances = await Mirror.start(bus, buckets.INSTANCES, tasks)
-        devices = await Mirror.start(operator, buckets.DEVICES, tasks)
+        instances = await BucketCache.start(bus, buckets.INSTANCES, tasks)
+        devices = await BucketCache.start(operator, buckets.DEVICES, tasks)
         watch = Watch(bus, yard.settings, instances, period_s=0.05)
         tasks.spawn(watch.send(), "samples")
         watch.look(Found(adapters, ()))
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             await devices.until(lambda values: set(values) == {"testnode.recovered"})
             release.set()
             await devices.until(lambda values: set(values) == {"testnode.recovered", "testnode.slow"})
@@ -167,7 +167,7 @@ async def test_a_record_that_cannot_be_read_is_given_up_and_holds_up_no_other(
         await emit(runner, ["good"])
         report = await usage(operator, at_least(1), recent=10)
         assert {one.request for one in report.recent} == {"good"}
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while (await operator.js.consumer_info(streams.EVENTS.name, CONSUMER)).num_ack_pending:
                 await asyncio.sleep(POLL_S)
 
@@ -209,7 +209,7 @@ async def test_a_record_that_the_disk_does_not_take_comes_again(yard: Yard) -> N
     async with Tasks() as tasks:
         tasks.spawn(Folder(bus, CONSUMER, subjects.REQUEST_FINISHED, keeper.take).run(), "usage")
         await emit(runner, ["r1", "r2"])
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while not at_least(2)(await keeper.report(UsageQuery())):
                 await asyncio.sleep(POLL_S)
     keeper.close()
@@ -235,7 +235,7 @@ async def test_a_record_that_cannot_be_stored_holds_up_no_other(yard: Yard) -> N
     await emit(runner, ["r1", "bad", "r2"])
     async with Tasks() as tasks:
         tasks.spawn(Folder(bus, CONSUMER, subjects.REQUEST_FINISHED, keeper.take).run(), "usage")
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while not at_least(2)(await keeper.report(UsageQuery())):
                 await asyncio.sleep(POLL_S)
             while (await bus.js.consumer_info(streams.EVENTS.name, CONSUMER)).num_ack_pending:
@@ -255,9 +255,9 @@ async def test_sampling_and_counting_go_on_after_the_broker_was_killed(yard: Yar
     async with (
         monitor(yard),
         Tasks() as tasks,
-        asyncio.timeout(2 * PATIENCE_S),
+        asyncio.timeout(2 * TIMEOUT_S),
     ):
-        devices = await Mirror.start(operator, buckets.DEVICES, tasks)
+        devices = await BucketCache.start(operator, buckets.DEVICES, tasks)
         await devices.until(lambda values: "testnode.cpu" in values)
         await emit(runner, ["before"])
         await restart_broker(yard)

@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from modelyard.bus import Bus
-from modelyard.settings import Settings
+from modelyard.bus.connection import Bus
+from modelyard.host.settings import Settings
 from schemas import subjects
+from schemas.base import Format
 from schemas.errors import YardError
-from schemas.formats import Format
-from schemas.hub import AskOffer, Offer, Offered, SearchHub
-from schemas.models import Mode, Source
+from schemas.hub import AskOffer, Offer, OfferedChoice, SearchHub
+from schemas.models import Mode, ModelSource
 from schemas.registry import PutModel
 from tests.gguf_bytes import head, text
 from tests.hub import About, Hub
@@ -56,7 +56,7 @@ async def offer(bus: Bus, reference: str = REPO, n_ctx: int | None = None) -> Of
     return await bus.call(subjects.HUB_OFFER, AskOffer(reference=reference, n_ctx=n_ctx))
 
 
-def sentences(offered: Offered) -> dict[str, str]:
+def sentences(offered: OfferedChoice) -> dict[str, str]:
     return {fit.node: fit.sentence for fit in offered.fits}
 
 
@@ -143,7 +143,7 @@ async def test_what_is_in_the_yard_already_is_told(asking: Bus, hub: Hub, settin
     path = settings.models / REPO / "m-Q4_K_M.gguf"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"GGUF1")
-    source = Source(repo=REPO, revision="0" * 40)
+    source = ModelSource(repo=REPO, revision="0" * 40)
     put = PutModel(name="mine", path=f"{REPO}/m-Q4_K_M.gguf", source=source)
     await asking.call(subjects.MODEL_PUT, put)
     (choice,) = (await offer(asking)).choices

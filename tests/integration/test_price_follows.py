@@ -3,12 +3,12 @@
 import asyncio
 from decimal import Decimal
 
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import subjects
+from schemas.base import Role
 from schemas.prices import ListPrices, Price, PutPrice, Tier
 from schemas.registry import PutModel, RenameModel
-from schemas.roles import Role
 from services.supervisor.service import main
 from tests.integration.test_monitor import monitor
 from tests.support import Yard

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from modelyard.bus import Bus
-from modelyard.client.reading import read_bucket
-from modelyard.settings import Settings
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import read_bucket
+from modelyard.host.settings import Settings
 from modelyard.tinymodels import write_embedder, write_reciter, write_reranker
 from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download, DownloadState, StartDownload
@@ -15,7 +15,7 @@ from schemas.errors import Conflict, ModelNotFound, UnreadableModel, YardError
 from schemas.hub import Choice
 from schemas.library import AskNode
 from schemas.models import Mode, ModelRef, ModelSpec
-from schemas.registering import Registered, RegisterFiles, Wishes
+from schemas.registering import ModelOverrides, Registered, RegisterFiles
 from schemas.registry import PatchModel, PutModel, RenameModel
 from tests.commands import refused, run
 from tests.hub import About, Hub
@@ -55,7 +55,7 @@ async def pull(bus: Bus, reference: str, **more: object) -> Download:
             ended.set_result(download)
 
     subscription = await bus.subscribe(subjects.DOWNLOAD_CHANGED, on_change)
-    await bus.settle()
+    await bus.flush_subscriptions()
     await bus.call(subjects.DOWNLOAD_START, StartDownload(reference=reference, **more))  # type: ignore[arg-type]
     async with asyncio.timeout(30):
         done = await ended
@@ -82,8 +82,8 @@ async def test_a_download_becomes_a_model_with_all_that_could_be_guessed(asking:
 
 
 async def test_a_download_takes_what_is_said_about_files_and_model(asking: Bus, settings: Settings) -> None:
-    wishes = Wishes(aliases=("small",), mode=Mode.COMPLETION, n_ctx=1024)
-    await pull(asking, f"{REPO}:Q8_0", name="mine", choice=Choice(mmproj="none"), wishes=wishes)
+    overrides = ModelOverrides(aliases=("small",), mode=Mode.COMPLETION, n_ctx=1024)
+    await pull(asking, f"{REPO}:Q8_0", name="mine", choice=Choice(mmproj="none"), overrides=overrides)
     model = await spec(asking, "small")
     assert (model.name, model.mmproj, model.n_ctx, model.mode) == ("mine", None, 1024, Mode.COMPLETION)
     assert not (settings.models / REPO / "mmproj-F16.gguf").exists()
@@ -101,7 +101,7 @@ async def test_a_download_again_undoes_nothing_that_somebody_set(asking: Bus) ->
     await pull(asking, f"{REPO}:Q8_0", name="mine")
     assert await spec(asking, "mine") == before
     # Another quant under the same name: its file changes, and nothing else.
-    await pull(asking, f"{REPO}:Q4_0", name="mine", wishes=Wishes(n_ctx=2048))
+    await pull(asking, f"{REPO}:Q4_0", name="mine", overrides=ModelOverrides(n_ctx=2048))
     after = await spec(asking, "mine")
     assert (after.path, after.n_ctx) == (f"{REPO}/chat-Q4_0.gguf", 2048)
     assert (after.aliases, after.pinned, after.mmproj) == (("a",), True, None)
@@ -111,7 +111,7 @@ async def test_a_name_that_is_taken_is_refused_before_the_first_byte(asking: Bus
     await asking.call(subjects.MODEL_PUT, PutModel(name="mine", path="by/hand.gguf", aliases=("other",)))
     with pytest.raises(Conflict, match=r"by/hand\.gguf"):
         await pull(asking, f"{REPO}:Q8_0", name="mine")
-    for more in ({"name": "other"}, {"name": "free", "wishes": Wishes(aliases=("mine",))}):
+    for more in ({"name": "other"}, {"name": "free", "overrides": ModelOverrides(aliases=("mine",))}):
         with pytest.raises(Conflict, match="belongs to the model mine"):
             await pull(asking, f"{REPO}:Q8_0", **more)
     assert hub.file(REPO, "chat-Q8_0.gguf").requests == 0

@@ -7,15 +7,15 @@ import msgspec
 import pytest
 from nats.js import api
 
-from modelyard.bus import Bus
-from modelyard.ensure import ensure_bucket
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.ensure import ensure_bucket
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
+from schemas.base import Role, model_key
 from schemas.errors import BadRequest, Conflict, ModelNotFound, NotFound, YardError
-from schemas.grammar import model_key
 from schemas.instances import Accepted, InstanceState, StopInstance
 from schemas.models import Mode, ModelRef, ModelSpec, ModelStored
 from schemas.registry import (
@@ -29,7 +29,6 @@ from schemas.registry import (
     RenameModel,
     UndoModel,
 )
-from schemas.roles import Role
 from services.supervisor.service import main
 from tests.standins import instance
 from tests.support import Yard
@@ -90,7 +89,7 @@ async def asking(yard: Yard, settings: Settings) -> AsyncIterator[Asking]:
 async def heard(yard: Yard) -> Heard:
     bus = await yard.bus()
     subscription = await bus.nc.subscribe(subjects.MODEL_CHANGED.wildcard)
-    await bus.settle()
+    await bus.flush_subscriptions()
     return Heard(subscription)
 
 
@@ -248,7 +247,7 @@ class Node:
     """Takes the order to stop an instance of another node, and obeys."""
 
     def __init__(self, bus: Bus) -> None:
-        self.instances = Store(bus, buckets.INSTANCES)
+        self.instances = BucketStore(bus, buckets.INSTANCES)
         self.stopped: list[str] = []
 
     async def stop(self, order: StopInstance) -> Accepted:
@@ -276,7 +275,7 @@ async def test_a_model_that_runs_leaves_by_force_alone(asking: Asking, yard: Yar
         node = Node(bus)
         commands = await Commands.start(bus, tasks, "another node")
         await commands.add(subjects.NODE_STOP, node.stop, node="elsewhere")
-        seen = await Mirror.start(asking.bus, buckets.INSTANCES, tasks)
+        seen = await BucketCache.start(asking.bus, buckets.INSTANCES, tasks)
         await node.instances.put("i1", node.of("i1", InstanceState.READY))
         await seen.until(lambda values: "i1" in values)
         # What the registry's own mirror shows may be a moment behind ours.

@@ -10,12 +10,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from modelyard.settings import Settings
-from modelyard.state import Store
-from modelyard.tasks import Tasks
+from modelyard.bus.records import BucketStore
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
+from schemas.base import Role
 from schemas.errors import DeadlineExceeded, ModelNotFound, YardError
-from schemas.roles import Role
 from services.gateway.admin import Admin
 from services.gateway.inference.ask import Ask
 from services.gateway.inference.inference import Inference
@@ -116,7 +116,7 @@ async def waiting(yard: Yard, inference: Inference) -> AsyncIterator[asyncio.Tas
 
     bus = await yard.bus()
     queued = await bus.nc.subscribe(subjects.REQUEST_QUEUED.wildcard)
-    await bus.settle()
+    await bus.flush_subscriptions()
     task = asyncio.create_task(give_up())
     await queued.next_msg(timeout=20)
     yield task
@@ -125,12 +125,12 @@ async def waiting(yard: Yard, inference: Inference) -> AsyncIterator[asyncio.Tas
 
 async def test_who_waits_for_a_model_that_is_deleted_is_told(yard: Yard) -> None:
     async with path(yard) as (inference, _), waiting(yard, inference) as refused:
-        await Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS).delete("demo")
+        await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).delete("demo")
         assert isinstance(await asyncio.wait_for(refused, 20), ModelNotFound)
 
 
 async def test_who_waits_goes_by_the_newest_spec(yard: Yard) -> None:
     async with path(yard) as (inference, _), waiting(yard, inference) as refused:
         shorter = msgspec.structs.replace(SPEC, queue_wait_s=0.1)
-        await Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", shorter)
+        await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", shorter)
         assert isinstance(await asyncio.wait_for(refused, 20), DeadlineExceeded)

@@ -7,15 +7,14 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
-from schemas.batches import SCHEDULER, Lease
+from schemas.base import Role, model_key
 from schemas.errors import Conflict, StartFailed
-from schemas.grammar import model_key
-from schemas.groups import Group
+from schemas.groups import ModelGroup
 from schemas.instances import (
     Accepted,
     Instance,
@@ -24,11 +23,11 @@ from schemas.instances import (
     Reason,
     StartInstance,
 )
+from schemas.leases import SCHEDULER, Lease
 from schemas.models import ModelRef, ModelSpec
-from schemas.placing import AskOptions, Need, NodeDevice, Option, Options, WaitingModel
+from schemas.placing import AskOptions, Need, NodeDevice, NodeOptions, Option, WaitingModel
 from schemas.profiles import DeviceNeed, Profile
 from schemas.registry import PatchModel, PutModel
-from schemas.roles import Role
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.fetching.fetching import Fetching
@@ -56,16 +55,16 @@ async def test_the_lease_of_one_who_left_is_taken_at_once(yard: Yard) -> None:
 async def test_the_lease_tells_everybody_the_epoch_of_its_holder(yard: Yard) -> None:
     bus = await yard.bus(Role.SUPERVISOR)
     epoch = await SchedulerLease(bus, "a").acquire()
-    kept: Lease | None = await Store(bus, buckets.LEASES).get(SCHEDULER)
+    kept: Lease | None = await BucketStore(bus, buckets.LEASES).get(SCHEDULER)
     assert kept == Lease(holder="a", epoch=epoch)
 
 
 async def test_an_expired_lease_is_taken_although_its_mark_is_still_there(yard: Yard) -> None:
     """The broker leaves a mark of the expiry for a second, which counts as a revision of the key."""
     bus = await yard.bus(Role.SUPERVISOR)
-    store: Store[Lease] = Store(bus, buckets.LEASES)
+    store: BucketStore[Lease] = BucketStore(bus, buckets.LEASES)
     async with Tasks() as tasks:
-        leases: Mirror[Lease] = await Mirror.start(bus, buckets.LEASES, tasks)
+        leases: BucketCache[Lease] = await BucketCache.start(bus, buckets.LEASES, tasks)
         await store.put(SCHEDULER, Lease(holder="a"), ttl_s=1)
         await asyncio.wait_for(leases.until(lambda values: SCHEDULER in values), 5)
         await asyncio.wait_for(leases.until(lambda values: SCHEDULER not in values), 5)
@@ -78,7 +77,7 @@ async def test_a_node_takes_no_late_order_of_a_scheduler_that_was_followed(yard:
     """Of one that was cut off, before the first order of its successor has come."""
     bus = await yard.bus(Role.SUPERVISOR)
     async with Tasks() as tasks:
-        instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
+        instances: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
         agent = NodeAgent(bus, tasks, yard.settings, instances, Reservations())
         agent.on_lease(SCHEDULER, Lease(holder="b", epoch=7))
         agent.on_lease("a-batch", Lease(holder="c", epoch=99))
@@ -104,19 +103,19 @@ class StandinNode:
 
     async def open(self, tasks: Tasks) -> None:
         bus = await self._yard.bus(Role.SUPERVISOR)
-        self._instances: Store[Instance] = Store(bus, buckets.INSTANCES)
+        self._instances: BucketStore[Instance] = BucketStore(bus, buckets.INSTANCES)
         commands = await Commands.start(bus, tasks, "A node.")
         await commands.add(subjects.NODE_OPTIONS, self._options, node=self.name)
         await commands.add(subjects.NODE_START, self._start, node=self.name)
         devices = (NodeDevice(device="cpu", name="main memory", memory_bytes=GIB),)
         record = Node(node=self.name, version="1", started_at=0.0, devices=devices)
-        await Store(bus, buckets.NODES).put(self.name, record, ttl_s=60)
+        await BucketStore(bus, buckets.NODES).put(self.name, record, ttl_s=60)
 
-    async def _options(self, asked: AskOptions) -> Options:
+    async def _options(self, asked: AskOptions) -> NodeOptions:
         if asked.model == self._stumbles_over:
             raise ZeroDivisionError
         needs = (Need(device="cpu", memory_bytes=1),)
-        return Options(options=(Option(node=self.name, devices=("cpu",), needs=needs),))
+        return NodeOptions(options=(Option(node=self.name, devices=("cpu",), needs=needs),))
 
     async def _start(self, order: StartInstance) -> Accepted:
         self.starts.append(time.monotonic())
@@ -140,15 +139,15 @@ class StandinNode:
 
 async def deciding(
     yard: Yard, tasks: Tasks, *names: str
-) -> tuple[Scheduler, Mirror[ModelSpec], Mirror[Instance]]:
+) -> tuple[Scheduler, BucketCache[ModelSpec], BucketCache[Instance]]:
     """A scheduler at work on models of these names, and what it sees."""
     bus = await yard.bus(Role.SUPERVISOR)
     for name in names:
-        await Store(bus, buckets.MODELS).put(model_key(name), ModelSpec(name=name, path=f"{name}.gguf"))
-    models: Mirror[ModelSpec] = await Mirror.start(bus, buckets.MODELS, tasks)
-    instances: Mirror[Instance] = await Mirror.start(bus, buckets.INSTANCES, tasks)
-    nodes: Mirror[Node] = await Mirror.start(bus, buckets.NODES, tasks)
-    groups: Mirror[Group] = await Mirror.start(bus, buckets.GROUPS, tasks)
+        await BucketStore(bus, buckets.MODELS).put(model_key(name), ModelSpec(name=name, path=f"{name}.gguf"))
+    models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
+    instances: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
+    nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
+    groups: BucketCache[ModelGroup] = await BucketCache.start(bus, buckets.GROUPS, tasks)
     memory = await Memory.start(bus, tasks)
     asking = Nodes(bus, nodes, models)
     fetching = await Fetching.start(bus, tasks, asking)
@@ -181,7 +180,7 @@ async def test_a_model_that_leaves_in_the_middle_of_a_look_does_not_end_the_deci
 
         async def take_b_away() -> None:
             node.on_start = None
-            await Store(await yard.bus(Role.SUPERVISOR), buckets.MODELS).delete(model_key("b"))
+            await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).delete(model_key("b"))
             await models.until(lambda values: "b" not in values)
 
         node.on_start = take_b_away
@@ -206,7 +205,7 @@ async def test_a_start_that_no_device_can_hold_is_refused_at_once_and_only_for_a
         stored = await operator.call(subjects.MODEL_PUT, model)
         with pytest.raises(StartFailed, match=r"needs 8\.8 GiB on cpu"):
             await operator.call(subjects.MODEL_START, ModelRef(model="m"), timeout_s=10)
-        seen: Mirror[Instance] = await Mirror.start(operator, buckets.INSTANCES, tasks)
+        seen: BucketCache[Instance] = await BucketCache.start(operator, buckets.INSTANCES, tasks)
         assert {one.revision for one in seen.values.values()} == {stored.revision}
         await operator.call(subjects.MODEL_PATCH, PatchModel(model="m", patch={"profiles": None}))
         async with asyncio.timeout(5):
@@ -231,7 +230,7 @@ async def test_what_a_scheduler_was_told_the_next_one_knows(yard: Yard) -> None:
     """A stop and a start that were taken hold, although who took them was killed in the next moment."""
     bus = await yard.bus(Role.SUPERVISOR)
     waiting = WaitingModel(model="up", reason="its memory is held", since=5.0)
-    await Store(bus, buckets.WAITS).put(model_key("up"), waiting, ttl_s=60)
+    await BucketStore(bus, buckets.WAITING).put(model_key("up"), waiting, ttl_s=60)
     async with Tasks() as tasks:
         first, told = await Memory.start(bus, tasks), Demands()
         told.hold("down", 10.0)

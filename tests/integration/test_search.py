@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from schemas.formats import Format
+from schemas.base import Format
 from schemas.hub import HubSort, SearchHub
 from schemas.models import Mode
 from services.downloader.errors import HubError

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from modelyard.settings import load
+from modelyard.host.settings import load
 from schemas.instances import PlacedDevice, Placement
 from schemas.models import Mode, ModelSpec
 from services.supervisor.engines import choose

@@ -10,16 +10,16 @@ import msgspec
 import pytest
 from nats.aio.msg import Msg
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import read_stream
+from modelyard.bus.records import BucketStore
 from modelyard.client import Client
-from modelyard.client.reading import read_stream
-from modelyard.hooks_file import CommandHook, hooks_file, read_hooks, write_hooks
-from modelyard.state import Store
+from modelyard.host.hooks_file import CommandHook, hooks_file, read_hooks, write_hooks
 from schemas import buckets, streams, subjects
+from schemas.base import Role
 from schemas.errors import BadRequest, NotFound, YardError
 from schemas.instances import InstanceState
-from schemas.roles import Role
-from schemas.webhooks import HookEvent, HookKind, PutWebhook, Wanted, Webhook, WebhookState
+from schemas.webhooks import HookEvent, HookKind, PutWebhook, Webhook, WebhookFilter, WebhookState
 from services.monitor.webhooks import delivery, hooks
 from services.monitor.webhooks.http import ForbiddenAddress, Resolver
 from tests.commands import refused, run
@@ -44,11 +44,11 @@ async def test_a_hook_hears_what_it_wants_from_when_it_is_there(yard: Yard, clie
     runner = await yard.bus(Role.RUNNER)
     async with receiver() as hook, monitor(yard):
         await ready(runner, "before")
-        wanted = Wanted(events=(HookEvent.READY,), models=("a", "c"))
+        wanted = WebhookFilter(events=(HookEvent.READY,), models=("a", "c"))
         await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url, wanted=wanted))
         await ready(runner, "a", "b", "c")
         await hook.until(lambda hook: sorted(models_of(hook)) == ["a", "c"])
-        more = Wanted(events=(HookEvent.READY,), models=("d",))
+        more = WebhookFilter(events=(HookEvent.READY,), models=("d",))
         again = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url, wanted=more))
         assert again.secret is None, "that of before goes on"
         await ready(runner, "a", "d")
@@ -137,7 +137,7 @@ async def test_what_is_given_up_is_shown(yard: Yard, client: Client, monkeypatch
         (undelivered,) = record.state.dead
         assert (undelivered.id, undelivered.attempts) == (hook.got[0].id, 2)
         assert undelivered.error == "It answered 410."
-        states = Store(client.bus, buckets.WEBHOOK_STATES)
+        states = BucketStore(client.bus, buckets.WEBHOOK_STATES)
         kept = await states.get("me")
         assert isinstance(kept, WebhookState)
         assert kept.dead == (undelivered,)
@@ -270,7 +270,7 @@ async def test_a_hook_that_takes_the_name_of_one_before_hears_only_of_what_comes
 
 
 def _hook(name: str) -> Webhook:
-    return Webhook(name=name, kind=HookKind.HTTP, target="http://h", wanted=Wanted(), created_at=2.0)
+    return Webhook(name=name, kind=HookKind.HTTP, target="http://h", wanted=WebhookFilter(), created_at=2.0)
 
 
 async def test_a_name_that_leads_to_a_link_local_address_leads_nowhere() -> None:

@@ -11,9 +11,9 @@ import msgspec
 import psutil
 import pytest
 
-from modelyard.processes import wait_gone
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks
+from modelyard.bus.tasks import Tasks
+from modelyard.host.processes import wait_until_gone
+from modelyard.host.settings import Settings
 from schemas.errors import Conflict
 from schemas.placing import NodeDevice
 from schemas.workers import StartWorker, WorkerStarted
@@ -138,7 +138,7 @@ async def test_a_stranger_is_not_let_in(with_program: Settings) -> None:
 
 async def until_end(reader: asyncio.StreamReader) -> bytes:
     with contextlib.suppress(ConnectionError):
-        return await asyncio.wait_for(reader.read(), handshake.PATIENCE_S + 1)
+        return await asyncio.wait_for(reader.read(), handshake.TIMEOUT_S + 1)
     return b""
 
 
@@ -228,7 +228,7 @@ async def test_a_killed_guard_takes_its_rpc_server_with_it(with_program: Setting
             guard.kill()
             assert opened.lost is not None
             assert "killed" in await asyncio.wait_for(opened.lost, 5)
-            await asyncio.wait_for(wait_gone(server.pid, began), 5)
+            await asyncio.wait_for(wait_until_gone(server.pid, began), 5)
         await far.until_empty()
 
 

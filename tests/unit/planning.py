@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from schemas.groups import Group
+from schemas.groups import ModelGroup
 from schemas.instances import Instance, InstanceState, Reason, Reserved
 from schemas.models import ModelSpec
 from schemas.placing import Need, Option
@@ -77,7 +77,7 @@ class Case:
     held: frozenset[str] = frozenset()
     replaced: frozenset[str] = frozenset()
     nodes: dict[str, NodeRoom] = field(default_factory=lambda: {"n": room(16)})
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ModelGroup, ...] = ()
     problems: dict[str, str] = field(default_factory=dict)
     fetches: dict[str, tuple[Fetch, ...]] = field(default_factory=dict)
     fetching: dict[str, str] = field(default_factory=dict)

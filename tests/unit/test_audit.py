@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from modelyard import audit
-from modelyard.actor import believed, headers
+from modelyard.bus import audit
+from modelyard.bus.audit import actor_headers, verified_actor
 from schemas.audit import Actor
+from schemas.base import Role
 from schemas.models import ModelSpec
-from schemas.roles import Role
 
 SPEC = ModelSpec(name="m", path="m.gguf", env={"HF_TOKEN": "hf_abc", "A": "b"})
 
@@ -58,15 +58,15 @@ def test_a_large_value_is_not_repeated() -> None:
     assert shown["after"] == {"too_large_bytes": pytest.approx(100_000, rel=0.01)}
 
 
-FORGED = headers(Actor(role=Role.OPERATOR, key="k1", address="1.2.3.4", user="root", node="n"))
+FORGED = actor_headers(Actor(role=Role.OPERATOR, key="k1", address="1.2.3.4", user="root", node="n"))
 
 
 def test_a_key_is_believed_of_the_gateway_alone_and_a_user_of_everybody_else() -> None:
-    assert believed(Role.GATEWAY, FORGED) == Actor(role=Role.GATEWAY, key="k1", address="1.2.3.4", node="n")
-    assert believed(Role.OPERATOR, FORGED) == Actor(role=Role.OPERATOR, user="root", node="n")
-    assert believed(Role.DOWNLOADER, None) == Actor(role=Role.DOWNLOADER)
+    assert verified_actor(Role.GATEWAY, FORGED) == Actor(role=Role.GATEWAY, key="k1", address="1.2.3.4", node="n")
+    assert verified_actor(Role.OPERATOR, FORGED) == Actor(role=Role.OPERATOR, user="root", node="n")
+    assert verified_actor(Role.DOWNLOADER, None) == Actor(role=Role.DOWNLOADER)
 
 
 @pytest.mark.parametrize("said", ["", "nonsense", '{"role": "god"}', '{"role": 3}'])
 def test_what_cannot_be_read_names_nobody(said: str) -> None:
-    assert believed(Role.OPERATOR, {"Yard-Actor": said}) == Actor(role=Role.OPERATOR)
+    assert verified_actor(Role.OPERATOR, {"Yard-Actor": said}) == Actor(role=Role.OPERATOR)

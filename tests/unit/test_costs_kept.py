@@ -12,7 +12,7 @@ import pytest
 
 from schemas.budgets import Action, Budget, BudgetLevel
 from schemas.prices import Method, Price, Reprice, Tier
-from schemas.usage import Dimension, Period, Unit
+from schemas.usage import Dimension, Period, UsageUnit
 from services.monitor.budgets.loading import load_used
 from services.monitor.budgets.samples import budget_samples
 from services.monitor.budgets.totals import add_all, begin, crossed
@@ -117,16 +117,16 @@ def test_an_instance_that_vanishes_is_charged_until_it_was_seen_last(tmp_path: P
 
 def budget(**fields: Any) -> Budget:
     return Budget(
-        **{"budget": "b", "limit": Decimal(100), "unit": Unit.TOKENS, "period": Period.DAY, **fields}
+        **{"budget": "b", "limit": Decimal(100), "unit": UsageUnit.TOKENS, "period": Period.DAY, **fields}
     )
 
 
 def test_a_running_total_is_what_the_sums_say_whenever_it_was_begun(tmp_path: Path) -> None:
     now = 1e9
     specs = [
-        budget(unit=Unit.MONEY, budget="money"),
+        budget(unit=UsageUnit.MONEY, budget="money"),
         budget(key="k", budget="key"),
-        budget(model="b", unit=Unit.REQUESTS, budget="model"),
+        budget(model="b", unit=UsageUnit.REQUESTS, budget="model"),
         budget(key="anyone", model="a", budget="both"),
         budget(period=Period.MONTH, budget="month"),
     ]

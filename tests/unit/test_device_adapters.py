@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modelyard.settings import SettingsError, load
+from modelyard.host.settings import SettingsError, load
 from schemas.devices import Device, DeviceKind, DeviceProcess
 from schemas.instances import Instance
 from services.monitor.devices.adapter import DeviceAdapter
@@ -37,7 +37,7 @@ class Mine(DeviceAdapter):
 VERSION = 1
 """
 CARD = {"device": "SIM-0", "kind": "gpu", "name": "Card", "memory_total_bytes": 8, "memory_used_bytes": 3}
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ class Taken:
             self._enough.set()
 
     def wait(self) -> None:
-        assert self._enough.wait(PATIENCE_S)
+        assert self._enough.wait(TIMEOUT_S)
 
 
 def sampled(adapter: DeviceAdapter, count: int) -> Taken:
@@ -217,7 +217,7 @@ def test_samples_get_node_and_time_and_the_adapter_is_closed_in_the_end() -> Non
     taken = sampled(adapter, 2)
     (device,) = taken.all[0]
     assert (device.node, device.sampled_at > 0, device.simulated) == ("n1", True, False)
-    assert adapter.closed.wait(PATIENCE_S)
+    assert adapter.closed.wait(TIMEOUT_S)
 
 
 def test_an_adapter_that_is_simulated_marks_what_it_tells() -> None:
@@ -245,7 +245,7 @@ def test_an_adapter_that_fails_or_tells_nonsense_says_why_and_is_asked_again() -
 def test_an_adapter_that_hangs_keeps_no_process_from_its_end() -> None:
     program = """
 import time
-from modelyard.settings import load
+from modelyard.host.settings import load
 from services.monitor.devices.adapter import DeviceAdapter
 from services.monitor.devices.sampling import Sampler
 
@@ -262,7 +262,7 @@ while sampler._begun_at is None:
 """
     root = Path(__file__).parents[2]
     ran = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=PATIENCE_S
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=TIMEOUT_S
     )
     assert (ran.returncode, ran.stdout.strip()) == (0, "hangs"), ran.stderr
 

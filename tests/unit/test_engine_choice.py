@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.settings import Settings, load
+from modelyard.host.settings import Settings, load
 from schemas.instances import EngineOffer
 from schemas.models import Mode, ModelSpec
 from services.supervisor import engines

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modelyard.settings import Settings, load
-from schemas.formats import Format
+from modelyard.host.settings import Settings, load
+from schemas.base import Format
 from schemas.instances import PlacedDevice, Placement
 from schemas.models import Mode, ModelSpec
 from schemas.placing import WorkerPlace

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.settings import Settings, load
+from modelyard.host.settings import Settings, load
 from schemas.instances import EngineOffer
 from schemas.models import ModelSpec
 from services.supervisor.engines import choose, offers
@@ -14,7 +14,7 @@ from services.supervisor.engines.base import EngineProblem
 from services.supervisor.engines.find import BUILT_IN
 
 GOOD = """
-from schemas.record import Record
+from schemas.base import Record
 from services.supervisor.engines.base import Engine, Files, Format, ServerCommand
 
 
@@ -185,7 +185,7 @@ def test_a_plugin_that_never_ends_stops_nobody_and_is_taken_when_it_does(
     with pytest.raises(EngineProblem, match="not come to its end"):
         choose(ModelSpec(name="m", path="m", engine="mine"), settings)
     threading.Timer(0.2, may_go.touch).start()
-    assert choose(ModelSpec(name="m", path="m", engine="mine"), settings, patience_s=30).name == "mine"
+    assert choose(ModelSpec(name="m", path="m", engine="mine"), settings, timeout_s=30).name == "mine"
     assert version(settings) == "1"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.settings import Settings, SettingsError
+from modelyard.host.settings import Settings, SettingsError
 from schemas.errors import Forbidden, Unauthorized
 from services.gateway.exposure import Keys, Origins, check_listening
 

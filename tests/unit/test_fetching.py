@@ -5,15 +5,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modelyard.settings import Settings
+from modelyard.host.settings import Settings
 from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
+from schemas.base import Format
 from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail
-from schemas.formats import Format
-from schemas.hub import Choice, Fit, Offer, Offered, OfferedFile
+from schemas.hub import Choice, Fit, Offer, OfferedChoice, OfferedFile
 from schemas.library import EntryFormat, JobKind, JobState, LibraryEntry, LibraryJob, TrashedEntry, entry_id
-from schemas.models import ModelSpec, Source
-from schemas.placing import NodeDevice, StandIn
+from schemas.models import ModelSource, ModelSpec
+from schemas.placing import NodeDevice, OnBehalfOf
 from schemas.profiles import Lora
 from services.supervisor.agent.options import options, options_of
 from services.supervisor.fetching.hub import read_offer
@@ -22,7 +22,7 @@ from services.supervisor.fetching.progress import Progress, deleted, progress, w
 
 NOW = 1000.0
 REVISION = "0123456789abcdef0123456789abcdef01234567"
-SOURCE = Source(repo="org/m", revision=REVISION)
+SOURCE = ModelSource(repo="org/m", revision=REVISION)
 GIB = 2**30
 
 
@@ -211,7 +211,7 @@ def test_what_a_person_deleted_stays_deleted_until_a_person_asks() -> None:
 
 def offer(*fits: Fit, problem: str | None = None) -> Offer:
     files = (OfferedFile(path="m-Q4_0.gguf", size_bytes=7),)
-    offered = Offered(
+    offered = OfferedChoice(
         label="Q4_0", reference="org/m:Q4_0", format=Format.GGUF, files=files, size_bytes=7, fits=fits
     )
     return Offer(repo="org/m", revision=REVISION, choices=(offered,), problem=problem)
@@ -260,7 +260,7 @@ def test_a_node_says_what_it_lacks_and_another_answers_for_it(settings: Settings
     assert "p.gguf of model m is not in the store" in (said.problem or "")
     own = options(here, settings, devices(8), {})
     assert (own.problem, own.missing) == (None, ())
-    stand_in = StandIn(node="b", engine="llama.cpp", devices=devices(8))
+    stand_in = OnBehalfOf(node="b", engine="llama.cpp", devices=devices(8))
     other = options_of(stand_in, here, settings, {})
     assert [msgspec.structs.replace(one, node="a") for one in other.options] == list(own.options)
     assert {one.node for one in other.options} == {"b"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.formats import Format
+from schemas.base import Format
 from schemas.hub import Fit
 from schemas.instances import EngineOffer, Node
 from schemas.models import Mode

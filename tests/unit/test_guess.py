@@ -5,12 +5,12 @@ import pytest
 from modelyard.gguf.header import Header, make_header
 from modelyard.gguf.parse import parse
 from modelyard.safetensors import Card, read_card
+from schemas.base import Format
 from schemas.errors import UnreadableModel
-from schemas.formats import Format
 from schemas.instances import EngineOffer, Node
-from schemas.models import Mode, Source
+from schemas.models import Mode, ModelSource
 from schemas.placing import NodeDevice
-from schemas.registering import Wishes
+from schemas.registering import ModelOverrides
 from services.downloader.fitting.contexts import contexts
 from services.downloader.reference import parse_reference
 from services.downloader.registering.facts import Facts
@@ -40,8 +40,8 @@ def facts(path: str = "o/n/m-Q4_K_M.gguf", **more: object) -> Facts:
     return Facts(**given)  # type: ignore[arg-type]
 
 
-def proposed(known: Facts, wishes: Wishes | None = None, *nodes: Node) -> Proposal:
-    return guess(known, "m", wishes or Wishes(), nodes)
+def proposed(known: Facts, overrides: ModelOverrides | None = None, *nodes: Node) -> Proposal:
+    return guess(known, "m", overrides or ModelOverrides(), nodes)
 
 
 def reason(proposal: Proposal, field: str) -> str:
@@ -221,8 +221,8 @@ def test_contexts_to_try(trained: int | None, mode: Mode, on_cpu: bool, ladder: 
 
 
 def test_what_somebody_says_goes_before_every_guess() -> None:
-    wishes = Wishes(aliases=("a",), mode=Mode.EMBEDDING, n_ctx=1024, engine="llama.cpp")
-    proposal = proposed(facts(), wishes)
+    overrides = ModelOverrides(aliases=("a",), mode=Mode.EMBEDDING, n_ctx=1024, engine="llama.cpp")
+    proposal = proposed(facts(), overrides)
     spec = proposal.spec
     assert (spec.aliases, spec.mode, spec.n_ctx, spec.engine) == (("a",), Mode.EMBEDDING, 1024, "llama.cpp")
     assert proposal.said == {"aliases", "mode", "n_ctx", "engine"}
@@ -230,7 +230,7 @@ def test_what_somebody_says_goes_before_every_guess() -> None:
 
 
 def test_parts_and_source_go_along() -> None:
-    source = Source(repo="o/n", revision="0" * 40, quant="Q4_K_M")
+    source = ModelSource(repo="o/n", revision="0" * 40, quant="Q4_K_M")
     known = facts(
         header=header(), mmproj="o/n/mmproj-F16.gguf", template="o/n/chat_template.jinja", source=source
     )

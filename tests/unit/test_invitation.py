@@ -15,7 +15,7 @@ from modelyard.up.invitation import (
     spell,
     verified,
 )
-from schemas.roles import Role
+from schemas.base import Role
 
 KEY = "U" + "A" * 55
 KNOCK = Knock(node="b", version="1", keys=dict.fromkeys(MEMBER_ROLES, KEY))

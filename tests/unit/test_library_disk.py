@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.library import Facts, Verified
+from schemas.library import EntryFacts, VerifyState
 from services.downloader.library import inside, records, trash
 from services.downloader.library.records import FileRecord
 from services.downloader.library.shelf import Shelf
@@ -104,7 +104,7 @@ def test_ten_thousand_models_cost_one_walk_and_no_reading(tmp_path: Path) -> Non
 def _known(file: Found):  # type: ignore[no-untyped-def]
     from services.downloader.library.shelf import Reading
 
-    return Reading((file.size_bytes, file.modified_ns / 1e9), Facts(quant="Q4_0"))
+    return Reading((file.size_bytes, file.modified_ns / 1e9), EntryFacts(quant="Q4_0"))
 
 
 def test_reading_goes_on_at_the_next_look_when_there_is_much(tmp_path: Path) -> None:
@@ -240,18 +240,18 @@ WHOLE = FileRecord(size_bytes=10, sha256=SHA, repo="o/r", checked_at=5.0, checke
 @pytest.mark.parametrize(
     ("file", "record", "verified"),
     [
-        (Found("m", 10, 7), WHOLE, Verified.VERIFIED),
-        (Found("m", 10, 8), WHOLE, Verified.UNVERIFIED),
-        (Found("m", 11, 7), WHOLE, Verified.DAMAGED),
-        (Found("m", 11, 7), OWN, Verified.UNKNOWN),
-        (Found("m", 10, 7), FileRecord(size_bytes=10, sha256=SHA), Verified.UNVERIFIED),
-        (Found("m", 10, 7), ODD, Verified.UNKNOWN),
-        (Found("m", 10, 7), FileRecord(size_bytes=10), Verified.UNKNOWN),
-        (Found("m", 10, 7), None, Verified.UNKNOWN),
+        (Found("m", 10, 7), WHOLE, VerifyState.VERIFIED),
+        (Found("m", 10, 8), WHOLE, VerifyState.UNVERIFIED),
+        (Found("m", 11, 7), WHOLE, VerifyState.DAMAGED),
+        (Found("m", 11, 7), OWN, VerifyState.UNKNOWN),
+        (Found("m", 10, 7), FileRecord(size_bytes=10, sha256=SHA), VerifyState.UNVERIFIED),
+        (Found("m", 10, 7), ODD, VerifyState.UNKNOWN),
+        (Found("m", 10, 7), FileRecord(size_bytes=10), VerifyState.UNKNOWN),
+        (Found("m", 10, 7), None, VerifyState.UNKNOWN),
     ],
 )
 def test_how_sure_it_is_that_bytes_are_right(
-    file: Found, record: FileRecord | None, verified: Verified
+    file: Found, record: FileRecord | None, verified: VerifyState
 ) -> None:
     assert records.of(file, record).verified is verified
 
@@ -264,7 +264,7 @@ def test_a_record_travels_with_its_folder_and_a_broken_one_is_none(tmp_path: Pat
     put(tmp_path, f"b/{records.NAME}", b"{broken")
     assert records.load(tmp_path, "b").files == {}
     (model,) = Shelf("m", tmp_path).look().models
-    assert model.files[0].verified is Verified.UNKNOWN
+    assert model.files[0].verified is VerifyState.UNKNOWN
 
 
 def test_one_of_two_quants_is_deleted_and_its_record_comes_back_with_it(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.settings import load
+from modelyard.host.settings import load
 from schemas.devices import Device, DeviceKind, DeviceProcess
 from services.monitor.devices.amd import AmdAdapter
 from services.monitor.devices.intel import IntelAdapter

@@ -3,21 +3,21 @@
 import pytest
 
 from schemas.instances import Instance, InstanceState
-from schemas.placing import Option, Options
+from schemas.placing import NodeOptions, Option
 from services.supervisor.scheduling.asking import merged
 from services.supervisor.scheduling.scheduler import elsewhere_first
 from tests.unit.planning import instance
 
 A1, A2, B1 = Option(node="a", profile="1"), Option(node="a", profile="2"), Option(node="b", profile="1")
-FAILS = Options(options=(Option(node="c"),), problem="The file is not in the store.")
+FAILS = NodeOptions(options=(Option(node="c"),), problem="The file is not in the store.")
 
 
 @pytest.mark.parametrize(
     ("said", "silent", "ways", "problem"),
     [
-        ([Options(options=(A1, A2)), Options(options=(B1,))], [], (A1, B1, A2), None),
-        ([Options(options=(A1,)), FAILS], [], (A1,), None),
-        ([Options(options=(A1,)), FAILS], ["b"], (A1,), None),
+        ([NodeOptions(options=(A1, A2)), NodeOptions(options=(B1,))], [], (A1, B1, A2), None),
+        ([NodeOptions(options=(A1,)), FAILS], [], (A1,), None),
+        ([NodeOptions(options=(A1,)), FAILS], ["b"], (A1,), None),
         ([FAILS], [], FAILS.options, FAILS.problem),
         ([FAILS], ["b"], (), "b could run it perhaps, but does not answer now"),
         ([], ["a", "b"], (), "a and b could run it perhaps, but does not answer now"),
@@ -25,7 +25,7 @@ FAILS = Options(options=(Option(node="c"),), problem="The file is not in the sto
     ],
 )
 def test_every_nodes_best_comes_first_and_problems_last(
-    said: list[Options], silent: list[str], ways: tuple[Option, ...], problem: str | None
+    said: list[NodeOptions], silent: list[str], ways: tuple[Option, ...], problem: str | None
 ) -> None:
     assert merged(said, silent) == (ways, problem)
 

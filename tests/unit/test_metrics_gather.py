@@ -15,7 +15,7 @@ from schemas.metric_names import BY_SAMPLE_NAME, METRICS, MetricType
 from schemas.metrics import InstanceMetrics, Sample
 from schemas.placing import WaitingModel
 from schemas.requests import Lane, Outcome, RequestFinished
-from schemas.usage import Period, Unit
+from schemas.usage import Period, UsageUnit
 from services.monitor.budgets.samples import budget_samples
 from services.monitor.metrics.broker import BrokerHealth, KeptInStream
 from services.monitor.metrics.counting import BUCKETS_S, MOST, OTHER, Histogram
@@ -34,7 +34,7 @@ BUDGET = BudgetState(
     used="1",
     limit="2",
     ratio=0.5,
-    unit=Unit.REQUESTS,
+    unit=UsageUnit.REQUESTS,
     period=Period.DAY,
     action=Action.WARN,
     tz="UTC",
@@ -90,7 +90,7 @@ BUDGET = BudgetState(
     used="1",
     limit="4",
     ratio=0.25,
-    unit=Unit.MONEY,
+    unit=UsageUnit.MONEY,
     period=Period.MONTH,
     action=Action.WARN,
     tz="UTC",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.grammar import check_model_name, check_token, model_key, model_name
+from schemas.base import check_model_name, check_token, model_key, model_name
 from schemas.models import ModelSpec, find_model
 from services.supervisor.names import clashing
 

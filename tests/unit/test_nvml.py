@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from modelyard.settings import load
+from modelyard.host.settings import load
+from schemas.base import check_token
 from schemas.devices import Device, DeviceKind, DeviceProcess
-from schemas.grammar import check_token
 from services.monitor.devices.nvml import LOOK_AGAIN_S, NvmlAdapter, held_down_by
 from tests.unit.nvml_cards import (
     MIB,

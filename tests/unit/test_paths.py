@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.paths import check_folder, resolve_all, resolve_inside
+from modelyard.host.paths import check_folder, resolve_all, resolve_inside
 
 
 @pytest.mark.parametrize("path", ["m.gguf", "Q4/m.gguf", "a b/ä-模型.gguf", "..m/m...gguf", "n" * 250])

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from modelyard.patience import NoAnswer, Patience
+from modelyard.host.threads import CallTimeout, TimedCalls
 
 
 def test_an_answer_and_an_error_come_as_they_are() -> None:
-    patience = Patience()
+    patience = TimedCalls()
     assert patience.ask("a", lambda: 1, 5) == 1
     with pytest.raises(ZeroDivisionError):
         patience.ask("a", lambda: 1 // 0, 5)
@@ -22,7 +22,7 @@ def _raise(error: Exception) -> None:
 
 @pytest.mark.parametrize(("late", "second"), [(True, "first"), (False, "second")])
 def test_who_has_not_answered_is_not_asked_again_until_he_has(late: bool, second: str) -> None:
-    patience, may_go, asked = Patience(), threading.Event(), threading.Semaphore(0)
+    patience, may_go, asked = TimedCalls(), threading.Event(), threading.Semaphore(0)
 
     def slow() -> str:
         asked.release()
@@ -30,7 +30,7 @@ def test_who_has_not_answered_is_not_asked_again_until_he_has(late: bool, second
         return "first"
 
     for _ in range(3):
-        with pytest.raises(NoAnswer, match="not answer"):
+        with pytest.raises(CallTimeout, match="not answer"):
             patience.ask("a", slow, 0.05, late=late)
     assert asked.acquire(timeout=5)
     assert not asked.acquire(blocking=False), "one thread, however often somebody wants to know"

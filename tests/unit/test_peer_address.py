@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelyard.settings import SettingsError, load
+from modelyard.host.settings import SettingsError, load
 from services.downloader.peers.address import address_towards, chosen_host, told_host, url
 
 LAN = "192.168.1.20"

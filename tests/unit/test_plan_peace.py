@@ -3,13 +3,13 @@
 import msgspec
 import pytest
 
-from schemas.groups import Group, GroupKind
+from schemas.groups import GroupKind, ModelGroup
 from schemas.instances import InstanceState, Reason
 from schemas.models import ModelSpec
 from schemas.profiles import Replicas
 from tests.unit.planning import NOBODY, Case, asked, check, instance, option, spec
 
-APART = Group(name="rivals", kind=GroupKind.APART, models=("a", "b", "c"))
+APART = ModelGroup(name="rivals", kind=GroupKind.APART, models=("a", "b", "c"))
 TEN = {"a": (option(10),), "b": (option(10),)}
 
 CASES = [
@@ -105,6 +105,6 @@ def test_peace(case: Case) -> None:
 
 
 def test_a_name_in_a_group_that_no_model_has_does_no_harm() -> None:
-    gone = Group(name="g", kind=GroupKind.APART, models=("a", "nobody"))
+    gone = ModelGroup(name="g", kind=GroupKind.APART, models=("a", "nobody"))
     models: tuple[ModelSpec, ...] = (spec("a"),)
     check(Case("", models=models, groups=(gone,), starts=("a",)))

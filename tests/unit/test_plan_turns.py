@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.groups import Group, GroupKind
+from schemas.groups import GroupKind, ModelGroup
 from schemas.instances import InstanceState, Reason
 from schemas.profiles import Replicas
 from tests.unit.planning import NOBODY, Case, asked, check, instance, option, spec
@@ -94,8 +94,8 @@ RESTING = [
     Case("a deleted model goes", (instance("x"),), NOBODY, stops={"x": Reason.REQUESTED}),
 ]
 
-APART = Group(name="g", kind=GroupKind.APART, models=("a", "b"))
-TOGETHER = Group(name="h", kind=GroupKind.TOGETHER, models=("a", "b"))
+APART = ModelGroup(name="g", kind=GroupKind.APART, models=("a", "b"))
+TOGETHER = ModelGroup(name="h", kind=GroupKind.TOGETHER, models=("a", "b"))
 MANY = [
     Case(
         "a long queue gets a second instance",

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from modelyard.processes import MARK, Group, is_same, started_at
+from modelyard.host.processes import PROCESS_MARK, ProcessGroup, is_same, started_at
 
 DAEMON = """
 import os, signal, sys
@@ -27,7 +27,7 @@ def family(mark: str) -> tuple[subprocess.Popen[bytes], int, float]:
     process = subprocess.Popen(
         [sys.executable, "-c", DAEMON],
         stdout=subprocess.PIPE,
-        env={**os.environ, MARK: mark},
+        env={**os.environ, PROCESS_MARK: mark},
         start_new_session=True,
     )
     assert process.stdout is not None
@@ -42,7 +42,7 @@ async def test_a_daemon_that_an_engine_started_ends_with_it(leader_lives: bool) 
     """It stayed for ever: only the engine's own session was looked through."""
     process, daemon, began = family("one")
     other, others_daemon, others_began = family("two")
-    group = Group.led_by(process.pid, "one")
+    group = ProcessGroup.led_by(process.pid, "one")
     try:
         if not leader_lives:
             process.kill()

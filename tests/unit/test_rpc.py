@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modelyard.settings import Settings, load
+from modelyard.host.settings import Settings, load
 from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas.errors import Conflict
 from schemas.instances import Reserved

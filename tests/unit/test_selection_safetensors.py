@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.formats import Format
+from schemas.base import Format
 from schemas.hub import Choice
 from services.downloader.reference import parse_reference
 from services.downloader.selection import RemoteFile, Selection, SelectionError, select_files

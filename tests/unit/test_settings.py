@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.settings import SettingsError, load, unknown
+from modelyard.host.settings import SettingsError, load, unknown
 
 
 def test_defaults(tmp_path: Path) -> None:

@@ -5,15 +5,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from modelyard.revisions import Revision
+from modelyard.bus.reads import Revision
 from modelyard.specs.documents import Difference, brief, differences
 from modelyard.specs.patching import merge_patch, patched
 from modelyard.specs.toml import read_toml, write_toml
 from schemas.errors import BadRequest, Conflict, NotFound
-from schemas.models import Mode, ModelSpec, ParameterPolicy, Source
+from schemas.models import LIVE_FIELDS, Mode, ModelSource, ModelSpec, ParameterPolicy, fingerprint
 from schemas.profiles import DeviceNeed, EmbeddingOptions, Lora, Profile, Replicas
 from schemas.registry import PutModel
-from schemas.restart import LIVE_FIELDS, fingerprint
 from services.supervisor.changes import check_new_name, earlier, plain, renamed
 from services.supervisor.names import clashing
 
@@ -27,7 +26,7 @@ FULL = ModelSpec(
     mmproj="org/mmproj.gguf",
     chat_template="org/template.jinja",
     loras=(Lora(path="a.gguf"), Lora(path="b.gguf", scale=0.5)),
-    source=Source(repo="org/full", revision="a" * 40),
+    source=ModelSource(repo="org/full", revision="a" * 40),
     n_parallel=2,
     n_ctx=4096,
     health_path="/ready",

@@ -5,8 +5,8 @@ import contextlib
 
 import pytest
 
-from modelyard import tasks
-from modelyard.tasks import Tasks, cancel
+from modelyard.bus import tasks
+from modelyard.bus.tasks import Tasks, cancel
 
 
 @pytest.fixture(autouse=True)

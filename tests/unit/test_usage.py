@@ -12,7 +12,7 @@ import pytest
 
 from schemas.errors import BadRequest, ErrorDetail
 from schemas.requests import Lane, Outcome
-from schemas.usage import Dimension, Step, UsageRow
+from schemas.usage import Dimension, UsageRow, UsageStep
 from services.monitor.usage import rebuild
 from services.monitor.usage.schema import SUM_COLUMNS
 from tests.unit.accounts import UTC, Kept, kept, record
@@ -157,7 +157,7 @@ def test_days_of_a_time_zone_have_23_and_25_hours_where_clocks_change(usage: Kep
         ]
     )
     since, until = at("2026-03-28", BERLIN), at("2026-03-31", BERLIN)
-    report = usage.ask(by=(), step=Step.DAY, tz="Europe/Berlin", since=since, until=until)
+    report = usage.ask(by=(), step=UsageStep.DAY, tz="Europe/Berlin", since=since, until=until)
     assert [(row.at, row.requests) for row in report.rows] == [
         (at("2026-03-28", BERLIN), 1),
         (at("2026-03-29", BERLIN), 2),
@@ -175,14 +175,14 @@ def test_buckets_are_aligned_to_the_clock_and_cut_at_the_bounds(usage: Kept) -> 
         [record(str(minute), finished_at=at(f"2026-05-04T10:{minute:02}:30")) for minute in range(60)]
     )
     since, until = at("2026-05-04T10:10:30"), at("2026-05-04T10:20:30")
-    report = usage.ask(by=(), step=Step.HOUR, since=since, until=until)
+    report = usage.ask(by=(), step=UsageStep.HOUR, since=since, until=until)
     assert [(row.at, row.requests) for row in report.rows] == [(at("2026-05-04T10:00"), 10)]
-    minutes = usage.ask(by=(), step=Step.MINUTE, since=since, until=until)
+    minutes = usage.ask(by=(), step=UsageStep.MINUTE, since=since, until=until)
     assert [row.requests for row in minutes.rows] == [1] * 10
-    week = usage.ask(by=(), step=Step.WEEK, since=since, until=until)
+    week = usage.ask(by=(), step=UsageStep.WEEK, since=since, until=until)
     assert week.buckets == (at("2026-05-04"),), "a Monday"
     with pytest.raises(BadRequest, match="larger step"):
-        usage.ask(step=Step.MINUTE, since=0)
+        usage.ask(step=UsageStep.MINUTE, since=0)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_every_way_to_add_up_comes_to_the_same(path: Path, tz: str) -> None:
             since, until = sorted(start + rng.random() * 20 * 86400 for _ in range(2))
             expected = sum(since <= moment < until for moment in moments)
             for zone in (tz, "America/New_York"):
-                for step in (None, Step.HOUR, Step.DAY, Step.WEEK, Step.MONTH):
+                for step in (None, UsageStep.HOUR, UsageStep.DAY, UsageStep.WEEK, UsageStep.MONTH):
                     report = usage.ask(since=since, until=until, step=step, tz=zone, latency=True)
                     assert report.total.requests == expected, (since, until, step)
             if expected:
@@ -275,7 +275,7 @@ def test_a_file_counts_the_days_of_another_time_zone_from_its_next_opening(path:
     with kept(path) as usage:
         usage.store.add(record(str(n), finished_at=moment) for n, moment in enumerate(moments))
     with kept(path, BERLIN) as usage:
-        days = usage.ask(by=(), step=Step.DAY, since=at("2026-06-01", BERLIN), until=at("2026-06-04", BERLIN))
+        days = usage.ask(by=(), step=UsageStep.DAY, since=at("2026-06-01", BERLIN), until=at("2026-06-04", BERLIN))
         assert [row.requests for row in days.rows] == [1, 1, 1]
         by_day = sqlite3.connect(path).execute("SELECT SUM(requests) FROM days GROUP BY day").fetchall()
         assert by_day == [(1,), (1,), (1,)]

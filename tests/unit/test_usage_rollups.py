@@ -9,7 +9,7 @@ import pytest
 
 from schemas.prices import Price, Reprice
 from schemas.requests import Outcome
-from schemas.usage import Dimension, Step
+from schemas.usage import Dimension, UsageStep
 from services.monitor.costs.reprice import reprice
 from services.monitor.storage import retention
 from services.monitor.storage.retention import Keep
@@ -140,7 +140,7 @@ def test_every_question_is_answered_alike_from_small_sums_and_from_large_ones(tm
     with kept(tmp_path / "u.sqlite") as usage:
         for number in range(10):
             add_some(usage, rng, number)
-        for step in (None, Step.HOUR, Step.DAY, Step.MONTH):
+        for step in (None, UsageStep.HOUR, UsageStep.DAY, UsageStep.MONTH):
             for tz in ("UTC", "Asia/Kathmandu", "America/New_York"):
                 asked = {"step": step, "tz": tz, "since": NOW - 70 * DAY_S, "until": NOW - 777.7}
                 small = usage.ask(**asked, latency=True)

@@ -8,15 +8,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from modelyard.hooks_file import BadFile, CommandHook, hooks_file, read_hooks, write_hooks
-from modelyard.settings import Settings
+from modelyard.host.hooks_file import BadFile, CommandHook, hooks_file, read_hooks, write_hooks
+from modelyard.host.settings import Settings
 from schemas import subjects
 from schemas.alerts import Alert, AlertState, Severity
 from schemas.downloads import Download, DownloadState
 from schemas.errors import BadRequest
 from schemas.instances import Instance, InstanceState, Reason
-from schemas.webhooks import HookEvent, Wanted
-from services.monitor.webhooks.backoff import MAX_ATTEMPTS, PAUSES_S, patience_s, pause_s
+from schemas.webhooks import HookEvent, WebhookFilter
+from services.monitor.webhooks.backoff import MAX_ATTEMPTS, PAUSES_S, pause_s, timeout_s
 from services.monitor.webhooks.http import check_url, shown
 from services.monitor.webhooks.occurrence import Occurrence, filters, is_wanted, occurrence_of
 from services.monitor.webhooks.signing import check_secret, new_secret, signed
@@ -113,23 +113,23 @@ def test_alerts_are_told_unless_they_pend_or_are_silenced() -> None:
 def test_a_hook_hears_what_it_wants(wanted: dict[str, object], expected: bool) -> None:
     told = of_alert(alert(AlertState.FIRING))
     assert told is not None
-    assert is_wanted(told, msgspec.convert(wanted, Wanted)) is expected
+    assert is_wanted(told, msgspec.convert(wanted, WebhookFilter)) is expected
 
 
 def test_a_hook_of_some_models_hears_of_no_other() -> None:
     told = of_instance(InstanceState.READY)
     assert told is not None
-    assert is_wanted(told, Wanted(models=("demo", "b")))
-    assert not is_wanted(told, Wanted(models=("b",)))
+    assert is_wanted(told, WebhookFilter(models=("demo", "b")))
+    assert not is_wanted(told, WebhookFilter(models=("b",)))
     of_model = of_alert(alert(AlertState.FIRING, labels={"model": "demo"}))
     assert of_model is not None
-    assert not is_wanted(of_model, Wanted(models=("b",)))
+    assert not is_wanted(of_model, WebhookFilter(models=("b",)))
 
 
 def test_a_consumer_hears_no_more_than_its_hook() -> None:
-    ready_and_evicted = Wanted(events=(HookEvent.READY, HookEvent.EVICTED))
+    ready_and_evicted = WebhookFilter(events=(HookEvent.READY, HookEvent.EVICTED))
     assert filters(ready_and_evicted) == ["yard.event.instance.*.ready", "yard.event.instance.*.stopped"]
-    assert len(filters(Wanted())) == 7
+    assert len(filters(WebhookFilter())) == 7
 
 
 def test_the_body_is_a_cloud_event() -> None:
@@ -188,12 +188,12 @@ def test_pauses_grow_spread_and_end() -> None:
     assert pause_s(99, chance=0.5) == PAUSES_S[-1]
     assert pause_s(1, 30.0) == 30.0
     assert pause_s(1, 1e9) == 3600.0
-    assert 12 * 3600 < patience_s() < 24 * 3600
+    assert 12 * 3600 < timeout_s() < 24 * 3600
 
 
 def test_programs_are_read_from_a_file_that_is_ours_alone(settings: Settings) -> None:
     assert read_hooks(settings) == ()
-    hook = CommandHook(name="bell", argv=("/bin/true", "a b"), wanted=Wanted(events=(HookEvent.READY,)))
+    hook = CommandHook(name="bell", argv=("/bin/true", "a b"), wanted=WebhookFilter(events=(HookEvent.READY,)))
     write_hooks(settings, [hook])
     assert read_hooks(settings) == (hook,)
     assert hooks_file(settings).stat().st_mode & 0o777 == 0o600

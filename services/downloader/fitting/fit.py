@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from schemas.formats import Format
+from schemas.base import Format
 from schemas.hub import Fit
 from schemas.instances import Node
 from schemas.models import Mode

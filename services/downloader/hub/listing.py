@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _REQUEST_TIMEOUT_S = 20.0
 _PAUSES_S = (1.0, 3.0)
-_PATIENCE_S = 300.0
+_TIMEOUT_S = 300.0
 """If the hub wants to be left alone for longer, that is told."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -46,7 +46,7 @@ def list_repo(
     *,
     endpoint: str | None = None,
     pauses_s: tuple[float, ...] = _PAUSES_S,
-    patience_s: float = _PATIENCE_S,
+    timeout_s: float = _TIMEOUT_S,
 ) -> RepoListing:
     """The files of reference's repository at its revision; blocks. A busy hub is asked again a few times."""
     quiet_library()
@@ -57,7 +57,7 @@ def list_repo(
         try:
             return _ask(reference, endpoint)
         except HubError as error:
-            if error.code not in _WORTH_ANOTHER_TRY or error.retry_after_s > patience_s:
+            if error.code not in _WORTH_ANOTHER_TRY or error.retry_after_s > timeout_s:
                 raise
             time.sleep(max(pause_s, error.retry_after_s))
     return _ask(reference, endpoint)

@@ -5,7 +5,7 @@ from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from schemas.formats import Format
+from schemas.base import Format
 from schemas.hub import HubModel, HubSort, SearchHub
 from schemas.models import Mode
 from services.downloader.hub.access import check_online, hub_endpoint, probe, quiet_library

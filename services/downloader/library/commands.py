@@ -2,10 +2,10 @@
 
 import asyncio
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.tasks import Tasks
 from schemas import subjects
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
 from schemas.library import (
@@ -35,7 +35,7 @@ from services.downloader.library.repairing import missing_files
 from services.downloader.library.shelf import Model, Shelf, decode_description
 from services.downloader.owners import Owners
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 _SHOWN_FILES = 2000
 _WRITING_S = 60.0

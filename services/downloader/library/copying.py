@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from schemas.errors import Conflict
-from schemas.library import Verified
+from schemas.library import VerifyState
 from schemas.peers import EntryFiles, KnownFile
 from services.downloader.library import inside, records
 from services.downloader.library.grouping import DESCRIPTION
@@ -84,7 +84,7 @@ def _is_here(root: Path, file: KnownFile, meter: Meter) -> bool:
     here = records.of(
         Found(file.path, found.st_size, found.st_mtime_ns), records.load(root, folder).files.get(name)
     )
-    if here.verified is Verified.VERIFIED and here.sha256 == file.sha256:
+    if here.verified is VerifyState.VERIFIED and here.sha256 == file.sha256:
         return True
     if found.st_size != file.size_bytes or not _has_sha256(root, file, meter):
         raise FileExistsError(file.path)

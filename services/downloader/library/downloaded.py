@@ -3,11 +3,11 @@
 import time
 from pathlib import Path
 
-from modelyard import logging
+from modelyard.bus import logs
 from services.downloader.library import inside, records
 from services.downloader.worker_messages import Resolved
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 
 def note_download(root: Path, repo: str, resolved: Resolved) -> None:

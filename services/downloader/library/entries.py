@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from modelyard.cli.text import spell_size
 from schemas.downloads import Download, DownloadState
-from schemas.library import EntryFormat, Facts, LibraryEntry, Verified, entry_id
-from schemas.models import ModelSpec, Source
+from schemas.library import EntryFacts, EntryFormat, LibraryEntry, VerifyState, entry_id
+from schemas.models import ModelSource, ModelSpec
 from services.downloader.library import records
 from services.downloader.library.grouping import shown_name
 from services.downloader.library.shelf import Look, Model, read_by
@@ -70,13 +70,13 @@ def entry_of(model: Model, node: str, store: str, users: tuple[str, ...]) -> Lib
         n_files=len(group.files),
         modified_at=group.modified_ns / 1e9,
         downloaded_at=_downloaded_at(model),
-        facts=reading.facts if reading else Facts(),
+        facts=reading.facts if reading else EntryFacts(),
         mmproj=group.mmproj,
         source=_source(model),
         used_by=users,
         verified=records.worst(judged),
         verified_at=min(times, default=None) if len(times) == len(judged) else None,
-        damaged=tuple(file.path for file in judged if file.verified is Verified.DAMAGED)[:_SHOWN_DAMAGED],
+        damaged=tuple(file.path for file in judged if file.verified is VerifyState.DAMAGED)[:_SHOWN_DAMAGED],
         description=model.description,
         description_revision=revision_of(model.description),
         link=group.link.target if group.link else None,
@@ -90,12 +90,12 @@ def _downloaded_at(model: Model) -> float | None:
     return max(times, default=None)
 
 
-def _source(model: Model) -> Source | None:
+def _source(model: Model) -> ModelSource | None:
     """Where the first of its weights came from."""
     for file in model.group.weights[:1]:
         record = model.record.get(file.path)
         if record is not None and record.repo and record.revision:
-            return Source(repo=record.repo, revision=record.revision)
+            return ModelSource(repo=record.repo, revision=record.revision)
     return None
 
 

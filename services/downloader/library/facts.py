@@ -9,8 +9,8 @@ import msgspec
 from modelyard.gguf.files import read_contents
 from modelyard.gguf.header import Header, make_header
 from modelyard.gguf.parse import Contents
-from schemas.library import EntryFormat, Facts
-from schemas.record import Record
+from schemas.base import Record
+from schemas.library import EntryFacts, EntryFormat
 from services.downloader.library import inside
 from services.downloader.library.grouping import Group
 
@@ -24,7 +24,7 @@ class NoFacts(Exception):
     """The files cannot be what they claim to be; the message is a sentence."""
 
 
-def read_facts(root: Path, group: Group) -> Facts:
+def read_facts(root: Path, group: Group) -> EntryFacts:
     """The facts of one model; NoFacts where the files make no sense, OSError where they cannot be read."""
     if group.missing_shards:
         lacking = len(group.missing_shards)
@@ -35,10 +35,10 @@ def read_facts(root: Path, group: Group) -> Facts:
         return _gguf_facts(root, group)
     if group.format is EntryFormat.SAFETENSORS:
         return _safetensors_facts(root, group)
-    return Facts()
+    return EntryFacts()
 
 
-def _gguf_facts(root: Path, group: Group) -> Facts:
+def _gguf_facts(root: Path, group: Group) -> EntryFacts:
     try:
         contents = [_contents(root, file.path) for file in group.weights]
         tensors = tuple(tensor for part in contents for tensor in part.tensors)
@@ -54,8 +54,8 @@ def _contents(root: Path, path: str) -> Contents:
         return read_contents(Path(f"/dev/fd/{file.fileno()}"))
 
 
-def _of_header(header: Header) -> Facts:
-    return Facts(
+def _of_header(header: Header) -> EntryFacts:
+    return EntryFacts(
         architecture=header.architecture,
         kind="mmproj" if header.is_mmproj else header.kind,
         name=header.name,
@@ -101,7 +101,7 @@ class _Tokenizer(Record):
     chat_template: Any = None
 
 
-def _safetensors_facts(root: Path, group: Group) -> Facts:
+def _safetensors_facts(root: Path, group: Group) -> EntryFacts:
     names = {file.path.removeprefix(f"{group.folder}/") for file in group.files}
     if not names & {"config.json", "modules.json", "model_index.json", "adapter_config.json"}:
         raise NoFacts("The folder has no config.json; it must be a model's folder as the hub has it.")
@@ -110,7 +110,7 @@ def _safetensors_facts(root: Path, group: Group) -> Facts:
     tokenizer = _json(root, group, names, "tokenizer_config.json", _Tokenizer)
     elements = _elements(root, group)
     packed = quantized is not None and bool(_PACKED & elements.keys())
-    return Facts(
+    return EntryFacts(
         architecture=config.architectures[0] if config.architectures else config.model_type,
         kind="adapter" if "adapter_config.json" in names else "model",
         quant=_quant(quantized) or _main_type(elements),

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from modelyard.paths import resolve_inside
+from modelyard.host.paths import resolve_inside
 from services.downloader.library import inside, records
 from services.downloader.library.meter import Meter
 

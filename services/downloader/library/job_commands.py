@@ -5,12 +5,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
 from modelyard.cli.text import spell_size
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import subjects
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.library import (
@@ -57,7 +57,7 @@ class JobCommands:
         settings: Settings,
         library: Library,
         commands: Commands,
-        known: Mirror[LibraryJob],
+        known: BucketCache[LibraryJob],
     ) -> None:
         self._bus = bus
         self._settings = settings

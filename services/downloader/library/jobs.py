@@ -9,20 +9,20 @@ from typing import Any
 
 import msgspec
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.client.reading import read_bucket
-from modelyard.state import Store
-from modelyard.tasks import Tasks, cancel
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import read_bucket
+from modelyard.bus.records import BucketStore
+from modelyard.bus.tasks import Tasks, cancel
 from schemas import buckets, subjects
+from schemas.base import new_id
 from schemas.errors import BrokerUnavailable, Conflict, NotFound, YardError
-from schemas.grammar import new_id
 from schemas.library import JOB_ENDED, JobKind, JobState, LibraryJob
 from services.downloader.library.disk_work import sentence
 from services.downloader.library.library import Library
 from services.downloader.library.meter import Meter, Stopped
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 EVERY_S = 0.5
 STORE_EVERY_S = 5.0
@@ -42,7 +42,7 @@ class Jobs:
         self._bus = bus
         self._tasks = tasks
         self._library = library
-        self._store = Store(bus, buckets.JOBS)
+        self._store = BucketStore(bus, buckets.JOBS)
         self._jobs: dict[str, LibraryJob] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)

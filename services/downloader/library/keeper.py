@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.state import Store
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
 from schemas import buckets
 from schemas.errors import BrokerUnavailable
 from schemas.library import LibraryEntry, StoreSpace, TrashedEntry
@@ -21,7 +21,7 @@ from services.downloader.library import trash
 from services.downloader.library.entries import Uses, entry_of, partial_bytes, used_bytes, users_of
 from services.downloader.library.shelf import Look, Model, Shelf
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 T = TypeVar("T")
 
 LOOK_EVERY_S = 2.0
@@ -68,9 +68,9 @@ class Keeper:
         self._default = default
         self._seen_uses: Uses | None = None
         self._wake = asyncio.Event()
-        self._library = Store(bus, buckets.LIBRARY)
-        self._trash = Store(bus, buckets.TRASH)
-        self._spaces = Store(bus, buckets.STORES)
+        self._library = BucketStore(bus, buckets.LIBRARY)
+        self._trash = BucketStore(bus, buckets.TRASH)
+        self._spaces = BucketStore(bus, buckets.STORES)
 
     def wake(self) -> None:
         """Something has changed: look now."""
@@ -194,7 +194,7 @@ class Keeper:
             # What was not told differs from what is, and is told at the next look.
             log.warning("library_not_told", error=error.message)
 
-    async def _tell_changes(self, store: Store[T], told: dict[str, T], now: Mapping[str, T]) -> None:
+    async def _tell_changes(self, store: BucketStore[T], told: dict[str, T], now: Mapping[str, T]) -> None:
         async def put(key: str, value: T) -> None:
             await store.put(key, value)
             told[key] = value

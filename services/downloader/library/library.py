@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import modelyard
-from modelyard.bus import Bus
-from modelyard.client.reading import read_bucket
-from modelyard.settings import Settings
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import read_bucket
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets
 from schemas.downloads import Download
 from schemas.errors import Conflict, NotFound
@@ -29,10 +29,10 @@ class Library:
         self,
         bus: Bus,
         settings: Settings,
-        models: Mirror[ModelSpec],
-        instances: Mirror[Instance],
-        spaces: Mirror[StoreSpace],
-        downloads: Mirror[Download],
+        models: BucketCache[ModelSpec],
+        instances: BucketCache[Instance],
+        spaces: BucketCache[StoreSpace],
+        downloads: BucketCache[Download],
     ) -> None:
         self.node = bus.node
         self.keepers: dict[str, Keeper] = {}
@@ -72,7 +72,7 @@ class Library:
             tasks.spawn(keeper.run(), f"store {name}")
 
     async def _take_back(self, keys: list[str]) -> None:
-        store = Store(self._bus, buckets.LIBRARY)
+        store = BucketStore(self._bus, buckets.LIBRARY)
         await asyncio.gather(*(store.delete(key) for key in keys))
 
     def _on_model(self, _key: str, spec: ModelSpec | None) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard import logging
-from schemas.library import EntryFile, Verified
-from schemas.record import Record
+from modelyard.bus import logs
+from schemas.base import Record
+from schemas.library import EntryFile, VerifyState
 from services.downloader.library import inside
 from services.downloader.library.walk import RECORD, Found
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 NAME = RECORD
 _MAX_BYTES = 8 * 1024 * 1024
@@ -105,19 +105,19 @@ def wanted_sha256(record: FileRecord | None) -> str | None:
     return known if known and _SHA256.fullmatch(known) else None
 
 
-def _verified(file: Found, record: FileRecord | None) -> Verified:
+def _verified(file: Found, record: FileRecord | None) -> VerifyState:
     if record is None or wanted_sha256(record) is None:
-        return Verified.UNKNOWN
+        return VerifyState.UNKNOWN
     if file.size_bytes != record.size_bytes:
-        return Verified.DAMAGED if record.repo else Verified.UNKNOWN
+        return VerifyState.DAMAGED if record.repo else VerifyState.UNKNOWN
     if record.checked_at is None or record.checked_ns != file.modified_ns:
-        return Verified.UNVERIFIED
-    return Verified.DAMAGED if record.damaged else Verified.VERIFIED
+        return VerifyState.UNVERIFIED
+    return VerifyState.DAMAGED if record.damaged else VerifyState.VERIFIED
 
 
-_WORST_FIRST = (Verified.DAMAGED, Verified.UNKNOWN, Verified.UNVERIFIED, Verified.VERIFIED)
+_WORST_FIRST = (VerifyState.DAMAGED, VerifyState.UNKNOWN, VerifyState.UNVERIFIED, VerifyState.VERIFIED)
 
 
-def worst(files: Iterable[EntryFile]) -> Verified:
+def worst(files: Iterable[EntryFile]) -> VerifyState:
     """Of several files: what can be said of all of them."""
-    return min((file.verified for file in files), key=_WORST_FIRST.index, default=Verified.UNKNOWN)
+    return min((file.verified for file in files), key=_WORST_FIRST.index, default=VerifyState.UNKNOWN)

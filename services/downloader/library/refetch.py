@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from modelyard import logging
-from modelyard.parent import die_with_parent
-from modelyard.paths import resolve_inside
+from modelyard.bus import logs
+from modelyard.host.paths import resolve_inside
+from modelyard.host.processes import die_with_parent
 from services.downloader import hub
 from services.downloader.disk import MARGIN_BYTES
 from services.downloader.errors import DownloadError
@@ -80,7 +80,7 @@ MESSAGES: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 def main() -> int:
     """The whole life of the process."""
     die_with_parent(signal.SIGKILL)
-    logging.configure("info", to=sys.stderr)  # standard output is for messages
+    logs.configure("info", to=sys.stderr)  # standard output is for messages
     hub.quiet_library()
     # Without a buffer: a thread that waits in one would not let the process end.
     lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - to the very end

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from schemas.errors import Conflict
-from schemas.library import EntryFormat, Verified
+from schemas.library import EntryFormat, VerifyState
 from services.downloader.library import records
 from services.downloader.library.refetch import WantedFile
 from services.downloader.library.shelf import Model
@@ -25,7 +25,7 @@ def missing_files(model: Model, recorded: Records, there: Iterable[str]) -> list
 
 def wanted_files(model: Model, recorded: Records, there: Iterable[str]) -> list[WantedFile]:
     """What has to be fetched again; Conflict where nobody knows where it came from."""
-    damaged = [file.path for file in model.files if file.verified is Verified.DAMAGED]
+    damaged = [file.path for file in model.files if file.verified is VerifyState.DAMAGED]
     paths = damaged + missing_files(model, recorded, there)
     known = {**recorded, **model.record}
     found = [_wanted(path, known.get(path)) for path in paths]

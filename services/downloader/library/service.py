@@ -1,10 +1,10 @@
 """Putting the library together."""
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets
 from services.downloader.library.commands import LibraryCommands
 from services.downloader.library.job_commands import JobCommands
@@ -14,10 +14,10 @@ from services.downloader.peers.service import start_peers
 
 async def open_library(bus: Bus, settings: Settings, tasks: Tasks) -> Library:
     """Keep the stores of this node."""
-    models = await Mirror.start(bus, buckets.MODELS, tasks)
-    instances = await Mirror.start(bus, buckets.INSTANCES, tasks)
-    spaces = await Mirror.start(bus, buckets.STORES, tasks)
-    downloads = await Mirror.start(bus, buckets.DOWNLOADS, tasks)
+    models = await BucketCache.start(bus, buckets.MODELS, tasks)
+    instances = await BucketCache.start(bus, buckets.INSTANCES, tasks)
+    spaces = await BucketCache.start(bus, buckets.STORES, tasks)
+    downloads = await BucketCache.start(bus, buckets.DOWNLOADS, tasks)
     library = Library(bus, settings, models, instances, spaces, downloads)
     await library.start(tasks)
     return library
@@ -27,7 +27,7 @@ async def serve_library(
     bus: Bus, settings: Settings, tasks: Tasks, library: Library, commands: Commands
 ) -> None:
     """Answer the commands of the library, and give its files to other nodes."""
-    jobs = await Mirror.start(bus, buckets.JOBS, tasks)
+    jobs = await BucketCache.start(bus, buckets.JOBS, tasks)
     await LibraryCommands(bus, tasks, library, commands).start()
     await start_peers(bus, settings, tasks, commands, library)
     await JobCommands(bus, tasks, settings, library, commands, jobs).start()

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import modelyard
-from modelyard import logging
-from schemas.library import MAX_DESCRIPTION_BYTES, EntryFile, EntryFormat, Facts, Verified
+from modelyard.bus import logs
+from schemas.library import MAX_DESCRIPTION_BYTES, EntryFacts, EntryFile, EntryFormat, VerifyState
 from services.downloader.library import facts, inside, records
 from services.downloader.library.grouping import DESCRIPTION, Group, groups_of
 from services.downloader.library.records import FolderRecord
 from services.downloader.library.walk import Found, Tree, walk
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 READING_S = 1.0
 """One look reads headers no longer than this; the next goes on, and what is known is shown meanwhile."""
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
     """What the files of a model said, or why they could not be read."""
 
     signature: Signature
-    facts: Facts
+    facts: EntryFacts
     problem: str | None = None
 
 
@@ -140,13 +140,13 @@ class Shelf:
     def _reading(self, group: Group) -> Reading:
         mark = signature(group)
         if group.link is not None:
-            return Reading(mark, Facts(), _LINK.format(group.link.target))
+            return Reading(mark, EntryFacts(), _LINK.format(group.link.target))
         try:
             return Reading(mark, facts.read_facts(self.root, group))
         except facts.NoFacts as error:
-            return Reading(mark, Facts(), str(error))
+            return Reading(mark, EntryFacts(), str(error))
         except OSError as error:
-            return Reading(mark, Facts(), facts.explain(error))
+            return Reading(mark, EntryFacts(), facts.explain(error))
 
     def _forget(self, groups: Iterable[Group]) -> None:
         there = {group.path for group in groups}
@@ -159,7 +159,7 @@ class Shelf:
             if (record := self.record_of(file)) is None:
                 continue
             shown = records.of(file, record)
-            if shown.sha256 is not None and shown.verified in (Verified.VERIFIED, Verified.UNVERIFIED):
+            if shown.sha256 is not None and shown.verified in (VerifyState.VERIFIED, VerifyState.UNVERIFIED):
                 known[shown.sha256].append(file)
         return dict(known)
 

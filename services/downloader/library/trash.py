@@ -13,16 +13,15 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard import logging
+from modelyard.bus import logs
 from modelyard.cli.text import spell_size
-from schemas.grammar import new_id
+from schemas.base import Record, new_id
 from schemas.library import EntryFormat, TrashedEntry
-from schemas.record import Record
 from services.downloader.library import inside, records
 from services.downloader.library.grouping import shown_name
 from services.downloader.library.shelf import Model
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 FOLDER = ".trash"
 KEPT_S = 24 * 3600.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from schemas.library import Verified
+from schemas.library import VerifyState
 from services.downloader.library import inside, records
 from services.downloader.library.meter import Meter
 from services.downloader.library.shelf import Model
@@ -27,7 +27,7 @@ def verify(root: Path, model: Model, since: float, meter: Meter) -> None:
     for file in wanted:
         meter.file = file.path
         record = model.record.get(file.path)
-        if file.verified is Verified.VERIFIED and (file.verified_at or 0.0) >= since:
+        if file.verified is VerifyState.VERIFIED and (file.verified_at or 0.0) >= since:
             meter.add(file.size_bytes)
             continue
         if not _check(root, files[file.path], record, meter):

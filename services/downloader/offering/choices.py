@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 
 from msgspec import Struct
 
-from schemas.formats import Format
-from schemas.hub import Offered, OfferedFile
+from schemas.base import Format
+from schemas.hub import OfferedChoice, OfferedFile
 from schemas.models import ModelSpec
 from services.downloader.reference import Reference
 from services.downloader.selection.choose import SAFETENSORS
@@ -29,7 +29,7 @@ class Shelf(Struct, frozen=True, kw_only=True):
 
 def gguf_choices(
     reference: Reference, files: Sequence[RemoteFile], shelf: Shelf
-) -> list[tuple[Group, Offered]]:
+) -> list[tuple[Group, OfferedChoice]]:
     """Every GGUF model that is there whole, smallest first; with a quant in the reference that one alone."""
     groups = [group for group in group_models(files) if not group.missing]
     labels = Counter(group.label for group in groups)
@@ -44,14 +44,14 @@ def gguf_choices(
 
 def folder_choice(
     reference: Reference, files: Sequence[RemoteFile], shelf: Shelf, *, is_default: bool
-) -> Offered | None:
+) -> OfferedChoice | None:
     """The folder of safetensors; None where there is none. SelectionError where it is none for an engine."""
     refuse_kind(reference.repo, files)
     if not has_safetensors(files):
         return None
     chosen = select_safetensors(reference.repo, files)
     suffix = "" if is_default else f":{SAFETENSORS}"
-    return Offered(
+    return OfferedChoice(
         label=SAFETENSORS,
         reference=f"{reference.repo}{suffix}{_at(reference)}",
         format=Format.SAFETENSORS,
@@ -68,7 +68,7 @@ def offered_files(files: Iterable[RemoteFile]) -> tuple[OfferedFile, ...]:
     return tuple(map(_file, files))
 
 
-def weights_of(offered: Offered) -> int:
+def weights_of(offered: OfferedChoice) -> int:
     """Bytes of the files that hold weights."""
     return sum(file.size_bytes for file in offered.files if PurePosixPath(file.path).suffix == ".safetensors")
 
@@ -87,11 +87,11 @@ def _is_meant(reference: Reference, group: Group) -> bool:
     return wanted in (group.label.upper(), group.base_name.upper())
 
 
-def _offered(reference: Reference, group: Group, is_only: bool, is_default: bool, shelf: Shelf) -> Offered:
+def _offered(reference: Reference, group: Group, is_only: bool, is_default: bool, shelf: Shelf) -> OfferedChoice:
     """Where several have one label, each goes by its name."""
     label = group.label if is_only else group.base_name
     paths = [f"{reference.repo}/{file.path}" for file in group.in_order]
-    return Offered(
+    return OfferedChoice(
         label=label,
         reference=f"{reference.repo}:{label}{_at(reference)}",
         format=Format.GGUF,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from services.downloader.hub.reading import RemoteFiles
 
 _KEPT = 64
-_PATIENCE_S = 20.0
+_TIMEOUT_S = 20.0
 """Somebody waits for the offer; sizes alone are worth something too."""
 
 
@@ -42,7 +42,7 @@ class Headers:
         key = (repo, commit, file.path)
         if (known := self._kept.get(key)) is None:
             try:
-                async with asyncio.timeout(_PATIENCE_S), _remote(repo, commit) as remote:
+                async with asyncio.timeout(_TIMEOUT_S), _remote(repo, commit) as remote:
                     contents = await remote.header(file)
                 known = await asyncio.to_thread(make_header, contents, n_shards=group.shards)
             except GgufError as error:
@@ -50,7 +50,7 @@ class Headers:
             except DownloadError as error:
                 return Read(problem=error.sentence)
             except TimeoutError:
-                return Read(problem=f"{file.path} could not be read within {_PATIENCE_S:g} s; try again.")
+                return Read(problem=f"{file.path} could not be read within {_TIMEOUT_S:g} s; try again.")
         self._kept[key] = known
         self._kept.move_to_end(key)
         while len(self._kept) > _KEPT:

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from modelyard.paths import resolve_inside
-from modelyard.settings import Settings
-from modelyard.state import Mirror
+from modelyard.bus.records import BucketCache
+from modelyard.host.paths import resolve_inside
+from modelyard.host.settings import Settings
+from schemas.base import Format
 from schemas.errors import BadRequest, DeadlineExceeded, UnreadableModel
-from schemas.formats import Format
-from schemas.hub import AskOffer, Fit, HubFound, HubModel, Offer, Offered, SearchHub
+from schemas.hub import AskOffer, Fit, HubFound, HubModel, Offer, OfferedChoice, SearchHub
 from schemas.instances import Node
 from schemas.models import Mode, ModelSpec
 from services.downloader.errors import DownloadError, as_yard_error
@@ -41,14 +41,14 @@ R = TypeVar("R")
 
 _SEARCH_S = 30.0
 _PAUSES_S = (1.0,)
-_PATIENCE_S = 3.0
+_TIMEOUT_S = 3.0
 """Somebody waits at a screen."""
 
 
 class Offers:
     """Asks the hub in a thread, since its library blocks."""
 
-    def __init__(self, settings: Settings, nodes: Mirror[Node], models: Mirror[ModelSpec]) -> None:
+    def __init__(self, settings: Settings, nodes: BucketCache[Node], models: BucketCache[ModelSpec]) -> None:
         self._settings = settings
         self._nodes = nodes
         self._models = models
@@ -65,7 +65,7 @@ class Offers:
             reference = parse_reference(asked.reference)
         except ValueError as error:
             raise BadRequest(str(error), param="reference") from error
-        listing = await _blocking(lambda: list_repo(reference, pauses_s=_PAUSES_S, patience_s=_PATIENCE_S))
+        listing = await _blocking(lambda: list_repo(reference, pauses_s=_PAUSES_S, timeout_s=_TIMEOUT_S))
         offer = Offer(
             repo=reference.repo,
             revision=listing.commit,
@@ -79,7 +79,7 @@ class Offers:
         return await self._with_folder(offer, reference, listing, asked.n_ctx)
 
     async def _with_ggufs(
-        self, offer: Offer, ggufs: Sequence[tuple[Group, Offered]], listing: RepoListing, n_ctx: int | None
+        self, offer: Offer, ggufs: Sequence[tuple[Group, OfferedChoice]], listing: RepoListing, n_ctx: int | None
     ) -> Offer:
         """One header tells the shape of all quants; the sizes of their files tell the rest."""
         chosen = next((group for group, offered in ggufs if offered.is_default), ggufs[0][0])

@@ -4,8 +4,8 @@ import asyncio
 import ipaddress
 import socket
 
-from modelyard.bus import Bus
-from modelyard.settings import Settings
+from modelyard.bus.connection import Bus
+from modelyard.host.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 

@@ -3,10 +3,10 @@
 import asyncio
 from typing import TYPE_CHECKING
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import subjects
 from schemas.errors import NotFound
 from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles

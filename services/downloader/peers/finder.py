@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.settings import Settings
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.host.settings import Settings
 from schemas import subjects
+from schemas.base import check_token
 from schemas.errors import NotFound, ServiceUnavailable, YardError
-from schemas.grammar import check_token
 from schemas.library import node_of
 from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, RepoFiles
 from schemas.subject import Command
@@ -17,12 +17,12 @@ from services.downloader.peers.address import own_host
 from services.downloader.selection import RemoteFile
 from services.downloader.worker_messages import Distrust, Listing, Offer, Offers, Seek, SeekRepo
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 Answer = Callable[[Offers | Listing], Awaitable[None]]
 
-PATIENCE_S = 2.0
+TIMEOUT_S = 2.0
 """A node that hangs delays a file by this much."""
 _LISTING_S = 30.0
 _READS = 30
@@ -55,7 +55,7 @@ class Finder:
             return ()
         host = await own_host(self._bus, self._settings)
         asked = AskFile(sha256=sha256, size_bytes=size_bytes, node=self._bus.node, host=host)
-        answers = await self._ask_all(subjects.PEER_OFFER, asked, nodes, PATIENCE_S)
+        answers = await self._ask_all(subjects.PEER_OFFER, asked, nodes, TIMEOUT_S)
         return tuple(Offer(node=node, url=found.url, token=found.token) for node, found in answers)
 
     async def listing(self, asked: AskRepo) -> Listing:
@@ -100,17 +100,17 @@ class Finder:
         return [node for node in self._nodes() if node != self._bus.node]
 
     async def _ask_all(
-        self, command: Command[T, R], asked: T, nodes: list[str], patience_s: float
+        self, command: Command[T, R], asked: T, nodes: list[str], timeout_s: float
     ) -> list[tuple[str, R]]:
-        asking = (self._ask(command, asked, node, patience_s) for node in nodes)
+        asking = (self._ask(command, asked, node, timeout_s) for node in nodes)
         return [answer for answers in await asyncio.gather(*asking) for answer in answers]
 
     async def _ask(
-        self, command: Command[T, R], asked: T, node: str, patience_s: float
+        self, command: Command[T, R], asked: T, node: str, timeout_s: float
     ) -> list[tuple[str, R]]:
         """The node with its answer, if it has one."""
         try:
-            return [(node, await self._bus.call(command, asked, timeout_s=patience_s, node=node))]
+            return [(node, await self._bus.call(command, asked, timeout_s=timeout_s, node=node))]
         except NotFound:
             return []
         except YardError as error:

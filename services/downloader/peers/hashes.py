@@ -6,15 +6,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from modelyard import logging
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.tasks import Tasks
 from schemas.errors import Conflict
 from services.downloader.library import inside
 from services.downloader.library.disk_work import sentence
 from services.downloader.library.walk import Found
 from services.downloader.peers.grants import Given
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -59,10 +59,10 @@ class Hashes:
             self._reading = self._tasks.spawn(self._read_all(), "hashes")
         return max(0, sum(given.file.size_bytes for given in wanted) - self._read_bytes)
 
-    async def settle(self, patience_s: float) -> None:
+    async def settle(self, timeout_s: float) -> None:
         """Wait for all that is wanted, but not longer."""
         if self._reading is not None:
-            await asyncio.wait({self._reading}, timeout=patience_s)
+            await asyncio.wait({self._reading}, timeout=timeout_s)
 
     async def _read_all(self) -> None:
         try:

@@ -8,11 +8,11 @@ from typing import BinaryIO
 
 from aiohttp import hdrs, web
 
-from modelyard import logging
+from modelyard.bus import logs
 from services.downloader.library import inside
 from services.downloader.peers.grants import Given, Grants
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 CHUNK_BYTES = 1024 * 1024
 AT_ONCE = 64

@@ -1,9 +1,9 @@
 """Putting the giving side together."""
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
 from services.downloader.library.library import Library
 from services.downloader.peers.commands import PeerCommands
 from services.downloader.peers.hashes import Hashes

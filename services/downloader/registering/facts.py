@@ -5,12 +5,11 @@ from pathlib import Path, PurePosixPath
 from modelyard.gguf.errors import GgufError
 from modelyard.gguf.files import read_model
 from modelyard.gguf.header import Header
-from modelyard.paths import resolve_inside
+from modelyard.host.paths import resolve_inside
 from modelyard.safetensors import Card, card_of, check_safetensors, weights
+from schemas.base import Format, Record
 from schemas.errors import UnreadableModel
-from schemas.formats import Format
-from schemas.models import Source
-from schemas.record import Record
+from schemas.models import ModelSource
 from services.downloader.selection.files import RemoteFile
 from services.downloader.selection.mmproj import choose_mmproj
 
@@ -33,7 +32,7 @@ class Facts(Record):
     """A chat template in a file beside it."""
     task: str | None = None
     """What the hub says that it does."""
-    source: Source | None = None
+    source: ModelSource | None = None
     problem: str | None = None
 
     @property
@@ -49,7 +48,7 @@ def read_facts(
     mmproj: str | None = None,
     with_mmproj: bool = True,
     task: str | None = None,
-    source: Source | None = None,
+    source: ModelSource | None = None,
 ) -> Facts:
     """Look at what lies there; blocks. UnreadableModel with a sentence where there is no model.
 
@@ -81,7 +80,7 @@ def read_facts(
     )
 
 
-def _of_folder(place: Path, path: str, task: str | None, source: Source | None) -> Facts:
+def _of_folder(place: Path, path: str, task: str | None, source: ModelSource | None) -> Facts:
     try:
         check_safetensors(place)
     except ValueError as error:

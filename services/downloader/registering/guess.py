@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from schemas.formats import Format
+from schemas.base import Format
 from schemas.instances import Node
 from schemas.models import Mode, ModelSpec
-from schemas.registering import Reason, Wishes
+from schemas.registering import GuessedField, ModelOverrides
 from services.downloader.fitting.appetite import Appetite, gguf_appetite, torch_appetite
 from services.downloader.fitting.contexts import contexts
 from services.downloader.fitting.fit import Wanted, fits
@@ -22,22 +22,22 @@ class Proposal(Struct, frozen=True, kw_only=True):
     """A model to be. `reasons` are in the order in which a person wants to read them."""
 
     spec: ModelSpec
-    reasons: tuple[Reason, ...]
+    reasons: tuple[GuessedField, ...]
     said: frozenset[str]
     """The fields that a person chose."""
 
 
-def guess(facts: Facts, name: str, wishes: Wishes, nodes: Iterable[Node] = ()) -> Proposal:
+def guess(facts: Facts, name: str, overrides: ModelOverrides, nodes: Iterable[Node] = ()) -> Proposal:
     """What these files are as a model; UnreadableModel where they are none that an engine serves."""
     check_served(facts)
-    mode = Guess(wishes.mode, _SAID) if wishes.mode else guess_mode(facts)
+    mode = Guess(overrides.mode, _SAID) if overrides.mode else guess_mode(facts)
     known = tuple(nodes)
-    engine = _engine(facts, Mode(mode.value), wishes, known)
-    n_ctx = _context(facts, Mode(mode.value), wishes, known)
+    engine = _engine(facts, Mode(mode.value), overrides, known)
+    n_ctx = _context(facts, Mode(mode.value), overrides, known)
     spec = ModelSpec(
         name=name,
         path=facts.path,
-        aliases=wishes.aliases,
+        aliases=overrides.aliases,
         mode=Mode(mode.value),
         engine=engine.value,
         mmproj=facts.mmproj,
@@ -46,14 +46,14 @@ def guess(facts: Facts, name: str, wishes: Wishes, nodes: Iterable[Node] = ()) -
         n_ctx=int(n_ctx.value),
     )
     guesses = {"mode": mode, "engine": engine, "n_ctx": n_ctx, **_parts(facts)}
-    reasons = tuple(Reason(field=field, value=one.value, reason=one.reason) for field, one in guesses.items())
-    said = {field for field in ("mode", "engine", "n_ctx", "aliases") if getattr(wishes, field)}
+    reasons = tuple(GuessedField(field=field, value=one.value, reason=one.reason) for field, one in guesses.items())
+    said = {field for field in ("mode", "engine", "n_ctx", "aliases") if getattr(overrides, field)}
     return Proposal(spec=spec, reasons=reasons, said=frozenset(said))
 
 
-def _engine(facts: Facts, mode: Mode, wishes: Wishes, nodes: tuple[Node, ...]) -> Guess:
-    if wishes.engine is not None:
-        return Guess(wishes.engine, _SAID)
+def _engine(facts: Facts, mode: Mode, overrides: ModelOverrides, nodes: tuple[Node, ...]) -> Guess:
+    if overrides.engine is not None:
+        return Guess(overrides.engine, _SAID)
     if facts.format is Format.GGUF:
         return Guess(
             "auto", "a GGUF file runs in llama-server where a node has one, else in the embedded engine"
@@ -68,9 +68,9 @@ def _engine(facts: Facts, mode: Mode, wishes: Wishes, nodes: tuple[Node, ...]) -
     return Guess("sentence-transformers", f"it is a folder of safetensors for {mode}")
 
 
-def _context(facts: Facts, mode: Mode, wishes: Wishes, nodes: tuple[Node, ...]) -> Guess:
-    if wishes.n_ctx is not None:
-        return Guess(str(wishes.n_ctx), _SAID)
+def _context(facts: Facts, mode: Mode, overrides: ModelOverrides, nodes: tuple[Node, ...]) -> Guess:
+    if overrides.n_ctx is not None:
+        return Guess(str(overrides.n_ctx), _SAID)
     trained = facts.n_ctx_train
     told = f"it was trained for {trained}" if trained else "its files do not say what it was trained for"
     best = next(iter(_fitting(facts, mode, nodes)), None)

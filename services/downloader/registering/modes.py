@@ -6,8 +6,8 @@ from typing import NamedTuple
 from modelyard.gguf.header import Header
 from modelyard.gguf.layers import is_encoder
 from modelyard.safetensors import Card
+from schemas.base import Format
 from schemas.errors import UnreadableModel
-from schemas.formats import Format
 from schemas.models import Mode
 from services.downloader.hub.searching import mode_of
 from services.downloader.registering.facts import Facts

@@ -2,7 +2,7 @@
 
 import re
 
-from schemas.grammar import check_model_name
+from schemas.base import check_model_name
 from services.downloader.reference import Reference
 from services.downloader.selection.quants import label_of_file
 

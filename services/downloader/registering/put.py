@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import subjects
 from schemas.errors import (
     BrokerUnavailable,
@@ -24,7 +24,7 @@ from schemas.subject import Command
 T = TypeVar("T")
 R = TypeVar("R")
 
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 _PAUSE_S = 0.1
 _TRIES = 5
 
@@ -106,7 +106,7 @@ async def _existing(bus: Bus, name: str) -> ModelRecord | None:
 
 
 async def _call(bus: Bus, command: Command[T, R], asked: T) -> R:
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     while True:
         try:
             return await bus.call(command, asked)

@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from modelyard.bus import Bus
-from modelyard.settings import Settings
-from modelyard.state import Mirror
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache
+from modelyard.host.settings import Settings
+from schemas.base import model_key
 from schemas.downloads import Download, DownloadState
 from schemas.errors import BadRequest, Conflict
-from schemas.grammar import model_key
 from schemas.hub import NO_MMPROJ
 from schemas.instances import Node
-from schemas.models import ModelSpec, Source, find_model
+from schemas.models import ModelSource, ModelSpec, find_model
 from schemas.registering import Registered, RegisterFiles
 from services.downloader.library.library import Library
 from services.downloader.reference import parse_reference
@@ -30,9 +30,9 @@ class Registrar:
         self,
         bus: Bus,
         settings: Settings,
-        nodes: Mirror[Node],
-        models: Mirror[ModelSpec],
-        downloads: Mirror[Download],
+        nodes: BucketCache[Node],
+        models: BucketCache[ModelSpec],
+        downloads: BucketCache[Download],
         library: Library,
     ) -> None:
         self._bus = bus
@@ -47,15 +47,15 @@ class Registrar:
         if not download.register:
             return
         repo = parse_reference(download.reference).repo
-        source = Source(repo=repo, revision="")
+        source = ModelSource(repo=repo, revision="")
         found = ModelSpec(name=download.model, path=repo, source=source)
         before = find_model(download.model, self._models.values)
         if before is not None and (before.name != download.model or not is_same(before, found)):
             raise _taken(download.model, before, "name")
-        for alias in download.wishes.aliases:
+        for alias in download.overrides.aliases:
             owner = find_model(alias, self._models.values)
             if owner is not None and owner.name != download.model:
-                raise _taken(alias, owner, "wishes")
+                raise _taken(alias, owner, "overrides")
 
     async def fetched(self, download: Download, finished: Finished) -> None:
         """Make the model that a download was for; nothing where it brought none, or nobody wants one."""
@@ -70,9 +70,9 @@ class Registrar:
             mmproj=f"{repo}/{finished.mmproj_path}" if finished.mmproj_path else None,
             with_mmproj=(choice.mmproj or "").lower() != NO_MMPROJ and not choice.include,
             task=finished.task,
-            source=Source(repo=repo, revision=finished.commit, quant=finished.quant),
+            source=ModelSource(repo=repo, revision=finished.commit, quant=finished.quant),
         )
-        proposal = guess(facts, download.model, download.wishes, self._nodes.values.values())
+        proposal = guess(facts, download.model, download.overrides, self._nodes.values.values())
         await register(self._bus, proposal.spec, proposal.said)
 
     async def on_register(self, asked: RegisterFiles) -> Registered:
@@ -80,14 +80,14 @@ class Registrar:
         path, source = self._find(asked.path.strip().rstrip("/"))
         store = self._settings.store_of(path)
         facts = await asyncio.to_thread(read_facts, store, path, source=source)
-        proposal = guess(facts, _name(asked, facts), asked.wishes, self._nodes.values.values())
+        proposal = guess(facts, _name(asked, facts), asked.overrides, self._nodes.values.values())
         kept = self._kept(proposal)
         if asked.dry_run:
             return Registered(spec=proposal.spec, reasons=proposal.reasons, kept=kept)
         stored = await register(self._bus, proposal.spec, proposal.said)
         return Registered(spec=proposal.spec, reasons=proposal.reasons, revision=stored.revision, kept=kept)
 
-    def _find(self, named: str) -> tuple[str, Source | None]:
+    def _find(self, named: str) -> tuple[str, ModelSource | None]:
         """The path that somebody means, also by an entry of the library, and where its files came from."""
         ours = [entry for _, survey in self._library.surveys() for entry in survey.entries.values()]
         for entry in ours:
@@ -102,14 +102,14 @@ class Registrar:
         return kept_of(before, proposal.spec, proposal.said) if before else ()
 
 
-def source_of(path: str, downloads: Iterable[Download]) -> Source | None:
+def source_of(path: str, downloads: Iterable[Download]) -> ModelSource | None:
     """Where files came from, by the newest download that brought them."""
     for download in sorted(downloads, key=lambda each: -each.changed_at):
         if download.state is not DownloadState.FINISHED or download.revision is None:
             continue
         repo = parse_reference(download.reference).repo
         if path == repo or path.removeprefix(f"{repo}/") in download.files:
-            return Source(repo=repo, revision=download.revision, quant=download.quant)
+            return ModelSource(repo=repo, revision=download.revision, quant=download.quant)
     return None
 
 

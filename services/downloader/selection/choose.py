@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from schemas.formats import Format
+from schemas.base import Format
 from schemas.hub import Choice
 from services.downloader.reference import Reference
 from services.downloader.selection import patterns

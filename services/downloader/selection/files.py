@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from schemas.formats import Format
+from schemas.base import Format
 
 
 class RemoteFile(Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from schemas.formats import Format
+from schemas.base import Format
 from services.downloader.reference import Reference
 from services.downloader.selection.files import RemoteFile, Selection, SelectionError
 from services.downloader.selection.mmproj import choose_mmproj

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from nats.aio.msg import Msg
 
-from modelyard import logging
-from modelyard.bus import Bus
-from schemas.grammar import new_id
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from schemas.base import new_id
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 Say = Callable[[bytes], Awaitable[None]]
 """Send one piece of an answer."""

@@ -5,12 +5,12 @@ from http import HTTPStatus
 
 from nats.micro.request import Request
 
-from modelyard.bus import Bus
-from modelyard.micro import Commands, reply_to
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands, reply_to
 from schemas import subjects
+from schemas.base import check_token, new_id
 from schemas.endpoints import ENDPOINTS, Endpoint
 from schemas.errors import BadRequest, from_error_body
-from schemas.grammar import check_token, new_id
 from schemas.requests import REQUEST_HEADER
 from services.gateway.apis.answering import comment, waiting
 from services.gateway.apis.listeners import Listeners

@@ -6,21 +6,22 @@ from typing import Any
 
 import msgspec
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks, cancel
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks, cancel
 from schemas import buckets
-from schemas.batches import ENDED, Batch, BatchState, Lease
+from schemas.base import is_token, new_id
+from schemas.batches import ENDED, Batch, BatchState
 from schemas.errors import BadRequest, BrokerUnavailable, Conflict, NotFound
-from schemas.grammar import is_token, new_id
+from schemas.leases import Lease
 from services.gateway.batches.files import Files
 from services.gateway.batches.lines import window_s
 from services.gateway.batches.results import Results
 from services.gateway.batches.work import Work
 from services.gateway.inference.inference import Inference
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 LOOK_S = 1.0
 LEASE_S = 6
@@ -32,15 +33,15 @@ class Batches:
     """Makes, shows, cancels and works off batches."""
 
     def __init__(
-        self, bus: Bus, tasks: Tasks, files: Files, mirror: Mirror[Batch], inference: Inference
+        self, bus: Bus, tasks: Tasks, files: Files, mirror: BucketCache[Batch], inference: Inference
     ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._files = files
         self._mirror = mirror
         self._inference = inference
-        self._store = Store(bus, buckets.BATCHES)
-        self._leases = Store(bus, buckets.LEASES)
+        self._store = BucketStore(bus, buckets.BATCHES)
+        self._leases = BucketStore(bus, buckets.LEASES)
         self._working: dict[str, asyncio.Task[None]] = {}
 
     def open(self) -> None:

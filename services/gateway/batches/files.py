@@ -7,12 +7,12 @@ import time
 import nats.errors
 import nats.js.errors
 
-from modelyard.bus import Bus
-from modelyard.state import Mirror, Store
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
 from schemas import buckets, streams, subjects
+from schemas.base import is_token, new_id
 from schemas.batches import StoredFile
 from schemas.errors import BodyTooLarge, BrokerUnavailable, NotFound
-from schemas.grammar import is_token, new_id
 
 MAX_FILE_BYTES = 100 * 1024 * 1024
 PART_BYTES = 1024 * 1024
@@ -22,10 +22,10 @@ _AT_ONCE = 8
 class Files:
     """All files of the yard. A file is there only for the key that brought it."""
 
-    def __init__(self, bus: Bus, mirror: Mirror[StoredFile]) -> None:
+    def __init__(self, bus: Bus, mirror: BucketCache[StoredFile]) -> None:
         self._bus = bus
         self._mirror = mirror
-        self._store = Store(bus, buckets.FILES)
+        self._store = BucketStore(bus, buckets.FILES)
 
     async def put(
         self, data: bytes, filename: str, purpose: str, key: str | None, *, name: str | None = None

@@ -6,10 +6,10 @@ import msgspec
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
+from schemas.base import Record
 from schemas.batches import Batch, LineError, StoredFile
 from schemas.endpoints import BY_PATH
 from schemas.errors import BadRequest, InvalidJson
-from schemas.record import Record
 from services.gateway.batches.batches import Batches
 from services.gateway.batches.files import Files
 from services.gateway.middleware import KEY_ID

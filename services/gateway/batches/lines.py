@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from schemas.base import Record
 from schemas.batches import LineError, LineResult
 from schemas.errors import BadRequest
-from schemas.record import Record
 
 MAX_LINES = 50_000
 MAX_ERRORS = 50

@@ -7,7 +7,7 @@ import msgspec
 import nats.errors
 import nats.js.errors
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import streams, subjects
 from schemas.batches import LineResult
 from schemas.errors import BodyTooLarge, BrokerUnavailable

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from modelyard import logging
+from modelyard.bus import logs
+from schemas.base import new_id
 from schemas.batches import Batch, BatchState, LineError, LineResult
 from schemas.errors import BrokerUnavailable, Cancelled, NotFound, ServiceUnavailable, YardError
-from schemas.grammar import new_id
 from schemas.requests import Lane
 from services.gateway.batches.files import Files
 from services.gateway.batches.lines import Line, read_lines, write_results
@@ -18,7 +18,7 @@ from services.gateway.batches.results import Results
 from services.gateway.inference.ask import Ask
 from services.gateway.inference.inference import Inference
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 AT_ONCE = 8
 """How many lines of a batch wait or are answered at a time."""

@@ -5,7 +5,7 @@ import { ACTIVITY_TRENDS, DEVICE_TRENDS, follow, withPast } from "./trends.js";
 
 /** What the gateway sends by key; `activity` is no bucket, but comes like one. */
 export const BUCKETS = [
-  ...["models", "instances", "activity", "waits", "nodes", "devices", "adapters"],
+  ...["models", "instances", "activity", "waiting", "nodes", "devices", "adapters"],
   ...["downloads", "library", "stores", "trash", "jobs", "spending", "alert_states", "silences"],
 ];
 export const LOG_LINES = 600;
@@ -15,7 +15,7 @@ export const initialState = {
   loaded: false,
   models: {},
   instances: {},
-  waits: {},
+  waiting: {},
   nodes: {},
   devices: {},
   adapters: {},

@@ -5,7 +5,7 @@ import collections
 import time
 from collections.abc import AsyncIterator, Callable
 
-from modelyard import logging
+from modelyard.bus import logs
 from schemas.endpoints import Style
 from schemas.errors import EngineFailed, ErrorBody, YardError, from_body
 from schemas.frames import AnswerEnd, AnswerHead, Frame, Resend
@@ -13,7 +13,7 @@ from schemas.models import ModelSpec
 from services.gateway.inference.ask import Ask
 from services.gateway.inference.transcript import Transcript
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 MAX_BUFFERED_BYTES = 8 * 1024 * 1024
 """What a client that reads too slowly may leave lying here before its request is cancelled."""

@@ -2,10 +2,9 @@
 
 import msgspec
 
+from schemas.base import Record, new_id
 from schemas.endpoints import Endpoint, endpoint_of
 from schemas.errors import InvalidJson
-from schemas.grammar import new_id
-from schemas.record import Record
 from schemas.requests import Lane
 
 JSON = "application/json"

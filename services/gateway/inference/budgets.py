@@ -2,7 +2,7 @@
 
 import time
 
-from modelyard.state import Mirror
+from modelyard.bus.records import BucketCache
 from schemas.budgets import Action, BudgetLevel, BudgetState
 from schemas.errors import BudgetExceeded
 from schemas.requests import ANYONE
@@ -14,7 +14,7 @@ Scope = tuple[str | None, str | None]
 class Admission:
     """Budgets that are used up, by what they are of."""
 
-    def __init__(self, spending: Mirror[BudgetState]) -> None:
+    def __init__(self, spending: BucketCache[BudgetState]) -> None:
         self._refusing: dict[Scope, BudgetState] = {}
         self._states = spending.values
         spending.listen(self._on_change)

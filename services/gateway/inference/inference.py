@@ -10,12 +10,13 @@ import msgspec
 import nats.errors
 from nats.aio.msg import Msg
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.micro import Commands
-from modelyard.tasks import Tasks
-from modelyard.tracing import span
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.tasks import Tasks
+from modelyard.bus.tracing import span
 from schemas import subjects
+from schemas.base import model_key, new_id
 from schemas.errors import (
     BrokerUnavailable,
     Cancelled,
@@ -26,8 +27,7 @@ from schemas.errors import (
     ServiceUnavailable,
     YardError,
 )
-from schemas.frames import Check, Checked, Resend, decode_frame
-from schemas.grammar import model_key, new_id
+from schemas.frames import AnswerCheck, AnswerCheckReply, Resend, decode_frame
 from schemas.instances import LIVE, Instance, InstanceState
 from schemas.models import ModelSpec
 from schemas.requests import RequestStarted
@@ -41,11 +41,11 @@ from services.gateway.inference.records import record
 from services.gateway.inference.second_try import AskAgain, Finish, GiveUp, second_try
 from services.gateway.inference.waiting import Durations, Place, check_room, place
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 SILENCE_S = 6.0
 """A runner at work is heard of every 2 s; silent for so long, and without a record, it is dead."""
-BROKER_PATIENCE_S = 10.0
+BROKER_TIMEOUT_S = 10.0
 """How long requests wait for a broker that went away."""
 STORE_S = 5.0
 """How long the broker may take to say that it has a request."""
@@ -179,7 +179,7 @@ class Inference:
             with contextlib.suppress(YardError, nats.errors.Error):
                 await self._bus.publish(subjects.RESEND, missing, request=answer.ask.request)
 
-    async def _on_check(self, check: Check) -> Checked:
+    async def _on_check(self, check: AnswerCheck) -> AnswerCheckReply:
         unwanted, elsewhere = [], []
         for running in check.running:
             answer = self._answers.get(running.request)
@@ -189,7 +189,7 @@ class Inference:
                 elsewhere.append(running.request)
             elif not answer.has(running.frames):
                 await self._resend(answer, answer.missing())
-        return Checked(unwanted=tuple(unwanted), elsewhere=tuple(elsewhere))
+        return AnswerCheckReply(unwanted=tuple(unwanted), superseded=tuple(elsewhere))
 
     async def _on_cancel(self, tokens: dict[str, str], _payload: bytes) -> None:
         """Somebody cancelled by message what he had asked here."""
@@ -288,7 +288,7 @@ class Inference:
                 + (f": {why}." if why else ".")
             )
         if away_since is not None:
-            away = now - away_since > BROKER_PATIENCE_S
+            away = now - away_since > BROKER_TIMEOUT_S
             return BrokerUnavailable("The broker went away while the request waited.") if away else None
         return not_taken() if not answer.seq and now - answer.heard_at > STORE_S else None
 

@@ -6,11 +6,10 @@ import msgspec
 import nats.errors
 import nats.js.errors
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import streams, subjects
+from schemas.base import Record, model_key
 from schemas.errors import BrokerUnavailable, Conflict, QueueFull, YardError
-from schemas.grammar import model_key
-from schemas.record import Record
 from schemas.requests import ANYONE, Continues, InferHeaders, RequestQueued
 from services.gateway.inference.answer import Answer
 from services.gateway.inference.bodies import store_body

@@ -4,10 +4,10 @@ import asyncio
 import time
 from http import HTTPStatus
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import subjects
+from schemas.base import model_key
 from schemas.errors import Cancelled, YardError
-from schemas.grammar import model_key
 from schemas.requests import Outcome, RequestFinished
 from services.gateway.inference.answer import Answer
 

@@ -1,7 +1,7 @@
 """After the death of an engine or a runner: who asks again, and from where."""
 
+from schemas.base import Record
 from schemas.errors import EngineFailed
-from schemas.record import Record
 from schemas.requests import Continues
 from services.gateway.inference.answer import Answer
 from services.gateway.inference.continuation import continued

@@ -4,9 +4,9 @@ import collections
 import math
 from collections.abc import Iterable
 
+from schemas.base import Record
 from schemas.errors import QueueFull
 from schemas.models import ModelSpec
-from schemas.record import Record
 from schemas.requests import Lane
 from services.gateway.inference.answer import Answer
 

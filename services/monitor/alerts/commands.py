@@ -1,6 +1,6 @@
 """The `alert` commands."""
 
-from modelyard.micro import Commands
+from modelyard.bus.micro import Commands
 from schemas import subjects
 from schemas.alerts import (
     AlertList,

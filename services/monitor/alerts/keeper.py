@@ -13,10 +13,10 @@ import msgspec
 import nats.errors
 import nats.js.errors
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.client.reading import read_bucket
-from modelyard.state import Store
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import read_bucket
+from modelyard.bus.records import BucketStore
 from schemas import buckets, streams, subjects
 from schemas.alerts import Alert, AlertState
 from schemas.errors import YardError
@@ -25,12 +25,12 @@ from services.monitor.alerts.evaluate import RESOLVED_KEPT_S, Change, evaluate
 from services.monitor.alerts.rules import Rules
 from services.monitor.alerts.silences import Silences
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 PERIOD_S = 5.0
 REFRESH_S = 30.0
 """A value that changes while an alert fires is written this often at most."""
-_PATIENCE_S = 2.0
+_TIMEOUT_S = 2.0
 _replace = msgspec.structs.replace
 
 
@@ -51,7 +51,7 @@ class Keeper:
         self.samples = samples
         """What there is to say now."""
         self._period_s = period_s
-        self._store = Store(bus, buckets.ALERT_STATES)
+        self._store = BucketStore(bus, buckets.ALERT_STATES)
         self._states: dict[str, Alert] = {}
         self._written_at: dict[str, float] = {}
         self._unwritten: collections.deque[Change] = collections.deque()
@@ -73,7 +73,7 @@ class Keeper:
         # Nobody looked while we were away: a metric counts as missing only from now on.
         self._states = {key: _replace(alert, seen_at=now) for key, alert in known.items()}
         for key, alert in known.items():
-            if not alert.told:
+            if not alert.published:
                 await self._tell_once(key, alert)
 
     async def run(self) -> None:
@@ -128,18 +128,18 @@ class Keeper:
             await self._store.delete(change.key)
             self._written_at.pop(change.key, None)
         elif change.is_told:
-            await self._put(change.key, _replace(change.after, told=False))
+            await self._put(change.key, _replace(change.after, published=False))
             await self._tell(change.key, change.after)
         else:
             await self._put(change.key, change.after)
 
     async def _tell(self, key: str, alert: Alert) -> None:
-        told = _replace(alert, told=True)
+        told = _replace(alert, published=True)
         await self._bus.emit(
             subjects.ALERT_CHANGED,
             told,
             event_id=_event_id(alert),
-            patience_s=_PATIENCE_S,
+            timeout_s=_TIMEOUT_S,
             alert=alert.alert,
             state=alert.state,
         )
@@ -149,7 +149,7 @@ class Keeper:
     async def _tell_once(self, key: str, alert: Alert) -> None:
         """An event that was stored longer ago than the broker remembers ids is not told a second time."""
         if await self._is_stored(alert):
-            await self._put(key, _replace(alert, told=True))
+            await self._put(key, _replace(alert, published=True))
         else:
             await self._tell(key, alert)
 

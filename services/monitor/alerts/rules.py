@@ -2,8 +2,8 @@
 
 import msgspec
 
-from modelyard import audit
-from modelyard.bus import Bus
+from modelyard.bus import audit
+from modelyard.bus.connection import Bus
 from schemas import buckets
 from schemas.alerts import AlertRule, AlertRuleRef, AlertRuleStored, PutAlertRule, RuleRecord
 from schemas.errors import BadRequest, Conflict, NotFound

@@ -2,12 +2,12 @@
 
 import time
 
-from modelyard import audit
-from modelyard.bus import Bus
+from modelyard.bus import audit
+from modelyard.bus.connection import Bus
 from schemas import buckets
 from schemas.alerts import MAX_SILENCE_S, Silence, SilenceAlerts, SilenceRef
+from schemas.base import new_id
 from schemas.errors import BadRequest, Conflict, NotFound
-from schemas.grammar import new_id
 from services.monitor.owned import Owned
 
 MAX_SILENCES = 200

@@ -6,11 +6,12 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from modelyard import audit, logging
-from modelyard.bus import Bus
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus import audit, logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.base import check_token
 from schemas.budgets import (
     Budget,
     BudgetList,
@@ -22,7 +23,6 @@ from schemas.budgets import (
     StoredBudget,
 )
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
-from schemas.grammar import check_token
 from schemas.metrics import Sample
 from services.monitor.budgets.loading import load_used
 from services.monitor.budgets.samples import budget_samples
@@ -31,7 +31,7 @@ from services.monitor.calendar import zone
 from services.monitor.usage.keeper import UsageKeeper
 from services.monitor.usage.store import Counted
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 LOOK_S = 0.2
 """How often totals are told, and how late the end of a period is noticed."""
@@ -45,8 +45,8 @@ class Budgets:
     def __init__(self, bus: Bus, usage: UsageKeeper, told: dict[str, BudgetState]) -> None:
         self._bus = bus
         self._usage = usage
-        self._specs = Store(bus, buckets.BUDGETS)
-        self._states = Store(bus, buckets.SPENDING)
+        self._specs = BucketStore(bus, buckets.BUDGETS)
+        self._states = BucketStore(bus, buckets.SPENDING)
         self._budgets: dict[str, tuple[Budget, int]] = {}
         self._totals: dict[str, Total] = {}
         self._told = told
@@ -55,8 +55,8 @@ class Budgets:
     @classmethod
     async def open(cls, bus: Bus, tasks: Tasks, usage: UsageKeeper) -> "Budgets":
         """With the totals of all that was counted so far."""
-        specs = await Mirror.start(bus, buckets.BUDGETS, tasks)
-        told = await Mirror.start(bus, buckets.SPENDING, tasks)
+        specs = await BucketCache.start(bus, buckets.BUDGETS, tasks)
+        told = await BucketCache.start(bus, buckets.SPENDING, tasks)
         budgets = cls(bus, usage, dict(told.values))
         for name, budget in specs.values.items():
             await budgets._keep(budget, specs.revisions[name])

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from schemas.budgets import Budget, BudgetLevel, BudgetState
 from schemas.prices import spell_money
-from schemas.usage import Unit
+from schemas.usage import UsageUnit
 from services.monitor.calendar import period_of
 from services.monitor.costs.money import EXACT, from_amount
 from services.monitor.usage.store import Counted
@@ -62,14 +62,14 @@ def begin(budget: Budget, tz: ZoneInfo, now: float) -> Total:
     return Total(budget, tz, *period_of(now, budget.period, tz))
 
 
-def amount(unit: Unit, counted: Counted) -> Decimal:
+def amount(unit: UsageUnit, counted: Counted) -> Decimal:
     """How much of a budget in this unit was used."""
     match unit:
-        case Unit.MONEY:
+        case UsageUnit.MONEY:
             return from_amount(*counted.cost)
-        case Unit.TOKENS:
+        case UsageUnit.TOKENS:
             return Decimal(counted.tokens)
-        case Unit.REQUESTS:
+        case UsageUnit.REQUESTS:
             return Decimal(counted.requests)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from decimal import Decimal
 
-from schemas.grammar import model_key
+from schemas.base import model_key
 from schemas.prices import DEFAULT, Price, PriceList
 from schemas.requests import RequestFinished
 from services.monitor.costs.pricing import request_cost, valid_at

@@ -4,15 +4,15 @@ import asyncio
 import time
 from collections import defaultdict
 
-from modelyard import logging
-from modelyard.state import Mirror
+from modelyard.bus import logs
+from modelyard.bus.records import BucketCache
 from schemas.devices import Device
 from schemas.instances import Instance, InstanceState
 from services.monitor.costs.sharing import share
 from services.monitor.usage.keeper import UsageKeeper
 from services.monitor.usage.loaded import IN_MEMORY, Stay, begin_or_end, pass_time
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 EVERY_S = 10.0
 """How often time is charged; what a killed monitor may lose is the energy of so long."""
@@ -24,7 +24,7 @@ _ENDED = frozenset({InstanceState.STOPPED, InstanceState.FAILED})
 class Meter:
     """Charges what is in memory. Events say when an instance came and went; the buckets, that it is there."""
 
-    def __init__(self, usage: UsageKeeper, instances: Mirror[Instance], devices: Mirror[Device]) -> None:
+    def __init__(self, usage: UsageKeeper, instances: BucketCache[Instance], devices: BucketCache[Device]) -> None:
         self._usage = usage
         self._instances = instances
         self._sampled: dict[str, Device] = {}

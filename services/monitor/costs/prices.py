@@ -6,13 +6,13 @@ import time
 
 import msgspec
 
-from modelyard import audit
-from modelyard.bus import Bus
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus import audit
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.base import check_model_name
 from schemas.errors import BadRequest, Conflict, NotFound
-from schemas.grammar import check_model_name
 from schemas.prices import (
     DEFAULT,
     DeletePrice,
@@ -37,16 +37,16 @@ _MIRROR_S = 3.0
 class Prices:
     """The bucket `prices`, with a book of it that is always ready."""
 
-    def __init__(self, bus: Bus, mirror: Mirror[PriceList], currency: str) -> None:
+    def __init__(self, bus: Bus, mirror: BucketCache[PriceList], currency: str) -> None:
         self.book = PriceBook(mirror.values)
         self._mirror = mirror
-        self._store = Store(bus, buckets.PRICES)
+        self._store = BucketStore(bus, buckets.PRICES)
         self._currency = currency
         mirror.listen(self._on_change)
 
     @classmethod
     async def open(cls, bus: Bus, tasks: Tasks, currency: str) -> "Prices":
-        prices = cls(bus, await Mirror.start(bus, buckets.PRICES, tasks), currency)
+        prices = cls(bus, await BucketCache.start(bus, buckets.PRICES, tasks), currency)
         await bus.subscribe(subjects.MODEL_CHANGED, prices._on_renamed, change=ModelChange.RENAMED)
         return prices
 

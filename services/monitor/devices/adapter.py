@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
-from modelyard.settings import Settings
+from modelyard.host.settings import Settings
 from schemas.devices import Device
 
 

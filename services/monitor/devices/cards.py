@@ -6,9 +6,9 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from modelyard.settings import Settings
+from modelyard.host.settings import Settings
+from schemas.base import Record
 from schemas.devices import Device
-from schemas.record import Record
 from services.monitor.devices.adapter import DeviceAdapter, as_token
 from services.monitor.devices.drm_clients import clients
 from services.monitor.devices.files import read_number, read_text

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import psutil
 
-from modelyard.settings import Settings
+from modelyard.host.settings import Settings
 from schemas.devices import Device, DeviceKind, Host
 from services.monitor.devices.adapter import DeviceAdapter
 from services.monitor.devices.files import read_number, read_text

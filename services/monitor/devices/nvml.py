@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelyard import logging
-from modelyard.settings import Settings
+from modelyard.bus import logs
+from modelyard.host.settings import Settings
 from schemas.devices import Device, DeviceKind, DeviceProcess
 from services.monitor.devices.adapter import DeviceAdapter, as_token
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 LOOK_AGAIN_S = 30.0
 """How often it is looked which cards there are, and which parts of cards; those come and go."""

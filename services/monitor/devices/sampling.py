@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from modelyard import logging
-from modelyard.settings import Settings
+from modelyard.bus import logs
+from modelyard.host.settings import Settings
+from schemas.base import check_token
 from schemas.devices import Device
-from schemas.grammar import check_token
 from services.monitor.devices.adapter import DeviceAdapter
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 PERIOD_S = 1.0
 NOTHING_S = 10.0

@@ -11,10 +11,9 @@ from typing import Any
 
 import msgspec
 
-from modelyard.settings import Settings
+from modelyard.host.settings import Settings
+from schemas.base import Record, check_token
 from schemas.devices import Device
-from schemas.grammar import check_token
-from schemas.record import Record
 from services.monitor.devices.adapter import DeviceAdapter
 
 

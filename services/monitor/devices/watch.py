@@ -6,11 +6,11 @@ import time
 
 import nats.errors
 
-from modelyard import logging
-from modelyard.bus import Bus
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.host.settings import Settings
 from modelyard.plugins import Found
-from modelyard.settings import Settings
-from modelyard.state import Mirror, Store
 from schemas import buckets, subjects
 from schemas.devices import Adapter, Device
 from schemas.errors import YardError
@@ -20,7 +20,7 @@ from services.monitor.devices.find import find
 from services.monitor.devices.sampling import PERIOD_S, Sampler
 from services.monitor.devices.tenants import Tenants
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 TTL_S = 10
 """A device that was not sampled for so long is gone, or its monitor is."""
@@ -38,14 +38,14 @@ class Watch:
     """
 
     def __init__(
-        self, bus: Bus, settings: Settings, instances: Mirror[Instance], period_s: float = PERIOD_S
+        self, bus: Bus, settings: Settings, instances: BucketCache[Instance], period_s: float = PERIOD_S
     ) -> None:
         self._bus = bus
         self._settings = settings
         self._tenants = Tenants(settings.node, instances.values)
         self._period_s = period_s
-        self._devices = Store(bus, buckets.DEVICES)
-        self._adapters = Store(bus, buckets.ADAPTERS)
+        self._devices = BucketStore(bus, buckets.DEVICES)
+        self._adapters = BucketStore(bus, buckets.ADAPTERS)
         self._samplers: dict[str, Sampler] = {}
         self._fresh: dict[str, list[Device]] = {}
         self._told_of: dict[str, tuple[str, ...]] = {}

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from schemas.base import Record
 from schemas.metrics import Sample
-from schemas.record import Record
 
 
 class KeptInStream(Record):

@@ -10,14 +10,14 @@ import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
 
-from modelyard import logging
-from modelyard.bus import RETRY_PAUSE_S, Bus
-from modelyard.replay import kept
-from modelyard.tasks import cancel
+from modelyard.bus import logs
+from modelyard.bus.connection import RETRY_PAUSE_S, Bus
+from modelyard.bus.reads import stored_messages
+from modelyard.bus.tasks import cancel
 from schemas import streams, subjects
 from schemas.requests import RequestFinished
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 Take = Callable[[RequestFinished], None]
 
@@ -71,7 +71,7 @@ class Ended:
     def _kept(self, *, follow: bool) -> AsyncGenerator[Msg, None]:
         wildcard = subjects.REQUEST_FINISHED.wildcard
         since = None if self._after is not None else self._since
-        return kept(self._bus, streams.EVENTS, wildcard, since=since, after=self._after, follow=follow)
+        return stored_messages(self._bus, streams.EVENTS, wildcard, since=since, after=self._after, follow=follow)
 
     def _on(self, msg: Msg) -> None:
         self._after = msg.metadata.sequence.stream

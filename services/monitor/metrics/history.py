@@ -5,13 +5,13 @@ import time
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 
-from modelyard import logging
+from modelyard.bus import logs
 from schemas.errors import BadRequest
 from schemas.metric_names import BY_NAME, BY_SAMPLE_NAME, MetricType
 from schemas.metrics import HistoryChunk, HistorySeries, MetricsAnswer, MetricsQuery, Sample, Series
 from services.monitor.metrics.rings import LEVELS, NAN, Level, Points, Track
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 MOST_SERIES = 500
 """About 59 kB each."""

@@ -9,13 +9,13 @@ from typing import Generic, TypeVar
 import psutil
 
 import modelyard
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.credentials import members
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
+from modelyard.host.credentials import members
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.devices import Device
 from schemas.errors import BadRequest
@@ -40,7 +40,7 @@ from services.monitor.metrics.probe import Probe
 from services.monitor.metrics.requests import Requests
 from services.monitor.metrics.world import World
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 T = TypeVar("T")
 
 TICK_S = 1.0
@@ -77,8 +77,8 @@ class Keeper:
         self,
         bus: Bus,
         settings: Settings,
-        instances: Mirror[Instance],
-        devices: Mirror[Device],
+        instances: BucketCache[Instance],
+        devices: BucketCache[Device],
         began_at: float,
     ) -> None:
         self.history = History()
@@ -100,10 +100,10 @@ class Keeper:
 
     async def start(self, tasks: Tasks) -> None:
         """Follow everything. Who asks meanwhile is told what is known by then."""
-        self._nodes = await Mirror.start(self._bus, buckets.NODES, tasks)
-        self._departures = await Mirror.start(self._bus, buckets.DEPARTURES, tasks)
-        self._waits = await Mirror.start(self._bus, buckets.WAITS, tasks)
-        self._downloads = await Mirror.start(self._bus, buckets.DOWNLOADS, tasks)
+        self._nodes = await BucketCache.start(self._bus, buckets.NODES, tasks)
+        self._departures = await BucketCache.start(self._bus, buckets.DEPARTURES, tasks)
+        self._waits = await BucketCache.start(self._bus, buckets.WAITING, tasks)
+        self._downloads = await BucketCache.start(self._bus, buckets.DOWNLOADS, tasks)
         for instance in self._instances.values.values():
             self._lives.know(instance)
         self._instances.listen(self._lives.follow)

@@ -4,13 +4,13 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 
-from modelyard import logging
-from modelyard.settings import SettingsError
-from modelyard.tracing import ENDPOINT
+from modelyard.bus import logs
+from modelyard.bus.tracing import ENDPOINT
+from modelyard.host.settings import SettingsError
 from schemas.metrics import Sample
 from services.monitor.thread import OwnThread
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 _OWN_ENDPOINT = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 _INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"

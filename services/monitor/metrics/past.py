@@ -8,9 +8,9 @@ import msgspec
 import nats.errors
 import nats.js.errors
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.replay import kept, replay
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import replay, stored_messages
 from schemas import streams, subjects
 from schemas.metrics import HistoryChunk
 from services.monitor.metrics.devices import device_samples
@@ -20,12 +20,12 @@ from services.monitor.metrics.instances import activity_samples
 from services.monitor.metrics.requests import Requests
 from services.monitor.metrics.rings import LEVELS
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 CHUNK_S = LEVELS[-1].step_s
 _TOLD_LEVELS = LEVELS[:2]
 """The longest steps follow from those before."""
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 """How long a start waits for what was; a broker that is away then costs that history."""
 _ERRORS = (TimeoutError, nats.errors.Error, nats.js.errors.Error)
 
@@ -46,7 +46,7 @@ class Past:
         """Take back the last day: what was thinned, and then the samples since."""
         now = time.time()
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_TIMEOUT_S):
                 for level in reversed(_TOLD_LEVELS):
                     await self._restore_chunks(level.step_s, max(now - level.span_s, now - DAY_S))
                 since = max(float(self._told_until), now - CHUNK_S)
@@ -60,7 +60,7 @@ class Past:
     async def _restore_chunks(self, step_s: int, since: float) -> None:
         wildcard = subjects.HISTORY.matching(step=str(step_s))
         async with aclosing(
-            kept(self._bus, streams.HISTORY, wildcard, since=since, follow=False)
+            stored_messages(self._bus, streams.HISTORY, wildcard, since=since, follow=False)
         ) as messages:
             async for msg in messages:
                 try:
@@ -110,7 +110,7 @@ class Past:
 
     async def _has_requests_before(self, since: float) -> bool:
         wildcard = subjects.REQUEST_FINISHED.wildcard
-        async with aclosing(kept(self._bus, streams.EVENTS, wildcard, since=0.0, follow=False)) as messages:
+        async with aclosing(stored_messages(self._bus, streams.EVENTS, wildcard, since=0.0, follow=False)) as messages:
             async for msg in messages:
                 return bool(msg.metadata.timestamp.timestamp() < since)
         return False

@@ -7,9 +7,9 @@ import msgspec
 import nats.errors
 import nats.js.errors
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import streams, subjects
-from schemas.grammar import model_name
+from schemas.base import model_name
 from services.monitor.metrics.broker import BrokerHealth, KeptInStream
 
 QUEUE_S = 5.0

@@ -1,12 +1,12 @@
 """Reports: questions about usage that are kept under a name."""
 
-from modelyard import audit
-from modelyard.bus import Bus
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus import audit
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets
+from schemas.base import check_token
 from schemas.errors import BadRequest, Conflict, NotFound
-from schemas.grammar import check_token
 from schemas.usage import (
     ListReports,
     PutReport,
@@ -23,14 +23,14 @@ from services.monitor.usage.keeper import UsageKeeper
 class Reports:
     """The bucket `reports` and its commands."""
 
-    def __init__(self, bus: Bus, mirror: Mirror[Report], usage: UsageKeeper) -> None:
-        self._store = Store(bus, buckets.REPORTS)
+    def __init__(self, bus: Bus, mirror: BucketCache[Report], usage: UsageKeeper) -> None:
+        self._store = BucketStore(bus, buckets.REPORTS)
         self._mirror = mirror
         self._usage = usage
 
     @classmethod
     async def open(cls, bus: Bus, tasks: Tasks, usage: UsageKeeper) -> "Reports":
-        return cls(bus, await Mirror.start(bus, buckets.REPORTS, tasks), usage)
+        return cls(bus, await BucketCache.start(bus, buckets.REPORTS, tasks), usage)
 
     async def put(self, asked: PutReport) -> ReportStored:
         """Keep a question, once it is known to make sense."""

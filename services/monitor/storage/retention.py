@@ -2,7 +2,7 @@
 
 import time
 
-from schemas.record import Record
+from schemas.base import Record
 from services.monitor.calendar import day_of, midnight
 from services.monitor.usage.levels import QUARTER_S, START, quarter_of
 from services.monitor.usage.store import HORIZON, UsageStore

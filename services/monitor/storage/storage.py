@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 import msgspec
 import nats.errors
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.state import Mirror
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache
 from schemas import buckets, streams
+from schemas.base import Record
 from schemas.errors import BrokerUnavailable, Conflict, NotFound
 from schemas.models import ModelSpec
-from schemas.record import Record
 from schemas.storage import (
     AskStorage,
     DatabaseStats,
@@ -34,7 +34,7 @@ from services.monitor.usage.levels import QUARTER_S
 from services.monitor.usage.reader import UsageReader
 from services.monitor.usage.schema import TABLES
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 LOOK_S = 60.0
 _OLDEST = {
@@ -74,7 +74,7 @@ class Storage:
         usage: UsageKeeper,
         prices: Prices,
         disks: Disks,
-        models: Mirror[ModelSpec],
+        models: BucketCache[ModelSpec],
         keep: Keep,
     ) -> None:
         self._bus = bus

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from modelyard import logging
-from modelyard.state import Mirror
+from modelyard.bus import logs
+from modelyard.bus.records import BucketCache
 from schemas.devices import Device
 from schemas.metrics import Sample
 from schemas.storage import DiskFull
-from schemas.usage import Forecast, ForecastQuery, Step, Unit, UsageQuery, UsageRow
+from schemas.usage import Forecast, ForecastQuery, UsageQuery, UsageRow, UsageStep, UsageUnit
 from services.monitor.calendar import day_of, midnight, period_of
 from services.monitor.trends.disks import DAY_S, days_until_full
 from services.monitor.trends.forecast import METHOD, WEEKS, outlook
@@ -20,7 +20,7 @@ from services.monitor.usage.keeper import UsageKeeper
 from services.monitor.usage.reader import UsageReader
 from services.monitor.usage.store import UsageStore
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 EVERY_S = 600.0
 _HOUR_S = 3600
@@ -33,7 +33,7 @@ LOOK_BACK_S = 14 * DAY_S
 async def forecast(usage: UsageKeeper, asked: ForecastQuery) -> Forecast:
     """Answer `usage.forecast`."""
     now = time.time()
-    day = UsageQuery(model=asked.model, key=asked.key, tz=asked.tz, step=Step.DAY, by=())
+    day = UsageQuery(model=asked.model, key=asked.key, tz=asked.tz, step=UsageStep.DAY, by=())
     tz = usage.question(day).tz
     starts_at, ends_at = period_of(now, asked.period, tz)
     today = day_of(now, tz)
@@ -56,14 +56,14 @@ async def forecast(usage: UsageKeeper, asked: ForecastQuery) -> Forecast:
     )
 
 
-def amount(row: UsageRow, unit: Unit) -> float:
+def amount(row: UsageRow, unit: UsageUnit) -> float:
     """What a row says in a unit; a forecast needs no exact decimals."""
     match unit:
-        case Unit.MONEY:
+        case UsageUnit.MONEY:
             return float(row.cost)
-        case Unit.TOKENS:
+        case UsageUnit.TOKENS:
             return float(row.prompt_tokens + row.completion_tokens)
-        case Unit.REQUESTS:
+        case UsageUnit.REQUESTS:
             return float(row.requests)
 
 
@@ -71,7 +71,7 @@ class Disks:
     """Keeps how much is free where the yard's files are, by the hour."""
 
     def __init__(
-        self, usage: UsageKeeper, devices: Mirror[Device], node: str, folders: tuple[Path, ...]
+        self, usage: UsageKeeper, devices: BucketCache[Device], node: str, folders: tuple[Path, ...]
     ) -> None:
         self.samples: tuple[Sample, ...] = ()
         """Of the last look; a disk that does not fill up has none."""

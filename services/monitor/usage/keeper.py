@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 import psutil
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.replay import replay
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import replay
 from schemas import subjects
 from schemas.errors import Conflict, InternalError
 from schemas.requests import RequestFinished
@@ -34,7 +34,7 @@ from services.monitor.usage.question import Question, question
 from services.monitor.usage.reader import UsageReader
 from services.monitor.usage.store import Counted, UsageStore
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from schemas.base import Record
 from schemas.instances import InstanceState
-from schemas.record import Record
 from services.monitor.calendar import day_of
 from services.monitor.costs.money import to_amount
 from services.monitor.costs.pricing import time_cost

@@ -22,6 +22,6 @@ def pause_s(attempt: int, asked_s: float | None = None, chance: float | None = N
     return planned * (1 - _JITTER + 2 * _JITTER * spread)
 
 
-def patience_s() -> float:
+def timeout_s() -> float:
     """How long a receiver may be away and yet be told."""
     return list(itertools.accumulate(PAUSES_S))[-1]

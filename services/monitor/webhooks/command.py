@@ -7,8 +7,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from modelyard.parent import dying_with_parent
-from modelyard.processes import Group
+from modelyard.host.processes import ProcessGroup, dying_with_parent
 from services.monitor.webhooks.occurrence import Occurrence
 from services.monitor.webhooks.sender import NotDelivered
 
@@ -42,7 +41,7 @@ class CommandSender:
         await self._wait(process, occurrence)
 
     async def _wait(self, process: asyncio.subprocess.Process, occurrence: Occurrence) -> None:
-        group = Group.led_by(process.pid)
+        group = ProcessGroup.led_by(process.pid)
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 with contextlib.suppress(ConnectionError):

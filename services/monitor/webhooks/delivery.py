@@ -10,9 +10,9 @@ import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.tasks import cancel
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.tasks import cancel
 from schemas import streams
 from schemas.errors import BrokerUnavailable
 from schemas.webhooks import Webhook
@@ -21,7 +21,7 @@ from services.monitor.webhooks.health import Health
 from services.monitor.webhooks.occurrence import Occurrence, filters, is_wanted, occurrence_of
 from services.monitor.webhooks.sender import NotDelivered, Sender
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 AT_ONCE = 4
 ACK_WAIT_S = 6.0

@@ -5,13 +5,13 @@ import time
 
 import msgspec
 
-from modelyard import logging
+from modelyard.bus import logs
 from schemas.errors import YardError
 from schemas.webhooks import Undelivered, WebhookState
 from services.monitor.owned import Owned
 from services.monitor.webhooks.occurrence import Occurrence
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 EVERY_S = 1.0
 MAX_DEAD = 20

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import nats.errors
 import nats.js.errors
 
-from modelyard import audit, logging
-from modelyard.bus import Bus
-from modelyard.hooks_file import FILE, BadFile, CommandHook, hooks_file, read_hooks
-from modelyard.micro import Commands
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks, cancel
+from modelyard.bus import audit, logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.tasks import Tasks, cancel
+from modelyard.host.hooks_file import FILE, BadFile, CommandHook, hooks_file, read_hooks
+from modelyard.host.settings import Settings
 from schemas import buckets, streams, subjects
+from schemas.base import new_id
 from schemas.errors import BadRequest, Conflict, NotFound
-from schemas.grammar import new_id
 from schemas.webhooks import (
     HookKind,
     ListWebhooks,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     # `webhooks.http` is loaded by the first hook of its kind: it brings megabytes, and most yards have none.
     import aiohttp
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 MAX_HOOKS = 32
 LOOK_S = 2.0

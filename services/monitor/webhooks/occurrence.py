@@ -11,7 +11,7 @@ from schemas.alerts import Alert, AlertState, Severity
 from schemas.downloads import Download, DownloadState
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.subject import AnySubject
-from schemas.webhooks import HookEvent, Wanted
+from schemas.webhooks import HookEvent, WebhookFilter
 
 _E = HookEvent
 _SEVERITIES = list(Severity)
@@ -59,13 +59,13 @@ class Occurrence(NamedTuple):
         return msgspec.json.encode(event)
 
 
-def filters(wanted: Wanted) -> list[str]:
+def filters(wanted: WebhookFilter) -> list[str]:
     """The subjects that a hook has to hear, each once."""
     events = wanted.events or tuple(_FILTERS)
     return sorted({_FILTERS[event] for event in events if event in _FILTERS})
 
 
-def is_wanted(occurrence: Occurrence, wanted: Wanted) -> bool:
+def is_wanted(occurrence: Occurrence, wanted: WebhookFilter) -> bool:
     """Whether a hook is to be told. What concerns no model is for every hook."""
     if wanted.events and occurrence.event not in wanted.events:
         return False

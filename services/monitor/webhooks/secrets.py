@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard.settings import Settings
-from schemas.record import Record
+from modelyard.host.settings import Settings
+from schemas.base import Record
 
 _FOLDER = "webhooks"
 

@@ -13,25 +13,25 @@ from typing import NamedTuple
 
 import msgspec
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.home import RunnerFile, forget_runner, leave_reason, read_reason, read_runners
-from modelyard.processes import Group, end, is_same, started_at, wait_gone
-from modelyard.settings import Settings
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
-from modelyard.tracing import tracing_environment
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
+from modelyard.bus.tracing import tracing_environment
+from modelyard.host.home import RunnerFile, forget_runner, leave_reason, read_reason, read_runners
+from modelyard.host.processes import ProcessGroup, is_same, started_at, terminate, wait_until_gone
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
-from schemas.batches import SCHEDULER, Lease
 from schemas.errors import BrokerUnavailable, Conflict, NotFound
 from schemas.instances import LIVE, NEXT_STATES, Instance, InstanceState, Reason
+from schemas.leases import SCHEDULER, Lease
 from schemas.placing import NodeDevice
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.backoff import failure
 from services.supervisor.engines.base import minimal_environment
 from services.supervisor.runner.launch import DRAIN_S, STOP_S, Launch, first_record
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 RUNNERS_LOG = "runners.log"
 """In the folder of logs: what runners say of themselves."""
@@ -57,14 +57,14 @@ class NodeAgent:
         bus: Bus,
         tasks: Tasks,
         settings: Settings,
-        instances: Mirror[Instance],
+        instances: BucketCache[Instance],
         reservations: Reservations,
     ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._settings = settings
         self._instances = instances
-        self._store = Store(bus, buckets.INSTANCES)
+        self._store = BucketStore(bus, buckets.INSTANCES)
         self._watched: dict[str, _Runner] = {}
         """By instance id."""
         self._stopping: set[str] = set()
@@ -80,7 +80,7 @@ class NodeAgent:
         for key, runner in read_runners(self._settings).items():
             if key not in self._watched and not is_same(runner.pid, runner.started_at):
                 # It died while nobody watched, and its record expired.
-                self._tasks.spawn(self._end_engine(key, runner), f"end engine of {key}")
+                self._tasks.spawn(self._end_engine(key, runner), f"terminate engine of {key}")
 
     def _on_instance(self, key: str, instance: Instance | None) -> None:
         if instance is None or instance.node != self._settings.node:
@@ -168,7 +168,7 @@ class NodeAgent:
     async def _until_gone(
         self, key: str, record: Instance, pid: int, created_at: float, child: subprocess.Popen[bytes] | None
     ) -> None:
-        await wait_gone(pid, created_at)
+        await wait_until_gone(pid, created_at)
         if child is not None:
             child.wait()
         reason = read_reason(self._settings, key) or Reason.REQUESTED
@@ -192,11 +192,11 @@ class NodeAgent:
         Returns when all of its memory is given back.
         """
         if runner is not None and runner.engine_pid is not None and runner.engine_started_at is not None:
-            await Group(runner.engine_pid, runner.engine_started_at, key).kill()
+            await ProcessGroup(runner.engine_pid, runner.engine_started_at, key).kill()
         forget_runner(self._settings, key)
 
     async def _last_record(self, key: str) -> Instance | None:
-        """What the runner wrote last; the mirror may be a moment behind its end."""
+        """What the runner wrote last; the mirror may be a moment behind its terminate."""
         with contextlib.suppress(BrokerUnavailable):
             return await self._store.get(key)
         return None
@@ -246,24 +246,24 @@ class NodeAgent:
         await asyncio.gather(*(self._make_sure(key, 0.0) for key in keys))
         return len(keys)
 
-    async def _gone(self, keys: list[str], patience_s: float) -> None:
+    async def _gone(self, keys: list[str], timeout_s: float) -> None:
         runners = [self._watched[key] for key in keys if key in self._watched]
-        waits = [asyncio.create_task(wait_gone(runner.pid, runner.created_at)) for runner in runners]
+        waits = [asyncio.create_task(wait_until_gone(runner.pid, runner.created_at)) for runner in runners]
         if waits:
-            _, late = await asyncio.wait(waits, timeout=patience_s)
+            _, late = await asyncio.wait(waits, timeout=timeout_s)
             for task in late:
                 task.cancel()
 
-    async def _make_sure(self, key: str, patience_s: float) -> None:
-        """KILL the runner if it is still there after `patience_s`."""
+    async def _make_sure(self, key: str, timeout_s: float) -> None:
+        """KILL the runner if it is still there after `timeout_s`."""
         if key not in self._watched:
             return
         runner = self._watched[key]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(wait_gone(runner.pid, runner.created_at), patience_s)
+            await asyncio.wait_for(wait_until_gone(runner.pid, runner.created_at), timeout_s)
             return
         log.warning("runner_does_not_stop", instance=key, pid=runner.pid)
-        await end(runner.pid, runner.created_at, grace_s=0.5)
+        await terminate(runner.pid, runner.created_at, grace_s=0.5)
 
     def _signal(self, key: str) -> None:
         """SIGTERM: the first means drain, the second now."""

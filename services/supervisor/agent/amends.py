@@ -4,17 +4,17 @@ from collections.abc import Mapping
 
 import msgspec
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets
+from schemas.base import model_key
 from schemas.errors import YardError
-from schemas.grammar import model_key
 from schemas.instances import Instance, InstanceState
 from schemas.models import ModelSpec
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 
 class Amends:
@@ -24,13 +24,13 @@ class Amends:
     """
 
     def __init__(
-        self, bus: Bus, tasks: Tasks, node: str, models: Mirror[ModelSpec], instances: Mirror[Instance]
+        self, bus: Bus, tasks: Tasks, node: str, models: BucketCache[ModelSpec], instances: BucketCache[Instance]
     ) -> None:
         self._tasks = tasks
         self._node = node
         self._models = models
         self._instances = instances
-        self._store = Store(bus, buckets.INSTANCES)
+        self._store = BucketStore(bus, buckets.INSTANCES)
 
     def begin(self) -> None:
         """Look now, after every edit, and after every failure: it may be of a start before the edit."""

@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from modelyard import logging
+from modelyard.bus import logs
 from modelyard.gguf.errors import GgufError
 from modelyard.gguf.estimate import Use, estimate
 from modelyard.gguf.files import read_model
 from modelyard.gguf.header import Header
 from modelyard.gguf.measured import Measured, correct
 from modelyard.gguf.spread import Part, Spread, spread
-from modelyard.paths import resolve_inside
+from modelyard.host.paths import resolve_inside
 from modelyard.safetensors import torch_bytes, weights
 from schemas.models import Mode, ModelSpec
 from schemas.placing import MeasuredMemory
 from schemas.profiles import CPU, Profile
 from services.supervisor.engines.base import EngineProblem
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 _MIB = 1024 * 1024
 _GENERATING = (Mode.CHAT, Mode.COMPLETION)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import psutil
 
-from modelyard.settings import Settings
-from modelyard.state import Mirror
+from modelyard.bus.records import BucketCache
+from modelyard.host.settings import Settings
 from schemas.devices import Device
 from schemas.placing import NodeDevice
 from schemas.profiles import CPU
@@ -22,7 +22,7 @@ GPU_SPARED_BYTES = 256 * 1024**2
 class Devices:
     """What the monitor sees of this node; main memory also without it."""
 
-    def __init__(self, settings: Settings, samples: Mirror[Device]) -> None:
+    def __init__(self, settings: Settings, samples: BucketCache[Device]) -> None:
         self._settings = settings
         self._samples = samples
 

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from modelyard import logging
-from modelyard.settings import Settings
+from modelyard.bus import logs
+from modelyard.host.settings import Settings
 from services.supervisor.agent.agent import RUNNERS_LOG, NodeAgent
 from services.supervisor.agent.workers import Workers
 from services.supervisor.runner.log_file import MAX_BYTES
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 KEPT_S = 7 * 24 * 3600.0
 """As long as the stream of lines on the wire."""

@@ -1,18 +1,18 @@
 """What instances really took, kept for the next estimate."""
 
-from modelyard import logging
-from modelyard.bus import Bus
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from modelyard.gguf.measured import RECENT
-from modelyard.settings import Settings
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.host.settings import Settings
 from schemas import buckets
 from schemas.errors import YardError
 from schemas.instances import Instance, InstanceState
 from schemas.placing import MeasuredMemory, MeasuredUse
 from services.supervisor.agent.options import memory_key
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 
 class Measuring:
@@ -23,14 +23,14 @@ class Measuring:
         bus: Bus,
         tasks: Tasks,
         settings: Settings,
-        instances: Mirror[Instance],
-        measured: Mirror[MeasuredMemory],
+        instances: BucketCache[Instance],
+        measured: BucketCache[MeasuredMemory],
     ) -> None:
         self._tasks = tasks
         self._node = settings.node
         self._instances = instances
         self._measured = measured
-        self._store = Store(bus, buckets.MEMORY)
+        self._store = BucketStore(bus, buckets.MEMORY)
         self._noted: set[str] = set()
 
     def begin(self) -> None:

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from modelyard.settings import Settings
-from schemas.models import ModelSpec
-from schemas.placing import MeasuredMemory, Need, NodeDevice, Option, Options, StandIn, WorkerPlace
+from modelyard.host.settings import Settings
+from schemas.models import ModelSpec, fingerprint
+from schemas.placing import MeasuredMemory, Need, NodeDevice, NodeOptions, OnBehalfOf, Option, WorkerPlace
 from schemas.profiles import ANY_GPU, CPU, DeviceNeed, Profile
-from schemas.restart import fingerprint
 from services.supervisor.agent.appetite import appetite, corrected, spread_appetite
 from services.supervisor.engines import choose
 from services.supervisor.engines.base import Engine, EngineProblem
@@ -34,7 +33,7 @@ def options(
     settings: Settings,
     devices: Sequence[NodeDevice],
     measured: Mapping[str, MeasuredMemory],
-) -> Options:
+) -> NodeOptions:
     """Every way, best first. Where it cannot be run at all, one that will fail with a clear state."""
     fails = (Option(node=settings.node),)
     store = settings.store_of(spec.path)
@@ -43,22 +42,22 @@ def options(
         if missing := missing_files(spec, store, engine):
             wanted = missing if settings.fetch else ()
             problem = not_there(spec, missing[0])
-            return Options(options=fails, problem=problem, missing=wanted, engine=engine.name)
+            return NodeOptions(options=fails, problem=problem, missing=wanted, engine=engine.name)
         check_files(spec, store, engine)
     except EngineProblem as error:
-        return Options(options=fails, problem=str(error))
+        return NodeOptions(options=fails, problem=str(error))
     return _ways(spec, settings, engine, devices, measured)
 
 
 def options_of(
-    other: StandIn, spec: ModelSpec, settings: Settings, measured: Mapping[str, MeasuredMemory]
-) -> Options:
+    other: OnBehalfOf, spec: ModelSpec, settings: Settings, measured: Mapping[str, MeasuredMemory]
+) -> NodeOptions:
     """The ways of a node that lacks the files, by those that are here."""
     try:
         engine = find(settings).engines.get(other.engine) or choose(spec, settings)
         check_files(spec, settings.store_of(spec.path), engine)
     except EngineProblem as error:
-        return Options(problem=str(error))
+        return NodeOptions(problem=str(error))
     found = _ways(spec, msgspec.structs.replace(settings, node=other.node), engine, other.devices, measured)
     return msgspec.structs.replace(found, engine=other.engine)
 
@@ -69,7 +68,7 @@ def _ways(
     engine: Engine,
     devices: Sequence[NodeDevice],
     measured: Mapping[str, MeasuredMemory],
-) -> Options:
+) -> NodeOptions:
     found: list[Option] = []
     problem = None
     for placing in placings(spec, engine.name, devices):
@@ -78,9 +77,9 @@ def _ways(
         except EngineProblem as error:
             problem = problem or str(error)
     if found or problem:
-        return Options(options=tuple(found), problem=None if found else problem)
+        return NodeOptions(options=tuple(found), problem=None if found else problem)
     wanted = sorted({need.device for profile in spec.profiles for need in profile.devices})
-    return Options(problem=f"node {settings.node} has no {' or '.join(wanted)}, which its profiles ask for")
+    return NodeOptions(problem=f"node {settings.node} has no {' or '.join(wanted)}, which its profiles ask for")
 
 
 def placings(spec: ModelSpec, engine: str, devices: Sequence[NodeDevice]) -> Iterator[Placing]:

@@ -1,7 +1,7 @@
 """What a node is told: how could it run a model, start, stop, clear, cordon."""
 
-from modelyard.settings import Settings
-from modelyard.state import Mirror
+from modelyard.bus.records import BucketCache
+from modelyard.host.settings import Settings
 from schemas.errors import Conflict
 from schemas.instances import (
     Accepted,
@@ -15,7 +15,7 @@ from schemas.instances import (
     StopInstance,
 )
 from schemas.models import ModelSpec
-from schemas.placing import AskOptions, Cordon, MeasuredMemory, NodeDevice, Option, Options
+from schemas.placing import AskOptions, Cordon, MeasuredMemory, NodeDevice, NodeOptions, Option
 from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.devices import Devices
@@ -39,7 +39,7 @@ class Orders:
         workers: Workers,
         devices: Devices,
         presence: Presence,
-        measured: Mirror[MeasuredMemory],
+        measured: BucketCache[MeasuredMemory],
         nats_url: str,
     ) -> None:
         self._settings = settings
@@ -51,11 +51,11 @@ class Orders:
         self._measured = measured
         self._nats_url = nats_url
 
-    async def options(self, asked: AskOptions) -> Options:
+    async def options(self, asked: AskOptions) -> NodeOptions:
         """How this node could run a model."""
         spec = self._spec(asked.model, asked.revision)
-        if asked.instead_of is not None:
-            return options_of(asked.instead_of, spec, self._settings, self._measured.values)
+        if asked.on_behalf_of is not None:
+            return options_of(asked.on_behalf_of, spec, self._settings, self._measured.values)
         return options(spec, self._settings, self._now(), self._measured.values)
 
     async def start(self, proposal: StartInstance) -> Accepted:

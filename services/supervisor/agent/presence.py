@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 
 import modelyard
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.settings import Settings
-from modelyard.state import Store
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
+from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.errors import YardError
 from schemas.instances import Node, NodeLeft
@@ -20,7 +20,7 @@ from services.supervisor.agent.workers import Workers
 from services.supervisor.engines import offers
 from services.supervisor.rpc.program import offer
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 TTL_S = 6
 RENEW_S = 2.0
@@ -39,8 +39,8 @@ class Presence:
         self._agent = agent
         self._workers = workers
         self._bus = bus
-        self._store = Store(bus, buckets.NODES)
-        self._departures = Store(bus, buckets.DEPARTURES)
+        self._store = BucketStore(bus, buckets.NODES)
+        self._departures = BucketStore(bus, buckets.DEPARTURES)
         self._left = False
         self._changed = asyncio.Event()
         self._node = Node(
@@ -70,7 +70,7 @@ class Presence:
         try:
             await self._departures.put(node, left)
             await self._store.delete(node)
-            await self._bus.emit(subjects.NODE_LEFT, left, node=node, patience_s=_FAREWELL_S)
+            await self._bus.emit(subjects.NODE_LEFT, left, node=node, timeout_s=_FAREWELL_S)
         except YardError as error:
             log.warning("farewell_not_heard", error=error.message)
 

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import msgspec
 
-from modelyard import logging
-from modelyard.processes import Group, end, started_at, wait_gone
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.tasks import Tasks
+from modelyard.host.processes import ProcessGroup, started_at, terminate, wait_until_gone
+from modelyard.host.settings import Settings
+from schemas.base import Record
 from schemas.errors import Conflict
 from schemas.instances import Reserved
 from schemas.placing import NodeDevice
-from schemas.record import Record
 from schemas.workers import StartWorker, Worker, WorkerStarted
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.engines.base import minimal_environment
 from services.supervisor.rpc.program import offer
 from services.supervisor.rpc.worker import START_S, WorkerLaunch, WorkerUp
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 _ENDS_S = 5.0
 
@@ -86,7 +86,7 @@ class Workers:
     async def stop_all(self) -> None:
         """End every worker; returns when they are gone."""
         await asyncio.gather(
-            *(end(one.pid, one.created_at, grace_s=_ENDS_S) for one in self._living.values())
+            *(terminate(one.pid, one.created_at, grace_s=_ENDS_S) for one in self._living.values())
         )
 
     async def clear(self) -> None:
@@ -148,13 +148,13 @@ class Workers:
 
     async def _until_gone(self, known: WorkerFile, child: subprocess.Popen[bytes] | None) -> None:
         key = known.worker.worker
-        await wait_gone(known.pid, known.created_at)
+        await wait_until_gone(known.pid, known.created_at)
         if child is not None:
             child.wait()
         last = self._living[key]
         if last.server_pid is not None:
             # Killed with it, it may need a moment to give its memory back.
-            await Group(last.server_pid, last.server_started_at).kill()
+            await ProcessGroup(last.server_pid, last.server_started_at).kill()
         del self._living[key]
         self._reservations.give_back(key)
         self._file(key).unlink(missing_ok=True)

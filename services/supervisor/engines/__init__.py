@@ -2,16 +2,16 @@
 
 from functools import partial
 
-from modelyard.patience import Patience
-from modelyard.plugins import PATIENCE_S
-from modelyard.settings import Settings
-from schemas.formats import Format
+from modelyard.host.settings import Settings
+from modelyard.host.threads import TimedCalls
+from modelyard.plugins import TIMEOUT_S
+from schemas.base import Format
 from schemas.instances import EngineOffer
 from schemas.models import ModelSpec
 from services.supervisor.engines.base import Engine, EngineProblem
 from services.supervisor.engines.find import Found, find, find_named
 
-_PATIENCE = Patience()
+_PATIENCE = TimedCalls()
 """With engines of strangers: the node must go on whatever they do."""
 
 
@@ -21,15 +21,15 @@ def offers(settings: Settings) -> tuple[EngineOffer, ...]:
     return (*(_offer(engine, settings) for engine in found.engines.values()), *found.broken)
 
 
-def choose(spec: ModelSpec, settings: Settings, *, patience_s: float = 0.0) -> Engine:
+def choose(spec: ModelSpec, settings: Settings, *, timeout_s: float = 0.0) -> Engine:
     """The engine for a model on this node; EngineProblem with a sentence if there is none.
 
-    `patience_s`: how long a plugin may take to be read.
+    `timeout_s`: how long a plugin may take to be read.
     """
     kind = format_of(spec, settings)
     if spec.engine == "auto":
         return _first_usable(spec, kind, settings)
-    found = find_named(spec.engine, settings, patience_s)
+    found = find_named(spec.engine, settings, timeout_s)
     if (engine := found.engines.get(spec.engine)) is None:
         raise EngineProblem(_why_not_there(spec.engine, found))
     if (problem := _refusal(engine, spec, kind) or _offer(engine, settings).problem) is not None:
@@ -66,14 +66,14 @@ def _first_usable(spec: ModelSpec, kind: Format, settings: Settings) -> Engine:
 
 def _refusal(engine: Engine, spec: ModelSpec, kind: Format) -> str | None:
     try:
-        return _PATIENCE.ask((id(engine), "refusal"), partial(engine.refusal, spec, kind), PATIENCE_S)
+        return _PATIENCE.ask((id(engine), "refusal"), partial(engine.refusal, spec, kind), TIMEOUT_S)
     except Exception as error:  # noqa: BLE001 - one that a stranger wrote must not hide the others
         return f"The engine {engine.name} cannot be asked: {type(error).__name__}: {error}"
 
 
 def _offer(engine: Engine, settings: Settings) -> EngineOffer:
     try:
-        return _PATIENCE.ask((id(engine), "offer"), partial(engine.offer, settings), PATIENCE_S)
+        return _PATIENCE.ask((id(engine), "offer"), partial(engine.offer, settings), TIMEOUT_S)
     except Exception as error:  # noqa: BLE001 - one that a stranger wrote must not hide the others
         return EngineOffer(
             engine=engine.name, problem=f"The engine cannot be asked: {type(error).__name__}: {error}"

@@ -8,12 +8,10 @@ from typing import Protocol
 
 import msgspec
 
-from modelyard.settings import Settings
-from schemas.formats import Format
-from schemas.grammar import check_engine_name
+from modelyard.host.settings import Settings
+from schemas.base import Format, Record, check_engine_name
 from schemas.instances import EngineOffer, Placement
 from schemas.models import ModelSpec
-from schemas.record import Record
 
 _PASSED = (
     "PATH",

@@ -5,8 +5,8 @@ import shutil
 
 import msgspec
 
-from modelyard.settings import Settings
-from schemas.formats import Format
+from modelyard.host.settings import Settings
+from schemas.base import Format
 from schemas.instances import Placement
 from schemas.models import ModelSpec
 from services.supervisor.engines.base import (

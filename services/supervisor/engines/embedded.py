@@ -6,8 +6,8 @@ from importlib.util import find_spec
 
 import msgspec
 
-from modelyard.settings import Settings
-from schemas.formats import Format
+from modelyard.host.settings import Settings
+from schemas.base import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import ModelSpec
 from services.supervisor.engines.base import Files, ServerCommand, engine_environment

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from schemas.base import Record
 from schemas.models import Mode
-from schemas.record import Record
 
 _POOLING_RANK = 4
 """llama.cpp's LLAMA_POOLING_TYPE_RANK."""

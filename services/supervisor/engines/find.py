@@ -2,10 +2,10 @@
 
 import time
 
+from modelyard.host.settings import Settings
 from modelyard.plugins import Sort
-from modelyard.settings import Settings
+from schemas.base import Record
 from schemas.instances import EngineOffer
-from schemas.record import Record
 from services.supervisor.engines.base import Engine, checked
 
 BUILT_IN = {
@@ -40,11 +40,11 @@ def find(settings: Settings) -> Found:
     return Found(engines=found.plugins, broken=broken, complete=complete)
 
 
-def find_named(name: str, settings: Settings, patience_s: float) -> Found:
+def find_named(name: str, settings: Settings, timeout_s: float) -> Found:
     """What there is of this name; plugins are looked at only where no package has it, and waited for."""
     if (engine := _ENGINES.installed().plugins.get(name)) is not None:
         return Found(engines={name: engine}, broken=())
-    until = time.monotonic() + patience_s
+    until = time.monotonic() + timeout_s
     while True:
         found = find(settings)
         if name in found.engines or found.complete or time.monotonic() >= until:

@@ -6,8 +6,8 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
-from modelyard.settings import Settings
-from schemas.formats import Format
+from modelyard.host.settings import Settings
+from schemas.base import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
 from services.supervisor.engines.base import (

@@ -5,9 +5,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from modelyard.settings import Settings
+from modelyard.host.settings import Settings
+from schemas.base import Format
 from schemas.endpoints import ENDPOINTS, paths_of
-from schemas.formats import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
 from services.supervisor.engines.base import Api, Engine, Files, ServerCommand, engine_environment

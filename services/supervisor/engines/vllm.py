@@ -5,9 +5,9 @@ import re
 import shutil
 from pathlib import Path
 
+from modelyard.host.settings import Settings
 from modelyard.safetensors import trained_context
-from modelyard.settings import Settings
-from schemas.formats import Format
+from schemas.base import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
 from services.supervisor.engines.base import (

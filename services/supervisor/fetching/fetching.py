@@ -8,17 +8,17 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from modelyard import logging
-from modelyard.bus import Bus
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache
+from modelyard.bus.tasks import Tasks
 from modelyard.cli.text import spell_size
-from modelyard.state import Mirror
-from modelyard.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download
 from schemas.errors import YardError
 from schemas.library import JOB_ENDED, CopyEntry, LibraryEntry, LibraryJob, StoreSpace, TrashedEntry, node_of
 from schemas.models import ModelSpec
-from schemas.placing import Option, Options, StandIn
+from schemas.placing import NodeOptions, OnBehalfOf, Option
 from services.supervisor.fetching.hub import AGAIN_S, PASSING, Hub
 from services.supervisor.fetching.orders import Order, copy_order, hub_order
 from services.supervisor.fetching.progress import RETRY_S, Progress, deleted, progress, works
@@ -27,7 +27,7 @@ from services.supervisor.planning.text import names
 from services.supervisor.planning.world import Fetch, FetchModel
 from services.supervisor.scheduling.asking import Nodes
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 T = TypeVar("T")
 
 AWAY_S = 60.0
@@ -59,10 +59,10 @@ class Fetching:
         bus: Bus,
         tasks: Tasks,
         nodes: Nodes,
-        stores: Mirror[StoreSpace],
-        jobs: Mirror[LibraryJob],
-        downloads: Mirror[Download],
-        trash: Mirror[TrashedEntry],
+        stores: BucketCache[StoreSpace],
+        jobs: BucketCache[LibraryJob],
+        downloads: BucketCache[Download],
+        trash: BucketCache[TrashedEntry],
     ) -> None:
         self._bus = bus
         self._tasks = tasks
@@ -85,10 +85,10 @@ class Fetching:
             bus,
             tasks,
             nodes,
-            await Mirror.start(bus, buckets.STORES, tasks),
-            await Mirror.start(bus, buckets.JOBS, tasks),
-            await Mirror.start(bus, buckets.DOWNLOADS, tasks),
-            await Mirror.start(bus, buckets.TRASH, tasks),
+            await BucketCache.start(bus, buckets.STORES, tasks),
+            await BucketCache.start(bus, buckets.JOBS, tasks),
+            await BucketCache.start(bus, buckets.DOWNLOADS, tasks),
+            await BucketCache.start(bus, buckets.TRASH, tasks),
         )
 
     def listen(self, *, on_news: Callable[[], None], on_end: Callable[[], None]) -> None:
@@ -145,7 +145,7 @@ class Fetching:
         self,
         spec: ModelSpec,
         node: str,
-        said: Options,
+        said: NodeOptions,
         wished_at: float | None,
         *,
         patient: bool,
@@ -187,12 +187,12 @@ class Fetching:
         return progress(done, fetch.node, now, wished_at) or deleted(trashed, missing, fetch.node, wished_at)
 
     async def _copies(
-        self, spec: ModelSpec, copy: CopyEntry, said: Options, there: list[list[LibraryEntry]]
+        self, spec: ModelSpec, copy: CopyEntry, said: NodeOptions, there: list[list[LibraryEntry]]
     ) -> _Found:
         giver, node = node_of(copy.entry), self._nodes.get(copy.node)
         if node is None:
             return _Found()
-        stand_in = StandIn(node=node.node, engine=said.engine or "", devices=node.devices)
+        stand_in = OnBehalfOf(node=node.node, engine=said.engine or "", devices=node.devices)
         by_files = (
             await self._nodes.instead(giver, spec.name, stand_in) if spec.path in said.missing else said
         )
@@ -202,7 +202,7 @@ class Fetching:
         size = spell_size(sum(sizes.values()))
         return _Found(tuple(Fetch(option=one, source=giver, size=size) for one in by_files.options))
 
-    def _downloads_of(self, spec: ModelSpec, fetch: FetchModel, said: Options, away: list[str]) -> _Found:
+    def _downloads_of(self, spec: ModelSpec, fetch: FetchModel, said: NodeOptions, away: list[str]) -> _Found:
         order = hub_order(spec, said.missing, fetch.node)
         if order is None or spec.source is None:
             what = f"its files are on {names(away)}, which is away"
@@ -255,6 +255,6 @@ class Fetching:
             await _shows(self._downloads, download.download)
 
 
-async def _shows(mirror: Mirror[T], key: str) -> None:
+async def _shows(mirror: BucketCache[T], key: str) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(mirror.until(lambda values: key in values), _SHOWS_S)

@@ -5,18 +5,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from modelyard.bus import Bus
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.tasks import Tasks
 from schemas import subjects
+from schemas.base import Format
 from schemas.errors import BrokerUnavailable, DeadlineExceeded, ServiceUnavailable, YardError
-from schemas.formats import Format
-from schemas.hub import AskOffer, Fit, Offer, Offered
-from schemas.models import ModelSpec, Source
+from schemas.hub import AskOffer, Fit, Offer, OfferedChoice
+from schemas.models import ModelSource, ModelSpec
 from schemas.placing import Need, Option
 
 FRESH_S = 60.0
 """How long an answer counts, also a refusal."""
-PATIENCE_S = 8.0
+TIMEOUT_S = 8.0
 """How long somebody who wants to know waits for it."""
 AGAIN_S = 3.0
 """How long it counts that nobody answered."""
@@ -47,7 +47,7 @@ class Hub:
         self._told: dict[tuple[str, str], tuple[HubWays, float]] = {}
         self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
 
-    def ways(self, spec: ModelSpec, source: Source) -> HubWays | None:
+    def ways(self, spec: ModelSpec, source: ModelSource) -> HubWays | None:
         """Where it would fit; None while the hub is asked."""
         key = spec.path, source.revision
         ways, at = self._told.get(key, (None, 0.0))
@@ -57,12 +57,12 @@ class Hub:
             self._asking[key] = self._tasks.spawn(self._ask(spec, source), f"offer of {source.repo}")
         return None
 
-    async def answered(self, spec: ModelSpec, source: Source) -> None:
+    async def answered(self, spec: ModelSpec, source: ModelSource) -> None:
         """Wait until it was asked, for some seconds."""
         if task := self._asking.get((spec.path, source.revision)):
-            await asyncio.wait({task}, timeout=PATIENCE_S)
+            await asyncio.wait({task}, timeout=TIMEOUT_S)
 
-    async def _ask(self, spec: ModelSpec, source: Source) -> None:
+    async def _ask(self, spec: ModelSpec, source: ModelSource) -> None:
         key = spec.path, source.revision
         question = AskOffer(reference=f"{source.repo}@{source.revision}", n_ctx=spec.n_ctx)
         try:
@@ -96,7 +96,7 @@ def _option(fit: Fit) -> Option:
     return Option(node=fit.node, devices=fit.devices, needs=needs)
 
 
-def _is_at(offered: Offered, repo: str, path: str) -> bool:
+def _is_at(offered: OfferedChoice, repo: str, path: str) -> bool:
     if path == repo:
         return offered.format is Format.SAFETENSORS
     return any(f"{repo}/{file.path}" == path for file in offered.files)

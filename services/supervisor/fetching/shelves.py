@@ -3,10 +3,10 @@
 import time
 from typing import NamedTuple
 
-from modelyard.bus import Bus
-from modelyard.state import Mirror, Store
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
 from schemas import buckets
-from schemas.library import EntryFormat, LibraryEntry, StoreSpace, Verified, entry_id
+from schemas.library import EntryFormat, LibraryEntry, StoreSpace, VerifyState, entry_id
 
 FRESH_S = 10.0
 """How long an answer counts."""
@@ -20,10 +20,10 @@ class _Known(NamedTuple):
 class Shelves:
     """Looks entries up one by one: a library may be large, and is seldom needed here."""
 
-    def __init__(self, bus: Bus, stores: Mirror[StoreSpace]) -> None:
+    def __init__(self, bus: Bus, stores: BucketCache[StoreSpace]) -> None:
         self._bus = bus
         self._stores = stores
-        self._library = Store(bus, buckets.LIBRARY)
+        self._library = BucketStore(bus, buckets.LIBRARY)
         self._known: dict[str, _Known] = {}
 
     def is_there(self, node: str) -> bool:
@@ -45,8 +45,8 @@ class Shelves:
             await self._library.get(subject.removeprefix(prefix)) for subject in info.state.subjects or ()
         ]
         good = [entry for entry in found if entry is not None and _is_good(entry)]
-        return tuple(sorted(good, key=lambda one: (one.verified is not Verified.VERIFIED, one.key)))
+        return tuple(sorted(good, key=lambda one: (one.verified is not VerifyState.VERIFIED, one.key)))
 
 
 def _is_good(entry: LibraryEntry) -> bool:
-    return entry.format is not EntryFormat.LINK and entry.verified is not Verified.DAMAGED
+    return entry.format is not EntryFormat.LINK and entry.verified is not VerifyState.DAMAGED

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from schemas.groups import Group, GroupKind
+from schemas.groups import GroupKind, ModelGroup
 from schemas.instances import Instance, Reason
 from services.supervisor.planning.victims import in_use
 from services.supervisor.planning.world import World, is_ready, is_serving, resting_since
@@ -46,7 +46,7 @@ def retire(world: World) -> Retired:
     return retired
 
 
-def _part(world: World, group: Group, retired: Retired) -> None:
+def _part(world: World, group: ModelGroup, retired: Retired) -> None:
     """All but one model of a group leave: a rule, or a node that was cut off, may come later than they."""
     going = {one.instance.instance for one in retired.stops}
     there = [

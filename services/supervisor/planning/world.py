@@ -2,11 +2,11 @@
 
 import msgspec
 
-from schemas.groups import Group, GroupKind
+from schemas.base import Record
+from schemas.groups import GroupKind, ModelGroup
 from schemas.instances import COMING, LIVE, SERVING, Instance, InstanceState, Reason
 from schemas.models import ModelSpec
 from schemas.placing import Option
-from schemas.record import Record
 
 Place = tuple[str, str]
 """A node and one of its devices."""
@@ -75,7 +75,7 @@ class World(Record):
     """Why a model's files could not be fetched."""
     replaced: frozenset[str] = frozenset()
     """Instances that run what their model no longer is."""
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ModelGroup, ...] = ()
     rules: Rules = Rules()
 
     def of(self, model: str) -> list[Instance]:

@@ -6,15 +6,16 @@ import sys
 
 import msgspec
 
-from modelyard import logging, settings
-from modelyard.service import run_loop
+from modelyard.bus import logs
+from modelyard.bus.service import run_loop
+from modelyard.host import settings
 from services.supervisor.rpc.worker import Report, WorkerLaunch, WorkerUp, run
 
 
 def main() -> int:
     report = _take_standard_output()
     configured = settings.load()
-    logging.configure(configured.log_level)
+    logs.configure(configured.log_level)
     launch = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerLaunch)
     return run_loop(run(launch, configured, report))
 

@@ -4,11 +4,11 @@ import asyncio
 import secrets
 import time
 
-from modelyard.bus import Bus
-from modelyard.settings import Settings
+from modelyard.bus.connection import Bus
+from modelyard.host.settings import Settings
 from schemas import subjects
+from schemas.base import new_id
 from schemas.errors import Conflict, YardError
-from schemas.grammar import new_id
 from schemas.placing import WorkerPlace
 from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.engines.llama_cpp import find_server, server_version

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 
-from modelyard import logging
+from modelyard.bus import logs
 from services.supervisor.rpc import life
 from services.supervisor.rpc.handshake import Purpose, Stranger, welcome
 from services.supervisor.rpc.pipe import BUFFER_BYTES, Ends, pipe, shut
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 _MOST_UNKNOWN = 16
 """Connections that have proved nothing yet; more are closed at once."""

@@ -10,7 +10,7 @@ import hmac
 import secrets
 from enum import StrEnum
 
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 _NONCE_BYTES = 32
 _PROOF_BYTES = 32
 
@@ -33,7 +33,7 @@ async def greet(
 ) -> None:
     """The instance's side. Stranger if the other is not its worker; OSError if it went away."""
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             ours = secrets.token_bytes(_NONCE_BYTES)
             writer.write(purpose.encode() + ours)
             theirs = await reader.readexactly(_NONCE_BYTES)
@@ -49,7 +49,7 @@ async def greet(
 async def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str) -> Purpose:
     """The worker's side: what the connection is for. Stranger if the other is not its instance."""
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             purpose = Purpose((await reader.readexactly(1)).decode())
             theirs = await reader.readexactly(_NONCE_BYTES)
             ours = secrets.token_bytes(_NONCE_BYTES)

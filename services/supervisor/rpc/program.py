@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from modelyard.settings import Settings
+from modelyard.host.settings import Settings
 from schemas.profiles import CPU
 from schemas.workers import RpcOffer
 from services.supervisor.engines.base import ServerCommand, minimal_environment

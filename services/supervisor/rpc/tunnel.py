@@ -2,14 +2,14 @@
 
 import asyncio
 
-from modelyard import logging
+from modelyard.bus import logs
 from schemas.workers import WorkerStarted
 from services.supervisor.rpc import life
 from services.supervisor.rpc.handshake import Purpose, Stranger, greet
 from services.supervisor.rpc.peers import is_ours
 from services.supervisor.rpc.pipe import BUFFER_BYTES, Ends, pipe, shut
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 CONNECT_S = 5.0
 

@@ -6,17 +6,17 @@ import signal
 from asyncio.subprocess import Process
 from collections.abc import Callable
 
-from modelyard import logging
-from modelyard.parent import dying_with_parent
-from modelyard.service import stop_signal
-from modelyard.settings import Settings
-from schemas.record import Record
+from modelyard.bus import logs
+from modelyard.bus.service import stop_signal
+from modelyard.host.processes import dying_with_parent
+from modelyard.host.settings import Settings
+from schemas.base import Record
 from services.supervisor.rpc.guard import Guard
 from services.supervisor.rpc.hello import NoRpcServer, hello
 from services.supervisor.rpc.program import command, find_program
 from services.supervisor.runner.ports import NoFreePort, free_port
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 START_S = 15.0
 """How long the RPC server may take until it answers; it loads nothing."""

@@ -4,15 +4,16 @@ import sys
 
 import msgspec
 
-from modelyard import logging, settings
-from modelyard.service import run_loop
+from modelyard.bus import logs
+from modelyard.bus.service import run_loop
+from modelyard.host import settings
 from services.supervisor.runner.launch import Launch
 from services.supervisor.runner.run import run
 
 
 def main() -> int:
     configured = settings.load()
-    logging.configure(configured.log_level)
+    logs.configure(configured.log_level)
     launch = msgspec.json.decode(sys.stdin.buffer.read(), type=Launch)
     return run_loop(run(launch, configured))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import nats.errors
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import subjects
 from schemas.errors import YardError
 from schemas.metrics import InstanceMetrics
@@ -21,7 +21,7 @@ EVERY_S = 1.0
 ASK_S = 5.0
 """How often an engine at work is asked for its own metrics. One at rest is left in peace: what it would tell
 has not changed, and some take a question for work and stay awake."""
-_PATIENCE_S = 2.0
+_TIMEOUT_S = 2.0
 _WINDOW = 5
 """Seconds over which speeds are told."""
 
@@ -148,10 +148,10 @@ class Activity:
 
     async def _engine_says(self) -> dict[str, float]:
         api = self._upstream.api
-        text = await self._upstream.text(api.metrics, _PATIENCE_S) if api.metrics else None
+        text = await self._upstream.text(api.metrics, _TIMEOUT_S) if api.metrics else None
         found = read_metrics(text) if text else {}
         if "kv_used_ratio" not in found and api.slots:
-            slots = await self._upstream.text(api.slots, _PATIENCE_S)
+            slots = await self._upstream.text(api.slots, _TIMEOUT_S)
             ratio = read_kv_used_ratio(slots) if slots else None
             found |= {} if ratio is None else {"kv_used_ratio": ratio}
         return found

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import nats.errors
 from nats.aio.msg import Msg
 
-from modelyard import logging
-from modelyard.tracing import span
+from modelyard.bus import logs
+from modelyard.bus.tracing import span
 from schemas import subjects
+from schemas.base import model_key
 from schemas.errors import DeadlineExceeded, EngineFailed, ErrorDetail, InternalError
-from schemas.frames import AnswerEnd, Running
-from schemas.grammar import model_key
+from schemas.frames import AnswerEnd, RunningAnswer
 from schemas.requests import InferHeaders, Outcome, RequestFinished, RequestStarted
 from services.supervisor.runner.bodies import fetch_body
 from services.supervisor.runner.frames import Frames
@@ -23,7 +23,7 @@ from services.supervisor.runner.relay import EngineGone, Relay, Relayed
 if TYPE_CHECKING:
     from services.supervisor.runner.desk import Desk
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 CLIENT_LEFT = 499
 DEATH_SHOWS_S = 0.5
@@ -70,9 +70,9 @@ class Answer:
         self._elsewhere = not self._over
         self.cancel()
 
-    def running(self) -> Running:
+    def running(self) -> RunningAnswer:
         """How far it is, for its gateway."""
-        return Running(
+        return RunningAnswer(
             request=self.request,
             attempt=self.headers.attempt,
             delivery=self.frames.delivery,
@@ -102,7 +102,7 @@ class Answer:
     async def close(self) -> None:
         """Send the usage record off, then let go of the message; the broker takes them in this order."""
         if self.record is not None:
-            await self._desk.bus.emit_kept(
+            await self._desk.bus.publish_with_retry(
                 subjects.REQUEST_FINISHED,
                 self.record,
                 event_id=f"{self.request}.finished",
@@ -120,7 +120,7 @@ class Answer:
             self._relay.traceparent = traced.traceparent
             await self._work()
             meter = self.meter
-            traced.note(
+            traced.set_attributes(
                 gen_ai__response__model=instance.model,
                 gen_ai__usage__input_tokens=meter.prompt_tokens,
                 gen_ai__usage__output_tokens=meter.completion_tokens,
@@ -132,7 +132,7 @@ class Answer:
             late = DeadlineExceeded("The request waited longer than it was allowed to.")
             await self._fail(late.status, late.body().error)
             return
-        self._desk.bus.emit_later(
+        self._desk.bus.publish_batched(
             subjects.REQUEST_STARTED, self._started(), model=self._model_key, request=self.request
         )
         try:

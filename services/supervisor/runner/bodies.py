@@ -5,7 +5,7 @@ import asyncio
 import nats.errors
 import nats.js.errors
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas import streams, subjects
 from schemas.errors import EngineFailed
 

@@ -9,12 +9,12 @@ import msgspec
 import nats.errors
 from nats.aio.msg import Msg
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.tasks import Tasks
 from schemas import subjects
 from schemas.errors import ServiceUnavailable, YardError
-from schemas.frames import Check, Checked, Resend
+from schemas.frames import AnswerCheck, AnswerCheckReply, Resend
 from schemas.models import ModelSpec
 from schemas.requests import RequestFinished
 from services.supervisor.runner.answer import Answer
@@ -23,7 +23,7 @@ from services.supervisor.runner.life import Life
 from services.supervisor.runner.metering import Meter
 from services.supervisor.runner.upstream import Upstream
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 CHECK_S = 2.0
 """How often a running answer is kept ours and its gateway is asked whether anybody waits for it."""
@@ -94,7 +94,7 @@ class Desk:
     async def idle(self) -> None:
         """Return when every answer has ended and is recorded."""
         await self._idle.wait()
-        await self.bus.kept()
+        await self.bus.wait_for_acks()
 
     def take(self, queue: QueueName, msg: Msg) -> None:
         """Begin to answer a request; there must be a free slot."""
@@ -204,12 +204,12 @@ class Desk:
         running = tuple(answer.running() for answer in answers)
         try:
             checked = await self.bus.call(
-                subjects.ANSWER_CHECK, Check(running=running), timeout_s=CHECK_S, gateway=gateway
+                subjects.ANSWER_CHECK, AnswerCheck(running=running), timeout_s=CHECK_S, gateway=gateway
             )
         except ServiceUnavailable:
             self._missing[gateway] += 1
             gone = self._missing[gateway] >= GONE_AFTER or all(one.headers.attempt > 1 for one in answers)
-            checked = Checked(unwanted=tuple(one.request for one in answers) if gone else ())
+            checked = AnswerCheckReply(unwanted=tuple(one.request for one in answers) if gone else ())
         except (YardError, nats.errors.Error):
             return
         else:
@@ -217,5 +217,5 @@ class Desk:
         for answer in answers:
             if answer.request in checked.unwanted:
                 answer.cancel()
-            elif answer.request in checked.elsewhere:
+            elif answer.request in checked.superseded:
                 answer.leave_to_other()

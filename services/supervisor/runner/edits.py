@@ -1,16 +1,16 @@
 """Edits of a model that its instances follow without a restart: what is done to the fields of requests."""
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.state import Store
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.base import model_key
 from schemas.errors import YardError
-from schemas.grammar import model_key
 from schemas.registry import ModelChanged
 from services.supervisor.runner.desk import Desk
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 
 async def follow_edits(bus: Bus, tasks: Tasks, desk: Desk) -> None:
@@ -18,7 +18,7 @@ async def follow_edits(bus: Bus, tasks: Tasks, desk: Desk) -> None:
 
     By events and not by a watch on the bucket: that would leave a consumer on the broker for every runner.
     """
-    own, store = model_key(desk.spec.name), Store(bus, buckets.MODELS)
+    own, store = model_key(desk.spec.name), BucketStore(bus, buckets.MODELS)
 
     async def look() -> None:
         try:

@@ -5,7 +5,7 @@ import re
 
 import msgspec
 
-from schemas.record import Record
+from schemas.base import Record
 
 _NAMES = {
     "llamacpp:requests_processing": "busy",

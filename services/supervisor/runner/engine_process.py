@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from modelyard import logging
-from modelyard.parent import dying_with_parent
-from modelyard.processes import MARK, Group
+from modelyard.bus import logs
+from modelyard.host.processes import PROCESS_MARK, ProcessGroup, dying_with_parent
 from schemas.instances import Reason
 from schemas.logs import LogLine
 from services.supervisor.engines.base import Engine, ServerCommand
 from services.supervisor.runner.causes import cause, kernel_kills
 from services.supervisor.runner.log_file import LogFile
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 MAX_LINE_BYTES = 8192
 _READ_BYTES = 64 * 1024
@@ -54,7 +53,7 @@ class EngineProcess:
         self._kernel_kills = kernel_kills()
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._process: asyncio.subprocess.Process | None = None
-        self._group: Group | None = None
+        self._group: ProcessGroup | None = None
 
     @property
     def pid(self) -> int:
@@ -62,7 +61,7 @@ class EngineProcess:
         return self._process.pid
 
     @property
-    def group(self) -> Group:
+    def group(self) -> ProcessGroup:
         """Itself and whatever it started."""
         assert self._group is not None
         return self._group
@@ -71,14 +70,14 @@ class EngineProcess:
         """Start the program in a session of its own; OSError if it cannot be run."""
         self._process = await asyncio.create_subprocess_exec(
             *command.argv,
-            env={**command.env, MARK: self._instance},
+            env={**command.env, PROCESS_MARK: self._instance},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=dying_with_parent(signal.SIGKILL),
         )
-        self._group = Group.led_by(self._process.pid, self._instance)
+        self._group = ProcessGroup.led_by(self._process.pid, self._instance)
 
     async def follow(self) -> None:
         """Keep what it prints until it ends."""

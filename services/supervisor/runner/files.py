@@ -5,7 +5,7 @@ from pathlib import Path
 from modelyard.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.gguf.errors import GgufError
 from modelyard.gguf.files import shard_paths
-from modelyard.paths import resolve_inside
+from modelyard.host.paths import resolve_inside
 from modelyard.safetensors import check_safetensors, weights
 from schemas.models import ModelSpec
 from services.supervisor.engines.base import Engine, EngineProblem, Files

@@ -6,7 +6,7 @@ import time
 
 import nats.errors
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas.frames import AnswerEnd, AnswerHead, Frame, Resend, encode_frame
 from schemas.requests import InferHeaders
 from schemas.subjects import ANSWER

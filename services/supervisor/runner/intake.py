@@ -9,17 +9,17 @@ import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.tasks import Tasks
 from schemas import streams, subjects
-from schemas.grammar import model_key
+from schemas.base import model_key
 from schemas.requests import ANYONE, RequestQueued
 from services.supervisor.runner.desk import Desk
 from services.supervisor.runner.fair import Queue, QueueName, whose_turn
 from services.supervisor.runner.pulls import Pulls, queue_of
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 PULL_S = 5.0
 """How long a pull on the only queue there is stays open."""

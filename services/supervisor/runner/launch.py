@@ -2,10 +2,9 @@
 
 import time
 
+from schemas.base import Record
 from schemas.instances import Instance, InstanceState, Placement, Reason, Reserved
-from schemas.models import ModelSpec
-from schemas.record import Record
-from schemas.restart import fingerprint
+from schemas.models import ModelSpec, fingerprint
 
 DRAIN_S = 30.0
 """How long running requests may take to finish after SIGTERM; a second SIGTERM ends them."""

@@ -7,15 +7,15 @@ from typing import Any
 
 import msgspec
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.state import Store
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.errors import BrokerUnavailable
 from schemas.instances import COMING, NEXT_STATES, Instance, InstanceState, Reason, Reserved
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 TTL_S = 6
 """A record not renewed for so long disappears, and with it the belief that its runner lives."""
@@ -32,7 +32,7 @@ class Life:
         self.last_renewed = time.monotonic()
         self._bus = bus
         self._tasks = tasks
-        self._store = Store(bus, buckets.INSTANCES)
+        self._store = BucketStore(bus, buckets.INSTANCES)
         self._dirty = asyncio.Event()
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -50,10 +50,10 @@ class Life:
         self._telling.add(task := self._tasks.spawn(emitted, f"event {state}"))
         task.add_done_callback(self._telling.discard)
 
-    async def told(self, patience_s: float) -> None:
+    async def told(self, timeout_s: float) -> None:
         """Wait until every event is stored; a process that ends now would take them with it."""
         if self._telling:
-            await asyncio.wait(self._telling, timeout=patience_s)
+            await asyncio.wait(self._telling, timeout=timeout_s)
 
     def set_busy(self, busy: int) -> None:
         """Show how many slots are at work, soon."""

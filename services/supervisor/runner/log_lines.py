@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 
-from modelyard.bus import Bus
+from modelyard.bus.connection import Bus
 from schemas.errors import BrokerUnavailable
 from schemas.instances import Instance
 from schemas.logs import LogBatch, LogLine

@@ -4,8 +4,8 @@ import contextlib
 
 import psutil
 
-from modelyard.bus import Bus
-from modelyard.state import Store
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
 from schemas import buckets
 from schemas.errors import YardError
 from schemas.instances import Reserved
@@ -56,7 +56,7 @@ def _resident(pids: set[int]) -> int | None:
 async def _on_gpu(bus: Bus, node: str, device: str, pids: set[int]) -> int | None:
     """As the monitor sees it; None where the driver does not tell processes apart."""
     try:
-        sample = await Store(bus, buckets.DEVICES).get(f"{node}.{device}")
+        sample = await BucketStore(bus, buckets.DEVICES).get(f"{node}.{device}")
     except YardError:
         return None
     used = [one.memory_bytes for one in sample.processes if one.pid in pids] if sample else []

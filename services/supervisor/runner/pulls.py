@@ -9,14 +9,14 @@ import msgspec
 from nats.aio.msg import Msg
 from nats.js import api
 
-from modelyard import logging
-from modelyard.bus import Bus
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
 from schemas import streams, subjects
-from schemas.grammar import model_key
+from schemas.base import model_key
 from schemas.requests import Lane
 from services.supervisor.runner.fair import QueueName
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 ACK_WAIT_S = 6.0
 """A request whose runner said nothing for so long is given to another."""

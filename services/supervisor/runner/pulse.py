@@ -1,6 +1,6 @@
 """Whether an engine that was ready still lives: a pure decision over what is seen of it now and then."""
 
-from schemas.record import Record
+from schemas.base import Record
 
 CHECKS = 6
 """How often it is looked at in the time after which it counts as hung."""

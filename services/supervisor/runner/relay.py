@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import aiohttp
 import msgspec
 
+from schemas.base import Record
 from schemas.errors import BadRequest, ErrorDetail
 from schemas.frames import AnswerEnd, AnswerHead
 from schemas.models import ParameterPolicy
-from schemas.record import Record
 from schemas.requests import InferHeaders
 from services.supervisor.runner.dialects import dialect_of
 from services.supervisor.runner.dialects.base import Dialect, engine_error

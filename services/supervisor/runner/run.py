@@ -9,15 +9,15 @@ import time
 import msgspec
 import structlog
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.home import RunnerFile, forget_runner, read_reason, write_runner
-from modelyard.processes import started_at
-from modelyard.settings import Settings
-from modelyard.tasks import Tasks
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.tasks import Tasks
+from modelyard.host.home import RunnerFile, forget_runner, read_reason, write_runner
+from modelyard.host.processes import started_at
+from modelyard.host.settings import Settings
+from schemas.base import Role
 from schemas.errors import YardError
 from schemas.instances import Instance, InstanceState, Reason
-from schemas.roles import Role
 from services.supervisor.backoff import failure
 from services.supervisor.engines.base import EngineProblem
 from services.supervisor.rpc.crew import Crew, NoCrew
@@ -34,7 +34,7 @@ from services.supervisor.runner.start import Halted, PortTaken, Start, StartFail
 from services.supervisor.runner.upstream import Upstream
 from services.supervisor.runner.watch import until_hung
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 TELL_S = 5.0
 """How long the last events may take to be stored."""

@@ -5,9 +5,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from modelyard import logging
-from modelyard.patience import aside
-from modelyard.settings import Settings
+from modelyard.bus import logs
+from modelyard.host.settings import Settings
+from modelyard.host.threads import run_in_daemon_thread
 from schemas.instances import InstanceState, Placement, Reason
 from schemas.models import ModelSpec
 from services.supervisor.engines import choose
@@ -20,7 +20,7 @@ from services.supervisor.runner.ports import NoFreePort, accepts, free_port, is_
 from services.supervisor.runner.upstream import Upstream
 
 T = TypeVar("T")
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 PREPARE_S = 60.0
 """How long it may take to find out how an engine is started, where the model does not say."""
@@ -103,25 +103,25 @@ class Start:
         return round(time.monotonic() - self._began, 3)
 
     async def _prepared(self) -> tuple[Engine, int | None, ServerCommand]:
-        """As `_command`, aside: an engine that a stranger wrote may take its time, or hang."""
-        patience_s = self._spec.start_budget_s or PREPARE_S
-        preparing = asyncio.wrap_future(aside(self._command))
+        """As `_command`, run_in_daemon_thread: an engine that a stranger wrote may take its time, or hang."""
+        timeout_s = self._spec.start_budget_s or PREPARE_S
+        preparing = asyncio.wrap_future(run_in_daemon_thread(self._command))
         stop = asyncio.create_task(self._stop.wait())
         waits: list[asyncio.Future[Any]] = [preparing, stop]
-        await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if preparing.done():
             return preparing.result()
         if self._stop.is_set():
             raise Halted
         raise StartFailed(
-            f"The engine {self._spec.engine} did not say within {patience_s:.0f} s how to start it."
+            f"The engine {self._spec.engine} did not say within {timeout_s:.0f} s how to start it."
         )
 
     def _command(self) -> tuple[Engine, int | None, ServerCommand]:
         """The engine, the port that it gets if it cannot choose one, and how it is started."""
         spec, settings = self._spec, self._settings
-        engine = choose(spec, settings, patience_s=PREPARE_S)
+        engine = choose(spec, settings, timeout_s=PREPARE_S)
         files = check_files(spec, settings.store_of(spec.path), engine)
         self._budget_s = budget_s(spec, engine.start_s, size_bytes(files.model))
         port = None if engine.tells_port else free_port()

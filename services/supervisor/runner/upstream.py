@@ -9,14 +9,14 @@ from typing import cast
 import aiohttp
 import msgspec
 
+from schemas.base import Record
 from schemas.errors import NotServed
 from schemas.models import Mode
-from schemas.record import Record
 from services.supervisor.engines.base import Api
 from services.supervisor.engines.llama_cpp import LLAMA_API
 
 _IDLE_POLL_S = 0.01
-_IDLE_PATIENCE_S = 30.0
+_IDLE_TIMEOUT_S = 30.0
 _HELLO: tuple[dict[str, str], ...] = ({"role": "user", "content": "hello"},)
 _PROBES: dict[Mode, tuple[str, dict[str, object]]] = {
     Mode.CHAT: ("/v1/chat/completions", {"messages": _HELLO, "max_tokens": 1}),
@@ -97,23 +97,23 @@ class Upstream:
                 self._open.discard(response)
                 self._heard_bytes += response.content.total_bytes
 
-    async def is_healthy(self, patience_s: float) -> bool:
-        """Whether its health path says ready within `patience_s`; `loading` is not ready."""
+    async def is_healthy(self, timeout_s: float) -> bool:
+        """Whether its health path says ready within `timeout_s`; `loading` is not ready."""
         try:
             async with (
-                asyncio.timeout(patience_s),
+                asyncio.timeout(timeout_s),
                 self._session.get(self._base + self.api.health) as response,
             ):
                 return response.status == 200
         except (TimeoutError, aiohttp.ClientError):
             return False
 
-    async def text(self, path: str, patience_s: float) -> str | None:
+    async def text(self, path: str, timeout_s: float) -> str | None:
         """What one of its paths tells; None if it does not in time."""
         if self._session.closed:
             return None
         try:
-            async with asyncio.timeout(patience_s), self._session.get(self._base + path) as response:
+            async with asyncio.timeout(timeout_s), self._session.get(self._base + path) as response:
                 return await response.text() if response.status == 200 else None
         except (TimeoutError, aiohttp.ClientError, UnicodeDecodeError):
             return None
@@ -139,7 +139,7 @@ class Upstream:
         """
         if self.api.slots is None:
             return True
-        deadline = time.monotonic() + _IDLE_PATIENCE_S
+        deadline = time.monotonic() + _IDLE_TIMEOUT_S
         while time.monotonic() < deadline:
             busy = await self._busy_slots(self.api.slots)
             if busy is None:

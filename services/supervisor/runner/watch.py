@@ -24,8 +24,8 @@ async def until_hung(process: EngineProcess, upstream: Upstream, hang_s: float) 
             return
 
 
-async def _signs(process: EngineProcess, upstream: Upstream, patience_s: float) -> Signs:
-    healthy = await upstream.is_healthy(patience_s)
+async def _signs(process: EngineProcess, upstream: Upstream, timeout_s: float) -> Signs:
+    healthy = await upstream.is_healthy(timeout_s)
     return Signs(
         at_s=time.monotonic(),
         healthy=healthy,

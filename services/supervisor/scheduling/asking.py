@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.state import Mirror
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache
 from schemas import subjects
 from schemas.errors import (
     BrokerUnavailable,
@@ -18,33 +18,33 @@ from schemas.errors import (
 )
 from schemas.instances import Instance, Node
 from schemas.models import ModelSpec
-from schemas.placing import AskOptions, Option, Options, StandIn
+from schemas.placing import AskOptions, NodeOptions, OnBehalfOf, Option
 from services.supervisor.planning.workers import settled
 from services.supervisor.planning.world import NodeRoom
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 FRESH_S = 10.0
 """How long an answer counts: files and devices come and go."""
-_PATIENCE_S = 2.0
+_TIMEOUT_S = 2.0
 
 
 class _Asked(NamedTuple):
     model: str
     revision: int
     node: str
-    instead_of: str | None = None
+    on_behalf_of: str | None = None
 
 
 class _Answer(NamedTuple):
-    options: Options
+    options: NodeOptions
     at: float
 
 
 class Nodes:
     """A view on the nodes that are there."""
 
-    def __init__(self, bus: Bus, nodes: Mirror[Node], models: Mirror[ModelSpec]) -> None:
+    def __init__(self, bus: Bus, nodes: BucketCache[Node], models: BucketCache[ModelSpec]) -> None:
         self._bus = bus
         self._nodes = nodes
         self._models = models
@@ -112,13 +112,13 @@ class Nodes:
                 problems[model] = problem
         return ways, problems
 
-    def lacking(self, model: str) -> dict[str, Options]:
+    def lacking(self, model: str) -> dict[str, NodeOptions]:
         """Nodes that could run a model but for files that they lack, with what they said of it as it is."""
         there, revision = self.rooms(), self._revision(model)
         return {
             one.node: answer.options
             for one, answer in self._answers.items()
-            if (one.model, one.revision, one.instead_of) == (model, revision, None)
+            if (one.model, one.revision, one.on_behalf_of) == (model, revision, None)
             and one.node in there
             and answer.options.missing
         }
@@ -131,19 +131,19 @@ class Nodes:
         """Ask anew at the next look: files have come."""
         self._answers.clear()
 
-    async def instead(self, node: str, model: str, other: StandIn) -> Options:
+    async def instead(self, node: str, model: str, other: OnBehalfOf) -> NodeOptions:
         """How `other` could run a model, by the files on `node`; nothing known if that does not say."""
         revision = self._revision(model)
         asked = _Asked(model, revision or 0, node, other.node)
         if revision is not None and asked not in self._answers and node in self.rooms():
             await self._ask(asked, other)
         answer = self._answers.get(asked)
-        return answer.options if answer else Options(options=(Option(node=other.node),))
+        return answer.options if answer else NodeOptions(options=(Option(node=other.node),))
 
-    async def _ask(self, one: _Asked, instead_of: StandIn | None = None) -> None:
-        question = AskOptions(model=one.model, revision=one.revision, instead_of=instead_of)
+    async def _ask(self, one: _Asked, on_behalf_of: OnBehalfOf | None = None) -> None:
+        question = AskOptions(model=one.model, revision=one.revision, on_behalf_of=on_behalf_of)
         try:
-            said = await self._bus.call(subjects.NODE_OPTIONS, question, node=one.node, timeout_s=_PATIENCE_S)
+            said = await self._bus.call(subjects.NODE_OPTIONS, question, node=one.node, timeout_s=_TIMEOUT_S)
         except YardError as error:
             log.warning("node_does_not_say", node=one.node, model=one.model, error=error.message)
             if isinstance(error, BrokerUnavailable | ServiceUnavailable | DeadlineExceeded):
@@ -160,13 +160,13 @@ class Nodes:
         self._answers = {one: answer for one, answer in self._answers.items() if answer.at > limit}
 
 
-def _stumbles(one: _Asked) -> Options:
-    return Options(
+def _stumbles(one: _Asked) -> NodeOptions:
+    return NodeOptions(
         problem=f"node {one.node} failed to say how it would run {one.model}; its log has the error"
     )
 
 
-def merged(said: Iterable[Options], silent: Sequence[str] = ()) -> tuple[tuple[Option, ...], str | None]:
+def merged(said: Iterable[NodeOptions], silent: Sequence[str] = ()) -> tuple[tuple[Option, ...], str | None]:
     """Every node's best, then every node's next; those of nodes with a problem only where all have one.
 
     A start that will fail is not tried as long as one of the nodes does not answer: it might have the file.

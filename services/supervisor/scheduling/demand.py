@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
-from schemas.placing import WaitingModel, Wish
+from schemas.placing import DesiredState, WaitingModel
 from services.supervisor.planning.world import Demand
 
 WISH_S = 120.0
@@ -14,10 +14,10 @@ class Demands:
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
-        self._wishes: dict[str, Wish] = {}
+        self._wishes: dict[str, DesiredState] = {}
 
     @property
-    def wishes(self) -> Mapping[str, Wish]:
+    def wishes(self) -> Mapping[str, DesiredState]:
         """By model; neither fulfilled nor overtaken."""
         return self._wishes
 
@@ -31,18 +31,18 @@ class Demands:
         """Models that somebody stopped, and nobody asked for since they were gone."""
         return frozenset(model for model, wish in self._wishes.items() if not wish.running)
 
-    def restore(self, wishes: Iterable[Wish], waits: Iterable[WaitingModel]) -> None:
+    def restore(self, wishes: Iterable[DesiredState], waits: Iterable[WaitingModel]) -> None:
         """Go on from what another scheduler left."""
         self._wishes = {wish.model: wish for wish in wishes}
         self._since = {wait.model: wait.since for wait in waits}
 
     def wish(self, model: str, now: float) -> None:
         """Somebody wants it started."""
-        self._wishes[model] = Wish(model=model, running=True, at=now)
+        self._wishes[model] = DesiredState(model=model, running=True, at=now)
 
     def hold(self, model: str, now: float) -> None:
         """Somebody stopped it."""
-        self._wishes[model] = Wish(model=model, running=False, at=now)
+        self._wishes[model] = DesiredState(model=model, running=False, at=now)
 
     def renew(self, models: Collection[str], now: float) -> None:
         """What people wished of these goes on long; their wishes are as good as new."""

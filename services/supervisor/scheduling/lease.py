@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import time
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.state import Store
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
 from schemas import buckets
-from schemas.batches import SCHEDULER, Lease
 from schemas.errors import BrokerUnavailable, Conflict
+from schemas.leases import SCHEDULER, Lease
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 KEY = SCHEDULER
 TTL_S = 6
@@ -24,7 +24,7 @@ class SchedulerLease:
     """The right to decide, as long as it is renewed. Its revision grows with every change of hands."""
 
     def __init__(self, bus: Bus, holder: str) -> None:
-        self._store = Store(bus, buckets.LEASES)
+        self._store = BucketStore(bus, buckets.LEASES)
         self._holder = holder
         self._revision = 0
         self._renewed_at = 0.0

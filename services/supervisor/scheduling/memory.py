@@ -2,29 +2,29 @@
 
 import asyncio
 
-from modelyard.bus import Bus
-from modelyard.state import Mirror, Store
-from modelyard.tasks import Tasks
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.tasks import Tasks
 from schemas import buckets
-from schemas.grammar import model_key
-from schemas.placing import WaitingModel, Wish
+from schemas.base import model_key
+from schemas.placing import DesiredState, WaitingModel
 from services.supervisor.scheduling.demand import Demands
 
 
 class Memory:
     """Wishes and the beginnings of waits: read when the lease is taken, written by its holder."""
 
-    def __init__(self, bus: Bus, wishes: Mirror[Wish], waits: Mirror[WaitingModel]) -> None:
-        self._store = Store(bus, buckets.WISHES)
+    def __init__(self, bus: Bus, wishes: BucketCache[DesiredState], waits: BucketCache[WaitingModel]) -> None:
+        self._store = BucketStore(bus, buckets.DESIRED_STATE)
         self._wishes = wishes
         self._waits = waits
-        self._written: dict[str, Wish] = {}
+        self._written: dict[str, DesiredState] = {}
         self._lock = asyncio.Lock()
 
     @classmethod
     async def start(cls, bus: Bus, tasks: Tasks) -> "Memory":
-        wishes: Mirror[Wish] = await Mirror.start(bus, buckets.WISHES, tasks)
-        waits: Mirror[WaitingModel] = await Mirror.start(bus, buckets.WAITS, tasks)
+        wishes: BucketCache[DesiredState] = await BucketCache.start(bus, buckets.DESIRED_STATE, tasks)
+        waits: BucketCache[WaitingModel] = await BucketCache.start(bus, buckets.WAITING, tasks)
         return cls(bus, wishes, waits)
 
     def recall(self, demands: Demands) -> None:

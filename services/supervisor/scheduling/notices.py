@@ -3,14 +3,14 @@
 import time
 from collections.abc import Mapping
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.state import Store
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
 from schemas import buckets
-from schemas.grammar import model_key
+from schemas.base import model_key
 from schemas.placing import WaitingModel
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 TTL_S = 10
 RENEW_S = 4.0
@@ -20,7 +20,7 @@ class Notices:
     """A key for every model that waits; it goes when the waiting ends."""
 
     def __init__(self, bus: Bus) -> None:
-        self._store = Store(bus, buckets.WAITS)
+        self._store = BucketStore(bus, buckets.WAITING)
         self._told: dict[str, tuple[str, float]] = {}
 
     async def tell(self, reasons: Mapping[str, str], since: Mapping[str, float]) -> None:

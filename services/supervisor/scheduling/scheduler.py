@@ -11,14 +11,14 @@ import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
 
-from modelyard import logging
-from modelyard.bus import Bus
-from modelyard.settings import Settings
-from modelyard.state import Mirror, Store
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.host.settings import Settings
 from schemas import buckets, streams, subjects
+from schemas.base import model_key, model_name, new_id
 from schemas.errors import Conflict, DeadlineExceeded, NotFound, ServiceUnavailable, YardError
-from schemas.grammar import model_key, model_name, new_id
-from schemas.groups import Group
+from schemas.groups import ModelGroup
 from schemas.instances import (
     LIVE,
     SERVING,
@@ -29,9 +29,8 @@ from schemas.instances import (
     StartInstance,
     StopInstance,
 )
-from schemas.models import ModelSpec
+from schemas.models import ModelSpec, fingerprint
 from schemas.placing import Option
-from schemas.restart import fingerprint
 from services.supervisor.fetching.fetching import Fetching
 from services.supervisor.planning.plan import desired, plan
 from services.supervisor.planning.world import Rules, StartModel, StopModel, World
@@ -40,7 +39,7 @@ from services.supervisor.scheduling.demand import Demands
 from services.supervisor.scheduling.memory import Memory
 from services.supervisor.scheduling.notices import Notices
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 LOOK_EVERY_S = 2.0
 """Even without any event: a lost one must not leave a request waiting."""
@@ -60,11 +59,11 @@ class Scheduler:
         self,
         bus: Bus,
         settings: Settings,
-        models: Mirror[ModelSpec],
-        instances: Mirror[Instance],
-        nodes: Mirror[Node],
+        models: BucketCache[ModelSpec],
+        instances: BucketCache[Instance],
+        nodes: BucketCache[Node],
         asking: Nodes,
-        groups: Mirror[Group],
+        groups: BucketCache[ModelGroup],
         memory: Memory,
         fetching: Fetching,
     ) -> None:
@@ -73,7 +72,7 @@ class Scheduler:
         self.demands = Demands()
         self._bus = bus
         self._node = settings.node
-        self._store = Store(bus, buckets.INSTANCES)
+        self._store = BucketStore(bus, buckets.INSTANCES)
         self._models = models
         self._instances = instances
         self._groups = groups

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from modelyard.state import Mirror
+from modelyard.bus.records import BucketCache
 from schemas.errors import Conflict, StartFailed
 from schemas.instances import Instance
 from schemas.models import ModelRef, ModelStarting, ModelStopping
@@ -20,7 +20,7 @@ _START_SHOWS_S = 4.0
 class Wishes:
     """The `model` commands that the scheduler answers."""
 
-    def __init__(self, registry: Registry, scheduler: Scheduler, instances: Mirror[Instance]) -> None:
+    def __init__(self, registry: Registry, scheduler: Scheduler, instances: BucketCache[Instance]) -> None:
         self._registry = registry
         self._scheduler = scheduler
         self._instances = instances

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from schemas.record import Record
+from schemas.base import Record
 from services.gateway.apis.ollama.answers import Translation
 
 

@@ -4,7 +4,7 @@ import math
 
 import msgspec
 
-from schemas.record import Record
+from schemas.base import Record
 from services.gateway.apis.ollama.asked import Embed
 
 

@@ -67,7 +67,7 @@ function progressOf(download) {
 }
 
 function numbers(download) {
-  if (download.trouble) return html`<span class="muted">${download.trouble}</span>`;
+  if (download.problem) return html`<span class="muted">${download.problem}</span>`;
   if (download.state === "paused") return html`<span>${bytes(download.bytes_done)} are here</span>`;
   if (download.state !== "transferring") return html`<span class="muted">Starts in a moment</span>`;
   const done = progressOf(download);

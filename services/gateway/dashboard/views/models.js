@@ -8,7 +8,7 @@ import { count, duration, exact, plural, splitError } from "../format.js";
 import { html } from "../html.js";
 import { COMING, filteredModels, modelStatus } from "../select.js";
 
-export const needs = ["loaded", "models", "filter", "instances", "waits", "pending", "usage", "now"];
+export const needs = ["loaded", "models", "filter", "instances", "waiting", "pending", "usage", "now"];
 
 /** So many are seen at a glance. */
 const MANY = 8;
@@ -70,7 +70,7 @@ function toggle(spec, status, pending) {
 
 /** Somebody asked for it, and it cannot be had yet. */
 function waitLine(spec, state) {
-  const wait = Object.values(state.waits).find((notice) => notice.model === spec.name);
+  const wait = Object.values(state.waiting).find((notice) => notice.model === spec.name);
   if (!wait || wait.reason.startsWith("it is being started")) return "";
   const since = duration(Math.max(0, Math.round(state.now - wait.since)));
   return html`<p class="activity waits">Asked for ${since} ago: ${wait.reason}.</p>`;

@@ -7,7 +7,7 @@ import sys
 import msgspec
 from aiohttp import web
 
-from modelyard import logging
+from modelyard.bus import logs
 from schemas.errors import YardError
 from schemas.models import Mode
 from services.supervisor.engines.sentence_server.app import Embeddings, Reranking, make_app
@@ -42,7 +42,7 @@ async def serve(app: web.Application) -> None:
 
 
 def main() -> int:
-    logging.configure("info")
+    logs.configure("info")
     options = msgspec.json.decode(sys.argv[1], type=Options)
     try:
         endpoint = load(options)

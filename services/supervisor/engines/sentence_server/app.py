@@ -6,15 +6,15 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from modelyard import logging
+from modelyard.bus import logs
+from schemas.base import Record
 from schemas.errors import BadRequest, InternalError, NotFound, YardError
-from schemas.record import Record
 from services.supervisor.engines.sentence_server.batches import Batches
 from services.supervisor.engines.sentence_server.model import Embedded, Encoder, Pair, Ranker, Scored
 from services.supervisor.engines.sentence_server.options import Options
 from services.supervisor.engines.sentence_server.vectors import encoded, shaped
 
-log = logging.get(__name__)
+log = logs.get(__name__)
 
 MAX_BODY_BYTES = 128 * 1024 * 1024
 MAX_ITEMS = 100_000

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.record import Record
+from schemas.base import Record
 
 Vector = NDArray[np.float32]
 Pair = tuple[str, str]

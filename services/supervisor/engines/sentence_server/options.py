@@ -1,8 +1,8 @@
 """What the server is started with, as one JSON document in its arguments."""
 
+from schemas.base import Record
 from schemas.models import Mode
 from schemas.profiles import EmbeddingOptions
-from schemas.record import Record
 
 
 class Options(Record):

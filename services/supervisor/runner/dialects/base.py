@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from schemas.base import Record
 from schemas.errors import EngineFailed, ErrorDetail
 from schemas.models import ParameterPolicy
-from schemas.record import Record
 from services.supervisor.runner.dialects.sse import event_data
 from services.supervisor.runner.metering import Meter
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.record import Record
+from schemas.base import Record
 from schemas.requests import Continues
 from services.supervisor.runner.dialects.base import Dialect, Fields, engine_error
 from services.supervisor.runner.dialects.chat_whole import ChatWhole

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.record import Record
+from schemas.base import Record
 from services.supervisor.runner.dialects.base import Dialect, engine_error
 
 

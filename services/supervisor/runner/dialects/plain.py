@@ -2,8 +2,8 @@
 
 import msgspec
 
+from schemas.base import Record
 from schemas.models import ParameterPolicy
-from schemas.record import Record
 from services.supervisor.runner.dialects.base import Dialect
 
 

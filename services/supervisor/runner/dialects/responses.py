@@ -2,7 +2,7 @@
 
 import msgspec
 
-from schemas.record import Record
+from schemas.base import Record
 from services.supervisor.runner.dialects.base import Dialect, engine_error
 
 

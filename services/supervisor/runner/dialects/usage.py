@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from schemas.record import Record
+from schemas.base import Record
 
 
 class _Details(Record):

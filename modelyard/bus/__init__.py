@@ -1,0 +1,1 @@
+"""The typed message bus over NATS: connection, commands, state and streams."""

@@ -1,0 +1,199 @@
+"""State in buckets: `BucketStore` reads and writes, `BucketCache` follows one bucket in memory."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import msgspec
+import nats.errors
+import nats.js.errors
+from nats.js.kv import KeyValue
+
+from modelyard.bus import logs
+from modelyard.bus.connection import RETRY_PAUSE_S, Bus
+from modelyard.bus.tasks import Tasks, cancel
+from schemas.buckets import Bucket
+from schemas.errors import BrokerUnavailable, Conflict
+
+log = logs.get(__name__)
+V = TypeVar("V")
+
+Listener = Callable[[str, V | None], None]
+"""Told of every change: the key, and its value or None when it is gone."""
+
+
+class BucketStore(Generic[V]):
+    """Writing one bucket; compare-and-set where a revision is given."""
+
+    def __init__(self, bus: Bus, bucket: Bucket[V]) -> None:
+        self._bus = bus
+        self._bucket = bucket
+
+    async def put(
+        self,
+        key: str,
+        value: V,
+        *,
+        last: int | None = None,
+        ttl_s: int | None = None,
+        by: str | None = None,
+    ) -> int:
+        """Write and return the new revision.
+
+        `last`: the revision it must have now (0: none yet), else Conflict. `ttl_s`: whole seconds to live.
+        `by`: who asked for it, for the history.
+        """
+        ttl = {} if ttl_s is None else {"Nats-TTL": f"{ttl_s}s"}
+        return await self._write(key, self._bucket.encode(value), {**_headers(last, by), **ttl})
+
+    async def put_nowait(self, key: str, value: V, *, ttl_s: int) -> None:
+        """Write without the broker's word for it: for what is written again soon."""
+        data = self._bucket.encode(value)
+        self._bus.check(data)
+        await self._bus.nc.publish(self._bucket.subject(key), data, headers={"Nats-TTL": f"{ttl_s}s"})
+
+    async def get(self, key: str) -> V | None:
+        """The value as the broker has it now; None if there is none."""
+        entry = await self.entry(key)
+        return entry[0] if entry else None
+
+    async def entry(self, key: str) -> tuple[V, int] | None:
+        """The value and its revision, for compare-and-set."""
+        value, revision = await self.head(key)
+        return None if value is None else (value, revision)
+
+    async def head(self, key: str) -> tuple[V | None, int]:
+        """As `entry`, also for a key that was deleted: that has a revision too. (None, 0) if it never was."""
+        try:
+            msg = await self._bus.js.get_last_msg(self._bucket.stream, self._bucket.subject(key), direct=True)
+        except nats.js.errors.NotFoundError:
+            return None, 0
+        except (TimeoutError, nats.errors.Error) as error:
+            raise BrokerUnavailable(f"{self._bucket.name}/{key} could not be read.") from error
+        return self._bucket.decode(msg.data) if msg.data else None, msg.seq or 0
+
+    async def delete(self, key: str, *, last: int | None = None, by: str | None = None) -> int:
+        """Delete and return the revision of that; `last` and `by` as in `put`."""
+        return await self._write(key, b"", {"KV-Operation": "DEL", **_headers(last, by)})
+
+    async def _write(self, key: str, data: bytes, headers: dict[str, str]) -> int:
+        self._bus.check(data)
+        try:
+            ack = await self._bus.js.publish(self._bucket.subject(key), data, headers=headers or None)
+        except nats.js.errors.BadRequestError as error:
+            if error.err_code == _WRONG_LAST_SEQUENCE:
+                raise Conflict(f"{self._bucket.name}/{key} was changed meanwhile; read it again.") from error
+            raise
+        except (TimeoutError, nats.errors.Error) as error:
+            raise BrokerUnavailable(f"{self._bucket.name}/{key} could not be written.") from error
+        return ack.seq
+
+
+_WRONG_LAST_SEQUENCE = 10071
+BY_HEADER = "Yard-By"
+"""Who asked for a change of a value."""
+
+
+def _headers(last: int | None, by: str | None) -> dict[str, str]:
+    named = {"Nats-Expected-Last-Subject-Sequence": last, BY_HEADER: by}
+    return {name: str(value) for name, value in named.items() if value is not None}
+
+
+class BucketCache(Generic[V]):
+    """A bucket followed in memory; rebuilt after every reconnect, since watchers can go blind there."""
+
+    def __init__(self, bus: Bus, bucket: Bucket[V]) -> None:
+        self.values: dict[str, V] = {}
+        self.revisions: dict[str, int] = {}
+        self._bus = bus
+        self._bucket = bucket
+        self._listeners: list[Listener[V]] = []
+        self._synced = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._rebuild = asyncio.Event()
+
+    def listen(self, listener: Listener[V]) -> Callable[[], None]:
+        """Call `listener` on every change from now on; the returned function ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def until(self, condition: Callable[[dict[str, V]], bool]) -> None:
+        """Wait until the values fulfil `condition`."""
+        while not condition(self.values):
+            self._changed.clear()
+            await self._changed.wait()
+
+    @classmethod
+    async def start(cls, bus: Bus, bucket: Bucket[V], tasks: Tasks) -> "BucketCache[V]":
+        """A mirror that is complete now and follows as long as `tasks` runs."""
+        mirror = cls(bus, bucket)
+        forget = bus.on_reconnect(mirror._rebuild.set)
+        following = tasks.spawn(mirror._run(), f"mirror {bucket.name}")
+        following.add_done_callback(lambda _: forget())
+        await mirror._synced.wait()
+        return mirror
+
+    async def _run(self) -> None:
+        while True:
+            self._rebuild.clear()
+            try:
+                await self._follow_until_rebuild()
+            except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+                log.warning("mirror_retries", bucket=self._bucket.name, error=str(error))
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _follow_until_rebuild(self) -> None:
+        kv = await self._bus.js.key_value(self._bucket.name)
+        watcher = await kv.watchall()
+        rebuild = asyncio.create_task(self._rebuild.wait())
+        following = asyncio.create_task(self._pump(watcher))
+        try:
+            done, _ = await asyncio.wait({rebuild, following}, return_when=asyncio.FIRST_COMPLETED)
+            if following in done:
+                following.result()
+        finally:
+            await cancel(rebuild, following)
+            if self._bus.connected:
+                await watcher.stop()  # type: ignore[no-untyped-call]
+
+    async def _pump(self, watcher: KeyValue.KeyWatcher) -> None:
+        seen: set[str] = set()
+        complete = False
+        async for entry in watcher:
+            if entry is None:
+                complete = True
+                for key in set(self.values) - seen:
+                    self._forget(key)
+                self._synced.set()
+            else:
+                self._apply(entry)
+                if not complete:
+                    seen.add(entry.key)
+
+    def _apply(self, entry: KeyValue.Entry) -> None:
+        if entry.operation is not None or not entry.value:
+            self._forget(entry.key)
+            return
+        if self.revisions.get(entry.key) == entry.revision:
+            return
+        try:
+            value = self._bucket.decode(entry.value)
+        except msgspec.DecodeError as error:
+            log.warning("value_not_understood", bucket=self._bucket.name, key=entry.key, error=str(error))
+            return
+        self.values[entry.key] = value
+        self.revisions[entry.key] = entry.revision or 0
+        self._tell(entry.key, value)
+
+    def _forget(self, key: str) -> None:
+        self.revisions.pop(key, None)
+        if self.values.pop(key, None) is not None:
+            self._tell(key, None)
+
+    def _tell(self, key: str, value: V | None) -> None:
+        self._changed.set()
+        for listener in tuple(self._listeners):
+            try:
+                listener(key, value)
+            except Exception:
+                log.exception("listener_failed", bucket=self._bucket.name, key=key)

@@ -1,0 +1,1 @@
+"""This machine: settings, home, credentials, processes, paths and the broker."""

@@ -1,0 +1,152 @@
+"""Child processes that never outlive their purpose or their parent."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Ask the kernel to send this process `number` when its parent dies (Linux; elsewhere parents tell)."""
+    if _libc is None or os.getppid() == 1:
+        return
+    _libc.prctl(_PR_SET_PDEATHSIG, number.value)
+    if os.getppid() == 1:
+        # The parent died before the kernel took the order.
+        os.kill(os.getpid(), number)
+
+
+def dying_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """A `preexec_fn` that binds the child's life to ours, for programs that cannot do it themselves."""
+    return lambda: die_with_parent(number)
+
+
+POLL_S = 0.1
+
+
+def started_at(pid: int) -> float | None:
+    """When process `pid` started, which tells it from a later one of the same number; None if it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def is_same(pid: int, created_at: float) -> bool:
+    """Whether `pid` still is the process that started at `created_at`."""
+    now = started_at(pid)
+    return now is not None and abs(now - created_at) < 1.0
+
+
+async def wait_until_gone(pid: int, created_at: float) -> None:
+    """Wait until that process is gone, whoever its parent is."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        await _poll_gone(pid, created_at)
+        return
+    try:
+        if is_same(pid, created_at):
+            await _readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _readable(descriptor: int) -> None:
+    """A pidfd becomes readable when its process ends."""
+    gone = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, gone.set)
+    try:
+        if not select.select([descriptor], [], [], 0)[0]:
+            await gone.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+async def _poll_gone(pid: int, created_at: float) -> None:
+    while is_same(pid, created_at):
+        await asyncio.sleep(POLL_S)
+
+
+async def terminate(pid: int, created_at: float, *, grace_s: float) -> None:
+    """TERM, wait up to `grace_s`, KILL, wait. Harmless if it is gone."""
+    for number, timeout_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
+        if not is_same(pid, created_at):
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(wait_until_gone(pid, created_at), timeout_s)
+
+
+PROCESS_MARK = "MODELYARD_INSTANCE"
+"""In the environment of an engine, and so of whatever it starts, in whichever session."""
+
+
+class ProcessGroup:
+    """A process that leads a session, and whatever it started; told from later ones of its number.
+
+    `mark`: the value of PROCESS_MARK that all of it carries, which also finds those that left the session.
+    """
+
+    def __init__(self, leader: int, created_at: float, mark: str | None = None) -> None:
+        self.leader = leader
+        self.created_at = created_at
+        self._mark = mark
+
+    @classmethod
+    def led_by(cls, pid: int, mark: str | None = None) -> Self:
+        """The group of a process that was started just now."""
+        return cls(pid, started_at(pid) or time.time(), mark)
+
+    async def leader_gone(self) -> None:
+        """Wait until its first process has ended."""
+        await wait_until_gone(self.leader, self.created_at)
+
+    def signal_leader(self, number: signal.Signals) -> None:
+        """Tell its first process, if that is there."""
+        if is_same(self.leader, self.created_at):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.leader, number)
+
+    async def kill(self) -> None:
+        """KILL all of it, and wait until nothing is left; what is dead but not buried holds no memory."""
+        while members := list(self._members()):
+            for member in members:
+                with contextlib.suppress(psutil.Error):
+                    member.kill()
+            await asyncio.gather(*(wait_until_gone(member.pid, member.create_time()) for member in members))
+
+    def _members(self) -> Iterator[psutil.Process]:
+        """Those alive. A number is not given to another process while a session has it."""
+        leader = started_at(self.leader)
+        has_session = leader is None or is_same(self.leader, self.created_at)
+        for pid in psutil.pids():
+            with contextlib.suppress(psutil.Error, OSError):
+                process = psutil.Process(pid)
+                in_session = has_session and os.getsid(pid) == self.leader
+                if self._is_ours(process) and (in_session or self._is_marked(process)):
+                    yield process
+
+    def _is_marked(self, process: psutil.Process) -> bool:
+        return self._mark is not None and process.environ().get(PROCESS_MARK) == self._mark
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        return (
+            process.uids().real == os.getuid()
+            and process.create_time() >= self.created_at - 1.0
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
