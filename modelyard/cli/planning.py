@@ -50,7 +50,9 @@ async def _group(yard: "Client", arguments: argparse.Namespace) -> None:
     else:
         kind = GroupKind.APART if arguments.apart else GroupKind.TOGETHER
         try:
-            group = ModelGroup(name=arguments.name, kind=kind, models=tuple(arguments.apart or arguments.together))
+            group = ModelGroup(
+                name=arguments.name, kind=kind, models=tuple(arguments.apart or arguments.together)
+            )
         except ValueError as error:
             raise BadRequest(f"That is no group: {error}.") from error
         stored = await yard.put_group(group)

@@ -219,7 +219,12 @@ class Client:
         return kept.logs(self.bus, model_or_instance, since=since, grep=grep, follow=follow)
 
     async def search_logs(
-        self, query: LogQuery, *, order: LogOrder = LogOrder.NEWEST, limit: int = 200, cursor: str | None = None
+        self,
+        query: LogQuery,
+        *,
+        order: LogOrder = LogOrder.NEWEST,
+        limit: int = 200,
+        cursor: str | None = None,
     ) -> LogPage:
         """One page of what engines and services printed; `cursor`: where another page ended."""
         return await log_search.search(self.bus, query, order=order, limit=limit, cursor=cursor)

@@ -72,7 +72,12 @@ Found = tuple[_Place, FoundLine]
 
 
 async def search(
-    bus: Bus, query: LogQuery, *, order: LogOrder = LogOrder.NEWEST, limit: int = 200, cursor: str | None = None
+    bus: Bus,
+    query: LogQuery,
+    *,
+    order: LogOrder = LogOrder.NEWEST,
+    limit: int = 200,
+    cursor: str | None = None,
 ) -> LogPage:
     """One page of the lines that match; its cursor is where the next begins."""
     if not 1 <= limit <= MAX_LINES:
@@ -84,7 +89,9 @@ async def search(
     return await _backward(bus, query, limit, place)
 
 
-async def every(bus: Bus, query: LogQuery, *, order: LogOrder = LogOrder.OLDEST) -> AsyncGenerator[FoundLine, None]:
+async def every(
+    bus: Bus, query: LogQuery, *, order: LogOrder = LogOrder.OLDEST
+) -> AsyncGenerator[FoundLine, None]:
     """Every line that matches, a page after the other."""
     cursor: str | None = None
     while True:

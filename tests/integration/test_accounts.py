@@ -137,7 +137,9 @@ async def test_reports_are_kept_and_usage_of_models_that_left_can_be_removed(yar
         await yard.bus(Role.SUPERVISOR),
     )
     accounts = Client(operator).accounts
-    await BucketStore(supervisor, buckets.MODELS).put("here", ModelSpec(name="here", path="p", aliases=("nick",)))
+    await BucketStore(supervisor, buckets.MODELS).put(
+        "here", ModelSpec(name="here", path="p", aliases=("nick",))
+    )
     async with monitor(yard):
         await finish(runner, *(record(name, name, finished_at=time.time()) for name in ("here", "gone")))
         await usage(operator, at_least(2))

@@ -46,7 +46,9 @@ PLACEMENT = Placement(
 class Running:
     """A runner's process and what it says."""
 
-    def __init__(self, yard: Yard, process: asyncio.subprocess.Process, instances: BucketCache[Instance]) -> None:
+    def __init__(
+        self, yard: Yard, process: asyncio.subprocess.Process, instances: BucketCache[Instance]
+    ) -> None:
         self.yard = yard
         self.process = process
         self.instances = instances
@@ -89,7 +91,8 @@ async def gateway(yard: Yard) -> AsyncIterator[Inference]:
     bus = await yard.bus(Role.GATEWAY)
     async with Tasks() as tasks:
         catalog = Catalog(
-            await BucketCache.start(bus, buckets.MODELS, tasks), await BucketCache.start(bus, buckets.INSTANCES, tasks)
+            await BucketCache.start(bus, buckets.MODELS, tasks),
+            await BucketCache.start(bus, buckets.INSTANCES, tasks),
         )
         spending = await BucketCache.start(bus, buckets.SPENDING, tasks)
         inference = Inference(bus, tasks, catalog, Admission(spending))

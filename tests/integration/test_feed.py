@@ -26,7 +26,9 @@ async def page(yard: Yard) -> AsyncIterator[ClientWebSocketResponse]:
     async with Tasks() as tasks:
         bus = await yard.bus(Role.GATEWAY)
         names = (buckets.MODELS, buckets.INSTANCES)
-        mirrors: dict[str, BucketCache[Any]] = {each.name: await BucketCache.start(bus, each, tasks) for each in names}
+        mirrors: dict[str, BucketCache[Any]] = {
+            each.name: await BucketCache.start(bus, each, tasks) for each in names
+        }
         feed = Feed(bus, tasks, Keys.read(yard.settings.credentials), mirrors)
         await feed.open()
         app = web.Application()

@@ -65,7 +65,9 @@ def entry(node: str, path: str) -> LibraryEntry:
 class Machines:
     """Both machines, as everybody sees them."""
 
-    def __init__(self, seen: Shown, waits: BucketCache[WaitingModel], instances: BucketCache[Instance]) -> None:
+    def __init__(
+        self, seen: Shown, waits: BucketCache[WaitingModel], instances: BucketCache[Instance]
+    ) -> None:
         self.seen = seen
         self._waits = waits
         self.instances = instances

@@ -34,7 +34,9 @@ async def test_a_long_replay_is_given_whole_because_the_broker_is_answered(
     async with asyncio.timeout(60):
         while (await operator.js.stream_info(streams.LOGS.name)).state.messages < COUNT:
             await asyncio.sleep(0.05)
-        numbers = [int(msg.data) async for msg in stored_messages(operator, streams.LOGS, subject, follow=False)]
+        numbers = [
+            int(msg.data) async for msg in stored_messages(operator, streams.LOGS, subject, follow=False)
+        ]
     assert numbers == list(range(COUNT))
     assert asked > 0, "the broker never asked: this test proves nothing"
 

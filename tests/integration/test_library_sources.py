@@ -71,7 +71,9 @@ async def _pulled(seen: Shown) -> None:
     """Nobody registers models here: the files are what counts."""
     await seen.bus.call(subjects.DOWNLOAD_START, StartDownload(reference=f"{REPO}:Q4_0"))
     async with asyncio.timeout(20):
-        await seen.entries.until(lambda all_: any(one.verified is VerifyState.VERIFIED for one in all_.values()))
+        await seen.entries.until(
+            lambda all_: any(one.verified is VerifyState.VERIFIED for one in all_.values())
+        )
 
 
 def cached(home: Path, files: dict[str, bytes], repo: str = REPO) -> Path:

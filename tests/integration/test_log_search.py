@@ -35,7 +35,9 @@ async def engine(
     await bus.emit(subjects.INSTANCE_LOG, batch, node=node, instance=name or f"i-{model}")
 
 
-async def found(client: Client, query: LogQuery, order: LogOrder = LogOrder.OLDEST, limit: int = 1000) -> list[str]:
+async def found(
+    client: Client, query: LogQuery, order: LogOrder = LogOrder.OLDEST, limit: int = 1000
+) -> list[str]:
     """The texts of all pages."""
     texts: list[str] = []
     cursor = None
@@ -196,8 +198,12 @@ async def test_a_flood_is_cut_and_says_so(
 
 async def test_the_command_searches_and_follows(yard: Yard, client: Client) -> None:
     runner, supervisor = await yard.bus(Role.RUNNER), await yard.bus(Role.SUPERVISOR)
-    await BucketStore(supervisor, buckets.MODELS).put("demo", ModelSpec(name="demo", path="p", aliases=("d",)))
-    await BucketStore(supervisor, buckets.INSTANCES).put("i-demo", instance("i-demo", "demo", InstanceState.READY))
+    await BucketStore(supervisor, buckets.MODELS).put(
+        "demo", ModelSpec(name="demo", path="p", aliases=("d",))
+    )
+    await BucketStore(supervisor, buckets.INSTANCES).put(
+        "i-demo", instance("i-demo", "demo", InstanceState.READY)
+    )
     await engine(runner, "demo", "first", "a warning", "last")
     await engine(runner, "other", "else")
     plain = await run(yard, "logs", "--grep", "warn")

@@ -62,7 +62,9 @@ FORGED = actor_headers(Actor(role=Role.OPERATOR, key="k1", address="1.2.3.4", us
 
 
 def test_a_key_is_believed_of_the_gateway_alone_and_a_user_of_everybody_else() -> None:
-    assert verified_actor(Role.GATEWAY, FORGED) == Actor(role=Role.GATEWAY, key="k1", address="1.2.3.4", node="n")
+    assert verified_actor(Role.GATEWAY, FORGED) == Actor(
+        role=Role.GATEWAY, key="k1", address="1.2.3.4", node="n"
+    )
     assert verified_actor(Role.OPERATOR, FORGED) == Actor(role=Role.OPERATOR, user="root", node="n")
     assert verified_actor(Role.DOWNLOADER, None) == Actor(role=Role.DOWNLOADER)
 

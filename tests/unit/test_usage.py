@@ -275,7 +275,9 @@ def test_a_file_counts_the_days_of_another_time_zone_from_its_next_opening(path:
     with kept(path) as usage:
         usage.store.add(record(str(n), finished_at=moment) for n, moment in enumerate(moments))
     with kept(path, BERLIN) as usage:
-        days = usage.ask(by=(), step=UsageStep.DAY, since=at("2026-06-01", BERLIN), until=at("2026-06-04", BERLIN))
+        days = usage.ask(
+            by=(), step=UsageStep.DAY, since=at("2026-06-01", BERLIN), until=at("2026-06-04", BERLIN)
+        )
         assert [row.requests for row in days.rows] == [1, 1, 1]
         by_day = sqlite3.connect(path).execute("SELECT SUM(requests) FROM days GROUP BY day").fetchall()
         assert by_day == [(1,), (1,), (1,)]

@@ -193,7 +193,9 @@ def test_pauses_grow_spread_and_end() -> None:
 
 def test_programs_are_read_from_a_file_that_is_ours_alone(settings: Settings) -> None:
     assert read_hooks(settings) == ()
-    hook = CommandHook(name="bell", argv=("/bin/true", "a b"), wanted=WebhookFilter(events=(HookEvent.READY,)))
+    hook = CommandHook(
+        name="bell", argv=("/bin/true", "a b"), wanted=WebhookFilter(events=(HookEvent.READY,))
+    )
     write_hooks(settings, [hook])
     assert read_hooks(settings) == (hook,)
     assert hooks_file(settings).stat().st_mode & 0o777 == 0o600

@@ -87,7 +87,9 @@ def _is_meant(reference: Reference, group: Group) -> bool:
     return wanted in (group.label.upper(), group.base_name.upper())
 
 
-def _offered(reference: Reference, group: Group, is_only: bool, is_default: bool, shelf: Shelf) -> OfferedChoice:
+def _offered(
+    reference: Reference, group: Group, is_only: bool, is_default: bool, shelf: Shelf
+) -> OfferedChoice:
     """Where several have one label, each goes by its name."""
     label = group.label if is_only else group.base_name
     paths = [f"{reference.repo}/{file.path}" for file in group.in_order]

@@ -79,7 +79,11 @@ class Offers:
         return await self._with_folder(offer, reference, listing, asked.n_ctx)
 
     async def _with_ggufs(
-        self, offer: Offer, ggufs: Sequence[tuple[Group, OfferedChoice]], listing: RepoListing, n_ctx: int | None
+        self,
+        offer: Offer,
+        ggufs: Sequence[tuple[Group, OfferedChoice]],
+        listing: RepoListing,
+        n_ctx: int | None,
     ) -> Offer:
         """One header tells the shape of all quants; the sizes of their files tell the rest."""
         chosen = next((group for group, offered in ggufs if offered.is_default), ggufs[0][0])

@@ -46,7 +46,9 @@ def guess(facts: Facts, name: str, overrides: ModelOverrides, nodes: Iterable[No
         n_ctx=int(n_ctx.value),
     )
     guesses = {"mode": mode, "engine": engine, "n_ctx": n_ctx, **_parts(facts)}
-    reasons = tuple(GuessedField(field=field, value=one.value, reason=one.reason) for field, one in guesses.items())
+    reasons = tuple(
+        GuessedField(field=field, value=one.value, reason=one.reason) for field, one in guesses.items()
+    )
     said = {field for field in ("mode", "engine", "n_ctx", "aliases") if getattr(overrides, field)}
     return Proposal(spec=spec, reasons=reasons, said=frozenset(said))
 

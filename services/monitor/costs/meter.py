@@ -24,7 +24,9 @@ _ENDED = frozenset({InstanceState.STOPPED, InstanceState.FAILED})
 class Meter:
     """Charges what is in memory. Events say when an instance came and went; the buckets, that it is there."""
 
-    def __init__(self, usage: UsageKeeper, instances: BucketCache[Instance], devices: BucketCache[Device]) -> None:
+    def __init__(
+        self, usage: UsageKeeper, instances: BucketCache[Instance], devices: BucketCache[Device]
+    ) -> None:
         self._usage = usage
         self._instances = instances
         self._sampled: dict[str, Device] = {}

@@ -71,7 +71,9 @@ class Ended:
     def _kept(self, *, follow: bool) -> AsyncGenerator[Msg, None]:
         wildcard = subjects.REQUEST_FINISHED.wildcard
         since = None if self._after is not None else self._since
-        return stored_messages(self._bus, streams.EVENTS, wildcard, since=since, after=self._after, follow=follow)
+        return stored_messages(
+            self._bus, streams.EVENTS, wildcard, since=since, after=self._after, follow=follow
+        )
 
     def _on(self, msg: Msg) -> None:
         self._after = msg.metadata.sequence.stream

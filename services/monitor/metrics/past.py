@@ -110,7 +110,9 @@ class Past:
 
     async def _has_requests_before(self, since: float) -> bool:
         wildcard = subjects.REQUEST_FINISHED.wildcard
-        async with aclosing(stored_messages(self._bus, streams.EVENTS, wildcard, since=0.0, follow=False)) as messages:
+        async with aclosing(
+            stored_messages(self._bus, streams.EVENTS, wildcard, since=0.0, follow=False)
+        ) as messages:
             async for msg in messages:
                 return bool(msg.metadata.timestamp.timestamp() < since)
         return False

@@ -24,7 +24,12 @@ class Amends:
     """
 
     def __init__(
-        self, bus: Bus, tasks: Tasks, node: str, models: BucketCache[ModelSpec], instances: BucketCache[Instance]
+        self,
+        bus: Bus,
+        tasks: Tasks,
+        node: str,
+        models: BucketCache[ModelSpec],
+        instances: BucketCache[Instance],
     ) -> None:
         self._tasks = tasks
         self._node = node

@@ -79,7 +79,9 @@ def _ways(
     if found or problem:
         return NodeOptions(options=tuple(found), problem=None if found else problem)
     wanted = sorted({need.device for profile in spec.profiles for need in profile.devices})
-    return NodeOptions(problem=f"node {settings.node} has no {' or '.join(wanted)}, which its profiles ask for")
+    return NodeOptions(
+        problem=f"node {settings.node} has no {' or '.join(wanted)}, which its profiles ask for"
+    )
 
 
 def placings(spec: ModelSpec, engine: str, devices: Sequence[NodeDevice]) -> Iterator[Placing]:
