@@ -4,7 +4,7 @@ import os
 import sys
 from typing import TextIO
 
-from modelyard.cli.text import safe
+from modelyard.text import printable
 
 
 class Terminal:
@@ -15,7 +15,7 @@ class Terminal:
 
     def say(self, line: str = "") -> None:
         """Print a line, without what would steer the terminal."""
-        self._write(safe(line))
+        self._write(printable(line))
 
     def headline(self, bold: str, rest: str) -> None:
         """Print a line that begins with something important."""

@@ -6,8 +6,8 @@ from aiohttp import web
 import modelyard
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache
+from modelyard.documents import check_fields
 from modelyard.host.settings import Settings
-from modelyard.specs.checked import check_fields_of
 from schemas import subjects
 from schemas.audit import Actor
 from schemas.base import Role, check_token
@@ -77,7 +77,7 @@ def _decode(command: Command[object, object], body: bytes) -> tuple[object, dict
         raise InvalidJson(f"This is not what {said} takes: {error}.") from error
     tokens = {name: _token(name, document.pop(name, None)) for name in command.tokens}
     if command.changes is not None:
-        check_fields_of(command.payload, document, said)
+        check_fields(command.payload, document, said)
     return payload, tokens
 
 

@@ -6,8 +6,8 @@ from modelyard.bus.connection import Bus
 from modelyard.bus.reads import Revision, read_revisions
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
+from modelyard.documents import patched
 from modelyard.host.settings import Settings
-from modelyard.specs.patching import patched
 from schemas import buckets
 from schemas.base import Role, model_key
 from schemas.errors import ModelNotFound

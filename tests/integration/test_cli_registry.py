@@ -131,7 +131,7 @@ async def test_import_takes_over_what_it_can_and_names_the_rest(shell: Shell, tm
     words = ("import", str(config), "--root", "/srv/m")
     stopped = await shell.run(*words)
     assert stopped.code == 1
-    assert "bad cannot be taken over: it runs docker" in stopped.err
+    assert "bad cannot be imported: it runs docker" in stopped.err
     assert "--skip leaves them out" in stopped.err
     assert await shell.names() == []
     printed = await shell.run(*words, "--skip", "--print")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from modelyard.cli import events, listing, output, progress, text, usage
 from modelyard.client import Event
 from modelyard.client.sse import Events, delta
-from modelyard.client.starting import leading
+from modelyard.client.start import leading
 from modelyard.up.child import sentence_of
 from schemas.downloads import Download, DownloadState
 from schemas.errors import EngineFailed, QueueFull
@@ -91,7 +91,7 @@ def test_durations_are_spelt_in_their_two_largest_units(seconds: float, spelt: s
     ],
 )
 def test_sizes_are_spelt_in_steps_of_a_thousand(count: float | None, spelt: str) -> None:
-    assert text.spell_size(count) == spelt
+    assert text.format_size(count) == spelt
 
 
 def test_what_would_steer_the_terminal_is_taken_out() -> None:

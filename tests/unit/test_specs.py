@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from modelyard.bus.reads import Revision
-from modelyard.specs.documents import Difference, brief, differences
-from modelyard.specs.patching import merge_patch, patched
-from modelyard.specs.toml import read_toml, write_toml
+from modelyard.documents import Difference, without_defaults, differences
+from modelyard.documents import merge_patch, patched
+from modelyard.cli.importing.toml import read_toml, write_toml
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.models import LIVE_FIELDS, Mode, ModelSource, ModelSpec, ParameterPolicy, fingerprint
 from schemas.profiles import DeviceNeed, EmbeddingOptions, Lora, Profile, Replicas
@@ -146,7 +146,7 @@ def test_differences_are_named_field_by_field() -> None:
 
 
 def test_a_spec_is_told_without_its_defaults() -> None:
-    assert brief(PLAIN) == {"name": "m", "path": "m.gguf"}
+    assert without_defaults(PLAIN) == {"name": "m", "path": "m.gguf"}
 
 
 def test_what_is_written_as_toml_reads_as_the_same() -> None:

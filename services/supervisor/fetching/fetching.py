@@ -12,7 +12,7 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
-from modelyard.cli.text import spell_size
+from modelyard.text import format_size
 from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download
 from schemas.errors import YardError
@@ -199,7 +199,7 @@ class Fetching:
         if by_files.problem is not None and by_files is not said:
             return _Found(progress=Progress(by_files.problem.rstrip("."), failed=True))
         sizes = {found[0].key: found[0].size_bytes for found in there if found}
-        size = spell_size(sum(sizes.values()))
+        size = format_size(sum(sizes.values()))
         return _Found(tuple(Fetch(option=one, source=giver, size=size) for one in by_files.options))
 
     def _downloads_of(self, spec: ModelSpec, fetch: FetchModel, said: NodeOptions, away: list[str]) -> _Found:
@@ -219,7 +219,7 @@ class Fetching:
             return _Found(progress=Progress(refusal, failed=True))
         self._orders[fetch] = order
         option = ways.options.get(fetch.node, Option(node=fetch.node))
-        return _Found((Fetch(option=option, source=THE_HUB, size=spell_size(ways.size_bytes)),))
+        return _Found((Fetch(option=option, source=THE_HUB, size=format_size(ways.size_bytes)),))
 
     def _patience_s(self, model: str) -> float:
         """How long the nodes that have a model's files are still waited for."""
