@@ -8,12 +8,14 @@ RUN apt-get update \
 RUN useradd --create-home --uid 1000 yard \
     && mkdir /data && chown yard:yard /data
 WORKDIR /app
+COPY requirements requirements
+RUN pip install --no-cache-dir --require-hashes -r requirements/run.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
 COPY modelyard modelyard
 COPY services services
 # Editable, so that the page's files are served from where they lie.
-RUN pip install --no-cache-dir --editable .
+RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 
 USER yard
 ENV YARD_HOME=/data PYTHONUNBUFFERED=1

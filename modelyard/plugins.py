@@ -184,7 +184,7 @@ class PluginFolder(Generic[P]):
         name = "_".join(("modelyard", self._sort.word, "plugin", re.sub(r"\W", "_", path.stem)))
         run = partial(self._made_of, name, path, data)
         try:
-            return _Loaded(digest, self._patience.ask((path, digest), run, timeout_s, late=True), None)
+            return _Loaded(digest, self._patience.call((path, digest), run, timeout_s, late=True), None)
         except CallTimeout:
             return _Loaded(digest, None, "It does not come to its end; nobody waits for it.", done=False)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's program may raise anything

@@ -34,10 +34,10 @@ class Comparison(StrEnum):
 
 
 class Missing(StrEnum):
-    """What it means that a metric which was there is there no more."""
+    """An alert on the absence of a metric that existed before."""
 
     RESOLVE = "resolve"
-    """Nothing is wrong any more: the thing that it was about is gone."""
+    """Resolved: the thing that the alert was about no longer exists."""
     FIRE = "fire"
     """It should be there."""
 
@@ -46,15 +46,15 @@ class AlertState(StrEnum):
     """Where an alert is."""
 
     WATCHED = "watched"
-    """All is well; kept only where the metric must not vanish."""
+    """The condition does not hold; stored only for rules on absent metrics."""
     PENDING = "pending"
-    """The condition holds, but not for long enough yet."""
+    """The condition holds, for less than the rule's `for_s`."""
     FIRING = "firing"
     RESOLVED = "resolved"
 
 
 class AlertRule(Record):
-    """When to raise an alert, for every series of a metric by itself."""
+    """When to raise an alert, evaluated for every series of a metric."""
 
     name: str
     metric: str
@@ -72,7 +72,7 @@ class AlertRule(Record):
     """For people; `{value}`, `{percent}` and `{label}` are filled in. Empty: made of the rule."""
     missing: Missing = Missing.RESOLVE
     missing_s: float = 60.0
-    """How long a series must be gone before that means something."""
+    """How long a series must be absent before the alert is pending."""
     enabled: bool = True
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class AlertRule(Record):
         if not (0 <= self.for_s < math.inf and 0 < self.missing_s < math.inf):
             raise ValueError("for_s is 0 or more, missing_s above 0")
         if self.clear is not None and not self._clears():
-            raise ValueError("clear lies on the good side of threshold")
+            raise ValueError("clear must be on the good side of threshold")
         if len(self.sentence) > _MAX_SENTENCE:
             raise ValueError(f"a sentence has at most {_MAX_SENTENCE} characters")
 
@@ -106,7 +106,7 @@ class Alert(Record):
     severity: Severity
     sentence: str
     value: float | None
-    """None: the metric is gone."""
+    """None: the metric is absent."""
     since: float
     """Unix seconds since which the condition holds, or held."""
     changed_at: float
@@ -114,9 +114,9 @@ class Alert(Record):
     """When the metric was last there."""
     fired_at: float | None = None
     silenced: str | None = None
-    """The silence that keeps it quiet."""
+    """The silence that mutes it."""
     announced: bool = False
-    """Its firing was told while no silence held: so its end is told, too."""
+    """Its firing was published while no silence matched, so its resolution is published too."""
     published: bool = True
     """The event of its state is stored; False between the two writes."""
 
@@ -132,7 +132,7 @@ class RuleRecord(Record):
 
 
 class Silence(Record):
-    """Alerts that are not to be told for a while; they are shown all the same."""
+    """Alerts that are muted for a while; they stay visible."""
 
     silence: str
     until: float
@@ -159,7 +159,7 @@ class AlertRuleRef(Record):
 
 
 class AlertRuleStored(Record):
-    """The rule holds from now on, or is gone; `revision` 0: it is as it was shipped."""
+    """The rule as it is stored or deleted; `revision` 0: the shipped default."""
 
     name: str
     revision: int
@@ -210,6 +210,6 @@ class TriedSeries(Record):
 
 
 class AlertRuleTried(Record):
-    """The series that a rule is about; none: no such metric is there now."""
+    """The series that match the rule now; empty: no such metric exists."""
 
     series: tuple[TriedSeries, ...]

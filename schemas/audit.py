@@ -7,16 +7,16 @@ from schemas.base import Record, Role
 from schemas.errors import ErrorDetail
 
 ACTOR_HEADER = "Yard-Actor"
-"""On a command: `Actor` as JSON, as the caller says it."""
+"""On a command: `Actor` as JSON, as the caller states it."""
 NO_TARGET = "yard"
 """What a command is about that names nothing."""
 
 
 class Actor(Record, omit_defaults=True):
-    """Who asked.
+    """Who sent a command.
 
     `role` is the login that waits for the answer. `key` and `address` count from the gateway alone, which
-    takes them from what it checked, never from a client. `user` is what an operator's program says of itself.
+    takes them from what it checked, never from a client. `user` is what an operator's program states.
     """
 
     role: Role
@@ -46,7 +46,7 @@ class AuditedChange(Record):
 
 
 class Audited(Record):
-    """A command that changed something, or wanted to."""
+    """A command that changed something, or was refused."""
 
     command: str
     """`model.put`"""
@@ -59,4 +59,4 @@ class Audited(Record):
     """Why it was refused."""
     changes: tuple[AuditedChange, ...] = ()
     more: int = 0
-    """So many changes beside those listed."""
+    """How many changes are not listed."""

@@ -11,7 +11,7 @@ import msgspec
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class _Options(msgspec.StructMeta):
-    """msgspec does not inherit `kw_only`; every record has it all the same."""
+    """msgspec does not inherit `kw_only`; here every record has it."""
 
     def __new__(
         cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any
@@ -48,12 +48,12 @@ SERVICES = (Role.GATEWAY, Role.DOWNLOADER, Role.SUPERVISOR, Role.MONITOR)
 
 
 def inbox_prefix(role: Role) -> str:
-    """Where replies to this role arrive. The operator keeps NATS' own default, so any client works."""
+    """Where replies to this role arrive. The operator uses NATS' own default, so any client works."""
     return "_INBOX" if role is Role.OPERATOR else f"_INBOX_{role}"
 
 
 def role_of_inbox(subject: str) -> Role:
-    """Who waits for a reply at `subject`: only he can hear it there, so it tells who asked."""
+    """The role that subscribes to the inbox `subject`; no other can, so it proves the sender."""
     first = subject.partition(".")[0]
     return next((role for role in Role if inbox_prefix(role) == first), Role.OPERATOR)
 
@@ -65,12 +65,12 @@ CALLERS = (GATEWAY, OPERATOR)
 FETCHERS = (*CALLERS, SUPERVISOR)
 """Who may have files brought to a node: the scheduler, too."""
 AUDITING = (DOWNLOADER, SUPERVISOR, MONITOR)
-"""Who serves commands that change something."""
+"""Roles that serve commands with side effects."""
 LONG_S, VERY_LONG_S = 30.0, 600.0
 DRAIN_S = 60.0
 """Commands that wait until instances are drained and stopped are answered within this time."""
 HUB_S = 60.0
-"""Commands that ask the hub first."""
+"""Commands that query the hub first."""
 DISK_S = 30.0
 """Commands that move many files are answered within this time."""
 

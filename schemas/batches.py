@@ -8,7 +8,7 @@ from schemas.base import Record
 
 
 class StoredFile(Record):
-    """A file in the yard; its bytes lie in the FILES stream in pieces."""
+    """An uploaded file; its bytes are chunks in the FILES stream."""
 
     file: str
     filename: str
@@ -48,7 +48,7 @@ class LineError(Record):
 
 
 class Batch(Record):
-    """Requests to be made when nobody else needs the slots."""
+    """A batch of requests, run in slots that no interactive request needs."""
 
     batch: str
     endpoint: str

@@ -1,6 +1,6 @@
 """State: JetStream key-value buckets, each with one writer role (a runner hands over to its supervisor)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -28,10 +28,11 @@ _WATCHERS = (Role.GATEWAY, Role.OPERATOR)
 
 
 class Bucket(Generic[V]):
-    """One bucket. `expires`: values are put with a time to live, so the death of a writer shows.
+    """One bucket.
 
-    `history`: how many of the last values of a key are kept, deletions included. `transient`: it is gone with
-    the broker's process, and outlives every other.
+    `expires`: values have a time to live, so the death of their writer shows. `history`: how many revisions
+    of a key are retained, deletions included. `transient`: in the broker's memory alone.
+    `renamed_fields`: fields of values that an earlier version wrote, and their names now.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Bucket(Generic[V]):
         expires: bool = False,
         history: int = 1,
         transient: bool = False,
+        renamed_fields: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.value = value
@@ -52,10 +54,11 @@ class Bucket(Generic[V]):
         self.expires = expires
         self.history = history
         self.transient = transient
+        self.renamed_fields = renamed_fields or {}
 
     @property
     def stream(self) -> str:
-        """The stream that NATS keeps it in."""
+        """The JetStream stream behind the bucket."""
         return f"KV_{self.name}"
 
     def subject(self, key: str) -> str:
@@ -111,6 +114,7 @@ DOWNLOADS = Bucket(
     Download,
     writers=[Role.DOWNLOADER],
     readers=[*_WATCHERS, Role.MONITOR, Role.SUPERVISOR],
+    renamed_fields={"wishes": "overrides", "trouble": "problem"},
 )
 LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR])
 STORES = Bucket(
@@ -152,3 +156,5 @@ ALL: tuple[Bucket[Any], ...] = (
     *(ALERTS, ALERT_STATES, SILENCES, WEBHOOKS, WEBHOOK_STATES),
     *(PRICES, BUDGETS, SPENDING, REPORTS),
 )
+RETIRED_STREAMS = ("KV_waits", "KV_wishes")
+"""Buckets of an earlier version, with nothing to keep in them; the supervisor deletes them."""

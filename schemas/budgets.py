@@ -11,13 +11,13 @@ class Action(StrEnum):
     """What happens when a budget is used up."""
 
     WARN = "warn"
-    """An event tells it; requests go on."""
+    """An event is published; requests continue."""
     REFUSE = "refuse"
     """New requests are refused with 429 until the period ends."""
 
 
 class Budget(Record):
-    """How much may be used. `key` and `model` say of what; both None: of everything."""
+    """A spending or usage limit. `key` and `model` narrow its scope; both None: everything."""
 
     budget: str
     """Its name."""
@@ -74,7 +74,7 @@ class PutBudget(Budget):
     """A budget, new or in place of the one of its name."""
 
     revision: int | None = None
-    """Refused if there is another by now; 0: there must be none yet."""
+    """Compare-and-set: the revision that the caller saw; 0: none may exist yet."""
 
 
 class BudgetRef(Record):
@@ -95,7 +95,7 @@ class ListBudgets(Record):
 
 
 class StoredBudget(Record):
-    """A budget as it is kept, and where it stands."""
+    """A budget as stored, with its state."""
 
     budget: Budget
     revision: int

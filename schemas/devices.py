@@ -22,7 +22,7 @@ class DeviceProcess(Record):
 
 
 class Host(Record):
-    """What the machine has beside processor and main memory. Rates are of the last second."""
+    """Host metrics besides processor and main memory. Rates are averages of the last second."""
 
     swap_total_bytes: int | None = None
     swap_used_bytes: int | None = None
@@ -30,7 +30,7 @@ class Host(Record):
     """Of the file system that YARD_HOME is on."""
     disk_used_bytes: int | None = None
     disk_free_bytes: int | None = None
-    """What is left to others than root, so it may be less than total without used."""
+    """Free for users other than root, so it may be less than total minus used."""
     disk_read_bytes_s: float | None = None
     disk_write_bytes_s: float | None = None
     """Of all disks together."""
@@ -38,7 +38,7 @@ class Host(Record):
     network_transmit_bytes_s: float | None = None
     """Of all interfaces but loopback."""
     load1: float | None = None
-    """Processes that ran or wanted to, averaged over a minute."""
+    """Runnable processes, averaged over a minute."""
     cores: int | None = None
 
 
@@ -77,7 +77,7 @@ class Device(Record):
     host: Host | None = None
     """With the device `cpu`."""
     simulated: bool = False
-    """Nothing of this was measured: a file says it."""
+    """Not measured: read from a simulation file."""
 
 
 class Adapter(Record):
@@ -86,7 +86,7 @@ class Adapter(Record):
     node: str
     adapter: str
     devices: tuple[str, ...] = ()
-    """Those it told of last."""
+    """Devices of the last sample."""
     problem: str | None = None
     """Why it gives none, or not all."""
     simulated: bool = False

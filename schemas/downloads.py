@@ -15,12 +15,12 @@ class DownloadState(StrEnum):
 
     QUEUED = "queued"
     PAUSED = "paused"
-    """Out of the queue until somebody resumes it; what has arrived is kept."""
+    """Out of the queue until it is resumed; received data stays on disk."""
     RESOLVING = "resolving"
     """Asking the hub which files there are."""
     TRANSFERRING = "transferring"
     FINISHED = "finished"
-    """Every byte is there and verified, and the model is registered."""
+    """All bytes received and verified, the model registered."""
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -38,7 +38,7 @@ class StartDownload(Record):
     register: bool = True
     """Make a model of it when it is here; else the files are only fetched."""
     overrides: ModelOverrides = ModelOverrides()
-    """What is said about the model; the rest is guessed."""
+    """Fields of the model that the user sets; the rest is derived from its files."""
     node: str | None = None
     """The machine that fetches it; default: the yard's first."""
     limit_bytes_s: int | None = None
@@ -76,12 +76,12 @@ class LimitDownload(Record):
 
 
 class Download(Record):
-    """One download, as kept in its bucket and as sent with every progress message."""
+    """A download, as stored in its bucket and as sent in progress messages."""
 
     download: str
     reference: str
     model: str
-    """The name under which it is registered when it is there."""
+    """The name under which the model is registered on completion."""
     state: DownloadState
     created_at: float
     changed_at: float
@@ -92,7 +92,7 @@ class Download(Record):
     limit_bytes_s: int | None = None
     quant: str | None = None
     is_default_quant: bool = False
-    """Whether the hub's files would be the same if nobody had named a quant."""
+    """Whether the same files would have been selected without a quant in the reference."""
     revision: str | None = None
     """The commit that is fetched."""
     files: tuple[str, ...] = ()

@@ -53,7 +53,7 @@ BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 
 
 def endpoint_of(path: str) -> Endpoint:
-    """The endpoint of a path; a `/v1/…` path of an engine that we know nothing of is passed on as it is."""
+    """The endpoint of a path; an unknown `/v1/…` path is passed through to the engine."""
     return BY_PATH.get(path) or Endpoint(path, "", Style.PLAIN, frozenset())
 
 

@@ -23,7 +23,7 @@ class ErrorBody(Record):
 
 
 class YardError(Exception):
-    """Something a caller can be told. Subclasses fix `code`, `status` and `type`."""
+    """An error with a message for the caller. Subclasses set `code`, `status` and `type`."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
@@ -98,7 +98,7 @@ class ModelNotFound(_Invalid):
 
 
 class _HubRefusal(_Invalid):
-    """The hub says no; trying again changes nothing."""
+    """A permanent refusal of the hub; a retry does not help."""
 
 
 class RepoNotFound(_HubRefusal):
@@ -108,7 +108,7 @@ class RepoNotFound(_HubRefusal):
 
 
 class GatedRepo(_HubRefusal):
-    """Its owner wants its terms to be accepted first."""
+    """The repository is gated: its terms must be accepted first."""
 
     code, status = "gated_repo", 403
 
@@ -138,7 +138,7 @@ class HubTokenRefused(_HubRefusal):
 
 
 class NoSuchModel(_HubRefusal):
-    """The repository has no model like the one that was asked for."""
+    """The repository has no model that matches the reference."""
 
     code, status = "no_such_model", 404
 
@@ -180,7 +180,7 @@ class QueueFull(YardError):
 
 
 class HubRateLimited(YardError):
-    """The hub wants fewer requests."""
+    """The hub's rate limit is reached."""
 
     code, status, type = "hub_rate_limited", 429, "rate_limit_error"
 
@@ -192,7 +192,7 @@ class BudgetExceeded(YardError):
 
 
 class Cancelled(YardError):
-    """Somebody cancelled the request."""
+    """The request was cancelled."""
 
     code, status, type = "cancelled", 499, "cancelled"
 
@@ -210,25 +210,25 @@ class EngineFailed(YardError):
 
 
 class WebhookRefused(YardError):
-    """The receiver of a webhook did not take what it was told."""
+    """The webhook's receiver rejected the delivery."""
 
     code, status = "webhook_refused", 502
 
 
 class HubFailed(YardError):
-    """The hub's answer is none."""
+    """The hub sent an invalid response."""
 
     code, status = "hub_error", 502
 
 
 class HubUnreachable(YardError):
-    """Nobody answers where the hub should be."""
+    """The hub does not respond."""
 
     code, status, type = "hub_unreachable", 503, "unavailable_error"
 
 
 class HubOffline(YardError):
-    """This machine is told to stay away from the hub."""
+    """Offline mode: this machine must not contact the hub."""
 
     code, status, type = "hub_offline", 503, "unavailable_error"
 
@@ -265,7 +265,7 @@ BY_CODE: dict[str, type[YardError]] = {error.code: error for error in _concrete(
 
 
 def from_body(body: ErrorBody) -> YardError:
-    """The exception that a received error stands for; an unknown code (a newer peer) is an internal error."""
+    """The exception for a received error body; an unknown code (of a newer peer) becomes InternalError."""
     detail = body.error
     return BY_CODE.get(detail.code, InternalError)(detail.message, param=detail.param)
 

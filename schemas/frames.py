@@ -1,4 +1,4 @@
-"""How an answer travels from a runner to the gateway that asked: numbered frames, each one message."""
+"""Frames: the numbered messages in which a runner sends an answer to the requesting gateway."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from schemas.errors import ErrorDetail
 
 
 class AnswerHead(Record):
-    """What HTTP says before the body; it comes with frame 0."""
+    """Status and headers of the HTTP response; sent with frame 0."""
 
     status: int
     content_type: str
@@ -20,18 +20,18 @@ class AnswerEnd(Record):
     error: ErrorDetail | None = None
     """What cut the answer short; None if it is whole."""
     again: bool = False
-    """The engine broke off: somebody else may answer, or go on."""
+    """The engine broke off: the request may be retried or continued by another instance."""
 
 
 class Frame(Record, omit_defaults=True):
     """The first line of a frame, as JSON; the bytes of the answer follow after a newline."""
 
     attempt: int
-    """How often the gateway asked; frames of an earlier attempt are late."""
+    """The gateway's attempt number; frames of an earlier attempt are stale."""
     delivery: int
     """How often the broker handed this attempt out; two runners may be at it after a stall."""
     number: int
-    """0, 1, 2, …; a gap is asked for again."""
+    """0, 1, 2, …; a gap is requested again."""
     head: AnswerHead | None = None
     end: AnswerEnd | None = None
 
@@ -55,7 +55,7 @@ class Resend(Record):
 
     attempt: int
     delivery: int
-    """0 for any, while nothing of it was heard."""
+    """0 for any, as long as no frame has arrived."""
     number: int
 
 
@@ -70,15 +70,15 @@ class RunningAnswer(Record):
 
 
 class AnswerCheck(Record):
-    """A runner asks which of its answers somebody still waits for. Those who miss frames ask for them."""
+    """From a runner: which of its answers are still wanted? Gateways that miss frames request them."""
 
     running: tuple[RunningAnswer, ...]
 
 
 class AnswerCheckReply(Record):
-    """Those that are not to go on."""
+    """Answers that must not continue."""
 
     unwanted: tuple[str, ...]
-    """Nobody waits for these."""
+    """Answers without a waiting client."""
     superseded: tuple[str, ...] = ()
     """Another runner answers these, and will record them."""

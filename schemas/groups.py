@@ -6,12 +6,12 @@ from schemas.base import Record, check_model_name, check_token
 
 
 class GroupKind(StrEnum):
-    """What a group says about its models."""
+    """The constraint of a group."""
 
     APART = "apart"
     """At most one of them runs at a time."""
     TOGETHER = "together"
-    """Where one is asked for, the others are started too, and they go together."""
+    """Starting one starts all of them, and they are stopped together."""
 
 
 class ModelGroup(Record):

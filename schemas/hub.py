@@ -13,7 +13,7 @@ MAX_FOUND = 100
 
 
 class Choice(Record):
-    """Which files of a repository are wanted, beside its quant. Patterns are matched with the whole path.
+    """Which files of a repository to take besides those of its quant. Patterns match the whole path.
 
     `*` stands for anything, `?` for one character, `folder/` for all that is in it.
     """
@@ -21,9 +21,9 @@ class Choice(Record):
     include: tuple[str, ...] = ()
     """Exactly the files that match one of these; none: what makes up a model."""
     exclude: tuple[str, ...] = ()
-    """Not these, whatever else is wanted."""
+    """Files to leave out; takes precedence over the others."""
     mmproj: str | None = None
-    """The precision of the vision part, such as `F16`; `none`: without; None: the best there is."""
+    """The precision of the vision projector, such as `F16`; `none`: without; None: the best available."""
 
     def __post_init__(self) -> None:
         patterns = (*self.include, *self.exclude)
@@ -50,12 +50,12 @@ class SearchHub(Record):
     sort: HubSort = HubSort.DOWNLOADS
     format: Format | None = None
     mode: Mode | None = None
-    """Those that the hub lists under a task for this."""
+    """Models that the hub lists under a task for this mode."""
     task: str | None = None
-    """One of the hub's own tasks, such as `text-generation`; goes before `mode`."""
+    """A task of the hub, such as `text-generation`; takes precedence over `mode`."""
     author: str | None = None
     min_params: int | None = None
-    """Weights at least; models of which the hub does not know the size are left out."""
+    """Minimum size of the weights; models of unknown size are excluded."""
     max_params: int | None = None
     limit: int = 20
 
@@ -69,7 +69,7 @@ class SearchHub(Record):
 
 
 class HubModel(Record):
-    """A repository as a search finds it. What the hub does not say is None."""
+    """A repository in a search result. What the hub omits is None."""
 
     repo: str
     downloads: int | None = None
@@ -81,11 +81,11 @@ class HubModel(Record):
     task: str | None = None
     """The hub's own word for what it does."""
     mode: Mode | None = None
-    """What that task is here; None: nothing that an engine serves."""
+    """The mode of that task; None: no engine serves it."""
     formats: tuple[Format, ...] = ()
     license: str | None = None
     gated: bool = False
-    """Its owner wants terms to be accepted first."""
+    """Its terms must be accepted first."""
     private: bool = False
     n_params: int | None = None
     models: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class HubModel(Record):
 
 
 class HubFound(Record):
-    """What a search found, in the order asked for."""
+    """Search results, in the requested order."""
 
     models: tuple[HubModel, ...]
 
@@ -103,7 +103,7 @@ class AskOffer(Record):
 
     reference: str
     n_ctx: int | None = None
-    """Tell what fits with this context, instead of the context that fits."""
+    """Estimate the fit with this context instead of the largest that fits."""
 
     def __post_init__(self) -> None:
         if self.n_ctx is not None and not 16 <= self.n_ctx <= 16_777_216:
@@ -126,7 +126,7 @@ class Fit(Record):
     devices: tuple[str, ...] = ()
     """On these; none: it does not fit, or no engine there serves it."""
     n_ctx: int | None = None
-    """With so many tokens of context."""
+    """The context in tokens."""
     needs_bytes: int | None = None
     """What it takes there with that context; if it does not fit, what it would take at the least."""
 
@@ -135,7 +135,7 @@ class OfferedChoice(Record):
     """One model that a repository offers."""
 
     label: str
-    """Its quant, or what else tells it from the others."""
+    """Its quant, or another distinguishing label."""
     reference: str
     """What to pull to get it."""
     format: Format
@@ -144,7 +144,7 @@ class OfferedChoice(Record):
     size_bytes: int
     """Of all these files."""
     is_default: bool = False
-    """What is taken if nobody chooses."""
+    """The default choice."""
     is_here: bool = False
     """Every file of it is in the store already."""
     models: tuple[str, ...] = ()
@@ -163,7 +163,7 @@ class Offer(Record):
     mmprojs: tuple[OfferedFile, ...] = ()
     """Vision parts, the one that is taken along first."""
     problem: str | None = None
-    """Why nothing can be taken, or why nothing can be said about the fit; a sentence."""
+    """Why nothing can be downloaded or estimated; a sentence."""
     architecture: str | None = None
     mode: Mode | None = None
     """What it would be registered for."""

@@ -19,7 +19,7 @@ class InstanceState(StrEnum):
     LOADING = "loading"
     """The engine process runs and reads the model."""
     PROBING = "probing"
-    """The engine says it is healthy; one real request proves it."""
+    """The engine is healthy; one real request proves it."""
     READY = "ready"
     """It pulls work."""
     DRAINING = "draining"
@@ -27,9 +27,9 @@ class InstanceState(StrEnum):
     STOPPING = "stopping"
     """The engine is being ended."""
     STOPPED = "stopped"
-    """Gone as asked; memory is given back."""
+    """Stopped on request; its memory is free."""
     FAILED = "failed"
-    """Gone otherwise; `error` says why."""
+    """Ended otherwise; `error` has the reason."""
 
 
 _S = InstanceState
@@ -47,24 +47,24 @@ NEXT_STATES: dict[InstanceState, frozenset[InstanceState]] = {
 LIVE = frozenset(state for state, following in NEXT_STATES.items() if following)
 COMING = frozenset({_S.STARTING, _S.LOADING, _S.PROBING})
 SERVING = COMING | {_S.READY}
-"""It takes requests now or soon; the other living ones are on their way down."""
+"""Takes requests now or soon; the other live states are on the way to the end."""
 
 
 class Reason(StrEnum):
     """Why an instance is in its state."""
 
     REQUESTED = "requested"
-    """Somebody asked for it: a person, a script or a waiting request."""
+    """Requested by a person, a script or a waiting request."""
     IDLE = "idle"
-    """Nobody asked for its model for its `ttl_s`, or the queue needs fewer replicas."""
+    """No request for its model within its `ttl_s`, or the queue needs fewer replicas."""
     EVICTED = "evicted"
     """Another model needs its memory."""
     REPLACED = "replaced"
     """Its model was changed; another instance takes its place."""
     CRASHED = "crashed"
-    """A process ended by itself or was killed."""
+    """A process ended unexpectedly or was killed."""
     OOM = "oom"
-    """The engine could not get the memory it wanted, or the kernel took it away."""
+    """The engine could not allocate its memory, or the kernel's OOM killer ended it."""
     UNHEALTHY = "unhealthy"
     """It did not get ready in its budget, failed its probe, or gave no sign of life any more."""
     DRAINED = "drained"
@@ -77,7 +77,7 @@ class Reserved(Record):
     device: str
     predicted_bytes: int
     measured_bytes: int | None = None
-    """At ready, as the system counts it; None until then, and where it cannot be known."""
+    """As the system measures it at readiness; None until then, and where it cannot be measured."""
     node: str | None = None
     """Whose device it is; None: of the instance's own node. On other nodes its workers have it."""
 
@@ -100,13 +100,13 @@ class Instance(Record):
     profile: str | None = None
     """The profile it runs in; None: none was needed."""
     reserved: tuple[Reserved, ...] = ()
-    """Its memory, a device each, from before its process starts until after it is gone."""
+    """Its reserved memory, per device, from before its process starts until after it has ended."""
     started_at: float = 0.0
     ready_at: float | None = None
     used_at: float | None = None
     """When its last request ended, in unix seconds."""
     progress: float | None = None
-    """How much of the model is loaded, 0 to 1; None where the engine does not say."""
+    """The loaded fraction of the model, 0 to 1; None where the engine does not report it."""
     slots: int = 0
     busy: int = 0
     """Slots at work now."""
@@ -142,7 +142,7 @@ class PlacedDevice(Record):
     memory_mib: int | None = None
     """What the instance may take there."""
     total_mib: int | None = None
-    """What there is; engines that want a share of a device need both."""
+    """The device's total; engines that take a share of a device need both."""
 
     def __post_init__(self) -> None:
         if self.memory_mib is not None and self.memory_mib < 0:
@@ -152,7 +152,7 @@ class PlacedDevice(Record):
 
 
 class Placement(Record):
-    """Where and how an instance runs, as was decided. What is None or empty is as the model says."""
+    """The decided placement of an instance. None or empty fields are as in the model's spec."""
 
     profile: str | None = None
     devices: tuple[PlacedDevice, ...] = ()
@@ -164,7 +164,7 @@ class Placement(Record):
     env: dict[str, str] = msgspec.field(default_factory=dict)
     """Over that of the model."""
     workers: tuple[WorkerPlace, ...] = ()
-    """Who holds the rest of the model, in the engine's order."""
+    """Workers that hold the rest of the model, in the engine's order."""
     split: tuple[int, ...] = ()
     """Layers of each worker, then of each device."""
     rpc: tuple[str, ...] = ()
@@ -210,11 +210,11 @@ class StopInstance(Record):
     instance: str
     reason: Reason = Reason.REQUESTED
     epoch: int | None = None
-    """As in StartInstance; None: a person's wish, whoever plans."""
+    """As in StartInstance; None: a user's command, valid in any epoch."""
 
 
 class Accepted(Record):
-    """The work was taken; events tell the rest."""
+    """The work was accepted; events report its progress."""
 
     accepted: bool = True
 
@@ -226,13 +226,13 @@ class ClearNode(Record):
 
 
 class NodeCleared(Record):
-    """Every instance of the node is gone."""
+    """All instances of the node have ended."""
 
     stopped: int
 
 
 class NodeLeft(Record):
-    """This node went on purpose: nobody need look for it until it is back."""
+    """The node left deliberately; no alert until it returns."""
 
     node: str
     at: float
@@ -240,7 +240,7 @@ class NodeLeft(Record):
 
 
 class EngineOffer(Record):
-    """An engine as a node sees it; `problem` says why it cannot be used there."""
+    """An engine on a node; `problem` is the reason why it cannot be used there."""
 
     engine: str
     version: str | None = None
@@ -260,6 +260,6 @@ class Node(Record):
     cordoned: bool = False
     """It takes no new start."""
     rpc: RpcOffer | None = None
-    """Whether it can hold parts of models for others; None: its supervisor knows nothing of that."""
+    """Whether it can host workers for other nodes; None: its supervisor does not support it."""
     workers: tuple[Worker, ...] = ()
     """The parts that it holds now."""

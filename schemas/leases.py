@@ -1,13 +1,13 @@
-"""Leases: who works on something, for as long as the holder renews it."""
+"""Leases: exclusive work on something, for as long as the holder renews it."""
 
 from schemas.base import Record
 
 SCHEDULER = "scheduler"
-"""The lease of the one supervisor that decides who runs where."""
+"""The lease of the one supervisor that schedules."""
 
 
 class Lease(Record):
-    """Who works on something, for as long as the key lives."""
+    """The holder of a lease; it expires with its key."""
 
     holder: str
     epoch: int = 0

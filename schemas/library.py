@@ -1,4 +1,4 @@
-"""The library: the model files that lie in the stores of the nodes."""
+"""The library: model files in the stores of the nodes."""
 
 import hashlib
 import re
@@ -32,15 +32,15 @@ class VerifyState(StrEnum):
     VERIFIED = "verified"
     """Every file with weights was read, and has the sha256 that it should have."""
     UNVERIFIED = "unverified"
-    """The sha256 is known, but nobody has read the bytes since they came here or were changed."""
+    """The sha256 is known; the bytes have not been read since they arrived or changed."""
     UNKNOWN = "unknown"
-    """Nobody has said which sha256 they should have; a check notes the one they have now."""
+    """No expected sha256 is known; a verification records the present one."""
     DAMAGED = "damaged"
     """A file has another sha256 or size than it should have; it can be fetched again."""
 
 
 class EntryFacts(Record):
-    """What the files say of themselves; what they do not say is None."""
+    """Metadata from the files; absent fields are None."""
 
     architecture: str | None = None
     kind: str | None = None
@@ -48,7 +48,7 @@ class EntryFacts(Record):
     name: str | None = None
     """The name that its makers gave it."""
     quant: str | None = None
-    """Such as `Q4_K_M`, `BF16` or `awq`."""
+    """For example `Q4_K_M`, `BF16` or `awq`."""
     n_params: int | None = None
     n_ctx_train: int | None = None
     """Tokens of context that it was trained for."""
@@ -69,7 +69,7 @@ class LibraryEntry(Record):
     path: str
     """Relative to the store: a GGUF file (the first shard of several), or a folder; a model's `path`."""
     name: str
-    """The path as people say it, without what every file of the kind has."""
+    """The path for display, without the extension of its format."""
     format: EntryFormat
     size_bytes: int
     """Of all its files: what deleting it gives back."""
@@ -84,7 +84,7 @@ class LibraryEntry(Record):
     """When they came from the hub; None for what was put there by hand."""
     facts: EntryFacts = EntryFacts()
     mmproj: str | None = None
-    """The projector that lies beside it, relative to the store."""
+    """The vision projector in the same folder, relative to the store."""
     source: ModelSource | None = None
     used_by: tuple[str, ...] = ()
     """The models of the registry that need it."""
@@ -94,7 +94,7 @@ class LibraryEntry(Record):
     damaged: tuple[str, ...] = ()
     """Its files that are not as they should be, relative to the store; the first 20."""
     description: str = ""
-    """What lies beside it as description.txt; all models in one folder share it."""
+    """The content of description.txt in its folder; shared by all models of the folder."""
     description_revision: str = ""
     """Changes with the description; what compare-and-set refers to."""
     link: str | None = None
@@ -124,13 +124,13 @@ class StoreSpace(Record):
     used_bytes: int = 0
     """By everything in the store but the trash."""
     partial_bytes: int = 0
-    """Of these, by files that are not complete yet."""
+    """Part of used_bytes: incomplete files."""
     trash_bytes: int = 0
     entries: int = 0
     files: int = 0
     scanned_at: float | None = None
     scan_s: float | None = None
-    """How long the last look at the store took."""
+    """Duration of the last scan."""
     problem: str | None = None
     """Why it cannot be read, or which names in it are passed over."""
 
@@ -220,14 +220,14 @@ class TrashRef(Record):
 
 
 class Restored(Record):
-    """It lies where it was."""
+    """Its path before deletion."""
 
     path: str
     n_files: int
 
 
 class TrashEmptied(Record):
-    """So many items are gone for good."""
+    """How many items were deleted permanently."""
 
     items: int
     size_bytes: int
@@ -260,7 +260,7 @@ JOB_ENDED = frozenset({JobState.FINISHED, JobState.FAILED, JobState.CANCELLED})
 
 
 class LibraryJob(Record):
-    """One job. It outlives its downloader: one that was killed goes on when it comes back."""
+    """One job. It survives its downloader, which resumes it after a restart."""
 
     job: str
     kind: JobKind
@@ -326,7 +326,7 @@ class ImportCached(Record):
 
     repo: str
     revision: str | None = None
-    """None: the newest that is there."""
+    """None: the newest item."""
     node: str | None = None
     store: str | None = None
     """None: the store that downloads go to."""
@@ -337,21 +337,21 @@ class CopyEntry(Record):
 
     entry: str
     node: str
-    """Where it shall lie too."""
+    """The target node."""
     store: str | None = None
     """None: the store that downloads go to."""
 
 
 class FindFile(Record):
-    """Who has a file with this sha256?"""
+    """Which nodes have a file with this sha256?"""
 
     sha256: str
     node: str | None = None
-    """Ask this node alone."""
+    """Only on this node."""
 
 
 class FoundFile(Record):
-    """Such a file, of the size and time that it had when its sha256 was read."""
+    """A matching file, with the size and time at which its sha256 was read."""
 
     node: str
     store: str
@@ -361,7 +361,7 @@ class FoundFile(Record):
 
 
 class FoundFiles(Record):
-    """Every place where there is such a file; nodes that are away are not asked."""
+    """All places of such a file on the nodes that are online."""
 
     files: tuple[FoundFile, ...]
 
@@ -380,5 +380,5 @@ def node_of(key: str) -> str:
 
 
 def entry_id(path: str) -> str:
-    """The token of what lies at `path`: the same in every store."""
+    """The token of the entry at `path`: the same in every store."""
     return hashlib.sha256(path.encode()).hexdigest()[:16]

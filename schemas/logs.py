@@ -32,7 +32,7 @@ class ServiceLogBatch(Record):
 
 
 class LogLevel(IntEnum):
-    """How bad a line is; a search asks for at least one of them."""
+    """Severity of a line; the minimum in a search."""
 
     DEBUG = 10
     INFO = 20
@@ -57,7 +57,7 @@ class LogQuery(Record):
     instance: str | None = None
     service: str | None = None
     level: LogLevel | None = None
-    """At least so bad. The level of an engine's line is told by its words."""
+    """Minimum severity. The level of an engine's line is derived from its words."""
     since: float | None = None
     """Unix seconds; lines from then on."""
     until: float | None = None
@@ -81,4 +81,4 @@ class LogPage(Record):
 
     lines: tuple[FoundLine, ...]
     cursor: str | None = None
-    """Where to go on; None: there are no more. A page may be short, or empty, and yet have one."""
+    """Cursor of the next page; None: the end. A page may be short or empty and still have one."""

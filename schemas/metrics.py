@@ -39,21 +39,21 @@ class InstanceMetrics(Record, omit_defaults=True):
     failed: int = 0
     """Of those."""
     kv_used_ratio: float | None = None
-    """How full the engine's KV cache is, 0 to 1; None where the engine does not say."""
+    """KV cache usage, 0 to 1; None where the engine does not report it."""
     engine: dict[str, float] = msgspec.field(default_factory=dict)
-    """What the engine's own metrics say, under our names for it; asked only while it is at work."""
+    """The engine's own metrics under our names; read only while it is busy."""
 
 
 class MetricsQuery(Record):
-    """Which history to tell. `names` are documented metric names; `labels` must all be as given."""
+    """Which history to return. `names` are documented metric names; all `labels` must match."""
 
     names: tuple[str, ...]
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     since: float | None = None
-    """Unix seconds; None: an hour ago. At most a day is kept."""
+    """Unix seconds; None: an hour ago. History is retained for a day."""
     until: float | None = None
     step_s: float | None = None
-    """Seconds that become one point; None: so that about 300 points are told."""
+    """Seconds per point; None: about 300 points."""
 
 
 class Series(Record):
@@ -70,7 +70,7 @@ class Series(Record):
 
 
 class MetricsAnswer(Record):
-    """The history that was asked for."""
+    """The requested history."""
 
     since: float
     step_s: float
@@ -108,7 +108,7 @@ class HistorySeries(Record, array_like=True):
 
 
 class HistoryChunk(Record):
-    """A piece of thinned history, for a monitor that starts anew."""
+    """A chunk of downsampled history, for a monitor that restarts."""
 
     since: float
     step_s: float

@@ -28,7 +28,7 @@ class Mode(StrEnum):
 
 
 MAX_DEPTH = 32
-"""Of values in `parameters`: whoever reads them can, and may put them into a document of his own."""
+"""Maximum nesting of values in `parameters`, so that every reader can embed them in a document."""
 MAX_START_BUDGET_S = 86_400.0
 MAX_PRIORITY = 1_000_000
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -47,9 +47,9 @@ class ParameterPolicy(Record):
     """What the owner of a model rules about the fields of a request's body."""
 
     defaults: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Filled in where a request does not say."""
+    """Applied where a request does not set them."""
     forced: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Set whatever a request says."""
+    """Override whatever a request sets."""
     dropped: tuple[str, ...] = ()
     """Taken out."""
 
@@ -59,7 +59,7 @@ class ParameterPolicy(Record):
 
 
 def _is_deeper(value: object, levels: int) -> bool:
-    """Whether objects and lists are nested in more than so many levels."""
+    """Whether objects and lists are nested deeper than `levels`."""
     if not isinstance(value, dict | list):
         return False
     inner = value.values() if isinstance(value, dict) else value
@@ -67,7 +67,7 @@ def _is_deeper(value: object, levels: int) -> bool:
 
 
 class ModelSpec(Record):
-    """One record of the registry: everything needed to start the model. `name` is what clients ask for."""
+    """One record of the registry: all that is needed to start the model. Clients request it by `name`."""
 
     name: str
     path: str
@@ -76,7 +76,7 @@ class ModelSpec(Record):
     The engine `command` gets it as `{model}` and need not find anything there.
     """
     aliases: tuple[str, ...] = ()
-    """Other names that clients may ask for; the first is the id that lists of models show."""
+    """Other names for clients; the first is the id in lists of models."""
     mode: Mode = Mode.CHAT
     engine: str = "auto"
     """An engine's name, or `auto`: llama.cpp for a GGUF file, sentence-transformers or vLLM for a folder."""
@@ -97,7 +97,7 @@ class ModelSpec(Record):
     health_path: str = "/health"
     """Where an engine `command` answers 200 once it is ready."""
     cache_type: str = "f16"
-    """How llama.cpp keeps keys and values: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl."""
+    """Type of llama.cpp's KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl."""
     profiles: tuple[Profile, ...] = ()
     """The ways to run it, best first; none: on a GPU with room, else on the CPU."""
     embedding: EmbeddingOptions = EmbeddingOptions()
@@ -105,11 +105,11 @@ class ModelSpec(Record):
     autostart: bool = False
     """Started with the yard, and again whenever there is room."""
     ttl_s: float | None = None
-    """Unloaded after so many seconds without a request; None: only when its memory is needed."""
+    """Unloaded after this time without a request; None: only when its memory is needed."""
     pinned: bool = False
     """Never evicted for another model."""
     priority: int = 0
-    """Where two models want the same memory at once, the higher is served first."""
+    """When two models compete for memory, the higher priority is served first."""
     parameters: ParameterPolicy = ParameterPolicy()
     """What is done to the fields of its requests."""
     queue_max: int = 512
@@ -164,7 +164,7 @@ class ModelStored(Record):
 
 
 class ModelStarting(Record):
-    """The start was accepted, or the model is there already; events tell the rest."""
+    """The start was accepted, or the model is running; events report the progress."""
 
     model: str
     instance: str
@@ -172,7 +172,7 @@ class ModelStarting(Record):
 
 
 class ModelStopping(Record):
-    """These instances are on their way down."""
+    """Instances that are being stopped."""
 
     model: str
     instances: tuple[str, ...]
@@ -203,6 +203,6 @@ LIVE_FIELDS = frozenset(
 
 
 def fingerprint(spec: ModelSpec) -> str:
-    """The same for two specs exactly if an instance of the one does what the other says."""
+    """Equal for two specs if and only if a running instance of one satisfies the other."""
     fixed = {name: getattr(spec, name) for name in ModelSpec.__struct_fields__ if name not in LIVE_FIELDS}
     return hashlib.sha256(msgspec.json.encode(fixed, order="deterministic")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Files between nodes: what one downloader asks another; the bytes themselves go over HTTP.
+"""Peer transfers: commands between downloaders; the bytes themselves travel over HTTP.
 
 Tokens are only ever in an answer to a downloader and in the header of its request: in no URL, log or event.
 """
@@ -16,7 +16,7 @@ class AskFile(Record):
     sha256: str
     size_bytes: int
     node: str
-    """Who asks."""
+    """The requesting node."""
     host: str
     """Where it is, as others reach it."""
 
@@ -30,7 +30,7 @@ class FileOffer(Record):
 
     url: str
     token: str
-    """Good for this file alone; whoever needs it longer asks anew."""
+    """Valid for this file only; request another to use it longer."""
     expires_in_s: float
 
     def __repr__(self) -> str:
@@ -44,9 +44,9 @@ class KnownFile(Record):
     """Relative to the store; of a repository: as the hub calls it."""
     size_bytes: int
     sha256: str | None = None
-    """None: it is still being read, so ask again."""
+    """None: not computed yet; request it again later."""
     noted: bool = False
-    """Its sha256 belongs beside it: it has weights, or the hub says what it is."""
+    """Its sha256 is recorded: it has weights, or the hub's metadata lists it."""
     repo: str | None = None
     """Where it came from, at which commit, and its path there."""
     revision: str | None = None
@@ -65,7 +65,7 @@ class EntryFiles(Record):
     path: str
     files: tuple[KnownFile, ...]
     bytes_to_read: int = 0
-    """So many are read until every sha256 is known."""
+    """Bytes still to be read until all sha256 are known."""
 
 
 class AskRepo(Record):

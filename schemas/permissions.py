@@ -9,7 +9,7 @@ from schemas.subject import Command, Kind
 
 @dataclass(frozen=True)
 class Permissions:
-    """As the broker's configuration wants them. `responds`: may answer the requests it receives."""
+    """In the form of the broker's configuration. `responds`: may reply to requests that it receives."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
@@ -41,7 +41,7 @@ def _may_hear_all(role: Role, kind: Kind) -> bool:
 
 
 def _serves(role: Role) -> bool:
-    """Commands are answered; so is a runner's question whether its answer is still wanted."""
+    """True for roles that serve commands."""
     return any(isinstance(subject, Command) and subject.server is role for subject in subjects.ALL)
 
 
@@ -93,10 +93,10 @@ def _working(stream: str) -> list[str]:
 
 
 def _setup(role: Role) -> list[str]:
-    """The four services create what is missing; nobody may delete a stream.
+    """The four services create what is missing. Streams in use are deleted by no role.
 
-    Nor change one, but for who writes a bucket with a history, or keeps a stream up to date: a broker of
-    before may keep a shorter one.
+    They are updated only by the writer of a bucket with history and by the migrating role of a stream: an
+    earlier version may have created a shorter one.
     """
     if role not in SERVICES:
         return []
@@ -107,4 +107,5 @@ def _setup(role: Role) -> list[str]:
         "$JS.API.INFO",
         *(f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE")),
         *(f"$JS.API.STREAM.UPDATE.{name}" for name in longer),
+        *(f"$JS.API.STREAM.DELETE.{name}" for name in buckets.RETIRED_STREAMS if role is Role.SUPERVISOR),
     ]

@@ -1,4 +1,4 @@
-"""Who runs where: what a node has, what a model would take there, and what the scheduler would do."""
+"""Placement: what a node offers, what a model needs there, and what the scheduler would do."""
 
 from schemas.base import Record
 
@@ -11,7 +11,7 @@ class NodeDevice(Record):
     memory_bytes: int
     """What all instances together may take there."""
     simulated: bool = False
-    """It is not there: a file says it is. Models that are placed on it run elsewhere."""
+    """Simulated by a file. Models placed on it run on another device."""
 
 
 class Need(Record):
@@ -27,7 +27,7 @@ class WorkerPlace(Record):
     """Where a worker holds a part of a model."""
 
     node: str
-    """`any` as long as nobody chose."""
+    """`any` until a node is chosen."""
     device: str
     memory_bytes: int
 
@@ -77,7 +77,7 @@ class NodeOptions(Record):
     missing: tuple[str, ...] = ()
     """Files of the model that are not in its stores, where nothing else stands against it."""
     engine: str | None = None
-    """What it would run the model with, once they are there."""
+    """The engine that it would use once the files are present."""
 
 
 class Cordon(Record):
@@ -88,7 +88,7 @@ class Cordon(Record):
 
 
 class PlanQuery(Record):
-    """What would happen if somebody asked for this model now?"""
+    """What would happen if this model were requested now?"""
 
     model: str
 
@@ -109,7 +109,7 @@ class PlanAnswer(Record):
 
 
 class MeasuredUse(Record):
-    """What one instance took of one device, beside what was expected of it."""
+    """Measured memory of one instance on one device, beside the prediction."""
 
     device: str
     used_bytes: int
@@ -125,17 +125,17 @@ class MeasuredMemory(Record):
 
 
 class DesiredState(Record):
-    """A person's word on a model, kept by the scheduler until it is fulfilled or overtaken."""
+    """A user's command for a model, stored by the scheduler until it is fulfilled or superseded."""
 
     model: str
     running: bool
-    """Start it; else: keep it down until somebody asks for it."""
+    """Running: start it; otherwise: keep it stopped until it is requested."""
     at: float
     """Unix seconds."""
 
 
 class WaitingModel(Record):
-    """A model that is asked for and not served yet."""
+    """A requested model that has no ready instance yet."""
 
     model: str
     reason: str

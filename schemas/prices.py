@@ -1,4 +1,4 @@
-"""What models cost. Money is a decimal number, in JSON a string such as "0.15"."""
+"""Prices of models. Money is a decimal number, in JSON a string such as "0.15"."""
 
 from decimal import Decimal
 from enum import StrEnum
@@ -97,9 +97,9 @@ class PutPrice(Record):
     """Name or alias, or `*`."""
     price: Price
     retroactive: bool = False
-    """Count what was used since `valid_from` anew. Without it the past keeps the costs that it was given."""
+    """Recompute the cost of usage since `valid_from`. Otherwise past usage keeps its cost."""
     revision: int | None = None
-    """Refused if the list has another by now; 0: there must be none yet."""
+    """Compare-and-set: the revision that the caller saw; 0: none may exist yet."""
 
 
 class PriceRef(Record):
@@ -109,7 +109,7 @@ class PriceRef(Record):
 
 
 class DeletePrice(Record):
-    """Take one price of a model away, or all. What was counted keeps its cost."""
+    """Delete one price of a model, or all. Recorded usage keeps its cost."""
 
     model: str
     valid_from: float | None = None
@@ -121,7 +121,7 @@ class ListPrices(Record):
 
 
 class StoredPrices(Record):
-    """The prices of one model as they are kept."""
+    """The prices of one model as stored."""
 
     model: str
     prices: tuple[Price, ...]
@@ -147,7 +147,7 @@ class PriceStored(Record):
 
 
 class Reprice(Record):
-    """Count the costs of a period anew, with the prices there are now."""
+    """Recompute the costs of a period with the current prices."""
 
     since: float
     until: float | None = None
@@ -158,7 +158,7 @@ class Repriced(Record):
     """What that changed."""
 
     records: int
-    """Such as have another cost now."""
+    """Records whose cost changed."""
     before: str
     """What the whole period cost until now."""
     after: str

@@ -32,7 +32,7 @@ class DeviceNeed(Record):
     device: str
     """A device's id (a GPU's UUID, `cpu`), its name as the monitor shows it, or `gpu` for any GPU."""
     memory_mib: int | None = None
-    """What the model takes there; without it the model's file tells."""
+    """Memory of the model there; None: estimated from its files."""
 
     def __post_init__(self) -> None:
         if not self.device:
@@ -59,7 +59,7 @@ class WorkerNeed(Record):
 
 
 class Profile(Record):
-    """One way to run a model. Profiles are tried in their order; what is None is as the model says."""
+    """One way to run a model. Profiles are tried in order; None fields are as in the model's spec."""
 
     name: str = "default"
     devices: tuple[DeviceNeed, ...] = ()
@@ -69,7 +69,7 @@ class Profile(Record):
     args: tuple[str, ...] = ()
     """Arguments for the engine after those of the model."""
     env: dict[str, str] = msgspec.field(default_factory=dict)
-    """More environment variables for the engine; they are shown to whoever may read the registry."""
+    """Additional environment variables for the engine; visible to every reader of the registry."""
     n_ctx: int | None = None
     n_parallel: int | None = None
 
@@ -88,7 +88,7 @@ class Profile(Record):
 
 
 class Replicas(Record):
-    """How many instances of a model the scheduler keeps: between `min` and `max`, as its queue asks."""
+    """How many instances the scheduler runs: between `min` and `max`, depending on the queue."""
 
     min: int = 0
     max: int = 1
@@ -110,9 +110,9 @@ class EmbeddingOptions(Record):
     """How an embedding model of the sentence-transformers engine is used."""
 
     task: str | None = None
-    """The name of the model's own prompt, such as `query` or `document`."""
+    """The name of a prompt of the model, such as `query` or `document`."""
     dimensions: int | None = None
-    """Vectors are cut to so many numbers, for models trained for that."""
+    """Vectors are truncated to this length, for models trained for it."""
     normalize: bool = True
     batch_size: int = 32
     """Texts that go through the model at once."""

@@ -1,11 +1,11 @@
-"""Files become a model: what a person says about it, and what is guessed for the rest."""
+"""Registration of files as a model: fields that the user sets, and fields derived from the files."""
 
 from schemas.base import Record, check_model_name
 from schemas.models import Mode, ModelSpec
 
 
 class ModelOverrides(Record):
-    """What a person says about a model to be; the rest is guessed from its files."""
+    """Fields of a new model that the user sets; the rest is derived from its files."""
 
     aliases: tuple[str, ...] = ()
     mode: Mode | None = None
@@ -41,7 +41,7 @@ class GuessedField(Record):
     field: str
     value: str
     reason: str
-    """The end of a sentence: `its header says …`."""
+    """The end of a sentence, such as `its header states …`."""
 
 
 class Registered(Record):
@@ -53,4 +53,4 @@ class Registered(Record):
     revision: int | None = None
     """Of its record; None: it was a dry run."""
     kept: tuple[str, ...] = ()
-    """Fields of a model that was there before and that stay as somebody set them."""
+    """Fields of an existing model that keep the user's values."""

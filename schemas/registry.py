@@ -1,7 +1,7 @@
-"""Reading and changing the registry: what is asked, what is answered, and what is told of it.
+"""Registry commands and events.
 
 `revision` in a request is what the caller saw: the change is refused if the model has another by now. 0 means
-that there must be none yet; None takes whatever is there.
+that none may exist yet; None accepts any revision.
 """
 
 from enum import StrEnum
@@ -51,9 +51,9 @@ class RenameModel(Record):
     model: str
     name: str
     keep_alias: bool = False
-    """The old name goes on as an alias."""
+    """The old name remains as an alias."""
     force: bool = False
-    """Its instances, which serve the old name, are drained and stopped; without it they must be gone."""
+    """Drain and stop its instances, which serve the old name; otherwise none may be running."""
     revision: int | None = None
 
 
@@ -62,7 +62,7 @@ class DeleteModel(Record):
 
     model: str
     force: bool = False
-    """Its instances are drained and stopped; without it they must be gone."""
+    """Drain and stop its instances; otherwise none may be running."""
     revision: int | None = None
 
 
@@ -71,7 +71,7 @@ class UndoModel(Record):
 
     model: str
     to: int | None = None
-    """A revision of its history; without it the newest that differs from what is there now."""
+    """A revision of its history; None: the newest that differs from the current one."""
     revision: int | None = None
 
 
@@ -85,7 +85,7 @@ class ApplyModels(Record):
 
 
 class ModelDeleted(Record):
-    """The model is out of the registry, and these instances of it are gone."""
+    """The model is deleted from the registry, and these instances have stopped."""
 
     name: str
     stopped: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class ModelRevision(Record):
     at: float
     """Unix seconds."""
     by: str
-    """The role that asked for it; HTTP clients are the gateway."""
+    """The role that sent the command; HTTP clients appear as the gateway."""
     spec: ModelSpec | None = None
     """As it was from then on; None: the model was deleted, or renamed."""
 
@@ -130,8 +130,8 @@ class ModelChanged(Record):
 
     revision: int
     by: str
-    """The role that asked for it."""
+    """The role that sent the command."""
     before: ModelSpec | None = None
     """None: it is new."""
     after: ModelSpec | None = None
-    """None: it is gone."""
+    """None: it was deleted."""

@@ -12,7 +12,7 @@ from schemas.models import Mode
 REQUEST_HEADER = "Yard-Request"
 """The id of a request. On a command: one that the caller chose, so that he can cancel it."""
 INFER_HEADER = "Yard-Infer"
-"""On a message of the work queue: `InferHeaders` as JSON, beside the body that is the client's."""
+"""On a message of the work queue: `InferHeaders` as JSON; the body is the client's, unchanged."""
 ANYONE = "anyone"
 """The queue of those who need no key."""
 
@@ -66,7 +66,7 @@ class RequestFinished(Record):
     stream: bool
     outcome: Outcome
     status: int
-    """What HTTP said, or would have said; 499 when the client left."""
+    """The HTTP status; 499 when the client disconnected."""
     queued_at: float
     finished_at: float
     key: str | None = None
@@ -86,7 +86,7 @@ class RequestFinished(Record):
 
 
 class Continues(Record):
-    """An answer that broke off goes on: what its first part was."""
+    """The continuation of an answer that broke off: metadata of its first part."""
 
     id: str
     """Of the completion; every chunk of an answer has the same."""
@@ -96,7 +96,7 @@ class Continues(Record):
 
 
 class InferHeaders(Record, omit_defaults=True):
-    """What travels beside the body in `yard.infer.…`."""
+    """Metadata of a request in `yard.infer.…`."""
 
     request: str
     reply: str
@@ -107,11 +107,11 @@ class InferHeaders(Record, omit_defaults=True):
     deadline_at: float
     lane: Lane = Lane.INTERACTIVE
     attempt: int = 1
-    """How often the gateway asked; more than once only after a runner or an engine died at it."""
+    """The gateway's attempt number; above 1 only after a runner or an engine died."""
     content_type: str = "application/json"
     """Of the body."""
     body_parts: int = 0
-    """In so many pieces the body lies in the BODIES stream; 0 if it is in the message."""
+    """Number of chunks of the body in the BODIES stream; 0 if the message contains it."""
     key: str | None = None
     traceparent: str | None = None
     continues: Continues | None = None

@@ -1,4 +1,4 @@
-"""What the yard keeps, how much of it there is, and taking some of it away."""
+"""Stored data: what there is, how large it is, and its removal."""
 
 from schemas.base import Record
 
@@ -16,7 +16,7 @@ class StoreStats(Record):
     messages: int
     """Or rows."""
     bytes: int | None = None
-    """None where it cannot be told from what is around it."""
+    """None where it cannot be attributed."""
     oldest_at: float | None = None
     max_bytes: int | None = None
     max_age_s: float | None = None
@@ -33,7 +33,7 @@ class DatabaseStats(Record):
 
 
 class ModelData(Record):
-    """What is kept of one model."""
+    """Stored data of one model."""
 
     model: str
     requests: int
@@ -41,11 +41,11 @@ class ModelData(Record):
     priced: bool
     """Whether it has a price of its own."""
     orphan: bool
-    """The registry does not know it any more."""
+    """The model is not in the registry."""
 
 
 class DiskFull(Record):
-    """When a disk will be full if its use goes on as it did: the line through the medians of all slopes."""
+    """When a disk fills up if the trend continues: the Theil-Sen line."""
 
     node: str
     disk: str
@@ -53,14 +53,14 @@ class DiskFull(Record):
     free_bytes: int
     total_bytes: int
     days: float | None = None
-    """None: it does not fill up, or too little is known."""
+    """None: no growth, or too little data."""
     soonest_days: float | None = None
     latest_days: float | None = None
     """None: perhaps never."""
 
 
 class StorageReport(Record):
-    """Everything that is kept."""
+    """All stored data."""
 
     database: DatabaseStats
     stores: tuple[StoreStats, ...]
@@ -75,7 +75,7 @@ class RemoveUsage(Record):
 
 
 class UsageRemoved(Record):
-    """So many records are gone."""
+    """How many records were removed."""
 
     model: str
     requests: int

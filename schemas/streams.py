@@ -1,4 +1,4 @@
-"""The JetStream streams behind the kinds that are kept. Constants: whoever starts first ensures them."""
+"""The JetStream streams behind the persistent kinds. Constants: the first service to start creates them."""
 
 from dataclasses import dataclass, field
 
@@ -26,13 +26,13 @@ class Stream:
     once: bool = False
     """One message a subject, for good: the second is refused."""
     purgers: frozenset[Role] = field(default_factory=frozenset)
-    """Who may take out what belongs to something that is gone."""
+    """Roles that may purge messages of things that no longer exist."""
     fetchers: frozenset[Role] = field(default_factory=frozenset)
     """Who may fetch single messages, by their subject."""
     compressed: bool = False
     """On disk; what is alike from message to message takes a fraction."""
     migrated_by: Role | None = None
-    """Who changes a stream that a version of before made; everybody else takes it as it is."""
+    """The role that updates a stream of an earlier version; all others leave it unchanged."""
 
     @property
     def subject(self) -> str:

@@ -17,34 +17,34 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 class Kind(StrEnum):
-    """How a message is delivered; the second token of its subject says so."""
+    """How a message is delivered; the second token of the subject."""
 
     COMMAND = "command"
     """Request and reply, a NATS micro service."""
     EVENT = "event"
-    """A fact in the past tense, kept in the EVENTS stream, with CloudEvents headers."""
+    """A fact in the past tense, stored in the EVENTS stream, with CloudEvents headers."""
     PROGRESS = "progress"
     """Core NATS, lossy, at most every 500 ms a subject; an error or an end goes at once."""
     METRIC = "metric"
-    """A sample, kept for a day in the METRICS stream."""
+    """A sample, stored for a day in the METRICS stream."""
     HISTORY = "history"
-    """Samples thinned to points of several seconds, kept for a day in the HISTORY stream."""
+    """Samples downsampled to points of several seconds, stored for a day in the HISTORY stream."""
     LOG = "log"
-    """Lines of a process in batches, kept in the LOGS stream."""
+    """Batches of log lines, stored in the LOGS stream."""
     INFER = "infer"
     """An inference request in the INFER work queue."""
     BODY = "body"
-    """A piece of a body too large for one message, kept in the BODIES stream until its request ends."""
+    """A chunk of a body too large for one message, stored in the BODIES stream until its request ends."""
     FILE = "file"
-    """A piece of a file that a client brought, kept in the FILES stream."""
+    """A chunk of an uploaded file, stored in the FILES stream."""
     RESULT = "result"
-    """The answer to one line of a batch, kept in the RESULTS stream: one a line, never a second."""
+    """The answer to one line of a batch, stored in the RESULTS stream; duplicates are refused."""
     CANCEL = "cancel"
-    """Core NATS: give this request up."""
+    """Core NATS: cancel this request."""
     RESEND = "resend"
-    """Core NATS: frames of an answer were lost on the way."""
+    """Core NATS: resend lost frames of an answer."""
     REPLY = "reply"
-    """Core NATS: the numbered frames of one answer on their way to the gateway that asked."""
+    """Core NATS: the numbered frames of one answer, from a runner to the requesting gateway."""
 
 
 class Subject(Generic[T]):
@@ -70,7 +70,7 @@ class Subject(Generic[T]):
         self.wildcard = _PLACEHOLDER.sub("*", template)
 
     def __call__(self, **tokens: str) -> str:
-        """The subject with these tokens. ValueError if one is missing, unknown or not a token."""
+        """The subject with these tokens. ValueError if one is missing, unknown or not a valid token."""
         if set(tokens) != set(self.tokens):
             raise ValueError(f"{self.template} takes {self.tokens}, not {tuple(tokens)}")
         return self.template.format_map({name: check_token(token) for name, token in tokens.items()})
@@ -89,7 +89,7 @@ class Subject(Generic[T]):
         return match.groupdict()
 
     def token(self, subject: str, name: str) -> str:
-        """One token of a received subject that is known to match: cheaper than `parse`, unchecked."""
+        """One token of a matching subject, without validation: cheaper than `parse`."""
         return subject.split(".")[self._positions[name]]
 
     @cached_property
@@ -109,7 +109,7 @@ class Subject(Generic[T]):
         return payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
 
     def decode(self, data: bytes) -> T:
-        """Wire to payload; msgspec.ValidationError says where it differs from the type."""
+        """Wire to payload; msgspec.ValidationError names the path that differs from the type."""
         if self.payload is bytes:
             return data  # type: ignore[return-value]  # T is bytes here
         try:
@@ -147,7 +147,7 @@ class Command(Subject[T], Generic[T, R]):
         self.changes = changes
         """The field or token that names what it changes, so that it is audited; empty: none does.
 
-        None: it only asks.
+        None: a read.
         """
         self.timeout_s = timeout_s
         """How long the answer may take."""

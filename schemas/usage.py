@@ -1,4 +1,4 @@
-"""Usage: what is asked about it, and what is answered. Periods have their start in them, not their end."""
+"""Usage queries and reports. Periods include their start and exclude their end."""
 
 from enum import StrEnum
 
@@ -7,7 +7,7 @@ from schemas.requests import Lane, Outcome, RequestFinished
 
 
 class Dimension(StrEnum):
-    """What usage can be told apart by."""
+    """A dimension to group usage by."""
 
     MODEL = "model"
     KEY = "key"
@@ -38,12 +38,12 @@ class Period(StrEnum):
 
 
 class UsageFilter(Record):
-    """Which requests. What is None is not asked about; without bounds, all there are."""
+    """Filter of requests. None fields match everything."""
 
     since: float | None = None
     until: float | None = None
     last_s: float | None = None
-    """In place of `since`: so many seconds back from now."""
+    """Instead of `since`: this many seconds before now."""
     period: Period | None = None
     """In place of `since`: since the start of the present day, week or month."""
     session: bool = False
@@ -61,12 +61,12 @@ class UsageFilter(Record):
 
 
 class UsageQuery(UsageFilter):
-    """Which usage to sum up, and what to tell apart."""
+    """Filter and grouping of a usage report."""
 
     by: tuple[Dimension, ...] = (Dimension.MODEL,)
     step: UsageStep | None = None
     latency: bool = False
-    """Whether to tell how long the answers took."""
+    """Whether to include latency percentiles."""
     recent: int = 0
     """How many of the newest records to send along."""
 
@@ -108,7 +108,7 @@ class UsageSums(Record):
 
 
 class UsageRow(UsageSums):
-    """Sums of one group. The fields that were not asked to be told apart are None."""
+    """Sums of one group. Dimensions that are not grouped by are None."""
 
     at: float | None = None
     """Where the bucket begins, in unix seconds."""
@@ -139,7 +139,7 @@ class RecordsQuery(UsageFilter):
     """Single records, oldest first, in pages."""
 
     after: str | None = None
-    """What the page before said was its end."""
+    """`next` of the previous page."""
     limit: int = 500
 
 
@@ -159,7 +159,7 @@ class RecordsPage(Record):
 
 
 class RebuildUsage(Record):
-    """Read the usage records of the event stream again and sum everything up anew."""
+    """Rebuild all sums from the usage records of the event stream."""
 
     discard_older: bool = False
     """Keep nothing that the stream does not hold any more."""
@@ -171,10 +171,10 @@ class UsageRebuilt(Record):
     read: int
     """Records in the stream."""
     added: int
-    """Of these, such as were not there before."""
+    """Records that were missing before."""
     discarded: int
     kept: int
-    """Records that are there now."""
+    """Records after the rebuild."""
 
 
 class UsageUnit(StrEnum):
@@ -221,7 +221,7 @@ class PutReport(Report):
     """A report, new or in place of the one of its name."""
 
     revision: int | None = None
-    """Refused if there is another by now; 0: there must be none yet."""
+    """Compare-and-set: the revision that the caller saw; 0: none may exist yet."""
 
 
 class ReportRef(Record):
@@ -242,7 +242,7 @@ class ListReports(Record):
 
 
 class StoredReport(Record):
-    """A report as it is kept."""
+    """A report as stored."""
 
     report: Report
     revision: int

@@ -1,4 +1,4 @@
-"""Webhooks: what happened in the yard, told to others."""
+"""Webhooks: events of the yard, delivered to URLs and programs."""
 
 from enum import StrEnum
 
@@ -12,7 +12,7 @@ MAX_NAME = 40
 
 
 class HookEvent(StrEnum):
-    """What can be told."""
+    """Deliverable events."""
 
     DOWNLOADED = "model.downloaded"
     DOWNLOAD_FAILED = "download.failed"
@@ -23,11 +23,11 @@ class HookEvent(StrEnum):
     ALERT_FIRING = "alert.firing"
     ALERT_RESOLVED = "alert.resolved"
     TEST = "test"
-    """Somebody tries whether it arrives."""
+    """A test delivery."""
 
 
 class HookKind(StrEnum):
-    """How it is told."""
+    """How a hook is delivered."""
 
     HTTP = "http"
     COMMAND = "command"
@@ -42,18 +42,18 @@ def check_hook_name(name: str) -> None:
 
 
 class WebhookFilter(Record):
-    """What a hook wants to hear."""
+    """Which events a hook receives."""
 
     events: tuple[HookEvent, ...] = ()
     """None: all."""
     models: tuple[str, ...] = ()
-    """None: all. What concerns no model is always told."""
+    """Empty: all. Events without a model always match."""
     severity: Severity = Severity.INFO
     """Of alerts: those that are at least so bad."""
 
 
 class Webhook(Record):
-    """A hook as everybody may know it: neither its secret nor the path of its URL, which may be one."""
+    """The public part of a hook: without its secret and the path of its URL, which may be one."""
 
     name: str
     kind: HookKind
@@ -64,13 +64,13 @@ class Webhook(Record):
 
 
 class PutWebhook(Record):
-    """Tell this URL. A hook of this name that is there already is replaced."""
+    """Deliver to this URL. Replaces an existing hook of this name."""
 
     name: str
     url: str
     wanted: WebhookFilter = WebhookFilter()
     secret: str | None = None
-    """`whsec_` and base64 of 24 to 64 bytes; None: that of before, or a new one."""
+    """`whsec_` and base64 of 24 to 64 bytes; None: keep the existing one, or generate one."""
 
     def __post_init__(self) -> None:
         check_hook_name(self.name)
@@ -81,7 +81,7 @@ class WebhookStored(Record):
 
     webhook: Webhook
     secret: str | None = None
-    """None: that of before goes on."""
+    """None: the existing one is unchanged."""
 
 
 class WebhookRef(Record):
@@ -91,7 +91,7 @@ class WebhookRef(Record):
 
 
 class Undelivered(Record):
-    """Something that a hook could not be told, and never will."""
+    """A delivery that was given up."""
 
     id: str
     event: HookEvent

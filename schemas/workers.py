@@ -4,12 +4,12 @@ from schemas.base import Record
 
 
 class RpcOffer(Record):
-    """What a node can do for models of other nodes; `problem` says why it cannot."""
+    """What a node offers to models of other nodes; `problem` is the reason why it cannot."""
 
     host: str
     """The address under which other nodes reach its workers; on loopback only its own instances do."""
     version: str | None = None
-    """Of its llama.cpp; None where the program stands alone and cannot say."""
+    """Of its llama.cpp; None where a standalone program does not report it."""
     problem: str | None = None
 
 
@@ -24,7 +24,7 @@ class StartWorker(Record):
     memory_bytes: int
     """What it may take there; refused where that is not free."""
     token: str
-    """A secret of the instance and this worker: who cannot prove to know it is not let in."""
+    """A shared secret of the instance and this worker, required for the handshake."""
 
     def __repr__(self) -> str:
         return f"StartWorker({self.worker} for {self.instance})"
@@ -40,11 +40,11 @@ class WorkerStarted(Record):
 
 
 class Worker(Record):
-    """A worker as its node knows it."""
+    """A worker in its node's record."""
 
     worker: str
     instance: str
     model: str
     device: str
     memory_bytes: int
-    """Reserved from before it started until after it is gone."""
+    """Reserved from before it starts until after it has ended."""

@@ -11,7 +11,7 @@ from modelyard.bus.ensure import ensure_all
 from modelyard.host import home
 from modelyard.host.settings import Settings, load
 from modelyard.up.broker import start_broker
-from modelyard.up.ports import claim
+from modelyard.up.child import claim_port
 from schemas.base import Role
 from tests.standins import Services, services
 from tests.support import Yard
@@ -33,7 +33,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def yard(settings: Settings) -> AsyncIterator[Yard]:
-    port = claim("127.0.0.1", 0, "YARD_NATS_PORT")
+    port = claim_port("127.0.0.1", 0, "YARD_NATS_PORT")
     broker = await start_broker(settings, port)
     yard = Yard(settings, f"nats://127.0.0.1:{port}", broker)
     await ensure_all(await yard.bus(Role.SUPERVISOR))

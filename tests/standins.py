@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
-from nats.micro.request import Request
 
 from modelyard.bus.connection import Bus
-from modelyard.bus.micro import Commands
+from modelyard.bus.micro import Commands, Request
 from modelyard.bus.records import BucketStore
 from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects

@@ -26,19 +26,19 @@ _changes: ContextVar[list[AuditedChange] | None] = ContextVar("changes", default
 
 
 def begin() -> list[AuditedChange]:
-    """Note from now on, in this task, what changes."""
-    noted: list[AuditedChange] = []
-    _changes.set(noted)
-    return noted
+    """Record the changes of this task from now on."""
+    recorded: list[AuditedChange] = []
+    _changes.set(recorded)
+    return recorded
 
 
 def changed(what: str, before: msgspec.Struct | None, after: msgspec.Struct | None) -> None:
     """Note that `what` was changed; what is the same in both is left out, and so are secrets."""
-    noted = _changes.get()
-    if noted is None:
+    recorded = _changes.get()
+    if recorded is None:
         return
     old, new = _differing(_plain(before), _plain(after))
-    noted.append(AuditedChange(what=what, before=_shown(old), after=_shown(new)))
+    recorded.append(AuditedChange(what=what, before=_shown(old), after=_shown(new)))
 
 
 def _plain(value: msgspec.Struct | None) -> dict[str, Any] | None:
@@ -98,7 +98,7 @@ MAX_USER = 64
 
 
 def own_actor(role: Role, node: str) -> Actor:
-    """What this process says of itself."""
+    """The actor of this process."""
     return Actor(role=role, node=node, user=_user() if role is Role.OPERATOR else None)
 
 
@@ -111,14 +111,14 @@ def _user() -> str | None:
 
 
 def actor_headers(actor: Actor) -> dict[str, str]:
-    """As it travels beside a command."""
+    """As a header of a command."""
     return {ACTOR_HEADER: msgspec.json.encode(actor).decode()}
 
 
-def verified_actor(role: Role, said: Mapping[str, str] | None) -> Actor:
-    """Who waits for the answer as `role`, with what that role may say of itself."""
+def verified_actor(role: Role, headers: Mapping[str, str] | None) -> Actor:
+    """The sender, whose role is proven by its inbox, with the fields that this role may state itself."""
     try:
-        actor = msgspec.json.decode((said or {}).get(ACTOR_HEADER, "{}"), type=Actor)
+        actor = msgspec.json.decode((headers or {}).get(ACTOR_HEADER, "{}"), type=Actor)
     except msgspec.DecodeError:
         return Actor(role=role)
     if role is Role.GATEWAY:

@@ -59,7 +59,7 @@ class Bus:
         """CloudEvents `source` of what this process emits."""
         self._actor = audit.own_actor(role, self.node)
         self.closed = asyncio.Event()
-        """Set when the connection is gone for good; the process should end and be started anew."""
+        """Set when the connection is closed for good; the process should exit and be restarted."""
         self._closing = False
         self._last_error = ""
         self._reconnect_hooks: set[Callable[[], None]] = set()
@@ -94,8 +94,8 @@ class Bus:
             inbox_prefix=inbox_prefix(self.role).encode(),
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; a fraction is fine
-            # A connection that is cut without a word is noticed within 15 s, and made anew; the broker, which
-            # others depend on, notices within 9. A broker that only stalls for so long loses nobody.
+            # A silently cut connection is detected within 15 s and re-established; the broker, on which
+            # others depend, detects it within 9 s. A broker that stalls for less keeps all its clients.
             ping_interval=5,
             max_outstanding_pings=2,
             flush_timeout=5,
@@ -109,11 +109,11 @@ class Bus:
 
     async def _on_error(self, error: Exception) -> None:
         # It is awaited inside the read loop: an exception from here would silence the connection.
-        said = str(error) or type(error).__name__
-        if said != self._last_error:
+        message = str(error) or type(error).__name__
+        if message != self._last_error:
             # Four tries a second to reconnect would fill a log with one sentence.
-            log.warning("broker_error", error=said)
-        self._last_error = said
+            log.warning("broker_error", error=message)
+        self._last_error = message
 
     async def _on_disconnect(self) -> None:
         if not self._closing:
@@ -139,7 +139,7 @@ class Bus:
 
     @property
     def max_body_bytes(self) -> int:
-        """The largest payload that the broker takes beside our headers."""
+        """The largest payload that the broker accepts beside our headers."""
         return self.nc.max_payload - HEADER_ALLOWANCE_BYTES
 
     def check(self, data: bytes) -> None:
@@ -193,7 +193,7 @@ class Bus:
     async def publish_with_retry(
         self, event: Subject[T], payload: T, *, event_id: str | None = None, **tokens: str
     ) -> None:
-        """Send an event now, and again until it is stored; `wait_for_acks` says when all are."""
+        """Publish an event now, and again until it is stored; `wait_for_acks` waits for all of them."""
         await self._outbox.publish_with_retry(self._event(event, payload, tokens, event_id))
 
     async def wait_for_acks(self) -> None:
@@ -236,13 +236,13 @@ class Bus:
         return subscription
 
     async def flush_subscriptions(self) -> None:
-        """Wait until the broker has all that was sent: from then on nobody finds us not yet subscribed."""
+        """Wait until the broker has processed all that was sent, so that every subscription is active."""
         try:
             # nats-py writes a PING past what waits to be sent: only the second comes after all of it.
             await self.nc.flush(timeout=FLUSH_TIMEOUT_S)
             await self.nc.flush(timeout=FLUSH_TIMEOUT_S)
         except (TimeoutError, nats.errors.Error) as error:
-            # A broker that went away is told of every subscription when it is back.
+            # After a reconnect nats-py subscribes again.
             log.warning("broker_slow", error=str(error) or type(error).__name__)
 
     async def call(
@@ -254,7 +254,7 @@ class Bus:
         by: Actor | None = None,
         **tokens: str,
     ) -> R:
-        """Ask and wait for the answer; an error of the other side is raised here as it was there.
+        """Send a request and wait for the reply; an error of the server is raised here unchanged.
 
         `timeout_s`: other than the command's own. `by`: for whom, where it is not for ourselves.
         """
@@ -263,8 +263,8 @@ class Bus:
         self.check(data)
         subject = command(**tokens)
         try:
-            said = audit.actor_headers(by or self._actor) if command.changes else None
-            msg = await self.nc.request(subject, data, timeout=timeout_s, headers=said)
+            headers = audit.actor_headers(by or self._actor) if command.changes else None
+            msg = await self.nc.request(subject, data, timeout=timeout_s, headers=headers)
         except nats.errors.NoRespondersError as error:
             raise ServiceUnavailable(f"The {command.server} is not there to answer {subject}.") from error
         except (TimeoutError, nats.errors.Error) as error:
@@ -275,7 +275,7 @@ class Bus:
         return command.decode_reply(msg.data)
 
     async def close(self) -> None:
-        """Deliver what is on its way, then leave."""
+        """Drain, then disconnect."""
         self._closing = True
         if not self.nc.is_closed:
             try:

@@ -9,6 +9,7 @@ import nats.js.errors
 from nats.js import api
 
 from modelyard.bus.connection import RETRY_PAUSE_S, Bus
+from modelyard.bus.migration import migrate_buckets
 from schemas import buckets, streams
 from schemas.errors import BrokerUnavailable
 
@@ -18,7 +19,7 @@ _MARKER_TTL_S = 1.0
 
 
 async def ensure_all(bus: Bus, *, timeout_s: float = 10.0) -> None:
-    """Every stream and bucket, with the configurations of the contract. JetStream may still be waking up."""
+    """Every stream and bucket, with the configurations of the contract. JetStream may still be starting."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -26,7 +27,7 @@ async def ensure_all(bus: Bus, *, timeout_s: float = 10.0) -> None:
             return
         except nats.js.errors.BadRequestError as error:
             raise BrokerUnavailable(
-                f"The broker keeps a stream that differs from ours: {error.description}."
+                f"The broker has a stream with another configuration: {error.description}."
             ) from error
         except (TimeoutError, nats.errors.Error) as error:
             if time.monotonic() > deadline:
@@ -39,26 +40,27 @@ async def _ensure(bus: Bus) -> None:
         *(_ensure_stream(bus, stream) for stream in streams.ALL),
         *(ensure_bucket(bus, bucket) for bucket in buckets.ALL),
     )
+    await migrate_buckets(bus)
 
 
 async def _ensure_stream(bus: Bus, stream: streams.Stream) -> None:
-    if stream.migrated_by is not None and (kept := await _kept(bus, stream.name)) is not None:
-        wanted = _stream_config(stream)
-        differs = (kept.max_bytes, kept.max_age, kept.compression) != (
-            wanted.max_bytes,
-            wanted.max_age,
-            wanted.compression,
+    if stream.migrated_by is not None and (existing := await _existing(bus, stream.name)) is not None:
+        config = _stream_config(stream)
+        differs = (existing.max_bytes, existing.max_age, existing.compression) != (
+            config.max_bytes,
+            config.max_age,
+            config.compression,
         )
         if differs and bus.role is stream.migrated_by:
-            await bus.js.update_stream(wanted)
+            await bus.js.update_stream(config)
         return
     try:
         await bus.js.add_stream(_stream_config(stream))
     except nats.js.errors.ServerError as error:
         if error.err_code != _NO_STORAGE:
             raise
-        # The broker adds up what is reserved before it sees that the stream is there already.
-        if await _kept(bus, stream.name) is not None:
+        # The broker sums up reservations before it notices that the stream exists.
+        if await _existing(bus, stream.name) is not None:
             return
         raise BrokerUnavailable(
             f"The broker's disk has no room for {stream.name}, which may take "
@@ -66,8 +68,8 @@ async def _ensure_stream(bus: Bus, stream: streams.Stream) -> None:
         ) from error
 
 
-async def _kept(bus: Bus, name: str) -> api.StreamConfig | None:
-    """As the broker keeps a stream; None if it has none."""
+async def _existing(bus: Bus, name: str) -> api.StreamConfig | None:
+    """The stream's configuration on the broker; None if it does not exist."""
     try:
         return (await bus.js.stream_info(name)).config
     except nats.js.errors.NotFoundError:
@@ -75,18 +77,18 @@ async def _kept(bus: Bus, name: str) -> api.StreamConfig | None:
 
 
 async def ensure_bucket(bus: Bus, bucket: buckets.Bucket[Any]) -> None:
-    """One that a broker of before keeps with a shorter history is lengthened by who writes it."""
-    kept = await _kept_history(bus, bucket) if bucket.history > 1 else None
-    if kept is None:
+    """The writer of a bucket extends the shorter history that an earlier version created."""
+    existing = await _existing_history(bus, bucket) if bucket.history > 1 else None
+    if existing is None:
         await bus.js.add_stream(_bucket_config(bucket))
-    elif kept < bucket.history and bus.role in bucket.writers:
+    elif existing < bucket.history and bus.role in bucket.writers:
         await bus.js.update_stream(_bucket_config(bucket))
 
 
-async def _kept_history(bus: Bus, bucket: buckets.Bucket[Any]) -> int | None:
-    """How many values of a key the broker keeps; None if it has no such bucket yet."""
-    kept = await _kept(bus, bucket.stream)
-    return None if kept is None else kept.max_msgs_per_subject
+async def _existing_history(bus: Bus, bucket: buckets.Bucket[Any]) -> int | None:
+    """How many values per key the broker retains; None if the bucket does not exist."""
+    existing = await _existing(bus, bucket.stream)
+    return None if existing is None else existing.max_msgs_per_subject
 
 
 def _stream_config(stream: streams.Stream) -> api.StreamConfig:
@@ -108,7 +110,7 @@ def _stream_config(stream: streams.Stream) -> api.StreamConfig:
 
 
 def _bucket_config(bucket: buckets.Bucket[Any]) -> api.StreamConfig:
-    """What NATS' own key-value clients expect of a bucket, with per-key expiry where the contract asks it."""
+    """As NATS' key-value clients expect it, with per-key expiry where the contract requires it."""
     return api.StreamConfig(
         name=bucket.stream,
         subjects=[bucket.subject(">")],

@@ -18,7 +18,7 @@ def _to_json(event: EventDict, **_: object) -> str:
 def configure(level: str, *more: logging.Handler, to: TextIO | None = None) -> None:
     """Set up logging for this process, once, at its start; `more` handlers get every line too.
 
-    `to`: where lines go where standard output says other things.
+    `to`: the stream for lines, where standard output is used for results.
     """
     stream = to or sys.stdout
     shared: list[Processor] = [
@@ -49,7 +49,7 @@ def configure(level: str, *more: logging.Handler, to: TextIO | None = None) -> N
 
 
 def quiet(level: str) -> None:
-    """Set up logging for a command: standard output is for answers, and few want to know more."""
+    """Set up logging for a command: standard output is for results, and only errors are of interest."""
     shown = "debug" if level == "debug" else "critical"
     logging.basicConfig(stream=sys.stderr, level=shown.upper())
     structlog.configure(

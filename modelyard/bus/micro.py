@@ -1,12 +1,29 @@
-"""Serving commands as NATS micro services: decode, call the handler, reply or reply with the error."""
+"""Commands as a NATS micro service: decode, call the handler, reply with its result or with its error.
+
+`nats.micro` hides the reply subject of a request, which is what proves the role of its sender; so requests
+are received here, and described under `$SRV` in the shapes of `nats.micro`.
+"""
 
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
-from nats.micro.request import Request
-from nats.micro.service import Service, ServiceConfig
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
+from nats.micro.service import (
+    EndpointInfo,
+    EndpointStats,
+    ServiceInfo,
+    ServicePing,
+    ServiceStats,
+    ServiceVerb,
+    control_subject,
+)
 
 import modelyard
 from modelyard.bus import audit, logs
@@ -14,7 +31,7 @@ from modelyard.bus.connection import Bus
 from modelyard.bus.tasks import Tasks
 from schemas import subjects
 from schemas.audit import NO_TARGET, Audited, AuditedChange, AuditOutcome
-from schemas.base import Role, role_of_inbox
+from schemas.base import Role, new_id, role_of_inbox
 from schemas.errors import ErrorDetail, InternalError, InvalidJson, YardError
 from schemas.subject import Command
 
@@ -22,126 +39,217 @@ log = logs.get(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-CommandHandler = Callable[[T], Awaitable[R]]
-CallerHandler = Callable[[T, Role], Awaitable[R]]
-"""As a CommandHandler, told who asks."""
-RawHandler = Callable[[Request], Awaitable[None]]
 _AUDIT_TIMEOUT_S = 2.0
 _MAX_TARGET = 200
+_QUEUE = "q"
+"""The queue group that NATS services share, so that one of several answers."""
+_SRV = "$SRV"
 
 
+class Request:
+    """A command as it arrived. `reply`: the sender's inbox, which only its role can subscribe to."""
+
+    def __init__(self, nc: Client, msg: Msg) -> None:
+        self.subject = msg.subject
+        self.data = msg.data
+        self.headers: dict[str, str] = msg.headers or {}
+        self.reply = msg.reply
+        self._nc = nc
+
+    @property
+    def sender(self) -> Role:
+        return role_of_inbox(self.reply)
+
+    async def respond(self, data: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        await self._nc.publish(self.reply, data, headers=headers)
+
+    async def respond_error(self, error: YardError) -> None:
+        """The one shape of an error, with the headers that NATS services use for it."""
+        headers = {ERROR_HEADER: error.message.replace("\n", " "), ERROR_CODE_HEADER: error.code}
+        await self.respond(error.encode(), headers)
+
+
+CommandHandler = Callable[[T], Awaitable[R]]
+CallerHandler = Callable[[T, Role], Awaitable[R]]
+"""A CommandHandler that also takes the role of the sender."""
+RawHandler = Callable[[Request], Awaitable[None]]
+
+
+@dataclass
+class _Endpoint:
+    name: str
+    subject: str
+    subscription: Subscription
+    requests: int = 0
+    errors: int = 0
+    last_error: str | None = None
+    busy_s: float = 0.0
+
+
+@dataclass
 class Commands:
-    """The commands that one service answers, discoverable under `$SRV`."""
+    """The commands that one service answers, discoverable under `$SRV` once announced."""
 
-    def __init__(self, bus: Bus, service: Service, tasks: Tasks) -> None:
-        self._bus = bus
-        self._service = service
-        self._tasks = tasks
+    bus: Bus
+    tasks: Tasks
+    description: str
+    _id: str = field(default_factory=new_id)
+    _started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _endpoints: list[_Endpoint] = field(default_factory=list)
+    _discovery: list[Subscription] = field(default_factory=list)
 
     @classmethod
     def open(cls, bus: Bus, tasks: Tasks, description: str) -> "Commands":
-        """Answer what is added, and say nothing of it before `announce`."""
-        config = ServiceConfig(
-            name=str(bus.role),
-            version=modelyard.__version__,
-            description=description,
-            metadata={"node": bus.node},
-        )
-        return cls(bus, Service(bus.nc, config), tasks)
+        """Ready to take commands; not discoverable before `announce`."""
+        return cls(bus, tasks, description)
 
     @classmethod
     async def start(cls, bus: Bus, tasks: Tasks, description: str) -> "Commands":
-        """Announced at once, for who adds commands as they come."""
+        """Announced at once, for services that add commands over time."""
         commands = cls.open(bus, tasks, description)
         await commands.announce()
         return commands
 
     async def announce(self) -> None:
-        """Show the service under its role's name: `yard up` takes that for "ready"."""
-        await self._service.start()
-        await self._bus.flush_subscriptions()
+        """Answer discovery under the role's name: `yard up` takes that for readiness."""
+        answers = {ServiceVerb.PING: self._ping, ServiceVerb.INFO: self._info, ServiceVerb.STATS: self._stats}
+        name = str(self.bus.role)
+        for verb, answer in answers.items():
+            for named, identified in ((None, None), (name, None), (name, self._id)):
+                subject = control_subject(verb, name=named, id=identified, prefix=_SRV)
+                self._discovery.append(
+                    await self.bus.nc.subscribe(subject, cb=_replying(self.bus.nc, answer))
+                )
+        await self.bus.flush_subscriptions()
 
     async def stop(self) -> None:
-        """Answer nothing any more."""
-        await self._service.stop()
+        """Stop receiving; running handlers continue until their tasks end."""
+        for subscription in (*self._discovery, *(endpoint.subscription for endpoint in self._endpoints)):
+            await subscription.unsubscribe()
+        self._discovery.clear()
+        self._endpoints.clear()
 
     async def add(self, command: Command[T, R], handler: CommandHandler[T, R], **tokens: str) -> None:
         """Answer `command` with what `handler` returns, or with the error it raises."""
 
-        async def ignoring_caller(payload: T, _caller: Role) -> R:
+        async def without_caller(payload: T, _caller: Role) -> R:
             return await handler(payload)
 
-        await self.add_with_caller(command, ignoring_caller, **tokens)
+        await self.add_with_caller(command, without_caller, **tokens)
 
     async def add_with_caller(
         self, command: Command[T, R], handler: CallerHandler[T, R], **tokens: str
     ) -> None:
-        """As `add`, for a handler that wants to know the role that asks."""
+        """As `add`, for a handler that takes the sender's role."""
 
         async def respond(request: Request) -> None:
-            data = command.encode_reply(await self._answered(command, handler, request))
-            self._bus.check(data)
+            data = command.encode_reply(await self._handle(command, handler, request))
+            self.bus.check(data)
             await request.respond(data)
 
         await self.add_raw(command, respond, **tokens)
 
-    async def _answered(self, command: Command[T, R], handler: CallerHandler[T, R], request: Request) -> R:
-        """What the handler says. Before anybody hears of a change, or of its refusal, it is on record."""
+    async def add_raw(self, command: Command[Any, Any], handler: RawHandler, **tokens: str) -> None:
+        """As `add`, for a handler that sends its replies itself."""
+        subject = command(**tokens)
+
+        async def on_message(msg: Msg) -> None:
+            # A task each: a subscription's callbacks run one after another.
+            request = Request(self.bus.nc, msg)
+            self.tasks.spawn(_guarded(endpoint, request, handler), f"command {request.subject}")
+
+        name = subject.removeprefix("yard.command.").replace(".", "-")
+        endpoint = _Endpoint(name, subject, await self.bus.nc.subscribe(subject, queue=_QUEUE, cb=on_message))
+        self._endpoints.append(endpoint)
+        await self.bus.flush_subscriptions()
+
+    async def _handle(self, command: Command[T, R], handler: CallerHandler[T, R], request: Request) -> R:
+        """The handler's reply. A change, or its refusal, is on record before anyone is informed of it."""
         changes, payload = audit.begin(), None
         try:
             payload = _decode(command, request)
-            reply = await handler(payload, role_of_inbox(reply_to(request)))
+            reply = await handler(payload, request.sender)
         except Exception as error:
-            await self._tell(command, _audited(command, request, payload, changes, error))
+            await self._record(command, _audited(command, request, payload, changes, error))
             raise
         if not getattr(payload, "dry_run", False):
-            await self._tell(command, _audited(command, request, payload, changes))
+            await self._record(command, _audited(command, request, payload, changes))
         return reply
 
-    async def _tell(self, command: Command[Any, Any], told: Audited) -> None:
+    async def _record(self, command: Command[Any, Any], audited: Audited) -> None:
         if command.changes is None:
             return
-        name = told.command.replace(".", "-")
+        name = audited.command.replace(".", "-")
         try:
-            await self._bus.emit(
-                subjects.AUDITED, told, timeout_s=_AUDIT_TIMEOUT_S, command=name, outcome=told.outcome
+            await self.bus.emit(
+                subjects.AUDITED, audited, timeout_s=_AUDIT_TIMEOUT_S, command=name, outcome=audited.outcome
             )
         except YardError as error:
-            log.warning("not_audited", command=told.command, target=told.target, error=error.message)
+            log.warning("audit_failed", command=audited.command, target=audited.target, error=error.message)
 
-    async def add_raw(self, command: Command[Any, Any], handler: RawHandler, **tokens: str) -> None:
-        """As `add`, for a handler that replies by itself, more than once if it likes."""
+    def _identity(self) -> dict[str, Any]:
+        metadata = {"node": self.bus.node}
+        return {
+            "id": self._id,
+            "name": str(self.bus.role),
+            "version": modelyard.__version__,
+            "metadata": metadata,
+        }
 
-        async def on_request(request: Request) -> None:
-            # A task each: nats-py would otherwise keep the next request waiting behind this one.
-            self._tasks.spawn(_guarded(request, handler), f"command {request.subject}")
+    def _ping(self) -> dict[str, Any]:
+        return ServicePing(**self._identity()).to_dict()
 
-        subject = command(**tokens)
-        name = subject.removeprefix("yard.command.").replace(".", "-")
-        await self._service.add_endpoint(name=name, subject=subject, handler=on_request)
-        await self._bus.flush_subscriptions()
+    def _info(self) -> dict[str, Any]:
+        endpoints = [
+            EndpointInfo(name=endpoint.name, subject=endpoint.subject, queue_group=_QUEUE, metadata={})
+            for endpoint in self._endpoints
+        ]
+        return ServiceInfo(**self._identity(), description=self.description, endpoints=endpoints).to_dict()
+
+    def _stats(self) -> dict[str, Any]:
+        endpoints = [_endpoint_stats(endpoint) for endpoint in self._endpoints]
+        return ServiceStats(**self._identity(), started=self._started, endpoints=endpoints).to_dict()
 
 
-async def _guarded(request: Request, handler: RawHandler) -> None:
+def _replying(nc: Client, answer: Callable[[], dict[str, Any]]) -> Callable[[Msg], Awaitable[None]]:
+    async def on_message(msg: Msg) -> None:
+        await nc.publish(msg.reply, msgspec.json.encode(answer()))
+
+    return on_message
+
+
+def _endpoint_stats(endpoint: _Endpoint) -> EndpointStats:
+    average_s = endpoint.busy_s / endpoint.requests if endpoint.requests else 0.0
+    return EndpointStats(
+        name=endpoint.name,
+        subject=endpoint.subject,
+        queue_group=_QUEUE,
+        num_requests=endpoint.requests,
+        num_errors=endpoint.errors,
+        last_error=endpoint.last_error,
+        processing_time=int(endpoint.busy_s * 1e9),
+        average_processing_time=int(average_s * 1e9),
+    )
+
+
+async def _guarded(endpoint: _Endpoint, request: Request, handler: RawHandler) -> None:
+    began = time.perf_counter()
+    endpoint.requests += 1
     try:
         await handler(request)
     except YardError as error:
-        await respond_error(request, error)
+        endpoint.errors += 1
+        endpoint.last_error = error.code
+        await request.respond_error(error)
     except Exception:
+        endpoint.errors += 1
+        endpoint.last_error = InternalError.code
         log.exception("command_failed", subject=request.subject)
-        await respond_error(
-            request, InternalError("Something went wrong inside; the log of the service has it.")
+        await request.respond_error(
+            InternalError("Something went wrong inside; the log of the service has it.")
         )
-
-
-async def respond_error(request: Request, error: YardError) -> None:
-    """The one shape of an error, beside the headers that NATS services use for it."""
-    await request.respond_error(error.code, error.message.replace("\n", " "), data=error.encode())
-
-
-def reply_to(request: Request) -> str:
-    """The inbox of who asks."""
-    return request._msg.reply
+    finally:
+        endpoint.busy_s += time.perf_counter() - began
 
 
 def _decode(command: Command[T, R], request: Request) -> T:
@@ -163,24 +271,24 @@ def _audited(
     return Audited(
         command=command.name,
         target=_target(command, request, payload),
-        by=audit.verified_actor(role_of_inbox(reply_to(request)), request.headers),
+        by=audit.verified_actor(request.sender, request.headers),
         at=time.time(),
         outcome=AuditOutcome.DONE if error is None else AuditOutcome.REFUSED,
-        error=None if error is None else _said(error),
+        error=None if error is None else _without_user(error),
         changes=tuple(changes[: audit.MAX_CHANGES]),
         more=max(0, len(changes) - audit.MAX_CHANGES),
     )
 
 
 def _target(command: Command[Any, Any], request: Request, payload: object) -> str:
-    """What the token or the field that names it says."""
-    field = command.changes or ""
-    if field in command.tokens:
-        return command.parse(request.subject)[field]
-    named = getattr(payload, field, None)
+    """What the token or the field that names the changed thing holds."""
+    named_by = command.changes or ""
+    if named_by in command.tokens:
+        return command.parse(request.subject)[named_by]
+    named = getattr(payload, named_by, None)
     return audit.without_user(named[:_MAX_TARGET]) if isinstance(named, str) and named else NO_TARGET
 
 
-def _said(error: YardError) -> ErrorDetail:
+def _without_user(error: YardError) -> ErrorDetail:
     detail = error.body().error
     return msgspec.structs.replace(detail, message=audit.without_user(detail.message))

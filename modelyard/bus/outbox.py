@@ -1,4 +1,4 @@
-"""Events that nobody waits for: gathered a moment, or kept and sent again until the broker has them."""
+"""Publishing without waiting: batched, or retried until the broker has stored the message."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ log = logs.get(__name__)
 
 GATHER_S = 0.004
 """How long a message may wait for others: one write for all of them costs hardly more than one for each."""
-AGAIN_S = 2.0
+RETRY_AFTER_S = 2.0
 """Without the broker's word for so long a message is sent again; its `Nats-Msg-Id` makes it one."""
 TIMEOUT_S = 30.0
 
@@ -40,19 +40,19 @@ _ack = msgspec.json.Decoder(_PubAck)
 
 
 @dataclass
-class _Kept:
+class _Pending:
     message: Message
     sent_at: float
-    given_up_at: float
+    deadline: float
 
 
 class Outbox:
-    """The messages of one connection that are on their way."""
+    """Messages of one connection that are in flight."""
 
     def __init__(self, nc: Client) -> None:
         self._nc = nc
-        self._later: list[Message] = []
-        self._kept: dict[str, _Kept] = {}
+        self._batch: list[Message] = []
+        self._pending: dict[str, _Pending] = {}
         self._numbers = itertools.count()
         self._inbox = ""
         self._empty = asyncio.Event()
@@ -62,7 +62,7 @@ class Outbox:
 
     def publish_batched(self, message: Message) -> None:
         """Send within GATHER_S. Lost if the broker is away."""
-        self._later.append(message)
+        self._batch.append(message)
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._gather())
 
@@ -70,49 +70,49 @@ class Outbox:
         """Send now, and again until the broker has stored it or TIMEOUT_S are over."""
         if not self._inbox:
             self._inbox = self._nc.new_inbox()
-            await self._nc.subscribe(f"{self._inbox}.*", cb=self._on_word)
+            await self._nc.subscribe(f"{self._inbox}.*", cb=self._on_ack)
         number, now = str(next(self._numbers)), time.monotonic()
-        self._kept[number] = _Kept(message, now, now + TIMEOUT_S)
+        self._pending[number] = _Pending(message, now, now + TIMEOUT_S)
         self._empty.clear()
         await self._send(number)
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.create_task(self._sweep())
 
     async def wait_for_acks(self) -> None:
-        """Return when the broker has everything that was to be kept."""
+        """Return when the broker has stored every message that is retried."""
         await self._empty.wait()
 
     async def _gather(self) -> None:
         await asyncio.sleep(GATHER_S)
-        messages, self._later = self._later, []
+        messages, self._batch = self._batch, []
         with contextlib.suppress(nats.errors.Error):
             for message in messages:
                 await self._nc.publish(message.subject, message.data, headers=message.headers)
 
     async def _send(self, number: str) -> None:
-        subject, data, headers = self._kept[number].message
+        subject, data, headers = self._pending[number].message
         # While the broker is away nothing is lost: it is sent again later.
         with contextlib.suppress(nats.errors.Error):
             await self._nc.publish(subject, data, reply=f"{self._inbox}.{number}", headers=headers)
 
-    async def _on_word(self, msg: Msg) -> None:
+    async def _on_ack(self, msg: Msg) -> None:
         with contextlib.suppress(msgspec.DecodeError):
             if _ack.decode(msg.data).seq:
                 self._forget(msg.subject.rsplit(".", 1)[1])
 
     async def _sweep(self) -> None:
-        while self._kept:
-            await asyncio.sleep(AGAIN_S / 4)
+        while self._pending:
+            await asyncio.sleep(RETRY_AFTER_S / 4)
             now = time.monotonic()
-            for number, kept in tuple(self._kept.items()):
-                if now > kept.given_up_at:
-                    log.error("event_lost", subject=kept.message.subject)
+            for number, pending in tuple(self._pending.items()):
+                if now > pending.deadline:
+                    log.error("event_lost", subject=pending.message.subject)
                     self._forget(number)
-                elif now > kept.sent_at + AGAIN_S and number in self._kept:
-                    kept.sent_at = now
+                elif now > pending.sent_at + RETRY_AFTER_S and number in self._pending:
+                    pending.sent_at = now
                     await self._send(number)
 
     def _forget(self, number: str) -> None:
-        self._kept.pop(number, None)
-        if not self._kept:
+        self._pending.pop(number, None)
+        if not self._pending:
             self._empty.set()

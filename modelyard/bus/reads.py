@@ -40,7 +40,7 @@ async def read_bucket(bus: Bus, bucket: Bucket[V], key: str = ">") -> dict[str, 
             try:
                 values[found] = bucket.decode(msg.data)
             except msgspec.DecodeError as error:
-                log.warning("value_not_understood", bucket=bucket.name, key=found, error=str(error))
+                log.warning("value_undecodable", bucket=bucket.name, key=found, error=str(error))
     return values
 
 
@@ -61,8 +61,8 @@ async def read_pages(
     try:
         with as_yard_errors():
             while sequence is not None:
-                asked = {"seq": sequence, "next_by_subj": subject, "batch": batch, "max_bytes": max_bytes}
-                await bus.nc.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(asked), reply=inbox)
+                query = {"seq": sequence, "next_by_subj": subject, "batch": batch, "max_bytes": max_bytes}
+                await bus.nc.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query), reply=inbox)
                 messages: list[Msg] = []
                 sequence = await _read_page(sub, stream, messages)
                 yield messages
@@ -72,14 +72,14 @@ async def read_pages(
 
 
 async def first_sequence_since(bus: Bus, stream: str, at: float) -> int | None:
-    """The sequence of the first message stored at or after `at` (unix seconds); None if there is none yet."""
+    """The sequence of the first message stored at or after `at` (unix seconds); None: no such message."""
     start = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
-    asked = msgspec.json.encode({"start_time": start, "next_by_subj": ">", "batch": 1})
+    query = msgspec.json.encode({"start_time": start, "next_by_subj": ">", "batch": 1})
     inbox = bus.nc.new_inbox()
     sub = await bus.nc.subscribe(inbox)
     try:
         with as_yard_errors():
-            await bus.nc.publish(f"$JS.API.DIRECT.GET.{stream}", asked, reply=inbox)
+            await bus.nc.publish(f"$JS.API.DIRECT.GET.{stream}", query, reply=inbox)
             messages: list[Msg] = []
             await _read_page(sub, stream, messages)
         return int((messages[0].headers or {})["Nats-Sequence"]) if messages else None
@@ -89,7 +89,7 @@ async def first_sequence_since(bus: Bus, stream: str, at: float) -> int | None:
 
 
 async def _read_page(sub: Subscription, stream: str, messages: list[Msg]) -> int | None:
-    """Add one answer's messages; the sequence to go on at, or None at the end."""
+    """Append the messages of one reply; returns the sequence to continue at, or None at the end."""
     while True:
         async with asyncio.timeout(_TIMEOUT_S):
             msg = await sub.next_msg(timeout=None)
@@ -145,7 +145,7 @@ async def replay(
 ) -> AsyncGenerator[StoredMessage[T], None]:
     """Messages of `subject` stored at or after `since` (unix seconds; None: all), oldest first.
 
-    With `follow` it goes on with what comes; without, it ends when everything there is was given.
+    `follow`: continue with new messages; otherwise end after the last stored one.
     """
     stream, filter_subject = streams.BY_KIND[subject.kind], subject.matching(**tokens)
     async with aclosing(stored_messages(bus, stream, filter_subject, since=since, follow=follow)) as messages:
@@ -153,7 +153,7 @@ async def replay(
             try:
                 message = _replayed(subject, msg)
             except msgspec.DecodeError as error:
-                log.warning("message_not_understood", subject=msg.subject, error=str(error))
+                log.warning("message_undecodable", subject=msg.subject, error=str(error))
             else:
                 yield message
 
@@ -216,13 +216,13 @@ class Revision(NamedTuple, Generic[V]):
 
 
 async def read_revisions(bus: Bus, bucket: Bucket[V], key: str) -> list[Revision[V]]:
-    """Newest first; what a version of before wrote and nobody understands any more is left out."""
+    """Newest first; values of an earlier version that cannot be decoded are left out."""
     found = []
     for msg in await read_stream(bus, bucket.stream, bucket.subject(key)):
         try:
             found.append(_revision(bucket, msg))
         except msgspec.DecodeError as error:
-            log.warning("value_not_understood", bucket=bucket.name, key=key, error=str(error))
+            log.warning("value_undecodable", bucket=bucket.name, key=key, error=str(error))
     return found[::-1]
 
 

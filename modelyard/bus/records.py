@@ -19,7 +19,7 @@ log = logs.get(__name__)
 V = TypeVar("V")
 
 Listener = Callable[[str, V | None], None]
-"""Told of every change: the key, and its value or None when it is gone."""
+"""Called on every change with the key, and its value or None when it was deleted or expired."""
 
 
 class BucketStore(Generic[V]):
@@ -41,7 +41,7 @@ class BucketStore(Generic[V]):
         """Write and return the new revision.
 
         `last`: the revision it must have now (0: none yet), else Conflict. `ttl_s`: whole seconds to live.
-        `by`: who asked for it, for the history.
+        `by`: the role that requested it, for the history.
         """
         ttl = {} if ttl_s is None else {"Nats-TTL": f"{ttl_s}s"}
         return await self._write(key, self._bucket.encode(value), {**_headers(last, by), **ttl})
@@ -82,7 +82,9 @@ class BucketStore(Generic[V]):
             ack = await self._bus.js.publish(self._bucket.subject(key), data, headers=headers or None)
         except nats.js.errors.BadRequestError as error:
             if error.err_code == _WRONG_LAST_SEQUENCE:
-                raise Conflict(f"{self._bucket.name}/{key} was changed meanwhile; read it again.") from error
+                raise Conflict(
+                    f"{self._bucket.name}/{key} was changed in the meantime; read it again."
+                ) from error
             raise
         except (TimeoutError, nats.errors.Error) as error:
             raise BrokerUnavailable(f"{self._bucket.name}/{key} could not be written.") from error
@@ -91,7 +93,7 @@ class BucketStore(Generic[V]):
 
 _WRONG_LAST_SEQUENCE = 10071
 BY_HEADER = "Yard-By"
-"""Who asked for a change of a value."""
+"""The role that requested a change of a value."""
 
 
 def _headers(last: int | None, by: str | None) -> dict[str, str]:
@@ -125,13 +127,13 @@ class BucketCache(Generic[V]):
 
     @classmethod
     async def start(cls, bus: Bus, bucket: Bucket[V], tasks: Tasks) -> "BucketCache[V]":
-        """A mirror that is complete now and follows as long as `tasks` runs."""
-        mirror = cls(bus, bucket)
-        forget = bus.on_reconnect(mirror._rebuild.set)
-        following = tasks.spawn(mirror._run(), f"mirror {bucket.name}")
-        following.add_done_callback(lambda _: forget())
-        await mirror._synced.wait()
-        return mirror
+        """A cache that is complete now and stays current as long as `tasks` runs."""
+        cache = cls(bus, bucket)
+        unregister = bus.on_reconnect(cache._rebuild.set)
+        following = tasks.spawn(cache._run(), f"cache {bucket.name}")
+        following.add_done_callback(lambda _: unregister())
+        await cache._synced.wait()
+        return cache
 
     async def _run(self) -> None:
         while True:
@@ -139,7 +141,7 @@ class BucketCache(Generic[V]):
             try:
                 await self._follow_until_rebuild()
             except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
-                log.warning("mirror_retries", bucket=self._bucket.name, error=str(error))
+                log.warning("bucket_watch_failed", bucket=self._bucket.name, error=str(error))
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _follow_until_rebuild(self) -> None:
@@ -163,7 +165,7 @@ class BucketCache(Generic[V]):
             if entry is None:
                 complete = True
                 for key in set(self.values) - seen:
-                    self._forget(key)
+                    self._remove(key)
                 self._synced.set()
             else:
                 self._apply(entry)
@@ -172,25 +174,25 @@ class BucketCache(Generic[V]):
 
     def _apply(self, entry: KeyValue.Entry) -> None:
         if entry.operation is not None or not entry.value:
-            self._forget(entry.key)
+            self._remove(entry.key)
             return
         if self.revisions.get(entry.key) == entry.revision:
             return
         try:
             value = self._bucket.decode(entry.value)
         except msgspec.DecodeError as error:
-            log.warning("value_not_understood", bucket=self._bucket.name, key=entry.key, error=str(error))
+            log.warning("value_undecodable", bucket=self._bucket.name, key=entry.key, error=str(error))
             return
         self.values[entry.key] = value
         self.revisions[entry.key] = entry.revision or 0
-        self._tell(entry.key, value)
+        self._notify(entry.key, value)
 
-    def _forget(self, key: str) -> None:
+    def _remove(self, key: str) -> None:
         self.revisions.pop(key, None)
         if self.values.pop(key, None) is not None:
-            self._tell(key, None)
+            self._notify(key, None)
 
-    def _tell(self, key: str, value: V | None) -> None:
+    def _notify(self, key: str, value: V | None) -> None:
         self._changed.set()
         for listener in tuple(self._listeners):
             try:

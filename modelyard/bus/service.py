@@ -1,4 +1,4 @@
-"""The life of a service process: settings, logging, login, work until told to stop, a clean end."""
+"""The lifecycle of a service process: settings, logging, login, work until SIGTERM, a clean exit."""
 
 import asyncio
 import signal
@@ -14,21 +14,20 @@ from modelyard.bus.ensure import ensure_all
 from modelyard.bus.log_publisher import LogPublisher
 from modelyard.bus.tasks import Tasks
 from modelyard.host.home import AlreadyRunning, broker_url, lock
-from modelyard.host.processes import die_with_parent
+from modelyard.host.processes import EXIT_CONFIG, die_with_parent
 from modelyard.host.settings import Settings, SettingsError, load
-from modelyard.up.child import EXIT_CONFIG
 from schemas.base import SERVICES, Role
 from schemas.errors import YardError
 
 log = logs.get(__name__)
 T = TypeVar("T")
 
-_ALONE = (Role.SUPERVISOR, Role.MONITOR, Role.DOWNLOADER)
-_LEAVING_S = 10.0
-_TRY_S = 0.1
+_SINGLETONS = (Role.SUPERVISOR, Role.MONITOR, Role.DOWNLOADER)
+_PREDECESSOR_EXIT_S = 10.0
+_LOCK_RETRY_S = 0.1
 
 ServiceMain = Callable[[Bus, Settings, Tasks], Awaitable[None]]
-"""Sets the service up and returns; its tasks run until the process is told to stop."""
+"""Sets the service up and returns; its tasks run until the process is asked to stop."""
 
 
 def run_service(role: Role, main: ServiceMain) -> None:
@@ -36,34 +35,34 @@ def run_service(role: Role, main: ServiceMain) -> None:
     die_with_parent(signal.SIGTERM)
     try:
         settings = load()
-        wire = LogPublisher()
-        logs.configure(settings.log_level, wire)
-        with _alone(role, settings):
-            sys.exit(run_loop(_serve(role, main, settings, wire)))
+        publisher = LogPublisher()
+        logs.configure(settings.log_level, publisher)
+        with _singleton_lock(role, settings):
+            sys.exit(run_loop(_serve(role, main, settings, publisher)))
     except (SettingsError, AlreadyRunning) as error:
         sys.stderr.write(f"yard: {error}\n")
         sys.exit(EXIT_CONFIG)
 
 
-def _alone(role: Role, settings: Settings) -> AbstractContextManager[object]:
-    """One of each kind a home: two supervisors of one node would each count its memory for themselves.
+def _singleton_lock(role: Role, settings: Settings) -> AbstractContextManager[object]:
+    """One process of each kind per home: two supervisors of a node would both allocate all of its memory.
 
-    One whose `yard up` was killed may still be on its way out.
+    The predecessor, whose `yard up` was killed, may still be exiting.
     """
-    if role not in _ALONE:
+    if role not in _SINGLETONS:
         return nullcontext()
     settings.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    until, told = time.monotonic() + _LEAVING_S, False
+    deadline, logged = time.monotonic() + _PREDECESSOR_EXIT_S, False
     while True:
         try:
             return lock(settings, f"{role}.lock")
         except AlreadyRunning as error:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
-            if not told:
-                log.info("home_is_held", service=role, by=str(error))
-            told = True
-        time.sleep(_TRY_S)
+            if not logged:
+                log.info("home_locked", service=role, by=str(error))
+            logged = True
+        time.sleep(_LOCK_RETRY_S)
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -75,14 +74,14 @@ def run_loop(work: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(work)
 
 
-async def _serve(role: Role, main: ServiceMain, settings: Settings, wire: LogPublisher) -> int:
+async def _serve(role: Role, main: ServiceMain, settings: Settings, publisher: LogPublisher) -> int:
     stop = stop_signal()
     try:
         bus = await Bus.connect(settings, role, url=broker_url(settings))
         if role in SERVICES:
             await ensure_all(bus)
         async with Tasks() as tasks:
-            tasks.spawn(wire.run(bus, role), "log")
+            tasks.spawn(publisher.run(bus, role), "log")
             await main(bus, settings, tasks)
             log.info("service_ready", service=role)
             closed = asyncio.ensure_future(bus.closed.wait())
@@ -96,7 +95,7 @@ async def _serve(role: Role, main: ServiceMain, settings: Settings, wire: LogPub
         log.error("connection_closed", service=role)
         return 1
     log.info("service_stopped", service=role)
-    await wire.send(bus, role)
+    await publisher.send(bus, role)
     await bus.close()
     return 0
 

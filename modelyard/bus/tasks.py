@@ -1,4 +1,4 @@
-"""Background tasks that are never lost: an exception is logged, a stop cancels and waits."""
+"""Background tasks: an exception is logged, a stop cancels them and waits."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -43,14 +43,14 @@ async def first_of(*racers: Awaitable[Any], timeout_s: float | None = None) -> t
 
 
 class Tasks:
-    """A set of tasks that live as long as the `async with` block. One failing does not end the others."""
+    """Tasks that live as long as the `async with` block. A failing task does not end the others."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closers: list[Callable[[], Awaitable[None]]] = []
 
     def before_cancel(self, closer: Callable[[], Awaitable[None]]) -> None:
-        """Await `closer` when the block is left, while the tasks still run; the last given comes first."""
+        """Await `closer` when the block is left, before the tasks are cancelled; last in, first out."""
         self._closers.append(closer)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:

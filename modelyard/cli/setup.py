@@ -18,9 +18,9 @@ from modelyard.host import settings as host_settings
 from modelyard.host.broker import BrokerMissing, configuration, reload
 from modelyard.host.credentials import API_KEYS, ensure_seeds, forget_member
 from modelyard.host.settings import Settings, SettingsError, load
-from modelyard.up.child import CannotStart
-from modelyard.up.inviting import Inviting, listening
-from modelyard.up.run import Asked, run_up
+from modelyard.up.child import StartupError
+from modelyard.up.inviter import Inviter, broker_address
+from modelyard.up.run import UpOptions, run_up
 
 _INVITATION_TIMEOUT_S = 600
 _MASK = "***"
@@ -93,7 +93,7 @@ def _guarded(run: Callable[[], int]) -> int:
     """The exit status of `run`; a wrong setting or a folder that cannot be written becomes a sentence."""
     try:
         return run()
-    except (SettingsError, CannotStart) as error:
+    except (SettingsError, StartupError) as error:
         complain(str(error))
     except OSError as error:
         complain(f"{error.filename} cannot be written: {error.strerror}.")
@@ -109,7 +109,7 @@ def _up(arguments: argparse.Namespace) -> int:
         complain("A machine that joins has no broker of its own: give --join or --listen, not both.")
         return WRONG_COMMAND
     return run_up(
-        Asked(listen=arguments.listen, join=join is not None, url=join or None, gateway=arguments.gateway)
+        UpOptions(listen=arguments.listen, join=join is not None, url=join or None, gateway=arguments.gateway)
     )
 
 
@@ -138,8 +138,8 @@ def _init(settings: Settings, arguments: argparse.Namespace) -> int:
 def _invite(arguments: argparse.Namespace) -> int:
     async def wait() -> str | None:
         settings = load()
-        inviting = Inviting(settings, listening(settings), gateway=arguments.gateway)
-        return await inviting.run(arguments.port, _INVITATION_TIMEOUT_S, _show_invitation)
+        inviter = Inviter(settings, broker_address(settings), gateway=arguments.gateway)
+        return await inviter.run(arguments.port, _INVITATION_TIMEOUT_S, _show_invitation)
 
     joined = asyncio.run(wait())
     if joined is None:

@@ -1,4 +1,4 @@
-"""The broker's configuration, made from the contract: never open, each role no more than it needs."""
+"""The broker's configuration, derived from the contract: logins by nkey, least privilege per role."""
 
 import json
 import shutil
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
 MAX_FILE_BYTES = 2 * sum(stream.max_bytes for stream in streams.ALL) + 4 * 1024**3
-"""Twice what every stream may take at most, and room for the buckets.
+"""Twice the maximum of all streams, plus room for the buckets.
 
-Left to itself the broker allows three quarters of the free disk and refuses streams that could outgrow it.
-Twice, since a stream that is there already is counted once more when it is ensured again.
+By default the broker allows three quarters of the free disk and refuses streams that could outgrow it.
+Twice, because ensuring an existing stream counts its reservation once more.
 """
 
 
 class BrokerMissing(Exception):
-    """There is no nats-server to start; the message says how to get one."""
+    """No nats-server was found; the message says how to get one."""
 
 
 def find_server() -> Path:
@@ -50,7 +50,7 @@ def configuration(keys: Path, store: Path, *, host: str, port: int, pid_file: Pa
         "max_payload": MAX_PAYLOAD_BYTES,
         "max_pending": 64 * 1024 * 1024,
         "write_deadline": "10s",
-        # A machine that vanished is noticed within 9 s: until then orders may go to it.
+        # A dead machine is detected within 9 s; until then it may be given work.
         "ping_interval": "3s",
         "ping_max": 2,
         "jetstream": {
@@ -62,18 +62,18 @@ def configuration(keys: Path, store: Path, *, host: str, port: int, pid_file: Pa
     }
     if pid_file is not None:
         document["pid_file"] = str(pid_file)
-    return _spelled(document)
+    return _encoded(document)
 
 
-def _spelled(document: dict[str, Any]) -> str:
-    # nats-server knows no \u escapes, so letters stay as they are; the file is UTF-8.
+def _encoded(document: dict[str, Any]) -> str:
+    # nats-server does not support \u escapes; the file is UTF-8.
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def reload(keys: Path, config: Path) -> None:
-    """Have the running broker know who joined or left; BrokerMissing if none runs from this home.
+    """Reload the running broker with the present members; BrokerMissing if none runs from this home.
 
-    Who is logged in stays so.
+    Open connections stay logged in.
     """
     import psutil
 
@@ -81,9 +81,9 @@ def reload(keys: Path, config: Path) -> None:
         document = json.loads(config.read_text(encoding="utf-8"))
         process = _running(Path(document["pid_file"]), config)
         document["accounts"] = _accounts(keys)
-        beside = config.with_suffix(".new")
-        beside.write_text(_spelled(document), encoding="utf-8")
-        beside.replace(config)
+        temporary = config.with_suffix(".new")
+        temporary.write_text(_encoded(document), encoding="utf-8")
+        temporary.replace(config)
         process.send_signal(signal.SIGHUP)
     except (OSError, KeyError, ValueError, psutil.Error) as error:
         raise BrokerMissing(
@@ -92,7 +92,7 @@ def reload(keys: Path, config: Path) -> None:
 
 
 def _running(pid_file: Path, config: Path) -> "psutil.Process":
-    """The broker that was started with `config`; ValueError if its number belongs to another by now."""
+    """The broker that was started with `config`; ValueError if its pid belongs to another process."""
     import psutil
 
     process = psutil.Process(int(pid_file.read_text()))

@@ -1,4 +1,4 @@
-"""One nkey a role, kept under `YARD_HOME/keys`, readable by its owner alone."""
+"""One nkey per role in `YARD_HOME/keys`, readable only by its owner."""
 
 import contextlib
 import hashlib
@@ -12,11 +12,11 @@ import nkeys
 from schemas.base import Record, Role
 
 API_KEYS = "api-keys"
-"""File of the gateway's API keys beside the seeds: one a line."""
+"""The file of the gateway's API keys, one per line."""
 
 
 class Member(Record):
-    """A machine that joined: what the broker knows its logins by. Its seeds never leave it."""
+    """A machine that joined the yard: the public keys of its logins. Its seeds never leave it."""
 
     node: str
     joined_at: float
@@ -28,7 +28,7 @@ def seed_path(folder: Path, role: Role) -> Path:
 
 
 def ensure_seeds(folder: Path, roles: Iterable[Role] = Role) -> None:
-    """Make the seed of every role that has none yet."""
+    """Create the missing seeds."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for role in roles:
         path = seed_path(folder, role)
@@ -42,41 +42,41 @@ def read_seed(folder: Path, role: Role) -> str:
 
 
 def public_key(folder: Path, role: Role) -> str:
-    """What the broker knows the role by."""
+    """The role's public key, by which the broker identifies it."""
     key: bytes = nkeys.from_seed(bytearray(read_seed(folder, role).encode())).public_key
     return key.decode()
 
 
 def yard_id(folder: Path) -> str:
-    """What tells this yard from others; no secret."""
+    """The public id of this yard."""
     return hashlib.sha256(public_key(folder, Role.OPERATOR).encode()).hexdigest()[:12]
 
 
 def members(folder: Path) -> list[Member]:
-    """Every machine that joined."""
-    found = []
+    """All machines that joined."""
+    members = []
     for path in sorted((folder / "members").glob("*.json")):
         with contextlib.suppress(msgspec.DecodeError):
-            found.append(msgspec.json.decode(path.read_bytes(), type=Member))
-    return found
+            members.append(msgspec.json.decode(path.read_bytes(), type=Member))
+    return members
 
 
 def write_member(folder: Path, member: Member) -> None:
-    """Remember a machine that joined; one that was there before has new keys now."""
+    """Store a machine that joined; its previous keys are replaced."""
     (folder / "members").mkdir(exist_ok=True, mode=0o700)
     (folder / "members" / f"{member.node}.json").write_bytes(msgspec.json.encode(member))
 
 
 def forget_member(folder: Path, node: str) -> bool:
-    """Take its logins away; False if there is no such machine."""
+    """Remove its logins; False if the machine is unknown."""
     path = folder / "members" / f"{node}.json"
-    there = path.exists()
+    existed = path.exists()
     path.unlink(missing_ok=True)
-    return there
+    return existed
 
 
 def _write_secret(path: Path, secret: str) -> None:
-    """Write beside, then rename: a reader sees the whole secret or none."""
+    """Atomic: a reader sees the whole secret or none."""
     temporary = path.with_suffix(f".{os.getpid()}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secret + "\n")

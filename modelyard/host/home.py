@@ -1,4 +1,4 @@
-"""The folder of one installation: who runs there, and where its broker is."""
+"""The home folder of one installation: its processes, membership and the address of its broker."""
 
 import contextlib
 import fcntl
@@ -17,26 +17,26 @@ DEFAULT_NATS_PORT = 4222
 
 
 class RunFile(Record):
-    """What `yard up` tells the other commands of this home."""
+    """Written by `yard up` for the other commands of this home."""
 
     pid: int
     nats_url: str
     gateway_url: str | None = None
-    """None where no gateway runs: a machine that joined another's yard."""
+    """None where no gateway runs: on a machine that joined another yard."""
 
 
 class Membership(Record):
-    """Another machine's yard that this home joined."""
+    """The yard of another machine that this home joined."""
 
     yard: str
-    """Its id, by which it is found on the network again."""
+    """Its id, to find it again on the network."""
     nats_url: str
     gateway: bool = False
     """Whether this machine may run a gateway."""
 
 
 class AlreadyRunning(Exception):
-    """Another `yard up` runs from this home."""
+    """The home is locked by another process."""
 
 
 def run_file(settings: Settings) -> Path:
@@ -44,7 +44,7 @@ def run_file(settings: Settings) -> Path:
 
 
 def read_run_file(settings: Settings) -> RunFile | None:
-    """What the running `yard up` wrote; None if there is none."""
+    """The run file of the running `yard up`; None if none runs."""
     try:
         return msgspec.json.decode(run_file(settings).read_bytes(), type=RunFile)
     except (OSError, msgspec.DecodeError):
@@ -56,7 +56,7 @@ def write_run_file(settings: Settings, content: RunFile) -> None:
 
 
 def read_membership(settings: Settings) -> Membership | None:
-    """Whose yard this home joined; None if none."""
+    """The joined yard; None if none."""
     try:
         return msgspec.json.decode(membership_file(settings).read_bytes(), type=Membership)
     except (OSError, msgspec.DecodeError):
@@ -72,16 +72,16 @@ def write_membership(settings: Settings, membership: Membership) -> None:
 
 
 def broker_url(settings: Settings) -> str:
-    """YARD_NATS_URL, else what `yard up` wrote down, else a yard joined, else the broker's usual place."""
+    """YARD_NATS_URL, else the run file, else the joined yard, else the default port on loopback."""
     if settings.nats_url:
         return settings.nats_url
-    if (known := read_run_file(settings) or read_membership(settings)) is not None:
-        return known.nats_url
+    if (running := read_run_file(settings) or read_membership(settings)) is not None:
+        return running.nats_url
     return f"nats://127.0.0.1:{settings.nats_port or DEFAULT_NATS_PORT}"
 
 
 def yard_of(settings: Settings) -> str | None:
-    """The id of the yard that this home is, or joined; None if it is neither yet."""
+    """The id of the yard that this home is or joined; None before its first start."""
     joined = read_membership(settings)
     if joined is not None:
         return joined.yard
@@ -91,14 +91,14 @@ def yard_of(settings: Settings) -> str | None:
 
 
 def broker_config(settings: Settings) -> Path:
-    """What the broker of this home is started with."""
+    """The configuration file of this home's broker."""
     return settings.run / "nats.conf"
 
 
 def prepare(settings: Settings) -> None:
-    """Make the folders. Only the owner may look: there are keys and logs inside."""
+    """Create the folders, accessible only by their owner: they contain keys and logs."""
     plugins = settings.engine_plugins
-    # A store that somebody named may be a disk that is not mounted now: its folder is not ours to make.
+    # A configured store may be a disk that is not mounted now: its folder is not ours to create.
     store = () if settings.stores else (settings.models,)
     folders = (settings.home, *store, settings.logs, settings.run, settings.credentials)
     for folder in (*folders, plugins.parent, plugins):
@@ -107,9 +107,9 @@ def prepare(settings: Settings) -> None:
 
 
 def lock(settings: Settings, name: str = "lock") -> IO[str]:
-    """Hold the home for this process as long as the file stays open; AlreadyRunning if it is held.
+    """Lock the home for this process as long as the file stays open; AlreadyRunning if it is locked.
 
-    `name`: of one service, which holds only its own part of the home.
+    `name`: the lock of one service, for its part of the home.
     """
     file = (settings.run / name).open("a+")
     try:
@@ -119,7 +119,7 @@ def lock(settings: Settings, name: str = "lock") -> IO[str]:
         holder = file.read().strip() or "unknown"
         file.close()
         raise AlreadyRunning(
-            f"Modelyard runs from {settings.home} already (process {holder}); "
+            f"Modelyard already runs from {settings.home} (process {holder}); "
             "stop it, or set YARD_HOME to another folder."
         ) from error
     file.truncate(0)
@@ -129,11 +129,11 @@ def lock(settings: Settings, name: str = "lock") -> IO[str]:
 
 
 class RunnerFile(Record):
-    """A runner's processes, written by itself for the time without a broker or supervisor."""
+    """The processes of a runner, for cleanup without a broker or supervisor."""
 
     pid: int
     started_at: float
-    """Unix seconds, as the system says it; with the number it names one process for ever."""
+    """Unix seconds from the system; with the pid it identifies one process for ever."""
     engine_pid: int | None = None
     engine_started_at: float | None = None
 
@@ -143,7 +143,7 @@ def _runner_file(settings: Settings, instance: str) -> Path:
 
 
 def write_runner(settings: Settings, instance: str, content: RunnerFile) -> None:
-    """Write or replace a runner's file, never half of it."""
+    """Write or replace a runner's file atomically."""
     path = _runner_file(settings, instance)
     fresh = path.with_suffix(".new")
     fresh.write_bytes(msgspec.json.encode(content))
@@ -151,7 +151,7 @@ def write_runner(settings: Settings, instance: str, content: RunnerFile) -> None
 
 
 def read_runners(settings: Settings) -> dict[str, RunnerFile]:
-    """Every runner that did not take its file away, by instance; its process may be gone all the same."""
+    """All runner files by instance; a process may have ended without removing its file."""
     runners = {}
     for path in settings.run.glob("runner-*.json"):
         with contextlib.suppress(OSError, msgspec.DecodeError):
@@ -161,7 +161,7 @@ def read_runners(settings: Settings) -> dict[str, RunnerFile]:
 
 
 def forget_runner(settings: Settings, instance: str) -> None:
-    """The runner and its engine are gone, and with them what it was told."""
+    """Remove the files of a runner that has ended."""
     _runner_file(settings, instance).unlink(missing_ok=True)
     _reason_file(settings, instance).unlink(missing_ok=True)
 
@@ -171,12 +171,12 @@ def _reason_file(settings: Settings, instance: str) -> Path:
 
 
 def leave_reason(settings: Settings, instance: str, reason: Reason) -> None:
-    """Why a runner is about to get SIGTERM: a signal cannot say it, and the broker may be away."""
+    """Store why a runner is about to get SIGTERM, which carries no reason; the broker may be unreachable."""
     _reason_file(settings, instance).write_text(reason)
 
 
 def read_reason(settings: Settings, instance: str) -> Reason | None:
-    """Why this runner was told to stop; None if it was a person's signal."""
+    """Why the supervisor stopped this runner; None after a signal from a person."""
     with contextlib.suppress(OSError, ValueError):
         return Reason(_reason_file(settings, instance).read_text())
     return None

@@ -1,4 +1,4 @@
-"""Yards on the local network, told and found by mDNS (`_modelyard._tcp`). Needs the extra `lan`."""
+"""Yards on the local network, announced and discovered by mDNS (`_modelyard._tcp`). Needs the extra `lan`."""
 
 import asyncio
 import contextlib
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 SERVICE = "_modelyard._tcp.local."
-LOOK_S = 1.5
-"""How long answers are waited for; those that are awake answer within half a second."""
+BROWSE_S = 1.5
+"""How long to wait for responses; active hosts respond within half a second."""
 _RESOLVE_MS = 1000
 
 
 class DiscoveredYard(Record):
-    """A yard that tells of itself."""
+    """An announced yard."""
 
     node: str
     """Its first machine."""
@@ -39,7 +39,7 @@ def available() -> bool:
 
 @contextlib.asynccontextmanager
 async def announced(node: str, yard: str, hosts: Sequence[str], port: int) -> AsyncIterator[None]:
-    """Tell the network of this yard inside the block. TXT has its version and name, and no secret."""
+    """Announce this yard inside the block. TXT contains its version and name, no secret."""
     from zeroconf.asyncio import AsyncServiceInfo
 
     # A label of DNS has 63 bytes at most; the whole name stands in TXT.
@@ -61,8 +61,8 @@ async def announced(node: str, yard: str, hosts: Sequence[str], port: int) -> As
         await mdns.async_close()
 
 
-async def browse(timeout_s: float = LOOK_S) -> list[DiscoveredYard]:
-    """Every yard that answers; none where the extra or the network is not there."""
+async def browse(timeout_s: float = BROWSE_S) -> list[DiscoveredYard]:
+    """All yards that respond; none without the extra or a network."""
     if not available():
         return []
     from zeroconf.asyncio import AsyncServiceBrowser
@@ -75,23 +75,23 @@ async def browse(timeout_s: float = LOOK_S) -> list[DiscoveredYard]:
     try:
         browser = AsyncServiceBrowser(mdns.zeroconf, SERVICE, handlers=[lambda name, **_: names.add(name)])
         await asyncio.sleep(timeout_s)
-        found = [await _resolved(mdns, name) for name in sorted(names)]
+        resolved = [await _resolved(mdns, name) for name in sorted(names)]
         await browser.async_cancel()
     finally:
         await mdns.async_close()
-    return [one for one in found if one is not None]
+    return [yard for yard in resolved if yard is not None]
 
 
 async def _resolved(mdns: "AsyncZeroconf", name: str) -> DiscoveredYard | None:
     info: AsyncServiceInfo | None = await mdns.async_get_service_info(SERVICE, name, timeout=_RESOLVE_MS)
     if info is None or info.port is None or not (hosts := info.parsed_addresses()):
         return None
-    told = {key: value or "" for key, value in info.decoded_properties.items()}
+    properties = {key: value or "" for key, value in info.decoded_properties.items()}
     host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
     return DiscoveredYard(
-        node=told.get("node", ""),
-        yard=told.get("yard", ""),
-        version=told.get("version", ""),
+        node=properties.get("node", ""),
+        yard=properties.get("yard", ""),
+        version=properties.get("version", ""),
         nats_url=f"nats://{host}:{info.port}",
     )
 

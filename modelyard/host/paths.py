@@ -1,4 +1,4 @@
-"""Where a file of the hub may lie: the hub's paths are a stranger's text and never lead out of a folder."""
+"""Safe places for files of the hub: paths are untrusted text and never lead out of their folder."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt
 _NOT_EVERYWHERE = set('<>:"|?*')
 _OWN_NAMES = {".modelyard.json", "description.txt"}
 _OWN_SUFFIXES = (".part", ".jrnl", ".jrn~")
-"""What a store writes beside the files of a model: what is known of them, and what is not all there yet."""
+"""Files that a store writes next to those of a model: metadata, and incomplete data."""
 
 
 def resolve_inside(root: Path, hub_path: str) -> Path:
-    """The place of hub_path under root, symbolic links followed; ValueError if it would lie outside."""
+    """The place of hub_path under root, symbolic links followed; ValueError if it would be outside."""
     parts = _checked_parts(hub_path)
     real_root = root.resolve()
     target = real_root.joinpath(*parts)
@@ -24,7 +24,7 @@ def resolve_inside(root: Path, hub_path: str) -> Path:
 
 
 def resolve_all(folder: Path, hub_paths: Iterable[str]) -> list[Path]:
-    """The places of the files of one repository; ValueError unless every system could keep them all apart."""
+    """The places of the files of one repository; ValueError unless they are distinct on every file system."""
     names: dict[str, str] = {}
     places = []
     for path in hub_paths:

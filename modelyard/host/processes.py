@@ -13,22 +13,24 @@ from typing import Self
 
 import psutil
 
+EXIT_CONFIG = 78
+"""Exit status of a process with an invalid configuration (EX_CONFIG): a restart does not help."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def die_with_parent(number: signal.Signals) -> None:
-    """Ask the kernel to send this process `number` when its parent dies (Linux; elsewhere parents tell)."""
+    """Ask the kernel to send this process `number` when its parent dies (Linux only)."""
     if _libc is None or os.getppid() == 1:
         return
     _libc.prctl(_PR_SET_PDEATHSIG, number.value)
     if os.getppid() == 1:
-        # The parent died before the kernel took the order.
+        # The parent died before prctl took effect.
         os.kill(os.getpid(), number)
 
 
 def dying_with_parent(number: signal.Signals) -> Callable[[], None]:
-    """A `preexec_fn` that binds the child's life to ours, for programs that cannot do it themselves."""
+    """A `preexec_fn` that ends the child when this process dies."""
     return lambda: die_with_parent(number)
 
 
@@ -36,7 +38,7 @@ POLL_S = 0.1
 
 
 def started_at(pid: int) -> float | None:
-    """When process `pid` started, which tells it from a later one of the same number; None if it is gone."""
+    """When process `pid` started, which distinguishes reused pids; None if it has ended."""
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
@@ -45,13 +47,13 @@ def started_at(pid: int) -> float | None:
 
 
 def is_same(pid: int, created_at: float) -> bool:
-    """Whether `pid` still is the process that started at `created_at`."""
+    """Whether `pid` is still the process that started at `created_at`."""
     now = started_at(pid)
     return now is not None and abs(now - created_at) < 1.0
 
 
 async def wait_until_gone(pid: int, created_at: float) -> None:
-    """Wait until that process is gone, whoever its parent is."""
+    """Wait until the process has ended, also if it is no child of ours."""
     try:
         descriptor = os.pidfd_open(pid)
     except (AttributeError, OSError):
@@ -82,7 +84,7 @@ async def _poll_gone(pid: int, created_at: float) -> None:
 
 
 async def terminate(pid: int, created_at: float, *, grace_s: float) -> None:
-    """TERM, wait up to `grace_s`, KILL, wait. Harmless if it is gone."""
+    """TERM, wait up to `grace_s`, KILL, wait. A no-op if it has ended."""
     for number, timeout_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
         if not is_same(pid, created_at):
             return
@@ -93,11 +95,11 @@ async def terminate(pid: int, created_at: float, *, grace_s: float) -> None:
 
 
 PROCESS_MARK = "MODELYARD_INSTANCE"
-"""In the environment of an engine, and so of whatever it starts, in whichever session."""
+"""Environment variable of an engine, inherited by all its descendants in any session."""
 
 
 class ProcessGroup:
-    """A process that leads a session, and whatever it started; told from later ones of its number.
+    """A session leader and its descendants; `created_at` distinguishes reused pids.
 
     `mark`: the value of PROCESS_MARK that all of it carries, which also finds those that left the session.
     """
@@ -109,21 +111,21 @@ class ProcessGroup:
 
     @classmethod
     def led_by(cls, pid: int, mark: str | None = None) -> Self:
-        """The group of a process that was started just now."""
+        """The group of a process that has just been started."""
         return cls(pid, started_at(pid) or time.time(), mark)
 
     async def leader_gone(self) -> None:
-        """Wait until its first process has ended."""
+        """Wait until its leader has ended."""
         await wait_until_gone(self.leader, self.created_at)
 
     def signal_leader(self, number: signal.Signals) -> None:
-        """Tell its first process, if that is there."""
+        """Signal its leader, if it is running."""
         if is_same(self.leader, self.created_at):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.leader, number)
 
     async def kill(self) -> None:
-        """KILL all of it, and wait until nothing is left; what is dead but not buried holds no memory."""
+        """KILL all members and wait until none is left. Zombies hold no memory and are ignored."""
         while members := list(self._members()):
             for member in members:
                 with contextlib.suppress(psutil.Error):
@@ -131,7 +133,7 @@ class ProcessGroup:
             await asyncio.gather(*(wait_until_gone(member.pid, member.create_time()) for member in members))
 
     def _members(self) -> Iterator[psutil.Process]:
-        """Those alive. A number is not given to another process while a session has it."""
+        """Live members. A pid is not reused while a session has it."""
         leader = started_at(self.leader)
         has_session = leader is None or is_same(self.leader, self.created_at)
         for pid in psutil.pids():

@@ -1,4 +1,4 @@
-"""Asking what strangers wrote: it may never answer, and must stop nothing else."""
+"""Blocking calls into foreign code that may hang: in daemon threads, with timeouts."""
 
 import threading
 from collections.abc import Callable, Hashable
@@ -9,36 +9,36 @@ T = TypeVar("T")
 
 
 class CallTimeout(Exception):
-    """What was asked is still at it."""
+    """The call is still running."""
 
 
 def run_in_daemon_thread(work: Callable[[], T]) -> "Future[T]":
-    """Do `work` in a thread that ends with the process: one that hangs keeps nobody from ending."""
+    """Run `work` in a daemon thread: a hanging call does not prevent the process from exiting."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - whoever waits gets it, SystemExit too
+        except BaseException as error:  # noqa: BLE001 - the caller gets it, SystemExit too
             future.set_exception(error)
 
-    threading.Thread(target=run, name="aside", daemon=True).start()
+    threading.Thread(target=run, name="run_in_daemon_thread", daemon=True).start()
     return future
 
 
 class TimedCalls:
-    """Waits for answers, and never asks twice what has not answered yet."""
+    """Calls with a timeout; a call that is still running is not started again."""
 
     def __init__(self) -> None:
-        self._under_way: dict[Hashable, Future[Any]] = {}
+        self._running: dict[Hashable, Future[Any]] = {}
 
-    def ask(self, key: Hashable, work: Callable[[], T], timeout_s: float, *, late: bool = False) -> T:
-        """What `work` returns or raises; CallTimeout if that takes longer than `timeout_s`.
+    def call(self, key: Hashable, work: Callable[[], T], timeout_s: float, *, late: bool = False) -> T:
+        """The result or exception of `work`; CallTimeout after `timeout_s`.
 
-        `key`: who is asked what. `late`: an answer that came after all is taken the next time; else it is
-        asked again then.
+        `key`: identifies the call. `late`: a result that came after its timeout is returned by the next
+        call; otherwise the work is started again then.
         """
-        before = self._under_way.pop(key, None)
+        before = self._running.pop(key, None)
         if before is not None and before.done() and not late:
             before = None
         future: Future[T] = before or run_in_daemon_thread(work)
@@ -47,5 +47,5 @@ class TimedCalls:
         except TimeoutError:
             if future.done():
                 raise
-            self._under_way[key] = future
+            self._running[key] = future
             raise CallTimeout("It does not answer.") from None

@@ -1,4 +1,4 @@
-"""The embedded broker: nats-server as a child, configured from the contract."""
+"""The broker of `yard up`: nats-server as a child process, configured from the contract."""
 
 import asyncio
 import contextlib
@@ -8,14 +8,14 @@ from modelyard.host.broker import configuration, find_server
 from modelyard.host.credentials import ensure_seeds
 from modelyard.host.home import broker_config
 from modelyard.host.settings import Settings
-from modelyard.up.child import CannotStart, Child
+from modelyard.up.child import Child, StartupError
 
 _START_TIMEOUT_S = 10.0
 _POLL_S = 0.01
 
 
 async def start_broker(settings: Settings, port: int) -> Child:
-    """Start nats-server on `port` and return once it accepts connections; CannotStart if it does not."""
+    """Start nats-server on `port` and return once it accepts connections; StartupError if it does not."""
     ensure_seeds(settings.credentials)
     config = broker_config(settings)
     config.write_text(
@@ -32,16 +32,16 @@ async def start_broker(settings: Settings, port: int) -> Child:
         "broker", [str(find_server()), "-c", str(config)], dict(os.environ), settings.logs / "broker.log"
     )
     await child.start()
-    await _accepts(child, own_host(settings.nats_host), port)
+    await _wait_until_listening(child, own_host(settings.nats_host), port)
     return child
 
 
 def own_host(host: str) -> str:
-    """Where we ourselves reach a listener on `host`."""
+    """The address by which this machine reaches a listener on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
-async def _accepts(child: Child, host: str, port: int) -> None:
+async def _wait_until_listening(child: Child, host: str, port: int) -> None:
     ended = asyncio.ensure_future(child.wait())
     try:
         async with asyncio.timeout(_START_TIMEOUT_S):
@@ -52,7 +52,7 @@ async def _accepts(child: Child, host: str, port: int) -> None:
                     return
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
-        raise CannotStart(f"The broker did not come up in {_START_TIMEOUT_S:g} s.") from None
+        raise StartupError(f"The broker did not come up in {_START_TIMEOUT_S:g} s.") from None
     finally:
         ended.cancel()
-    raise CannotStart(f"The broker ended at once: {child.last_line()}")
+    raise StartupError(f"The broker exited at once: {child.last_line()}")

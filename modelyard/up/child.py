@@ -1,23 +1,22 @@
-"""One child process of `yard up`: started, watched, started anew when it crashes, ended with us."""
+"""The child processes of `yard up`: started, restarted after a crash, stopped with it; and their ports."""
 
 import asyncio
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from modelyard.host.processes import dying_with_parent
+from modelyard.host.processes import EXIT_CONFIG, dying_with_parent
 
-_LOG_KEEP_BYTES = 16 * 1024 * 1024
-EXIT_CONFIG = 78
-"""A child that ends so (EX_CONFIG) was set up wrongly: starting it again would not help."""
+_LOG_ROTATE_BYTES = 16 * 1024 * 1024
 
 
-class CannotStart(Exception):
-    """A part did not come up; the message is for the person at the terminal."""
+class StartupError(Exception):
+    """The yard cannot start; the message is shown on the terminal."""
 
 
 class Child:
@@ -37,7 +36,7 @@ class Child:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Start the program; it gets SIGTERM from the kernel should we die."""
+        """Start the program; the kernel sends it SIGTERM if this process dies."""
         self.starts += 1
         _trim(self._log)
         with self._log.open("ab") as output:
@@ -56,14 +55,14 @@ class Child:
         return await self._process.wait()
 
     async def keep_running(self) -> int:
-        """Start again after every crash, with growing pauses; return when stopped or set up wrongly."""
+        """Restart after every crash, with back-off; returns when stopped, or on EXIT_CONFIG."""
         pause_s = 0.1
         while True:
-            began = time.monotonic()
+            started_at = time.monotonic()
             code = await self.wait()
             if self._stopping or code == EXIT_CONFIG:
                 return code
-            pause_s = 0.1 if time.monotonic() - began > 10 else min(pause_s * 2, 5.0)
+            pause_s = 0.1 if time.monotonic() - started_at > 10 else min(pause_s * 2, 5.0)
             await asyncio.sleep(pause_s)
             await self.start()
 
@@ -81,22 +80,40 @@ class Child:
                 return
 
     def last_line(self) -> str:
-        """The newest line of the log, which tells why it ended."""
+        """The last line of the log, which usually has the reason of an exit."""
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else "it said nothing"
+        return lines[-1].strip() if lines else "its log is empty"
 
 
 def sentence_of(line: str) -> str:
-    """What a line of a service's log says to a person: its error, where it is a record that has one."""
+    """The sentence in a log line: the error of a JSON record, else the line itself."""
     with contextlib.suppress(ValueError):
-        told = json.loads(line)
-        if isinstance(told, dict) and isinstance(told.get("error"), str):
-            return str(told["error"])
+        record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record.get("error"), str):
+            return str(record["error"])
     return line
 
 
 def _trim(log: Path) -> None:
-    """Put a grown log aside, so that two at most are kept."""
+    """Rotate a large log; at most two files remain."""
     with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > _LOG_KEEP_BYTES:
+        if log.stat().st_size > _LOG_ROTATE_BYTES:
             log.replace(log.with_suffix(".old.log"))
+
+
+def claim_port(host: str, port: int, setting: str) -> int:
+    """`port` if it is free, or any free one for 0; StartupError with a way out if it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # Servers set this too: a port whose last user just left is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OverflowError as error:
+            raise StartupError(f"{port} is not a port.") from error
+        except OSError as error:
+            raise StartupError(
+                f"Port {port} on {host} cannot be used ({error.strerror}); "
+                f"set {setting} to a free port, or stop the program that uses it."
+            ) from error
+        return int(probe.getsockname()[1])

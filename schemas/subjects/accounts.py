@@ -1,4 +1,4 @@
-"""What was used, what it costs, and how long that is kept."""
+"""Usage, prices, budgets, reports and retention."""
 
 from schemas.base import CALLERS, LONG_S, MONITOR, VERY_LONG_S, WATCHERS
 from schemas.budgets import (
@@ -46,7 +46,7 @@ USAGE_QUERY = Command(
     UsageReport,
     callers=CALLERS,
     server=MONITOR,
-    summary="Sum up usage and cost, by what is asked for.",
+    summary="Sum usage and cost, grouped by dimensions.",
     timeout_s=LONG_S,
 )
 USAGE_RECORDS = Command(
@@ -64,7 +64,7 @@ USAGE_REBUILD = Command(
     UsageRebuilt,
     callers=CALLERS,
     server=MONITOR,
-    summary="Read the usage records of the event stream again and sum everything up anew.",
+    summary="Rebuild all sums from the usage records of the event stream.",
     timeout_s=VERY_LONG_S,
     changes="",
 )
@@ -74,7 +74,7 @@ USAGE_FORECAST = Command(
     Forecast,
     callers=CALLERS,
     server=MONITOR,
-    summary="What a period will have seen at its end, by the days before it.",
+    summary="Forecast the usage or cost of a period from the days before it.",
     timeout_s=LONG_S,
 )
 USAGE_REMOVE = Command(
@@ -83,7 +83,7 @@ USAGE_REMOVE = Command(
     UsageRemoved,
     callers=CALLERS,
     server=MONITOR,
-    summary="Take the usage of a model that left the registry away for good.",
+    summary="Delete the usage of a model that is no longer in the registry, permanently.",
     timeout_s=VERY_LONG_S,
     changes="model",
 )
@@ -93,7 +93,7 @@ PRICE_PUT = Command(
     PriceStored,
     callers=CALLERS,
     server=MONITOR,
-    summary="Give a model a price from a moment on.",
+    summary="Set the price of a model from a date on.",
     timeout_s=VERY_LONG_S,
     changes="model",
 )
@@ -103,7 +103,7 @@ PRICE_GET = Command(
     StoredPrices,
     callers=CALLERS,
     server=MONITOR,
-    summary="Every price of a model, and which is valid now.",
+    summary="All prices of a model, and the one in force.",
 )
 PRICE_LIST = Command(
     "yard.command.price.list",
@@ -119,7 +119,7 @@ PRICE_DELETE = Command(
     PriceStored,
     callers=CALLERS,
     server=MONITOR,
-    summary="Take a price of a model away, or all of them.",
+    summary="Delete a price of a model, or all of them.",
     changes="model",
 )
 PRICE_REPRICE = Command(
@@ -128,7 +128,7 @@ PRICE_REPRICE = Command(
     Repriced,
     callers=CALLERS,
     server=MONITOR,
-    summary="Count the costs of a period anew, with the prices there are now.",
+    summary="Recompute the costs of a period with the current prices.",
     timeout_s=VERY_LONG_S,
     changes="model",
 )
@@ -138,7 +138,7 @@ BUDGET_PUT = Command(
     BudgetStored,
     callers=CALLERS,
     server=MONITOR,
-    summary="Say how much may be used in a day, a week or a month.",
+    summary="Set a budget for a day, a week or a month.",
     changes="budget",
 )
 BUDGET_GET = Command(
@@ -147,7 +147,7 @@ BUDGET_GET = Command(
     StoredBudget,
     callers=CALLERS,
     server=MONITOR,
-    summary="One budget, and how much of it is used.",
+    summary="One budget and its state.",
 )
 BUDGET_LIST = Command(
     "yard.command.budget.list",
@@ -155,7 +155,7 @@ BUDGET_LIST = Command(
     BudgetList,
     callers=CALLERS,
     server=MONITOR,
-    summary="Every budget, and how much of it is used.",
+    summary="All budgets and their state.",
 )
 BUDGET_DELETE = Command(
     "yard.command.budget.delete",
@@ -163,7 +163,7 @@ BUDGET_DELETE = Command(
     BudgetStored,
     callers=CALLERS,
     server=MONITOR,
-    summary="Take a budget away.",
+    summary="Delete a budget.",
     changes="budget",
 )
 REPORT_PUT = Command(
@@ -172,7 +172,7 @@ REPORT_PUT = Command(
     ReportStored,
     callers=CALLERS,
     server=MONITOR,
-    summary="Keep a question about usage under a name.",
+    summary="Save a usage query as a report.",
     changes="report",
 )
 REPORT_GET = Command(
@@ -181,7 +181,7 @@ REPORT_GET = Command(
     StoredReport,
     callers=CALLERS,
     server=MONITOR,
-    summary="A kept question.",
+    summary="One saved report.",
 )
 REPORT_LIST = Command(
     "yard.command.report.list",
@@ -189,7 +189,7 @@ REPORT_LIST = Command(
     ReportList,
     callers=CALLERS,
     server=MONITOR,
-    summary="Every kept question.",
+    summary="All saved reports.",
 )
 REPORT_DELETE = Command(
     "yard.command.report.delete",
@@ -197,7 +197,7 @@ REPORT_DELETE = Command(
     ReportStored,
     callers=CALLERS,
     server=MONITOR,
-    summary="Forget a question.",
+    summary="Delete a report.",
     changes="report",
 )
 REPORT_RUN = Command(
@@ -206,7 +206,7 @@ REPORT_RUN = Command(
     UsageReport,
     callers=CALLERS,
     server=MONITOR,
-    summary="Ask a kept question now.",
+    summary="Run a saved report.",
     timeout_s=LONG_S,
 )
 STORAGE_REPORT = Command(
@@ -215,7 +215,7 @@ STORAGE_REPORT = Command(
     StorageReport,
     callers=CALLERS,
     server=MONITOR,
-    summary="What is kept, in every stream, bucket and table.",
+    summary="The size of everything stored: streams, buckets and tables.",
     timeout_s=LONG_S,
 )
 STORAGE_VACUUM = Command(
@@ -224,7 +224,7 @@ STORAGE_VACUUM = Command(
     Vacuumed,
     callers=CALLERS,
     server=MONITOR,
-    summary="Apply what retention rules, and give free space back to the disk.",
+    summary="Apply the retention rules now, and return free space to the disk.",
     timeout_s=VERY_LONG_S,
     changes="",
 )
@@ -233,5 +233,5 @@ BUDGET_CROSSED = Subject(
     BudgetState,
     publish=(MONITOR,),
     subscribe=WATCHERS,
-    summary="So much of a budget is used that a warning is due, or all of it; `within`: a new period began.",
+    summary="A budget reached its warning level or its limit; `within`: a new period began.",
 )

@@ -1,4 +1,4 @@
-"""What somebody should know, who is told, and who changed what."""
+"""Alerts, webhooks and the audit trail."""
 
 from schemas.alerts import (
     Alert,
@@ -37,7 +37,7 @@ ALERT_LIST = Command(
     AlertList,
     callers=CALLERS,
     server=MONITOR,
-    summary="Alert rules, what they found, and silences.",
+    summary="All alert rules, alerts and silences.",
 )
 ALERT_PUT = Command(
     "yard.command.alert.put",
@@ -45,7 +45,7 @@ ALERT_PUT = Command(
     AlertRuleStored,
     callers=CALLERS,
     server=MONITOR,
-    summary="Put an alert rule, new or changed; also one that was shipped.",
+    summary="Create or change an alert rule, including a shipped one.",
     changes="name",
 )
 ALERT_DELETE = Command(
@@ -54,7 +54,7 @@ ALERT_DELETE = Command(
     AlertRuleStored,
     callers=CALLERS,
     server=MONITOR,
-    summary="Take an alert rule away; those shipped are switched off instead.",
+    summary="Delete an alert rule; shipped rules are disabled instead.",
     changes="name",
 )
 ALERT_RESET = Command(
@@ -63,7 +63,7 @@ ALERT_RESET = Command(
     AlertRuleStored,
     callers=CALLERS,
     server=MONITOR,
-    summary="Have a shipped alert rule as it was shipped.",
+    summary="Restore a shipped alert rule to its default.",
     changes="name",
 )
 ALERT_SILENCE = Command(
@@ -72,7 +72,7 @@ ALERT_SILENCE = Command(
     Silence,
     callers=CALLERS,
     server=MONITOR,
-    summary="Do not tell some alerts for a while, and say why.",
+    summary="Mute alerts for a while, with a reason.",
     changes="rule",
 )
 ALERT_UNSILENCE = Command(
@@ -90,7 +90,7 @@ ALERT_TEST = Command(
     AlertRuleTried,
     callers=CALLERS,
     server=MONITOR,
-    summary="What a rule would find now; nothing is done.",
+    summary="Evaluate a rule now, without side effects.",
 )
 WEBHOOK_PUT = Command(
     "yard.command.webhook.put",
@@ -98,7 +98,7 @@ WEBHOOK_PUT = Command(
     WebhookStored,
     callers=CALLERS,
     server=MONITOR,
-    summary="Have a URL told what happens; its secret is in the answer, this once.",
+    summary="Deliver events to a URL; the reply contains the secret, this once.",
     changes="name",
 )
 WEBHOOK_LIST = Command(
@@ -107,7 +107,7 @@ WEBHOOK_LIST = Command(
     WebhookList,
     callers=CALLERS,
     server=MONITOR,
-    summary="Who is told what happens, and how well.",
+    summary="All webhooks and their delivery state.",
 )
 WEBHOOK_DELETE = Command(
     "yard.command.webhook.delete",
@@ -115,7 +115,7 @@ WEBHOOK_DELETE = Command(
     Webhook,
     callers=CALLERS,
     server=MONITOR,
-    summary="Tell a URL nothing more.",
+    summary="Delete a webhook.",
     changes="name",
 )
 WEBHOOK_TEST = Command(
@@ -124,7 +124,7 @@ WEBHOOK_TEST = Command(
     WebhookTested,
     callers=CALLERS,
     server=MONITOR,
-    summary="Tell a hook something now, and say how that went.",
+    summary="Send a test delivery to a webhook and return the result.",
     timeout_s=20.0,
 )
 ALERT_CHANGED = Subject(
@@ -132,12 +132,12 @@ ALERT_CHANGED = Subject(
     Alert,
     publish=(MONITOR,),
     subscribe=WATCHERS,
-    summary="An alert is pending, fires, or is over.",
+    summary="An alert is pending, firing or resolved.",
 )
 AUDITED = Subject(
     "yard.event.audit.{command}.{outcome}",
     Audited,
     publish=AUDITING,
     subscribe=WATCHERS,
-    summary="A command changed something, or was refused; `command` is its noun and verb.",
+    summary="A command changed something or was refused; `command` is its noun and verb.",
 )

@@ -1,4 +1,4 @@
-"""From the hub to the disk: downloads, offers, and models made of files."""
+"""Downloads from the hub, offers, and registration of files as models."""
 
 from collections.abc import Iterable
 
@@ -79,7 +79,7 @@ DOWNLOAD_AT_NODE = Command(
     bytes,
     callers=(DOWNLOADER,),
     server=DOWNLOADER,
-    summary="A command about downloads on its way to the node that it is about: the same JSON.",
+    summary="A command about downloads, forwarded to the node in charge: the same JSON.",
     timeout_s=10.0,
 )
 HUB_SEARCH = Command(
@@ -88,7 +88,7 @@ HUB_SEARCH = Command(
     HubFound,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Find models on the hub by name, most downloaded first or otherwise.",
+    summary="Search models on the hub by name, most downloaded first by default.",
     timeout_s=HUB_S,
 )
 HUB_OFFER = Command(
@@ -97,7 +97,7 @@ HUB_OFFER = Command(
     Offer,
     callers=FETCHERS,
     server=DOWNLOADER,
-    summary="What a repository offers: quants, sizes, and what fits which node; nothing is fetched.",
+    summary="The choices of a repository: quants, sizes and their fit on each node; nothing is downloaded.",
     timeout_s=HUB_S,
 )
 FILES_REGISTER = Command(
@@ -106,7 +106,7 @@ FILES_REGISTER = Command(
     Registered,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Make a model of files that are in the store; what nobody says is guessed from them.",
+    summary="Register files of a store as a model; unset fields are derived from the files.",
     timeout_s=DRAIN_S,
     changes="path",
 )
@@ -115,12 +115,12 @@ DOWNLOAD_CHANGED = Subject(
     Download,
     publish=(DOWNLOADER,),
     subscribe=WATCHERS,
-    summary="A download reached a state.",
+    summary="A download changed its state.",
 )
 DOWNLOAD_PROGRESS = Subject(
     "yard.progress.download.{download}",
     Download,
     publish=(DOWNLOADER,),
     subscribe=WATCHERS,
-    summary="How far a download is, at most every 500 ms.",
+    summary="Progress of a download, at most every 500 ms.",
 )

@@ -1,4 +1,4 @@
-"""Requests for inference, from a client to an engine and back."""
+"""Inference requests, from a client to an engine and back."""
 
 from schemas.base import (
     GATEWAY,
@@ -19,7 +19,7 @@ ANSWER_CHECK = Command(
     AnswerCheckReply,
     callers=(RUNNER,),
     server=GATEWAY,
-    summary="A runner asks which of its answers somebody still waits for.",
+    summary="A runner checks which of its answers still have a waiting client.",
 )
 OPENAI = Command(
     "yard.command.openai.{endpoint}",
@@ -34,7 +34,7 @@ REQUEST_QUEUED = Subject(
     RequestQueued,
     publish=(GATEWAY,),
     subscribe=(*WATCHERS, SUPERVISOR, RUNNER),
-    summary="An inference request waits for a slot.",
+    summary="An inference request is queued for a slot.",
 )
 REQUEST_STARTED = Subject(
     "yard.event.request.{model}.{request}.started",
@@ -55,21 +55,21 @@ INFER = Subject(
     bytes,
     publish=(GATEWAY,),
     subscribe=(),
-    summary="An inference request: the client's body as it came. A queue for each key, served in turns.",
+    summary="An inference request with the client's body. One queue per key, served in turns.",
 )
 BODY = Subject(
     "yard.body.{request}.{part}",
     bytes,
     publish=(GATEWAY,),
     subscribe=(),
-    summary="A piece of a request's body that is too large for one message: 0, 1, 2, ….",
+    summary="A chunk of a request body too large for one message: 0, 1, 2, ….",
 )
 FILE = Subject(
     "yard.file.{file}.{part}",
     bytes,
     publish=(GATEWAY,),
     subscribe=(),
-    summary="A piece of a file: 0, 1, 2, ….",
+    summary="A chunk of a file: 0, 1, 2, ….",
 )
 RESULT = Subject(
     "yard.result.{batch}.{line}",
@@ -83,14 +83,14 @@ CANCEL = Subject(
     bytes,
     publish=(GATEWAY, OPERATOR),
     subscribe=(GATEWAY, RUNNER),
-    summary="Nobody waits for this request any more.",
+    summary="Cancel a request.",
 )
 RESEND = Subject(
     "yard.resend.{request}",
     Resend,
     publish=(GATEWAY,),
     subscribe=(RUNNER,),
-    summary="Frames of an answer were lost; send them again.",
+    summary="Resend lost frames of an answer.",
 )
 ANSWER = Subject(
     "yard.reply.{gateway}.{request}.frame",
@@ -104,5 +104,5 @@ STORED = Subject(
     bytes,
     publish=(),
     subscribe=(GATEWAY,),
-    summary="The broker's own word that it has the request, or why it has not.",
+    summary="The broker's acknowledgement of a queued request, or its refusal.",
 )

@@ -1,4 +1,4 @@
-"""What lies on the disks of the nodes, and how they hand it to each other."""
+"""The library: model files in the stores of the nodes, and transfers between nodes."""
 
 from schemas.base import CALLERS, DISK_S, DOWNLOADER, FETCHERS, WATCHERS
 from schemas.library import (
@@ -56,7 +56,7 @@ LIBRARY_REPAIR = Command(
     LibraryJob,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Fetch an entry's damaged and missing files again, and no others.",
+    summary="Download damaged and missing files of an entry again, and no others.",
     changes="entry",
 )
 LIBRARY_CANCEL = Command(
@@ -65,7 +65,7 @@ LIBRARY_CANCEL = Command(
     LibraryJob,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="End a job of the library; what it has done stays.",
+    summary="Cancel a library job; what it has completed remains.",
     changes="job",
 )
 LIBRARY_DELETE = Command(
@@ -74,7 +74,7 @@ LIBRARY_DELETE = Command(
     TrashedEntry,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Put an entry into the trash of its store, for a day.",
+    summary="Move an entry to the trash of its store, for a day.",
     timeout_s=DISK_S,
     changes="entry",
 )
@@ -84,7 +84,7 @@ LIBRARY_RESTORE = Command(
     Restored,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Put an item of the trash back where it was.",
+    summary="Restore an item of the trash to its place.",
     timeout_s=DISK_S,
     changes="item",
 )
@@ -94,7 +94,7 @@ LIBRARY_PURGE = Command(
     TrashEmptied,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Delete an item of the trash for good.",
+    summary="Delete an item of the trash permanently.",
     timeout_s=DISK_S,
     changes="item",
 )
@@ -104,7 +104,7 @@ LIBRARY_EMPTY = Command(
     TrashEmptied,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Delete everything in the trash of a node for good.",
+    summary="Empty the trash of a node permanently.",
     timeout_s=DISK_S,
     changes="node",
 )
@@ -123,7 +123,7 @@ LIBRARY_IMPORT = Command(
     LibraryJob,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Take a model from the Hub's own cache into a store.",
+    summary="Import a model from the Hub's own cache into a store.",
     timeout_s=DISK_S,
     changes="repo",
 )
@@ -133,7 +133,7 @@ LIBRARY_COPY = Command(
     LibraryJob,
     callers=FETCHERS,
     server=DOWNLOADER,
-    summary="Bring an entry to another node, from the nodes that have its files; the hub is not asked.",
+    summary="Copy an entry to another node, from the nodes that have its files, without the hub.",
     timeout_s=DISK_S,
     changes="entry",
 )
@@ -143,7 +143,7 @@ LIBRARY_FIND = Command(
     FoundFiles,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Every node and place that has a file with this sha256.",
+    summary="All nodes and paths with a file of this sha256.",
 )
 LIBRARY_SCAN = Command(
     "yard.command.library.scan",
@@ -151,7 +151,7 @@ LIBRARY_SCAN = Command(
     Scanned,
     callers=CALLERS,
     server=DOWNLOADER,
-    summary="Look at the stores of a node now instead of in a moment.",
+    summary="Scan the stores of a node now.",
     timeout_s=DISK_S,
 )
 LIBRARY_AT_NODE = Command(
@@ -160,7 +160,7 @@ LIBRARY_AT_NODE = Command(
     bytes,
     callers=(DOWNLOADER,),
     server=DOWNLOADER,
-    summary="A command of the library on its way to the node that it is about: the same JSON.",
+    summary="A command of the library, forwarded to the node in charge: the same JSON.",
     timeout_s=DISK_S,
 )
 PEER_OFFER = Command(
@@ -169,7 +169,7 @@ PEER_OFFER = Command(
     FileOffer,
     callers=(DOWNLOADER,),
     server=DOWNLOADER,
-    summary="Where a whole file is on this node, and a short-lived token for it.",
+    summary="The address of a complete file on this node, and a short-lived token for it.",
 )
 PEER_ENTRY = Command(
     "yard.command.peer.{node}.entry",
@@ -177,7 +177,7 @@ PEER_ENTRY = Command(
     EntryFiles,
     callers=(DOWNLOADER,),
     server=DOWNLOADER,
-    summary="The files of an entry of this node with their sha256, which are read where nobody knows them.",
+    summary="The files of an entry of this node with their sha256, computed where unknown.",
 )
 PEER_REPO = Command(
     "yard.command.peer.{node}.repo",
@@ -185,7 +185,7 @@ PEER_REPO = Command(
     RepoFiles,
     callers=(DOWNLOADER,),
     server=DOWNLOADER,
-    summary="What this node has of a repository, for one that cannot ask the hub.",
+    summary="Files of a repository on this node, for a node that cannot reach the hub.",
 )
 LIBRARY_CHANGED = Subject(
     "yard.event.library.{entry}.{change}",
@@ -199,12 +199,12 @@ LIBRARY_JOB_CHANGED = Subject(
     LibraryJob,
     publish=(DOWNLOADER,),
     subscribe=WATCHERS,
-    summary="A job of a library reached a state.",
+    summary="A library job changed its state.",
 )
 LIBRARY_JOB_PROGRESS = Subject(
     "yard.progress.job.{job}",
     LibraryJob,
     publish=(DOWNLOADER,),
     subscribe=WATCHERS,
-    summary="How far a job of a library is, at most every 500 ms.",
+    summary="Progress of a library job, at most every 500 ms.",
 )

@@ -1,4 +1,4 @@
-"""Numbers about devices, instances and everything else."""
+"""Metrics of devices, instances and the yard."""
 
 from schemas.base import CALLERS, GATEWAY, MONITOR, RUNNER, WATCHERS
 from schemas.devices import Device
@@ -19,7 +19,7 @@ METRICS_QUERY = Command(
     MetricsAnswer,
     callers=CALLERS,
     server=MONITOR,
-    summary="The history of metrics, at most a day, thinned to min, avg and max a step.",
+    summary="The history of metrics, at most a day, downsampled to min, avg and max per step.",
 )
 METRICS_NOW = Command(
     "yard.command.metrics.now",
@@ -27,7 +27,7 @@ METRICS_NOW = Command(
     Samples,
     callers=CALLERS,
     server=MONITOR,
-    summary="Every metric as it is now.",
+    summary="The current value of every metric.",
 )
 METRICS_EXPOSE = Command(
     "yard.command.metrics.expose",
@@ -35,7 +35,7 @@ METRICS_EXPOSE = Command(
     bytes,
     callers=(GATEWAY,),
     server=MONITOR,
-    summary="Every metric as Prometheus reads it, compressed by zlib.",
+    summary="All metrics in the Prometheus text format, compressed with zlib.",
 )
 DEVICE_METRIC = Subject(
     "yard.metric.device.{node}.{device}",
@@ -49,12 +49,12 @@ INSTANCE_METRIC = Subject(
     InstanceMetrics,
     publish=(RUNNER,),
     subscribe=(*WATCHERS, MONITOR),
-    summary="What one instance does, once a second.",
+    summary="Activity of one instance, once a second.",
 )
 HISTORY = Subject(
     "yard.history.{step}.{part}",
     HistoryChunk,
     publish=(MONITOR,),
     subscribe=(),
-    summary="Thinned metrics, every five minutes; `step` is the seconds of a point.",
+    summary="Downsampled metrics, every five minutes; `step` is the seconds per point.",
 )

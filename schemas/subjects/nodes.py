@@ -1,4 +1,4 @@
-"""Nodes, the instances that run there, and what they print."""
+"""Nodes, their instances and logs."""
 
 from schemas.base import CALLERS, MONITOR, OPERATOR, RUNNER, SERVICES, SUPERVISOR, WATCHERS
 from schemas.instances import (
@@ -21,7 +21,7 @@ NODE_OPTIONS = Command(
     NodeOptions,
     callers=(SUPERVISOR,),
     server=SUPERVISOR,
-    summary="The ways in which a node could run a model, and the memory that each takes.",
+    summary="The ways in which a node could run a model, with the memory of each.",
 )
 NODE_CORDON = Command(
     "yard.command.node.{node}.cordon",
@@ -29,7 +29,7 @@ NODE_CORDON = Command(
     Accepted,
     callers=CALLERS,
     server=SUPERVISOR,
-    summary="Take no new starts on this node, or take them again; with `drain` what runs there ends.",
+    summary="Stop or resume scheduling on this node; with `drain` its instances are stopped too.",
     changes="node",
 )
 NODE_START = Command(
@@ -38,7 +38,7 @@ NODE_START = Command(
     Accepted,
     callers=(SUPERVISOR,),
     server=SUPERVISOR,
-    summary="The scheduler proposes a start; the node takes it or refuses.",
+    summary="The scheduler proposes a start; the node accepts or refuses.",
 )
 NODE_STOP = Command(
     "yard.command.node.{node}.stop",
@@ -54,7 +54,7 @@ NODE_WORKER = Command(
     WorkerStarted,
     callers=(RUNNER,),
     server=SUPERVISOR,
-    summary="Hold a part of a model for an instance, which may be on another node.",
+    summary="Host a part of a model for an instance, possibly of another node.",
     timeout_s=20.0,
 )
 NODE_CLEAR = Command(
@@ -63,7 +63,7 @@ NODE_CLEAR = Command(
     NodeCleared,
     callers=(OPERATOR,),
     server=SUPERVISOR,
-    summary="Stop every instance on this node, and take no start after it; answered when they are gone.",
+    summary="Stop every instance on this node and accept no further start; replies when all have ended.",
     changes="node",
 )
 NODE_LEFT = Subject(
@@ -71,26 +71,26 @@ NODE_LEFT = Subject(
     NodeLeft,
     publish=(SUPERVISOR,),
     subscribe=(*WATCHERS, MONITOR),
-    summary="A node went on purpose; of one that vanishes nobody can tell.",
+    summary="A node left deliberately; a crashed node publishes nothing.",
 )
 INSTANCE_CHANGED = Subject(
     "yard.event.instance.{instance}.{state}",
     Instance,
     publish=(SUPERVISOR, RUNNER),
     subscribe=(*WATCHERS, MONITOR),
-    summary="An instance reached a state.",
+    summary="An instance changed its state.",
 )
 INSTANCE_LOG = Subject(
     "yard.log.{node}.{instance}",
     LogBatch,
     publish=(RUNNER,),
     subscribe=WATCHERS,
-    summary="What an engine printed.",
+    summary="Output of an engine.",
 )
 SERVICE_LOG = Subject(
     "yard.log.{node}.service.{service}",
     ServiceLogBatch,
     publish=SERVICES,
     subscribe=WATCHERS,
-    summary="What a service logged.",
+    summary="Log lines of a service.",
 )

@@ -1,4 +1,4 @@
-"""The registry of models, and the groups of models."""
+"""The registry of models, and groups of models."""
 
 from schemas.base import CALLERS, DOWNLOADER, DRAIN_S, MONITOR, RUNNER, SUPERVISOR, WATCHERS
 from schemas.groups import GroupList, GroupRef, GroupStored, ListGroups, ModelGroup
@@ -27,7 +27,7 @@ MODEL_PUT = Command(
     ModelStored,
     callers=(*CALLERS, DOWNLOADER),
     server=SUPERVISOR,
-    summary="Put a model into the registry, new or changed.",
+    summary="Create or change a model in the registry.",
     changes="name",
 )
 MODEL_GET = Command(
@@ -44,7 +44,7 @@ MODEL_LIST = Command(
     ModelList,
     callers=CALLERS,
     server=SUPERVISOR,
-    summary="Every model of the registry.",
+    summary="All models of the registry.",
 )
 MODEL_PATCH = Command(
     "yard.command.model.patch",
@@ -61,7 +61,7 @@ MODEL_RENAME = Command(
     ModelStored,
     callers=CALLERS,
     server=SUPERVISOR,
-    summary="Give a model another name.",
+    summary="Rename a model.",
     timeout_s=DRAIN_S,
     changes="model",
 )
@@ -71,7 +71,7 @@ MODEL_DELETE = Command(
     ModelDeleted,
     callers=CALLERS,
     server=SUPERVISOR,
-    summary="Take a model out of the registry; its files stay.",
+    summary="Delete a model from the registry; its files remain.",
     timeout_s=DRAIN_S,
     changes="model",
 )
@@ -81,7 +81,7 @@ MODEL_APPLY = Command(
     ModelsApplied,
     callers=CALLERS,
     server=SUPERVISOR,
-    summary="Put and delete many models, all of them or none.",
+    summary="Create, change and delete many models, atomically.",
     timeout_s=DRAIN_S,
     changes="models",
 )
@@ -91,7 +91,7 @@ MODEL_HISTORY = Command(
     ModelHistory,
     callers=CALLERS,
     server=SUPERVISOR,
-    summary="The last revisions of a model, deleted or not.",
+    summary="The last revisions of a model, including a deleted one.",
 )
 MODEL_UNDO = Command(
     "yard.command.model.undo",
@@ -99,7 +99,7 @@ MODEL_UNDO = Command(
     ModelStored,
     callers=CALLERS,
     server=SUPERVISOR,
-    summary="Bring an earlier revision of a model back, deleted or not.",
+    summary="Restore an earlier revision of a model, including a deleted one.",
     changes="model",
 )
 MODEL_START = Command(
@@ -108,7 +108,7 @@ MODEL_START = Command(
     ModelStarting,
     callers=CALLERS,
     server=SUPERVISOR,
-    summary="Start a model, or say that it is there already.",
+    summary="Start a model; accepted at once if it is running or waiting.",
     changes="model",
 )
 MODEL_STOP = Command(
@@ -126,7 +126,7 @@ MODEL_PLAN = Command(
     PlanAnswer,
     callers=CALLERS,
     server=SUPERVISOR,
-    summary="What would happen if a model were asked for now; nothing is done.",
+    summary="What would happen if a model were requested now, without side effects.",
 )
 GROUP_PUT = Command(
     "yard.command.group.put",
@@ -143,7 +143,7 @@ GROUP_DELETE = Command(
     GroupStored,
     callers=CALLERS,
     server=SUPERVISOR,
-    summary="Take a group away; its models stay.",
+    summary="Delete a group; its models remain.",
     changes="name",
 )
 GROUP_LIST = Command(
@@ -152,12 +152,12 @@ GROUP_LIST = Command(
     GroupList,
     callers=CALLERS,
     server=SUPERVISOR,
-    summary="Every group of models.",
+    summary="All groups of models.",
 )
 MODEL_CHANGED = Subject(
     "yard.event.model.{model}.{change}",
     ModelChanged,
     publish=(SUPERVISOR,),
     subscribe=(*WATCHERS, RUNNER, MONITOR),
-    summary="A model was put, deleted or renamed; `model` is the name it had before.",
+    summary="A model was put, deleted or renamed; `model` is its previous name.",
 )

@@ -35,7 +35,7 @@ def test_the_published_document_is_current() -> None:
     )
 
 
-def test_every_reference_leads_somewhere(described: dict[str, Any]) -> None:
+def test_every_reference_resolves(described: dict[str, Any]) -> None:
     found = set(references(described))
     assert found
     for reference in found:
@@ -58,13 +58,13 @@ def test_the_parameters_of_a_channel_are_those_of_its_address(described: dict[st
         assert (channel["address"] or "").count("{") == len(channel.get("parameters", {}))
 
 
-def test_somebody_sends_and_somebody_receives_on_every_channel(described: dict[str, Any]) -> None:
+def test_every_channel_has_a_sender_and_a_receiver(described: dict[str, Any]) -> None:
     for name, operation in described["operations"].items():
         assert operation["x-roles"] or name == "send_stored", name
         assert name.startswith(operation["action"])
 
 
-def test_a_command_says_how_it_is_answered(described: dict[str, Any]) -> None:
+def test_every_command_describes_its_reply(described: dict[str, Any]) -> None:
     answered = [name for name, operation in described["operations"].items() if "reply" in operation]
     commands = sum(isinstance(subject, Command) for subject in subjects.ALL)
     assert len(answered) == 2 * commands
@@ -72,7 +72,7 @@ def test_a_command_says_how_it_is_answered(described: dict[str, Any]) -> None:
     assert set(reply["messages"]) == {"reply", "error"}
 
 
-def test_bytes_are_not_called_json(described: dict[str, Any]) -> None:
+def test_byte_payloads_are_not_described_as_json(described: dict[str, Any]) -> None:
     message = described["channels"]["infer"]["messages"]["message"]
     assert message["contentType"] == "application/octet-stream"
     assert "Yard-Infer" in message["headers"]["required"]

@@ -6,7 +6,7 @@ from schemas.errors import BY_CODE, ErrorBody, ErrorDetail, InternalError, Model
 
 
 @pytest.mark.parametrize("error", list(BY_CODE.values()), ids=list(BY_CODE))
-def test_every_error_survives_the_wire(error: type[YardError]) -> None:
+def test_every_error_round_trips(error: type[YardError]) -> None:
     raised = error("It did not work.", param="model")
     again = from_body(raised.body())
     assert type(again) is error
@@ -15,13 +15,13 @@ def test_every_error_survives_the_wire(error: type[YardError]) -> None:
     assert error.__doc__
 
 
-def test_the_shape_is_the_one_that_openai_clients_read() -> None:
+def test_the_error_shape_is_that_of_openai() -> None:
     assert ModelNotFound("No.", param="model").encode() == (
         b'{"error":{"message":"No.","type":"invalid_request_error","code":"model_not_found","param":"model"}}'
     )
 
 
-def test_a_code_of_a_newer_peer_is_an_internal_error() -> None:
+def test_an_unknown_code_becomes_an_internal_error() -> None:
     body = ErrorBody(error=ErrorDetail(message="New.", type="t", code="from_the_future"))
     assert type(from_body(body)) is InternalError
 

@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("payload", payloads(), ids=lambda payload: payload.__name__)
-def test_the_golden_file_of_every_message_still_decodes_to_the_same(payload: type) -> None:
+def test_every_golden_file_round_trips(payload: type) -> None:
     path = GOLDEN / f"{payload.__name__}.json"
     assert path.exists(), f"write an example of {payload.__name__} with every field set into {path}"
     text = path.read_bytes()
@@ -32,5 +32,5 @@ def test_fields_of_a_newer_peer_are_ignored(payload: type) -> None:
     assert msgspec.json.decode(newer, type=payload) == msgspec.json.decode(today, type=payload)
 
 
-def test_no_golden_file_is_left_over() -> None:
+def test_no_golden_file_is_orphaned() -> None:
     assert {path.stem for path in GOLDEN.glob("*.json")} == {payload.__name__ for payload in payloads()}

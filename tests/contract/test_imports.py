@@ -26,7 +26,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", files("schemas"), ids=str)
-def test_schemas_import_msgspec_and_the_standard_library_alone(path: Path) -> None:
+def test_schemas_import_only_msgspec_and_the_standard_library(path: Path) -> None:
     tops = {module.split(".")[0] for module in imported(path)}
     assert tops <= {"schemas", "msgspec"} | sys.stdlib_module_names
 
@@ -46,5 +46,5 @@ def test_no_service_imports_another() -> None:
                 assert module.split(".")[1] == own, f"{path} imports {module}"
 
 
-def test_the_packages_are_those_that_are_checked() -> None:
+def test_all_packages_are_checked() -> None:
     assert all(files(package) for package in PACKAGES)

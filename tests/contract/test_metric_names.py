@@ -33,7 +33,7 @@ def rules() -> Any:
 
 
 @pytest.mark.parametrize("expression", sorted(set(expressions())))
-def test_what_dashboard_and_rules_ask_for_exists(expression: str) -> None:
+def test_metrics_used_by_dashboards_and_rules_exist(expression: str) -> None:
     for name in _NAME.findall(expression):
         assert name in BY_SAMPLE_NAME, f"{name} is no metric"
     for name, matchers in _LABELS.findall(expression):
@@ -42,24 +42,24 @@ def test_what_dashboard_and_rules_ask_for_exists(expression: str) -> None:
             assert re.split(r"[=!]", matcher)[0] in labels, f"{name} has no such label: {matcher}"
 
 
-def test_a_query_that_names_nothing_would_not_pass() -> None:
+def test_a_query_without_a_known_metric_is_detected() -> None:
     assert len(set(expressions())) > 40
 
 
-def test_every_rule_says_what_to_do() -> None:
+def test_every_rule_has_an_action_in_its_description() -> None:
     for group in rules()["groups"]:
         for rule in group["rules"]:
             assert rule["annotations"]["summary"].endswith(".")
             assert rule["labels"]["severity"] in ("warning", "critical")
 
 
-def test_the_page_is_that_of_the_table() -> None:
+def test_the_metrics_page_is_current() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     assert page == metrics_page.text(), "python -m tools.metrics_page > docs/metrics.md"
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_a_metric_is_named_as_prometheus_wants_it(metric: Metric) -> None:
+def test_metric_names_follow_the_prometheus_conventions(metric: Metric) -> None:
     assert re.fullmatch(r"yard_[a-z0-9_]+", metric.name)
     assert metric.name.endswith("_total") == (metric.type is MetricType.COUNTER)
     assert metric.help.endswith(".")

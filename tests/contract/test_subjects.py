@@ -42,7 +42,7 @@ def overlap(one: str, other: str) -> bool:
         (">", "a", True),
     ],
 )
-def test_the_overlap_check_knows_wildcards(one: str, other: str, both: bool) -> None:
+def test_the_overlap_check_handles_wildcards(one: str, other: str, both: bool) -> None:
     assert overlap(one, other) is both
     assert overlap(other, one) is both
 
@@ -59,7 +59,7 @@ def test_every_constant_is_listed_once() -> None:
 
 
 @pytest.mark.parametrize("subject", subjects.ALL, ids=TEMPLATES)
-def test_a_subject_reads_back_the_tokens_it_was_built_with(subject: AnySubject) -> None:
+def test_a_subject_parses_the_tokens_it_was_built_with(subject: AnySubject) -> None:
     tokens = {name: f"{name}-1_=2F" for name in subject.tokens}
     built = subject(**tokens)
     assert subject.parse(built) == tokens
@@ -82,7 +82,7 @@ def test_the_second_token_is_the_kind(subject: AnySubject) -> None:
 
 
 @pytest.mark.parametrize("subject", subjects.ALL, ids=TEMPLATES)
-def test_the_grammar_of_templates_is_kept(subject: AnySubject) -> None:
+def test_templates_follow_the_grammar(subject: AnySubject) -> None:
     for token in subject.template.split("."):
         plain = token.strip("{}")
         assert token in (plain, f"{{{plain}}}")
@@ -93,7 +93,7 @@ def test_the_grammar_of_templates_is_kept(subject: AnySubject) -> None:
 
 
 @pytest.mark.parametrize("subject", subjects.ALL, ids=TEMPLATES)
-def test_a_subject_says_what_it_is_for_and_who_speaks(subject: AnySubject) -> None:
+def test_every_subject_has_a_summary_and_publishers(subject: AnySubject) -> None:
     assert subject.summary.endswith(".")
     assert subject.summary[0].isupper()
     assert subject.publish or subject is subjects.STORED, "only the broker itself says that"
@@ -110,7 +110,7 @@ def test_a_command_has_one_server_and_its_callers(command: Command) -> None:  # 
 
 
 @pytest.mark.parametrize("bad", BAD_TOKENS)
-def test_a_token_that_would_change_the_subject_is_refused(bad: str) -> None:
+def test_a_token_with_separators_is_refused(bad: str) -> None:
     with pytest.raises(ValueError, match="not a subject token"):
         subjects.CANCEL(request=bad)
     with pytest.raises(ValueError, match="not a subject token"):
@@ -126,7 +126,7 @@ def test_missing_and_unknown_tokens_are_refused(tokens: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "subject", ["yard.cancel", "yard.cancel.a.b", "yard.cancelXa", "xyard.cancel.a", "yard.cancel."]
 )
-def test_another_subject_is_not_parsed(subject: str) -> None:
+def test_parse_refuses_another_subject(subject: str) -> None:
     with pytest.raises(ValueError, match="is not"):
         subjects.CANCEL.parse(subject)
 
@@ -136,7 +136,7 @@ def test_every_kind_is_used() -> None:
     assert {subject.kind for subject in subjects.ALL} == set(Kind)
 
 
-def test_the_streams_do_not_take_each_others_messages() -> None:
+def test_streams_do_not_overlap() -> None:
     for one, other in itertools.combinations(streams.ALL, 2):
         assert not overlap(one.subject, other.subject)
     for subject in subjects.ALL:
@@ -156,7 +156,7 @@ def test_the_type_of_an_event_has_no_ids(subject: str, event_type: str) -> None:
     assert subjects.MODEL_CHANGED.event_type(subject) == event_type
 
 
-def test_bytes_pass_as_they_are() -> None:
+def test_byte_payloads_pass_unchanged() -> None:
     assert subjects.INFER.encode(b"\xff{") == b"\xff{"
     assert subjects.INFER.decode(b"\xff{") == b"\xff{"
     assert subjects.OPENAI.encode_reply(b"") == b""
@@ -177,7 +177,7 @@ QUESTIONS = {
 
 
 @pytest.mark.parametrize("command", subjects.COMMANDS, ids=lambda command: command.template)
-def test_whatever_a_person_may_change_is_audited(command: Command) -> None:  # type: ignore[type-arg]
+def test_every_command_of_the_operator_with_side_effects_is_audited(command: Command) -> None:  # type: ignore[type-arg]
     if not command.publish & {Role.GATEWAY, Role.OPERATOR}:
         # What services order among themselves is told by its own events.
         assert command.changes is None

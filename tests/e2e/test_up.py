@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.host.processes import wait_until_gone
-from modelyard.up.ports import claim
+from modelyard.up.child import claim_port
 from schemas.instances import InstanceState
 from tests.e2e.chatting import chat
 from tests.e2e.yard_process import environment, running_yard, watching
@@ -73,8 +73,8 @@ async def test_one_home_holds_one_yard(tmp_path: Path) -> None:
 async def test_a_yard_whose_head_was_killed_is_adopted_by_the_next(tmp_path: Path) -> None:
     """Broker and services go with `yard up`; the runner waits, and its model is not loaded again."""
     ports = {
-        "YARD_PORT": str(claim("127.0.0.1", 0, "")),
-        "YARD_NATS_PORT": str(claim("127.0.0.1", 0, "")),
+        "YARD_PORT": str(claim_port("127.0.0.1", 0, "")),
+        "YARD_NATS_PORT": str(claim_port("127.0.0.1", 0, "")),
     }
     async with running_yard(tmp_path / "home", **ports) as first:
         assert (await chat(first.url, "demo"))[0] == 200

@@ -8,12 +8,12 @@ import aiohttp
 import msgspec
 import pytest
 
-from modelyard.bus.audit import headers
+from modelyard.bus.audit import actor_headers
 from modelyard.bus.connection import Bus
 from modelyard.bus.tasks import Tasks
 from modelyard.client import Client
 from modelyard.host.settings import Settings
-from modelyard.up.ports import claim
+from modelyard.up.child import claim_port
 from schemas import subjects
 from schemas.audit import Actor, Audited, AuditOutcome
 from schemas.base import Role
@@ -44,7 +44,7 @@ async def supervisor(yard: Yard) -> AsyncIterator[Bus]:
 @asynccontextmanager
 async def gateway(yard: Yard) -> AsyncIterator[str]:
     (yard.settings.credentials / "api-keys").write_text(f"{KEY}\n")
-    settings: Settings = msgspec.structs.replace(yard.settings, port=claim("127.0.0.1", 0, "YARD_PORT"))
+    settings: Settings = msgspec.structs.replace(yard.settings, port=claim_port("127.0.0.1", 0, "YARD_PORT"))
     bus = await yard.bus(Role.GATEWAY)
     async with Tasks() as tasks:
         await gateway_main(bus, settings, tasks)
@@ -105,7 +105,7 @@ async def test_a_question_and_a_dry_run_are_nobodys_business(supervisor: Bus, cl
 async def test_over_http_it_is_the_key_and_nothing_a_client_says(
     yard: Yard, supervisor: Bus, client: Client
 ) -> None:
-    forged = headers(Actor(role=Role.OPERATOR, key="somebody-else", user="root", address="8.8.8.8"))
+    forged = actor_headers(Actor(role=Role.OPERATOR, key="somebody-else", user="root", address="8.8.8.8"))
     async with gateway(yard) as url, aiohttp.ClientSession() as session:
         for name in ("one", "two"):
             spec = ModelSpec(name=name, path="demo.gguf")
@@ -124,7 +124,7 @@ async def test_over_http_it_is_the_key_and_nothing_a_client_says(
 
 
 async def test_over_nats_a_user_is_what_he_says_and_never_a_key(supervisor: Bus, client: Client) -> None:
-    said = headers(Actor(role=Role.GATEWAY, key="k", user="eve", address="1.1.1.1"))
+    said = actor_headers(Actor(role=Role.GATEWAY, key="k", user="eve", address="1.1.1.1"))
     data = subjects.GROUP_DELETE.encode(GroupRef(name="nobody"))
     await client.bus.nc.request(subjects.GROUP_DELETE(), data, timeout=5, headers=said)
     (refused,) = await audit(client)

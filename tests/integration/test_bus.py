@@ -49,7 +49,7 @@ async def start_model(ref: ModelRef) -> ModelStarting:
     return ModelStarting(model=ref.model, instance="i1", state="starting")
 
 
-async def test_a_command_is_answered_and_its_errors_arrive_as_they_were_raised(yard: Yard) -> None:
+async def test_a_command_replies_and_its_errors_are_raised_at_the_caller(yard: Yard) -> None:
     supervisor, operator = await yard.bus(Role.SUPERVISOR), await yard.bus()
     with pytest.raises(ServiceUnavailable):
         await operator.call(subjects.MODEL_START, ModelRef(model="demo"))
@@ -67,7 +67,7 @@ async def test_a_command_is_answered_and_its_errors_arrive_as_they_were_raised(y
             raise_error(raw)
 
 
-async def test_who_says_it_serves_is_already_heard_by_the_broker(yard: Yard) -> None:
+async def test_a_command_is_subscribed_when_add_returns(yard: Yard) -> None:
     """The broker is held still: nobody may say that it listens before the broker could know."""
     supervisor = await yard.bus(Role.SUPERVISOR)
 
@@ -96,7 +96,7 @@ async def test_services_can_be_discovered(yard: Yard) -> None:
         assert b"yard.command.model.start" in info.data
 
 
-async def test_a_service_is_announced_when_it_answers_already(yard: Yard) -> None:
+async def test_a_service_is_discoverable_only_after_announce(yard: Yard) -> None:
     """`yard up` said that all was ready while the first commands still found nobody."""
     supervisor, operator = await yard.bus(Role.SUPERVISOR), await yard.bus()
     async with Tasks() as tasks:
@@ -132,7 +132,7 @@ async def overheard(url: str) -> AsyncIterator[tuple[str, bytearray]]:
         yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}", said
 
 
-async def test_what_is_settled_is_subscribed(yard: Yard) -> None:
+async def test_flush_subscriptions_returns_when_the_subscription_is_active(yard: Yard) -> None:
     """nats-py writes its PING at once and a SUB a moment later: the first PONG says nothing of it."""
     async with overheard(yard.url) as (url, said):
         bus = await Bus.connect(yard.settings, Role.OPERATOR, url=url)
@@ -147,7 +147,7 @@ async def never(_tokens: dict[str, str], _batch: object) -> None:
     raise AssertionError("nobody logs here")
 
 
-async def test_a_mirror_sees_puts_deletes_and_expiry(yard: Yard) -> None:
+async def test_a_bucket_cache_follows_puts_deletes_and_expiry(yard: Yard) -> None:
     runner, gateway = await yard.bus(Role.RUNNER), await yard.bus(Role.GATEWAY)
     store = BucketStore(runner, buckets.INSTANCES)
     await store.put("before", instance())
@@ -165,7 +165,7 @@ async def test_a_mirror_sees_puts_deletes_and_expiry(yard: Yard) -> None:
         await mirror.until(lambda values: "i1" in values)
 
 
-async def test_compare_and_set_refuses_an_old_revision(yard: Yard) -> None:
+async def test_compare_and_set_refuses_a_stale_revision(yard: Yard) -> None:
     store = BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS)
     spec = ModelSpec(name="demo", path="demo.gguf")
     first = await store.put("demo", spec, last=0)
@@ -174,7 +174,7 @@ async def test_compare_and_set_refuses_an_old_revision(yard: Yard) -> None:
         await store.put("demo", spec, last=first)
 
 
-async def test_a_mirror_is_whole_again_after_the_broker_was_killed(yard: Yard) -> None:
+async def test_a_bucket_cache_is_rebuilt_after_the_broker_was_killed(yard: Yard) -> None:
     supervisor, gateway = await yard.bus(Role.SUPERVISOR), await yard.bus(Role.GATEWAY)
     store = BucketStore(supervisor, buckets.MODELS)
     await store.put("a", ModelSpec(name="a", path="a.gguf"))
@@ -230,7 +230,7 @@ async def test_events_carry_cloudevents_headers(yard: Yard) -> None:
     assert headers["ce-source"] == "/modelyard/testnode/runner"
 
 
-async def test_a_role_may_not_do_what_the_contract_does_not_give_it(yard: Yard) -> None:
+async def test_a_role_is_denied_what_the_contract_does_not_grant(yard: Yard) -> None:
     gateway, runner = await yard.bus(Role.GATEWAY), await yard.bus(Role.RUNNER)
     operator = await yard.bus()
     sub = await operator.nc.subscribe("yard.event.>")
@@ -247,7 +247,7 @@ async def test_a_role_may_not_do_what_the_contract_does_not_give_it(yard: Yard) 
     assert models.state.messages == 0
 
 
-async def test_a_message_over_the_limit_is_refused_and_the_connection_lives(yard: Yard) -> None:
+async def test_a_message_over_the_limit_is_refused_and_the_connection_survives(yard: Yard) -> None:
     operator = await yard.bus()
     with pytest.raises(BodyTooLarge):
         await operator.publish(subjects.CANCEL, b"x" * (operator.nc.max_payload + 1), request="r1")
@@ -256,10 +256,10 @@ async def test_a_message_over_the_limit_is_refused_and_the_connection_lives(yard
     assert operator.connected
 
 
-async def test_a_kept_event_outlives_a_broker_that_does_not_listen(
+async def test_publish_with_retry_survives_a_stalled_broker(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelyard.outbox.AGAIN_S", 0.2)
+    monkeypatch.setattr("modelyard.bus.outbox.RETRY_AFTER_S", 0.2)
     bus = await yard.bus(Role.SUPERVISOR)
     assert yard.broker.pid is not None
     async with held_still(yard.broker.pid):
@@ -274,7 +274,7 @@ async def test_a_kept_event_outlives_a_broker_that_does_not_listen(
     assert info.state.messages == 3
 
 
-async def test_events_for_later_go_out_together(yard: Yard) -> None:
+async def test_batched_events_share_one_write(yard: Yard) -> None:
     bus, operator = await yard.bus(Role.SUPERVISOR), await yard.bus()
     heard: asyncio.Queue[str] = asyncio.Queue()
 

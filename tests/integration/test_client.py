@@ -347,9 +347,9 @@ async def test_an_answer_over_a_lost_connection_is_an_error_never_an_answer_with
 
 async def test_a_broker_without_a_yard_is_told_from_one_with_none_of_its_services(settings: Settings) -> None:
     from modelyard.up.broker import start_broker
-    from modelyard.up.ports import claim
+    from modelyard.up.child import claim_port
 
-    port = claim("127.0.0.1", 0, "YARD_NATS_PORT")
+    port = claim_port("127.0.0.1", 0, "YARD_NATS_PORT")
     broker = await start_broker(settings, port)
     try:
         async with Client.connect(settings, f"nats://127.0.0.1:{port}") as client:

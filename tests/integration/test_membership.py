@@ -12,10 +12,10 @@ from modelyard.host import credentials, home
 from modelyard.host.broker import reload
 from modelyard.host.home import Membership
 from modelyard.host.settings import Settings, load
-from modelyard.up.child import CannotStart
-from modelyard.up.invitation import Invitation, read
-from modelyard.up.inviting import Inviting, Listening, listening
-from modelyard.up.joining import membership
+from modelyard.up.child import StartupError
+from modelyard.up.invitation import Invitation, decode
+from modelyard.up.inviter import BrokerAddress, Inviter, broker_address
+from modelyard.up.joiner import membership
 from schemas.base import Role
 from schemas.errors import BrokerUnavailable
 from tests.support import Yard
@@ -32,15 +32,15 @@ async def inviting(yard: Yard, *, gateway: bool = False) -> AsyncIterator[Invita
     """An invitation that is good inside the block."""
     word: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(
-        Inviting(yard.settings, listening_on(yard), gateway=gateway).run(0, 20, word.set_result)
+        Inviter(yard.settings, listening_on(yard), gateway=gateway).run(0, 20, word.set_result)
     )
-    yield read(await word)
+    yield decode(await word)
     task.cancel()
 
 
-def listening_on(yard: Yard) -> Listening:
+def listening_on(yard: Yard) -> BrokerAddress:
     """On loopback, where a person's `yard invite` would refuse: nobody else reaches a test."""
-    return Listening("127.0.0.1", int(yard.url.rpartition(":")[2]))
+    return BrokerAddress("127.0.0.1", int(yard.url.rpartition(":")[2]))
 
 
 async def join(
@@ -49,7 +49,7 @@ async def join(
     return await membership(settings, yard.url, invitation, gateway=gateway)
 
 
-async def test_who_is_invited_logs_in_and_nobody_else_is_disturbed(yard: Yard, tmp_path: Path) -> None:
+async def test_an_invited_machine_logs_in_and_other_connections_stay_open(yard: Yard, tmp_path: Path) -> None:
     gone: list[str] = []
     there = await yard.bus(Role.SUPERVISOR)
     there.on_reconnect(lambda: gone.append("reconnected"))
@@ -67,15 +67,15 @@ async def test_who_is_invited_logs_in_and_nobody_else_is_disturbed(yard: Yard, t
     assert gone == []
 
 
-async def test_an_invitation_is_good_for_one_machine(yard: Yard, tmp_path: Path) -> None:
+async def test_an_invitation_is_valid_for_one_machine(yard: Yard, tmp_path: Path) -> None:
     async with inviting(yard) as invitation:
         await join(newcomer(tmp_path, "b"), yard, invitation)
-        with pytest.raises(CannotStart, match=r"used already|Nobody answers|does not know"):
+        with pytest.raises(StartupError, match=r"used already|No machine responds|does not know"):
             await join(newcomer(tmp_path, "c"), yard, invitation)
     assert [member.node for member in credentials.members(yard.settings.credentials)] == ["b"]
 
 
-async def test_a_name_that_is_taken_is_refused_but_the_same_machine_may_come_again(
+async def test_a_taken_node_name_is_refused_but_the_same_machine_may_rejoin(
     yard: Yard, tmp_path: Path
 ) -> None:
     b = newcomer(tmp_path, "b")
@@ -83,14 +83,14 @@ async def test_a_name_that_is_taken_is_refused_but_the_same_machine_may_come_aga
         await join(b, yard, invitation)
     for settings in (newcomer(tmp_path / "other", "b"), newcomer(tmp_path / "other", "testnode")):
         async with inviting(yard) as invitation:
-            with pytest.raises(CannotStart, match="YARD_NODE"):
+            with pytest.raises(StartupError, match="YARD_NODE"):
                 await join(settings, yard, invitation)
     async with inviting(yard, gateway=True) as invitation:
         assert (await join(b, yard, invitation, gateway=True)).gateway
     await (await Bus.connect(b, Role.GATEWAY, url=yard.url)).close()
 
 
-async def test_who_is_expelled_is_out_at_once(yard: Yard, tmp_path: Path) -> None:
+async def test_an_expelled_machine_is_disconnected_at_once(yard: Yard, tmp_path: Path) -> None:
     b = newcomer(tmp_path, "b")
     async with inviting(yard) as invitation:
         await join(b, yard, invitation)
@@ -103,17 +103,17 @@ async def test_who_is_expelled_is_out_at_once(yard: Yard, tmp_path: Path) -> Non
         await Bus.connect(b, Role.OPERATOR, url=yard.url, timeout_s=1)
 
 
-async def test_a_wrong_secret_gets_nobody_in(yard: Yard, tmp_path: Path) -> None:
+async def test_a_wrong_secret_is_refused(yard: Yard, tmp_path: Path) -> None:
     async with inviting(yard) as invitation:
         forged = Invitation(hosts=invitation.hosts, port=invitation.port, secret="guess", yard="")
-        with pytest.raises(CannotStart, match="does not know this invitation"):
+        with pytest.raises(StartupError, match="does not know this invitation"):
             await join(newcomer(tmp_path, "b"), yard, forged)
     assert credentials.members(yard.settings.credentials) == []
 
 
-async def test_a_broker_for_this_machine_alone_invites_nobody(yard: Yard) -> None:
-    with pytest.raises(CannotStart, match="--listen"):
-        listening(yard.settings)
+async def test_a_broker_on_loopback_cannot_invite(yard: Yard) -> None:
+    with pytest.raises(StartupError, match="--listen"):
+        broker_address(yard.settings)
 
 
 async def until(condition: Callable[[], bool]) -> None:

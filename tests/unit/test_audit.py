@@ -20,7 +20,7 @@ def noted(before: ModelSpec | None, after: ModelSpec | None) -> dict[str, object
     return document
 
 
-def test_only_what_differs_is_shown() -> None:
+def test_only_differing_fields_are_recorded() -> None:
     after = msgspec.structs.replace(SPEC, n_ctx=4096)
     shown = noted(SPEC, after)
     assert (shown["before"], shown["after"]) == ({"n_ctx": SPEC.n_ctx}, {"n_ctx": 4096})
@@ -28,7 +28,7 @@ def test_only_what_differs_is_shown() -> None:
     assert noted(SPEC, None)["after"] is None
 
 
-def test_nothing_is_noted_outside_of_a_command() -> None:
+def test_nothing_is_recorded_outside_of_a_command() -> None:
     audit._changes.set(None)
     audit.changed("model m", SPEC, None)
     assert audit._changes.get() is None
@@ -53,7 +53,7 @@ def test_secrets_are_hidden(given: dict[str, object], shown: dict[str, object]) 
     assert audit.without_secrets(given) == shown
 
 
-def test_a_large_value_is_not_repeated() -> None:
+def test_a_large_value_is_recorded_by_its_size() -> None:
     shown = noted(SPEC, msgspec.structs.replace(SPEC, chat_template="x" * 100_000))
     assert shown["after"] == {"too_large_bytes": pytest.approx(100_000, rel=0.01)}
 
@@ -61,7 +61,7 @@ def test_a_large_value_is_not_repeated() -> None:
 FORGED = actor_headers(Actor(role=Role.OPERATOR, key="k1", address="1.2.3.4", user="root", node="n"))
 
 
-def test_a_key_is_believed_of_the_gateway_alone_and_a_user_of_everybody_else() -> None:
+def test_the_key_is_accepted_from_the_gateway_only_and_the_user_from_the_others() -> None:
     assert verified_actor(Role.GATEWAY, FORGED) == Actor(
         role=Role.GATEWAY, key="k1", address="1.2.3.4", node="n"
     )
@@ -70,5 +70,5 @@ def test_a_key_is_believed_of_the_gateway_alone_and_a_user_of_everybody_else() -
 
 
 @pytest.mark.parametrize("said", ["", "nonsense", '{"role": "god"}', '{"role": 3}'])
-def test_what_cannot_be_read_names_nobody(said: str) -> None:
+def test_an_undecodable_actor_header_is_ignored(said: str) -> None:
     assert verified_actor(Role.OPERATOR, {"Yard-Actor": said}) == Actor(role=Role.OPERATOR)

@@ -28,13 +28,13 @@ def test_a_model_key_is_a_token_and_leads_back_to_its_name(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "-a", "/a", "a/", "a//b", "a..b", "../a", "a b", "a*", "a>", "é", "a\n", "a" * 201, "a=2F"]
 )
-def test_names_that_a_model_may_not_have(name: str) -> None:
+def test_invalid_model_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="not a model name"):
         check_model_name(name)
 
 
 @pytest.mark.parametrize("key", ["=", "=2", "=2f", "a.b", "=41", ""])
-def test_what_was_not_made_by_model_key_is_refused(key: str) -> None:
+def test_an_invalid_model_key_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="is not a model"):
         model_name(key)
 

@@ -8,7 +8,7 @@ from modelyard.host.paths import check_folder, resolve_all, resolve_inside
 
 
 @pytest.mark.parametrize("path", ["m.gguf", "Q4/m.gguf", "a b/ä-模型.gguf", "..m/m...gguf", "n" * 250])
-def test_ordinary_paths_lie_under_the_folder(tmp_path: Path, path: str) -> None:
+def test_ordinary_paths_resolve_inside_the_folder(tmp_path: Path, path: str) -> None:
     assert resolve_inside(tmp_path, path) == tmp_path.resolve() / path
 
 
@@ -53,7 +53,7 @@ def test_a_symlink_loop_is_refused(tmp_path: Path) -> None:
         resolve_inside(tmp_path, "loop/m.gguf")
 
 
-def test_a_root_that_is_a_symlink_itself_is_fine(tmp_path: Path) -> None:
+def test_a_symlinked_root_is_accepted(tmp_path: Path) -> None:
     real = tmp_path / "real"
     real.mkdir()
     (tmp_path / "store").symlink_to(real)
@@ -62,7 +62,7 @@ def test_a_root_that_is_a_symlink_itself_is_fine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["", "..", "../other", "a/../../other"])
-def test_a_job_folder_must_lie_under_the_store(tmp_path: Path, folder: str) -> None:
+def test_a_job_folder_must_be_inside_the_store(tmp_path: Path, folder: str) -> None:
     store = tmp_path / "store"
     store.mkdir()
     with pytest.raises(ValueError, match=r"leads out of|absolute path"):
@@ -75,7 +75,7 @@ def test_a_job_folder_must_lie_under_the_store(tmp_path: Path, folder: str) -> N
     "path",
     ["CON", "nul.gguf", "a/Aux.gguf", "com1.tar.gguf", "m.gguf.", "m.gguf ", "ab:c.gguf", "a?.gguf", "LPT³"],
 )
-def test_names_that_not_every_system_allows_are_refused(tmp_path: Path, path: str) -> None:
+def test_unportable_names_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(ValueError, match="not every system allows"):
         resolve_all(tmp_path, ["m.gguf", path])
 
@@ -83,7 +83,7 @@ def test_names_that_not_every_system_allows_are_refused(tmp_path: Path, path: st
 @pytest.mark.parametrize(
     "path", ["description.txt", "a/Description.TXT", ".modelyard.json", "m.gguf.part", "m.jrnl", "a.jrn~/m"]
 )
-def test_names_that_a_store_keeps_for_itself_are_refused(tmp_path: Path, path: str) -> None:
+def test_names_reserved_by_the_store_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(ValueError, match="keeps for itself"):
         resolve_all(tmp_path, ["m.gguf", path])
 
@@ -91,11 +91,11 @@ def test_names_that_a_store_keeps_for_itself_are_refused(tmp_path: Path, path: s
 @pytest.mark.parametrize(
     "paths", [["m.gguf", "M.gguf"], ["Q4/m.gguf", "q4/M.GGUF"], ["\u00e4.gguf", "a\u0308.gguf"], ["m", "m"]]
 )
-def test_names_that_some_disks_hold_for_one_are_refused(tmp_path: Path, paths: list[str]) -> None:
+def test_names_that_collide_on_some_file_systems_are_refused(tmp_path: Path, paths: list[str]) -> None:
     with pytest.raises(ValueError, match="hold for one"):
         resolve_all(tmp_path, paths)
 
 
-def test_files_that_can_lie_beside_each_other_are_all_placed(tmp_path: Path) -> None:
+def test_distinct_files_are_all_placed(tmp_path: Path) -> None:
     paths = ["a/m.gguf", "b/m.gguf", "m-00001-of-00002.gguf", "console.gguf"]
     assert resolve_all(tmp_path, paths) == [tmp_path.resolve() / path for path in paths]

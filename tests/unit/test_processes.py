@@ -38,7 +38,7 @@ def family(mark: str) -> tuple[subprocess.Popen[bytes], int, float]:
 
 
 @pytest.mark.parametrize("leader_lives", [True, False])
-async def test_a_daemon_that_an_engine_started_ends_with_it(leader_lives: bool) -> None:
+async def test_a_daemon_started_by_an_engine_is_killed_with_its_group(leader_lives: bool) -> None:
     """It stayed for ever: only the engine's own session was looked through."""
     process, daemon, began = family("one")
     other, others_daemon, others_began = family("two")

@@ -1,4 +1,4 @@
-"""Background tasks end when they are told to, even those that miss it the first time."""
+"""Background tasks end when they are cancelled, even if they lose the first cancel."""
 
 import asyncio
 import contextlib
@@ -6,40 +6,68 @@ import contextlib
 import pytest
 
 from modelyard.bus import tasks
-from modelyard.bus.tasks import Tasks, cancel
+from modelyard.bus.tasks import Tasks, cancel, first_of
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "CANCEL_AGAIN_S", 0.05)
 
 
-async def hard_of_hearing(heard: list[int]) -> None:
+async def losing_its_first_cancel(steps: list[int]) -> None:
     """Loses its first cancel, as asyncio.wait_for does when the result comes in the same moment."""
-    heard.append(0)
+    steps.append(0)
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.Event().wait()
-    heard.append(1)
+    steps.append(1)
     await asyncio.Event().wait()
 
 
-async def test_a_task_that_misses_its_cancel_is_cancelled_again() -> None:
-    heard: list[int] = []
+async def test_a_task_that_loses_its_cancel_is_cancelled_again() -> None:
+    steps: list[int] = []
     async with asyncio.timeout(5), Tasks() as group:
-        group.spawn(hard_of_hearing(heard), "deaf")
+        group.spawn(losing_its_first_cancel(steps), "loses cancel")
         await asyncio.sleep(0)
-    assert heard == [0, 1]
+    assert steps == [0, 1]
+
+
+async def test_first_of_reports_the_winner_and_cancels_the_others() -> None:
+    cancelled = asyncio.Event()
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    assert await first_of(endless(), asyncio.sleep(0)) == (False, True)
+    assert cancelled.is_set()
+
+
+async def test_first_of_raises_the_error_of_the_winner() -> None:
+    async def failing() -> None:
+        raise ValueError("lost")
+
+    with pytest.raises(ValueError, match="lost"):
+        await first_of(failing(), asyncio.Event().wait())
+
+
+async def test_first_of_leaves_the_tasks_of_its_caller_running_and_ends_in_time() -> None:
+    own = asyncio.create_task(asyncio.Event().wait())
+    assert await first_of(own, asyncio.Event().wait(), timeout_s=0.01) == (False, False)
+    assert not own.done()
+    await cancel(own)
 
 
 async def test_cancel_returns_when_all_have_ended() -> None:
-    heard: list[int] = []
-    both = asyncio.create_task(hard_of_hearing(heard)), asyncio.create_task(asyncio.Event().wait())
+    steps: list[int] = []
+    both = asyncio.create_task(losing_its_first_cancel(steps)), asyncio.create_task(asyncio.Event().wait())
     await asyncio.sleep(0)
     await asyncio.wait_for(cancel(*both), 5)
     assert all(task.cancelled() for task in both)
 
 
-async def test_a_task_that_ends_in_the_moment_of_the_stop_is_waited_for_too() -> None:
+async def test_a_task_that_ends_during_the_stop_is_awaited() -> None:
     async def brief() -> None: ...
 
     async with Tasks() as group:

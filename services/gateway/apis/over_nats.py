@@ -3,10 +3,8 @@
 from functools import partial
 from http import HTTPStatus
 
-from nats.micro.request import Request
-
 from modelyard.bus.connection import Bus
-from modelyard.bus.micro import Commands, reply_to
+from modelyard.bus.micro import Commands, Request
 from schemas import subjects
 from schemas.base import check_token, new_id
 from schemas.endpoints import ENDPOINTS, Endpoint
@@ -43,7 +41,7 @@ class OverNats:
             traceparent=headers.get("traceparent"),
             request=_chosen_id(headers.get(REQUEST_HEADER)),
         )
-        async with self._listeners.listening(reply_to(request)) as say, self._inference.ask(ask) as answer:
+        async with self._listeners.listening(request.reply) as say, self._inference.ask(ask) as answer:
             async for place in waiting(self._inference, answer):
                 await say(comment(place))
             head = await answer.head()

@@ -66,14 +66,14 @@ def _first_usable(spec: ModelSpec, kind: Format, settings: Settings) -> Engine:
 
 def _refusal(engine: Engine, spec: ModelSpec, kind: Format) -> str | None:
     try:
-        return _PATIENCE.ask((id(engine), "refusal"), partial(engine.refusal, spec, kind), TIMEOUT_S)
+        return _PATIENCE.call((id(engine), "refusal"), partial(engine.refusal, spec, kind), TIMEOUT_S)
     except Exception as error:  # noqa: BLE001 - one that a stranger wrote must not hide the others
         return f"The engine {engine.name} cannot be asked: {type(error).__name__}: {error}"
 
 
 def _offer(engine: Engine, settings: Settings) -> EngineOffer:
     try:
-        return _PATIENCE.ask((id(engine), "offer"), partial(engine.offer, settings), TIMEOUT_S)
+        return _PATIENCE.call((id(engine), "offer"), partial(engine.offer, settings), TIMEOUT_S)
     except Exception as error:  # noqa: BLE001 - one that a stranger wrote must not hide the others
         return EngineOffer(
             engine=engine.name, problem=f"The engine cannot be asked: {type(error).__name__}: {error}"
