@@ -117,7 +117,7 @@ def _parse_value(text: str) -> Any:
 
 
 async def _edit(yard: Client, arguments: argparse.Namespace) -> None:
-    before = await yard.registry.get(model=arguments.model)
+    before = await yard.registry.get(arguments.model)
     if arguments.fields:
         patch: dict[str, Any] = {}
         for assignment in arguments.fields:

@@ -63,7 +63,7 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
 
 async def _export(yard: Client, arguments: argparse.Namespace) -> None:
     if arguments.models:
-        specs = [(await yard.registry.get(model=name)).spec for name in arguments.models]
+        specs = [(await yard.registry.get(name)).spec for name in arguments.models]
     else:
         specs = [record.spec for record in await yard.registry.records()]
     if arguments.json:

@@ -53,7 +53,7 @@ class CommandGroup:
 
 
 class BoundCommand(Generic[P, T, R]):
-    """A command on a connection."""
+    """A command on a connection. It takes a payload, the payload's fields, or the first field alone."""
 
     def __init__(self, bus: Bus, command: Command[T, R], payload: Callable[..., T]) -> None:
         self._bus = bus
@@ -61,11 +61,15 @@ class BoundCommand(Generic[P, T, R]):
         self._payload = payload
 
     @overload
-    async def __call__(self, payload: T, /) -> R: ...
+    async def __call__(self, payload: T | str, /) -> R: ...
     @overload
     async def __call__(self, *args: P.args, **fields: P.kwargs) -> R: ...
     async def __call__(self, *args: Any, **fields: Any) -> R:
-        return await self._bus.call(self._command, args[0] if args else self._payload(**fields))
+        (payload,) = args or (self._payload(**fields),)
+        if isinstance(payload, str):
+            first, *_ = self._command.payload.__annotations__
+            payload = self._payload(**{first: payload})
+        return await self._bus.call(self._command, payload)
 
 
 class CommandMethod(Generic[P, T, R]):

@@ -70,7 +70,7 @@ async def test_a_change_is_on_record_before_it_is_answered(supervisor: Bus, clie
 
 async def test_before_and_after_show_what_differs(supervisor: Bus, client: Client) -> None:
     await client.registry.put(DEMO)
-    await client.registry.patch("demo", {"n_ctx": 4096})
+    await client.registry.patch(model="demo", patch={"n_ctx": 4096})
     await client.registry.delete("demo")
     _, patched, deleted = await audit(client)
     assert (patched.command, patched.changes[0].after) == ("model.patch", {"n_ctx": 4096})

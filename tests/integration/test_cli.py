@@ -21,7 +21,7 @@ async def test_list_shows_models_with_their_state_and_size(yard: Yard, standins:
     assert (plain.code, plain.err) == (0, "")
     header, *rows = [line.split() for line in plain.out.splitlines()]
     assert header == ["MODEL", "MODE", "STATE", "SIZE", "ALIASES"]
-    assert ["demo", "chat", "ready", "2.0", "MB", "d,", "first"] in rows
+    assert ["demo", "chat", "ready", "1.9", "MiB", "d,", "first"] in rows
     assert ["org/slow:Q4", "embedding", "stopped", "-"] in rows
     by_name = {model["name"]: model for model in (await run(yard, "list", "--json")).document}
     assert by_name["demo"]["state"] == "ready"
@@ -70,7 +70,7 @@ async def test_a_start_that_fails_tells_the_engines_reason(yard: Yard, standins:
 
 async def test_a_start_that_takes_too_long_or_is_interrupted_goes_on(yard: Yard, standins: Services) -> None:
     late = await run(yard, "start", "org/slow:Q4", "--timeout", "1s")
-    assert (late.code, late.err) == (1, "yard: org/slow:Q4 was not ready after 1s; it goes on starting.\n")
+    assert (late.code, late.err) == (1, "yard: org/slow:Q4 was not ready after 1s; it is still starting.\n")
     process = await begin(yard, "start", "org/slow:Q4")
     assert process.stdout is not None
     async with asyncio.timeout(TIMEOUT_S):
@@ -78,7 +78,7 @@ async def test_a_start_that_takes_too_long_or_is_interrupted_goes_on(yard: Yard,
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
     assert process.returncode == 130
-    assert "org/slow:Q4 goes on starting" in err.decode()
+    assert "org/slow:Q4 is still starting" in err.decode()
     assert "Traceback" not in err.decode()
 
 
@@ -94,7 +94,7 @@ async def test_pull_tells_the_way_and_what_to_do_next(yard: Yard, standins: Serv
     assert (plain.code, plain.err) == (0, "")
     lines = plain.out.splitlines()
     assert lines[0] == "demo: queued"
-    assert "demo: finished, 2.0 MB of 2.0 MB" in lines
+    assert "demo: finished, 1.9 MiB of 1.9 MiB" in lines
     assert lines[-1] == "demo is in the yard. Talk to it: yard chat demo"
     embedder = await run(yard, "pull", "org/demo", "--name", "org/slow:Q4")
     assert embedder.out.splitlines()[-1].endswith("start it: yard start org/slow:Q4")
@@ -118,7 +118,7 @@ async def test_an_interrupted_pull_leaves_the_download_running(yard: Yard, stand
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
     assert process.returncode == 130
-    assert err.decode().strip() == "The download goes on; `yard pull org/long` shows it again."
+    assert err.decode().strip() == "The download continues; `yard pull org/long` shows it again."
     assert not standins.downloader.cancelled.is_set()
 
 
@@ -195,7 +195,7 @@ async def test_usage_is_summed_up_by_model(yard: Yard, standins: Services) -> No
 
 async def test_a_terminal_shows_progress_in_place(yard: Yard, standins: Services) -> None:
     pull = await on_terminal(yard, "pull", "org/demo")
-    assert "MB of 2.0 MB" in await pull.see("org/demo is in the yard.")
+    assert "MiB of 1.9 MiB" in await pull.see("org/demo is in the yard.")
     assert await pull.end() == 0
     start = await on_terminal(yard, "start", "demo")
     await start.see("demo is ready after 2s.")

@@ -43,7 +43,7 @@ async def test_many_are_pulled_at_once_and_what_failed_is_told(yard: Yard, queue
     assert "org/a: finished" in done.out
     assert "org/b: finished" in done.out
     assert [line.split(":")[1].strip() for line in done.err.splitlines()[:2]] == ["nonsense", "org/none"]
-    assert done.err.splitlines()[-1] == "yard: 2 of 4 models were not fetched."
+    assert done.err.splitlines()[-1] == "yard: 2 of 4 models were not downloaded."
     assert sorted(queue.registry.models) == ["org/a", "org/b"]
 
 

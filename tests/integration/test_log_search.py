@@ -13,7 +13,7 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.log_publisher import MAX_LINES, LogPublisher
 from modelyard.bus.records import BucketStore
-from modelyard.client import Client, log_search
+from modelyard.client import Client, logs as log_search
 from modelyard.client.logs import level_of
 from schemas import buckets, subjects
 from schemas.base import Role

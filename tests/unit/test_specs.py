@@ -6,9 +6,8 @@ import msgspec
 import pytest
 
 from modelyard.bus.reads import Revision
-from modelyard.documents import Difference, without_defaults, differences
-from modelyard.documents import merge_patch, patched
 from modelyard.cli.importing.toml import read_toml, write_toml
+from modelyard.documents import Difference, differences, merge_patch, patched, without_defaults
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.models import LIVE_FIELDS, Mode, ModelSource, ModelSpec, ParameterPolicy, fingerprint
 from schemas.profiles import DeviceNeed, EmbeddingOptions, Lora, Profile, Replicas
@@ -156,8 +155,8 @@ def test_what_is_written_as_toml_reads_as_the_same() -> None:
     assert read_toml("") == []
 
 
-def test_null_cannot_be_said_in_toml() -> None:
-    with pytest.raises(BadRequest, match=r"m cannot be said in TOML"):
+def test_null_cannot_be_written_as_toml() -> None:
+    with pytest.raises(BadRequest, match=r"m cannot be written as TOML"):
         write_toml([patched(PLAIN, {}), ModelSpec(name="m", path="p", parameters=_null())])
 
 
@@ -170,7 +169,7 @@ def _null() -> ParameterPolicy:
     [
         ("[[model]", "not TOML"),
         ("[model]\nname='a'", "two brackets"),
-        ("model=[1]", "no table"),
+        ("model=[1]", "is not a table"),
         ("[[models]]", "'models'"),
         (
             "[[model]]\nname='a'",
