@@ -65,21 +65,21 @@ def add_fields(
     positional: Sequence[str] = (),
     omit: Container[str] = (),
     fields: Mapping[str, Argument] | None = None,
-    target: Any = None,
+    add: Callable[..., argparse.Action] | None = None,
 ) -> None:
     """Add an argument for each field of `record`, nested records included, but for those in `omit`.
 
     A `revision` is never an argument. What is not given stays None and gets the contract's default in
-    `read_record`. `target`: a group of `parser`.
+    `read_record`. `add`: of a group.
     """
     info = {field.name: field for field in type_info(record).fields}  # type: ignore[attr-defined]
     for name in (*positional, *(name for name in info if name not in positional)):
         field = info[name]
-        kind, rest = _without_none(field.type), {"fields": fields, "target": target}
+        kind = _without_none(field.type)
         if name == "revision" or name in omit:
             continue
         if isinstance(kind, StructType):
-            add_fields(parser, kind.cls, omit=omit, **rest)
+            add_fields(parser, kind.cls, omit=omit, fields=fields, add=add)
             continue
         given = (fields or {}).get(name, Argument())
         if name in positional:
@@ -89,7 +89,7 @@ def add_fields(
             options |= {"type": given.parse or _parser_of(name, kind)}
         else:
             words, options = _flag(name, kind, given, default=field.default, required=field.required)
-        action = (target or parser).add_argument(*words or (name,), **options, help=given.help or " ")
+        action = (add or parser.add_argument)(*words or (name,), **options, help=given.help or " ")
         if given.help is None:
             parser.on_help.append(partial(_add_help, action, record, name))
 

@@ -53,10 +53,10 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     )
     group = verbs["group"]
     group.add_argument("name", metavar="NAME", help="the group's name")
-    rule = group.add_mutually_exclusive_group(required=True)
-    rule.add_argument("--apart", nargs="+", metavar="MODEL", help="at most one of them runs at a time")
-    rule.add_argument("--together", nargs="+", metavar="MODEL", help="when one is started, all are")
-    rule.add_argument("--remove", action="store_true", help="remove the group")
+    add_rule = group.exclusive(required=True)
+    add_rule("--apart", nargs="+", metavar="MODEL", help="at most one of them runs at a time")
+    add_rule("--together", nargs="+", metavar="MODEL", help="when one is started, all are")
+    add_rule("--remove", action="store_true", help="remove the group")
     online(group, _group)
 
 

@@ -90,14 +90,14 @@ def _register_logs(parser: VerbParser) -> None:
     parser.add_argument(
         *("--grep", "--search"), metavar="TEXT", help="only lines that contain this text, ignoring case"
     )
-    search = parser.add_argument_group("search (also without MODEL|INSTANCE; --since is then 1h by default)")
-    search.add_argument("--until", type=parse_duration, metavar="TIME", help="how far back to end, like 10m")
-    search.add_argument("--model", metavar="MODEL", help="lines of a model, and those of services about it")
-    search.add_argument("--node", metavar="NODE", help="lines of one node")
-    search.add_argument("--service", choices=_SERVICES, help="lines of one service")
-    search.add_argument("--level", choices=_LEVELS, help="lines of at least this level")
-    search.add_argument("--newest", action="store_true", help="the newest lines first")
-    search.add_argument("-n", "--limit", type=int, metavar="COUNT", help="at most this many lines")
+    search = parser.section("search (also without MODEL|INSTANCE; --since is then 1h by default)")
+    search("--until", type=parse_duration, metavar="TIME", help="how far back to end, like 10m")
+    search("--model", metavar="MODEL", help="lines of a model, and those of services about it")
+    search("--node", metavar="NODE", help="lines of one node")
+    search("--service", choices=_SERVICES, help="lines of one service")
+    search("--level", choices=_LEVELS, help="lines of at least this level")
+    search("--newest", action="store_true", help="the newest lines first")
+    search("-n", "--limit", type=int, metavar="COUNT", help="at most this many lines")
     parser.add_argument("-f", "--follow", action="store_true", help="continue with new lines")
     online(parser, _logs, json="JSON lines")
 

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import modelyard
@@ -86,12 +87,15 @@ class VerbParser(argparse.ArgumentParser):
     """The parser of one verb, filled when it is first used."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        self.arguments: list[argparse.Action] = []
+        self.verbs: dict[str, VerbParser] = {}
+        """The verbs below this one."""
         self.on_load: Callable[[], None] | None = None
         """Adds the arguments."""
         self.on_help: list[Callable[[], None]] = []
         """Add texts that only a help page needs."""
+        super().__init__(**options)
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
 
     def load(self) -> None:
         """Import the verb's module and add its arguments, once."""
@@ -101,33 +105,62 @@ class VerbParser(argparse.ArgumentParser):
 
     def describe(self, text: str) -> None:
         """Add text below the summary."""
-        self.description = f"{self.description}\n\n{text.strip()}\n"
+        more = text.strip("\n")
+        self.description = f"{self.description}\n\n{more}\n"
 
     def subverbs(self, *, required: bool = True) -> Callable[[str, str], "VerbParser"]:
         """A function that adds a verb below this one, by its name and summary."""
         parsers = self.add_subparsers(title="commands", metavar="COMMAND", required=required)
-        return lambda name, summary: parsers.add_parser(name, help=summary, description=summary)
+
+        def add(name: str, summary: str) -> VerbParser:
+            self.verbs[name] = parsers.add_parser(name, help=summary, description=summary)
+            return self.verbs[name]
+
+        return add
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        self.arguments.append(super().add_argument(*names, **options))
+        return self.arguments[-1]
+
+    def exclusive(self, *, required: bool = False) -> Callable[..., argparse.Action]:
+        """A function that adds arguments of which only one may be given."""
+        return self._recorded(self.add_mutually_exclusive_group(required=required).add_argument)
+
+    def section(self, title: str) -> Callable[..., argparse.Action]:
+        """A function that adds arguments under a title of their own."""
+        return self._recorded(self.add_argument_group(title).add_argument)
+
+    def _recorded(self, add_argument: Callable[..., argparse.Action]) -> Callable[..., argparse.Action]:
+        def add(*names: Any, **options: Any) -> argparse.Action:
+            self.arguments.append(add_argument(*names, **options))
+            return self.arguments[-1]
+
+        return add
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.load()
         return super().parse_known_args(args, namespace)
 
-    def format_help(self) -> str:
+    def complete(self) -> None:
+        """Add everything that a help page shows."""
         self.load()
         for add_texts in self.on_help:
             add_texts()
+        self.on_help.clear()
+
+    def format_help(self) -> str:
+        self.complete()
         return super().format_help()
 
 
-def parser() -> tuple[VerbParser, dict[str, VerbParser]]:
-    """A new parser, and those of the verbs."""
+def parser() -> VerbParser:
+    """A new parser with all verbs."""
     yard = VerbParser(prog="yard", description=_DESCRIPTION, epilog=_EPILOG)
     yard.add_argument("--version", action="version", version=f"yard {modelyard.__version__}")
     add = yard.subverbs()
-    parsers = {verb.name: add(verb.name, verb.summary) for verb in VERBS}
     for verb in VERBS:
-        parsers[verb.name].on_load = lambda module=verb.module: _register(module, parsers)
-    return yard, parsers
+        add(verb.name, verb.summary).on_load = partial(_register, verb.module, yard.verbs)
+    return yard
 
 
 def _register(module: str, parsers: dict[str, VerbParser]) -> None:
@@ -139,5 +172,4 @@ def _register(module: str, parsers: dict[str, VerbParser]) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of one command line; `run` is the function that executes it."""
-    yard, _ = parser()
-    return yard.parse_args(argv, argparse.Namespace(json=False))
+    return parser().parse_args(argv, argparse.Namespace(json=False))

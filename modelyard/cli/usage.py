@@ -111,8 +111,7 @@ def _register_reports(parser: VerbParser) -> None:
 def _add_query(parser: VerbParser) -> None:
     """The arguments of a usage query: which requests, and how they are grouped."""
     others = tuple(name for name in UsageQuery.__struct_fields__ if name not in _BOUNDS)
-    group = parser.add_mutually_exclusive_group()
-    add_fields(parser, UsageFilter, omit=("last_s", *others), fields=_FILTER, target=group)
+    add_fields(parser, UsageFilter, omit=("last_s", *others), fields=_FILTER, add=parser.exclusive())
     add_fields(parser, UsageQuery, omit=("last_s", "recent", "by", *_BOUNDS), fields=_FILTER)
     parser.add_argument(
         "--by",
