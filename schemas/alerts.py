@@ -17,7 +17,7 @@ _MAX_SENTENCE = 500
 
 
 class Severity(StrEnum):
-    """How bad it is."""
+    """The severity of an alert."""
 
     INFO = "info"
     WARNING = "warning"
@@ -39,11 +39,11 @@ class Missing(StrEnum):
     RESOLVE = "resolve"
     """Resolved: the thing that the alert was about no longer exists."""
     FIRE = "fire"
-    """It should be there."""
+    """Fire: the metric must be present."""
 
 
 class AlertState(StrEnum):
-    """Where an alert is."""
+    """The state of an alert."""
 
     WATCHED = "watched"
     """The condition does not hold; stored only for rules on absent metrics."""
@@ -66,7 +66,7 @@ class AlertRule(Record):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     """Which series: each label as it must be; `*` is any text, a `!` before it what it must not be."""
     for_s: float = 0.0
-    """How long it must hold before it fires."""
+    """How long the condition must hold before the alert fires."""
     severity: Severity = Severity.WARNING
     sentence: str = ""
     """For people; `{value}`, `{percent}` and `{label}` are filled in. Empty: made of the rule."""
@@ -95,13 +95,13 @@ class AlertRule(Record):
 
 
 class Alert(Record):
-    """What a rule found about one series."""
+    """The state of a rule for one series."""
 
     alert: str
     """Id of this one time; the next time of the same series has another."""
     rule: str
     labels: dict[str, str]
-    """Those of the series."""
+    """Labels of the series."""
     state: AlertState
     severity: Severity
     sentence: str
@@ -128,7 +128,7 @@ class RuleRecord(Record):
     revision: int
     """0: as it was shipped."""
     default: bool = False
-    """It was shipped; changed or not, `reset` brings it back."""
+    """A shipped rule, changed or not; `reset` restores it."""
 
 
 class Silence(Record):
@@ -142,7 +142,7 @@ class Silence(Record):
     rule: str | None = None
     """None: of every rule."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
-    """As in a rule: all of these, with any others."""
+    """Labels to match, as in a rule."""
 
 
 class PutAlertRule(AlertRule):
@@ -166,7 +166,7 @@ class AlertRuleStored(Record):
 
 
 class ListAlerts(Record):
-    """Everything about alerts."""
+    """All rules, alerts and silences."""
 
 
 class AlertList(Record):
@@ -193,7 +193,7 @@ class SilenceRef(Record):
 
 
 class TryAlertRule(Record):
-    """What would a rule find now? The one of this name, or one that is not stored."""
+    """Evaluates a rule now: the stored one of this name, or one that is not stored."""
 
     name: str | None = None
     rule: AlertRule | None = None

@@ -1,4 +1,4 @@
-"""Who changed what: one event for every command that changes something, refused ones too."""
+"""The audit trail: one event for every command with side effects, including refused ones."""
 
 from enum import StrEnum
 from typing import Any
@@ -9,7 +9,7 @@ from schemas.errors import ErrorDetail
 ACTOR_HEADER = "Yard-Actor"
 """On a command: `Actor` as JSON, as the caller states it."""
 NO_TARGET = "yard"
-"""What a command is about that names nothing."""
+"""The target of a command that names none."""
 
 
 class Actor(Record, omit_defaults=True):
@@ -23,13 +23,13 @@ class Actor(Record, omit_defaults=True):
     key: str | None = None
     """Id of the API key, never the key."""
     address: str | None = None
-    """Where the HTTP request came from."""
+    """The remote address of the HTTP request."""
     user: str | None = None
     node: str | None = None
 
 
 class AuditOutcome(StrEnum):
-    """How a command ended."""
+    """The outcome of a command."""
 
     DONE = "done"
     REFUSED = "refused"
@@ -51,7 +51,7 @@ class Audited(Record):
     command: str
     """`model.put`"""
     target: str
-    """What it names."""
+    """The name of its target."""
     by: Actor
     at: float
     outcome: AuditOutcome

@@ -1,4 +1,4 @@
-"""What every other module of the contract builds on: records, roles, tokens, names and ids."""
+"""The base of the contract: records, roles, tokens, names and ids."""
 
 import re
 import secrets
@@ -24,7 +24,7 @@ class Record(msgspec.Struct, metaclass=_Options):
 
 
 class Format(StrEnum):
-    """What a model's `path` leads to."""
+    """The format of a model's files."""
 
     GGUF = "gguf"
     """A file of llama.cpp's, or the first of its shards."""
@@ -63,7 +63,7 @@ RUNNER, MONITOR, OPERATOR = Role.RUNNER, Role.MONITOR, Role.OPERATOR
 WATCHERS = (GATEWAY, OPERATOR)
 CALLERS = (GATEWAY, OPERATOR)
 FETCHERS = (*CALLERS, SUPERVISOR)
-"""Who may have files brought to a node: the scheduler, too."""
+"""Roles that may order transfers to a node, the scheduler included."""
 AUDITING = (DOWNLOADER, SUPERVISOR, MONITOR)
 """Roles that serve commands with side effects."""
 LONG_S, VERY_LONG_S = 30.0, 600.0

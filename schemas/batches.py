@@ -21,7 +21,7 @@ class StoredFile(Record):
 
 
 class BatchState(StrEnum):
-    """Where a batch is, in OpenAI's words."""
+    """The state of a batch, in OpenAI's words."""
 
     VALIDATING = "validating"
     FAILED = "failed"
@@ -38,7 +38,7 @@ ENDED = frozenset({_S.FAILED, _S.COMPLETED, _S.EXPIRED, _S.CANCELLED})
 
 
 class LineError(Record):
-    """What is wrong with a line of an input file."""
+    """An error in a line of an input file."""
 
     code: str
     message: str

@@ -8,7 +8,7 @@ from schemas.usage import Period, UsageUnit
 
 
 class Action(StrEnum):
-    """What happens when a budget is used up."""
+    """The action when a budget is exhausted."""
 
     WARN = "warn"
     """An event is published; requests continue."""
@@ -31,7 +31,7 @@ class Budget(Record):
     warn_at: Decimal = Decimal("0.8")
     """At this share of the limit an event warns."""
     tz: str | None = None
-    """Where days begin; None: in the zone of the setting YARD_TIME_ZONE."""
+    """The time zone of its periods; None: the setting YARD_TIME_ZONE."""
 
     def __post_init__(self) -> None:
         check_token(self.budget)
@@ -42,7 +42,7 @@ class Budget(Record):
 
 
 class BudgetLevel(StrEnum):
-    """How much of a budget is used."""
+    """How far a budget is used."""
 
     WITHIN = "within"
     WARNED = "warned"
@@ -52,7 +52,7 @@ class BudgetLevel(StrEnum):
 
 
 class BudgetState(Record):
-    """Where a budget stands in its present period."""
+    """The state of a budget in its present period."""
 
     budget: str
     level: BudgetLevel

@@ -1,4 +1,4 @@
-"""What the hardware of a node is doing."""
+"""The state of a node's hardware."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from schemas.base import Record
 
 
 class DeviceKind(StrEnum):
-    """What sort of memory and compute it is."""
+    """The kind of a device."""
 
     CPU = "cpu"
     GPU = "gpu"
@@ -27,16 +27,16 @@ class Host(Record):
     swap_total_bytes: int | None = None
     swap_used_bytes: int | None = None
     disk_total_bytes: int | None = None
-    """Of the file system that YARD_HOME is on."""
+    """Size of the file system that contains YARD_HOME."""
     disk_used_bytes: int | None = None
     disk_free_bytes: int | None = None
     """Free for users other than root, so it may be less than total minus used."""
     disk_read_bytes_s: float | None = None
     disk_write_bytes_s: float | None = None
-    """Of all disks together."""
+    """Sum of all disks."""
     network_receive_bytes_s: float | None = None
     network_transmit_bytes_s: float | None = None
-    """Of all interfaces but loopback."""
+    """Sum of all interfaces except loopback."""
     load1: float | None = None
     """Runnable processes, averaged over a minute."""
     cores: int | None = None
@@ -63,7 +63,7 @@ class Device(Record):
     clock_mhz: float | None = None
     memory_clock_mhz: float | None = None
     pcie_generation: int | None = None
-    """As the link runs now; cards that rest lower it."""
+    """Of the present link state; idle cards lower it."""
     pcie_width: int | None = None
     pcie_receive_bytes_s: float | None = None
     pcie_transmit_bytes_s: float | None = None

@@ -11,7 +11,7 @@ from schemas.registering import ModelOverrides
 
 
 class DownloadState(StrEnum):
-    """Where a download is; `finished`, `failed` and `cancelled` are ends."""
+    """The state of a download; `finished`, `failed` and `cancelled` are final."""
 
     QUEUED = "queued"
     PAUSED = "paused"
@@ -88,7 +88,7 @@ class Download(Record):
     node: str = ""
     """The machine that fetches it."""
     order: float = 0.0
-    """Of two that wait on a machine, the one with the smaller number begins first."""
+    """Position in the queue of a node: smaller numbers start first."""
     limit_bytes_s: int | None = None
     quant: str | None = None
     is_default_quant: bool = False
@@ -113,7 +113,7 @@ class Download(Record):
 
 
 class Added(Record):
-    """What became of one reference of a pasted text: a download, or the reason why there is none."""
+    """The result for one reference: a download, or the reason why there is none."""
 
     reference: str
     download: Download | None = None
@@ -121,6 +121,6 @@ class Added(Record):
 
 
 class DownloadsAdded(Record):
-    """Every reference of a pasted text, in its order."""
+    """The results for all references, in their order."""
 
     added: tuple[Added, ...]

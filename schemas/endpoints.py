@@ -7,7 +7,7 @@ from schemas.models import Mode
 
 
 class Style(StrEnum):
-    """How an engine answers a path, and so how it is relayed, metered and put together."""
+    """The style of an answer, which determines how it is relayed, metered and assembled."""
 
     CHAT = "chat"
     """OpenAI's chat completion chunks."""
@@ -58,5 +58,5 @@ def endpoint_of(path: str) -> Endpoint:
 
 
 def paths_of(mode: Mode) -> list[str]:
-    """What a model of this mode serves."""
+    """The paths that a model of this mode serves."""
     return [endpoint.path for endpoint in ENDPOINTS if mode in endpoint.modes]

@@ -1,4 +1,4 @@
-"""Every error a caller may see: a stable code, an HTTP status and a sentence to act on, in one shape."""
+"""Errors that a caller may see: a stable code, an HTTP status and an actionable sentence, in one shape."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from schemas.base import Record
 
 
 class ErrorDetail(Record):
-    """What went wrong, in the fields OpenAI clients read."""
+    """The error in the fields that OpenAI clients read."""
 
     message: str
     type: str
@@ -252,7 +252,7 @@ class StartFailed(YardError):
 
 
 class DeadlineExceeded(YardError):
-    """It took longer than allowed."""
+    """The time limit was exceeded."""
 
     code, status, type = "deadline_exceeded", 504, "timeout_error"
 

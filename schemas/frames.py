@@ -15,10 +15,10 @@ class AnswerHead(Record):
 
 
 class AnswerEnd(Record):
-    """It comes with the last frame."""
+    """Sent with the last frame."""
 
     error: ErrorDetail | None = None
-    """What cut the answer short; None if it is whole."""
+    """Why the answer is incomplete; None if it is complete."""
     again: bool = False
     """The engine broke off: the request may be retried or continued by another instance."""
 
@@ -29,7 +29,7 @@ class Frame(Record, omit_defaults=True):
     attempt: int
     """The gateway's attempt number; frames of an earlier attempt are stale."""
     delivery: int
-    """How often the broker handed this attempt out; two runners may be at it after a stall."""
+    """The broker's delivery number of this attempt; after a stall two runners may process it."""
     number: int
     """0, 1, 2, …; a gap is requested again."""
     head: AnswerHead | None = None

@@ -36,7 +36,7 @@ class GroupRef(Record):
 
 
 class ListGroups(Record):
-    """Every group."""
+    """Lists all groups."""
 
 
 class GroupList(Record):
@@ -46,6 +46,6 @@ class GroupList(Record):
 
 
 class GroupStored(Record):
-    """It holds from now on, or no more."""
+    """The group was stored or deleted."""
 
     name: str

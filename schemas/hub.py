@@ -1,4 +1,4 @@
-"""What the hub has: searching it, and what one repository offers to the machines of this yard."""
+"""The hub: search, and the choices of one repository with their fit on this yard's nodes."""
 
 from enum import StrEnum
 
@@ -34,7 +34,7 @@ class Choice(Record):
 
 
 class HubSort(StrEnum):
-    """What comes first in a search; always the most, or the newest."""
+    """The sort order of a search; descending."""
 
     DOWNLOADS = "downloads"
     LIKES = "likes"
@@ -73,7 +73,7 @@ class HubModel(Record):
 
     repo: str
     downloads: int | None = None
-    """In the last 30 days."""
+    """Downloads in the last 30 days."""
     likes: int | None = None
     updated_at: float | None = None
     """Unix seconds; so is the next."""
@@ -99,7 +99,7 @@ class HubFound(Record):
 
 
 class AskOffer(Record):
-    """What does a repository offer? `reference` is as in StartDownload; a quant in it narrows the answer."""
+    """Requests the choices of a repository. A quant in `reference` (as in StartDownload) narrows them."""
 
     reference: str
     n_ctx: int | None = None
@@ -118,7 +118,7 @@ class OfferedFile(Record):
 
 
 class Fit(Record):
-    """How a model would run on one node, by estimate."""
+    """The estimated fit of a model on one node."""
 
     node: str
     sentence: str
@@ -128,7 +128,7 @@ class Fit(Record):
     n_ctx: int | None = None
     """The context in tokens."""
     needs_bytes: int | None = None
-    """What it takes there with that context; if it does not fit, what it would take at the least."""
+    """Memory with that context; the minimum if it does not fit."""
 
 
 class OfferedChoice(Record):
@@ -137,16 +137,16 @@ class OfferedChoice(Record):
     label: str
     """Its quant, or another distinguishing label."""
     reference: str
-    """What to pull to get it."""
+    """The reference for a download."""
     format: Format
     files: tuple[OfferedFile, ...]
-    """Of the model itself; shards in order."""
+    """Files of the model; shards in order."""
     size_bytes: int
-    """Of all these files."""
+    """Total size of these files."""
     is_default: bool = False
     """The default choice."""
     is_here: bool = False
-    """Every file of it is in the store already."""
+    """All its files are in the store."""
     models: tuple[str, ...] = ()
     """Models of the registry that are made of it."""
     fits: tuple[Fit, ...] = ()
@@ -154,7 +154,7 @@ class OfferedChoice(Record):
 
 
 class Offer(Record):
-    """What a repository offers, and how that fits the machines of this yard."""
+    """The choices of a repository and their fit on this yard's nodes."""
 
     repo: str
     revision: str
@@ -166,7 +166,7 @@ class Offer(Record):
     """Why nothing can be downloaded or estimated; a sentence."""
     architecture: str | None = None
     mode: Mode | None = None
-    """What it would be registered for."""
+    """The mode that it would be registered with."""
     task: str | None = None
     license: str | None = None
     gated: bool = False

@@ -12,7 +12,7 @@ from schemas.workers import RpcOffer, Worker
 
 
 class InstanceState(StrEnum):
-    """Where an instance is in its life; only `NEXT_STATES` are legal steps."""
+    """The lifecycle of an instance; `NEXT_STATES` are its legal transitions."""
 
     STARTING = "starting"
     """Decided; its runner is being started."""
@@ -21,9 +21,9 @@ class InstanceState(StrEnum):
     PROBING = "probing"
     """The engine is healthy; one real request proves it."""
     READY = "ready"
-    """It pulls work."""
+    """It serves requests."""
     DRAINING = "draining"
-    """It takes no new work and finishes what it has."""
+    """It takes no new requests and finishes those in flight."""
     STOPPING = "stopping"
     """The engine is being ended."""
     STOPPED = "stopped"
@@ -66,7 +66,7 @@ class Reason(StrEnum):
     OOM = "oom"
     """The engine could not allocate its memory, or the kernel's OOM killer ended it."""
     UNHEALTHY = "unhealthy"
-    """It did not get ready in its budget, failed its probe, or gave no sign of life any more."""
+    """It missed its start budget, failed its probe, or was detected as hung."""
     DRAINED = "drained"
     """Its node is being cleared."""
 
@@ -79,7 +79,7 @@ class Reserved(Record):
     measured_bytes: int | None = None
     """As the system measures it at readiness; None until then, and where it cannot be measured."""
     node: str | None = None
-    """Whose device it is; None: of the instance's own node. On other nodes its workers have it."""
+    """The node of the device; None: the instance's own node. On other nodes its workers hold the memory."""
 
 
 class Instance(Record):
@@ -96,7 +96,7 @@ class Instance(Record):
     changed_at: float
     """Unix seconds of the last change of state."""
     fingerprint: str = ""
-    """What of that spec an engine cannot change while it runs."""
+    """Hash of the spec's fields that cannot change while the engine runs."""
     profile: str | None = None
     """The profile it runs in; None: none was needed."""
     reserved: tuple[Reserved, ...] = ()
@@ -123,11 +123,11 @@ class Instance(Record):
     error: str | None = None
     """One sentence and the engine's last lines, when failed."""
     failures: int = 0
-    """How often this model failed in a row, this one included; one ready for long ends the row."""
+    """Consecutive failures of this model, this one included; a long ready time resets them."""
     retry_at: float | None = None
     """Unix seconds before which the scheduler does not try this model again."""
     circuit_open: bool = False
-    """It failed too often in a row: until `retry_at` its requests are refused at once."""
+    """The circuit breaker is open: until `retry_at` requests are refused at once."""
 
     @property
     def ever_ready(self) -> bool:
@@ -140,7 +140,7 @@ class PlacedDevice(Record):
     device: str
     """Its id: a GPU's UUID, or `cpu`."""
     memory_mib: int | None = None
-    """What the instance may take there."""
+    """Memory reserved for the instance."""
     total_mib: int | None = None
     """The device's total; engines that take a share of a device need both."""
 
@@ -156,7 +156,7 @@ class Placement(Record):
 
     profile: str | None = None
     devices: tuple[PlacedDevice, ...] = ()
-    """In the order in which the engine sees them; none: it takes what it finds."""
+    """In the engine's order; empty: the engine chooses."""
     n_ctx: int | None = None
     n_parallel: int | None = None
     args: tuple[str, ...] = ()
@@ -168,7 +168,7 @@ class Placement(Record):
     split: tuple[int, ...] = ()
     """Layers of each worker, then of each device."""
     rpc: tuple[str, ...] = ()
-    """Where the engine reaches its workers, `host:port` each: on loopback, whatever node they are on."""
+    """Addresses of its workers for the engine, `host:port`: always on loopback, whatever their node."""
 
     @property
     def gpus(self) -> tuple[PlacedDevice, ...]:
@@ -199,9 +199,9 @@ class StartInstance(Record):
     failures: int = 0
     """Failures in a row before this start."""
     option: Option | None = None
-    """How and where; None: as the engine likes, with no memory reserved."""
+    """Placement; None: the engine chooses, and no memory is reserved."""
     epoch: int = 0
-    """Whose plan this is: a node takes nothing from a scheduler that was followed by another."""
+    """The scheduler's epoch: a node refuses orders of a superseded scheduler."""
 
 
 class StopInstance(Record):
@@ -258,7 +258,7 @@ class Node(Record):
     stores: tuple[str, ...] = ()
     """The stores of model files that it can read."""
     cordoned: bool = False
-    """It takes no new start."""
+    """It accepts no new starts."""
     rpc: RpcOffer | None = None
     """Whether it can host workers for other nodes; None: its supervisor does not support it."""
     workers: tuple[Worker, ...] = ()

@@ -14,7 +14,7 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_-]{1,64}\.[a-z0-9]{1,32}")
 
 
 class EntryFormat(StrEnum):
-    """What an entry is made of."""
+    """The format of an entry."""
 
     GGUF = "gguf"
     """One model of llama.cpp's: a file, or all of its shards."""
@@ -27,10 +27,10 @@ class EntryFormat(StrEnum):
 
 
 class VerifyState(StrEnum):
-    """How sure it is that the bytes are the right ones."""
+    """The result of integrity checks."""
 
     VERIFIED = "verified"
-    """Every file with weights was read, and has the sha256 that it should have."""
+    """Every file with weights was read and has the expected sha256."""
     UNVERIFIED = "unverified"
     """The sha256 is known; the bytes have not been read since they arrived or changed."""
     UNKNOWN = "unknown"
@@ -72,11 +72,11 @@ class LibraryEntry(Record):
     """The path for display, without the extension of its format."""
     format: EntryFormat
     size_bytes: int
-    """Of all its files: what deleting it gives back."""
+    """Size of all its files: the space that deleting it frees."""
     size: str
     """The same for people."""
     weights_bytes: int
-    """Of the files with weights alone."""
+    """Size of its files with weights."""
     n_files: int
     modified_at: float
     """When the newest of its weights was written."""
@@ -98,7 +98,7 @@ class LibraryEntry(Record):
     description_revision: str = ""
     """Changes with the description; what compare-and-set refers to."""
     link: str | None = None
-    """Where a symbolic link leads."""
+    """The target of a symbolic link."""
     problem: str | None = None
     """Why it will not do, in a sentence."""
     read_by: str = ""
@@ -119,7 +119,7 @@ class StoreSpace(Record):
     default: bool
     """Downloads go there."""
     total_bytes: int = 0
-    """Of the disk."""
+    """Size of the disk."""
     free_bytes: int = 0
     used_bytes: int = 0
     """By everything in the store but the trash."""
@@ -149,7 +149,7 @@ class EntryFile(Record):
     size_bytes: int
     modified_at: float
     sha256: str | None = None
-    """What it should be."""
+    """The expected sha256."""
     verified: VerifyState = VerifyState.UNKNOWN
     verified_at: float | None = None
 
@@ -192,13 +192,13 @@ class DeleteEntry(Record):
 
 
 class TrashedEntry(Record):
-    """What was deleted and can still be restored, under `node.store.item`."""
+    """A deleted entry that can be restored, under `node.store.item`."""
 
     node: str
     store: str
     item: str
     path: str
-    """Where it was, relative to the store."""
+    """Its former path, relative to the store."""
     name: str
     format: EntryFormat
     size_bytes: int
@@ -234,7 +234,7 @@ class TrashEmptied(Record):
 
 
 class JobKind(StrEnum):
-    """What takes long in a library."""
+    """The kind of a long-running library operation."""
 
     VERIFY = "verify"
     """Read every byte of an entry and compare its sha256."""
@@ -247,7 +247,7 @@ class JobKind(StrEnum):
 
 
 class JobState(StrEnum):
-    """Where a job is; the last three are ends."""
+    """The state of a job; the last three are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -267,7 +267,7 @@ class LibraryJob(Record):
     node: str
     store: str
     subject: str
-    """What it is about: an entry's path, or a repository."""
+    """Its object: an entry's path, or a repository."""
     state: JobState
     created_at: float
     changed_at: float
@@ -280,9 +280,9 @@ class LibraryJob(Record):
     file: str | None = None
     """Which file it is at."""
     damaged: tuple[str, ...] = ()
-    """What was found to be wrong; the first 20."""
+    """Problems found; the first 20."""
     linked: int = 0
-    """Of the imported files, those that take no room of their own: hard links and reflinks."""
+    """Imported files that need no additional space: hard links and reflinks."""
     received: dict[str, int] = msgspec.field(default_factory=dict)
     """Bytes that came over the network, from the `hub` or from a node by its name."""
     error: ErrorDetail | None = None
@@ -314,7 +314,7 @@ class CachedModel(Record):
 
 
 class CachedModels(Record):
-    """What the Hub's cache of a node holds."""
+    """The contents of the Hub's cache on a node."""
 
     node: str
     folder: str

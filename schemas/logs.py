@@ -11,7 +11,7 @@ class LogLine(Record, omit_defaults=True):
     at: float
     text: str
     level: str | None = None
-    """Of a service's line; engines have no common word for it."""
+    """Level of a service's line; engines have no common format."""
     model: str | None = None
     """The model that a service's line is about."""
 
@@ -24,7 +24,7 @@ class LogBatch(Record):
 
 
 class ServiceLogBatch(Record):
-    """What a service logged in a moment, in order."""
+    """Lines that a service logged within a second, in order."""
 
     lines: tuple[LogLine, ...]
     dropped: int = 0
@@ -51,7 +51,7 @@ class LogQuery(Record):
     """Which lines to find. What is None matches every line."""
 
     text: str | None = None
-    """In the line, in whatever case."""
+    """A substring of the line, ignoring case."""
     model: str | None = None
     node: str | None = None
     instance: str | None = None

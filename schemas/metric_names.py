@@ -10,7 +10,7 @@ from schemas.base import Record
 
 
 class MetricType(StrEnum):
-    """As in Prometheus."""
+    """The Prometheus type."""
 
     GAUGE = "gauge"
     COUNTER = "counter"

@@ -17,7 +17,7 @@ class Sample(Record):
 
 
 class InstanceMetrics(Record, omit_defaults=True):
-    """What one instance does, once a second, by its runner. Totals count from its start."""
+    """Activity of one instance, once a second, from its runner. Totals count from its start."""
 
     instance: str
     model: str
@@ -37,7 +37,7 @@ class InstanceMetrics(Record, omit_defaults=True):
     """Over the last seconds."""
     requests: int = 0
     failed: int = 0
-    """Of those."""
+    """Prompt tokens that were cached."""
     kv_used_ratio: float | None = None
     """KV cache usage, 0 to 1; None where the engine does not report it."""
     engine: dict[str, float] = msgspec.field(default_factory=dict)
@@ -94,7 +94,7 @@ class Exposition(Record):
     """To the monitor: everything as Prometheus reads it; the text comes compressed by zlib."""
 
     openmetrics: bool = False
-    """In the OpenMetrics form of it."""
+    """In the OpenMetrics variant of the format."""
 
 
 class HistorySeries(Record, array_like=True):

@@ -18,7 +18,7 @@ from schemas.profiles import (
 
 
 class Mode(StrEnum):
-    """What a model is for; it decides which paths it answers."""
+    """The purpose of a model; it determines the paths that it serves."""
 
     CHAT = "chat"
     EMBEDDING = "embedding"
@@ -35,7 +35,7 @@ CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq
 
 
 class ModelSource(Record):
-    """Where the files came from."""
+    """The source of the files."""
 
     repo: str
     revision: str
@@ -44,7 +44,7 @@ class ModelSource(Record):
 
 
 class ParameterPolicy(Record):
-    """What the owner of a model rules about the fields of a request's body."""
+    """The owner's policy for fields of request bodies."""
 
     defaults: dict[str, Any] = msgspec.field(default_factory=dict)
     """Applied where a request does not set them."""
@@ -95,7 +95,7 @@ class ModelSpec(Record):
     env: dict[str, str] = msgspec.field(default_factory=dict)
     """More environment variables for the engine."""
     health_path: str = "/health"
-    """Where an engine `command` answers 200 once it is ready."""
+    """Path of an engine `command` that returns 200 once it is ready."""
     cache_type: str = "f16"
     """Type of llama.cpp's KV cache: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl."""
     profiles: tuple[Profile, ...] = ()
@@ -111,13 +111,13 @@ class ModelSpec(Record):
     priority: int = 0
     """When two models compete for memory, the higher priority is served first."""
     parameters: ParameterPolicy = ParameterPolicy()
-    """What is done to the fields of its requests."""
+    """Policy for the fields of its requests."""
     queue_max: int = 512
-    """How many requests may wait for it at once."""
+    """Maximum number of waiting requests."""
     queue_wait_s: float = 600.0
-    """How long a request may wait for a slot."""
+    """Maximum time of a request in the queue."""
     start_budget_s: float | None = None
-    """How long loading may take; without it, by file size."""
+    """Time limit for loading; None: by file size."""
 
     @property
     def shown(self) -> str:
@@ -199,7 +199,7 @@ LIVE_FIELDS = frozenset(
         "start_budget_s",
     }
 )
-"""What is read whenever it matters; every other field is fixed when an engine starts."""
+"""Fields that take effect at once; every other field is fixed when an engine starts."""
 
 
 def fingerprint(spec: ModelSpec) -> str:

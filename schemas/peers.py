@@ -18,7 +18,7 @@ class AskFile(Record):
     node: str
     """The requesting node."""
     host: str
-    """Where it is, as others reach it."""
+    """Its address for other nodes."""
 
     def __post_init__(self) -> None:
         if not _SHA256.fullmatch(self.sha256):
@@ -26,7 +26,7 @@ class AskFile(Record):
 
 
 class FileOffer(Record):
-    """Where the file is, and what opens it there: GET, with ranges, and the token as bearer."""
+    """The address of a file, for GET with ranges, and its bearer token."""
 
     url: str
     token: str
@@ -48,13 +48,13 @@ class KnownFile(Record):
     noted: bool = False
     """Its sha256 is recorded: it has weights, or the hub's metadata lists it."""
     repo: str | None = None
-    """Where it came from, at which commit, and its path there."""
+    """Source repository, commit, and path in the repository."""
     revision: str | None = None
     remote: str | None = None
 
 
 class AskEntry(Record):
-    """Of which files is this entry (`node.store.entry`) made?"""
+    """Lists the files of an entry (`node.store.entry`)."""
 
     entry: str
 
@@ -76,7 +76,7 @@ class AskRepo(Record):
 
 
 class RepoFiles(Record):
-    """What a node has of a repository at one commit."""
+    """Files of a repository on a node, at one commit."""
 
     commit: str
     downloaded_at: float

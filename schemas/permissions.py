@@ -1,4 +1,4 @@
-"""What each role may publish and subscribe, derived from the declarations and from nothing else."""
+"""Broker permissions per role, derived only from the contract's declarations."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Permissions:
 
 
 def permissions(role: Role) -> Permissions:
-    """Everything `role` may do on the broker."""
+    """All permissions of `role`."""
     publish = [*_subjects_published(role), *_state(role), *_streams(role), *_setup(role)]
     subscribe = [f"{inbox_prefix(role)}.>", *_subjects_subscribed(role)]
     return Permissions(tuple(dict.fromkeys(publish)), tuple(dict.fromkeys(subscribe)), responds=_serves(role))
@@ -35,7 +35,7 @@ def _subjects_subscribed(role: Role) -> list[str]:
 
 
 def _may_hear_all(role: Role, kind: Kind) -> bool:
-    """Who may subscribe to every subject of a kind may use one wildcard for it: `yard.event.>`."""
+    """A role that may subscribe to every subject of a kind may use one wildcard: `yard.event.>`."""
     of_kind = [subject for subject in subjects.ALL if subject.kind is kind]
     return kind is not Kind.COMMAND and all(role in subject.subscribe for subject in of_kind)
 

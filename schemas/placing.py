@@ -9,7 +9,7 @@ class NodeDevice(Record):
     device: str
     name: str
     memory_bytes: int
-    """What all instances together may take there."""
+    """Memory available to all instances together."""
     simulated: bool = False
     """Simulated by a file. Models placed on it run on another device."""
 
@@ -20,11 +20,11 @@ class Need(Record):
     device: str
     memory_bytes: int
     node: str | None = None
-    """Whose device it is; None: of the option's own node."""
+    """The node of the device; None: the option's own node."""
 
 
 class WorkerPlace(Record):
-    """Where a worker holds a part of a model."""
+    """A part of a model on a worker."""
 
     node: str
     """`any` until a node is chosen."""
@@ -39,13 +39,13 @@ class Option(Record):
     profile: str | None = None
     """None: the model has no profiles."""
     devices: tuple[str, ...] = ()
-    """Those it computes on, in the engine's order."""
+    """Devices that it computes on, in the engine's order."""
     needs: tuple[Need, ...] = ()
-    """What it takes, a device each; main memory (`cpu`) too where it computes elsewhere."""
+    """Memory per device, including main memory (`cpu`) where it computes on a GPU."""
     load_s: float | None = None
-    """How long it took to load last time."""
+    """Duration of the last load."""
     workers: tuple[WorkerPlace, ...] = ()
-    """Where the rest of it is held, in the engine's order; their memory is among the needs once chosen."""
+    """Workers that hold the rest of it, in the engine's order; once chosen, their memory is in `needs`."""
     split: tuple[int, ...] = ()
     """Layers of each worker, then of each device; empty: as the engine likes."""
 
@@ -64,12 +64,12 @@ class OnBehalfOf(Record):
 
     node: str
     engine: str
-    """What it would run the model with."""
+    """The engine that it would use."""
     devices: tuple[NodeDevice, ...]
 
 
 class NodeOptions(Record):
-    """How a node could run a model, best first."""
+    """The options of a node for a model, best first."""
 
     options: tuple[Option, ...] = ()
     problem: str | None = None
@@ -88,7 +88,7 @@ class Cordon(Record):
 
 
 class PlanQuery(Record):
-    """What would happen if this model were requested now?"""
+    """A dry run of a request for this model."""
 
     model: str
 
@@ -121,7 +121,7 @@ class MeasuredMemory(Record):
 
     uses: tuple[MeasuredUse, ...] = ()
     load_s: float | None = None
-    """How long the last one took to load."""
+    """Duration of the last load."""
 
 
 class DesiredState(Record):
@@ -139,6 +139,6 @@ class WaitingModel(Record):
 
     model: str
     reason: str
-    """What it waits for, as the end of a sentence."""
+    """The reason, as the end of a sentence."""
     since: float
     """Unix seconds."""

@@ -13,15 +13,15 @@ MAX_TIERS = 32
 
 
 class Method(StrEnum):
-    """What is charged for."""
+    """The pricing method."""
 
     FREE = "free"
     TOKENS = "tokens"
-    """Every request, by its tokens."""
+    """Per request, by its tokens."""
     HOURLY = "hourly"
     """The time that instances are ready, at work or not."""
     ENERGY = "energy"
-    """What its devices draw while it is loaded, shared by load with the other models there."""
+    """Energy of its devices while it is loaded, shared with the other models there by load."""
 
 
 class Tier(Record):
@@ -45,7 +45,7 @@ class Tier(Record):
 
 
 class Price(Record):
-    """What a model costs from a moment on, until its next price."""
+    """The price of a model from a date until its next price."""
 
     method: Method = Method.TOKENS
     valid_from: float | None = None
@@ -65,8 +65,8 @@ class Price(Record):
         for name in ("tiers", "per_hour", "per_kwh"):
             given = getattr(self, name) not in (None, ())
             if given != (name == wanted):
-                said = "needs" if name == wanted else "takes no"
-                raise ValueError(f"a price by method {self.method} {said} {name}")
+                verb = "needs" if name == wanted else "takes no"
+                raise ValueError(f"a price by method {self.method} {verb} {name}")
         if len(self.tiers) > MAX_TIERS:
             raise ValueError(f"a price has at most {MAX_TIERS} tiers")
 
@@ -83,7 +83,7 @@ def check_price(price: Decimal | None, name: str) -> None:
 
 
 class PriceList(Record):
-    """Every price of one model, oldest first."""
+    """All prices of one model, oldest first."""
 
     model: str
     """Its name, or `*`."""
@@ -103,7 +103,7 @@ class PutPrice(Record):
 
 
 class PriceRef(Record):
-    """Whose prices."""
+    """The model whose prices are requested."""
 
     model: str
 
@@ -155,12 +155,12 @@ class Reprice(Record):
 
 
 class Repriced(Record):
-    """What that changed."""
+    """The result of a repricing."""
 
     records: int
     """Records whose cost changed."""
     before: str
-    """What the whole period cost until now."""
+    """Total cost of the period so far."""
     after: str
 
 

@@ -1,4 +1,4 @@
-"""How a model may be run: on which devices, with how much memory, how often, and as what kind of vectors."""
+"""Profiles: devices, memory, replicas and embedding options of a model."""
 
 import msgspec
 
@@ -7,11 +7,11 @@ from schemas.base import Record, check_process
 MAX_WORKERS = 15
 """llama.cpp counts with 16 devices at most."""
 ANY_GPU = "gpu"
-"""In place of a device's name: whichever GPU has room."""
+"""Instead of a device's name: any GPU with enough free memory."""
 CPU = "cpu"
 """The device that every node has: its main memory."""
 ANY_NODE = "any"
-"""In place of a node's name: whichever other node has room."""
+"""Instead of a node's name: any other node with enough free memory."""
 
 
 def check_n_ctx(n_ctx: int) -> None:
@@ -49,7 +49,7 @@ class WorkerNeed(Record):
     device: str = CPU
     """As in DeviceNeed, on that node."""
     memory_mib: int | None = None
-    """What it may take there: it gets as many layers as fit. Without it, an even share of the layers."""
+    """Its memory limit: as many layers as fit. None: an even share of the layers."""
 
     def __post_init__(self) -> None:
         if not self.node or not self.device:
@@ -88,7 +88,7 @@ class Profile(Record):
 
 
 class Replicas(Record):
-    """How many instances the scheduler runs: between `min` and `max`, depending on the queue."""
+    """The number of instances: between `min` and `max`, depending on the queue."""
 
     min: int = 0
     max: int = 1
@@ -107,7 +107,7 @@ class Lora(Record):
 
 
 class EmbeddingOptions(Record):
-    """How an embedding model of the sentence-transformers engine is used."""
+    """Options of an embedding model for the engine sentence-transformers."""
 
     task: str | None = None
     """The name of a prompt of the model, such as `query` or `document`."""

@@ -51,6 +51,6 @@ class Registered(Record):
     reasons: tuple[GuessedField, ...]
     """For every field that was guessed."""
     revision: int | None = None
-    """Of its record; None: it was a dry run."""
+    """The model's revision; None: it was a dry run."""
     kept: tuple[str, ...] = ()
     """Fields of an existing model that keep the user's values."""

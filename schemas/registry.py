@@ -92,7 +92,7 @@ class ModelDeleted(Record):
 
 
 class ModelsApplied(Record):
-    """What was changed, or would be; what is as it was is in neither."""
+    """The changes made, or planned by a dry run; unchanged models are in neither."""
 
     stored: tuple[str, ...]
     deleted: tuple[str, ...]
@@ -107,18 +107,18 @@ class ModelRevision(Record):
     by: str
     """The role that sent the command; HTTP clients appear as the gateway."""
     spec: ModelSpec | None = None
-    """As it was from then on; None: the model was deleted, or renamed."""
+    """The spec from then on; None: the model was deleted or renamed."""
 
 
 class ModelHistory(Record):
-    """What the registry remembers of a model, newest first."""
+    """The retained revisions of a model, newest first."""
 
     model: str
     revisions: tuple[ModelRevision, ...]
 
 
 class ModelChange(StrEnum):
-    """What happened to a model."""
+    """The kind of a change."""
 
     PUT = "put"
     DELETED = "deleted"

@@ -25,7 +25,7 @@ class Lane(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a request ended."""
+    """The outcome of a request."""
 
     OK = "ok"
     FAILED = "failed"
@@ -71,7 +71,7 @@ class RequestFinished(Record):
     finished_at: float
     key: str | None = None
     mode: Mode | None = None
-    """Of the model."""
+    """The model's mode."""
     instance: str | None = None
     node: str | None = None
     error: ErrorDetail | None = None
@@ -89,7 +89,7 @@ class Continues(Record):
     """The continuation of an answer that broke off: metadata of its first part."""
 
     id: str
-    """Of the completion; every chunk of an answer has the same."""
+    """Id of the completion, the same in every chunk of an answer."""
     created: int
     completion_tokens: int
     """Sent already; they are part of the new prompt."""
@@ -109,7 +109,7 @@ class InferHeaders(Record, omit_defaults=True):
     attempt: int = 1
     """The gateway's attempt number; above 1 only after a runner or an engine died."""
     content_type: str = "application/json"
-    """Of the body."""
+    """Content type of the body."""
     body_parts: int = 0
     """Number of chunks of the body in the BODIES stream; 0 if the message contains it."""
     key: str | None = None
@@ -117,7 +117,7 @@ class InferHeaders(Record, omit_defaults=True):
     continues: Continues | None = None
 
     def to_nats(self) -> dict[str, str]:
-        """As NATS headers. `Nats-Msg-Id` makes publishing twice harmless."""
+        """As NATS headers. `Nats-Msg-Id` makes publishing idempotent."""
         return {
             "Nats-Msg-Id": f"{self.request}.{self.attempt}",
             INFER_HEADER: msgspec.json.encode(self).decode(),

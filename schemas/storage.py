@@ -29,7 +29,7 @@ class DatabaseStats(Record):
     bytes: int
     """With its log."""
     free_bytes: int
-    """What a vacuum would give back."""
+    """Bytes that a vacuum would free."""
 
 
 class ModelData(Record):

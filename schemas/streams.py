@@ -19,7 +19,7 @@ class Stream:
     max_bytes: int
     work_queue: bool = False
     max_msgs_per_subject: int = -1
-    """In a work queue: how many may wait on one subject before the next is refused."""
+    """In a work queue: maximum of waiting messages per subject; the next is refused."""
     duplicate_window_s: float = 120.0
     readers: frozenset[Role] = field(default_factory=frozenset)
     workers: frozenset[Role] = field(default_factory=frozenset)
@@ -28,7 +28,7 @@ class Stream:
     purgers: frozenset[Role] = field(default_factory=frozenset)
     """Roles that may purge messages of things that no longer exist."""
     fetchers: frozenset[Role] = field(default_factory=frozenset)
-    """Who may fetch single messages, by their subject."""
+    """Roles that may read single messages by subject."""
     compressed: bool = False
     """On disk; what is alike from message to message takes a fraction."""
     migrated_by: Role | None = None

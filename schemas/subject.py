@@ -1,4 +1,4 @@
-"""What a subject is: a template, a payload type, a kind, and who may publish and subscribe."""
+"""Subjects: a template, a payload type, a kind, and the roles that may publish and subscribe."""
 
 import re
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 class Kind(StrEnum):
-    """How a message is delivered; the second token of the subject."""
+    """The delivery of a message; the second token of the subject."""
 
     COMMAND = "command"
     """Request and reply, a NATS micro service."""
@@ -150,7 +150,7 @@ class Command(Subject[T], Generic[T, R]):
         None: a read.
         """
         self.timeout_s = timeout_s
-        """How long the answer may take."""
+        """Timeout of the reply."""
         self.name = ".".join(word for word in template.split(".")[2:] if not word.startswith("{"))
         """`model.put`: its noun and its verb."""
 

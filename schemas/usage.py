@@ -45,9 +45,9 @@ class UsageFilter(Record):
     last_s: float | None = None
     """Instead of `since`: this many seconds before now."""
     period: Period | None = None
-    """In place of `since`: since the start of the present day, week or month."""
+    """Instead of `since`: from the start of the present day, week or month."""
     session: bool = False
-    """In place of `since`: since the yard was started."""
+    """Instead of `since`: from the start of the yard."""
     tz: str | None = None
     """The IANA time zone of `period` and of buckets; None: that of the setting YARD_TIME_ZONE."""
     model: str | None = None
@@ -68,11 +68,11 @@ class UsageQuery(UsageFilter):
     latency: bool = False
     """Whether to include latency percentiles."""
     recent: int = 0
-    """How many of the newest records to send along."""
+    """Number of newest records to include."""
 
 
 class Percentiles(Record):
-    """Of some times in milliseconds, within 2.5 %; None where nothing was measured."""
+    """Percentiles in milliseconds, accurate to 2.5 %; None without measurements."""
 
     p50_ms: float | None = None
     p90_ms: float | None = None
@@ -80,7 +80,7 @@ class Percentiles(Record):
 
 
 class Latency(Record):
-    """How long answers took."""
+    """Latency of answers."""
 
     duration: Percentiles
     """From queued to the end."""
@@ -96,14 +96,14 @@ class UsageSums(Record):
     cancelled: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Of the prompt tokens, those from the cache."""
+    """Prompt tokens served from the cache."""
     completion_tokens: int = 0
     loaded_s: float = 0.0
-    """How long instances were ready; instances side by side add up."""
+    """Time that instances were ready; parallel instances add up."""
     energy_wh: float = 0.0
-    """What devices drew for loaded models that are priced by energy."""
+    """Energy of the devices of models that are priced by energy."""
     cost: str = "0"
-    """As a decimal number, in the currency of the report."""
+    """A decimal number in the currency of the report."""
     latency: Latency | None = None
 
 
@@ -111,7 +111,7 @@ class UsageRow(UsageSums):
     """Sums of one group. Dimensions that are not grouped by are None."""
 
     at: float | None = None
-    """Where the bucket begins, in unix seconds."""
+    """Start of the time bucket, in unix seconds."""
     model: str | None = None
     key: str | None = None
     mode: str | None = None
@@ -131,7 +131,7 @@ class UsageReport(Record):
     since: float | None = None
     until: float | None = None
     buckets: tuple[float, ...] = ()
-    """Where every bucket begins, those without requests too."""
+    """Start of every time bucket, empty ones included."""
     recent: tuple[RequestFinished, ...] = ()
 
 
@@ -166,7 +166,7 @@ class RebuildUsage(Record):
 
 
 class UsageRebuilt(Record):
-    """What a rebuild found."""
+    """The result of a rebuild."""
 
     read: int
     """Records in the stream."""
@@ -178,7 +178,7 @@ class UsageRebuilt(Record):
 
 
 class UsageUnit(StrEnum):
-    """What is counted."""
+    """The unit of a budget or forecast."""
 
     MONEY = "money"
     TOKENS = "tokens"
@@ -186,7 +186,7 @@ class UsageUnit(StrEnum):
 
 
 class ForecastQuery(Record):
-    """How much of something a period will have seen at its end."""
+    """Forecast of a quantity for the end of a period."""
 
     unit: UsageUnit = UsageUnit.MONEY
     period: Period = Period.MONTH
@@ -204,7 +204,7 @@ class Forecast(Record):
     high: float
     ends_at: float
     based_on_days: int
-    """Whole days of the past; with less than 7 the interval means little."""
+    """Complete days of history; below 7 the interval is unreliable."""
     method: str
 
 

@@ -6,7 +6,7 @@ from schemas.alerts import Severity
 from schemas.base import Record, check_token
 
 ID_HEADER, TIME_HEADER, SIGNATURE_HEADER = "webhook-id", "webhook-timestamp", "webhook-signature"
-"""As standardwebhooks.com has them: `v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`."""
+"""Signature of standardwebhooks.com: `v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`."""
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what a secret begins with
 MAX_NAME = 40
 
@@ -27,7 +27,7 @@ class HookEvent(StrEnum):
 
 
 class HookKind(StrEnum):
-    """How a hook is delivered."""
+    """The kind of a hook."""
 
     HTTP = "http"
     COMMAND = "command"
@@ -49,7 +49,7 @@ class WebhookFilter(Record):
     models: tuple[str, ...] = ()
     """Empty: all. Events without a model always match."""
     severity: Severity = Severity.INFO
-    """Of alerts: those that are at least so bad."""
+    """Minimum severity of alerts."""
 
 
 class Webhook(Record):
@@ -102,7 +102,7 @@ class Undelivered(Record):
 
 
 class WebhookState(Record):
-    """How a hook does."""
+    """The delivery state of a hook."""
 
     name: str
     delivered: int = 0
@@ -122,7 +122,7 @@ class WebhookRecord(Record):
 
 
 class ListWebhooks(Record):
-    """Every hook."""
+    """Lists all hooks."""
 
 
 class WebhookList(Record):
@@ -132,7 +132,7 @@ class WebhookList(Record):
 
 
 class WebhookTested(Record):
-    """How a test delivery went."""
+    """The result of a test delivery."""
 
     delivered: bool
     error: str | None = None

@@ -22,7 +22,7 @@ class StartWorker(Record):
     model: str
     device: str
     memory_bytes: int
-    """What it may take there; refused where that is not free."""
+    """Memory to reserve; refused if it is not free."""
     token: str
     """A shared secret of the instance and this worker, required for the handshake."""
 
@@ -31,12 +31,12 @@ class StartWorker(Record):
 
 
 class WorkerStarted(Record):
-    """It listens, and ends unless its instance comes soon."""
+    """It is listening; it exits unless its instance connects soon."""
 
     host: str
     port: int
     version: str | None = None
-    """Of its llama.cpp."""
+    """Version of its llama.cpp."""
 
 
 class Worker(Record):

@@ -23,6 +23,8 @@ class Module:
     name: str
     lines: int
     tree: ast.Module
+    nodes: list[ast.AST]
+    """All nodes of the tree."""
     imports: set[str] = field(default_factory=set)
     """Modules of ours that it imports, wherever in the file."""
 
@@ -40,14 +42,15 @@ def read_modules(root: Path) -> dict[str, Module]:
             text = path.read_text(encoding="utf-8")
             relative = path.relative_to(root)
             name = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
-            modules[name] = Module(str(relative), name, text.count("\n"), ast.parse(text))
+            tree = ast.parse(text)
+            modules[name] = Module(str(relative), name, text.count("\n"), tree, list(ast.walk(tree)))
     for module in modules.values():
-        module.imports = set(_imported(module, modules)) - {module.name}
+        module.imports = set(_imported(module.nodes, modules)) - {module.name}
     return modules
 
 
-def _imported(module: Module, modules: dict[str, Module]) -> Iterator[str]:
-    for node in ast.walk(module.tree):
+def _imported(nodes: Iterable[ast.AST], modules: dict[str, Module]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -86,12 +89,8 @@ def cycles(modules: dict[str, Module]) -> list[list[str]]:
 
 def _load_time_imports(module: Module, modules: dict[str, Module]) -> set[str]:
     """Without those inside functions and `if TYPE_CHECKING`; a package is no part of a cycle with its own."""
-    top = Module(module.path, module.name, 0, ast.Module(_unconditional(module.tree.body), []))
-    return {name for name in _imported(top, modules) if not module.name.startswith(name)}
-
-
-def _unconditional(body: list[ast.stmt]) -> list[ast.stmt]:
-    return [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports = (node for node in module.tree.body if isinstance(node, ast.Import | ast.ImportFrom))
+    return {name for name in _imported(imports, modules) if not module.name.startswith(name)}
 
 
 def single_importers(modules: dict[str, Module]) -> list[str]:
@@ -119,14 +118,14 @@ def duplicate_classes(modules: dict[str, Module]) -> list[str]:
 
 
 def function_imports(modules: dict[str, Module]) -> list[str]:
-    return [
+    found = {
         f"{module.path}:{node.lineno}"
         for module in modules.values()
         for function in module.functions
-        for node in function.body
-        for node in ast.walk(node)
+        for node in ast.walk(function)
         if isinstance(node, ast.Import | ast.ImportFrom)
-    ]
+    }
+    return sorted(found)
 
 
 def private_names(modules: dict[str, Module]) -> list[str]:
@@ -135,10 +134,8 @@ def private_names(modules: dict[str, Module]) -> list[str]:
 
 
 def _private_uses(module: Module) -> Iterator[str]:
-    own = {node.name for node in ast.walk(module.tree) if isinstance(node, _DEFINITION)} | _own_attributes(
-        module.tree
-    )
-    for node in ast.walk(module.tree):
+    own = {node.name for node in module.nodes if isinstance(node, _DEFINITION)} | _own_attributes(module)
+    for node in module.nodes:
         if isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith(OURS):
             words = [*node.module.split("."), *(alias.name for alias in node.names)]
             yield from (f"{module.path}:{node.lineno} {word}" for word in words if _is_private(word))
@@ -151,16 +148,16 @@ _PUBLIC = ("_replace", "_asdict", "_fields", "_make", "_exit")
 """Documented, though they begin with an underscore: of named tuples, and `os._exit`."""
 
 
-def _own_attributes(tree: ast.Module) -> set[str]:
+def _own_attributes(module: Module) -> set[str]:
     """Private attributes that the module itself assigns or annotates."""
     assigned = {
         node.attr
-        for node in ast.walk(tree)
+        for node in module.nodes
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
     annotated = {
         node.target.id
-        for node in ast.walk(tree)
+        for node in module.nodes
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
     return assigned | annotated
@@ -175,7 +172,7 @@ def echoing_docstrings(modules: dict[str, Module]) -> list[str]:
     return [
         f"{module.path}:{node.lineno} {node.name}"
         for module in modules.values()
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, _DEFINITION) and _echoes(node.name, ast.get_docstring(node) or "")
     ]
 

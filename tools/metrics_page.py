@@ -7,22 +7,22 @@ from schemas.metric_names import METRICS, MetricType
 _HEAD = """\
 # Metrics
 
-The monitor gathers them once a second, whoever looks on. They are told
+The monitor samples all metrics once a second. They are available
 
-- to Prometheus at `GET /metrics` of the gateway, as text or, where the scraper asks for it, as OpenMetrics.
-  Where API keys are in use, a key is needed: `authorization: {type: Bearer, credentials: KEY}`;
-- as JSON at `GET /api/metrics` (`?names=a,b`), over NATS by `yard.command.metrics.now`;
-- with their history of a day at `GET /api/metrics/history?names=a,b&since=…&until=…&step_s=…`, where every
-  other parameter is a label with its value; over NATS by `yard.command.metrics.query`. Each point has the
-  smallest, the mean and the largest value of its step. Of a counter they are its increase a second. Steps
-  are 10 s for the last two hours and 60 s before;
-- to an OpenTelemetry collector, with `OTEL_EXPORTER_OTLP_ENDPOINT` set and `modelyard[otel]` installed, every
-  `OTEL_METRIC_EXPORT_INTERVAL` milliseconds (60000).
+- for Prometheus at `GET /metrics` of the gateway, in the text format or, if the scraper asks for it, as
+  OpenMetrics. With API keys in use, a key is needed: `authorization: {type: Bearer, credentials: KEY}`;
+- as JSON at `GET /api/metrics` (`?names=a,b`), and over NATS by `yard.command.metrics.now`;
+- with a day of history at `GET /api/metrics/history?names=a,b&since=…&until=…&step_s=…`, where every other
+  parameter is a label with its value, and over NATS by `yard.command.metrics.query`. Each point has the
+  minimum, the mean and the maximum of its step; for a counter they are the increase per second. Steps are
+  10 s for the last two hours and 60 s before;
+- for an OpenTelemetry collector, with `OTEL_EXPORTER_OTLP_ENDPOINT` set and `modelyard[otel]` installed,
+  every `OTEL_METRIC_EXPORT_INTERVAL` milliseconds (60000).
 
-A sensor that does not answer has no sample. What is gone (an instance that ended, a device that is silent for
-10 s) has none either. Counters begin anew with the process that counts: with what ended
-while it was away, and where all of that is known still, with all there was. Of what is counted by models,
-keys or errors there are at most 200 series a metric; what comes after is counted together under `other`.
+A sensor that does not respond has no sample, nor has an instance that ended or a device that has been silent
+for 10 s. Counters restart with the monitor: from the events that it missed, and, if the event stream is
+complete, from all events. Counters by model, key or error have at most 200 series each; further ones are
+summed up under `other`.
 
 `examples/prometheus/` has a configuration, alert rules and a Grafana dashboard.
 
@@ -34,9 +34,10 @@ keys or errors there are at most 200 series a metric; what comes after is counte
 def text() -> str:
     """The page as it lies in `docs/metrics.md`."""
     rows = (
-        f"| `{one.name}` | {one.type} | {_labels(one.labels, one.type)} | {'yes' if one.kept else 'no'} | "
-        f"{one.help} |\n"
-        for one in METRICS
+        f"| `{metric.name}` | {metric.type} | {_labels(metric.labels, metric.type)} | "
+        f"{'yes' if metric.kept else 'no'} | "
+        f"{metric.help} |\n"
+        for metric in METRICS
     )
     return _HEAD + "".join(rows)
 

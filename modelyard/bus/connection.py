@@ -38,7 +38,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 NatsError = nats.errors.Error
-"""What nats-py raises."""
+"""The base class of nats-py's exceptions."""
 HEADER_ALLOWANCE_BYTES = 4096
 """Headers count towards max_payload, and one byte too many closes the connection for good."""
 ACK_TIMEOUT_S = 2.0

@@ -15,11 +15,11 @@ from schemas.errors import BrokerUnavailable
 
 _NO_STORAGE = 10047
 _MARKER_TTL_S = 1.0
-"""How long a removal marker stays; watchers see an expiry only through it."""
+"""Lifetime of a removal marker, through which watchers see an expiry."""
 
 
 async def ensure_all(bus: Bus, *, timeout_s: float = 10.0) -> None:
-    """Every stream and bucket, with the configurations of the contract. JetStream may still be starting."""
+    """Create every missing stream and bucket of the contract. JetStream may still be starting."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:

@@ -1,6 +1,6 @@
-"""What a service logs, on the wire: gathered for a second, and so little that the broker hardly feels it.
+"""Log lines of a service on the wire: batched once a second, rate-limited.
 
-Nothing in here logs, and nothing that is sent makes anybody log: so no line can bring forth another.
+Nothing in here logs, and no consumer logs what it receives, so no line can cause another.
 """
 
 import asyncio

@@ -281,7 +281,7 @@ def _audited(
 
 
 def _target(command: Command[Any, Any], request: Request, payload: object) -> str:
-    """What the token or the field that names the changed thing holds."""
+    """The value of the token or field that names the changed thing."""
     named_by = command.changes or ""
     if named_by in command.tokens:
         return command.parse(request.subject)[named_by]

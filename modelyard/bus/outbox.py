@@ -18,7 +18,7 @@ from schemas.base import Record
 log = logs.get(__name__)
 
 GATHER_S = 0.004
-"""How long a message may wait for others: one write for all of them costs hardly more than one for each."""
+"""Batching delay: one write for many messages costs hardly more than one for each."""
 RETRY_AFTER_S = 2.0
 """Without the broker's word for so long a message is sent again; its `Nats-Msg-Id` makes it one."""
 TIMEOUT_S = 30.0

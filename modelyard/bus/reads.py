@@ -30,7 +30,7 @@ _TIMEOUT_S = 5.0
 
 
 async def read_bucket(bus: Bus, bucket: Bucket[V], key: str = ">") -> dict[str, V]:
-    """Every value of `bucket`, or the one under `key`, by key."""
+    """All values of `bucket`, or the one under `key`, by key."""
     values: dict[str, V] = {}
     for msg in await read_stream(bus, bucket.stream, bucket.subject(key)):
         found = (msg.headers or {})["Nats-Subject"].removeprefix(bucket.subject(""))
@@ -45,7 +45,7 @@ async def read_bucket(bus: Bus, bucket: Bucket[V], key: str = ">") -> dict[str, 
 
 
 async def read_stream(bus: Bus, stream: str, subject: str) -> list[Msg]:
-    """Every message of `stream` on `subject`, oldest first; its own subject is in `Nats-Subject`."""
+    """All messages of `stream` on `subject`, oldest first; each has its subject in `Nats-Subject`."""
     async with aclosing(read_pages(bus, stream, subject)) as found:
         return [msg async for page in found for msg in page]
 
@@ -167,7 +167,7 @@ async def stored_messages(
     after: int | None = None,
     follow: bool = True,
 ) -> AsyncGenerator[Msg, None]:
-    """As `replay`, for any subjects of one stream, undecoded. `after`: begin behind this sequence."""
+    """As `replay`, for any subjects of one stream, undecoded. `after`: start behind this sequence."""
     config = _config(since) if after is None else _config_after(after)
     sub = await bus.js.subscribe(filter_subject, stream=stream.name, ordered_consumer=True, config=config)
     try:

@@ -1,15 +1,16 @@
-"""State in buckets: `BucketStore` reads and writes, `BucketCache` follows one bucket in memory."""
+"""State in buckets: `BucketStore` writes, `BucketCache` follows, `Records` edits with compare-and-set."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Generic, TypeVar
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 import nats.errors
 import nats.js.errors
 from nats.js.kv import KeyValue
 
-from modelyard.bus import logs
+from modelyard.bus import audit, logs
 from modelyard.bus.connection import RETRY_PAUSE_S, Bus
 from modelyard.bus.tasks import Tasks, cancel
 from schemas.buckets import Bucket
@@ -17,6 +18,7 @@ from schemas.errors import BrokerUnavailable, Conflict
 
 log = logs.get(__name__)
 V = TypeVar("V")
+S = TypeVar("S", bound=msgspec.Struct)
 
 Listener = Callable[[str, V | None], None]
 """Called on every change with the key, and its value or None when it was deleted or expired."""
@@ -63,7 +65,7 @@ class BucketStore(Generic[V]):
         return None if value is None else (value, revision)
 
     async def head(self, key: str) -> tuple[V | None, int]:
-        """As `entry`, also for a key that was deleted: that has a revision too. (None, 0) if it never was."""
+        """As `entry`, also for a deleted key, which has a revision too; (None, 0) for an unknown key."""
         try:
             msg = await self._bus.js.get_last_msg(self._bucket.stream, self._bucket.subject(key), direct=True)
         except nats.js.errors.NotFoundError:
@@ -82,9 +84,7 @@ class BucketStore(Generic[V]):
             ack = await self._bus.js.publish(self._bucket.subject(key), data, headers=headers or None)
         except nats.js.errors.BadRequestError as error:
             if error.err_code == _WRONG_LAST_SEQUENCE:
-                raise Conflict(
-                    f"{self._bucket.name}/{key} was changed in the meantime; read it again."
-                ) from error
+                raise changed_in_the_meantime(f"{self._bucket.name}/{key}") from error
             raise
         except (TimeoutError, nats.errors.Error) as error:
             raise BrokerUnavailable(f"{self._bucket.name}/{key} could not be written.") from error
@@ -92,8 +92,15 @@ class BucketStore(Generic[V]):
 
 
 _WRONG_LAST_SEQUENCE = 10071
+SHOWN_S = 3.0
+"""How long to wait until the cache shows a write."""
 BY_HEADER = "Yard-By"
 """The role that requested a change of a value."""
+
+
+def changed_in_the_meantime(what: str) -> Conflict:
+    """The error of a compare-and-set whose caller saw another revision than there is now."""
+    return Conflict(f"{what} was changed in the meantime; read it again.", param="revision")
 
 
 def _headers(last: int | None, by: str | None) -> dict[str, str]:
@@ -199,3 +206,114 @@ class BucketCache(Generic[V]):
                 listener(key, value)
             except Exception:
                 log.exception("listener_failed", bucket=self._bucket.name, key=key)
+
+
+class RecordHead(NamedTuple, Generic[S]):
+    """A record as the broker has it now; `value` is None where there is none."""
+
+    name: str
+    value: S | None
+    last: int
+    """The revision of its key that a write has to follow, be that of a deletion; 0: never written."""
+
+    @property
+    def revision(self) -> int:
+        """The revision that callers see; 0: there is no record."""
+        return self.last if self.value is not None else 0
+
+
+class Records(Generic[S]):
+    """The named records of a bucket that this process alone writes: compare-and-set, audit, read-your-writes.
+
+    `noun` names a record in error sentences and in the audit. `key_of` turns a name into a key of the bucket.
+    `defaults` are what a record is where none is stored; the audit compares with them.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        bucket: Bucket[S],
+        cache: BucketCache[S],
+        noun: str,
+        *,
+        key_of: Callable[[str], str] = str,
+        defaults: Mapping[str, S] | None = None,
+    ) -> None:
+        self.cache = cache
+        self._store = BucketStore(bus, bucket)
+        self._noun = noun
+        self._key_of = key_of
+        self._defaults = defaults or {}
+
+    @classmethod
+    async def start(
+        cls,
+        bus: Bus,
+        bucket: Bucket[S],
+        tasks: Tasks,
+        noun: str,
+        *,
+        key_of: Callable[[str], str] = str,
+        defaults: Mapping[str, S] | None = None,
+    ) -> "Records[S]":
+        """With a cache of its own, which is complete now and follows as long as `tasks` runs."""
+        cache = await BucketCache.start(bus, bucket, tasks)
+        return cls(bus, bucket, cache, noun, key_of=key_of, defaults=defaults)
+
+    @property
+    def values(self) -> Mapping[str, S]:
+        """All records by key, from the cache."""
+        return self.cache.values
+
+    def revision(self, name: str) -> int:
+        """The cached revision; 0: no record."""
+        return self.cache.revisions.get(self._key_of(name), 0)
+
+    async def head(self, name: str, *, expected: int | None = None) -> RecordHead[S]:
+        """The record as the broker has it; Conflict if `expected` (0: none) is not its revision."""
+        head = RecordHead(name, *await self._store.head(self._key_of(name)))
+        if expected not in (None, head.revision):
+            raise changed_in_the_meantime(f"The {self._noun} {name}")
+        return head
+
+    async def replace(
+        self, head: RecordHead[S], value: S | None, *, ttl_s: int | None = None, by: str | None = None
+    ) -> int:
+        """Write `value` (None: delete) over what `head` has and return the revision; Conflict as in `head`.
+
+        When it returns, the cache shows the change, unless the broker takes longer than SHOWN_S.
+        """
+        key = self._key_of(head.name)
+        if value is None:
+            revision = await self._store.delete(key, last=head.last, by=by)
+        else:
+            revision = await self._store.put(key, value, last=head.last, ttl_s=ttl_s, by=by)
+        default = self._defaults.get(head.name)
+        audit.changed(f"{self._noun} {head.name}", head.value or default, value or default)
+        await self._wait_until_shown(key, value, revision)
+        return revision
+
+    async def put(
+        self,
+        name: str,
+        value: S,
+        *,
+        expected: int | None = None,
+        ttl_s: int | None = None,
+        by: str | None = None,
+    ) -> int:
+        """Write and return the revision; Conflict if `expected` (0: none) is not the record's."""
+        return await self.replace(await self.head(name, expected=expected), value, ttl_s=ttl_s, by=by)
+
+    async def delete(self, name: str, *, expected: int | None = None, by: str | None = None) -> int:
+        """Delete and return the revision of that; Conflict as in `put`."""
+        return await self.replace(await self.head(name, expected=expected), None, by=by)
+
+    async def _wait_until_shown(self, key: str, value: S | None, revision: int) -> None:
+        def shown(_: Mapping[str, S]) -> bool:
+            current = self.cache.revisions.get(key)
+            return current is None if value is None else (current or 0) >= revision
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SHOWN_S):
+                await self.cache.until(shown)

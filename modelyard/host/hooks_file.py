@@ -1,7 +1,7 @@
-"""The programs that are told what happens: `YARD_HOME/hooks.toml` on the first machine.
+"""Programs that receive events: `YARD_HOME/hooks.toml` on the first machine.
 
-Whoever may name a program runs code as the yard's own user. So only a file in its home can: no API key, no
-login of another machine.
+A hook runs code as the yard's own user, so only this file can define one: no API key and no login of another
+machine can.
 """
 
 import os
@@ -21,7 +21,7 @@ FILE = "hooks.toml"
 
 
 class CommandHook(Record):
-    """A program to be told."""
+    """A program that receives events."""
 
     name: str
     argv: tuple[str, ...]
@@ -38,11 +38,11 @@ class _File(Record):
 
 
 class BadFile(Exception):
-    """The file cannot be used; the message is a sentence."""
+    """The file is invalid; the message says how."""
 
 
 def read_hooks(settings: Settings) -> tuple[CommandHook, ...]:
-    """What the file names; none without one. BadFile rather than a guess."""
+    """The hooks in the file; empty without a file. BadFile if it is invalid."""
     path = hooks_file(settings)
     try:
         with path.open("rb") as file:
@@ -60,12 +60,11 @@ def _check_owner(found: os.stat_result, path: Path) -> None:
 
 
 def hooks_file(settings: Settings) -> Path:
-    """Where it is."""
     return settings.home / FILE
 
 
 def write_hooks(settings: Settings, hooks: Iterable[CommandHook]) -> None:
-    """Beside, then renamed, for nobody else to read: arguments may be secret."""
+    """Written atomically and readable only by its owner: arguments may be secret."""
     path = hooks_file(settings)
     fresh = path.with_suffix(f".{os.getpid()}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

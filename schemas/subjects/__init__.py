@@ -1,4 +1,4 @@
-"""Every subject of the wire. A subject written anywhere else is a mistake."""
+"""All subjects of the wire. They are declared nowhere else."""
 
 from schemas.subject import AnySubject, Command, Subject
 from schemas.subjects.accounts import (

@@ -41,7 +41,7 @@ DOWNLOAD_START = _download(
     "start",
     StartDownload,
     Download,
-    "Fetch a model from the hub; a second asker joins a running download.",
+    "Download a model from the hub; a second caller joins a running download.",
     "reference",
     callers=FETCHERS,
 )
@@ -49,29 +49,31 @@ DOWNLOAD_ADD = _download(
     "add",
     AddDownloads,
     DownloadsAdded,
-    "Fetch all models that a text names; each is taken or refused alone.",
+    "Start a download for every reference in a text; each is accepted or refused on its own.",
     "text",
 )
 DOWNLOAD_PAUSE = _download(
-    "pause", DownloadRef, Download, "Let a download rest until it is resumed.", "download"
+    "pause", DownloadRef, Download, "Pause a download until it is resumed.", "download"
 )
-DOWNLOAD_RESUME = _download(
-    "resume", DownloadRef, Download, "Have a paused download go on where it was.", "download"
-)
+DOWNLOAD_RESUME = _download("resume", DownloadRef, Download, "Resume a paused download.", "download")
 DOWNLOAD_CANCEL = _download(
-    "cancel", DownloadRef, Download, "End a download; what is on disk stays for a later one.", "download"
+    "cancel",
+    DownloadRef,
+    Download,
+    "Cancel a download; received data stays on disk for a later one.",
+    "download",
 )
 DOWNLOAD_RETRY = _download(
-    "retry", DownloadRef, Download, "Try a failed or cancelled download again.", "download"
+    "retry", DownloadRef, Download, "Retry a failed or cancelled download.", "download"
 )
 DOWNLOAD_MOVE = _download(
-    "move", MoveDownload, Download, "Give a waiting download another place in the queue.", "download"
+    "move", MoveDownload, Download, "Move a waiting download in the queue.", "download"
 )
 DOWNLOAD_LIMIT = _download(
-    "limit", LimitDownload, Download, "Change what a download may take of the network.", "download"
+    "limit", LimitDownload, Download, "Change the bandwidth limit of a download.", "download"
 )
 DOWNLOAD_FORGET = _download(
-    "forget", DownloadRef, Download, "Take an ended download off the list.", "download"
+    "forget", DownloadRef, Download, "Remove a finished download from the list.", "download"
 )
 DOWNLOAD_AT_NODE = Command(
     "yard.command.download.{node}.{verb}",

@@ -30,8 +30,7 @@ def references(node: Any) -> Iterator[str]:
 
 def test_the_published_document_is_current() -> None:
     assert PUBLISHED.read_text() == text(), (
-        "docs/asyncapi.json is not what the contract says; renew it with "
-        "`python -m tools.asyncapi > docs/asyncapi.json`"
+        "docs/asyncapi.json is not current; renew it with `python -m tools.asyncapi > docs/asyncapi.json`"
     )
 
 

@@ -22,11 +22,11 @@ def test_no_role_has_wildcard_permissions(role: Role) -> None:
         assert rule not in {">", "yard.>", "$JS.API.>", "$JS.>", "$KV.>", "_INBOX.>"} or (
             rule == "_INBOX.>" and role is Role.OPERATOR
         )
-        # Bodies of requests that have ended are nobody's history.
+        # Bodies are purged when their request has ended.
         purged = {f"$JS.API.STREAM.PURGE.{stream.name}" for stream in streams.ALL if role in stream.purgers}
-        # The registry's writer lengthens the history that a broker of before keeps.
+        # The registry's writer extends the history of a bucket from an earlier version.
         longer = {"$JS.API.STREAM.UPDATE.KV_models"} if role is Role.SUPERVISOR else set()
-        # Who samples lengthens the stream of samples that a broker of before keeps.
+        # The monitor extends the stream of samples of an earlier version.
         longer |= {"$JS.API.STREAM.UPDATE.METRICS"} if role is Role.MONITOR else set()
         retired = {
             f"$JS.API.STREAM.DELETE.{name}" for name in buckets.RETIRED_STREAMS if role is Role.SUPERVISOR

@@ -96,7 +96,7 @@ def test_templates_follow_the_grammar(subject: AnySubject) -> None:
 def test_every_subject_has_a_summary_and_publishers(subject: AnySubject) -> None:
     assert subject.summary.endswith(".")
     assert subject.summary[0].isupper()
-    assert subject.publish or subject is subjects.STORED, "only the broker itself says that"
+    assert subject.publish or subject is subjects.STORED, "only the broker itself publishes that"
     stream = streams.BY_KIND.get(subject.kind)
     assert subject.subscribe or (stream is not None and (stream.readers or stream.workers or stream.fetchers))
 
@@ -179,7 +179,7 @@ QUESTIONS = {
 @pytest.mark.parametrize("command", subjects.COMMANDS, ids=lambda command: command.template)
 def test_every_command_of_the_operator_with_side_effects_is_audited(command: Command) -> None:  # type: ignore[type-arg]
     if not command.publish & {Role.GATEWAY, Role.OPERATOR}:
-        # What services order among themselves is told by its own events.
+        # Commands between services have events of their own.
         assert command.changes is None
         return
     assert (command.changes is None) == (command in QUESTIONS)

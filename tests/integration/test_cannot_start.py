@@ -67,7 +67,7 @@ async def test_a_second_supervisor_of_a_home_waits_for_the_first_to_go(yard: Yar
     )
     try:
         async with asyncio.timeout(30):
-            assert b"home_is_held" in await said(process, b"home_is_held", b"service_ready")
+            assert b"home_locked" in await said(process, b"home_locked", b"service_ready")
             held.close()
             assert b"service_ready" in await said(process, b"service_ready")
     finally:
