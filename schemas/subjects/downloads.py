@@ -66,9 +66,7 @@ DOWNLOAD_CANCEL = _download(
 DOWNLOAD_RETRY = _download(
     "retry", DownloadRef, Download, "Retry a failed or cancelled download.", "download"
 )
-DOWNLOAD_MOVE = _download(
-    "move", MoveDownload, Download, "Move a waiting download in the queue.", "download"
-)
+DOWNLOAD_MOVE = _download("move", MoveDownload, Download, "Move a waiting download in the queue.", "download")
 DOWNLOAD_LIMIT = _download(
     "limit", LimitDownload, Download, "Change the bandwidth limit of a download.", "download"
 )

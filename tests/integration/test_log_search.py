@@ -13,7 +13,8 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.log_publisher import MAX_LINES, LogPublisher
 from modelyard.bus.records import BucketStore
-from modelyard.client import Client, logs as log_search
+from modelyard.client import Client
+from modelyard.client import logs as log_search
 from modelyard.client.logs import level_of
 from schemas import buckets, subjects
 from schemas.base import Role
