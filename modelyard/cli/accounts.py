@@ -15,9 +15,9 @@ from modelyard.client import Client
 from modelyard.exporting import spell_time
 from modelyard.host.settings import load
 from schemas import subjects
-from schemas.budgets import Action, BudgetList, BudgetStored, StoredBudget
+from schemas.budgets import Action, BudgetList, StoredBudget
 from schemas.errors import BadRequest
-from schemas.prices import Method, Price, PricesAnswer, PriceStored, PutPrice, Repriced, StoredPrices
+from schemas.prices import Method, Price, PricesAnswer, PutPrice, StoredPrices
 
 _PRICE_SET = """
 Valid from now on, or from a day on. Prices are for a million tokens.
@@ -57,15 +57,32 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     _add_price_set(add("set", "Give a model a price."))
     remove = add("rm", "Remove a price of a model, or all of them.")
     since = {"valid_from": _SINCE}
-    command(remove, subjects.PRICE_DELETE, _say_price_removed, positional=("model",), fields=since)
+    command(
+        remove,
+        subjects.PRICE_DELETE,
+        "The price of {0.model} is removed; past usage keeps its cost.",
+        positional=("model",),
+        fields=since,
+    )
     reprice = add("reprice", "Recalculate the costs of a period with the present prices.")
-    command(reprice, subjects.PRICE_REPRICE, _say_repriced, fields=_PERIOD)
+    command(
+        reprice,
+        subjects.PRICE_REPRICE,
+        "{0.records:,} records have another cost now: {0.after} in all, before {0.before}.",
+        fields=_PERIOD,
+    )
     add = verbs["budget"].subverbs()
     command(add("list", "List budgets, and how much of each is used."), subjects.BUDGET_LIST, _show_budgets)
     _add_budget_set(add("set", "Limit the usage of a day, a week or a month."))
     remove = add("rm", "Remove a budget.")
     name = {"budget": Argument(metavar="NAME", help="the name of the budget")}
-    command(remove, subjects.BUDGET_DELETE, _say_budget_removed, positional=("budget",), fields=name)
+    command(
+        remove,
+        subjects.BUDGET_DELETE,
+        "The budget {0.budget} is removed.",
+        positional=("budget",),
+        fields=name,
+    )
 
 
 def _add_price_set(parser: VerbParser) -> None:
@@ -92,10 +109,7 @@ def _add_budget_set(parser: VerbParser) -> None:
     parser.describe(_BUDGET_SET)
     fields = {
         "budget": Argument(metavar="NAME", help="the name of the budget"),
-        "limit": Argument(metavar="NUMBER", help="how much may be used"),
-        "unit": Argument(help="of the limit (default: money)"),
-        "period": Argument(help="for which the limit holds (default: month)"),
-        "key": Argument(help="id of an API key, or anyone"),
+        "limit": Argument(metavar="NUMBER"),
         "model": Argument(help="only this model"),
         "warn_at": Argument(metavar="SHARE", parse=parse_share, help="share that warns: 80%% or 0.8"),
         "tz": Argument(metavar="ZONE", help="time zone of its days (default: YARD_TIME_ZONE)"),
@@ -106,7 +120,7 @@ def _add_budget_set(parser: VerbParser) -> None:
     command(
         parser,
         subjects.BUDGET_PUT,
-        _say_budget_stored,
+        "The budget {0.budget} is stored.",
         positional=("budget",),
         omit=("action",),
         fields=fields,
@@ -210,14 +224,6 @@ def format_price(price: Price, currency: str) -> str:
     return f"{first.input}{unit} in, {first.output}{unit} out a million tokens{more}"
 
 
-def _say_price_removed(stored: PriceStored) -> None:
-    say(f"The price of {stored.model} is removed; past usage keeps its cost.")
-
-
-def _say_repriced(done: Repriced) -> None:
-    say(f"{done.records:,} records have another cost now: {done.after} in all, before {done.before}.")
-
-
 def _show_budgets(answer: BudgetList) -> None:
     if not answer.budgets:
         say("There are no budgets. `yard budget set` makes one.")
@@ -235,11 +241,3 @@ def _budget_row(stored: StoredBudget, currency: str) -> tuple[str, ...]:
         *(budget.budget, scope, budget.period.value, used[0], f"{budget.limit:f}", unit),
         *(used[1], used[2], budget.action.value),
     )
-
-
-def _say_budget_stored(stored: BudgetStored) -> None:
-    say(f"The budget {stored.budget} is stored.")
-
-
-def _say_budget_removed(stored: BudgetStored) -> None:
-    say(f"The budget {stored.budget} is removed.")

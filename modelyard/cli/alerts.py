@@ -15,7 +15,7 @@ from modelyard.client import Client
 from modelyard.documents import check_fields, merge_patch
 from modelyard.text import format_age, format_clock, format_duration
 from schemas import subjects
-from schemas.alerts import AlertList, AlertRuleStored, AlertRuleTried, PutAlertRule, RuleRecord, Silence
+from schemas.alerts import AlertList, AlertRuleTried, PutAlertRule, RuleRecord, Silence
 from schemas.errors import BadRequest
 
 _SET = """
@@ -42,22 +42,20 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     online(change, _set)
     rule = {"name": Argument(metavar="RULE", help="its name", required=True)}
     remove = add("rm", "Delete a rule of your own.")
-    command(remove, subjects.ALERT_DELETE, _say_deleted, positional=("name",), fields=rule)
+    command(remove, subjects.ALERT_DELETE, "{0.name} is deleted.", positional=("name",), fields=rule)
     reset = add("reset", "Reset a shipped rule to its original.")
-    command(reset, subjects.ALERT_RESET, _say_reset, positional=("name",), fields=rule)
+    command(reset, subjects.ALERT_RESET, "{0.name} is as it was shipped.", positional=("name",), fields=rule)
     test = add("test", "Show the current result of a rule.")
     # The contract also takes a rule that is not stored.
     command(test, subjects.ALERT_TEST, _show_series, positional=("name",), omit=("rule",), fields=rule)
     silence = {
-        "rule": Argument(metavar="RULE", help="of this rule (default: of every rule)"),
-        "labels": Argument(help="only alerts with this label; may be repeated"),
         "for_s": Argument(metavar="TIME", parse=parse_duration, help="for how long, like 2h"),
         "reason": Argument(metavar="TEXT", help="the reason"),
     }
     quiet = add("silence", "Suppress the notifications of alerts for a while.")
     command(quiet, subjects.ALERT_SILENCE, _say_silent, positional=("rule",), fields=silence)
     loud = add("unsilence", "End a silence now.")
-    command(loud, subjects.ALERT_UNSILENCE, _say_unsilenced, positional=("silence",))
+    command(loud, subjects.ALERT_UNSILENCE, "The silence {0.silence} is over.", positional=("silence",))
 
 
 async def _alerts(yard: Client, arguments: argparse.Namespace) -> None:
@@ -137,14 +135,6 @@ async def _set(yard: Client, arguments: argparse.Namespace) -> None:
     report(arguments, stored, f"{stored.name} is {done} (revision {stored.revision}).")
 
 
-def _say_deleted(stored: AlertRuleStored) -> None:
-    say(f"{stored.name} is deleted.")
-
-
-def _say_reset(stored: AlertRuleStored) -> None:
-    say(f"{stored.name} is as it was shipped.")
-
-
 def _show_series(tried: AlertRuleTried) -> None:
     if not tried.series:
         say("There is no such metric now.")
@@ -158,7 +148,3 @@ def _show_series(tried: AlertRuleTried) -> None:
 
 def _say_silent(silence: Silence) -> None:
     say(f"Silent until {format_clock(silence.until)}; `yard alert unsilence {silence.silence}`.")
-
-
-def _say_unsilenced(silence: Silence) -> None:
-    say(f"The silence {silence.silence} is over.")

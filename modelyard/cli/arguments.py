@@ -91,7 +91,8 @@ def add_fields(
             words, options = _flag(name, kind, given, default=field.default, required=field.required)
         action = (add or parser.add_argument)(*words or (name,), **options, help=given.help or " ")
         if given.help is None:
-            parser.on_help.append(partial(_add_help, action, record, name))
+            repeatable = isinstance(kind, VarTupleType | DictType)
+            parser.on_help.append(partial(_add_help, action, record, name, repeatable=repeatable))
 
 
 def _flag(
@@ -143,15 +144,17 @@ def _parser_of(name: str, kind: Type) -> Parse:
     return int if isinstance(kind, IntType) else parse_decimal if isinstance(kind, DecimalType) else str
 
 
-def _add_help(action: argparse.Action, record: type, name: str) -> None:
+def _add_help(action: argparse.Action, record: type, name: str, *, repeatable: bool) -> None:
+    """The field's text in the contract, with the default that it or the field has."""
     text = field_docs(record).get(name) or _COMMON_HELP.get(name, "")
-    default = next(
-        (default_of(field) for field in msgspec.structs.fields(record) if field.name == name), None
-    )
-    text = text.partition("\n\n")[0].replace("\n", " ").replace("None: ", "default: ").rstrip(".")
-    text = text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
-    if default not in (None, msgspec.NODEFAULT, (), {}, "", False, True) and "default" not in text:
+    text = text.partition("\n\n")[0].replace("\n", " ").rstrip(".")
+    text = re.sub(r"[;.]? ?(?:None|Empty|default): (.+)$", r" (default: \1)", text).strip()
+    text = text[:1].lower() + text[1:] if not text[1:2].isupper() else text
+    field = next(field for field in msgspec.structs.fields(record) if field.name == name)
+    default = default_of(field)
+    if default not in (None, msgspec.NODEFAULT, (), {}, "", False, True) and "(default" not in text:
         text = f"{text} (default: {default})".strip()
+    text += "; may be repeated" if repeatable else ""
     action.help = text.replace("%", "%%") or None
 
 

@@ -54,24 +54,13 @@ _STATES = {
     "forget": ("finished", "failed", "cancelled"),
 }
 """The states of downloads to which a verb applies."""
-OVERRIDES = {
-    "aliases": Argument(help="another name; may be repeated"),
-    "mode": Argument(help="what it is for (default: guessed)"),
-    "n_ctx": Argument(metavar="TOKENS", help="its context (default: what fits)"),
-    "engine": Argument(help="the engine that runs it (default: by its format)"),
-}
-"""Options about the model that is made of the files."""
 _START = {
-    **OVERRIDES,
-    "name": Argument(help="its name in the yard (default: REPO:QUANT)"),
-    "include": Argument(metavar="PATTERN", help="exactly the files that match"),
-    "exclude": Argument(metavar="PATTERN", help="not the files that match"),
-    "mmproj": Argument(
-        metavar="PRECISION", help="precision of the vision part, such as F16; `none`: without it"
-    ),
+    "n_ctx": Argument(metavar="TOKENS"),
+    "include": Argument(metavar="PATTERN", help="exactly the files that match; may be repeated"),
+    "exclude": Argument(metavar="PATTERN", help="not the files that match; may be repeated"),
+    "mmproj": Argument(metavar="PRECISION"),
     "register": Argument(help="download the files, make no model of them"),
-    "node": Argument(help="the node that downloads it (default: the first one)"),
-    "limit_bytes_s": Argument(metavar="SPEED", help="its maximum network speed: 20MB"),
+    "limit_bytes_s": Argument(metavar="SPEED", help="its maximum network speed, such as 20MB"),
 }
 
 

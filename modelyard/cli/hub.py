@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Mapping
 
 from modelyard.cli.arguments import Argument, add_fields, read_record
-from modelyard.cli.downloads import OVERRIDES
 from modelyard.cli.output import emit, say, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
@@ -30,29 +29,18 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     search = verbs["search"]
     search.describe(_SEARCH)
     search.add_argument("words", nargs="*", metavar="WORD", help="parts of the name")
-    fields = {
-        "sort": Argument(help="what comes first (default: downloads)"),
-        "format": Argument(help="only models in this format"),
-        "mode": Argument(help="only models for this"),
-        "task": Argument(help="only models under this task of the hub, such as text-generation"),
-        "author": Argument(help="only models of this user or organization"),
-        "min_params": Argument(metavar="N", parse=parse_params, help="minimum of weights, such as 3B"),
-        "max_params": Argument(metavar="N", parse=parse_params, help="maximum of weights, such as 8B"),
-        "limit": Argument(help="how many (default: 20, at most 100)"),
-    }
-    add_fields(search, SearchHub, omit=("words",), fields=fields)
+    params = Argument(metavar="N", parse=parse_params)
+    add_fields(search, SearchHub, omit=("words",), fields={"min_params": params, "max_params": params})
     online(search, _search, json="a JSON list")
     fields = {
         "reference": Argument(metavar="REPO", help="as for `yard pull`; a quant narrows the answer"),
-        "n_ctx": Argument(metavar="TOKENS", help="what fits with this context"),
+        "n_ctx": Argument(metavar="TOKENS"),
     }
     command(verbs["offer"], subjects.HUB_OFFER, _show_offer, positional=("reference",), fields=fields)
     verbs["register"].describe(_REGISTER)
     fields = {
-        **OVERRIDES,
         "path": Argument(help="a GGUF file or a folder in the store, or an entry of the library"),
-        "name": Argument(help="its name (default: after the files)"),
-        "dry_run": Argument(help="show the guess; change nothing"),
+        "n_ctx": Argument(metavar="TOKENS"),
     }
     command(verbs["register"], subjects.FILES_REGISTER, _show_registered, positional=("path",), fields=fields)
 

@@ -16,7 +16,6 @@ from schemas.errors import DeadlineExceeded
 from schemas.groups import GroupKind, GroupList, ModelGroup
 from schemas.instances import COMING, Instance
 from schemas.models import ModelStopping
-from schemas.placing import PlanAnswer
 
 _START_TIMEOUT_S = 3600.0
 
@@ -43,7 +42,7 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     verbs["stop"].describe("It finishes the requests it has begun, then frees its memory.")
     command(verbs["stop"], subjects.MODEL_STOP, _say_stopping, positional=("model",))
     verbs["plan"].describe("Nothing is changed.")
-    command(verbs["plan"], subjects.MODEL_PLAN, _show_plan, positional=("model",))
+    command(verbs["plan"], subjects.MODEL_PLAN, "{0.text}", positional=("model",))
     command(
         verbs["groups"],
         subjects.GROUP_LIST,
@@ -146,10 +145,6 @@ def _say_stopping(stopping: ModelStopping) -> None:
         say(f"{stopping.model} is stopping ({', '.join(stopping.instances)}).")
     else:
         say(f"{stopping.model} did not run.")
-
-
-def _show_plan(answer: PlanAnswer) -> None:
-    say(answer.text)
 
 
 def _show_groups(reply: GroupList) -> None:

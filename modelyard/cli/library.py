@@ -64,7 +64,9 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     copy.add_argument("--store", help=_STORE_HELP)
     cancel = add("cancel", "Cancel a job: a check, a repair, a copy or an import.")
     job = {"job": Argument(help="its id, as Ctrl-C or --json prints it")}
-    command(cancel, subjects.LIBRARY_CANCEL, _say_state, positional=("job",), fields=job)
+    command(
+        cancel, subjects.LIBRARY_CANCEL, "{0.kind} {0.subject}: {0.state}.", positional=("job",), fields=job
+    )
     cached = add("import", "Import a model from the hub's own cache; without REPO, list that.")
     cached.add_argument("repo", nargs="?", metavar="REPO", help="such as org/name")
     cached.add_argument("--revision", help="the commit, or its beginning (default: the newest there)")
@@ -267,10 +269,6 @@ async def _list_cached(yard: Client, arguments: argparse.Namespace) -> None:
             for model in cached.models
         ]
         table(("REPO", ">SIZE", ">FILES", "COMMIT", "IN LIBRARY"), rows)
-
-
-def _say_state(job: LibraryJob) -> None:
-    say(f"{job.kind} {job.subject}: {job.state}.")
 
 
 async def _follow(yard: Client, job: LibraryJob, *, as_json: bool) -> LibraryJob:

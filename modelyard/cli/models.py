@@ -24,8 +24,8 @@ from schemas import subjects
 from schemas.downloads import Download
 from schemas.errors import BadRequest
 from schemas.instances import Instance
-from schemas.models import ModelSpec, ModelStored
-from schemas.registry import ModelDeleted, ModelHistory, ModelRevision
+from schemas.models import ModelSpec
+from schemas.registry import ModelHistory, ModelRevision
 
 _EDIT = """
 Changes the given fields, or without any opens the model in $EDITOR.
@@ -53,10 +53,22 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     rename.add_argument("--force", action="store_true", help="drain and stop running instances")
     online(rename, _rename)
     force = {"force": Argument(help="drain and stop running instances")}
-    command(verbs["rm"], subjects.MODEL_DELETE, _say_deleted, positional=("model",), fields=force)
+    command(
+        verbs["rm"],
+        subjects.MODEL_DELETE,
+        "{0.name} is removed from the registry. `yard undo {0.name}` brings it back.",
+        positional=("model",),
+        fields=force,
+    )
     command(verbs["history"], subjects.MODEL_HISTORY, _show_history, positional=("model",))
     to = {"to": Argument(metavar="REVISION", help="which (default: the last that differs)")}
-    command(verbs["undo"], subjects.MODEL_UNDO, _say_restored, positional=("model",), fields=to)
+    command(
+        verbs["undo"],
+        subjects.MODEL_UNDO,
+        "{0.name} is as it was (revision {0.revision}).",
+        positional=("model",),
+        fields=to,
+    )
 
 
 async def _list(yard: Client, arguments: argparse.Namespace) -> None:
@@ -160,14 +172,6 @@ async def _rename(yard: Client, arguments: argparse.Namespace) -> None:
         model=arguments.model, name=arguments.name, keep_alias=arguments.keep_alias, force=arguments.force
     )
     report(arguments, stored, f"{arguments.model} is called {stored.name} now.")
-
-
-def _say_deleted(deleted: ModelDeleted) -> None:
-    say(f"{deleted.name} is removed from the registry. `yard undo {deleted.name}` brings it back.")
-
-
-def _say_restored(stored: ModelStored) -> None:
-    say(f"{stored.name} is as it was (revision {stored.revision}).")
 
 
 def _show_history(history: ModelHistory) -> None:

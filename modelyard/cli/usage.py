@@ -30,7 +30,6 @@ from schemas.usage import (
     RebuildUsage,
     RecordsQuery,
     ReportList,
-    ReportStored,
     UsageFilter,
     UsageQuery,
     UsageReport,
@@ -105,7 +104,13 @@ def _register_reports(parser: VerbParser) -> None:
     run.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")
     online(run, _run_report)
     remove = add("rm", "Delete a stored query.")
-    command(remove, subjects.REPORT_DELETE, _say_report_deleted, positional=("report",), fields=name)
+    command(
+        remove,
+        subjects.REPORT_DELETE,
+        "The report {0.report} is deleted.",
+        positional=("report",),
+        fields=name,
+    )
 
 
 def _add_query(parser: VerbParser) -> None:
@@ -251,10 +256,6 @@ def _show_reports(answer: ReportList) -> None:
 async def _run_report(yard: Client, arguments: argparse.Namespace) -> None:
     stored = await yard.accounts.report(report=arguments.report)
     show_report(arguments, await yard.accounts.run_report(report=arguments.report), stored.report.query)
-
-
-def _say_report_deleted(stored: ReportStored) -> None:
-    say(f"The report {stored.report} is deleted.")
 
 
 async def _storage(yard: Client, arguments: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from modelyard.bus import logs
 from modelyard.cli.arguments import Argument, add_fields, read_record
-from modelyard.cli.output import complain, emit
+from modelyard.cli.output import complain, emit, say
 from modelyard.cli.parser import VerbParser
 from modelyard.client import Client
 from modelyard.host.settings import Settings, SettingsError, load
@@ -42,7 +42,7 @@ def online(parser: VerbParser, work: Work, *, json: str = "one JSON document") -
 def command(
     parser: VerbParser,
     command: Command[T, R],
-    show: Callable[[R], None],
+    show: Callable[[R], None] | str,
     *,
     positional: Sequence[str] = (),
     omit: Container[str] = (),
@@ -52,13 +52,16 @@ def command(
 ) -> None:
     """A verb that is one command: its arguments are the payload's fields, its JSON the reply.
 
-    `show` prints the reply for people, `document` selects what `--json` prints of it.
+    `show` prints the reply for people, or is a sentence with fields of the reply, such as `{0.name}`.
+    `document` selects what `--json` prints of it.
     """
 
     async def work(yard: Client, arguments: argparse.Namespace) -> None:
         reply = await yard.call(command, read_record(arguments, command.payload))
         if arguments.json:
             emit(document(reply))
+        elif isinstance(show, str):
+            say(show.format(reply))
         else:
             show(reply)
 
