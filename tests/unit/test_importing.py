@@ -58,7 +58,7 @@ def test_a_command_line_becomes_fields(text: str, fields: dict[str, Any]) -> Non
     assert notes == []
 
 
-def test_what_changes_its_meaning_is_noted() -> None:
+def test_a_changed_meaning_is_noted() -> None:
     read, notes = command(r'"C:\llama\llama-server.exe" -m D:\gguf\a.gguf -c 0 --api-key secret')
     assert read == {"path": "a.gguf"}
     assert notes == [
@@ -69,7 +69,7 @@ def test_what_changes_its_meaning_is_noted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         ("vllm serve org/model", "it runs vllm"),
         ("", "it runs nothing"),
@@ -81,8 +81,8 @@ def test_what_changes_its_meaning_is_noted() -> None:
         ("llama-server -m 'a", "cannot be read"),
     ],
 )
-def test_a_command_line_that_is_not_understood_is_refused(text: str, said: str) -> None:
-    with pytest.raises(CannotImport, match=said):
+def test_an_unsupported_command_line_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(CannotImport, match=sentence):
         command(text)
 
 
@@ -216,14 +216,14 @@ def test_llm_manager(tmp_path: Path) -> None:
             Profile(name="CPU", devices=(DeviceNeed(device="cpu"),), n_ctx=8192),
         ),
     )
-    said = {sentence.split(" ")[0]: sentence for sentence in found.refused}
-    assert said.keys() == {"Lost", "Nameless", "Odd", "Bare", "Spaced", "Two"}
-    assert "'scripts/nowhere.bat' of its profile p does not exist" in said["Lost"]
-    assert "no aliases" in said["Nameless"]
-    assert "'Song' is not one of chat, base" in said["Odd"]
-    assert "no profile" in said["Bare"]
-    assert "'a b' is not a model name" in said["Spaced"]
-    assert "different model files" in said["Two"]
+    refusals = {sentence.split(" ")[0]: sentence for sentence in found.refused}
+    assert refusals.keys() == {"Lost", "Nameless", "Odd", "Bare", "Spaced", "Two"}
+    assert "'scripts/nowhere.bat' of its profile p does not exist" in refusals["Lost"]
+    assert "no aliases" in refusals["Nameless"]
+    assert "'Song' is not one of chat, base" in refusals["Odd"]
+    assert "no profile" in refusals["Bare"]
+    assert "'a b' is not a model name" in refusals["Spaced"]
+    assert "different model files" in refusals["Two"]
 
 
 DEPLOY: dict[str, Any] = {
@@ -295,7 +295,7 @@ def test_llm_deploy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "sentence"),
     [
         ("a.json", "{", "cannot be understood"),
         ("a.json", "[]", "cannot be understood"),
@@ -306,8 +306,8 @@ def test_llm_deploy(tmp_path: Path) -> None:
         ("a.json", '{"program": {"alive_time": "long"}}', "not in the format of its program"),
     ],
 )
-def test_a_file_of_no_known_program_is_refused(name: str, text: str, said: str) -> None:
-    with pytest.raises(BadRequest, match=said):
+def test_a_file_of_an_unknown_program_is_refused(name: str, text: str, sentence: str) -> None:
+    with pytest.raises(BadRequest, match=sentence):
         read_foreign(Path(name), text, Path("/srv/models"))
 
 
@@ -349,7 +349,7 @@ groups:
         ("a.yaml", "models: {a: {cmd: x, filters: {setParams: {a: " + "[" * 300 + "]" * 300 + "}}}}"),
     ],
 )
-def test_a_file_nested_without_end_is_refused_in_a_sentence(name: str, text: str) -> None:
+def test_a_deeply_nested_file_is_refused_with_a_sentence(name: str, text: str) -> None:
     try:
         found = read_foreign(Path(name), text, Path("/srv/models"))
     except BadRequest:
@@ -357,7 +357,7 @@ def test_a_file_nested_without_end_is_refused_in_a_sentence(name: str, text: str
     assert found.specs == []
 
 
-def test_macros_that_multiply_without_end_are_refused_before_they_fill_the_memory() -> None:
+def test_exploding_macros_are_refused() -> None:
     macros = {f"m{n}": f"${{m{n + 1}}}" * 10 for n in range(9)} | {"m9": "x" * 1000}
     config = {"macros": macros, "models": {"a": {"cmd": "${m0}"}}}
     text = msgspec.yaml.encode(config).decode()
