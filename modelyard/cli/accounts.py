@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from modelyard.cli.arguments import Argument, Moment, convert, parse_decimal, parse_moment
-from modelyard.cli.output import report, say, table
+from modelyard.cli.output import print_line, print_result, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
@@ -154,7 +154,7 @@ async def _set_price(yard: Client, arguments: argparse.Namespace) -> None:
         PutPrice(model=arguments.model, price=_price(arguments), retroactive=arguments.retroactive)
     )
     more = f" {stored.repriced:,} records have another cost now." if arguments.retroactive else ""
-    report(arguments, stored, f"{stored.model} has a new price.{more}")
+    print_result(arguments, stored, f"{stored.model} has a new price.{more}")
 
 
 def _price(arguments: argparse.Namespace) -> Price:
@@ -184,7 +184,7 @@ def _price(arguments: argparse.Namespace) -> Price:
 
 def _show_prices(answer: PricesAnswer) -> None:
     if not answer.prices:
-        say("No model has a price; everything is free. `yard price set` gives one.")
+        print_line("No model has a price; everything is free. `yard price set` gives one.")
         return
     rows = [
         (
@@ -226,7 +226,7 @@ def format_price(price: Price, currency: str) -> str:
 
 def _show_budgets(answer: BudgetList) -> None:
     if not answer.budgets:
-        say("There are no budgets. `yard budget set` makes one.")
+        print_line("There are no budgets. `yard budget set` makes one.")
         return
     header = ("BUDGET", "OF", "PERIOD", ">USED", ">LIMIT", "UNIT", ">SHARE", "LEVEL", "ACTION")
     table(header, [_budget_row(stored, answer.currency) for stored in answer.budgets])

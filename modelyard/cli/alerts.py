@@ -8,7 +8,7 @@ import msgspec
 
 from modelyard.cli.arguments import Argument, parse_duration
 from modelyard.cli.models import parse_assignment
-from modelyard.cli.output import emit, report, say, table
+from modelyard.cli.output import print_json, print_line, print_result, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
@@ -61,7 +61,7 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
 async def _alerts(yard: Client, arguments: argparse.Namespace) -> None:
     answer = await yard.alerting.alerts()
     if arguments.json:
-        emit(answer)
+        print_json(answer)
     elif arguments.rules:
         _print_rules(answer.rules)
     else:
@@ -80,11 +80,13 @@ def _print_alerts(answer: AlertList, *, everything: bool) -> None:
     if rows:
         table(("ALERT", "STATE", "SEVERITY", ">SINCE", "RULE", "SILENCE"), rows)
     else:
-        say("All is well.")
+        print_line("All is well.")
     for silence in answer.silences:
         labels = (f"{name}={value}" for name, value in silence.labels.items())
         about = " ".join([silence.rule or "", *labels]).strip()
-        say(f"\nsilence {silence.silence} ({about}) until {format_clock(silence.until)}: {silence.reason}")
+        print_line(
+            f"\nsilence {silence.silence} ({about}) until {format_clock(silence.until)}: {silence.reason}"
+        )
 
 
 def _print_rules(rules: Iterable[RuleRecord]) -> None:
@@ -132,12 +134,12 @@ async def _set(yard: Client, arguments: argparse.Namespace) -> None:
         raise BadRequest(f"This alert rule is not valid: {error}.") from error
     stored = await yard.alerting.put_rule(rule)
     done = "changed" if before else "made"
-    report(arguments, stored, f"{stored.name} is {done} (revision {stored.revision}).")
+    print_result(arguments, stored, f"{stored.name} is {done} (revision {stored.revision}).")
 
 
 def _show_series(tried: AlertRuleTried) -> None:
     if not tried.series:
-        say("There is no such metric now.")
+        print_line("There is no such metric now.")
         return
     rows = [
         (series.sentence, f"{series.value:g}", "would fire" if series.holds else "fine")
@@ -147,4 +149,4 @@ def _show_series(tried: AlertRuleTried) -> None:
 
 
 def _say_silent(silence: Silence) -> None:
-    say(f"Silent until {format_clock(silence.until)}; `yard alert unsilence {silence.silence}`.")
+    print_line(f"Silent until {format_clock(silence.until)}; `yard alert unsilence {silence.silence}`.")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import aclosing
 
-from modelyard.cli.output import ask, complain, emit
+from modelyard.cli.output import ask, print_error, print_json
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import online
 from modelyard.client import Client
@@ -55,7 +55,7 @@ async def _answer(
             async for text in pieces:
                 printed.append(text)
                 if as_json:
-                    emit({"delta": text})
+                    print_json({"delta": text})
                 else:
                     print(printable(text), end="", flush=True)
     finally:
@@ -76,7 +76,7 @@ async def _converse(yard: Client, model: str, system: Sequence[Message], *, as_j
         except (BrokerUnavailable, ServiceUnavailable):
             raise
         except YardError as error:
-            complain(error.message)
+            print_error(error.message)
             continue
         messages += [_user(prompt), {"role": "assistant", "content": "".join(printed)}]
 

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from modelyard.cli.arguments import parse_duration
-from modelyard.cli.output import emit, make_table, say, screen, table
+from modelyard.cli.output import make_table, print_json, print_line, screen, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import online
 from modelyard.client import Client
@@ -64,16 +64,16 @@ async def _devices(yard: Client, arguments: argparse.Namespace) -> None:
         if arguments.node is None or adapter.node in nodes
     ]
     if arguments.json:
-        emit({"devices": devices, "adapters": adapters})
+        print_json({"devices": devices, "adapters": adapters})
         return
     if devices:
         models = {instance.instance: instance.model for instance in (await yard.instances()).values()}
         table(_DEVICES, [_device_row(device, models) for device in devices])
     else:
-        say("No device has reported yet; does the monitor run?")
+        print_line("No device has reported yet; does the monitor run?")
     for adapter in adapters:
         if adapter.problem:
-            say(f"\n{adapter.node}: the adapter {adapter.adapter} gives no devices: {adapter.problem}")
+            print_line(f"\n{adapter.node}: the adapter {adapter.adapter} gives no devices: {adapter.problem}")
 
 
 def in_order(devices: Iterable[Device]) -> list[Device]:
@@ -106,7 +106,7 @@ def _reading(value: float | None, unit: str) -> str:
 async def _top(yard: Client, arguments: argparse.Namespace) -> None:
     once = arguments.once or not (sys.stdout.isatty() or arguments.json)
     if arguments.json:
-        await _emit_samples(yard, arguments.every, once=once)
+        await _print_samples(yard, arguments.every, once=once)
         return
     console = screen()
     if once:
@@ -118,10 +118,10 @@ async def _top(yard: Client, arguments: argparse.Namespace) -> None:
             live.update(await _render(yard), refresh=True)
 
 
-async def _emit_samples(yard: Client, interval_s: float, *, once: bool) -> None:
+async def _print_samples(yard: Client, interval_s: float, *, once: bool) -> None:
     while True:
         devices, instances, samples = await _read_state(yard)
-        emit({"devices": devices, "instances": instances, "samples": samples})
+        print_json({"devices": devices, "instances": instances, "samples": samples})
         if once:
             return
         await asyncio.sleep(interval_s)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 
 from modelyard.cli import progress
 from modelyard.cli.arguments import Argument, add_fields, parse_rate, read_record
-from modelyard.cli.output import complain, emit, say, table
+from modelyard.cli.output import print_error, print_json, print_line, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.progress import Show, amount, pace
 from modelyard.cli.verbs import online
@@ -113,11 +113,11 @@ async def _say_next_step(yard: Client, last: Download) -> None:
     models = (await yard.models()).values() if last.register else ()
     spec = next((model for model in models if model.name == last.model), None)
     if spec is None and last.files:
-        say(f"The files of {last.reference} are in the store; no model was made of them.")
+        print_line(f"The files of {last.reference} are in the store; no model was made of them.")
         return
     sources = f": {format_sources(last.received)}" if set(last.received) - {"hub"} else ""
     step = _NEXT_STEP[spec.mode if spec else "chat"].format(last.model)
-    say(f"{last.model} is in the yard{sources}. {step}")
+    print_line(f"{last.model} is in the yard{sources}. {step}")
 
 
 async def _pull_many(yard: Client, arguments: argparse.Namespace, text: str) -> None:
@@ -129,9 +129,9 @@ async def _pull_many(yard: Client, arguments: argparse.Namespace, text: str) -> 
     if arguments.detach:
         for download in begun:
             if arguments.json:
-                emit(download)
+                print_json(download)
             else:
-                say(f"{download.model}: {download.state} ({download.download})")
+                print_line(f"{download.model}: {download.state} ({download.download})")
         good = begun
     else:
         updates = yard.download_queue.follow(begun)
@@ -140,7 +140,7 @@ async def _pull_many(yard: Client, arguments: argparse.Namespace, text: str) -> 
         good = [download for download in ends if download.state == "finished"]
         for download in ends:
             if download.error is not None:
-                complain(f"{download.model}: {download.error.message}")
+                print_error(f"{download.model}: {download.error.message}")
     if missing := len(added) - len(good):
         done = "queued" if arguments.detach else "downloaded"
         raise BadRequest(f"{missing} of {len(added)} models were not {done}.")
@@ -149,9 +149,9 @@ async def _pull_many(yard: Client, arguments: argparse.Namespace, text: str) -> 
 def _report_refused(added: Iterable[Added], *, as_json: bool) -> None:
     for item in added:
         if item.error is not None and as_json:
-            emit(item)
+            print_json(item)
         elif item.error is not None:
-            complain(f"{item.reference}: {item.error.message}")
+            print_error(f"{item.reference}: {item.error.message}")
 
 
 async def _show(
@@ -179,7 +179,7 @@ async def _show(
 
 def _display(arguments: argparse.Namespace, *, many: bool) -> AbstractContextManager[Show]:
     if arguments.json:
-        return nullcontext(emit)
+        return nullcontext(print_json)
     if arguments.log:
         return nullcontext(progress.log)
     if not progress.can_redraw():
@@ -191,7 +191,7 @@ async def _downloads(yard: Client, arguments: argparse.Namespace) -> None:
     if arguments.log:
         async with aclosing(yard.download_queue.watch()) as updates:
             async for update in updates:
-                (emit if arguments.json else progress.log)(update)
+                (print_json if arguments.json else progress.log)(update)
     elif arguments.verb == "list":
         _list(in_order((await yard.downloads()).values()), as_json=arguments.json)
     else:
@@ -211,7 +211,7 @@ def in_order(downloads: Iterable[Download]) -> list[Download]:
 
 def _list(downloads: list[Download], *, as_json: bool) -> None:
     if as_json:
-        emit(downloads)
+        print_json(downloads)
         return
     rows = [
         (
@@ -229,11 +229,11 @@ async def _change(yard: Client, arguments: argparse.Namespace) -> None:
     selected = _selected(known, arguments)
     changed = [await _change_one(yard, arguments, download.download) for download in selected]
     if arguments.json:
-        emit(changed)
+        print_json(changed)
         return
     for download in changed:
         state = "forgotten" if arguments.verb == "forget" else download.state
-        say(f"{download.model}: {state}")
+        print_line(f"{download.model}: {state}")
 
 
 def _selected(known: list[Download], arguments: argparse.Namespace) -> list[Download]:

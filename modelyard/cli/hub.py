@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 
 from modelyard.cli.arguments import Argument, add_fields, read_record
-from modelyard.cli.output import emit, say, table
+from modelyard.cli.output import print_json, print_line, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
@@ -66,9 +66,9 @@ async def _search(yard: Client, arguments: argparse.Namespace) -> None:
     words = " ".join(arguments.words)
     models = await yard.hub.search(read_record(arguments, SearchHub, words=words))
     if arguments.json:
-        emit(list(models))
+        print_json(list(models))
     elif not models:
-        say("The hub has nothing like that.")
+        print_line("The hub has nothing like that.")
     else:
         header = ("REPOSITORY", "TASK", ">PARAMS", ">DOWNLOADS", ">LIKES", "UPDATED", "NOTES")
         table(header, list(map(_model_row, models)))
@@ -88,19 +88,19 @@ def _model_row(model: HubModel) -> tuple[str, ...]:
 
 
 def _show_offer(offer: Offer) -> None:
-    say(_summary(offer))
+    print_line(_summary(offer))
     if offer.choices:
         table(("QUANT", ">SIZE", "FIT", "HERE"), [_choice_row(choice) for choice in offer.choices])
     if offer.mmprojs:
         first, *others = offer.mmprojs
         more = f"; there are {', '.join(other.path for other in others)} too" if others else ""
         size = format_size(first.size_bytes)
-        say(f"{first.path} ({size}) is downloaded with it for images{more}: see `--mmproj`.")
+        print_line(f"{first.path} ({size}) is downloaded with it for images{more}: see `--mmproj`.")
     if offer.problem:
-        say(offer.problem)
+        print_line(offer.problem)
     default = next((choice for choice in offer.choices if choice.is_default), None)
     if default is not None:
-        say(f"Download one: yard pull {default.reference}")
+        print_line(f"Download one: yard pull {default.reference}")
 
 
 def _summary(offer: Offer) -> str:
@@ -131,8 +131,8 @@ def _show_registered(done: Registered) -> None:
     rows = [(guess.field, guess.value, guess.reason) for guess in done.reasons]
     table(("FIELD", "VALUE", "BECAUSE"), [("name", spec.name, spec.path), *rows])
     if done.kept:
-        say(f"{spec.name} exists already; it keeps its own {', '.join(done.kept)}.")
+        print_line(f"{spec.name} exists already; it keeps its own {', '.join(done.kept)}.")
     if done.revision is None:
-        say("Nothing was changed. Without --dry-run it becomes a model.")
+        print_line("Nothing was changed. Without --dry-run it becomes a model.")
     else:
-        say(f"{spec.name} is in the yard (revision {done.revision}).")
+        print_line(f"{spec.name} is in the yard (revision {done.revision}).")

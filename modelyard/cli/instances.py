@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from modelyard.cli.arguments import convert, parse_duration
-from modelyard.cli.output import emit, report, say, screen, table
+from modelyard.cli.output import print_json, print_line, print_result, screen, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
@@ -66,14 +66,14 @@ async def _ps(yard: Client, arguments: argparse.Namespace) -> None:
     )
     shown = [instance for instance in instances if arguments.all or instance.state != "stopped"]
     if arguments.json:
-        emit(shown)
+        print_json(shown)
         return
     if shown:
         _print_instances(shown)
     else:
-        say("Nothing runs now.")
+        print_line("Nothing runs now.")
     for model in waiting:
-        say(f"\n{model.model} waits for {format_age(model.since)}: {model.reason}.")
+        print_line(f"\n{model.model} waits for {format_age(model.since)}: {model.reason}.")
 
 
 def _print_instances(instances: Iterable[Instance]) -> None:
@@ -87,7 +87,7 @@ def _print_instances(instances: Iterable[Instance]) -> None:
     table(("MODEL", "INSTANCE", "NODE", "ENGINE", "STATE", ">BUSY", ">SINCE"), rows)
     for instance in instances:
         if instance.error:
-            say(f"\n{instance.instance} ({instance.model}): {instance.error}")
+            print_line(f"\n{instance.instance} ({instance.model}): {instance.error}")
 
 
 def _state(instance: Instance) -> str:
@@ -100,7 +100,7 @@ async def _start(yard: Client, arguments: argparse.Namespace) -> None:
     accepted = await yard.start(arguments.model)
     model = accepted.model
     if not arguments.wait:
-        report(arguments, accepted, f"{model} is {accepted.state} (instance {accepted.instance}).")
+        print_result(arguments, accepted, f"{model} is {accepted.state} (instance {accepted.instance}).")
         return
     try:
         ready = await _wait(yard, model, accepted.instance, arguments)
@@ -108,7 +108,7 @@ async def _start(yard: Client, arguments: argparse.Namespace) -> None:
         print(f"\n{model} is still starting; `yard stop {model}` ends that.", file=sys.stderr)
         raise
     took = f" after {format_duration(ready.load_s)}" if ready.load_s is not None else ""
-    report(arguments, ready, f"{ready.model} is ready{took}. Talk to it: yard chat {ready.model}")
+    print_result(arguments, ready, f"{ready.model} is ready{took}. Talk to it: yard chat {ready.model}")
 
 
 async def _wait(yard: Client, model: str, instance: str, arguments: argparse.Namespace) -> Instance:
@@ -135,21 +135,21 @@ async def _wait_with_lines(yard: Client, model: str, instance: str, *, shown: bo
     before = None
     async for update in yard.starting(model, instance):
         if shown and update.state not in (before, "ready"):
-            say(f"{model} is {update.state}")
+            print_line(f"{model} is {update.state}")
         before = update.state
     return update
 
 
 def _say_stopping(stopping: ModelStopping) -> None:
     if stopping.instances:
-        say(f"{stopping.model} is stopping ({', '.join(stopping.instances)}).")
+        print_line(f"{stopping.model} is stopping ({', '.join(stopping.instances)}).")
     else:
-        say(f"{stopping.model} did not run.")
+        print_line(f"{stopping.model} did not run.")
 
 
 def _show_groups(reply: GroupList) -> None:
     if not reply.groups:
-        say("There are no groups.")
+        print_line("There are no groups.")
         return
     rows = [(group.name, group.kind, ", ".join(group.models)) for group in reply.groups]
     table(("GROUP", "RULE", "MODELS"), rows)
@@ -158,11 +158,11 @@ def _show_groups(reply: GroupList) -> None:
 async def _group(yard: Client, arguments: argparse.Namespace) -> None:
     if arguments.remove:
         stored = await yard.remove_group(arguments.name)
-        report(arguments, stored, f"The group {stored.name} is removed.")
+        print_result(arguments, stored, f"The group {stored.name} is removed.")
         return
     kind = GroupKind.APART if arguments.apart else GroupKind.TOGETHER
     models = arguments.apart or arguments.together
     stored = await yard.put_group(
         convert({"name": arguments.name, "kind": kind, "models": models}, ModelGroup)
     )
-    report(arguments, stored, f"The group {stored.name} holds from now on.")
+    print_result(arguments, stored, f"The group {stored.name} holds from now on.")

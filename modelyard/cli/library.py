@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from modelyard.cli.arguments import Argument, read_record
-from modelyard.cli.output import confirm, emit, report, say, table
+from modelyard.cli.output import confirm, print_json, print_line, print_result, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import Work, command, online
 from modelyard.client import Client
@@ -80,15 +80,15 @@ async def _entries(yard: Client, arguments: argparse.Namespace) -> None:
     stores = await yard.library.stores()
     if arguments.json:
         listed: list[dict[str, Any]] = [{"key": entry.key, **msgspec.to_builtins(entry)} for entry in entries]
-        emit({"entries": listed, "stores": [stores[key] for key in sorted(stores)]})
+        print_json({"entries": listed, "stores": [stores[key] for key in sorted(stores)]})
         return
     if entries:
         several = len({*stores, *(f"{entry.node}.{entry.store}" for entry in entries)}) > 1
         _print_entries(entries, several=several)
     else:
-        say("There is nothing on disk yet. Download a model: yard pull REPO:QUANT")
+        print_line("There is nothing on disk yet. Download a model: yard pull REPO:QUANT")
     for _, store in sorted(stores.items()):
-        say(f"\n{format_space(store)}")
+        print_line(f"\n{format_space(store)}")
 
 
 def in_order(entries: Iterable[LibraryEntry], by: str) -> list[LibraryEntry]:
@@ -131,12 +131,12 @@ async def _show(yard: Client, arguments: argparse.Namespace) -> None:
     entry = await yard.library.find(arguments.entry)
     details = await yard.library.show(entry=entry.key)
     if arguments.json:
-        emit(details)
+        print_json(details)
         return
     for name, value in _facts(details):
         if value not in (None, "", ()):
-            say(f"{name:14} {value}")
-    say("")
+            print_line(f"{name:14} {value}")
+    print_line("")
     files = [
         (file.path, format_size(file.size_bytes), file.verified, file.sha256 or "-") for file in details.files
     ]
@@ -174,7 +174,7 @@ async def _describe(yard: Client, arguments: argparse.Namespace) -> None:
     entry = await yard.library.describe(
         entry=entry.key, description=arguments.text, revision=entry.description_revision
     )
-    report(arguments, entry, f"{entry.name}: {entry.description or 'no description any more'}")
+    print_result(arguments, entry, f"{entry.name}: {entry.description or 'no description any more'}")
 
 
 async def _delete(yard: Client, arguments: argparse.Namespace) -> None:
@@ -184,13 +184,13 @@ async def _delete(yard: Client, arguments: argparse.Namespace) -> None:
     item = await yard.library.delete(entry=entry.key, force=arguments.force)
     rest = format_duration(item.expires_at - item.trashed_at)
     sentence = f"{item.path} is in the trash for {rest}; to restore it:\n  yard library restore {item.key}"
-    report(arguments, item, sentence)
+    print_result(arguments, item, sentence)
 
 
 async def _restore(yard: Client, arguments: argparse.Namespace) -> None:
     item = await yard.library.find_trashed(arguments.item)
     restored = await yard.library.restore(item=item.key)
-    report(arguments, restored, f"{restored.path} is restored.")
+    print_result(arguments, restored, f"{restored.path} is restored.")
 
 
 async def _trash(yard: Client, arguments: argparse.Namespace) -> None:
@@ -198,14 +198,14 @@ async def _trash(yard: Client, arguments: argparse.Namespace) -> None:
         await confirm(arguments, "Delete everything in the trash for good?", "Nothing was deleted.")
         emptied = await yard.library.empty_trash(node=arguments.node)
         sentence = f"{emptied.items} deleted for good, {format_size(emptied.size_bytes)}."
-        report(arguments, emptied, sentence)
+        print_result(arguments, emptied, sentence)
         return
     items = sorted((await yard.library.trash()).values(), key=lambda item: item.trashed_at)
     items = [item for item in items if arguments.node in (None, item.node)]
     if arguments.json:
-        emit(items)
+        print_json(items)
     elif not items:
-        say("The trash is empty.")
+        print_line("The trash is empty.")
     else:
         rows = [(item.path, item.size, f"{format_age(item.trashed_at)} ago", item.key) for item in items]
         table(("PATH", ">SIZE", "DELETED", "KEY"), rows)
@@ -221,14 +221,14 @@ async def _verify(yard: Client, arguments: argparse.Namespace) -> None:
     if not arguments.json:
         known = entry.verified != "unknown"
         result = "is intact" if known else "was read, and its sha256 stored"
-        say(f"{entry.name} {result}: {format_size(job.bytes_total)}.")
+        print_line(f"{entry.name} {result}: {format_size(job.bytes_total)}.")
 
 
 async def _repair(yard: Client, arguments: argparse.Namespace) -> None:
     entry = await yard.library.find(arguments.entry)
     job = await _follow(yard, await yard.library.repair(entry=entry.key), as_json=arguments.json)
     if not arguments.json:
-        say(f"{entry.name} is complete again: {format_size(job.bytes_total)} downloaded.")
+        print_line(f"{entry.name} is complete again: {format_size(job.bytes_total)} downloaded.")
 
 
 async def _copy(yard: Client, arguments: argparse.Namespace) -> None:
@@ -237,7 +237,7 @@ async def _copy(yard: Client, arguments: argparse.Namespace) -> None:
     job = await _follow(yard, job, as_json=arguments.json)
     if not arguments.json:
         sources = format_sources(job.received) or "all of it was there"
-        say(f"{entry.name} is in {job.node}.{job.store}: {sources}.")
+        print_line(f"{entry.name} is in {job.node}.{job.store}: {sources}.")
 
 
 async def _import(yard: Client, arguments: argparse.Namespace) -> None:
@@ -248,15 +248,15 @@ async def _import(yard: Client, arguments: argparse.Namespace) -> None:
     job = await _follow(yard, job, as_json=arguments.json)
     if not arguments.json:
         linked = f", {job.linked} files without a copy" if job.linked else ""
-        say(f"{job.subject} is in {job.node}.{job.store}: {format_size(job.bytes_total)}{linked}.")
+        print_line(f"{job.subject} is in {job.node}.{job.store}: {format_size(job.bytes_total)}{linked}.")
 
 
 async def _list_cached(yard: Client, arguments: argparse.Namespace) -> None:
     cached = await yard.library.cached(node=arguments.node)
     if arguments.json:
-        emit(cached)
+        print_json(cached)
     elif not cached.models:
-        say(f"There is nothing in the hub's cache of {cached.node} ({cached.folder}).")
+        print_line(f"There is nothing in the hub's cache of {cached.node} ({cached.folder}).")
     else:
         rows = [
             (
@@ -278,11 +278,11 @@ async def _follow(yard: Client, job: LibraryJob, *, as_json: bool) -> LibraryJob
         async with aclosing(yard.library.follow(job)) as updates:
             async for job in updates:
                 if as_json:
-                    emit(job)
+                    print_json(job)
                 elif time.monotonic() - shown_at > _LINE_INTERVAL_S:
                     shown_at = time.monotonic()
                     done = f"{format_size(job.bytes_done)} of {format_size(job.bytes_total)}"
-                    say(f"{job.kind} {job.subject}: {done}")
+                    print_line(f"{job.kind} {job.subject}: {done}")
     except asyncio.CancelledError:
         print(f"\nThe job continues; to cancel it: yard library cancel {job.job}", file=sys.stderr)
         raise

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from modelyard.cli.arguments import parse_duration
-from modelyard.cli.output import emit, say
+from modelyard.cli.output import print_json, print_line
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import online
 from modelyard.client import Client, Event
@@ -111,9 +111,9 @@ async def _logs(yard: Client, arguments: argparse.Namespace) -> None:
     async with aclosing(lines):
         async for line in lines:
             if arguments.json:
-                emit(line)
+                print_json(line)
             else:
-                say(line.text)
+                print_line(line.text)
 
 
 async def _search(yard: Client, arguments: argparse.Namespace) -> None:
@@ -134,9 +134,9 @@ async def _search(yard: Client, arguments: argparse.Namespace) -> None:
     async with aclosing(yard.find_logs(query, order=order, follow=arguments.follow)) as lines:
         async for line in lines:
             if arguments.json:
-                emit(line)
+                print_json(line)
             else:
-                say(format_line(line))
+                print_line(format_line(line))
             if next(numbers) == arguments.limit:
                 return
 
@@ -168,9 +168,9 @@ async def _events(yard: Client, arguments: argparse.Namespace) -> None:
             if arguments.model is not None and not concerns(event, arguments.model):
                 continue
             if arguments.json:
-                emit(event)
+                print_json(event)
             else:
-                say(format_event(event))
+                print_line(format_event(event))
 
 
 def concerns(event: Event, model: str) -> bool:
@@ -232,9 +232,9 @@ async def _audit(yard: Client, arguments: argparse.Namespace) -> None:
             if not _is_selected(record, arguments):
                 continue
             if arguments.json:
-                emit(record)
+                print_json(record)
             else:
-                say(format_audit(record))
+                print_line(format_audit(record))
 
 
 def _is_selected(record: Audited, arguments: argparse.Namespace) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 
 from modelyard.cli.arguments import Argument
 from modelyard.cli.importing.toml import read_toml, write_toml
-from modelyard.cli.output import emit, report, say, table
+from modelyard.cli.output import print_json, print_line, print_result, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
@@ -82,9 +82,9 @@ async def _list(yard: Client, arguments: argparse.Namespace) -> None:
         for spec in sorted(models.values(), key=lambda spec: spec.name)
     ]
     if arguments.json:
-        emit(listed)
+        print_json(listed)
     elif not listed:
-        say("There are no models yet. Download one: yard pull REPO:QUANT")
+        print_line("There are no models yet. Download one: yard pull REPO:QUANT")
     else:
         rows = [
             (
@@ -139,7 +139,7 @@ async def _edit(yard: Client, arguments: argparse.Namespace) -> None:
         stored = await yard.registry.put(in_editor(before.spec), before.revision)
     changed = stored.revision != before.revision
     sentence = f"{stored.name} is changed (revision {stored.revision})." if changed else "Nothing to change."
-    report(arguments, stored, sentence)
+    print_result(arguments, stored, sentence)
 
 
 def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +171,7 @@ async def _rename(yard: Client, arguments: argparse.Namespace) -> None:
     stored = await yard.registry.rename(
         model=arguments.model, name=arguments.name, keep_alias=arguments.keep_alias, force=arguments.force
     )
-    report(arguments, stored, f"{arguments.model} is called {stored.name} now.")
+    print_result(arguments, stored, f"{arguments.model} is called {stored.name} now.")
 
 
 def _show_history(history: ModelHistory) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from modelyard.cli.output import emit, report, say, table
+from modelyard.cli.output import print_json, print_line, print_result, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import online
 from modelyard.client import Client
@@ -44,13 +44,15 @@ async def _nodes(yard: Client, arguments: argparse.Namespace) -> None:
     others = [] if arguments.no_look else [other for other in await lan.browse() if other.yard != own]
     rows = [row_of(node, instances.values()) for _, node in sorted(nodes.items())]
     if arguments.json:
-        emit({"nodes": rows, "left": left, "elsewhere": others})
+        print_json({"nodes": rows, "left": left, "elsewhere": others})
         return
     _print_nodes(rows)
     for departure in left:
-        say(f"\n{departure.node} left {format_age(departure.at)} ago.")
+        print_line(f"\n{departure.node} left {format_age(departure.at)} ago.")
     for other in others:
-        say(f"\nelsewhere: {other.node}, a yard at {other.nats_url} (modelyard {other.version}), not joined")
+        print_line(
+            f"\nelsewhere: {other.node}, a yard at {other.nats_url} (modelyard {other.version}), not joined"
+        )
 
 
 def row_of(node: Node, instances: Iterable[Instance]) -> dict[str, Any]:
@@ -122,4 +124,4 @@ async def _cordon(command: Cordon, sentence: str, yard: Client, arguments: argpa
     node = arguments.node
     await yard.cordon(node, command)
     done = {"node": node, "cordoned": command.cordoned, "drain": command.drain}
-    report(arguments, done, sentence.format(node))
+    print_result(arguments, done, sentence.format(node))

@@ -23,25 +23,25 @@ _NARROW_FIRST, _GAP = 12, 3
 _LINE_BYTES = 65536
 
 
-def emit(document: Any) -> None:
+def print_json(document: Any) -> None:
     """Print one JSON document on a line of its own."""
     print(msgspec.json.encode(document).decode(), flush=True)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line for people."""
     print(printable(text), flush=True)
 
 
-def report(arguments: argparse.Namespace, document: object, sentence: str) -> None:
+def print_result(arguments: argparse.Namespace, document: object, sentence: str) -> None:
     """Print a result: the document with `--json`, else the sentence."""
     if arguments.json:
-        emit(document)
+        print_json(document)
     else:
-        say(sentence)
+        print_line(sentence)
 
 
-def complain(sentence: str) -> None:
+def print_error(sentence: str) -> None:
     """Print an error for people."""
     sys.stdout.flush()
     print(f"yard: {printable(sentence)}", file=sys.stderr, flush=True)

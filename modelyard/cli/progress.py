@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from modelyard.cli.output import say, screen
+from modelyard.cli.output import print_line, screen
 from modelyard.text import format_clock, format_duration, format_size, printable
 from schemas.downloads import ENDED, Download
 
@@ -56,13 +56,13 @@ class ProgressLines:
         due = now - self._shown_at.get(key, now) >= _LINE_INTERVAL_S
         if download.state != self._states.get(key) or due:
             self._states[key], self._shown_at[key] = download.state, now
-            say(line(download))
+            print_line(line(download))
 
 
 def log(download: Download) -> None:
     """Print an update with its time, and the error of a failed download."""
     reason = f": {download.error.message}" if download.error else ""
-    say(f"{format_clock(time.time())}  {line(download)}{reason}")
+    print_line(f"{format_clock(time.time())}  {line(download)}{reason}")
 
 
 def can_redraw() -> bool:

@@ -9,7 +9,7 @@ from modelyard.cli.importing.changes import registry_changes
 from modelyard.cli.importing.foreign import read_foreign
 from modelyard.cli.importing.result import ImportResult
 from modelyard.cli.importing.toml import read_toml, write_toml
-from modelyard.cli.output import complain, confirm, emit, say
+from modelyard.cli.output import confirm, print_error, print_json, print_line
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import online
 from modelyard.client import Client
@@ -67,7 +67,7 @@ async def _export(yard: Client, arguments: argparse.Namespace) -> None:
     else:
         specs = [record.spec for record in await yard.registry.records()]
     if arguments.json:
-        emit([without_defaults(spec) for spec in specs])
+        print_json([without_defaults(spec) for spec in specs])
     else:
         # Unchanged: a file for `apply`, not a text for a terminal.
         sys.stdout.write(write_toml(specs))
@@ -92,7 +92,7 @@ def _report_refusals(result: ImportResult, *, skip: bool) -> None:
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
     for sentence in result.refused:
-        complain(sentence)
+        print_error(sentence)
     if result.refused and not skip:
         raise BadRequest(f"{len(result.refused)} of the models cannot be imported; --skip leaves them out.")
 
@@ -110,7 +110,7 @@ async def _change(yard: Client, specs: Sequence[ModelSpec], arguments: argparse.
     """Show the changes, have them checked, ask, and make them."""
     changes = registry_changes(await yard.registry.records(), specs, prune=arguments.prune)
     for line in () if arguments.json else changes.lines():
-        say(line)
+        print_line(line)
     count, done = len(changes), "would be "
     applied = await yard.registry.apply(changes.request(force=arguments.force, dry_run=True))
     if count and not arguments.dry_run:
@@ -118,8 +118,8 @@ async def _change(yard: Client, specs: Sequence[ModelSpec], arguments: argparse.
         applied = await yard.registry.apply(changes.request(force=arguments.force, dry_run=False))
         done = ""
     if arguments.json:
-        emit(applied)
+        print_json(applied)
     elif not count:
-        say("Nothing to change.")
+        print_line("Nothing to change.")
     else:
-        say(f"{len(applied.stored)} {done}stored, {len(applied.deleted)} {done}deleted.")
+        print_line(f"{len(applied.stored)} {done}stored, {len(applied.deleted)} {done}deleted.")

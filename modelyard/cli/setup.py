@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modelyard.cli.output import complain, emit, say, table
+from modelyard.cli.output import print_error, print_json, print_line, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import REFUSED, WRONG_COMMAND, WRONG_SETTING, local
 from modelyard.host import home
@@ -94,19 +94,19 @@ def _guarded(run: Callable[[], int]) -> int:
     try:
         return run()
     except (SettingsError, StartupError) as error:
-        complain(str(error))
+        print_error(str(error))
     except OSError as error:
-        complain(f"{error.filename} cannot be written: {error.strerror}.")
+        print_error(f"{error.filename} cannot be written: {error.strerror}.")
     return WRONG_SETTING
 
 
 def _up(arguments: argparse.Namespace) -> int:
     join: str | None = arguments.join
     if join and not join.startswith("nats://"):
-        complain(f"{join} is not a broker's URL; it looks like nats://host:4222.")
+        print_error(f"{join} is not a broker's URL; it looks like nats://host:4222.")
         return WRONG_COMMAND
     if join is not None and arguments.listen:
-        complain("A machine that joins has no broker of its own: give --join or --listen, not both.")
+        print_error("A machine that joins has no broker of its own: give --join or --listen, not both.")
         return WRONG_COMMAND
     return run_up(
         UpOptions(listen=arguments.listen, join=join is not None, url=join or None, gateway=arguments.gateway)
@@ -123,15 +123,15 @@ def _init(settings: Settings, arguments: argparse.Namespace) -> int:
         configuration(settings.credentials, store, host=arguments.nats_host, port=arguments.nats_port),
         encoding="utf-8",
     )
-    say(f"The broker's configuration is {config}.")
+    print_line(f"The broker's configuration is {config}.")
     keys = settings.credentials / API_KEYS
     if keys.exists() and keys.read_text().strip():
-        say(f"API keys are in {keys}.")
+        print_line(f"API keys are in {keys}.")
         return 0
     key = f"yard-{secrets.token_urlsafe(24)}"
     with os.fdopen(os.open(keys, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         file.write(key + "\n")
-    say(f"Your API key, also in {keys}: {key}")
+    print_line(f"Your API key, also in {keys}: {key}")
     return 0
 
 
@@ -143,33 +143,33 @@ def _invite(arguments: argparse.Namespace) -> int:
 
     joined = asyncio.run(wait())
     if joined is None:
-        complain("No machine joined; the invitation is no longer valid.")
+        print_error("No machine joined; the invitation is no longer valid.")
         return REFUSED
-    say(f"{joined} has joined.")
+    print_line(f"{joined} has joined.")
     return 0
 
 
 def _show_invitation(invitation: str) -> None:
-    say("On the other machine: yard up --join")
-    say("It asks for this invitation, which is valid for ten minutes and for one machine:\n")
-    say(invitation + "\n")
+    print_line("On the other machine: yard up --join")
+    print_line("It asks for this invitation, which is valid for ten minutes and for one machine:\n")
+    print_line(invitation + "\n")
 
 
 def _expel(settings: Settings, node: str) -> int:
     if not forget_member(settings.credentials, node):
-        complain(f"No machine {node} has joined the yard of this home.")
+        print_error(f"No machine {node} has joined the yard of this home.")
         return REFUSED
     # A broker that does not run reads the changed logins at its next start.
     with contextlib.suppress(BrokerMissing):
         reload(settings.credentials, home.broker_config(settings))
-    say(f"{node} cannot log in any more.")
+    print_line(f"{node} cannot log in any more.")
     return 0
 
 
 def _settings(*, as_json: bool) -> int:
     rows = settings_rows(load(), os.environ)
     if as_json:
-        emit(rows)
+        print_json(rows)
         return 0
     table(
         ("SETTING", "VALUE", "FROM", "DEFAULT", "MEANING"),
@@ -179,7 +179,7 @@ def _settings(*, as_json: bool) -> int:
         ],
     )
     for name in host_settings.unknown():
-        complain(f"there is no setting {name}; it is ignored.")
+        print_error(f"there is no setting {name}; it is ignored.")
     return 0
 
 

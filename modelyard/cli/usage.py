@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from modelyard.cli.arguments import Argument, add_fields, given_fields, parse_moment, read_record
-from modelyard.cli.output import emit, report, say, table
+from modelyard.cli.output import print_json, print_line, print_result, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
@@ -143,7 +143,7 @@ def _since(arguments: argparse.Namespace) -> dict[str, Any]:
 async def _usage(yard: Client, arguments: argparse.Namespace) -> None:
     if arguments.what == "rebuild":
         done = await yard.accounts.rebuild(read_record(arguments, RebuildUsage))
-        report(
+        print_result(
             arguments,
             done,
             f"Read {done.read:,} records, of which {done.added:,} were new; "
@@ -163,12 +163,12 @@ def show_report(arguments: argparse.Namespace, usage: UsageReport, query: UsageQ
     by, step = query.by, query.step is not None
     latency = usage.total.latency is not None
     if arguments.json:
-        emit(usage)
+        print_json(usage)
     elif arguments.csv:
         header = report_header(by, step=step, latency=latency)
         sys.stdout.write(write_csv([header, *report_rows(usage, by, step=step)]))
     elif not (shown := rows(usage, by, step=step)):
-        say("No requests were made in that time.")
+        print_line("No requests were made in that time.")
     else:
         groups = (*(["TIME"] if step else []), *(name.upper() for name in by)) or ("",)
         table((*groups, *_HEADER, *(_LATENCY_HEADER if latency else ())), shown)
@@ -205,7 +205,7 @@ async def _forecast(yard: Client, arguments: argparse.Namespace) -> None:
     so_far, expected, low, high = (
         f"{value:,.6g}" for value in (forecast.so_far, forecast.expected, forecast.low, forecast.high)
     )
-    report(
+    print_result(
         arguments,
         forecast,
         f"This {query.period}: {so_far} {query.unit} so far, about {expected} at its end, "
@@ -223,7 +223,7 @@ async def _records(yard: Client, arguments: argparse.Namespace) -> None:
         if arguments.csv:
             sys.stdout.write(write_csv([record_row(record, currency)]))
         else:
-            emit(record)
+            print_json(record)
 
 
 async def _save_report(yard: Client, arguments: argparse.Namespace) -> None:
@@ -234,12 +234,12 @@ async def _save_report(yard: Client, arguments: argparse.Namespace) -> None:
         )
     )
     name = stored.report
-    report(arguments, stored, f"The report {name} is stored; `yard report run {name}` runs it.")
+    print_result(arguments, stored, f"The report {name} is stored; `yard report run {name}` runs it.")
 
 
 def _show_reports(answer: ReportList) -> None:
     if not answer.reports:
-        say("There are no reports. `yard report save` stores one.")
+        print_line("There are no reports. `yard report save` stores one.")
         return
     rows = [
         (
@@ -264,10 +264,10 @@ async def _storage(yard: Client, arguments: argparse.Namespace) -> None:
             raise BadRequest("Name the model whose usage to delete: yard storage rm MODEL.")
         removed = await yard.accounts.remove_usage(model=arguments.model)
         sentence = f"The usage of {removed.model} is deleted: {removed.requests:,} records."
-        report(arguments, removed, sentence)
+        print_result(arguments, removed, sentence)
     elif arguments.what == "vacuum":
         done = await yard.accounts.vacuum()
-        report(
+        print_result(
             arguments,
             done,
             f"{format_size(done.before_bytes)} before, {format_size(done.after_bytes)} now; "
@@ -280,13 +280,15 @@ async def _storage(yard: Client, arguments: argparse.Namespace) -> None:
 def _show_storage(stored: StorageReport, arguments: argparse.Namespace) -> None:
     orphans = [model for model in stored.models if model.orphan]
     if arguments.json:
-        emit(orphans if arguments.what == "orphans" else stored)
+        print_json(orphans if arguments.what == "orphans" else stored)
     elif arguments.what != "orphans":
         _show_stores(stored)
         if orphans:
-            say(f"Usage of {len(orphans)} models outside the registry is stored; see `yard storage orphans`.")
+            print_line(
+                f"Usage of {len(orphans)} models outside the registry is stored; see `yard storage orphans`."
+            )
     elif not orphans:
-        say("Every model with stored usage is in the registry.")
+        print_line("Every model with stored usage is in the registry.")
     else:
         rows = [
             (
@@ -300,14 +302,16 @@ def _show_storage(stored: StorageReport, arguments: argparse.Namespace) -> None:
 
 def _show_stores(stored: StorageReport) -> None:
     database = stored.database
-    say(
+    print_line(
         f"{database.path} takes {format_size(database.bytes)}, {format_size(database.free_bytes)} of it free."
     )
     header = ("STORE", "KIND", ">MESSAGES", ">SIZE", ">OLDEST", ">AT MOST", ">FOR")
     table(header, [_store_row(store) for store in stored.stores])
     for disk in stored.disks:
         when = "does not fill up" if disk.days is None else f"is full in about {disk.days:.0f} days"
-        say(f"{disk.node}: the disk of {disk.disk} has {format_size(disk.free_bytes)} free and {when}.")
+        print_line(
+            f"{disk.node}: the disk of {disk.disk} has {format_size(disk.free_bytes)} free and {when}."
+        )
 
 
 def _store_row(store: StoreStats) -> tuple[str, ...]:

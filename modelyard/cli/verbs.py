@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from modelyard.bus import logs
 from modelyard.cli.arguments import Argument, add_fields, read_record
-from modelyard.cli.output import complain, emit, say
+from modelyard.cli.output import print_error, print_json, print_line
 from modelyard.cli.parser import VerbParser
 from modelyard.client import Client
 from modelyard.host.settings import Settings, SettingsError, load
@@ -59,9 +59,9 @@ def command(
     async def work(yard: Client, arguments: argparse.Namespace) -> None:
         reply = await yard.call(command, read_record(arguments, command.payload))
         if arguments.json:
-            emit(document(reply))
+            print_json(document(reply))
         elif isinstance(show, str):
-            say(show.format(reply))
+            print_line(show.format(reply))
         else:
             show(reply)
 
@@ -73,7 +73,7 @@ def _run(work: Work, arguments: argparse.Namespace) -> int:
     try:
         settings = load()
     except SettingsError as error:
-        complain(str(error))
+        print_error(str(error))
         return WRONG_SETTING
     logs.quiet(settings.log_level)
     try:
@@ -91,7 +91,7 @@ async def _connect(work: Work, arguments: argparse.Namespace, settings: Settings
 def _report_error(error: YardError, *, as_json: bool) -> int:
     unreachable = isinstance(error, BrokerUnavailable | ServiceUnavailable)
     hint = " Is the yard up? `yard up` starts it." if unreachable and "yard up" not in error.message else ""
-    complain(error.message + hint)
+    print_error(error.message + hint)
     if as_json:
         print(error.encode().decode())
     return UNREACHABLE if unreachable else REFUSED

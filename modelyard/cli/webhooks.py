@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from modelyard.cli.arguments import Argument, add_fields, given_fields
-from modelyard.cli.output import complain, emit, report, say, table
+from modelyard.cli.output import print_error, print_json, print_line, print_result, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import REFUSED, command, local, online
 from modelyard.client import Client
@@ -89,7 +89,7 @@ def _filter(arguments: argparse.Namespace) -> WebhookFilter:
 
 def _show_hooks(reply: WebhookList) -> None:
     if not reply.webhooks:
-        say("There are no webhooks. `yard webhook add NAME URL` makes one.")
+        print_line("There are no webhooks. `yard webhook add NAME URL` makes one.")
         return
     rows = [
         (
@@ -102,7 +102,7 @@ def _show_hooks(reply: WebhookList) -> None:
     for record in reply.webhooks:
         for dead in record.state.dead:
             what = f"{dead.event} {dead.id} ({format_clock(dead.at)})"
-            say(f"\n{record.webhook.name} never received {what}: {dead.error}")
+            print_line(f"\n{record.webhook.name} never received {what}: {dead.error}")
 
 
 def _selection(record: WebhookRecord) -> str:
@@ -126,19 +126,19 @@ async def _add(yard: Client, arguments: argparse.Namespace) -> None:
         raise BadRequest(f"{error}.") from error
     stored = await yard.alerting.put_webhook(webhook)
     if arguments.json:
-        emit(stored)
+        print_json(stored)
         return
     name = stored.webhook.name
-    say(f"{stored.webhook.target} is notified by {name} from now on. Try it: yard webhook test {name}")
+    print_line(f"{stored.webhook.target} is notified by {name} from now on. Try it: yard webhook test {name}")
     if stored.secret is not None:
-        say(f"Its secret, shown this once: {stored.secret}")
+        print_line(f"Its secret, shown this once: {stored.secret}")
 
 
 async def _test(yard: Client, arguments: argparse.Namespace) -> None:
     tested = await yard.alerting.test_webhook(name=arguments.name)
     if not tested.delivered:
         raise WebhookRefused(f"{arguments.name} did not take it: {tested.error}")
-    report(arguments, tested, f"{arguments.name} took it.")
+    print_result(arguments, tested, f"{arguments.name} took it.")
 
 
 async def _remove(yard: Client, arguments: argparse.Namespace) -> None:
@@ -146,7 +146,7 @@ async def _remove(yard: Client, arguments: argparse.Namespace) -> None:
         removed: object = {"name": arguments.name}
     else:
         removed = await yard.alerting.delete_webhook(name=arguments.name)
-    report(arguments, removed, f"{arguments.name} is told nothing more.")
+    print_result(arguments, removed, f"{arguments.name} is told nothing more.")
 
 
 def _remove_program(name: str) -> bool:
@@ -166,13 +166,13 @@ def _exec(arguments: argparse.Namespace) -> int:
     try:
         settings = load()
         if read_membership(settings) is not None:
-            complain("This machine joined another's yard; programs are notified on the first machine.")
+            print_error("This machine joined another's yard; programs are notified on the first machine.")
             return REFUSED
         hook = CommandHook(name=arguments.name, argv=tuple(arguments.argv), wanted=_filter(arguments))
         others = [other for other in read_hooks(settings) if other.name != hook.name]
         write_hooks(settings, [*others, hook])
     except (SettingsError, BadFile, ValueError, OSError, YardError) as error:
-        complain(f"{error}")
+        print_error(f"{error}")
         return REFUSED
-    say(f"{hook.name} runs {hook.argv[0]} from now on. Try it: yard webhook test {hook.name}")
+    print_line(f"{hook.name} runs {hook.argv[0]} from now on. Try it: yard webhook test {hook.name}")
     return 0
