@@ -1,8 +1,8 @@
-"""A small HTTP server in the place of a model server: `PORT NAME N_CTX`. Says what it was started with.
+"""A stub of a model server: `PORT NAME N_CTX`. Its chat answers contain its arguments.
 
-It answers `/ready` with 503 once and with 200 from then on. Of other paths it has the chat's alone.
-It starts a process of its own that holds its output open. Where the folder STANDIN_LOSES has two pipes,
-it tells its port through one, waits for a word in the other, and ends as if somebody had been faster.
+`/ready` answers 503 once and 200 from then on. It starts a child process that holds its output open. If the
+folder STANDIN_LOSES has two pipes, it writes its port to one, waits for the other, and exits as if another
+program had taken the port.
 """
 
 import json
@@ -12,15 +12,13 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-asked = []
+requests = []
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Streams one sentence."""
-
     def do_GET(self) -> None:
-        asked.append(self.path)
-        self.send_response(404 if self.path != "/ready" else 503 if len(asked) == 1 else 200)
+        requests.append(self.path)
+        self.send_response(404 if self.path != "/ready" else 503 if len(requests) == 1 else 200)
         self.end_headers()
 
     def do_POST(self) -> None:
@@ -31,8 +29,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        said = f"{sys.argv[2]} {sys.argv[3]} [{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}]"
-        delta = {"role": "assistant", "content": said}
+        text = f"{sys.argv[2]} {sys.argv[3]} [{os.environ.get('CUDA_VISIBLE_DEVICES', 'all')}]"
+        delta = {"role": "assistant", "content": text}
         for chunk in (
             {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
             {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
@@ -43,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def lose_port(folder: Path, port: int) -> None:
-    """Once: the pipe is taken away before anybody can start us again."""
+    """The test removes the pipe, so this happens once."""
     (folder / "port").write_text(str(port))
     (folder / "taken").read_text()
     sys.exit("address already in use")

@@ -1,7 +1,7 @@
-"""A Hugging Face hub on the loopback interface for tests, with switches for everything that goes wrong.
+"""A Hugging Face hub on the loopback interface for tests, with faults to inject.
 
-It speaks what huggingface_hub 2.4 and a plain HTTP client need. Large files come and go through a second
-server (`hub.cdn_url`) where a fault says so; it is another origin, as in the real hub.
+It implements what huggingface_hub 2.4 and a plain HTTP client need. Files are redirected to a second server
+(`hub.cdn_url`) by a fault; it is another origin, as in the real hub.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from tests.hub_files import (
     tree_entry,
 )
 
-__all__ = ["ALWAYS", "About", "Faults", "Hub", "HubFile", "HubRepo", "Seen"]
+__all__ = ["ALWAYS", "About", "Faults", "Hub", "HubFile", "HubRepo", "HubRequest"]
 
 DEADLINE_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class HubRequest:
     """A request as it arrived."""
 
     method: str
@@ -52,7 +52,7 @@ class Hub:
         self.url = ""
         self.cdn_url = ""
         self.repos: dict[str, HubRepo] = {}
-        self.seen: list[Seen] = []
+        self.seen: list[HubRequest] = []
         self.api_statuses: list[int] = []  # answered first to API requests, one each
         self.api_retry_after: str | None = None  # sent along with those
         self._changed = asyncio.Event()
@@ -103,7 +103,7 @@ class Hub:
         return self.repos[name].files[path]
 
     async def wait_until(self, condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
-        """Wait for a condition over the counters; checked whenever one of them moves."""
+        """Wait for a condition on the counters, checked at each request and chunk."""
         async with asyncio.timeout(deadline_s):
             while not condition():
                 self._changed.clear()
@@ -125,7 +125,7 @@ class Hub:
     async def _handle(self, request: web.Request, server: str) -> web.StreamResponse:
         headers = request.headers
         self.seen.append(
-            Seen(
+            HubRequest(
                 method=request.method,
                 server=server,
                 path=request.path_qs,
@@ -214,29 +214,29 @@ class Hub:
     async def _send_file(
         self, request: web.Request, file: HubFile, headers: dict[str, str]
     ) -> web.StreamResponse:
-        wanted = _wanted(request, file)
-        start, end = wanted or (0, file.size_bytes)
-        if wanted and start >= file.size_bytes:
+        requested = _requested_range(request, file)
+        start, end = requested or (0, file.size_bytes)
+        if requested and start >= file.size_bytes:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{file.size_bytes}"})
         faults = file.faults
-        response = web.StreamResponse(status=206 if wanted else 200, headers=headers)
-        if wanted:
-            said = faults.content_range or f"bytes {start}-{end - 1}/{file.size_bytes}"
-            response.headers["Content-Range"] = said
+        response = web.StreamResponse(status=206 if requested else 200, headers=headers)
+        if requested:
+            content_range = faults.content_range or f"bytes {start}-{end - 1}/{file.size_bytes}"
+            response.headers["Content-Range"] = content_range
         response.content_length = faults.content_length or end - start + len(faults.extra_bytes)
         await response.prepare(request)
         cut_at = self._cut_at(file)
         sent_bytes = 0
         for chunk in body_chunks(file, start, end):
-            room = chunk if cut_at is None else chunk[: cut_at - sent_bytes]
-            await response.write(room)
-            sent_bytes += len(room)
-            file.bytes_sent += len(room)
+            part = chunk if cut_at is None else chunk[: cut_at - sent_bytes]
+            await response.write(part)
+            sent_bytes += len(part)
+            file.bytes_sent += len(part)
             self._changed.set()
             if sent_bytes == cut_at:
                 return _cut(request, response)
             if file.faults.bytes_per_s:
-                await asyncio.sleep(len(room) / file.faults.bytes_per_s)
+                await asyncio.sleep(len(part) / file.faults.bytes_per_s)
         await response.write_eof()
         return response
 
@@ -249,22 +249,22 @@ class Hub:
 
 
 def _etag(file: HubFile) -> str:
-    own = f'"{file.sha256 if file.lfs else file.blob_sha1}"'
-    return own if file.faults.etag is None else file.faults.etag
+    default = f'"{file.sha256 if file.lfs else file.blob_sha1}"'
+    return default if file.faults.etag is None else file.faults.etag
 
 
-def _wanted(request: web.Request, file: HubFile) -> tuple[int, int] | None:
-    """The bytes asked for; None for all, which an If-Range that names another ETag asks for too."""
-    wanted, etag = request.headers.get("Range"), _etag(file)
-    if wanted is None or file.faults.ignore_range or request.headers.get("If-Range", etag) != etag:
+def _requested_range(request: web.Request, file: HubFile) -> tuple[int, int] | None:
+    """The requested bytes; None for all, also where If-Range names another ETag."""
+    requested, etag = request.headers.get("Range"), _etag(file)
+    if requested is None or file.faults.ignore_range or request.headers.get("If-Range", etag) != etag:
         return None
-    first, _, last = wanted.removeprefix("bytes=").partition("-")
-    to_the_end = not last or file.faults.ignore_range_end
-    return int(first), file.size_bytes if to_the_end else min(int(last) + 1, file.size_bytes)
+    first, _, last = requested.removeprefix("bytes=").partition("-")
+    to_end = not last or file.faults.ignore_range_end
+    return int(first), file.size_bytes if to_end else min(int(last) + 1, file.size_bytes)
 
 
 def _cut(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """Close without the rest; what was written still reaches the client."""
+    """Close the connection; what was written still reaches the client."""
     if request.transport is not None:
         request.transport.close()
     return response

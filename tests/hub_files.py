@@ -1,4 +1,4 @@
-"""The repositories of the test hub: their files, counters, faults, and how the hub's API lists them."""
+"""The repositories of the test hub: files, counters, faults, and their form in the hub's API."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +11,7 @@ ALWAYS = 1_000_000
 
 @dataclass(kw_only=True)
 class Faults:
-    """What goes wrong with one file; `*_times` count down, ALWAYS never reaches zero."""
+    """Faults of one file; `*_times` count down, ALWAYS never reaches zero."""
 
     cut_after_bytes: int | None = None  # of each answer's body
     cut_times: int = ALWAYS
@@ -24,7 +24,7 @@ class Faults:
     ignore_range_end: bool = False  # answers 206 with the rest of the file
     etag: str | None = None  # "" for none at all
     content_range: str | None = None  # sent instead of the right one
-    content_length: int | None = None  # said instead of the right one
+    content_length: int | None = None  # sent instead of the right one
     extra_headers: dict[str, str] = field(default_factory=dict)
     extra_bytes: bytes = b""  # after the end of the file
 
@@ -38,7 +38,7 @@ class HubFile:
     lfs: bool
     size_bytes: int
     sha256: str
-    blob_sha1: str  # git's own name of a file outside LFS
+    blob_sha1: str  # git's hash of a file outside LFS
     faults: Faults = field(default_factory=Faults)
     requests: int = 0
     bytes_sent: int = 0
@@ -48,7 +48,7 @@ class HubFile:
 
 @dataclass(kw_only=True)
 class About:
-    """What the hub tells of a repository beside its files."""
+    """Metadata of a repository beside its files."""
 
     tags: tuple[str, ...] = ("gguf",)
     task: str | None = None
@@ -76,17 +76,17 @@ class HubRepo:
 
 
 def body_chunks(file: HubFile, start: int, end: int) -> Iterator[bytes]:
-    """What the hub sends of the bytes from start to end, faults included."""
-    spoil = file.faults.corrupt_times > 0
-    file.faults.corrupt_times -= spoil
-    left_bytes = end - start
+    """The bytes that the hub sends for a range, with faults."""
+    corrupt = file.faults.corrupt_times > 0
+    file.faults.corrupt_times -= corrupt
+    rest_bytes = end - start
     for chunk in _read(file.content, start):
-        if left_bytes <= 0:
+        if rest_bytes <= 0:
             break
-        part = chunk[:left_bytes]
-        left_bytes -= len(part)
-        yield bytes([part[0] ^ 0xFF]) + part[1:] if spoil else part
-        spoil = False
+        part = chunk[:rest_bytes]
+        rest_bytes -= len(part)
+        yield bytes([part[0] ^ 0xFF]) + part[1:] if corrupt else part
+        corrupt = False
     if file.faults.extra_bytes:
         yield file.faults.extra_bytes
 
@@ -136,7 +136,7 @@ def tree_entry(file: HubFile) -> dict[str, object]:
 
 
 def model_info(repo: HubRepo, *, blobs: bool) -> dict[str, object]:
-    """The answer to `/api/models/ID`; sizes and hashes only with blobs."""
+    """The response to `/api/models/ID`; sizes and hashes only with blobs."""
     siblings: list[dict[str, object]] = []
     for file in repo.files.values():
         sibling: dict[str, object] = {"rfilename": file.path}
@@ -146,23 +146,23 @@ def model_info(repo: HubRepo, *, blobs: bool) -> dict[str, object]:
     return {"id": repo.name, "sha": repo.sha, "siblings": siblings} | _about(repo)
 
 
-def search(repos: Iterable[HubRepo], asked: Mapping[str, str]) -> list[dict[str, object]]:
-    """The answer to `/api/models?search=…`, as the real hub filters and sorts."""
-    found = [repo for repo in repos if not repo.private and _is_found(repo, asked)]
-    key = asked.get("sort", "trendingScore")
-    found.sort(key=lambda repo: str(_about(repo)[key]).rjust(20), reverse=True)
-    return [{"id": repo.name} | _about(repo) for repo in found[: int(asked.get("limit", 1000))]]
+def search(repos: Iterable[HubRepo], query: Mapping[str, str]) -> list[dict[str, object]]:
+    """The response to `/api/models?search=…`, filtered and sorted like the real hub's."""
+    matches = [repo for repo in repos if not repo.private and _is_match(repo, query)]
+    key = query.get("sort", "trendingScore")
+    matches.sort(key=lambda repo: str(_about(repo)[key]).rjust(20), reverse=True)
+    return [{"id": repo.name} | _about(repo) for repo in matches[: int(query.get("limit", 1000))]]
 
 
-def _is_found(repo: HubRepo, asked: Mapping[str, str]) -> bool:
+def _is_match(repo: HubRepo, query: Mapping[str, str]) -> bool:
     about, size = repo.about, repo.about.n_params
-    low, high = _sizes(asked.get("num_parameters", ""))
+    low, high = _sizes(query.get("num_parameters", ""))
     return (
-        asked.get("search", "").lower() in repo.name.lower()
-        and asked.get("author", repo.name.partition("/")[0]) == repo.name.partition("/")[0]
-        and asked.get("filter", about.tags[0]) in about.tags
-        and asked.get("pipeline_tag", about.task) == about.task
-        and ("num_parameters" not in asked or (size is not None and low <= size <= high))
+        query.get("search", "").lower() in repo.name.lower()
+        and query.get("author", repo.name.partition("/")[0]) == repo.name.partition("/")[0]
+        and query.get("filter", about.tags[0]) in about.tags
+        and query.get("pipeline_tag", about.task) == about.task
+        and ("num_parameters" not in query or (size is not None and low <= size <= high))
     )
 
 

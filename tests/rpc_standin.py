@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A program in place of llama.cpp's RPC server: answers HELLO, and otherwise gives back what it is sent."""
+"""A stub of llama.cpp's RPC server: answers HELLO, and echoes everything else."""
 
 import socketserver
 import sys

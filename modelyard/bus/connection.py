@@ -14,7 +14,6 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 
-from modelyard import flow_control
 from modelyard.bus import audit, logs
 from modelyard.bus.outbox import Message, Outbox
 from modelyard.host import credentials
@@ -33,7 +32,6 @@ from schemas.errors import (
 from schemas.subject import Command, Subject
 
 log = logs.get(__name__)
-flow_control.install()
 T = TypeVar("T")
 R = TypeVar("R")
 

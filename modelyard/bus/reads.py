@@ -14,7 +14,8 @@ from nats.aio.subscription import Subscription
 from nats.js import api
 
 from modelyard.bus import logs
-from modelyard.bus.connection import Bus
+from modelyard.bus.connection import RETRY_PAUSE_S, Bus
+from modelyard.bus.consumer import ConsumerLost, ordered_consumer
 from modelyard.bus.records import BY_HEADER
 from schemas import buckets, streams
 from schemas.buckets import Bucket
@@ -169,17 +170,24 @@ async def stored_messages(
 ) -> AsyncGenerator[Msg, None]:
     """As `replay`, for any subjects of one stream, undecoded. `after`: start behind this sequence."""
     config = _config(since) if after is None else _config_after(after)
-    sub = await bus.js.subscribe(filter_subject, stream=stream.name, ordered_consumer=True, config=config)
-    try:
-        info = await sub.consumer_info()
-        left = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
-        while follow or left:
-            msg = await sub.next_msg(timeout=None)
-            left -= 1
-            yield msg
-    finally:
-        if bus.connected:
-            await sub.unsubscribe()
+    last, left = after, None
+    while True:
+        try:
+            async with ordered_consumer(bus, stream.name, filter_subject, config) as consumer:
+                left = consumer.pending if left is None else min(left, consumer.pending)
+                while follow or left > 0:
+                    msg = await consumer.next()
+                    left, last = left - 1, msg.metadata.sequence.stream
+                    yield msg
+                return
+        except ConsumerLost as error:
+            log.info("consumer_lost", stream=stream.name, error=str(error))
+        except (TimeoutError, nats.errors.Error, nats.js.errors.Error):
+            # Once begun, it continues where it was when the broker is back.
+            if left is None or bus.nc.is_closed:
+                raise
+            await asyncio.sleep(RETRY_PAUSE_S)
+        config = config if last is None else _config_after(last)
 
 
 def _config(since: float | None) -> api.ConsumerConfig:

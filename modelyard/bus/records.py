@@ -8,11 +8,13 @@ from typing import Generic, NamedTuple, TypeVar
 import msgspec
 import nats.errors
 import nats.js.errors
-from nats.js.kv import KeyValue
+from nats.aio.msg import Msg
+from nats.js import api
 
 from modelyard.bus import audit, logs
 from modelyard.bus.connection import RETRY_PAUSE_S, Bus
-from modelyard.bus.tasks import Tasks, cancel
+from modelyard.bus.consumer import ConsumerLost, OrderedConsumer, ordered_consumer
+from modelyard.bus.tasks import Tasks, first_of
 from schemas.buckets import Bucket
 from schemas.errors import BrokerUnavailable, Conflict
 
@@ -147,52 +149,49 @@ class BucketCache(Generic[V]):
             self._rebuild.clear()
             try:
                 await self._follow_until_rebuild()
-            except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+            except (ConsumerLost, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
                 log.warning("bucket_watch_failed", bucket=self._bucket.name, error=str(error))
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _follow_until_rebuild(self) -> None:
-        kv = await self._bus.js.key_value(self._bucket.name)
-        watcher = await kv.watchall()
-        rebuild = asyncio.create_task(self._rebuild.wait())
-        following = asyncio.create_task(self._pump(watcher))
-        try:
-            done, _ = await asyncio.wait({rebuild, following}, return_when=asyncio.FIRST_COMPLETED)
-            if following in done:
-                following.result()
-        finally:
-            await cancel(rebuild, following)
-            if self._bus.connected:
-                await watcher.stop()  # type: ignore[no-untyped-call]
+        config = api.ConsumerConfig(deliver_policy=api.DeliverPolicy.LAST_PER_SUBJECT)
+        async with ordered_consumer(
+            self._bus, self._bucket.stream, self._bucket.subject(">"), config
+        ) as consumer:
+            await first_of(self._rebuild.wait(), self._follow(consumer))
 
-    async def _pump(self, watcher: KeyValue.KeyWatcher) -> None:
-        seen: set[str] = set()
-        complete = False
-        async for entry in watcher:
-            if entry is None:
-                complete = True
-                for key in set(self.values) - seen:
-                    self._remove(key)
-                self._synced.set()
-            else:
-                self._apply(entry)
-                if not complete:
-                    seen.add(entry.key)
+    async def _follow(self, consumer: OrderedConsumer) -> None:
+        seen, complete = set[str](), not consumer.pending
+        if complete:
+            self._finish_snapshot(seen)
+        while True:
+            msg = await consumer.next()
+            key = self._apply(msg)
+            if not complete:
+                seen.add(key)
+                if complete := not msg.metadata.num_pending:
+                    self._finish_snapshot(seen)
 
-    def _apply(self, entry: KeyValue.Entry) -> None:
-        if entry.operation is not None or not entry.value:
-            self._remove(entry.key)
-            return
-        if self.revisions.get(entry.key) == entry.revision:
-            return
-        try:
-            value = self._bucket.decode(entry.value)
-        except msgspec.DecodeError as error:
-            log.warning("value_undecodable", bucket=self._bucket.name, key=entry.key, error=str(error))
-            return
-        self.values[entry.key] = value
-        self.revisions[entry.key] = entry.revision or 0
-        self._notify(entry.key, value)
+    def _finish_snapshot(self, seen: set[str]) -> None:
+        for key in set(self.values) - seen:
+            self._remove(key)
+        self._synced.set()
+
+    def _apply(self, msg: Msg) -> str:
+        """Take one message over; its key. What was deleted or has expired comes without a value."""
+        key, revision = msg.subject.removeprefix(self._bucket.subject("")), msg.metadata.sequence.stream
+        if not msg.data:
+            self._remove(key)
+        elif self.revisions.get(key) != revision:
+            try:
+                value = self._bucket.decode(msg.data)
+            except msgspec.DecodeError as error:
+                log.warning("value_undecodable", bucket=self._bucket.name, key=key, error=str(error))
+                return key
+            self.values[key] = value
+            self.revisions[key] = revision
+            self._notify(key, value)
+        return key
 
     def _remove(self, key: str) -> None:
         self.revisions.pop(key, None)

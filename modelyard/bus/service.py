@@ -12,7 +12,7 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.ensure import ensure_all
 from modelyard.bus.log_publisher import LogPublisher
-from modelyard.bus.tasks import Tasks
+from modelyard.bus.tasks import Tasks, first_of
 from modelyard.host.home import AlreadyRunning, broker_url, lock
 from modelyard.host.processes import EXIT_CONFIG, die_with_parent
 from modelyard.host.settings import Settings, SettingsError, load
@@ -84,10 +84,7 @@ async def _serve(role: Role, main: ServiceMain, settings: Settings, publisher: L
             tasks.spawn(publisher.run(bus, role), "log")
             await main(bus, settings, tasks)
             log.info("service_ready", service=role)
-            closed = asyncio.ensure_future(bus.closed.wait())
-            await asyncio.wait(
-                {closed, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED
-            )
+            await first_of(bus.closed.wait(), stop.wait())
     except YardError as error:
         log.error("service_failed", service=role, error=error.message)  # noqa: TRY400 - a sentence, no traceback
         return 1

@@ -9,7 +9,9 @@ import msgspec
 from nats.aio.msg import Msg
 
 from modelyard.bus.connection import Bus, raise_error
-from modelyard.client.sse import DONE, Events, cut_short, delta
+from modelyard.openai.chunks import DONE, chunk_text
+from modelyard.openai.errors import incomplete_answer
+from modelyard.openai.sse import EventParser
 from schemas import subjects
 from schemas.base import new_id
 from schemas.errors import BrokerUnavailable, DeadlineExceeded, ServiceUnavailable
@@ -18,14 +20,17 @@ from schemas.requests import REQUEST_HEADER
 
 async def chat(bus: Bus, body: dict[str, Any], *, timeout_s: float) -> AsyncGenerator[str, None]:
     """The text of the answer to `body`, piece by piece."""
-    events, data = Events(), b""
+    parser, data = EventParser(), b""
     async with aclosing(_answer(bus, msgspec.json.encode(body), timeout_s)) as pieces:
         async for piece in pieces:
-            for data in events.feed(piece):
-                if text := delta(data):
+            for event in parser.feed(piece):
+                if event.data is None:
+                    continue
+                data = event.data
+                if text := chunk_text(data):
                     yield text
     if data != DONE:
-        raise cut_short(events.rest)
+        raise incomplete_answer(parser.rest)
 
 
 async def _answer(bus: Bus, body: bytes, timeout_s: float) -> AsyncGenerator[bytes, None]:

@@ -9,16 +9,16 @@ from modelyard.bus.connection import Bus
 from modelyard.client import logs
 from modelyard.client.chat import chat
 from modelyard.client.commands import (
-    AccountCommands,
-    AlertCommands,
+    AccountClient,
+    AlertClient,
     BucketMethod,
     CommandGroup,
-    HubCommands,
-    RegistryCommands,
+    HubClient,
+    RegistryClient,
 )
-from modelyard.client.downloads import DownloadCommands
+from modelyard.client.downloads import DownloadClient
 from modelyard.client.events import Event, audit_records, events
-from modelyard.client.library import LibraryCommands
+from modelyard.client.library import LibraryClient
 from modelyard.client.start import follow_start
 from modelyard.host.home import broker_url
 from modelyard.host.settings import Settings, load
@@ -65,12 +65,12 @@ class Client(CommandGroup):
 
     def __init__(self, bus: Bus) -> None:
         super().__init__(bus)
-        self.registry = RegistryCommands(bus)
-        self.download_queue = DownloadCommands(bus)
-        self.alerting = AlertCommands(bus)
-        self.hub = HubCommands(bus)
-        self.accounts = AccountCommands(bus)
-        self.library = LibraryCommands(bus)
+        self.registry = RegistryClient(bus)
+        self.download_queue = DownloadClient(bus)
+        self.alerting = AlertClient(bus)
+        self.hub = HubClient(bus)
+        self.accounts = AccountClient(bus)
+        self.library = LibraryClient(bus)
 
     @classmethod
     @asynccontextmanager

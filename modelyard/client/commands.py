@@ -96,7 +96,7 @@ class BucketMethod(Generic[V]):
         return lambda: read_bucket(group.bus, self._bucket)
 
 
-class RegistryCommands(CommandGroup):
+class RegistryClient(CommandGroup):
     """Models. With a `revision`, a change is refused if the model has another one by now."""
 
     get = CommandMethod(subjects.MODEL_GET, ModelRef)
@@ -121,7 +121,7 @@ def put_model(spec: ModelSpec, revision: int | None = None) -> PutModel:
     return PutModel(**msgspec.structs.asdict(spec), revision=revision)
 
 
-class HubCommands(CommandGroup):
+class HubClient(CommandGroup):
     """The hub, and models made of files in a store."""
 
     offer = CommandMethod(subjects.HUB_OFFER, AskOffer)
@@ -132,7 +132,7 @@ class HubCommands(CommandGroup):
         return (await self.bus.call(subjects.HUB_SEARCH, query)).models
 
 
-class AlertCommands(CommandGroup):
+class AlertClient(CommandGroup):
     """Alert rules, silences and webhooks."""
 
     alerts = CommandMethod(subjects.ALERT_LIST, ListAlerts)
@@ -151,7 +151,7 @@ class AlertCommands(CommandGroup):
         return (await self.bus.call(subjects.WEBHOOK_LIST, ListWebhooks())).webhooks
 
 
-class AccountCommands(CommandGroup):
+class AccountClient(CommandGroup):
     """Usage, prices, budgets, reports and storage."""
 
     usage = CommandMethod(subjects.USAGE_QUERY, UsageQuery)

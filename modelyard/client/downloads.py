@@ -29,7 +29,7 @@ _Updates = asyncio.Queue[Download | None]
 """None: read the bucket."""
 
 
-class DownloadCommands(CommandGroup):
+class DownloadClient(CommandGroup):
     """The queue. A download is named by its id."""
 
     start = CommandMethod(subjects.DOWNLOAD_START, StartDownload)

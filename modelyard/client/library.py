@@ -31,7 +31,7 @@ _SILENCE_S = 3.0
 """After this long without an update of a job its record is read: progress, and even an event, may be lost."""
 
 
-class LibraryCommands(CommandGroup):
+class LibraryClient(CommandGroup):
     """Entries, trash and jobs. An entry is named by its key, `node.store.entry`."""
 
     show = CommandMethod(subjects.LIBRARY_SHOW, LibraryRef)

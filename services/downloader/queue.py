@@ -1,100 +1,120 @@
-"""The queue of one machine's downloads, decided: who begins next, who joins whom, who gets how much."""
+"""The queue of this node's downloads: starts and stops their runs and divides the bandwidth among them."""
 
-from collections.abc import Collection, Iterable
+import asyncio
+from collections.abc import Callable
 
+from modelyard.bus.tasks import Tasks, cancel
+from modelyard.host.settings import Settings
 from schemas.downloads import ENDED, Download, DownloadState
-from schemas.hub import Choice
-from services.downloader.reference import Reference, parse_reference
-from services.downloader.selection.quants import normal_quant
+from services.downloader import queue_rules
+from services.downloader.download_run import IDLE_FIGURES, DownloadRun
+from services.downloader.peers.client import PeerClient
+from services.downloader.records import DownloadRecords
+from services.downloader.registering.registrar import Registrar
+from services.downloader.worker.messages import Go
 
-_MAIN = "main"
-ALL = Choice()
-"""What a reference means where nothing else is said."""
-
-
-def waiting(downloads: Iterable[Download]) -> list[Download]:
-    """Those that wait for their turn, the next one first."""
-    queued = [each for each in downloads if each.state is DownloadState.QUEUED]
-    return sorted(queued, key=lambda each: (each.order, each.created_at))
+_S = DownloadState
 
 
-def next_up(downloads: Collection[Download], running: Collection[Download], at_once: int) -> Download | None:
-    """Who begins now; of one repository never two at a time, for they may share files."""
-    if len(running) >= at_once:
-        return None
-    busy = {folder_of(each) for each in running}
-    ids = {each.download for each in running}
-    free = (each for each in waiting(downloads) if each.download not in ids and folder_of(each) not in busy)
-    return next(free, None)
+class RunQueue:
+    """Runs as many downloads as the settings allow."""
 
+    def __init__(
+        self,
+        tasks: Tasks,
+        settings: Settings,
+        records: DownloadRecords,
+        *,
+        registrar: Registrar,
+        peers: PeerClient,
+        on_files: Callable[[], None],
+    ) -> None:
+        """`on_files` is called when files have been fetched."""
+        self._tasks = tasks
+        self._settings = settings
+        self._records = records
+        self._registrar = registrar
+        self._peers = peers
+        self._on_files = on_files
+        self._runs: dict[str, DownloadRun] = {}
+        self._run_tasks: dict[str, asyncio.Task[None]] = {}
+        self._stopping: set[str] = set()
+        """Must not be started again before their new state is set."""
 
-def folder_of(download: Download) -> str:
-    """Where its files go, as a disk without upper and lower case sees it."""
-    return parse_reference(download.reference).repo.casefold()
+    async def resume(self) -> None:
+        """Queue what an earlier process was working on, and start."""
+        for download in self._records.active():
+            if download.state not in (_S.PAUSED, _S.QUEUED):
+                await self._records.change(download.download, state=_S.QUEUED, **IDLE_FIGURES)
+        await self.start_next()
 
+    def is_running(self, key: str) -> bool:
+        """Whether a run of this download exists."""
+        return key in self._run_tasks
 
-def last_order(downloads: Iterable[Download]) -> float:
-    """The order of who comes after all others."""
-    return max((each.order for each in downloads), default=0.0) + 1.0
+    async def enqueue(self, key: str) -> None:
+        """Set a download's state to queued, at its order, and start it if possible."""
+        await self._records.change(key, state=_S.QUEUED, **IDLE_FIGURES)
+        await self.start_next()
 
+    async def start_next(self) -> None:
+        """Start queued downloads while there is room."""
+        while download := self._next():
+            key = download.download
+            run = DownloadRun(
+                self._settings,
+                self._records,
+                key,
+                registrar=self._registrar,
+                go_for=self._go_for,
+                peers=self._peers,
+                on_files=self._on_files,
+            )
+            self._runs[key] = run
+            self._run_tasks[key] = self._tasks.spawn(self._run(key, run), f"download {download.reference}")
+        await self.apply_limits()
 
-def moved(downloads: Iterable[Download], download: str, to: int) -> dict[str, float]:
-    """The orders that change so that `download` has place `to` among those that wait."""
-    others = [each for each in waiting(downloads) if each.download != download]
-    to = max(0, min(to, len(others)))
-    before = others[to - 1].order if to else others[0].order - 2.0 if others else 0.0
-    after = others[to].order if to < len(others) else before + 2.0
-    between = (before + after) / 2
-    if before < between < after:
-        return {download: between}
-    ids = [each.download for each in others]
-    return {each: float(place) for place, each in enumerate([*ids[:to], download, *ids[to:]])}
+    async def stop(self, key: str, state: DownloadState) -> None:
+        """Kill the worker of a download and set its state; what was fetched stays."""
+        self._stopping.add(key)
+        try:
+            if (task := self._run_tasks.get(key)) is not None:
+                await cancel(task)
+            if self._records[key].state not in ENDED:
+                await self._records.change(key, state=state, **IDLE_FIGURES)
+        finally:
+            self._stopping.discard(key)
+        await self.start_next()
 
+    async def apply_limits(self) -> None:
+        """Send each run its share of the bandwidth."""
+        for key, limit in self._limits().items():
+            if (run := self._runs.get(key)) is not None:
+                await run.set_limit(limit)
 
-def joined(
-    downloads: Iterable[Download], reference: Reference, name: str | None, choice: Choice = ALL
-) -> Download | None:
-    """The download that already brings what is asked for, however that is worded."""
-    alike = (each for each in downloads if each.choice == choice and name in {None, each.model})
-    return next((each for each in alike if _brings(each, reference)), None)
+    async def _run(self, key: str, run: DownloadRun) -> None:
+        try:
+            await run.run()
+        finally:
+            self._runs.pop(key, None)
+            self._run_tasks.pop(key, None)
+        await self.start_next()
 
+    def _next(self) -> Download | None:
+        startable = [
+            download for download in self._records.active() if download.download not in self._stopping
+        ]
+        return queue_rules.next_download(startable, self._running(), self._settings.downloads_at_once)
 
-def _brings(download: Download, wanted: Reference) -> bool:
-    own = parse_reference(download.reference)
-    return (
-        download.state not in ENDED
-        and own.repo == wanted.repo
-        and (wanted.revision or _MAIN) in {own.revision or _MAIN, download.revision}
-        and _has_files(download, own, wanted)
-    )
+    def _running(self) -> list[Download]:
+        return [self._records[key] for key in self._run_tasks]
 
+    def _go_for(self, download: Download) -> Go:
+        others = [other for other in self._running() if other.download != download.download]
+        return Go(
+            others_bytes=queue_rules.missing_bytes(others), limit_bytes_s=self._limits()[download.download]
+        )
 
-def _has_files(download: Download, own: Reference, wanted: Reference) -> bool:
-    if wanted.file is not None:
-        return wanted.file in {own.file, *download.files}
-    if own.file is not None:
-        return False
-    if wanted.quant is None:
-        return own.quant is None or download.is_default_quant
-    known = {normal_quant(quant) for quant in (own.quant, download.quant) if quant}
-    return normal_quant(wanted.quant) in known
-
-
-def shares(total: int | None, caps: dict[str, int | None]) -> dict[str, int | None]:
-    """What each running download may take of a limit: what it asks for, or an equal part of the rest."""
-    if total is None:
-        return caps
-    given: dict[str, int | None] = {}
-    left = total
-    for count, key in enumerate(sorted(caps, key=lambda each: (caps[each] is None, caps[each] or 0))):
-        equal = max(1, left // (len(caps) - count))
-        cap = caps[key]
-        own = equal if cap is None else min(cap, equal)
-        given[key] = own
-        left -= own
-    return given
-
-
-def still_needed_bytes(downloads: Iterable[Download]) -> int:
-    """What these downloads have yet to write to the disk."""
-    return sum(max(0, (each.bytes_total or 0) - each.bytes_done) for each in downloads)
+    def _limits(self) -> dict[str, int | None]:
+        limits = {download.download: download.limit_bytes_s for download in self._running()}
+        return queue_rules.bandwidth_shares(self._settings.download_limit_bytes_s, limits)

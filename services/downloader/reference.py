@@ -1,4 +1,4 @@
-"""What a user may type to name something on the hub: `REPO[:QUANT][@REVISION]`, `REPO/FILE` or a hub URL."""
+"""References to models on the hub: `REPO[:QUANT][@REVISION]`, `REPO/FILE` or a hub URL."""
 
 import re
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -7,20 +7,29 @@ from msgspec import Struct
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _FILE = re.compile(r"(?P<repo>[^/:]+/[^/:]+)/(?P<path>.+\.[A-Za-z0-9]+)")
-"""What follows a repository is a file if it ends as files do."""
+"""A path after a repository is a file if it has an extension."""
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 _HOST = re.compile(r"(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 _PAGES = frozenset({"tree", "blob", "resolve", "raw"})
 _MAX_PART_CHARS = 96
-_MAX_WORD_CHARS = 200
+_MAX_TOKEN_CHARS = 200
 _MAX_FILE_CHARS = 1000
 _SHOWN_CHARS = 80
 
+MAX_REFERENCES = 500
+"""In one text."""
+_SEPARATORS = re.compile(r"[\s,;|\uff0c\uff1b\u3001]+")
+_QUOTES = "\"'`<>()[]{}."
+_BULLET = re.compile(r"[-*+•#>.\d]+\.?|[xX]")
+_COMMENT = re.compile(r"(^|\s)#.*")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_INVISIBLE = re.compile("[\ufeff\u200b-\u200d\u2060]")
+
 
 class Reference(Struct, frozen=True, kw_only=True):
-    """A model on the hub; without a quant or a file the usual one is meant, without a revision the newest."""
+    """A model on the hub; without a quant or a file the default one, without a revision the newest."""
 
     repo: str
     quant: str | None = None
@@ -29,7 +38,7 @@ class Reference(Struct, frozen=True, kw_only=True):
     """A path in the repository; never together with a quant."""
 
     def __str__(self) -> str:
-        """As `parse_reference` reads it."""
+        """The form that `parse_reference` reads."""
         file = f"/{self.file}" if self.file else ""
         quant = f":{self.quant}" if self.quant else ""
         revision = f"@{self.revision}" if self.revision else ""
@@ -39,7 +48,7 @@ class Reference(Struct, frozen=True, kw_only=True):
 def make_reference(
     repo: str, quant: str | None = None, revision: str | None = None, file: str | None = None
 ) -> Reference:
-    """A checked Reference; ValueError carries a sentence for the user."""
+    """A validated Reference; ValueError with a sentence for the user."""
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
         raise ValueError(
             f"{_shown(repo)} is not a repository name; write it as on the hub, for example org/name."
@@ -47,11 +56,11 @@ def make_reference(
     for part in repo.split("/"):
         if len(part) > _MAX_PART_CHARS or part[-1] in ".-" or part.endswith(".git"):
             raise ValueError(f"{_shown(part)} is not a name the hub allows; check the spelling.")
-    if quant is not None and not _is_word(_QUANT, quant):
+    if quant is not None and not _is_token(_QUANT, quant):
         raise ValueError(
             f"{_shown(quant)} is not a quant; write one like Q4_K_M after the colon, or leave it out."
         )
-    if revision is not None and not _is_word(_REVISION, revision):
+    if revision is not None and not _is_token(_REVISION, revision):
         raise ValueError(f"{_shown(revision)} is not a revision; write a branch, tag or commit after the @.")
     if file is not None and not _is_file(file):
         raise ValueError(f"{_shown(file)} is not a path in a repository; copy the address of the file.")
@@ -59,7 +68,7 @@ def make_reference(
 
 
 def parse_reference(text: str) -> Reference:
-    """Read `REPO[:QUANT][@REVISION]` or `REPO/FILE[@REVISION]`, hf.co/ before it or not, or a URL."""
+    """Parse `REPO[:QUANT][@REVISION]` or `REPO/FILE[@REVISION]`, hf.co/ before it or not, or a URL."""
     text = text.strip()
     has_scheme = re.match(r"https?://", text, re.IGNORECASE) is not None
     host = _HOST.match(text)
@@ -69,12 +78,19 @@ def parse_reference(text: str) -> Reference:
     is_page = rest.split("/")[2:3] and rest.split("/")[2] in _PAGES
     if (has_scheme and not (host and _is_name(rest))) or (host and is_page):
         return _parse_url(text if has_scheme else f"https://{text}")
-    return _parse_words(rest)
+    return _parse_text(rest)
 
 
-def _parse_words(text: str) -> Reference:
+def find_references(text: str) -> list[str]:
+    """Each reference in a pasted text once, in order; `#` begins a comment."""
+    lines = [_LINK.sub(r"\1", _COMMENT.sub("", line)) for line in _INVISIBLE.sub("", text).splitlines()]
+    tokens = [token.strip(_QUOTES) for token in _SEPARATORS.split("\n".join(lines))]
+    return list(dict.fromkeys(token for token in tokens if token and not _BULLET.fullmatch(token)))
+
+
+def _parse_text(text: str) -> Reference:
     rest, at, revision = text.partition("@")
-    if ":" in revision and ":" not in rest:  # the other way round is as clear
+    if ":" in revision and ":" not in rest:  # the quant may also follow the revision
         revision, _, quant = revision.partition(":")
         return make_reference(rest, quant, revision)
     if file := _FILE.fullmatch(rest):
@@ -110,12 +126,12 @@ def _shown(text: str) -> str:
 
 
 def _is_name(text: str) -> bool:
-    """`https://hf.co/org/name:Q4_K_M` is no page of the hub, but what other programs take for a name."""
+    """`https://hf.co/org/name:Q4_K_M` is not a page of the hub, but other programs accept it as a name."""
     return text.count("/") == 1 and (":" in text or "@" in text)
 
 
-def _is_word(pattern: re.Pattern[str], word: str) -> bool:
-    return bool(pattern.fullmatch(word)) and ".." not in word and len(word) <= _MAX_WORD_CHARS
+def _is_token(pattern: re.Pattern[str], token: str) -> bool:
+    return bool(pattern.fullmatch(token)) and ".." not in token and len(token) <= _MAX_TOKEN_CHARS
 
 
 def _is_file(path: str) -> bool:

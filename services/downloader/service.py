@@ -1,5 +1,10 @@
-"""The downloader: from the hub to the disk to the registry."""
+"""The downloader service: downloads from the hub and from peers, the library of the stores, registration."""
 
+import asyncio
+import sys
+from pathlib import Path
+
+from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.micro import Commands
 from modelyard.bus.records import BucketCache
@@ -7,33 +12,40 @@ from modelyard.bus.tasks import Tasks
 from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.downloads import Download
+from schemas.errors import Conflict
 from schemas.instances import Node
 from schemas.models import ModelSpec
-from services.downloader.book import Book
-from services.downloader.demo import ensure_demo
-from services.downloader.downloads import Downloads
+from services.downloader.commands import DownloadCommands
 from services.downloader.library.service import open_library, serve_library
 from services.downloader.offering.offers import Offers
-from services.downloader.order_commands import OrderCommands
+from services.downloader.queue import RunQueue
+from services.downloader.records import DownloadRecords
+from services.downloader.registering.put import register
 from services.downloader.registering.registrar import Registrar
+
+log = logs.get(__name__)
+
+_DEMO_NAME = "demo"
+_DEMO_PATH = "modelyard/demo.gguf"
+_DEMO_DONE = "demo-registered"
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
-    """Set up and subscribe; `Tasks` keeps the rest going."""
-    known: BucketCache[Download] = await BucketCache.start(bus, buckets.DOWNLOADS, tasks)
+    """Assemble the service, resume its downloads and subscribe to its commands."""
+    cache: BucketCache[Download] = await BucketCache.start(bus, buckets.DOWNLOADS, tasks)
     await ensure_demo(bus, settings)
     library = await open_library(bus, settings, tasks)
-    own = {key: each for key, each in known.values.items() if each.node == settings.node}
+    own = {key: download for key, download in cache.values.items() if download.node == settings.node}
     nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
     models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
-    registrar = Registrar(bus, settings, nodes, models, known, library)
-    book = Book(bus, tasks, own)
-    downloads = Downloads(
-        bus, tasks, settings, book, registrar=registrar, finder=library.finder, on_files=library.wake
+    registrar = Registrar(bus, settings, nodes, models, cache, library)
+    records = DownloadRecords(bus, tasks, own)
+    queue = RunQueue(
+        tasks, settings, records, registrar=registrar, peers=library.finder, on_files=library.wake
     )
-    await downloads.go_on()
+    await queue.resume()
     commands = Commands.open(bus, tasks, "From the hub to the disk, and the library of what is there.")
-    await OrderCommands(bus, commands, downloads, first=not settings.joined).start()
+    await DownloadCommands(bus, settings, records, queue, registrar).start(commands)
     if not settings.joined:
         offers = Offers(settings, nodes, models)
         await commands.add(subjects.FILES_REGISTER, registrar.on_register)
@@ -41,3 +53,30 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
         await commands.add(subjects.HUB_OFFER, offers.on_offer)
     await serve_library(bus, settings, tasks, library, commands)
     await commands.announce()
+
+
+async def ensure_demo(bus: Bus, settings: Settings) -> None:
+    """Write and register the demo model once a home, so that a new yard answers without a download.
+
+    A demo model that was deleted is not created again.
+    """
+    done = settings.run / _DEMO_DONE
+    if done.exists():
+        return
+    path = settings.models / _DEMO_PATH
+    path.parent.mkdir(parents=True, exist_ok=True)
+    await _write_demo(path)
+    if not settings.joined:  # the first node registers it for all
+        try:
+            await register(bus, ModelSpec(name=_DEMO_NAME, path=_DEMO_PATH, n_ctx=8192))
+        except Conflict as error:
+            log.info("demo_not_registered", reason=error.message)
+    done.touch()
+
+
+async def _write_demo(path: Path) -> None:
+    """In a child process, since the writer's memory is needed only once."""
+    argv = (sys.executable, "-m", "modelyard.tinymodels", "reciter", str(path))
+    process = await asyncio.create_subprocess_exec(*argv)
+    if await process.wait() != 0:
+        raise OSError(f"the demo model could not be written to {path}")

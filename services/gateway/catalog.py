@@ -1,4 +1,4 @@
-"""What can be served now: the models by name and alias, and the state of their instances."""
+"""The models by name and alias, and the state of their instances."""
 
 import time
 
@@ -12,22 +12,22 @@ from schemas.placing import WaitingModel
 
 
 class Catalog:
-    """A view on the mirrors of models and instances."""
+    """A view of the caches of models, instances and waiting models."""
 
     def __init__(
         self,
         models: BucketCache[ModelSpec],
         instances: BucketCache[Instance],
-        waits: BucketCache[WaitingModel] | None = None,
+        waiting: BucketCache[WaitingModel] | None = None,
     ) -> None:
         self.models = models
         self.instances = instances
-        self._waits = waits
+        self._waiting = waiting
 
-    def waits_for(self, model: str) -> str | None:
-        """What a model that is not served yet waits for, as the end of a sentence."""
-        notice = self._waits.values.get(model_key(model)) if self._waits else None
-        return notice.reason if notice else None
+    def waiting_reason(self, model: str) -> str | None:
+        """What a model waits for that is not served yet, as the end of a sentence."""
+        waiting = self._waiting.values.get(model_key(model)) if self._waiting else None
+        return waiting.reason if waiting else None
 
     def resolve(self, name: str) -> ModelSpec:
         """The model with this name or alias; never another one."""
@@ -38,12 +38,12 @@ class Catalog:
             )
         return spec
 
-    def has(self, name: str) -> bool:
-        """Whether there is a model of this name or alias."""
+    def has_model(self, name: str) -> bool:
+        """Whether a model has this name or alias."""
         return find_model(name, self.models.values) is not None
 
     def check(self, spec: ModelSpec, path: str) -> None:
-        """WrongMode if the model does not serve `path`; StartFailed while it pauses after failures."""
+        """WrongMode if the model does not serve `path`; StartFailed while it backs off after failures."""
         modes = endpoint_of(path).modes
         if modes and spec.mode not in modes:
             wanted, serves = " or ".join(sorted(modes)), " and ".join(paths_of(spec.mode))
@@ -56,9 +56,9 @@ class Catalog:
             raise start_failed(failed)
 
     def start_failure(self, model: str) -> Instance | None:
-        """Why a model that has no living instance is not asked: its start failed, or its circuit is open.
+        """The newest failure of a model without a live instance: never ready, or its circuit is open.
 
-        None if it lives or never failed. After a crash that was not yet one too many its requests wait.
+        None after a crash that does not open the circuit: requests wait for the restart.
         """
         own = [instance for instance in self.instances.values.values() if instance.model == model]
         if any(instance.state in LIVE for instance in own):
@@ -68,17 +68,17 @@ class Catalog:
         return newest if newest and (newest.circuit_open or not newest.ever_ready) else None
 
     def slots(self, spec: ModelSpec) -> int:
-        """How many requests of a model are answered at a time: by those that run, or by one that would."""
+        """How many requests a model answers at a time: the slots of its ready instances, else of one."""
         ready = [i for i in self.instances.values.values() if i.model == spec.name]
         return sum(i.slots for i in ready if i.state is InstanceState.READY) or spec.n_parallel
 
     def state(self, model: str) -> str:
-        """The state of a model: that of its liveliest instance, else `stopped`."""
+        """The state of the instance of a model that is closest to ready; `stopped` without one."""
         states = [i.state for i in self.instances.values.values() if i.model == model]
-        return next((state for state in _LIVELIEST if state in states), InstanceState.STOPPED)
+        return next((state for state in _BY_READINESS if state in states), InstanceState.STOPPED)
 
 
-_LIVELIEST = (
+_BY_READINESS = (
     InstanceState.READY,
     InstanceState.PROBING,
     InstanceState.LOADING,
@@ -90,7 +90,7 @@ _LIVELIEST = (
 
 
 def start_failed(instance: Instance) -> StartFailed:
-    """What a caller is told about a failed start."""
-    pause_s = max(1, round((instance.retry_at or 0) - time.time()))
+    """The error of a request for a model whose start failed."""
+    retry_after_s = max(1, round((instance.retry_at or 0) - time.time()))
     how = "does not stay up" if instance.ever_ready else "could not be started"
-    return StartFailed(f"{instance.model} {how}. {instance.error}", retry_after_s=pause_s)
+    return StartFailed(f"{instance.model} {how}. {instance.error}", retry_after_s=retry_after_s)

@@ -1,10 +1,12 @@
-"""`/ws`: a snapshot of all state on connect, then what changed, merged to one message every 500 ms."""
+"""`/ws`: a snapshot of the state on connect, then deltas, merged to one message every 500 ms."""
 
 import asyncio
 import base64
 import binascii
 import contextlib
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import msgspec
 from aiohttp import WSMsgType, web
@@ -21,15 +23,15 @@ from schemas.errors import Unauthorized
 from schemas.instances import LIVE, Instance
 from schemas.library import LibraryJob
 from schemas.metrics import InstanceMetrics
-from services.gateway.exposure import Keys
-from services.gateway.middleware import bearer
+from services.gateway.access import ApiKeys
+from services.gateway.http import bearer
 
 log = logs.get(__name__)
 
-EVERY_S = 0.5
-PING_S = 20.0
-MAX_WAITING = 64
-"""Messages a viewer may be behind before it is let go; it comes back with a new snapshot."""
+DELTA_INTERVAL_S = 0.5
+PING_INTERVAL_S = 20.0
+MAX_QUEUED_MESSAGES = 64
+"""How far a viewer may fall behind before its connection is aborted; it reconnects to a new snapshot."""
 PROTOCOL = "yard.v1"
 _KEY_PROTOCOL = "yard.key."
 _UNAUTHORIZED_CLOSE = 4401
@@ -37,36 +39,36 @@ _ACTIVITY = "activity"
 Changes = dict[str, dict[str, object]]
 
 
-class _Wish(Record):
-    """What a viewer may ask for."""
+class _ViewerCommand(Record):
+    """`logs`: follow the log of `instance`, or of none."""
 
     type: str
     instance: str | None = None
 
 
 class Feed:
-    """Sends state to every viewer; the number of viewers costs the broker nothing."""
+    """Sends the state of `caches` to every viewer; the broker's load does not depend on their number."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, keys: Keys, mirrors: dict[str, BucketCache[object]]) -> None:
+    def __init__(self, bus: Bus, tasks: Tasks, keys: ApiKeys, caches: Mapping[str, BucketCache[Any]]) -> None:
         self._bus = bus
         self._tasks = tasks
         self._keys = keys
-        self._mirrors = mirrors
+        self._caches = caches
         self._viewers: set[Viewer] = set()
         self._activity: dict[str, InstanceMetrics] = {}
-        """What instances do, which no bucket has."""
+        """The newest metrics of every instance, which no bucket has."""
         self._changes: Changes = {}
         self._dirty = asyncio.Event()
 
     async def open(self) -> None:
-        """Follow all state, and the progress of downloads and jobs between two states."""
-        for name, mirror in self._mirrors.items():
-            mirror.listen(partial(self._changed, name))
+        """Follow the caches, and what changes between two records: progress and activity."""
+        for name, cache in self._caches.items():
+            cache.listen(partial(self._changed, name))
         await self._bus.subscribe(subjects.DOWNLOAD_PROGRESS, self._on_progress)
         await self._bus.subscribe(subjects.INSTANCE_METRIC, self._on_activity)
-        self._mirrors[buckets.INSTANCES.name].listen(self._on_instance)
+        self._caches[buckets.INSTANCES.name].listen(self._on_instance)
         await self._bus.subscribe(subjects.LIBRARY_JOB_PROGRESS, self._on_job_progress)
-        self._tasks.spawn(self._run(), "feed")
+        self._tasks.spawn(self._run(), "feed deltas")
         self._tasks.spawn(self._watch_broker(), "feed broker")
 
     async def _on_progress(self, tokens: dict[str, str], download: Download) -> None:
@@ -94,23 +96,24 @@ class Feed:
             await self._dirty.wait()
             self._dirty.clear()
             changes, self._changes = self._changes, {}
-            message = _message("delta", changes)
-            for viewer in tuple(self._viewers):
-                viewer.send(message)
-            await asyncio.sleep(EVERY_S)
+            self._send(_message("delta", changes))
+            await asyncio.sleep(DELTA_INTERVAL_S)
+
+    def _send(self, message: bytes) -> None:
+        for viewer in tuple(self._viewers):
+            viewer.send(message)
 
     async def _watch_broker(self) -> None:
-        """Without the broker nothing changes any more, and what viewers see grows old: tell them."""
-        there = True
+        """Send whether the broker is connected: without it the state is stale."""
+        connected = True
         while True:
-            await asyncio.sleep(EVERY_S)
-            if there is not self._bus.connected:
-                there = self._bus.connected
-                for viewer in tuple(self._viewers):
-                    viewer.send(_message("broker", {"there": there}))
+            await asyncio.sleep(DELTA_INTERVAL_S)
+            if connected is not self._bus.connected:
+                connected = self._bus.connected
+                self._send(_message("broker", {"there": connected}))
 
     async def on_connect(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse(heartbeat=PING_S, compress=True, protocols=(PROTOCOL,))
+        socket = web.WebSocketResponse(heartbeat=PING_INTERVAL_S, compress=True, protocols=(PROTOCOL,))
         await socket.prepare(request)
         try:
             self._keys.check(bearer(request) or _key_of_protocols(request))
@@ -118,7 +121,7 @@ class Feed:
             await socket.close(code=_UNAUTHORIZED_CLOSE, message=b"an API key is needed")
             return socket
         viewer = Viewer(self._bus, request, socket)
-        state = {name: mirror.values for name, mirror in self._mirrors.items()}
+        state = {name: cache.values for name, cache in self._caches.items()}
         viewer.send(_message("snapshot", {**state, _ACTIVITY: self._activity}))
         if not self._bus.connected:
             viewer.send(_message("broker", {"there": False}))
@@ -130,7 +133,7 @@ class Feed:
         return socket
 
     async def close(self) -> None:
-        """Say goodbye, so that pages reconnect at once."""
+        """Close every connection, so that pages reconnect at once."""
         for viewer in tuple(self._viewers):
             await viewer.close()
 
@@ -142,11 +145,11 @@ class Viewer:
         self._bus = bus
         self._request = request
         self._socket = socket
-        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue(MAX_WAITING)
+        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue(MAX_QUEUED_MESSAGES)
         self._logs: asyncio.Task[None] | None = None
 
     def send(self, message: bytes) -> None:
-        """Queue a message; a viewer too far behind is let go."""
+        """Queue a message; the connection of a viewer too far behind is aborted."""
         try:
             self._outgoing.put_nowait(message)
         except asyncio.QueueFull:
@@ -155,12 +158,12 @@ class Viewer:
                 self._request.transport.abort()
 
     async def run(self) -> None:
-        """Until the page is closed."""
+        """Read commands until the page is closed."""
         writer = asyncio.create_task(self._write())
         try:
             async for incoming in self._socket:
                 if incoming.type is WSMsgType.TEXT:
-                    self._on_wish(incoming.data)
+                    self._on_command(incoming.data)
         finally:
             writer.cancel()
             self._stop_logs()
@@ -173,16 +176,16 @@ class Viewer:
             while True:
                 await self._socket.send_str((await self._outgoing.get()).decode())
 
-    def _on_wish(self, text: str) -> None:
+    def _on_command(self, text: str) -> None:
         try:
-            wish = msgspec.json.decode(text, type=_Wish)
+            command = msgspec.json.decode(text, type=_ViewerCommand)
         except msgspec.DecodeError as error:
-            log.info("wish_not_understood", error=str(error))
+            log.info("viewer_command_invalid", error=str(error))
             return
-        if wish.type == "logs":
+        if command.type == "logs":
             self._stop_logs()
-            if wish.instance:
-                self._logs = asyncio.create_task(self._follow_logs(wish.instance))
+            if command.instance:
+                self._logs = asyncio.create_task(self._follow_logs(command.instance))
 
     def _stop_logs(self) -> None:
         if self._logs is not None:
@@ -200,7 +203,7 @@ class Viewer:
                 }
                 await self._outgoing.put(_message("log", content))
         except ValueError as error:
-            log.info("log_not_followed", error=str(error))
+            log.info("log_follow_failed", error=str(error))
         finally:
             await lines.aclose()
 
@@ -210,7 +213,7 @@ def _message(kind: str, data: object) -> bytes:
 
 
 def _key_of_protocols(request: web.Request) -> str | None:
-    """Browsers cannot set headers on a WebSocket; the key comes as a subprotocol, base64url."""
+    """The key as a subprotocol, base64url: browsers cannot set headers on a WebSocket."""
     for offered in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
         encoded = offered.strip().removeprefix(_KEY_PROTOCOL)
         if encoded != offered.strip():

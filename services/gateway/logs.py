@@ -1,23 +1,23 @@
-"""`/api/logs`: a search over what was printed and logged; `/api/logs/NAME`: one model's or instance's."""
+"""`/api/logs`: a search in all logs; `/api/logs/NAME`: the newest lines of one model or instance."""
 
 import collections
 import time
 
-import msgspec
 from aiohttp import web
 
 from modelyard.bus.connection import Bus
 from modelyard.client.logs import instance_lines, search
 from schemas.errors import BadRequest
 from schemas.logs import LogLevel, LogOrder, LogQuery
+from services.gateway.http import json_response
 
 SINCE_S = 600.0
 LIMIT = 1000
 SEARCH_LIMIT = 200
 
 
-class Logs:
-    """The handler of `/api/logs`. `/ws` is there for those who follow."""
+class LogsApi:
+    """Handlers of `/api/logs`. To follow logs there is `/ws`."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -26,23 +26,27 @@ class Logs:
         return [web.get("/api/logs", self.on_search), web.get("/api/logs/{name:.+}", self.on_logs)]
 
     async def on_search(self, request: web.Request) -> web.Response:
-        """One page of the lines that match; `cursor` goes on where another page ended."""
-        asked = request.query
+        """One page of the matching lines; `cursor` continues behind another page."""
+        parameters = request.query
         query = LogQuery(
-            text=asked.get("grep"),
-            model=asked.get("model"),
-            node=asked.get("node"),
-            instance=asked.get("instance"),
-            service=asked.get("service"),
-            level=_level(asked["level"]) if "level" in asked else None,
-            since=_number(request, "since", 0) if "since" in asked else None,
-            until=_number(request, "until", 0) if "until" in asked else None,
+            text=parameters.get("grep"),
+            model=parameters.get("model"),
+            node=parameters.get("node"),
+            instance=parameters.get("instance"),
+            service=parameters.get("service"),
+            level=_level(parameters["level"]) if "level" in parameters else None,
+            since=_number(request, "since", 0) if "since" in parameters else None,
+            until=_number(request, "until", 0) if "until" in parameters else None,
         )
         limit = int(_number(request, "limit", SEARCH_LIMIT))
         page = await search(
-            self._bus, query, order=_order(asked.get("order")), limit=limit, cursor=asked.get("cursor")
+            self._bus,
+            query,
+            order=_order(parameters.get("order")),
+            limit=limit,
+            cursor=parameters.get("cursor"),
         )
-        return web.Response(body=msgspec.json.encode(page), content_type="application/json")
+        return json_response(page)
 
     async def on_logs(self, request: web.Request) -> web.Response:
         """The newest `limit` lines of the last `since_s` seconds that contain `grep`, oldest first."""
@@ -57,9 +61,7 @@ class Logs:
         )
         async for line in lines:
             newest.append(line)
-        return web.Response(
-            body=msgspec.json.encode({"lines": list(newest)}), content_type="application/json"
-        )
+        return json_response({"lines": list(newest)})
 
 
 def _number(request: web.Request, name: str, default: float) -> float:

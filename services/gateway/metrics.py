@@ -1,8 +1,7 @@
-"""`/metrics` for Prometheus; `/api/metrics`, its history and `/api/devices` for programs."""
+"""`/metrics` for Prometheus; `/api/metrics`, its history and `/api/devices` as JSON."""
 
 import zlib
 
-import msgspec
 from aiohttp import web
 
 from modelyard.bus.connection import Bus
@@ -11,15 +10,16 @@ from schemas import subjects
 from schemas.devices import Device
 from schemas.errors import BadRequest
 from schemas.metrics import AskSamples, Exposition, MetricsQuery
+from services.gateway.http import json_response
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
-_OPENMETRICS_ASKED = "application/openmetrics-text"
-_OPENMETRICS = f"{_OPENMETRICS_ASKED}; version=1.0.0; charset=utf-8"
+_OPENMETRICS_TYPE = "application/openmetrics-text"
+_OPENMETRICS = f"{_OPENMETRICS_TYPE}; version=1.0.0; charset=utf-8"
 _RESERVED = frozenset({"name", "names", "since", "until", "step_s"})
 
 
-class Metrics:
-    """Handlers. The monitor has the numbers; here they only change their dress."""
+class MetricsApi:
+    """Handlers. The monitor has the values; they are only encoded here."""
 
     def __init__(self, bus: Bus, devices: BucketCache[Device]) -> None:
         self._bus = bus
@@ -34,17 +34,17 @@ class Metrics:
         ]
 
     async def on_scrape(self, request: web.Request) -> web.Response:
-        """Nothing is measured for it: it is what the monitor gathered in the last second."""
-        openmetrics = _OPENMETRICS_ASKED in request.headers.get("Accept", "")
+        """The exposition of the monitor, which is at most a second old."""
+        openmetrics = _OPENMETRICS_TYPE in request.headers.get("Accept", "")
         text = await self._bus.call(subjects.METRICS_EXPOSE, Exposition(openmetrics=openmetrics))
         return web.Response(
             body=zlib.decompress(text), headers={"Content-Type": _OPENMETRICS if openmetrics else _TEXT}
         )
 
     async def on_now(self, request: web.Request) -> web.Response:
-        """Every metric, or those of `?names=a,b`."""
+        """All metrics, or those of `?names=a,b`."""
         samples = await self._bus.call(subjects.METRICS_NOW, AskSamples(names=_names(request)))
-        return _json(samples)
+        return json_response(samples)
 
     async def on_history(self, request: web.Request) -> web.Response:
         """`?names=a,b&since=…&until=…&step_s=…`; every other parameter is a label with its value."""
@@ -56,21 +56,17 @@ class Metrics:
             step_s=_number(request, "step_s"),
         )
         answer = await self._bus.call(subjects.METRICS_QUERY, query)
-        return _json(answer)
+        return json_response(answer)
 
     async def on_devices(self, _request: web.Request) -> web.Response:
         """The newest sample of every device of every node."""
-        devices = sorted(self._devices.values.values(), key=lambda one: (one.node, one.device))
-        return _json({"devices": devices})
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+        devices = sorted(self._devices.values.values(), key=lambda device: (device.node, device.device))
+        return json_response({"devices": devices})
 
 
 def _names(request: web.Request) -> tuple[str, ...]:
-    named = [*request.query.getall("names", []), *request.query.getall("name", [])]
-    return tuple(name for part in named for name in part.split(",") if name)
+    lists = [*request.query.getall("names", []), *request.query.getall("name", [])]
+    return tuple(name for names in lists for name in names.split(",") if name)
 
 
 def _number(request: web.Request, name: str) -> float | None:

@@ -1,5 +1,6 @@
 """The gateway: the HTTP edge of the yard."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,65 +14,71 @@ from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
 from modelyard.host.settings import Settings, SettingsError
 from schemas import buckets
-from services.gateway.admin import Admin
+from schemas.buckets import Bucket
+from services.gateway.access import ApiKeys, Origins, check_exposure
+from services.gateway.admin import AdminApi, QueueApi
 from services.gateway.apis import anthropic
+from services.gateway.apis.nats import NatsApi
 from services.gateway.apis.ollama.answers import error_body
-from services.gateway.apis.ollama.handlers import PATHS, Ollama
-from services.gateway.apis.ollama.listing import Listing
-from services.gateway.apis.openai import OpenAI
-from services.gateway.apis.over_nats import OverNats
-from services.gateway.batches.batches import Batches
-from services.gateway.batches.files import Files
-from services.gateway.batches.http import FilesAndBatches
+from services.gateway.apis.ollama.handlers import PATHS, OllamaApi
+from services.gateway.apis.ollama.listing import ModelListing
+from services.gateway.apis.openai import OpenAIApi
+from services.gateway.batches.batches import BatchService
+from services.gateway.batches.http import BatchApi
+from services.gateway.batches.storage import FileStore
 from services.gateway.catalog import Catalog
-from services.gateway.cross_origin import share
-from services.gateway.exposure import Keys, Origins, check_listening
 from services.gateway.feed import Feed
-from services.gateway.inference.bodies import MAX_BODY_BYTES
-from services.gateway.inference.budgets import Admission
+from services.gateway.http import ErrorEncoder, add_cors_headers, guard, handle_errors, page_routes
 from services.gateway.inference.inference import Inference
-from services.gateway.logs import Logs
-from services.gateway.metrics import Metrics
-from services.gateway.middleware import Encode, errors, guard
-from services.gateway.page import page_routes
-from services.gateway.queue import Queue
-from services.gateway.refusals import Refusals
-from services.gateway.usage_export import UsageExport
+from services.gateway.inference.publisher import MAX_BODY_BYTES
+from services.gateway.inference.queue import BudgetAdmission
+from services.gateway.logs import LogsApi
+from services.gateway.metrics import MetricsApi
+from services.gateway.usage_export import UsageExportApi
 
 log = logs.get(__name__)
 
-SHUTDOWN_S = 2.0
+SHUTDOWN_TIMEOUT_S = 2.0
 DASHBOARD = Path(__file__).parent / "dashboard"
+PAGE_BUCKETS: tuple[Bucket[Any], ...] = (
+    *(buckets.MODELS, buckets.INSTANCES, buckets.WAITING, buckets.NODES, buckets.DEVICES, buckets.ADAPTERS),
+    *(buckets.DOWNLOADS, buckets.LIBRARY, buckets.STORES, buckets.TRASH, buckets.JOBS),
+    *(buckets.SPENDING, buckets.ALERT_STATES, buckets.SILENCES),
+)
+"""What the page shows, and so what every gateway follows; its own work needs some of them, too."""
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
-    """Set up and listen; `Tasks` keeps the rest going."""
-    keys = Keys.read(settings.credentials)
-    check_listening(settings, keys)
-    mirrors: dict[str, BucketCache[Any]] = {
-        bucket.name: await BucketCache.start(bus, bucket, tasks) for bucket in buckets.ALL
+    """Wire the parts together and listen."""
+    keys = ApiKeys.read(settings.credentials)
+    check_exposure(settings, keys)
+    followed: tuple[Bucket[Any], ...] = (*PAGE_BUCKETS, buckets.FILES, buckets.BATCHES)
+    started = await asyncio.gather(*(BucketCache.start(bus, bucket, tasks) for bucket in followed))
+    caches: dict[str, BucketCache[Any]] = {
+        bucket.name: cache for bucket, cache in zip(followed, started, strict=True)
     }
     catalog = Catalog(
-        mirrors[buckets.MODELS.name], mirrors[buckets.INSTANCES.name], mirrors[buckets.WAITING.name]
+        caches[buckets.MODELS.name], caches[buckets.INSTANCES.name], caches[buckets.WAITING.name]
     )
-    inference = Inference(bus, tasks, catalog, Admission(mirrors[buckets.SPENDING.name]))
-    Refusals(tasks, catalog, inference)
-    feed = Feed(bus, tasks, keys, mirrors)
+    inference = Inference(bus, tasks, catalog, BudgetAdmission(caches[buckets.SPENDING.name]))
+    feed = Feed(bus, tasks, keys, {bucket.name: caches[bucket.name] for bucket in PAGE_BUCKETS})
     await feed.open()
+    files = FileStore(bus, caches[buckets.FILES.name])
+    batches = BatchService(bus, tasks, files, caches[buckets.BATCHES.name], inference)
     app = web.Application(
-        middlewares=[errors(_shapes()), guard(Origins(settings), keys)], client_max_size=MAX_BODY_BYTES
+        middlewares=[handle_errors(_error_encoders()), guard(Origins(settings), keys)],
+        client_max_size=MAX_BODY_BYTES,
     )
-    app.on_response_prepare.append(share)
-    files = Files(bus, mirrors[buckets.FILES.name])
-    batches = Batches(bus, tasks, files, mirrors[buckets.BATCHES.name], inference)
-    app.router.add_routes(FilesAndBatches(files, batches).routes())
-    app.router.add_routes(OpenAI(catalog, inference).routes())
-    app.router.add_routes(Ollama(inference, Listing(catalog)).routes())
-    app.router.add_routes(Queue(inference).routes())
-    app.router.add_routes(Logs(bus).routes())
-    app.router.add_routes(UsageExport(bus).routes())
-    app.router.add_routes(Metrics(bus, mirrors[buckets.DEVICES.name]).routes())
-    app.router.add_routes(Admin(bus, settings, mirrors).routes())
+    app.on_response_prepare.append(add_cors_headers)
+    # Before OpenAI's routes, whose last one takes every path below `/v1/`.
+    app.router.add_routes(BatchApi(files, batches).routes())
+    app.router.add_routes(OpenAIApi(catalog, inference).routes())
+    app.router.add_routes(OllamaApi(inference, ModelListing(catalog)).routes())
+    app.router.add_routes(QueueApi(inference).routes())
+    app.router.add_routes(LogsApi(bus).routes())
+    app.router.add_routes(UsageExportApi(bus).routes())
+    app.router.add_routes(MetricsApi(bus, caches[buckets.DEVICES.name]).routes())
+    app.router.add_routes(AdminApi(bus, settings, caches).routes())
     app.router.add_routes([web.get("/ws", feed.on_connect), *page_routes(DASHBOARD)])
     commands = Commands.open(bus, tasks, "The HTTP edge: OpenAI API, admin API, dashboard.")
     await inference.open(commands)
@@ -80,18 +87,19 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     tasks.before_cancel(runner.cleanup)
     tasks.before_cancel(feed.close)
     tasks.before_cancel(inference.close)
-    await OverNats(bus, inference).open(commands)
+    await NatsApi(bus, inference).open(commands)
     await commands.announce()
 
 
-def _shapes() -> Mapping[str, Encode]:
-    """Paths whose clients read errors in another shape than the one."""
+def _error_encoders() -> Mapping[str, ErrorEncoder]:
     return dict.fromkeys(PATHS, error_body) | dict.fromkeys(anthropic.PATHS, anthropic.error_body)
 
 
 async def _listen(app: web.Application, settings: Settings) -> web.AppRunner:
-    # A handler whose client left is cancelled at once; that is how we learn that nobody waits.
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    # The handler of a client that left is cancelled at once, which cancels its request.
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_S
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.host, settings.port).start()
@@ -101,5 +109,5 @@ async def _listen(app: web.Application, settings: Settings) -> web.AppRunner:
             f"The gateway cannot listen on {settings.host} port {settings.port} ({error.strerror}); "
             "set YARD_PORT to a free port, or end the program that has it."
         ) from error
-    log.info("gateway_listens", host=settings.host, port=settings.port)
+    log.info("gateway_listening", host=settings.host, port=settings.port)
     return runner

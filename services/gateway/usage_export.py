@@ -23,8 +23,8 @@ Q = TypeVar("Q", UsageQuery, RecordsQuery)
 _TYPES = {"csv": "text/csv", "json": "application/json"}
 
 
-class UsageExport:
-    """The handler. With `by` or `step` it gives sums, else single records."""
+class UsageExportApi:
+    """The handler. With `by` or `step` it exports sums, else single records."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -33,12 +33,13 @@ class UsageExport:
         return [web.get("/api/usage/export", self.on_export)]
 
     async def on_export(self, request: web.Request) -> web.StreamResponse:
-        asked: dict[str, Any] = dict(request.query)
-        kind = asked.pop("format", "csv")
+        parameters: dict[str, Any] = dict(request.query)
+        kind = parameters.pop("format", "csv")
         if kind not in _TYPES:
             raise BadRequest(f"`format` is {' or '.join(_TYPES)}, not {kind!r}.", param="format")
-        pieces = self._sums(asked, kind) if {"by", "step"} & asked.keys() else self._records(asked, kind)
-        # The first piece before the head: what is refused is refused by status.
+        sums = {"by", "step"} & parameters.keys()
+        pieces = self._sums(parameters, kind) if sums else self._records(parameters, kind)
+        # The first piece is read before the head is sent: an error is an HTTP status.
         first = await anext(pieces)
         response = web.StreamResponse(
             headers={
@@ -54,10 +55,10 @@ class UsageExport:
         await response.write_eof()
         return response
 
-    async def _sums(self, asked: dict[str, Any], kind: str) -> AsyncIterator[str]:
-        by = asked.get("by")
-        words = {**asked, **({} if by is None else {"by": [name for name in by.split(",") if name]})}
-        query = _query(words, UsageQuery)
+    async def _sums(self, parameters: dict[str, Any], kind: str) -> AsyncIterator[str]:
+        by = parameters.get("by")
+        fields = {**parameters, **({} if by is None else {"by": [name for name in by.split(",") if name]})}
+        query = _query(fields, UsageQuery)
         report = await self._bus.call(subjects.USAGE_QUERY, query)
         step = query.step is not None
         header = report_header(query.by, step=step, latency=query.latency)
@@ -68,8 +69,8 @@ class UsageExport:
             else _json([dict(zip(header, row, strict=True)) for row in rows])
         )
 
-    async def _records(self, asked: dict[str, Any], kind: str) -> AsyncIterator[str]:
-        query = _query(asked, RecordsQuery)
+    async def _records(self, parameters: dict[str, Any], kind: str) -> AsyncIterator[str]:
+        query = _query(parameters, RecordsQuery)
         page = await self._bus.call(subjects.USAGE_RECORDS, query)
         yield write_csv([RECORD_HEADER]) if kind == "csv" else "["
         between = "\n"
@@ -97,11 +98,11 @@ def _json(content: object) -> str:
     return msgspec.json.encode(content).decode()
 
 
-def _query(asked: Mapping[str, Any], kind: type[Q]) -> Q:
-    if unknown := asked.keys() - set(kind.__struct_fields__):
-        raise BadRequest(f"`{min(unknown)}` is nothing that usage can be asked for.", param=min(unknown))
+def _query(parameters: Mapping[str, Any], kind: type[Q]) -> Q:
+    if unknown := parameters.keys() - set(kind.__struct_fields__):
+        raise BadRequest(f"`{min(unknown)}` is no parameter of a usage query.", param=min(unknown))
     try:
-        # Words of a URL are text; numbers and truth are read from it.
-        return msgspec.convert(asked, kind, strict=False)
+        # Parameters of a URL are text: numbers and booleans are parsed.
+        return msgspec.convert(parameters, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"This is no question about usage: {error}.") from error
+        raise BadRequest(f"This is no valid usage query: {error}.") from error

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from modelyard.backoff import exponential_s
 from schemas.instances import Instance
 
 AFTER_CRASH_S = 1.0
@@ -43,7 +44,7 @@ def pause_s(failures: int) -> float:
     """Seconds to wait after so many failures in a row: 1 (it had proved itself), 2, 4, 8, 16, then 600."""
     if failures >= OPENS_AFTER:
         return OPEN_S
-    return FIRST_S * 2.0 ** (failures - 1) if failures else AFTER_CRASH_S
+    return exponential_s(failures, FIRST_S) if failures else AFTER_CRASH_S
 
 
 def _rest(model: str, count: int) -> str:

@@ -1,4 +1,4 @@
-"""A downloader on the test's broker, with a registry that takes every model."""
+"""A downloader on the test's broker, with a registry that accepts every model."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +23,7 @@ TIMEOUT_S = 30.0
 
 
 class Registry:
-    """Takes every model."""
+    """Accepts every model."""
 
     def __init__(self) -> None:
         self.models: dict[str, PutModel] = {}
@@ -34,11 +34,11 @@ class Registry:
 
 
 class Queue:
-    """What an operator sees and orders."""
+    """The downloads as an operator sees and controls them."""
 
-    def __init__(self, yard: Yard, mirror: BucketCache[Download], registry: Registry) -> None:
+    def __init__(self, yard: Yard, downloads: BucketCache[Download], registry: Registry) -> None:
         self.yard = yard
-        self.mirror = mirror
+        self.downloads = downloads
         self.registry = registry
 
     async def start(self, reference: str, **more: object) -> Download:
@@ -47,12 +47,12 @@ class Queue:
 
     async def until(self, condition: Callable[[dict[str, Download]], bool]) -> None:
         async with asyncio.timeout(TIMEOUT_S):
-            await self.mirror.until(condition)
+            await self.downloads.until(condition)
 
     async def until_state(self, download: Download, *states: DownloadState) -> Download:
         key = download.download
-        await self.until(lambda known: key in known and known[key].state in states)
-        return self.mirror.values[key]
+        await self.until(lambda downloads: key in downloads and downloads[key].state in states)
+        return self.downloads.values[key]
 
 
 @asynccontextmanager
@@ -61,13 +61,13 @@ async def registry_and_watch(yard: Yard) -> AsyncIterator[Queue]:
         bus, registry = await yard.bus(Role.SUPERVISOR), Registry()
         commands = await Commands.start(bus, tasks, "stand-in")
         await commands.add(subjects.MODEL_PUT, registry.put)
-        mirror: BucketCache[Download] = await BucketCache.start(await yard.bus(), buckets.DOWNLOADS, tasks)
-        yield Queue(yard, mirror, registry)
+        downloads: BucketCache[Download] = await BucketCache.start(await yard.bus(), buckets.DOWNLOADS, tasks)
+        yield Queue(yard, downloads, registry)
 
 
 @asynccontextmanager
 async def downloader(yard: Yard, settings: Settings | None = None) -> AsyncIterator[None]:
-    """The service until exit; leaving is like its death, only that its workers surely die with it."""
+    """The service until the end of the block, which also kills its workers."""
     settings = settings or yard.settings
     (settings.run / "demo-registered").touch()
     settings.models.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the download tests share: a model of random bytes, and a worker process to talk to."""
+"""Shared by the download tests: a model of random bytes, and a transfer worker process."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.downloader.worker_messages import MESSAGE_DECODER, Failed, Resolved, WorkerMessage
+from services.downloader.worker.messages import MESSAGE_DECODER, Failed, Resolved, WorkerMessage
 
 REPO_ROOT = Path(__file__).parents[2]
 WORKER = [sys.executable, "-m", "services.downloader.worker"]
@@ -27,7 +27,7 @@ def model_bytes(size_bytes: int, seed: int = 1) -> bytes:
 
 
 def worker_environment(endpoint: str, home: Path, token: str | None = None) -> dict[str, str]:
-    """Ours without anybody's hub settings, and with the test hub's."""
+    """Our environment with the settings of the test hub only."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": str(REPO_ROOT)}
     return environment | ({"HF_TOKEN": token} if token else {})
@@ -35,7 +35,13 @@ def worker_environment(endpoint: str, home: Path, token: str | None = None) -> d
 
 def job_of(store: Path, job: Mapping[str, object]) -> dict[str, object]:
     """A job that downloads into the folder `model` of the store."""
-    return {"folder": str(store / "model"), "store_root": str(store), "margin_bytes": 0, **job}
+    return {
+        "type": "download",
+        "folder": str(store / "model"),
+        "store_root": str(store),
+        "margin_bytes": 0,
+        **job,
+    }
 
 
 class Worker:
@@ -66,7 +72,7 @@ class Worker:
             await self.end_with(signal.SIGKILL)
 
     async def go(self, **go: object) -> None:
-        """Read on until it knows what to fetch, and let it fetch that."""
+        """Read messages until the download is resolved, then send Go."""
         while not isinstance(await self._next(), Resolved | Failed | None):
             pass
         assert self.process.stdin is not None
@@ -90,7 +96,7 @@ class Worker:
             await self.process.communicate()
 
     async def finish(self) -> list[WorkerMessage]:
-        """Everything it says until it ends by itself; its exit code agrees with the last message."""
+        """All messages until the process ends."""
         assert self.process.stderr is not None
         async with asyncio.timeout(30):
             if not self._messages:

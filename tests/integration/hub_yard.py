@@ -1,4 +1,4 @@
-"""A yard with its registry and its downloader in the test's process, and a hub on loopback."""
+"""A supervisor and a downloader in the test's process, against a hub on loopback."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +28,7 @@ def node(name: str, *memory: tuple[str, int], engines: tuple[str, ...] = ("llama
 
 
 def point_at(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
-    """Have the hub's own library ask this hub, here and in the workers."""
+    """Point the hub's library to this hub, here and in the workers."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     template = "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template)
@@ -38,14 +38,14 @@ def point_at(monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
 
 @asynccontextmanager
 async def hub_yard(yard: Yard, settings: Settings, *nodes: Node) -> AsyncIterator[None]:
-    """Both services, and machines that exist on paper alone; all of them known before the block begins."""
+    """Both services, and nodes that exist as records only; all are stored before the block begins."""
     async with Tasks() as tasks:
-        machines = BucketStore(await yard.bus(Role.SUPERVISOR), buckets.NODES)
-        for each in nodes:
-            await machines.put(each.node, each)
+        records = BucketStore(await yard.bus(Role.SUPERVISOR), buckets.NODES)
+        for record in nodes:
+            await records.put(record.node, record)
         await supervisor(await yard.bus(Role.SUPERVISOR), settings, tasks)
-        # The real node joins in its own time; estimates must not hang on when.
+        # The real node joins asynchronously; estimates must not depend on when.
         known: BucketCache[Node] = await BucketCache.start(await yard.bus(Role.GATEWAY), buckets.NODES, tasks)
-        await known.until(lambda found: settings.node in found)
+        await known.until(lambda nodes: settings.node in nodes)
         await downloader(await yard.bus(Role.DOWNLOADER), settings, tasks)
         yield

@@ -56,14 +56,14 @@ async def test_references_are_read_from_standard_input(yard: Yard, queue: Queue)
 
 async def test_a_name_for_several_references_is_refused(yard: Yard, queue: Queue) -> None:
     assert await refused(yard, "pull", "org/a", "org/b", "--name", "mine") == "bad_request"
-    assert queue.mirror.values == {}
+    assert queue.downloads.values == {}
 
 
 async def test_several_downloads_have_bars_on_a_terminal(yard: Yard, queue: Queue) -> None:
     terminal = await on_terminal(yard, "pull", "org/a", "org/b")
     await terminal.see("org/")
     assert await terminal.end() == 0
-    assert {download.state for download in queue.mirror.values.values()} == {_S.FINISHED}
+    assert {each.state for each in queue.downloads.values.values()} == {_S.FINISHED}
 
 
 async def test_the_queue_is_listed_and_changed_by_ids_and_names(yard: Yard, hub: Hub, queue: Queue) -> None:

@@ -1,4 +1,4 @@
-"""A real runner with an engine `command`: started as placed, asked over the queue, ended with all of it."""
+"""A real runner with an engine `command`: placement, requests over the queue, stop, crash, failed starts."""
 
 import asyncio
 import contextlib
@@ -24,9 +24,9 @@ from schemas.frames import AnswerHead
 from schemas.instances import Instance, InstanceState, PlacedDevice, Placement
 from schemas.models import ModelSpec
 from services.gateway.catalog import Catalog
-from services.gateway.inference.ask import Ask
-from services.gateway.inference.budgets import Admission
 from services.gateway.inference.inference import Inference
+from services.gateway.inference.queue import BudgetAdmission
+from services.gateway.inference.request import InferRequest
 from services.supervisor.runner.launch import Launch
 from tests import engine_standin
 from tests.support import Yard
@@ -44,7 +44,7 @@ PLACEMENT = Placement(
 
 
 class Running:
-    """A runner's process and what it says."""
+    """A runner's process and its record."""
 
     def __init__(
         self, yard: Yard, process: asyncio.subprocess.Process, instances: BucketCache[Instance]
@@ -54,7 +54,7 @@ class Running:
         self.instances = instances
 
     async def state(self, state: InstanceState) -> Instance:
-        """Its record, once it says so."""
+        """Its record, once it has this state."""
         async with asyncio.timeout(20):
             await self.instances.until(lambda values: "i1" in values and values["i1"].state is state)
         return self.instances.values["i1"]
@@ -79,7 +79,7 @@ async def running(yard: Yard, spec: ModelSpec = SPEC) -> AsyncIterator[Running]:
         try:
             yield Running(yard, process, instances)
         finally:
-            # Asked to end, it also ends what its engine started; no supervisor is here to do that for it.
+            # A terminated runner also ends the children of its engine; there is no supervisor to do it.
             if process.returncode is None:
                 process.terminate()
             await asyncio.wait_for(process.wait(), 20)
@@ -95,7 +95,7 @@ async def gateway(yard: Yard) -> AsyncIterator[Inference]:
             await BucketCache.start(bus, buckets.INSTANCES, tasks),
         )
         spending = await BucketCache.start(bus, buckets.SPENDING, tasks)
-        inference = Inference(bus, tasks, catalog, Admission(spending))
+        inference = Inference(bus, tasks, catalog, BudgetAdmission(spending))
         await inference.open(await Commands.start(bus, tasks, "test"))
         yield inference
 
@@ -104,7 +104,7 @@ async def ask(inference: Inference, path: str) -> tuple[AnswerHead, bytes]:
     body = b'{"model":"org/any","messages":[{"role":"user","content":"Hi"}]}'
     async with (
         asyncio.timeout(20),
-        inference.ask(Ask(path=path, body=body, model="org/any", stream=False)) as answer,
+        inference.submit(InferRequest(path=path, body=body, model="org/any", stream=False)) as answer,
     ):
         head = await answer.head()
         return head, b"".join([piece async for piece in answer.body()])
@@ -121,7 +121,7 @@ async def test_a_command_is_started_as_placed_and_serves_requests(yard: Yard) ->
         assert answer["usage"]["completion_tokens"] == 3
 
 
-async def test_a_path_that_the_engine_does_not_have_is_refused_in_a_sentence(yard: Yard) -> None:
+async def test_a_path_that_the_engine_lacks_is_refused_in_a_sentence(yard: Yard) -> None:
     async with running(yard) as runner, gateway(yard) as inference:
         await runner.state(InstanceState.READY)
         head, body = await ask(inference, "/infill")
@@ -132,7 +132,7 @@ async def test_a_path_that_the_engine_does_not_have_is_refused_in_a_sentence(yar
 
 
 async def worker_of(instance: Instance, yard: Yard) -> tuple[int, float]:
-    """The process that the engine started itself, as its log says, and when that was."""
+    """The child process of the engine, from its log, and its start time."""
     log = (yard.settings.logs / "i1.log").read_text()
     pid = int(log.split("worker ")[1].split()[0])
     assert instance.engine_pid is not None
@@ -140,7 +140,7 @@ async def worker_of(instance: Instance, yard: Yard) -> tuple[int, float]:
     return pid, psutil.Process(pid).create_time()
 
 
-async def test_a_stopped_engine_takes_along_what_it_started(yard: Yard) -> None:
+async def test_the_children_of_a_stopped_engine_are_ended(yard: Yard) -> None:
     async with running(yard) as runner:
         worker = await worker_of(await runner.state(InstanceState.READY), yard)
         runner.process.send_signal(signal.SIGTERM)
@@ -150,7 +150,7 @@ async def test_a_stopped_engine_takes_along_what_it_started(yard: Yard) -> None:
         assert await runner.process.wait() == 0
 
 
-async def test_the_death_of_an_engine_is_seen_though_its_worker_holds_the_pipe(yard: Yard) -> None:
+async def test_the_exit_of_an_engine_is_noticed_though_its_child_holds_the_pipe(yard: Yard) -> None:
     async with running(yard) as runner:
         ready = await runner.state(InstanceState.READY)
         worker = await worker_of(ready, yard)
@@ -162,7 +162,7 @@ async def test_the_death_of_an_engine_is_seen_though_its_worker_holds_the_pipe(y
             await wait_until_gone(*worker)
 
 
-async def test_an_engine_whose_port_was_taken_is_started_once_more(yard: Yard, tmp_path: Path) -> None:
+async def test_an_engine_whose_port_was_taken_is_restarted(yard: Yard, tmp_path: Path) -> None:
     for name in ("port", "taken"):
         os.mkfifo(tmp_path / name)
     spec = msgspec.structs.replace(SPEC, env={"STANDIN_LOSES": str(tmp_path)})
@@ -179,14 +179,26 @@ async def test_an_engine_whose_port_was_taken_is_started_once_more(yard: Yard, t
 
 
 PLUGIN = """
-from services.supervisor.engines.command import Command
+from modelyard.plugins import Engine, EngineApi, ServerCommand, engine_environment
 
-class Mine(Command):
+
+class Mine(Engine):
     name = "mine"
+    needs_files = False
+
+    def refusal(self, spec, model_format):
+        return None
+
+    def command(self, spec, files, placement, port, settings):
+        argv = tuple(word.replace("{port}", str(port)) for word in spec.args)
+        return ServerCommand(argv=argv, env=engine_environment(spec, placement))
+
+    def api(self, spec):
+        return EngineApi(health_path=spec.health_path)
 """
 
 
-async def test_a_runner_finds_the_engines_of_the_plugin_folder(yard: Yard) -> None:
+async def test_a_runner_uses_an_engine_of_the_plugin_folder(yard: Yard) -> None:
     plugin = yard.settings.engine_plugins / "mine.py"
     plugin.write_text(PLUGIN)
     plugin.chmod(0o600)
@@ -195,7 +207,7 @@ async def test_a_runner_finds_the_engines_of_the_plugin_folder(yard: Yard) -> No
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"),
+    ("changes", "reason"),
     [
         ({"args": ("surely-not-there", "{port}")}, "no program surely-not-there"),
         ({"args": (sys.executable, "{prot}{port}")}, "no placeholder"),
@@ -204,16 +216,14 @@ async def test_a_runner_finds_the_engines_of_the_plugin_folder(yard: Yard) -> No
     ],
     ids=["program", "placeholder", "exit", "health"],
 )
-async def test_a_command_that_does_not_come_up_says_why(
-    yard: Yard, changes: dict[str, object], word: str
-) -> None:
+async def test_a_failed_start_has_a_reason(yard: Yard, changes: dict[str, object], reason: str) -> None:
     async with running(yard, msgspec.structs.replace(SPEC, **changes)) as runner:
         failed = await runner.state(InstanceState.FAILED)
-    assert word in (failed.error or "")
+    assert reason in (failed.error or "")
 
 
-async def test_a_plugin_that_hangs_neither_delays_other_engines_nor_a_stop(yard: Yard) -> None:
-    """A runner that waits for the word of a plugin lets go of it when it is told to stop."""
+async def test_a_plugin_that_hangs_delays_neither_other_engines_nor_a_stop(yard: Yard) -> None:
+    """A runner that waits for a plugin stops at once on SIGTERM."""
     plugin = yard.settings.engine_plugins / "mine.py"
     plugin.write_text(f"{PLUGIN}\nimport time\ntime.sleep(1000)\n")
     plugin.chmod(0o600)

@@ -1,4 +1,4 @@
-"""What open pages are told over `/ws`."""
+"""The messages that open pages get over `/ws`."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
 from schemas import buckets
 from schemas.base import Role
-from services.gateway.exposure import Keys
+from services.gateway.access import ApiKeys
 from services.gateway.feed import PROTOCOL, Feed
 from tests.integration.monitor_service import TIMEOUT_S
 from tests.support import Yard
@@ -22,14 +22,14 @@ from tests.support import Yard
 
 @asynccontextmanager
 async def page(yard: Yard) -> AsyncIterator[ClientWebSocketResponse]:
-    """A page that was opened just now."""
+    """A page that has just been opened."""
     async with Tasks() as tasks:
         bus = await yard.bus(Role.GATEWAY)
         names = (buckets.MODELS, buckets.INSTANCES)
-        mirrors: dict[str, BucketCache[Any]] = {
-            each.name: await BucketCache.start(bus, each, tasks) for each in names
+        caches: dict[str, BucketCache[Any]] = {
+            bucket.name: await BucketCache.start(bus, bucket, tasks) for bucket in names
         }
-        feed = Feed(bus, tasks, Keys.read(yard.settings.credentials), mirrors)
+        feed = Feed(bus, tasks, ApiKeys.read(yard.settings.credentials), caches)
         await feed.open()
         app = web.Application()
         app.router.add_get("/ws", feed.on_connect)
@@ -41,7 +41,7 @@ async def page(yard: Yard) -> AsyncIterator[ClientWebSocketResponse]:
             yield ws
 
 
-async def test_a_page_is_told_while_the_broker_is_away(yard: Yard) -> None:
+async def test_a_page_gets_a_message_when_the_broker_goes_and_comes_back(yard: Yard) -> None:
     async with page(yard) as ws, asyncio.timeout(TIMEOUT_S):
         assert yard.broker.pid is not None
         os.kill(yard.broker.pid, signal.SIGKILL)

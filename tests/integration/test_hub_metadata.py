@@ -1,4 +1,4 @@
-"""What the hub says about repositories, and how its refusals read."""
+"""Repository metadata from the hub, and its refusals as errors."""
 
 import asyncio
 import socket
@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.downloader import hub as metadata
 from services.downloader.errors import HubError
-from services.downloader.hub import RepoListing
-from services.downloader.reference import Reference, parse_reference
+from services.downloader.hub.access import probe
+from services.downloader.hub.metadata import RepoListing
+from services.downloader.hub.repositories import list_repo
+from services.downloader.reference import parse_reference
 from services.downloader.selection import RemoteFile
 from tests.hub import Hub
 
@@ -29,37 +30,38 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
 
 
-async def ask(hub: Hub, reference: str) -> RepoListing:
-    wanted: Reference = parse_reference(reference)
-    return await asyncio.to_thread(metadata.list_repo, wanted, endpoint=hub.url, pauses_s=(0.0, 0.0))
+async def listing_of(hub: Hub, reference: str) -> RepoListing:
+    return await asyncio.to_thread(
+        list_repo, parse_reference(reference), endpoint=hub.url, pauses_s=(0.0, 0.0)
+    )
 
 
 async def refusal(hub: Hub, reference: str = NAME) -> HubError:
     with pytest.raises(HubError) as caught:
-        await ask(hub, reference)
+        await listing_of(hub, reference)
     assert caught.value.sentence.endswith(".")
     return caught.value
 
 
-async def test_files_come_with_sizes_hashes_and_the_commit(hub: Hub) -> None:
-    listing = await ask(hub, NAME)
+async def test_listing_has_sizes_hashes_and_the_commit(hub: Hub) -> None:
+    listing = await listing_of(hub, NAME)
     file = hub.file(NAME, "m-Q4_0.gguf")
     assert listing.commit == hub.repos[NAME].sha
     assert listing.files[0] == RemoteFile(path="m-Q4_0.gguf", size_bytes=4, sha256=file.sha256)
     assert listing.files[1].path == "sub/m-Q8_0.gguf"
 
 
-async def test_files_outside_lfs_have_a_size_and_gits_name(hub: Hub) -> None:
-    """The name is what `git hash-object` says."""
+async def test_files_outside_lfs_have_a_size_and_a_git_hash(hub: Hub) -> None:
+    """The hash is that of `git hash-object`."""
     hub.add_repo("org/small", {"m.gguf": b"GGUF"}, lfs=False)
-    (file,) = (await ask(hub, "org/small")).files
+    (file,) = (await listing_of(hub, "org/small")).files
     assert file == RemoteFile(
         path="m.gguf", size_bytes=4, blob_sha1="53b7dcdfb2702f3512ca9b967b2a138fcfe9bea9"
     )
 
 
-async def test_a_revision_is_asked_for(hub: Hub) -> None:
-    assert (await ask(hub, f"{NAME}@v1")).commit == hub.repos[NAME].sha
+async def test_a_revision_is_requested(hub: Hub) -> None:
+    assert (await listing_of(hub, f"{NAME}@v1")).commit == hub.repos[NAME].sha
     assert "/revision/v1" in hub.seen[-1].path
     assert (await refusal(hub, f"{NAME}@v2")).code == "revision_not_found"
 
@@ -70,32 +72,32 @@ async def test_an_unknown_or_private_repository_is_not_found(hub: Hub) -> None:
     assert (await refusal(hub, "org/other")).code == "repo_not_found"
 
 
-async def test_a_gated_repository_is_told_apart(hub: Hub) -> None:
+async def test_a_gated_repository_has_its_own_code(hub: Hub) -> None:
     hub.repos[NAME].gated = hub.repos[NAME].hides_metadata = True
     error = await refusal(hub)
     assert error.code == "gated_repo"
     assert "accept its terms" in error.sentence
 
 
-async def test_a_busy_hub_is_asked_again_and_then_given_up(hub: Hub) -> None:
+async def test_a_busy_hub_is_retried_and_then_given_up(hub: Hub) -> None:
     hub.api_statuses = [500, 429]
-    assert (await ask(hub, NAME)).commit
+    assert (await listing_of(hub, NAME)).commit
     hub.api_statuses = [500, 502, 503]
     error = await refusal(hub)
     assert error.code == "hub_error"
     assert "answered 503" in error.sentence
 
 
-async def test_the_hubs_wish_to_be_left_alone_is_honoured_when_it_is_asked_for_files(hub: Hub) -> None:
+async def test_retry_after_is_obeyed_up_to_a_maximum(hub: Hub) -> None:
     hub.api_statuses, hub.api_retry_after = [429], "1"
     started_s = time.monotonic()
-    await ask(hub, NAME)
+    await listing_of(hub, NAME)
     assert time.monotonic() - started_s >= 1.0
     hub.api_statuses, hub.api_retry_after = [503], "100000"
-    assert (await refusal(hub)).code == "hub_error", "nobody waits that long"
+    assert (await refusal(hub)).code == "hub_error", "longer than the maximum"
 
 
-async def test_listings_that_make_no_sense_are_refused(hub: Hub) -> None:
+async def test_invalid_listings_are_refused(hub: Hub) -> None:
     hub.repos[NAME].sha = "not-a-commit/.."
     assert (await refusal(hub)).code == "hub_error"
     hub.repos[NAME].sha = "0" * 40
@@ -106,7 +108,7 @@ async def test_listings_that_make_no_sense_are_refused(hub: Hub) -> None:
     assert (await refusal(hub)).code == "hub_error"
 
 
-async def test_an_unreachable_hub_is_told_within_seconds() -> None:
+async def test_an_unreachable_hub_fails_within_seconds() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         dead = Hub()
@@ -117,16 +119,16 @@ async def test_an_unreachable_hub_is_told_within_seconds() -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["nowhere", "http://", "http://host:port", "ftp://host"])
-def test_an_endpoint_that_is_no_url_is_told(endpoint: str) -> None:
+def test_an_endpoint_that_is_not_a_url_is_refused(endpoint: str) -> None:
     with pytest.raises(HubError, match="HF_ENDPOINT") as caught:
-        metadata.probe(endpoint)
+        probe(endpoint)
     assert caught.value.code == "hub_unreachable"
 
 
-def test_a_probe_asks_the_proxy_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_uses_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         monkeypatch.setenv("no_proxy", "internal.test")
-        metadata.probe("https://hub.test", timeout_s=1)
+        probe("https://hub.test", timeout_s=1)
         with pytest.raises(HubError):
-            metadata.probe("https://internal.test", timeout_s=1)
+            probe("https://internal.test", timeout_s=1)

@@ -1,4 +1,4 @@
-"""kill -9 of the worker and of the downloader at random moments: right bytes, and hardly one sent twice.
+"""kill -9 of the worker and of the downloader at random moments: correct bytes, hardly one sent twice.
 
 `make endurance` kills 50 downloads.
 """
@@ -21,16 +21,16 @@ from tests.endurance import rounds
 from tests.hub import Hub, HubFile
 from tests.integration.downloader_service import Queue, registry_and_watch
 from tests.integration.downloads import MIB, model_bytes
-from tests.support import Yard
+from tests.support import Yard, eventually
 
 ROUNDS = rounds(10, 50)
 SIZE = 64 * MIB
 BYTES_PER_S = 10 * MIB
-"""Of each of the connections."""
+"""Of each connection."""
 
 
 class Service:
-    """The downloader as a process, started again whenever it is gone."""
+    """The downloader as a process that is restarted whenever it ends."""
 
     def __init__(self, yard: Yard, hub: Hub) -> None:
         hub_settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(yard.settings.home / "hf")}
@@ -39,7 +39,7 @@ class Service:
         )
         self._process: asyncio.subprocess.Process | None = None
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Until cancelled."""
         try:
             while True:
@@ -59,7 +59,7 @@ class Service:
             self._process.kill()
 
     def kill_worker(self) -> None:
-        """kill -9 of whatever it has started."""
+        """kill -9 of its children."""
         if self._process is None:
             return
         with contextlib.suppress(psutil.Error):
@@ -80,49 +80,54 @@ async def queue(yard: Yard) -> AsyncIterator[Queue]:
 
 
 @pytest.mark.timeout(30 + 20 * ROUNDS)
-async def test_whatever_is_killed_the_bytes_are_right_and_sent_once(
+async def test_killed_downloads_finish_with_correct_bytes_sent_once(
     yard: Yard, hub: Hub, queue: Queue
 ) -> None:
     (yard.settings.run / "demo-registered").touch()
     service = Service(yard, hub)
-    keeping = asyncio.create_task(service.keep())
+    running = asyncio.create_task(service.run())
     ratios = []
     try:
         for number in range(ROUNDS):
-            file = published(hub, number)
-            download = await begun(queue, f"org/m{number}")
+            file = add_file(hub, number)
+            download = await start_download(queue, f"org/m{number}")
             await kill_at_random(service, queue, hub, download, file, random.Random(number))
             await queue.until_state(download, DownloadState.FINISHED)
             assert sha256_of(yard.settings.models / "org" / f"m{number}" / "m-Q4_0.gguf") == file.sha256
             ratios.append(file.bytes_sent / SIZE)
             assert ratios[-1] <= 1.05, f"round {number}"
     finally:
-        keeping.cancel()
+        running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await keeping
+            await running
     mean, most = sum(ratios) / ROUNDS, max(ratios)
     sys.stdout.write(f"{ROUNDS} rounds; bytes sent by file size: {mean:.4f} on average, {most:.4f} at most\n")
 
 
-def published(hub: Hub, number: int) -> HubFile:
+def add_file(hub: Hub, number: int) -> HubFile:
     hub.add_repo(f"org/m{number}", {"m-Q4_0.gguf": model_bytes(SIZE, seed=number)})
     file = hub.file(f"org/m{number}", "m-Q4_0.gguf")
     file.faults.bytes_per_s = BYTES_PER_S
     return file
 
 
-async def begun(queue: Queue, reference: str) -> Download:
-    """The downloader may just be starting."""
-    while True:
+async def start_download(queue: Queue, reference: str) -> Download:
+    """Retried, since the downloader may be starting."""
+
+    async def started() -> Download | None:
         with contextlib.suppress(ServiceUnavailable, DeadlineExceeded):
             return await queue.start(reference)
-        await asyncio.sleep(0.05)
+        return None
+
+    download = await eventually(started, "a downloader accepts the download", every_s=0.05)
+    assert download is not None
+    return download
 
 
 async def kill_at_random(
     service: Service, queue: Queue, hub: Hub, download: Download, file: HubFile, dice: random.Random
 ) -> None:
-    """The worker, the downloader or one after the other: somewhere between the first byte and the last."""
+    """The worker, the downloader or both in turn, between the first byte and the last."""
     moments = sorted(dice.randrange(SIZE) for _ in range(dice.choice((1, 2))))
     for moment in moments:
         await hub.wait_until(lambda at=moment: file.bytes_sent >= at)  # type: ignore[misc]

@@ -21,18 +21,18 @@ from schemas.errors import BadRequest
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.metrics import AskSamples, InstanceMetrics, MetricsQuery, Sample, Samples
 from schemas.models import ModelSpec
-from services.gateway.exposure import Keys, Origins
-from services.gateway.metrics import Metrics
-from services.gateway.middleware import errors, guard
+from services.gateway.access import ApiKeys, Origins
+from services.gateway.http import guard, handle_errors
+from services.gateway.metrics import MetricsApi
 from services.monitor.metrics.ended import Ended
 from services.monitor.metrics.history import History
 from services.monitor.metrics.past import CHUNK_S, Past
 from services.monitor.metrics.requests import Requests
 from services.supervisor.engines.llama_cpp import LLAMA_API
-from services.supervisor.runner import activity
-from services.supervisor.runner.activity import Activity
-from services.supervisor.runner.desk import Desk
-from services.supervisor.runner.life import Life
+from services.supervisor.runner import metrics as instance_metrics
+from services.supervisor.runner.metrics import InstanceMetricsPublisher
+from services.supervisor.runner.record import InstanceRecord
+from services.supervisor.runner.slot_pool import SlotPool
 from services.supervisor.runner.upstream import Upstream
 from tests.integration.monitor_service import POLL_S, TIMEOUT_S, emit, monitor, record, restart_broker
 from tests.support import Yard
@@ -203,7 +203,7 @@ async def test_a_plugin_joins_leaves_and_says_what_is_wrong_with_it_without_a_re
 
 _PLUGIN = """
 from schemas.devices import Device, DeviceKind
-from services.monitor.devices.adapter import DeviceAdapter
+from modelyard.plugins import DeviceAdapter
 
 class Mine(DeviceAdapter):
     name = "mine"
@@ -233,9 +233,12 @@ async def gateway(yard: Yard, *keys: str) -> AsyncIterator[Http]:
     async with Tasks() as tasks:
         bus = await yard.bus(Role.GATEWAY)
         app = web.Application(
-            middlewares=[errors({}), guard(Origins(yard.settings), Keys.read(yard.settings.credentials))]
+            middlewares=[
+                handle_errors({}),
+                guard(Origins(yard.settings), ApiKeys.read(yard.settings.credentials)),
+            ]
         )
-        app.router.add_routes(Metrics(bus, await BucketCache.start(bus, buckets.DEVICES, tasks)).routes())
+        app.router.add_routes(MetricsApi(bus, await BucketCache.start(bus, buckets.DEVICES, tasks)).routes())
         async with TestClient(TestServer(app)) as client:
             yield client
 
@@ -298,8 +301,8 @@ async def engine() -> AsyncIterator[tuple[int, list[str]]]:
 async def test_an_engine_is_asked_while_it_works_and_left_in_peace_while_it_rests(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activity, "ASK_S", 0.02)
-    monkeypatch.setattr(activity, "EVERY_S", 0.05)
+    monkeypatch.setattr(instance_metrics, "ENGINE_INTERVAL_S", 0.02)
+    monkeypatch.setattr(instance_metrics, "INTERVAL_S", 0.05)
     bus, operator = await yard.bus(Role.RUNNER), await yard.bus()
     told: asyncio.Queue[InstanceMetrics] = asyncio.Queue()
 
@@ -313,8 +316,10 @@ async def test_an_engine_is_asked_while_it_works_and_left_in_peace_while_it_rest
     )  # fmt: skip
     async with engine() as (port, asked), Tasks() as tasks, asyncio.timeout(TIMEOUT_S):
         upstream = Upstream(port, LLAMA_API)
-        desk = Desk(bus, tasks, Life(bus, tasks, instance), upstream, ModelSpec(name="demo", path="d"))
-        tasks.spawn(Activity(bus, desk, upstream).run(), "activity")
+        desk = SlotPool(
+            bus, tasks, InstanceRecord(bus, tasks, instance), upstream, ModelSpec(name="demo", path="d")
+        )
+        tasks.spawn(InstanceMetricsPublisher(bus, desk, upstream).run(), "activity")
         for _ in range(10):
             assert (await told.get()).engine == {}
         assert asked == [], "nothing was ever asked of it"

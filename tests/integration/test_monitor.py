@@ -14,7 +14,8 @@ from modelyard.bus.connection import Bus
 from modelyard.bus.reads import replay
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
-from modelyard.plugins import Found
+from modelyard.host.plugins import DiscoveredPlugins
+from modelyard.plugins import DeviceAdapter
 from schemas import buckets, streams, subjects
 from schemas.base import Role
 from schemas.devices import Device, DeviceKind
@@ -23,7 +24,6 @@ from schemas.requests import RequestFinished
 from schemas.usage import UsageQuery
 from services.monitor.costs.book import PriceBook
 from services.monitor.counting import CONSUMER, USAGE_FILE
-from services.monitor.devices.adapter import DeviceAdapter
 from services.monitor.devices.watch import Watch
 from services.monitor.folding import Folder
 from services.monitor.thread import OwnThread
@@ -115,7 +115,7 @@ async def test_an_adapter_that_hangs_or_fails_stops_no_other(yard: Yard) -> None
         devices = await BucketCache.start(operator, buckets.DEVICES, tasks)
         watch = Watch(bus, yard.settings, instances, period_s=0.05)
         tasks.spawn(watch.send(), "samples")
-        watch.look(Found(adapters, ()))
+        watch.look(DiscoveredPlugins(adapters, ()))
         async with asyncio.timeout(TIMEOUT_S):
             await devices.until(lambda values: set(values) == {"testnode.recovered"})
             release.set()

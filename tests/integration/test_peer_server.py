@@ -1,4 +1,4 @@
-"""What a node gives over HTTP: with a token of its own and nothing else; and what else it never gives."""
+"""The HTTP server for peers: a file for its token, and nothing without one."""
 
 import asyncio
 import os
@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 
 from services.downloader.library.walk import Found
-from services.downloader.peers.grants import TTL_S, Given, Grants
-from services.downloader.peers.server import Server
+from services.downloader.peers.inventory import StoreFile
+from services.downloader.peers.server import TOKEN_TTL_S, FileServer, FileTokens
 from tests.integration.downloads import MIB
 from tests.integration.library_yard import put, sha256
 
@@ -20,23 +20,23 @@ OTHER = sha256(b"other")
 PATH = "org/m/m.gguf"
 
 
-class Giving:
-    """A server with one file in its store, and a clock that the test turns."""
+class ServedFile:
+    """A server with one file in its store, and a clock set by the test."""
 
     def __init__(self, root: Path, session: aiohttp.ClientSession) -> None:
         self.root = root
         self.now = 0.0
-        self.grants = Grants(now=lambda: self.now)
-        self.server = Server(self.grants)
+        self.tokens = FileTokens(now=lambda: self.now)
+        self.server = FileServer(self.tokens)
         self.base = ""
         self._session = session
 
-    def given(self, path: str = PATH) -> Given:
-        found = (self.root / path).stat()
-        return Given(self.root, Found(path, found.st_size, found.st_mtime_ns))
+    def file(self, path: str = PATH) -> StoreFile:
+        status = (self.root / path).stat()
+        return StoreFile(self.root, Found(path, status.st_size, status.st_mtime_ns))
 
     def token(self) -> str:
-        return self.grants.issue(SHA256, self.given())
+        return self.tokens.issue(SHA256, self.file())
 
     async def begin(self, token: str) -> aiohttp.ClientResponse:
         headers = {"Authorization": f"Bearer {token}"}
@@ -53,21 +53,21 @@ class Giving:
     ) -> tuple[int, bytes, dict[str, str]]:
         headers = {} if token is None else {"Authorization": f"{scheme} {token}"}
         headers |= {} if range_ is None else {"Range": range_}
-        async with self._session.request(method, f"{self.base}{path}", headers=headers) as answer:
-            return answer.status, await answer.read(), dict(answer.headers)
+        async with self._session.request(method, f"{self.base}{path}", headers=headers) as response:
+            return response.status, await response.read(), dict(response.headers)
 
 
 @pytest.fixture
-async def giving(tmp_path: Path) -> AsyncIterator[Giving]:
+async def served(tmp_path: Path) -> AsyncIterator[ServedFile]:
     root = tmp_path / "store"
     put(root, PATH, DATA)
     async with aiohttp.ClientSession() as session:
-        giving = Giving(root, session)
-        port = await giving.server.listen("127.0.0.1", 0)
-        assert await giving.server.listen("127.0.0.1", 0) == port
-        giving.base = f"http://127.0.0.1:{port}"
-        yield giving
-        await giving.server.stop()
+        served = ServedFile(root, session)
+        port = await served.server.listen("127.0.0.1", 0)
+        assert await served.server.listen("127.0.0.1", 0) == port
+        served.base = f"http://127.0.0.1:{port}"
+        yield served
+        await served.server.stop()
 
 
 @pytest.mark.parametrize(
@@ -80,58 +80,58 @@ async def giving(tmp_path: Path) -> AsyncIterator[Giving]:
         (f"bytes=5-{len(DATA) * 9}", 5, len(DATA)),
     ],
 )
-async def test_a_range_is_given(giving: Giving, range_: str, start: int, end: int) -> None:
-    status, body, headers = await giving.get(giving.token(), range_=range_)
+async def test_a_range_is_sent(served: ServedFile, range_: str, start: int, end: int) -> None:
+    status, body, headers = await served.get(served.token(), range_=range_)
     assert (status, body) == (206, DATA[start:end])
     assert headers["Content-Range"] == f"bytes {start}-{end - 1}/{len(DATA)}"
 
 
-async def test_without_a_range_everything_is_given(giving: Giving) -> None:
-    status, body, headers = await giving.get(giving.token())
+async def test_without_a_range_the_whole_file_is_sent(served: ServedFile) -> None:
+    status, body, headers = await served.get(served.token())
     assert (status, body, headers["Accept-Ranges"]) == (200, DATA, "bytes")
 
 
 @pytest.mark.parametrize(
     "range_", [f"bytes={len(DATA)}-", "bytes=9-5", "bytes=0-1,4-5", "bytes=x-y", "lines=1-2"]
 )
-async def test_a_range_that_is_none_is_refused(giving: Giving, range_: str) -> None:
-    status, body, headers = await giving.get(giving.token(), range_=range_)
+async def test_an_invalid_range_is_refused(served: ServedFile, range_: str) -> None:
+    status, body, headers = await served.get(served.token(), range_=range_)
     assert (status, body, headers["Content-Range"]) == (416, b"", f"bytes */{len(DATA)}")
 
 
-async def test_whoever_may_not_is_told_nothing(giving: Giving) -> None:
-    """The same answer for what is there and what is not: nobody learns what this node has."""
-    token = giving.token()
+async def test_unauthorized_requests_get_an_empty_401(served: ServedFile) -> None:
+    """The same response for existing and missing files: it does not reveal what the node has."""
+    token = served.token()
     answers = [
-        await giving.get(None),
-        await giving.get(None, path=f"/files/{OTHER}"),
-        await giving.get(""),
-        await giving.get("x" * 43),
-        await giving.get("\xfc\xf6" * 20),
-        await giving.get(token + "x"),
-        await giving.get(token[:-1]),
-        await giving.get(token, scheme="Basic"),
-        await giving.get(token, method="HEAD"),
-        await giving.get(token, method="POST"),
-        await giving.get(token, path=f"/files/{OTHER}"),
-        await giving.get(token, path=f"/files/{SHA256}?token={token}"),
-        await giving.get(None, path=f"/files/{SHA256}?token={token}"),
-        await giving.get(token, path=f"/files/{SHA256}/../../{PATH}"),
-        await giving.get(token, path=f"/files/{SHA256.upper()}"),
-        await giving.get(token, path=f"/{PATH}"),
-        await giving.get(token, path="/"),
+        await served.get(None),
+        await served.get(None, path=f"/files/{OTHER}"),
+        await served.get(""),
+        await served.get("x" * 43),
+        await served.get("\xfc\xf6" * 20),
+        await served.get(token + "x"),
+        await served.get(token[:-1]),
+        await served.get(token, scheme="Basic"),
+        await served.get(token, method="HEAD"),
+        await served.get(token, method="POST"),
+        await served.get(token, path=f"/files/{OTHER}"),
+        await served.get(token, path=f"/files/{SHA256}?token={token}"),
+        await served.get(None, path=f"/files/{SHA256}?token={token}"),
+        await served.get(token, path=f"/files/{SHA256}/../../{PATH}"),
+        await served.get(token, path=f"/files/{SHA256.upper()}"),
+        await served.get(token, path=f"/{PATH}"),
+        await served.get(token, path="/"),
     ]
     for status, body, headers in answers:
         assert (status, body) == (401, b"")
         assert headers.keys() <= {"Server", "Content-Length", "Content-Type", "Date"}
         assert headers["Server"] == "modelyard"
-    assert (await giving.get(token))[0] == 200
+    assert (await served.get(token))[0] == 200
 
 
-async def test_a_header_that_is_no_text_is_told_nothing(giving: Giving) -> None:
-    """It is compared with a token as bytes, and what cannot be written as such was an error of ours."""
-    giving.token()
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(giving.base.rpartition(":")[2]))
+async def test_a_header_that_is_not_text_gets_a_401(served: ServedFile) -> None:
+    """It is compared as bytes; one that cannot be encoded used to be an internal error."""
+    served.token()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(served.base.rpartition(":")[2]))
     writer.write(b"GET /files/%s HTTP/1.1\r\nHost: x\r\n" % SHA256.encode())
     writer.write(b"Authorization: Bearer \xff\xfe\r\nConnection: close\r\n\r\n")
     answer = await reader.read()
@@ -140,37 +140,37 @@ async def test_a_header_that_is_no_text_is_told_nothing(giving: Giving) -> None:
     assert answer.split()[1] == b"401"
 
 
-async def test_a_token_is_for_one_file_and_for_a_minute(giving: Giving) -> None:
-    put(giving.root, "other.gguf", b"other")
-    other = giving.grants.issue(OTHER, giving.given("other.gguf"))
-    first, second = giving.token(), giving.token()
+async def test_a_token_is_valid_for_one_file_and_a_minute(served: ServedFile) -> None:
+    put(served.root, "other.gguf", b"other")
+    other = served.tokens.issue(OTHER, served.file("other.gguf"))
+    first, second = served.token(), served.token()
     assert len({first, second, other}) == 3
-    assert (await giving.get(other))[0] == 401
-    assert (await giving.get(other, path=f"/files/{OTHER}"))[1] == b"other"
-    giving.now = TTL_S - 1
-    third = giving.token()
-    assert [(await giving.get(each))[0] for each in (first, second, third)] == [200, 200, 200]
-    giving.now = TTL_S
-    assert [(await giving.get(each))[0] for each in (first, second, third)] == [401, 401, 200]
+    assert (await served.get(other))[0] == 401
+    assert (await served.get(other, path=f"/files/{OTHER}"))[1] == b"other"
+    served.now = TOKEN_TTL_S - 1
+    third = served.token()
+    assert [(await served.get(token))[0] for token in (first, second, third)] == [200, 200, 200]
+    served.now = TOKEN_TTL_S
+    assert [(await served.get(token))[0] for token in (first, second, third)] == [401, 401, 200]
 
 
-async def test_a_file_that_is_another_by_now_is_not_given(giving: Giving) -> None:
-    token, place = giving.token(), giving.root / PATH
+async def test_a_changed_file_is_not_sent(served: ServedFile) -> None:
+    token, place = served.token(), served.root / PATH
     place.write_bytes(b"shorter")
-    assert (await giving.get(token))[:2] == (404, b"")
-    put(giving.root, PATH, DATA)
+    assert (await served.get(token))[:2] == (404, b"")
+    put(served.root, PATH, DATA)
     os.utime(place, ns=(1, 1))
-    assert (await giving.get(token))[0] == 404
+    assert (await served.get(token))[0] == 404
     place.unlink()
-    assert (await giving.get(token))[0] == 404
+    assert (await served.get(token))[0] == 404
     os.mkfifo(place)
-    assert (await giving.get(token))[0] == 404
+    assert (await served.get(token))[0] == 404
 
 
-async def test_a_file_that_becomes_shorter_breaks_off(giving: Giving) -> None:
-    place = giving.root / PATH
+async def test_a_truncated_file_aborts_the_response(served: ServedFile) -> None:
+    place = served.root / PATH
     os.truncate(place, 64 * MIB)
-    answer = await giving.begin(giving.token())
+    answer = await served.begin(served.token())
     await answer.content.readexactly(1)
     os.truncate(place, 0)
     with pytest.raises(aiohttp.ClientError):
@@ -178,24 +178,24 @@ async def test_a_file_that_becomes_shorter_breaks_off(giving: Giving) -> None:
     answer.close()
 
 
-async def test_no_link_leads_out_of_the_store(giving: Giving, tmp_path: Path) -> None:
-    """Also one that is put in place of a folder after the promise, with a file that looks the same."""
+async def test_no_symlink_leads_out_of_the_store(served: ServedFile, tmp_path: Path) -> None:
+    """Also one that replaces a folder after the offer, with a file that looks the same."""
     secret = put(tmp_path, "outside/m.gguf", DATA)
-    before = (giving.root / PATH).stat()
+    before = (served.root / PATH).stat()
     os.utime(secret, ns=(before.st_atime_ns, before.st_mtime_ns))
-    token = giving.token()
-    (giving.root / PATH).unlink()
-    (giving.root / PATH).symlink_to(secret)
-    assert (await giving.get(token))[:2] == (404, b"")
-    (giving.root / PATH).unlink()
-    (giving.root / "org/m").rmdir()
-    (giving.root / "org/m").symlink_to(secret.parent)
-    assert (await giving.get(token))[:2] == (404, b"")
+    token = served.token()
+    (served.root / PATH).unlink()
+    (served.root / PATH).symlink_to(secret)
+    assert (await served.get(token))[:2] == (404, b"")
+    (served.root / PATH).unlink()
+    (served.root / "org/m").rmdir()
+    (served.root / "org/m").symlink_to(secret.parent)
+    assert (await served.get(token))[:2] == (404, b"")
 
 
-async def test_it_moves_to_another_address(giving: Giving) -> None:
-    port = await giving.server.listen("127.0.0.2", 0)
-    giving.base = f"http://127.0.0.2:{port}"
-    assert (await giving.get(giving.token()))[1] == DATA
+async def test_the_server_moves_to_another_address(served: ServedFile) -> None:
+    port = await served.server.listen("127.0.0.2", 0)
+    served.base = f"http://127.0.0.2:{port}"
+    assert (await served.get(served.token()))[1] == DATA
     with pytest.raises(OSError):
-        await giving.server.listen("192.0.2.1", 0)
+        await served.server.listen("192.0.2.1", 0)

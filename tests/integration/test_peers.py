@@ -1,6 +1,7 @@
-"""Downloads that take their bytes from other nodes: two downloaders on one broker, and a hub that counts."""
+"""Downloads from other nodes: several downloaders on one broker, and a hub that counts bytes."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,13 +11,14 @@ import pytest
 
 from schemas import subjects
 from schemas.downloads import Download, DownloadState, LimitDownload
+from schemas.errors import YardError
 from schemas.library import FindFile
 from tests.hub import Hub
 from tests.integration.downloader_service import Queue, downloader, registry_and_watch
 from tests.integration.downloads import MIB, model_bytes
 from tests.integration.library_yard import Shown, shown
 from tests.integration.nodes import killed, node, process, running, spoiled
-from tests.support import Yard
+from tests.support import Yard, eventually
 
 _S = DownloadState
 REPO = "org/m-GGUF"
@@ -49,44 +51,45 @@ async def seen(yard: Yard) -> AsyncIterator[Shown]:
 
 
 async def pulled(queue: Queue, at: str, **more: object) -> Download:
-    """The repository on a node, to the end."""
+    """Download the repository to a node, until it has ended."""
     return await queue.until_state(await queue.start(REPO, node=at, **more), _S.FINISHED, _S.FAILED)
 
 
-async def known(seen: Shown, hub: Hub, name: str) -> None:
-    """Wait until the node's library knows the file; it looks by itself when a download ends."""
-    async with asyncio.timeout(10):
-        while True:
-            await seen.scan(name)
-            asked = FindFile(sha256=hub.file(REPO, FILE).sha256, node=name)
-            if (await seen.bus.call(subjects.LIBRARY_FIND, asked)).files:
-                return
+async def wait_until_known(seen: Shown, hub: Hub, name: str) -> None:
+    """Wait until the node's library has scanned the file."""
+    query = FindFile(sha256=hub.file(REPO, FILE).sha256, node=name)
+
+    async def is_known() -> bool:
+        await seen.scan(name)
+        return bool((await seen.bus.call(subjects.LIBRARY_FIND, query)).files)
+
+    await eventually(is_known, f"the library of {name} has the file")
 
 
-async def test_what_another_node_has_comes_from_it_and_not_from_the_hub(
+async def test_a_file_of_another_node_is_not_fetched_from_the_hub(
     yard: Yard, hub: Hub, queue: Queue, seen: Shown
 ) -> None:
     a, b = node(yard, "a"), node(yard, "b")
     async with downloader(yard), running(yard, a), running(yard, b):
         first = await pulled(queue, "a")
         assert (first.state, first.received) == (_S.FINISHED, {"hub": SIZE})
-        await known(seen, hub, "a")
+        await wait_until_known(seen, hub, "a")
         before = hub.file(REPO, FILE).bytes_sent
         second = await pulled(queue, "b")
         assert (second.state, second.error) == (_S.FINISHED, None)
         assert second.received == {"a": SIZE}
         assert hub.file(REPO, FILE).bytes_sent == before
         assert (b.models / REPO / FILE).read_bytes() == MODEL
-        await known(seen, hub, "b")  # and gives it to others in turn
+        await wait_until_known(seen, hub, "b")  # and offers it to others
 
 
-async def test_without_a_hub_a_model_comes_with_its_listing_from_the_node_that_has_it(
+async def test_without_a_hub_listing_and_files_come_from_a_peer(
     yard: Yard, hub: Hub, queue: Queue, seen: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = node(yard, "a"), node(yard, "b")
     async with downloader(yard), running(yard, a), running(yard, b):
         first = await pulled(queue, "a")
-        await known(seen, hub, "a")
+        await wait_until_known(seen, hub, "a")
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
         second = await pulled(queue, "b")
         assert (second.state, second.error) == (_S.FINISHED, None)
@@ -99,22 +102,22 @@ async def test_without_a_hub_a_model_comes_with_its_listing_from_the_node_that_h
         assert failed.error.code == "hub_unreachable"
 
 
-async def test_a_node_that_is_killed_in_the_middle_costs_only_what_it_had_not_given(
+async def test_after_a_peer_is_killed_only_the_missing_bytes_come_from_the_hub(
     yard: Yard, hub: Hub, queue: Queue, seen: Shown, tmp_path: Path
 ) -> None:
     a = node(yard, "a")
-    # Over one connection: the system's own buffers would hold a good part of what several ask for.
+    # One connection: with several, the system's buffers would hold a good part of the file.
     b = msgspec.structs.replace(node(yard, "b"), download_segments=1)
     async with downloader(yard), running(yard, b):
-        async with process(yard, a, tmp_path / "a.log") as giving:
+        async with process(yard, a, tmp_path / "a.log") as peer:
             await queue.until_state(await started(queue, "a"), _S.FINISHED)
-            await known(seen, hub, "a")
+            await wait_until_known(seen, hub, "a")
             before = hub.file(REPO, FILE).bytes_sent
             half = await arrived(seen, 4 * MIB)
             download = await queue.start(REPO, node="b", limit_bytes_s=4 * MIB)
             async with asyncio.timeout(20):
                 await half
-            await killed(giving)
+            await killed(peer)
         limit = LimitDownload(download=download.download)
         await (await yard.bus()).call(subjects.DOWNLOAD_LIMIT, limit)
         done = await queue.until_state(download, _S.FINISHED, _S.FAILED)
@@ -122,24 +125,25 @@ async def test_a_node_that_is_killed_in_the_middle_costs_only_what_it_had_not_gi
         assert (b.models / REPO / FILE).read_bytes() == MODEL
         assert done.received["a"] > 4 * MIB
         again = hub.file(REPO, FILE).bytes_sent - before
-        assert again == done.received["hub"] == SIZE - done.received["a"], "nothing came twice"
+        assert again == done.received["hub"] == SIZE - done.received["a"], "no byte is fetched twice"
     assert b"Bearer" not in (tmp_path / "a.log").read_bytes()
 
 
 async def started(queue: Queue, name: str) -> Download:
-    """As soon as the node is there."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                return await queue.start(REPO, node=name)
-            except Exception as error:  # noqa: BLE001 - whatever it says, it is not there yet
-                last = error
-            await asyncio.sleep(0.05)
-            assert last
+    """Start a download as soon as the node is there."""
+
+    async def accepted() -> Download | None:
+        with contextlib.suppress(YardError):
+            return await queue.start(REPO, node=name)
+        return None
+
+    download = await eventually(accepted, f"node {name} accepts the download", timeout_s=20, every_s=0.05)
+    assert download is not None
+    return download
 
 
 async def arrived(seen: Shown, n_bytes: int) -> "asyncio.Future[None]":
-    """Done when a download has so many bytes."""
+    """A future that is done when a download has more than n_bytes."""
     enough: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def on_progress(_: dict[str, str], download: Download) -> None:
@@ -150,13 +154,13 @@ async def arrived(seen: Shown, n_bytes: int) -> "asyncio.Future[None]":
     return enough
 
 
-async def test_wrong_bytes_are_fetched_from_the_hub_and_who_gave_them_is_asked_no_more(
+async def test_wrong_bytes_of_a_peer_are_fetched_from_the_hub_and_it_is_blacklisted(
     yard: Yard, hub: Hub, queue: Queue, seen: Shown
 ) -> None:
     a, b = node(yard, "a"), node(yard, "b")
     async with downloader(yard), running(yard, a), running(yard, b):
         await pulled(queue, "a")
-        await known(seen, hub, "a")
+        await wait_until_known(seen, hub, "a")
         spoiled(a.models / REPO / FILE)
         second = await pulled(queue, "b")
         assert second.error is None
@@ -167,12 +171,12 @@ async def test_wrong_bytes_are_fetched_from_the_hub_and_who_gave_them_is_asked_n
         assert (third.error, third.received) == (None, {"hub": SIZE})
 
 
-async def test_several_nodes_share_the_work(yard: Yard, hub: Hub, queue: Queue, seen: Shown) -> None:
+async def test_several_peers_share_the_pieces(yard: Yard, hub: Hub, queue: Queue, seen: Shown) -> None:
     a, b, c = node(yard, "a"), node(yard, "b"), node(yard, "c")
     async with downloader(yard), running(yard, a), running(yard, b), running(yard, c):
         for name in "ab":
             await pulled(queue, name)
-            await known(seen, hub, name)
+            await wait_until_known(seen, hub, name)
         before = hub.file(REPO, FILE).bytes_sent
         third = await pulled(queue, "c")
         assert sum(third.received.values()) == SIZE

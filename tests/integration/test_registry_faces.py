@@ -1,4 +1,4 @@
-"""The registry seen from the gateway: its commands over HTTP, and requests that wait while it changes."""
+"""The registry through the gateway: its commands over HTTP, and queued requests while it changes."""
 
 import asyncio
 import contextlib
@@ -16,12 +16,12 @@ from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.errors import DeadlineExceeded, ModelNotFound, YardError
-from services.gateway.admin import Admin
-from services.gateway.inference.ask import Ask
+from services.gateway.admin import AdminApi
+from services.gateway.http import handle_errors
 from services.gateway.inference.inference import Inference
-from services.gateway.middleware import errors
+from services.gateway.inference.request import InferRequest
 from services.supervisor.service import main
-from tests.integration.test_interleavings import PATH, SPEC, path
+from tests.integration.inference_path import PATH, SPEC, inference_path
 from tests.support import Yard
 
 Http = TestClient[web.Request, web.Application]
@@ -29,34 +29,34 @@ Http = TestClient[web.Request, web.Application]
 
 @pytest.fixture
 async def http(yard: Yard, settings: Settings) -> AsyncIterator[Http]:
-    app = web.Application(middlewares=[errors({})])
-    app.router.add_routes(Admin(await yard.bus(Role.GATEWAY), settings, {}).routes())
+    app = web.Application(middlewares=[handle_errors({})])
+    app.router.add_routes(AdminApi(await yard.bus(Role.GATEWAY), settings, {}).routes())
     async with Tasks() as tasks, TestClient(TestServer(app)) as client:
         await main(await yard.bus(Role.SUPERVISOR), settings, tasks)
         yield client
 
 
-async def ask(http: Http, verb: str, **body: Any) -> tuple[int, Any]:
+async def post(http: Http, verb: str, **body: Any) -> tuple[int, Any]:
     async with http.post(f"/api/command/model/{verb}", json=body) as response:
         return response.status, await response.json()
 
 
 async def test_every_command_of_the_registry_is_a_route(http: Http) -> None:
-    _, first = await ask(http, "put", name="demo", path="demo.gguf")
-    status, second = await ask(http, "patch", model="demo", patch={"n_ctx": 1024, "mmproj": None})
+    _, first = await post(http, "put", name="demo", path="demo.gguf")
+    status, second = await post(http, "patch", model="demo", patch={"n_ctx": 1024, "mmproj": None})
     assert status == 200
-    assert (await ask(http, "get", model="demo"))[1]["spec"]["n_ctx"] == 1024
-    assert [each["spec"]["name"] for each in (await ask(http, "list"))[1]["models"]] == ["demo"]
-    status, stale = await ask(http, "patch", model="demo", patch={}, revision=first["revision"])
+    assert (await post(http, "get", model="demo"))[1]["spec"]["n_ctx"] == 1024
+    assert [model["spec"]["name"] for model in (await post(http, "list"))[1]["models"]] == ["demo"]
+    status, stale = await post(http, "patch", model="demo", patch={}, revision=first["revision"])
     assert (status, stale["error"]["code"], stale["error"]["param"]) == (409, "conflict", "revision")
-    await ask(http, "rename", model="demo", name="new", revision=second["revision"])
-    await ask(http, "apply", models=[{"name": "demo", "path": "d.gguf"}], delete=[{"model": "new"}])
-    assert (await ask(http, "undo", model="new"))[0] == 200
-    assert (await ask(http, "delete", model="new"))[1] == {"name": "new", "stopped": []}
-    assert len((await ask(http, "history", model="new"))[1]["revisions"]) == 4
-    status, wrong = await ask(http, "patch", model="demo", patch={"n_cxt": 1})
+    await post(http, "rename", model="demo", name="new", revision=second["revision"])
+    await post(http, "apply", models=[{"name": "demo", "path": "d.gguf"}], delete=[{"model": "new"}])
+    assert (await post(http, "undo", model="new"))[0] == 200
+    assert (await post(http, "delete", model="new"))[1] == {"name": "new", "stopped": []}
+    assert len((await post(http, "history", model="new"))[1]["revisions"]) == 4
+    status, wrong = await post(http, "patch", model="demo", patch={"n_cxt": 1})
     assert (status, wrong["error"]["param"]) == (400, "n_cxt")
-    status, wrong = await ask(http, "put", name="a b", path="x")
+    status, wrong = await post(http, "put", name="a b", path="x")
     assert (status, wrong["error"]["code"]) == (400, "invalid_json")
 
 
@@ -71,16 +71,16 @@ async def test_every_command_of_the_registry_is_a_route(http: Http) -> None:
         ("put", {"name": "m", "path": "m", "args": ["x" * 300_000]}, "bad_request", None),
     ],
 )
-async def test_what_would_be_lost_silently_is_refused(
+async def test_fields_that_would_be_dropped_are_refused(
     http: Http, verb: str, body: dict[str, Any], code: str, param: str | None
 ) -> None:
-    status, refused = await ask(http, verb, **body)
+    status, refused = await post(http, verb, **body)
     assert (status, refused["error"]["code"], refused["error"]["param"]) == (400, code, param)
-    assert (await ask(http, "list"))[1]["models"] == []
+    assert (await post(http, "list"))[1]["models"] == []
 
 
-async def test_a_body_nested_too_deeply_is_refused_like_any_other_wrong_one(http: Http) -> None:
-    """It was an internal error; a spec a little less deep was stored, and then nobody could read it."""
+async def test_a_body_that_is_nested_too_deeply_is_invalid_json(http: Http) -> None:
+    """It was an internal error; a spec a little less deep was stored, and then could not be decoded."""
     for body in ('{"a":' * 100_000, '{"name":"m","path":"m","env":' + "[" * 5000):
         async with http.post("/api/command/model/put", data=body) as response:
             assert (response.status, (await response.json())["error"]["code"]) == (400, "invalid_json")
@@ -103,34 +103,56 @@ async def test_a_node_is_cordoned_over_http_by_its_name_in_the_body(http: Http, 
     assert (await cordon(node="nosuch", cordoned=True))[1]["error"]["code"] == "service_unavailable"
 
 
-@contextlib.asynccontextmanager
-async def waiting(yard: Yard, inference: Inference) -> AsyncIterator[asyncio.Task[YardError]]:
-    """A request that waits for a slot; what it is refused with in the end."""
+async def test_a_bucket_without_a_cache_is_read_from_the_broker(yard: Yard, settings: Settings) -> None:
+    bus = await yard.bus(Role.GATEWAY)
+    app = web.Application(middlewares=[handle_errors({})])
+    app.router.add_routes(AdminApi(bus, settings, {}).routes())
+    await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", SPEC)
 
-    async def give_up() -> YardError:
+    async def state(bucket: str) -> tuple[int, Any]:
+        async with http.get(f"/api/state/{bucket}") as response:
+            return response.status, await response.json()
+
+    async with TestClient(TestServer(app)) as http:
+        status, models = await state("models")
+        assert (status, [spec["name"] for spec in models.values()]) == (200, ["demo"])
+        assert await state("reports") == (200, {})
+        assert (await state("nothing"))[0] == 404
+        await bus.nc.close()
+        status, refused = await state("models")
+        assert (status, refused["error"]["code"]) == (503, "broker_unavailable")
+
+
+@contextlib.asynccontextmanager
+async def queued_request(yard: Yard, inference: Inference) -> AsyncIterator[asyncio.Task[YardError]]:
+    """A request that is queued; the task returns the error that ends it."""
+
+    async def submit() -> YardError:
         body = msgspec.json.encode({"model": "demo", "messages": []})
         with pytest.raises(YardError) as refused:
-            async with inference.ask(Ask(path=PATH, body=body, model="demo", stream=False)) as answer:
+            async with inference.submit(
+                InferRequest(path=PATH, body=body, model="demo", stream=False)
+            ) as answer:
                 await answer.head()
         return refused.value
 
     bus = await yard.bus()
     queued = await bus.nc.subscribe(subjects.REQUEST_QUEUED.wildcard)
     await bus.flush_subscriptions()
-    task = asyncio.create_task(give_up())
+    task = asyncio.create_task(submit())
     await queued.next_msg(timeout=20)
     yield task
     await asyncio.wait_for(task, 5)
 
 
-async def test_who_waits_for_a_model_that_is_deleted_is_told(yard: Yard) -> None:
-    async with path(yard) as (inference, _), waiting(yard, inference) as refused:
+async def test_a_queued_request_fails_when_its_model_is_deleted(yard: Yard) -> None:
+    async with inference_path(yard) as (inference, _), queued_request(yard, inference) as refused:
         await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).delete("demo")
         assert isinstance(await asyncio.wait_for(refused, 20), ModelNotFound)
 
 
-async def test_who_waits_goes_by_the_newest_spec(yard: Yard) -> None:
-    async with path(yard) as (inference, _), waiting(yard, inference) as refused:
+async def test_a_queued_request_follows_the_newest_spec(yard: Yard) -> None:
+    async with inference_path(yard) as (inference, _), queued_request(yard, inference) as refused:
         shorter = msgspec.structs.replace(SPEC, queue_wait_s=0.1)
         await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", shorter)
         assert isinstance(await asyncio.wait_for(refused, 20), DeadlineExceeded)

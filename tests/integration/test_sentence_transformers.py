@@ -1,4 +1,4 @@
-"""The sentence-transformers engine with real, tiny, random models, where the package is installed."""
+"""The sentence-transformers engine with tiny random models, if the package is installed."""
 
 import contextlib
 import json
@@ -17,10 +17,10 @@ import pytest
 from modelyard.host.settings import load
 from schemas.instances import PlacedDevice, Placement
 from schemas.models import Mode, ModelSpec
-from services.supervisor.engines import choose
-from services.supervisor.runner.files import check_files
+from services.supervisor.engines.selection import choose_engine
+from services.supervisor.runner.model_files import check_files
 
-# Not imported here, which takes many seconds.
+# Importing the package takes many seconds.
 missing = find_spec("sentence_transformers") is None
 pytestmark = pytest.mark.skipif(missing, reason="sentence-transformers is not installed")
 
@@ -29,7 +29,7 @@ ON_CPU = Placement(devices=(PlacedDevice(device="cpu"),))
 
 
 def write_bert(folder: Path, kind: str) -> None:
-    """A BERT of random weights that knows twelve words; written by another process, as torch is large."""
+    """A random BERT with a vocabulary of twelve words; written in another process, since torch is large."""
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(WORDS))
     program = f"""
@@ -46,17 +46,17 @@ transformers.BertTokenizerFast(sys.argv[1] + "/vocab.txt").save_pretrained(sys.a
 
 @contextlib.contextmanager
 def server(home: Path, mode: Mode) -> Iterator[str]:
-    """As a runner would start it."""
+    """The server as a runner starts it."""
     settings = load({"YARD_HOME": str(home)})
     spec = ModelSpec(name="org/m", path="m", mode=mode)
-    engine = choose(spec, settings)
+    engine = choose_engine(spec, settings)
     files = check_files(spec, settings.models, engine)
     command = engine.command(spec, files, ON_CPU, 0, settings)
     environment = {**command.env, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(command.argv, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            ports = (engine.port(line) for line in process.stderr)
+            ports = (engine.parse_port(line) for line in process.stderr)
             yield f"http://127.0.0.1:{next(port for port in ports if port is not None)}"
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0
@@ -89,8 +89,8 @@ def test_scores_of_a_real_model(tmp_path: Path) -> None:
     write_bert(tmp_path / "models/m", "BertForSequenceClassification")
     with server(tmp_path, Mode.RERANK) as url:
         answer = post(f"{url}/v1/rerank", {"query": "hello", "documents": ["world", "there there"]})
-    scores = [one["relevance_score"] for one in answer["results"]]
+    scores = [result["relevance_score"] for result in answer["results"]]
     assert scores == sorted(scores, reverse=True)
-    assert {one["index"] for one in answer["results"]} == {0, 1}
+    assert {result["index"] for result in answer["results"]} == {0, 1}
     assert all(0 < score < 1 for score in scores)
     assert answer["usage"]["prompt_tokens"] == (1 + 1 + 3) + (1 + 2 + 3)

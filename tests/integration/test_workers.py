@@ -1,4 +1,4 @@
-"""Workers of a node: processes with a guard each, in front of a stand-in for the RPC server."""
+"""Workers of a node: processes with a guard each, in front of a stub of the RPC server."""
 
 import asyncio
 import contextlib
@@ -20,9 +20,10 @@ from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.agent.workers import Workers
 from services.supervisor.rpc import handshake
-from services.supervisor.rpc.handshake import Purpose, Stranger, greet
-from services.supervisor.rpc.pipe import Ends
+from services.supervisor.rpc.handshake import HandshakeError, Purpose, authenticate_worker
+from services.supervisor.rpc.pipe import Connection
 from services.supervisor.rpc.tunnel import Tunnel, Unreachable
+from tests.support import eventually
 
 STANDIN = Path(__file__).parents[1] / "rpc_standin.py"
 GIB = 1024**3
@@ -45,7 +46,7 @@ def with_program(settings: Settings, tmp_path: Path) -> Settings:
 
 
 class Node:
-    """The workers of a node and its book."""
+    """The workers and reservations of a node."""
 
     def __init__(self, settings: Settings, tasks: Tasks) -> None:
         self.book = Reservations()
@@ -55,10 +56,10 @@ class Node:
         return await self.workers.start(order, DEVICES)
 
     async def until_empty(self) -> None:
-        """Wait until no process is left and all memory is given back."""
-        async with asyncio.timeout(5):
-            while self.workers.now() or self.book.total().total():
-                await asyncio.sleep(0.01)
+        """Wait until all processes have exited and all memory is released."""
+        await eventually(
+            lambda: not (self.workers.now() or self.book.total().total()), "no worker", timeout_s=5
+        )
 
 
 @contextlib.asynccontextmanager
@@ -71,7 +72,7 @@ async def node(settings: Settings) -> AsyncIterator[Node]:
 
 @contextlib.asynccontextmanager
 async def tunnel(at: WorkerStarted, token: str = ORDER.token) -> AsyncIterator[tuple[Tunnel, int]]:
-    """The instance's end, and the port that its engine would use."""
+    """The instance's end, and the port for its engine."""
     opened = Tunnel(at, token)
     try:
         address = await opened.open()
@@ -80,9 +81,9 @@ async def tunnel(at: WorkerStarted, token: str = ORDER.token) -> AsyncIterator[t
         await opened.close()
 
 
-def guards() -> list[psutil.Process]:
+def worker_processes() -> list[psutil.Process]:
     """The workers that this process started."""
-    return [one for one in psutil.Process().children() if "services.supervisor.rpc" in one.cmdline()]
+    return [child for child in psutil.Process().children() if "services.supervisor.rpc" in child.cmdline()]
 
 
 async def echoed(port: int, data: bytes) -> bytes:
@@ -94,7 +95,7 @@ async def echoed(port: int, data: bytes) -> bytes:
         writer.close()
 
 
-async def test_what_an_engine_says_reaches_the_rpc_server_and_comes_back(with_program: Settings) -> None:
+async def test_data_of_an_engine_reaches_the_rpc_server_and_returns(with_program: Settings) -> None:
     async with node(with_program) as far:
         at = await far.start()
         assert far.book.total() == {"cpu": 2 * GIB}
@@ -105,7 +106,7 @@ async def test_what_an_engine_says_reaches_the_rpc_server_and_comes_back(with_pr
         await far.until_empty()
 
 
-async def test_no_worker_starts_without_room(with_program: Settings) -> None:
+async def test_a_worker_without_free_memory_is_refused(with_program: Settings) -> None:
     async with node(with_program) as far:
         await far.start()
         with pytest.raises(Conflict, match="left for models"):
@@ -113,7 +114,7 @@ async def test_no_worker_starts_without_room(with_program: Settings) -> None:
         assert [one.worker for one in far.workers.now()] == ["w1"]
 
 
-async def test_memory_is_entered_before_the_process_starts(with_program: Settings) -> None:
+async def test_memory_is_reserved_before_the_process_starts(with_program: Settings) -> None:
     async with node(with_program) as far:
         both = [
             asyncio.create_task(far.start(msgspec.structs.replace(ORDER, worker=name))) for name in ("a", "b")
@@ -122,16 +123,16 @@ async def test_memory_is_entered_before_the_process_starts(with_program: Setting
         assert sorted(type(one).__name__ for one in results) == ["Conflict", "WorkerStarted"]
 
 
-async def test_a_stranger_is_not_let_in(with_program: Settings) -> None:
+async def test_a_client_without_the_token_is_refused(with_program: Settings) -> None:
     async with node(with_program) as far:
         at = await far.start()
-        with pytest.raises(Unreachable, match="is not it"):
+        with pytest.raises(Unreachable, match="is not this worker"):
             async with tunnel(at, "a guess"):
                 pass
         async with tunnel(at) as (_, port):
             reader, writer = await asyncio.open_connection(at.host, at.port)
             writer.write(bytes([14]) + (24).to_bytes(8, "little") + bytes(24) + bytes(64))
-            assert not await until_end(reader), "it gets nothing of the RPC server"
+            assert not await until_end(reader), "no byte of the RPC server"
             writer.close()
             assert await echoed(port, b"still there") == b"still there"
 
@@ -142,22 +143,22 @@ async def until_end(reader: asyncio.StreamReader) -> bytes:
     return b""
 
 
-async def test_what_was_overheard_opens_nothing(with_program: Settings) -> None:
+async def test_a_recorded_handshake_opens_no_connection(with_program: Settings) -> None:
     async with node(with_program) as far:
         at = await far.start()
         async with tunnel(at):
-            said = Recording()
+            recording = Recording()
             reader, writer = await asyncio.open_connection(at.host, at.port)
-            await greet(reader, said.of(writer), ORDER.token, Purpose.DATA)
+            await authenticate_worker(reader, recording.of(writer), ORDER.token, Purpose.DATA)
             writer.close()
             reader, writer = await asyncio.open_connection(at.host, at.port)
-            writer.write(said.data)
-            assert len(await until_end(reader)) == 64, "the guard's own nonce and proof, and no more"
+            writer.write(recording.data)
+            assert len(await until_end(reader)) == 64, "only the guard's nonce and proof"
             writer.close()
 
 
 class Recording:
-    """What a writer was given."""
+    """The bytes written to a writer."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -173,7 +174,7 @@ class Recording:
         return writer
 
 
-async def test_a_false_worker_gets_no_model() -> None:
+async def test_a_server_without_the_token_is_refused() -> None:
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(33)
         writer.write(os.urandom(64))
@@ -181,20 +182,20 @@ async def test_a_false_worker_gets_no_model() -> None:
 
     server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    ends: Ends = await asyncio.open_connection("127.0.0.1", port)
-    with pytest.raises(Stranger):
-        await greet(*ends, ORDER.token, Purpose.LIFE)
+    ends: Connection = await asyncio.open_connection("127.0.0.1", port)
+    with pytest.raises(HandshakeError):
+        await authenticate_worker(*ends, ORDER.token, Purpose.HEARTBEAT)
     ends[1].close()
     server.close()
 
 
-async def test_only_one_instance_may_live_with_a_worker_and_nobody_calls_before_it(
+async def test_a_worker_serves_one_instance_and_no_data_before_its_heartbeat(
     with_program: Settings,
 ) -> None:
     async with node(with_program) as far:
         at = await far.start()
         early = await asyncio.open_connection(at.host, at.port)
-        await greet(*early, ORDER.token, Purpose.DATA)
+        await authenticate_worker(*early, ORDER.token, Purpose.DATA)
         assert await until_end(early[0]) == b""
         early[1].close()
         async with tunnel(at) as (first, _), tunnel(at) as (second, _):
@@ -204,35 +205,31 @@ async def test_only_one_instance_may_live_with_a_worker_and_nobody_calls_before_
             assert not first.lost.done()
 
 
-async def test_a_worker_says_why_it_ends(with_program: Settings) -> None:
+async def test_a_worker_sends_the_reason_of_its_exit(with_program: Settings) -> None:
     async with node(with_program) as far:
         async with tunnel(await far.start()) as (opened, _):
             assert opened.lost is not None
-            (guard,) = (
-                one for one in psutil.Process().children() if "services.supervisor.rpc" in one.cmdline()
-            )
-            (server,) = guard.children()
+            (worker,) = worker_processes()
+            (server,) = worker.children()
             server.kill()
             assert await asyncio.wait_for(opened.lost, 5) == "its RPC server was ended by signal 9"
         await far.until_empty()
 
 
-async def test_a_killed_guard_takes_its_rpc_server_with_it(with_program: Settings) -> None:
+async def test_a_killed_worker_ends_its_rpc_server(with_program: Settings) -> None:
     async with node(with_program) as far:
         async with tunnel(await far.start()) as (opened, _):
-            (guard,) = (
-                one for one in psutil.Process().children() if "services.supervisor.rpc" in one.cmdline()
-            )
-            (server,) = guard.children()
+            (worker,) = worker_processes()
+            (server,) = worker.children()
             began = server.create_time()
-            guard.kill()
+            worker.kill()
             assert opened.lost is not None
             assert "killed" in await asyncio.wait_for(opened.lost, 5)
             await asyncio.wait_for(wait_until_gone(server.pid, began), 5)
         await far.until_empty()
 
 
-async def test_a_supervisor_that_comes_back_has_its_workers_in_the_book(with_program: Settings) -> None:
+async def test_a_restarted_supervisor_adopts_the_reservations_of_its_workers(with_program: Settings) -> None:
     async with node(with_program) as before, node(with_program) as after, tunnel(await before.start()):
         after.workers.adopt()
         assert after.book.total() == {"cpu": 2 * GIB}
@@ -243,7 +240,7 @@ async def test_a_supervisor_that_comes_back_has_its_workers_in_the_book(with_pro
             await after.start()
 
 
-async def test_a_node_without_the_program_says_so(
+async def test_a_node_without_the_program_refuses_workers(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
@@ -253,7 +250,7 @@ async def test_a_node_without_the_program_says_so(
         assert not far.book.total()
 
 
-async def test_a_program_that_ends_at_once_costs_no_memory(settings: Settings, tmp_path: Path) -> None:
+async def test_a_program_that_exits_at_once_reserves_no_memory(settings: Settings, tmp_path: Path) -> None:
     broken = msgspec.structs.replace(settings, rpc_server=program(tmp_path, "raise SystemExit(3)"))
     async with node(broken) as far:
         with pytest.raises(Conflict, match="ended with exit code 3"):
@@ -261,7 +258,7 @@ async def test_a_program_that_ends_at_once_costs_no_memory(settings: Settings, t
         await far.until_empty()
 
 
-async def test_an_address_of_another_machine_is_said(with_program: Settings) -> None:
+async def test_an_address_of_another_machine_is_refused(with_program: Settings) -> None:
     elsewhere = msgspec.structs.replace(with_program, rpc_host="192.0.2.1")
     async with node(elsewhere) as far:
         with pytest.raises(Conflict, match=r"cannot listen on 192\.0\.2\.1"):
@@ -269,11 +266,13 @@ async def test_an_address_of_another_machine_is_said(with_program: Settings) -> 
         await far.until_empty()
 
 
-async def test_the_token_is_seen_nowhere(with_program: Settings) -> None:
+async def test_the_token_appears_in_no_process_file_or_log(with_program: Settings) -> None:
     async with node(with_program) as far, tunnel(await far.start()):
-        seen = [text for guard in guards() for text in (*guard.cmdline(), *guard.environ().values())]
-        seen += [
+        texts = [
+            text for worker in worker_processes() for text in (*worker.cmdline(), *worker.environ().values())
+        ]
+        texts += [
             path.read_text() for folder in (with_program.logs, with_program.run) for path in folder.iterdir()
         ]
-        assert seen
-        assert not any(ORDER.token in text for text in (*seen, repr(ORDER)))
+        assert texts
+        assert not any(ORDER.token in text for text in (*texts, repr(ORDER)))

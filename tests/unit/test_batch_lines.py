@@ -1,4 +1,4 @@
-"""The lines of a batch."""
+"""The lines of a batch, and the size of their results."""
 
 import codecs
 import json
@@ -9,7 +9,7 @@ import pytest
 from schemas.batches import LineResult
 from schemas.errors import BadRequest
 from services.gateway.batches.lines import MAX_ERRORS, MAX_LINES, read_lines, window_s, write_results
-from services.gateway.batches.results import fitting
+from services.gateway.batches.storage import fit_result
 
 CHAT = "/v1/chat/completions"
 
@@ -19,26 +19,29 @@ def line(name: str, **changes: object) -> bytes:
     return json.dumps(given | changes).encode()
 
 
-def test_lines_are_numbered_as_editors_count_and_blank_ones_are_none() -> None:
+def test_lines_are_numbered_from_one_and_blank_lines_are_skipped() -> None:
     lines, errors = read_lines(line("a") + b"\n\n  \n" + line("b") + b"\r\n", CHAT)
     assert not errors
-    assert [(one.number, one.custom_id, one.model) for one in lines] == [(1, "a", "m"), (4, "b", "m")]
+    assert [(parsed.number, parsed.custom_id, parsed.model) for parsed in lines] == [
+        (1, "a", "m"),
+        (4, "b", "m"),
+    ]
     assert json.loads(lines[0].body) == {"model": "m", "messages": []}
 
 
-def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_it() -> None:
+def test_a_byte_order_mark_is_skipped() -> None:
     lines, errors = read_lines(codecs.BOM_UTF8 + line("a"), CHAT)
-    assert ([one.custom_id for one in lines], errors) == (["a"], [])
+    assert ([parsed.custom_id for parsed in lines], errors) == (["a"], [])
 
 
-def test_an_answer_without_room_in_a_message_is_kept_as_an_error() -> None:
-    """Thrown away it was asked for again, without end."""
+def test_a_result_that_is_too_large_is_stored_as_an_error() -> None:
+    """Dropped, its line was retried without end."""
     body = msgspec.Raw(msgspec.json.encode({"data": "x" * 2000}))
     result = LineResult(line=3, custom_id="c", request="r", status=200, body=body)
-    assert fitting(result, 3000) is result
-    kept = fitting(result, 1000)
-    assert (kept.line, kept.custom_id, kept.status) == (3, "c", 413)
-    assert json.loads(bytes(kept.body))["error"]["code"] == "body_too_large"
+    assert fit_result(result, 3000) is result
+    stored = fit_result(result, 1000)
+    assert (stored.line, stored.custom_id, stored.status) == (3, "c", 413)
+    assert json.loads(bytes(stored.body))["error"]["code"] == "body_too_large"
 
 
 @pytest.mark.parametrize(
@@ -57,33 +60,33 @@ def test_an_answer_without_room_in_a_message_is_kept_as_an_error() -> None:
         (line("a") + b"\n" + line("a"), "duplicate_custom_id", 2),
     ],
 )
-def test_what_is_wrong_is_said_with_its_line(data: bytes, code: str, at: int | None) -> None:
+def test_an_error_names_its_line(data: bytes, code: str, at: int | None) -> None:
     _, errors = read_lines(data, CHAT)
     assert [(error.code, error.line) for error in errors] == [(code, at)]
 
 
-def test_a_file_of_nonsense_is_not_told_line_by_line() -> None:
+def test_the_number_of_errors_is_bounded() -> None:
     assert len(read_lines(b"x\n" * 1000, CHAT)[1]) == MAX_ERRORS
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("24h", 86400), ("1h", 3600), ("7d", 604800)])
-def test_windows(text: str, seconds: float) -> None:
+def test_completion_windows(text: str, seconds: float) -> None:
     assert window_s(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0h", "24", "h", "-1h", "31d", "99999h", "1.5h", "24h "])
-def test_a_window_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_completion_window_is_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="completion_window"):
         window_s(text)
 
 
-def test_results_are_in_the_order_of_their_lines_and_sorted_by_fate() -> None:
+def test_results_are_written_in_the_order_of_lines_to_output_or_errors() -> None:
     def result(number: int, status: int) -> LineResult:
         return LineResult(
             line=number, custom_id=f"c{number}", request="r", status=status, body=msgspec.Raw(b'{"x":1}')
         )
 
-    good, bad = write_results("b", [result(3, 200), result(1, 200), result(2, 404)])
-    assert [json.loads(text)["custom_id"] for text in good.splitlines()] == ["c1", "c3"]
-    (only,) = bad.splitlines()
+    output, errors = write_results("b", [result(3, 200), result(1, 200), result(2, 404)])
+    assert [json.loads(text)["custom_id"] for text in output.splitlines()] == ["c1", "c3"]
+    (only,) = errors.splitlines()
     assert json.loads(only)["response"] == {"status_code": 404, "request_id": "r", "body": {"x": 1}}

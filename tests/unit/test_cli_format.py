@@ -3,20 +3,15 @@
 import argparse
 import subprocess
 import sys
-from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from modelyard import text
 from modelyard.cli import arguments, logs, models, output, progress, usage
 from modelyard.client import Event
-from modelyard.client.sse import Events, delta
 from modelyard.client.start import leading
 from modelyard.up.child import sentence_of
 from schemas.downloads import Download, DownloadState
-from schemas.errors import EngineFailed, QueueFull
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.usage import UsageReport, UsageRow, UsageSums
 
@@ -260,28 +255,6 @@ def test_a_ready_instance_leads_then_the_requested_one_then_the_newest() -> None
     assert leading([failed, other], "demo", "new") is None
     assert leading([failed, loading], "demo", None) is loading
     assert leading([failed], "demo", None) is failed
-
-
-@given(st.lists(st.integers(0, 200)))
-def test_an_event_stream_is_parsed_alike_for_any_chunks(cuts: list[int]) -> None:
-    stream = (
-        ': waiting\n\ndata: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
-        'data: {"choices":[{"delta":{"content":"Gr\u00fc"}}]}\r\n\r\n'
-        'event: x\ndata:{"choices":[{"delta":{"content":"\u00dfe"}}]}\n\n'
-        'data: {"choices":[]}\n\ndata: [DONE]\n\n'
-    ).encode()
-    marks = [0, *sorted(cuts), len(stream)]
-    events = Events()
-    datas = [data for begin, end in pairwise(marks) for data in events.feed(stream[begin:end])]
-    assert "".join(map(delta, datas)) == "Gr\u00fc\u00dfe"
-
-
-def test_an_error_in_a_stream_is_raised_with_its_type() -> None:
-    with pytest.raises(QueueFull, match="too many"):
-        delta(b'{"error": {"message": "too many", "type": "rate_limit_error", "code": "queue_full"}}')
-    for broken in (b"{", b"[]", b'{"error": "oh"}'):
-        with pytest.raises(EngineFailed):
-            delta(broken)
 
 
 def test_the_version_is_printed_without_importing_the_modules_of_verbs() -> None:

@@ -12,18 +12,17 @@ import msgspec
 import pytest
 
 from modelyard.host.settings import SettingsError, load
+from modelyard.plugins import DeviceAdapter
+from modelyard.plugins.devices import ADAPTERS
 from schemas.devices import Device, DeviceKind, DeviceProcess
 from schemas.instances import Instance
-from services.monitor.devices.adapter import DeviceAdapter
-from services.monitor.devices.find import BUILT_IN, GROUP, find
 from services.monitor.devices.sampling import Sampler
 from services.monitor.devices.simulated import SimulatedAdapter
 from services.monitor.devices.tenants import Tenants
 from tests.unit.test_metrics_gather import instance
 
 PLUGIN = """
-from schemas.devices import Device, DeviceKind
-from services.monitor.devices.adapter import DeviceAdapter
+from modelyard.plugins import Device, DeviceAdapter, DeviceKind
 
 
 class Mine(DeviceAdapter):
@@ -38,6 +37,7 @@ VERSION = 1
 """
 CARD = {"device": "SIM-0", "kind": "gpu", "name": "Card", "memory_total_bytes": 8, "memory_used_bytes": 3}
 TIMEOUT_S = 20.0
+GROUP = "modelyard.devices"
 
 
 @pytest.fixture
@@ -54,23 +54,24 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_ours_are_found_and_are_entry_points() -> None:
-    found = find(Path("/nowhere"))
-    assert (list(found.plugins)[: len(BUILT_IN)], found.broken) == (list(BUILT_IN), ())
+def test_the_built_in_adapters_are_the_entry_points() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"][GROUP] == BUILT_IN
+    discovered = ADAPTERS.discover(Path("/nowhere"))
+    assert (sorted(discovered.plugins), discovered.errors) == (sorted(project["entry-points"][GROUP]), ())
+    modules = {type(adapter).__module__.split(".")[0] for adapter in discovered.plugins.values()}
+    assert modules == {"services"}
 
 
 def test_a_plugin_is_an_adapter_like_any_other_and_is_read_again_when_it_changes(folder: Path) -> None:
     write(folder / "mine.py", PLUGIN)
-    first = find(folder).plugins["mine"]
-    assert find(folder).plugins["mine"] is first, "not read without need"
+    first = ADAPTERS.discover(folder).plugins["mine"]
+    assert ADAPTERS.discover(folder).plugins["mine"] is first, "not read without need"
     write(folder / "mine.py", PLUGIN.replace("VERSION = 1", "VERSION = 2"))
-    device = find(folder).plugins["mine"].sample()
+    device = ADAPTERS.discover(folder).plugins["mine"].sample()
     assert isinstance(device, Device)
     assert device.memory_used_bytes == 2
     (folder / "mine.py").unlink()
-    assert "mine" not in find(folder).plugins
+    assert "mine" not in ADAPTERS.discover(folder).plugins
 
 
 @pytest.mark.parametrize(
@@ -87,9 +88,9 @@ def test_a_plugin_is_an_adapter_like_any_other_and_is_read_again_when_it_changes
 def test_a_broken_plugin_is_left_out_with_its_reason(folder: Path, text: str, word: str) -> None:
     write(folder / "broken.py", text)
     write(folder / "mine.py", PLUGIN)
-    found = find(folder)
+    found = ADAPTERS.discover(folder)
     assert "mine" in found.plugins
-    assert [one.problem for one in found.broken if word in one.problem]
+    assert [one.problem for one in found.errors if word in one.problem]
 
 
 def simulated(path: Path) -> SimulatedAdapter:
@@ -246,7 +247,7 @@ def test_an_adapter_that_hangs_keeps_no_process_from_its_end() -> None:
     program = """
 import time
 from modelyard.host.settings import load
-from services.monitor.devices.adapter import DeviceAdapter
+from modelyard.plugins import DeviceAdapter
 from services.monitor.devices.sampling import Sampler
 
 class Hangs(DeviceAdapter):

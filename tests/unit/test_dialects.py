@@ -1,38 +1,25 @@
-"""Server-sent events, the bodies sent up and the answers put together from what comes down."""
+"""Dialects: bodies for the engine, events relayed to the client, and whole answers put together."""
 
-import itertools
 import json
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from modelyard.openai.errors import engine_error
+from modelyard.openai.sse import EventParser, SseEvent, encode_event
 from schemas.models import ParameterPolicy
 from schemas.requests import Continues
-from services.supervisor.runner.dialects.base import engine_error
-from services.supervisor.runner.dialects.chat_whole import ChatWhole
-from services.supervisor.runner.dialects.chunks import Chunks
-from services.supervisor.runner.dialects.messages import Messages
-from services.supervisor.runner.dialects.plain import Plain
-from services.supervisor.runner.dialects.responses import Responses
-from services.supervisor.runner.dialects.sse import EventSplitter, event_data, write_event
-from services.supervisor.runner.dialects.text_whole import TextWhole
-
-STREAM = b': ping\n\ndata: {"a":1}\n\ndata:{"b":2}\r\n\r\nevent: x\ndata: 1\ndata: 2\n\ndata: [DONE]\n\n'
-DATA = [None, b'{"a":1}', b'{"b":2}', b"1\n2", b"[DONE]"]
+from services.supervisor.dialects.base import Plain
+from services.supervisor.dialects.completions import Completions
+from services.supervisor.dialects.messages import Messages
+from services.supervisor.dialects.responses import Responses
+from services.supervisor.dialects.whole import WholeChat, WholeText
 
 
-@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
-def test_however_a_stream_is_cut_the_events_are_the_same(cuts: list[int]) -> None:
-    splitter, events = EventSplitter(), []
-    edges = [0, *sorted(cuts), len(STREAM)]
-    for start, end in itertools.pairwise(edges):
-        events += splitter.feed(STREAM[start:end])
-    # A cut between \r\n and \r\n may end an event early; no byte is lost or changed all the same.
-    assert b"".join(events) == STREAM
-    assert [event_data(event) for event in events if event.strip()] == DATA
+def event(data: bytes) -> SseEvent:
+    """One event with this data."""
+    return SseEvent(encode_event(data), data)
 
 
 @pytest.mark.parametrize(
@@ -45,23 +32,23 @@ def test_however_a_stream_is_cut_the_events_are_the_same(cuts: list[int]) -> Non
         ({"stream_options": {"include_usage": False, "x": 1}}, False, {"include_usage": True, "x": 1}),
     ],
 )
-def test_the_engine_is_always_asked_for_a_stream_with_usage(
+def test_the_engine_always_gets_a_request_for_a_stream_with_usage(
     given_body: dict[str, Any], wants: bool, options: dict[str, Any]
 ) -> None:
     prompt = {"messages": [{"role": "user", "content": "é\u2028\n"}], "temperature": 0.10}
-    dialect = Chunks(ChatWhole())
-    sent = dialect.ask(json.dumps({**prompt, **given_body}).encode(), ParameterPolicy())
+    dialect = Completions(WholeChat())
+    sent = dialect.request_body(json.dumps({**prompt, **given_body}).encode(), ParameterPolicy())
     assert json.loads(sent) == {**prompt, "stream": True, "stream_options": options}
-    usage = write_event(b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}')
-    assert dialect.see(usage) == b"", "it may be about one choice of several"
-    done = write_event(b"[DONE]")
-    assert dialect.see(done) == (usage + done if wants else done)
+    usage = event(b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}')
+    assert dialect.relay(usage) == b"", "it may be about one choice of several"
+    done = event(b"[DONE]")
+    assert dialect.relay(done) == (usage.raw + done.raw if wants else done.raw)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{", b'{"stream_options":7}', b""])
-def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        Chunks(ChatWhole()).ask(body, ParameterPolicy())
+        Completions(WholeChat()).request_body(body, ParameterPolicy())
 
 
 def chunk(**delta: Any) -> dict[str, Any]:
@@ -75,14 +62,14 @@ def chunk(**delta: Any) -> dict[str, Any]:
 
 
 def whole(*chunks: dict[str, Any]) -> dict[str, Any]:
-    completion = ChatWhole()
-    for each in chunks:
-        completion.add(json.dumps(each).encode())
+    completion = WholeChat()
+    for fields in chunks:
+        completion.add(json.dumps(fields).encode())
     answer: dict[str, Any] = json.loads(completion.encode())
     return answer
 
 
-def test_text_reasoning_usage_and_timings_are_put_together() -> None:
+def test_a_whole_chat_has_text_reasoning_usage_and_timings() -> None:
     end = {
         "id": "c1",
         "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
@@ -105,7 +92,7 @@ def test_text_reasoning_usage_and_timings_are_put_together() -> None:
     assert answer["timings"] == {"predicted_n": 2}
 
 
-def test_tool_calls_come_in_parts() -> None:
+def test_tool_calls_are_folded_from_their_deltas() -> None:
     def part(index: int, **function: str) -> dict[str, Any]:
         return chunk(tool_calls=[{"index": index, "function": function}])
 
@@ -120,123 +107,129 @@ def test_tool_calls_come_in_parts() -> None:
     ]
 
 
-def test_several_choices_and_logprobs_keep_their_place() -> None:
+def test_choices_and_logprobs_keep_their_index() -> None:
     second = {"choices": [{"index": 1, "delta": {"content": "b"}, "logprobs": {"content": [{"token": "b"}]}}]}
     answer = whole(second, chunk(content="a"), second)
     assert [choice["message"]["content"] for choice in answer["choices"]] == ["a", "bb"]
     assert answer["choices"][1]["logprobs"]["content"] == [{"token": "b"}, {"token": "b"}]
 
 
-def test_the_engine_is_believed_and_chunks_are_counted_until_it_speaks() -> None:
-    dialect = Chunks(ChatWhole())
-    for each in (chunk(role="assistant"), chunk(content="a"), chunk(content="b")):
-        event = write_event(json.dumps(each).encode())
-        assert dialect.see(event) == event
+def test_reported_usage_replaces_the_count_of_chunks() -> None:
+    dialect = Completions(WholeChat())
+    for delta in (chunk(role="assistant"), chunk(content="a"), chunk(content="b")):
+        sent = event(json.dumps(delta).encode())
+        assert dialect.relay(sent) == sent.raw
     assert dialect.meter.completion_tokens == 3
     usage = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
     last = {"choices": [], "usage": usage, "timings": {"predicted_per_second": 5.5}}
-    assert dialect.see(write_event(json.dumps(last).encode())) == b""
+    assert dialect.relay(event(json.dumps(last).encode())) == b""
     meter = dialect.meter
     assert (meter.prompt_tokens, meter.cached_tokens, meter.completion_tokens) == (9, 4, 2)
     assert meter.tokens_per_s == 5.5
     assert not dialect.done
-    dialect.see(write_event(b"[DONE]"))
+    dialect.relay(event(b"[DONE]"))
     assert dialect.done
-    dialect.see(write_event(b'{"error":{"message":"no"}}'))
+    dialect.relay(event(b'{"error":{"message":"no"}}'))
     assert dialect.error is not None
     assert dialect.error.message == "no"
-    assert dialect.see(b"data: not json\n\n") == b"data: not json\n\n"
+    assert dialect.relay(event(b"not json")) == b"data: not json\n\n"
 
 
-def words(*chunks: dict[str, Any]) -> list[bytes]:
-    return [write_event(json.dumps(each).encode()) for each in chunks] + [write_event(b"[DONE]")]
+def stream(*chunks: dict[str, Any]) -> list[SseEvent]:
+    return [event(json.dumps(fields).encode()) for fields in chunks] + [event(b"[DONE]")]
 
 
-def said(prompt: int, completion: int) -> dict[str, int]:
+def tokens(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 @pytest.mark.parametrize(
-    ("asked", "chunks", "usage"),
+    ("fields", "chunks", "usage"),
     [
-        # llama-server says it of every choice, all of one prompt.
-        ({"n": 2}, [{"choices": [], "usage": said(9, 4)}, {"choices": [], "usage": said(9, 3)}], (9, 7)),
-        # Of several prompts each has its own.
+        # llama-server reports every choice, all of one prompt.
+        ({"n": 2}, [{"choices": [], "usage": tokens(9, 4)}, {"choices": [], "usage": tokens(9, 3)}], (9, 7)),
+        # Several prompts have one report each.
         (
             {"prompt": ["a", "b"]},
             [
-                {"choices": [{"index": 1, "text": "", "finish_reason": "stop"}], "usage": said(2, 4)},
-                {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}], "usage": said(3, 3)},
+                {"choices": [{"index": 1, "text": "", "finish_reason": "stop"}], "usage": tokens(2, 4)},
+                {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}], "usage": tokens(3, 3)},
             ],
             (5, 7),
         ),
-        # Others say it once for all, some with every chunk what it has come to.
-        ({"n": 2}, [{"choices": [], "usage": said(9, 7)}], (9, 7)),
+        # Other engines report once for all, some a running total with every chunk.
+        ({"n": 2}, [{"choices": [], "usage": tokens(9, 7)}], (9, 7)),
         (
             {},
             [
-                {"choices": [{"index": 0, "text": "a"}], "usage": said(9, 1)},
-                {"choices": [{"index": 0, "text": "b"}], "usage": said(9, 2)},
-                {"choices": [], "usage": said(9, 2)},
+                {"choices": [{"index": 0, "text": "a"}], "usage": tokens(9, 1)},
+                {"choices": [{"index": 0, "text": "b"}], "usage": tokens(9, 2)},
+                {"choices": [], "usage": tokens(9, 2)},
             ],
             (9, 2),
         ),
     ],
 )
-def test_usage_is_that_of_all_choices(
-    asked: dict[str, Any], chunks: list[dict[str, Any]], usage: tuple[int, int]
+def test_usage_is_the_total_of_all_choices(
+    fields: dict[str, Any], chunks: list[dict[str, Any]], usage: tuple[int, int]
 ) -> None:
-    body = json.dumps({**asked, "stream_options": {"include_usage": True}}).encode()
-    streamed, together = Chunks(TextWhole()), Chunks(TextWhole())
+    body = json.dumps({**fields, "stream_options": {"include_usage": True}}).encode()
+    streamed, together = Completions(WholeText()), Completions(WholeText())
     for dialect in (streamed, together):
-        dialect.ask(body, ParameterPolicy())
-    shown = b"".join(streamed.see(event) for event in words(*chunks))
-    for event in words(*chunks):
-        together.keep(event)
+        dialect.request_body(body, ParameterPolicy())
+    shown = b"".join(streamed.relay(sent) for sent in stream(*chunks))
+    for sent in stream(*chunks):
+        together.collect(sent)
     assert (streamed.meter.prompt_tokens, streamed.meter.completion_tokens) == usage
-    assert json.loads(together.whole())["usage"].items() >= said(*usage).items()
+    assert json.loads(together.whole())["usage"].items() >= tokens(*usage).items()
     alone = [
-        json.loads(event_data(event) or b"")["usage"]
-        for event in EventSplitter().feed(shown)
-        if b'"choices": []' in event or b'"choices":[]' in event
+        json.loads(sent.data or b"")["usage"]
+        for sent in EventParser().feed(shown)
+        if b'"choices": []' in sent.raw or b'"choices":[]' in sent.raw
     ]
     assert len(alone) <= 1
-    assert all(each.items() >= said(*usage).items() for each in alone)
+    assert all(reported.items() >= tokens(*usage).items() for reported in alone)
 
 
-def test_an_event_of_nothing_is_no_part_of_the_answer() -> None:
+def test_a_null_event_is_no_part_of_the_answer() -> None:
     """llama-server's first event where a text completion has several prompts."""
-    streamed, together = Chunks(TextWhole()), Chunks(TextWhole())
-    assert streamed.see(write_event(b"null")) == b""
-    together.keep(write_event(b"null"))
+    streamed, together = Completions(WholeText()), Completions(WholeText())
+    assert streamed.relay(event(b"null")) == b""
+    together.collect(event(b"null"))
     assert json.loads(together.whole())["choices"] == []
 
 
-def test_the_second_part_of_an_answer_looks_like_the_first() -> None:
-    dialect = Chunks(ChatWhole(), Continues(id="first", created=7, completion_tokens=10))
-    dialect.ask(b'{"stream_options":{"include_usage":true}}', ParameterPolicy())
-    shown = dialect.see(write_event(json.dumps(chunk(role="assistant", content="c")).encode()))
-    seen = json.loads(event_data(shown) or b"")
+def only_data(stream: bytes) -> bytes:
+    (only,) = EventParser().feed(stream)
+    assert only.data is not None
+    return only.data
+
+
+def test_a_continuation_has_the_id_time_and_usage_of_the_whole_answer() -> None:
+    dialect = Completions(WholeChat(), Continues(id="first", created=7, completion_tokens=10))
+    dialect.request_body(b'{"stream_options":{"include_usage":true}}', ParameterPolicy())
+    shown = dialect.relay(event(json.dumps(chunk(role="assistant", content="c")).encode()))
+    seen = json.loads(only_data(shown))
     assert (seen["id"], seen["created"]) == ("first", 7)
     assert seen["choices"][0]["delta"] == {"content": "c"}
     usage = {"choices": [], "usage": {"prompt_tokens": 15, "completion_tokens": 3, "total_tokens": 18}}
-    assert dialect.see(write_event(json.dumps(usage).encode())) == b""
-    last = json.loads(event_data(dialect.see(write_event(b"[DONE]")).partition(b"\n\n")[0]) or b"")
+    assert dialect.relay(event(json.dumps(usage).encode())) == b""
+    last = json.loads(only_data(dialect.relay(event(b"[DONE]")).removesuffix(event(b"[DONE]").raw)))
     assert last["usage"] == {"prompt_tokens": 5, "completion_tokens": 13, "total_tokens": 18}
     assert (dialect.meter.prompt_tokens, dialect.meter.completion_tokens) == (5, 13)
-    assert dialect.see(b": ping\n\n") == b""
+    assert dialect.relay(SseEvent(b": ping\n\n", None)) == b""
 
 
-def test_the_owner_of_a_model_rules_its_parameters() -> None:
+def test_the_parameter_policy_of_a_model_drops_defaults_and_forces() -> None:
     policy = ParameterPolicy(defaults={"temperature": 0.5, "top_p": 1}, forced={"seed": 1}, dropped=("user",))
     body = {"model": "m", "temperature": 0, "seed": 9, "user": "u", "api_base": "http://evil", "api_key": "k"}
-    sent = json.loads(Plain("application/json").ask(json.dumps(body).encode(), policy))
+    sent = json.loads(Plain("application/json").request_body(json.dumps(body).encode(), policy))
     assert sent == {"model": "m", "temperature": 0, "top_p": 1, "seed": 1}
-    assert Plain("multipart/form-data").ask(b"--x", policy) == b"--x"
+    assert Plain("multipart/form-data").request_body(b"--x", policy) == b"--x"
 
 
-def test_text_completions_are_put_together() -> None:
-    whole_text = TextWhole()
+def test_a_whole_text_completion_is_put_together() -> None:
+    whole_text = WholeText()
     for text, reason in (("a", None), ("b", None), ("", "length")):
         choice = {"index": 0, "text": text, "finish_reason": reason, "logprobs": {"tokens": [text]}}
         whole_text.add(json.dumps({"id": "c", "choices": [choice]}).encode())
@@ -245,29 +238,30 @@ def test_text_completions_are_put_together() -> None:
     assert choice["logprobs"] == {"tokens": ["a", "b", ""]}
 
 
-def events(*contents: dict[str, Any]) -> list[bytes]:
-    return [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n".encode() for each in contents]
+def events(*contents: dict[str, Any]) -> list[SseEvent]:
+    encoded = [encode_event(json.dumps(content).encode(), content["type"]) for content in contents]
+    return EventParser().feed(b"".join(encoded))
 
 
-def test_a_response_is_what_its_last_event_carries() -> None:
+def test_the_last_event_carries_the_whole_response() -> None:
     usage = {"input_tokens": 5, "output_tokens": 2, "input_tokens_details": {"cached_tokens": 4}}
     response = {"id": "resp_1", "status": "completed", "usage": usage}
     dialect = Responses()
-    for event in events(
+    for sent in events(
         {"type": "response.created", "response": {"id": "resp_1"}},
         {"type": "response.output_text.delta", "delta": "a"},
         {"type": "response.completed", "response": response},
     ):
-        dialect.keep(event)
+        dialect.collect(sent)
     assert dialect.done
     assert json.loads(dialect.whole()) == response
     meter = dialect.meter
     assert (meter.prompt_tokens, meter.cached_tokens, meter.completion_tokens) == (5, 4, 2)
 
 
-def test_a_message_is_put_together_with_its_tools() -> None:
+def test_a_whole_message_has_its_tool_calls() -> None:
     dialect = Messages()
-    for event in events(
+    for sent in events(
         {
             "type": "message_start",
             "message": {
@@ -290,7 +284,7 @@ def test_a_message_is_put_together_with_its_tools() -> None:
         {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}},
         {"type": "message_stop"},
     ):
-        dialect.keep(event)
+        dialect.collect(sent)
     assert dialect.done
     message = json.loads(dialect.whole())
     assert message["content"] == [
@@ -303,16 +297,16 @@ def test_a_message_is_put_together_with_its_tools() -> None:
     assert (meter.prompt_tokens, meter.cached_tokens, meter.completion_tokens) == (5, 2, 9)
 
 
-def test_a_call_that_was_cut_off_has_no_arguments() -> None:
+def test_a_tool_call_that_is_cut_off_has_empty_arguments() -> None:
     dialect = Messages()
-    for event in events(
+    for sent in events(
         {"type": "message_start", "message": {"id": "m"}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "name": "f"}},
         {"type": "content_block_delta", "index": 0, "delta": {"partial_json": '{"x": "unfin'}},
         {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}},
         {"type": "message_stop"},
     ):
-        dialect.keep(event)
+        dialect.collect(sent)
     assert json.loads(dialect.whole())["content"] == [{"type": "tool_use", "name": "f", "input": {}}]
 
 
@@ -325,6 +319,6 @@ def test_a_call_that_was_cut_off_has_no_arguments() -> None:
         (b"", "The engine answered 500: nothing.", "engine_failed"),
     ],
 )
-def test_an_engines_error_gets_the_one_shape(body: bytes, message: str, code: str) -> None:
+def test_an_engine_error_gets_the_one_shape(body: bytes, message: str, code: str) -> None:
     error = engine_error(body, 500)
     assert (error.message, error.code) == (message, code)

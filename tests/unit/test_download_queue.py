@@ -1,43 +1,42 @@
-"""Who begins next, who joins whom, who gets how much."""
+"""The rules of the download queue: order, duplicates, bandwidth shares; references in pasted text."""
 
 from typing import Any
 
 import pytest
 
 from schemas.downloads import Download, DownloadState
-from services.downloader import queue
-from services.downloader.pasted import pasted_references
-from services.downloader.reference import parse_reference
+from services.downloader import queue_rules
+from services.downloader.reference import find_references, parse_reference
 
 _S = DownloadState
 COMMIT = "c" * 40
 
 
-def one(key: str, order: float = 0.0, **fields: Any) -> Download:
-    given = {"reference": f"org/{key}", "model": f"org/{key}", "state": _S.QUEUED, **fields}
-    return Download(download=key, order=order, created_at=1.0, changed_at=1.0, **given)
+def download(key: str, order: float = 0.0, **fields: Any) -> Download:
+    values = {"reference": f"org/{key}", "model": f"org/{key}", "state": _S.QUEUED, **fields}
+    return Download(download=key, order=order, created_at=1.0, changed_at=1.0, **values)
 
 
-def test_those_that_wait_come_by_their_order() -> None:
-    all_of = [
-        one("b", 2.0),
-        one("a", 1.0),
-        one("p", 0.0, state=_S.PAUSED),
-        one("t", 0.5, state=_S.TRANSFERRING),
+def test_queued_downloads_are_sorted_by_order() -> None:
+    downloads = [
+        download("b", 2.0),
+        download("a", 1.0),
+        download("p", 0.0, state=_S.PAUSED),
+        download("t", 0.5, state=_S.TRANSFERRING),
     ]
-    assert [each.download for each in queue.waiting(all_of)] == ["a", "b"]
+    assert [item.download for item in queue_rules.queued(downloads)] == ["a", "b"]
 
 
-def test_only_so_many_are_at_work() -> None:
-    a, b, c = one("a", 1.0), one("b", 2.0), one("c", 3.0)
-    assert queue.next_up([a, b, c], [], 2) is a
-    assert queue.next_up([a, b, c], [a], 2) is b
-    assert queue.next_up([a, b, c], [a, b], 2) is None
+def test_no_more_than_the_maximum_run() -> None:
+    a, b, c = download("a", 1.0), download("b", 2.0), download("c", 3.0)
+    assert queue_rules.next_download([a, b, c], [], 2) is a
+    assert queue_rules.next_download([a, b, c], [a], 2) is b
+    assert queue_rules.next_download([a, b, c], [a, b], 2) is None
 
 
-def test_two_of_one_repository_come_one_after_the_other() -> None:
-    a, b, c = one("a", 1.0), one("b", 2.0, reference="Org/A:Q8_0"), one("c", 3.0)
-    assert queue.next_up([a, b, c], [a], 2) is c
+def test_two_downloads_of_one_repository_never_run_together() -> None:
+    a, b, c = download("a", 1.0), download("b", 2.0, reference="Org/A:Q8_0"), download("c", 3.0)
+    assert queue_rules.next_download([a, b, c], [a], 2) is c
 
 
 @pytest.mark.parametrize(
@@ -51,29 +50,29 @@ def test_two_of_one_repository_come_one_after_the_other() -> None:
         ("a", -5, "abcd"),
     ],
 )
-def test_a_move_gives_the_place_that_was_asked_for(moving: str, to: int, result: str) -> None:
-    all_of = {key: one(key, order) for order, key in enumerate("abcd")}
-    for key, order in queue.moved(all_of.values(), moving, to).items():
-        all_of[key] = one(key, order)
-    assert "".join(each.download for each in queue.waiting(all_of.values())) == result
+def test_a_move_gives_the_requested_position(moving: str, to: int, result: str) -> None:
+    downloads = {key: download(key, order) for order, key in enumerate("abcd")}
+    for key, order in queue_rules.moved(downloads.values(), moving, to).items():
+        downloads[key] = download(key, order)
+    assert "".join(item.download for item in queue_rules.queued(downloads.values())) == result
 
 
-def test_moves_never_run_out_of_numbers() -> None:
-    all_of = {key: one(key, order) for order, key in enumerate("abc")}
+def test_many_moves_keep_orders_distinct_and_small() -> None:
+    downloads = {key: download(key, order) for order, key in enumerate("abc")}
     for turn in range(500):
         key = "ab"[turn % 2]
-        for changed, order in queue.moved(all_of.values(), key, 1).items():
-            all_of[changed] = one(changed, order)
-        assert queue.waiting(all_of.values())[1].download == key
-        key = queue.waiting(all_of.values())[0].download
-    assert all(abs(each.order) < 1e6 for each in all_of.values())
+        for changed, order in queue_rules.moved(downloads.values(), key, 1).items():
+            downloads[changed] = download(changed, order)
+        assert queue_rules.queued(downloads.values())[1].download == key
+        key = queue_rules.queued(downloads.values())[0].download
+    assert all(abs(item.order) < 1e6 for item in downloads.values())
 
 
 FILE = "x-Q4_K_M.gguf"
 
 
 @pytest.mark.parametrize(
-    ("fields", "asked", "name", "joins"),
+    ("fields", "requested", "name", "is_duplicate"),
     [
         ({"reference": "org/a"}, "org/a", None, True),
         ({"reference": "org/a"}, "https://huggingface.co/org/a", None, True),
@@ -102,15 +101,17 @@ FILE = "x-Q4_K_M.gguf"
         ({"reference": "org/a", "state": _S.FINISHED}, "org/a", None, False),
     ],
 )
-def test_a_second_asker_joins_however_it_is_worded(
-    fields: dict[str, Any], asked: str, name: str | None, joins: bool
+def test_a_duplicate_is_found_however_the_reference_is_written(
+    fields: dict[str, Any], requested: str, name: str | None, is_duplicate: bool
 ) -> None:
-    running = one("x", **fields)
-    assert queue.joined([running], parse_reference(asked), name) is (running if joins else None)
+    running = download("x", **fields)
+    assert queue_rules.find_duplicate([running], parse_reference(requested), name) is (
+        running if is_duplicate else None
+    )
 
 
 @pytest.mark.parametrize(
-    ("total", "caps", "result"),
+    ("total", "limits", "shares"),
     [
         (None, {"a": None, "b": 5}, {"a": None, "b": 5}),
         (100, {"a": None}, {"a": 100}),
@@ -122,10 +123,10 @@ def test_a_second_asker_joins_however_it_is_worded(
         (100, {}, {}),
     ],
 )
-def test_a_limit_is_shared(
-    total: int | None, caps: dict[str, int | None], result: dict[str, int | None]
+def test_the_bandwidth_limit_is_shared(
+    total: int | None, limits: dict[str, int | None], shares: dict[str, int | None]
 ) -> None:
-    assert queue.shares(total, caps) == result
+    assert queue_rules.bandwidth_shares(total, limits) == shares
 
 
 @pytest.mark.parametrize(
@@ -148,5 +149,5 @@ def test_a_limit_is_shared(
         ("- [ ] org/a\n- [x] 'org/b'.\n2) org/c", ["org/a", "org/b", "org/c"]),
     ],
 )
-def test_references_are_found_in_what_people_paste(text: str, references: list[str]) -> None:
-    assert pasted_references(text) == references
+def test_references_are_found_in_pasted_text(text: str, references: list[str]) -> None:
+    assert find_references(text) == references

@@ -1,4 +1,4 @@
-"""What each engine is started with, for every placement."""
+"""The command and environment of each engine, for every placement."""
 
 import json
 import sys
@@ -8,27 +8,27 @@ import msgspec
 import pytest
 
 from modelyard.host.settings import Settings, load
+from modelyard.plugins import (
+    EngineProblem,
+    ModelFiles,
+    ServerCommand,
+    engine_environment,
+    minimal_environment,
+)
 from schemas.base import Format
 from schemas.instances import PlacedDevice, Placement
 from schemas.models import Mode, ModelSpec
 from schemas.placing import WorkerPlace
 from schemas.profiles import EmbeddingOptions, Lora
-from services.supervisor.engines.base import (
-    EngineProblem,
-    Files,
-    ServerCommand,
-    engine_environment,
-    minimal_environment,
-)
-from services.supervisor.engines.command import Command
-from services.supervisor.engines.embedded import Embedded
-from services.supervisor.engines.embedded_server import Options as EmbeddedOptions
-from services.supervisor.engines.llama_cpp import LlamaCpp, listening_port
-from services.supervisor.engines.sentence_server.options import Options as SentenceOptions
-from services.supervisor.engines.sentences import SentenceTransformers
-from services.supervisor.engines.vllm import Vllm, memory_share
+from services.supervisor.engines.command import CommandEngine
+from services.supervisor.engines.embedded import EmbeddedEngine
+from services.supervisor.engines.embedded_server import EmbeddedServerOptions
+from services.supervisor.engines.llama_cpp import LlamaCppEngine, listening_port
+from services.supervisor.engines.sentence_server import SentenceServerOptions
+from services.supervisor.engines.sentence_transformers import SentenceTransformersEngine
+from services.supervisor.engines.vllm import VllmEngine, memory_share
 
-FILES = Files(model=Path("/store/m.gguf"))
+FILES = ModelFiles(model=Path("/store/m.gguf"))
 ANYWHERE = Placement()
 ON_CPU = Placement(devices=(PlacedDevice(device="cpu", memory_mib=100),))
 ONE_GPU = Placement(devices=(PlacedDevice(device="GPU-b", memory_mib=6000, total_mib=24000),))
@@ -55,7 +55,7 @@ UNSHARED = Placement(devices=(PlacedDevice(device="GPU-b"), PlacedDevice(device=
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """`/bin/sh` stands for programs that are only looked up here."""
+    """`/bin/sh` in place of programs that are only looked up."""
     return load({"YARD_HOME": str(tmp_path), "YARD_LLAMA_SERVER": "/bin/sh", "YARD_VLLM": "/bin/sh"})
 
 
@@ -95,7 +95,7 @@ def test_llama_cpp_gets_its_devices_by_uuid(
     split: str | None,
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    command = LlamaCpp().command(ModelSpec(name="m", path="m.gguf"), FILES, placement, 0, settings)
+    command = LlamaCppEngine().command(ModelSpec(name="m", path="m.gguf"), FILES, placement, 0, settings)
     assert command.env.get("CUDA_VISIBLE_DEVICES") == visible
     assert command.env.get("CUDA_DEVICE_ORDER") == (None if visible is None else "PCI_BUS_ID")
     assert after(command.argv, "--n-gpu-layers") == layers
@@ -105,10 +105,10 @@ def test_llama_cpp_gets_its_devices_by_uuid(
 
 def test_llama_cpp_finds_its_workers_on_loopback(settings: Settings) -> None:
     spec = ModelSpec(name="m", path="m.gguf")
-    spread = LlamaCpp().command(spec, FILES, SPREAD_CPU, 0, settings).argv
+    spread = LlamaCppEngine().command(spec, FILES, SPREAD_CPU, 0, settings).argv
     assert after(spread, "--rpc") == "127.0.0.1:1,127.0.0.1:2"
-    assert after(spread, "--fit") == "off", "or it asks each worker for memory that was given already"
-    alone = LlamaCpp().command(spec, FILES, ON_CPU, 0, settings).argv
+    assert after(spread, "--fit") == "off", "it would query the memory of each worker"
+    alone = LlamaCppEngine().command(spec, FILES, ON_CPU, 0, settings).argv
     assert {"--rpc", "--fit"}.isdisjoint(alone)
 
 
@@ -129,41 +129,41 @@ def test_llama_cpp_finds_its_workers_on_loopback(settings: Settings) -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_llama_cpp_gets_what_the_model_says(
+def test_llama_cpp_gets_the_options_of_the_model(
     settings: Settings, changes: dict[str, object], expected: list[str]
 ) -> None:
     spec = msgspec.structs.replace(ModelSpec(name="m", path="m.gguf"), **changes)
-    plain = LlamaCpp().command(ModelSpec(name="m", path="m.gguf"), FILES, ANYWHERE, 0, settings).argv
-    files = Files(
+    plain = LlamaCppEngine().command(ModelSpec(name="m", path="m.gguf"), FILES, ANYWHERE, 0, settings).argv
+    files = ModelFiles(
         model=FILES.model,
         mmproj=Path("/store/p") if spec.mmproj else None,
         chat_template=Path("/store/t") if spec.chat_template else None,
         loras=tuple(Path("/store") / lora.path for lora in spec.loras),
     )
-    argv = LlamaCpp().command(spec, files, ANYWHERE, 0, settings).argv
+    argv = LlamaCppEngine().command(spec, files, ANYWHERE, 0, settings).argv
     at = argv.index(expected[0])
     assert list(argv[at : at + 2]) == expected[:2]
     assert sorted(argv) == sorted([*plain, *expected])
 
 
-def test_llama_cpp_refuses_an_adapter_whose_name_it_would_misread(settings: Settings) -> None:
+def test_llama_cpp_refuses_an_adapter_with_a_separator_in_its_name(settings: Settings) -> None:
     spec = ModelSpec(name="m", path="m.gguf", loras=(Lora(path="a,b"),))
-    files = Files(model=FILES.model, loras=(Path("/store/a,b"),))
+    files = ModelFiles(model=FILES.model, loras=(Path("/store/a,b"),))
     with pytest.raises(EngineProblem, match="rename it"):
-        LlamaCpp().command(spec, files, ANYWHERE, 0, settings)
+        LlamaCppEngine().command(spec, files, ANYWHERE, 0, settings)
 
 
-def test_llama_cpp_says_its_port() -> None:
+def test_the_port_of_llama_cpp_is_in_its_log() -> None:
     assert listening_port("main: server is listening on http://127.0.0.1:41233 - starting") == 41233
     assert listening_port("main: loading") is None
 
 
-def test_embedded_gets_the_same_as_options(settings: Settings) -> None:
+def test_the_embedded_engine_gets_the_same_options(settings: Settings) -> None:
     spec = ModelSpec(name="m", path="m.gguf", cache_type="q8_0", loras=(Lora(path="a", scale=0.5),))
-    files = Files(model=FILES.model, chat_template=Path("/store/t"), loras=(Path("/store/a"),))
-    argv = Embedded().command(spec, files, TWO_GPUS, 0, settings).argv
+    files = ModelFiles(model=FILES.model, chat_template=Path("/store/t"), loras=(Path("/store/a"),))
+    argv = EmbeddedEngine().command(spec, files, TWO_GPUS, 0, settings).argv
     assert argv[:3] == (sys.executable, "-m", "services.supervisor.engines.embedded_server")
-    assert msgspec.json.decode(argv[3], type=EmbeddedOptions) == EmbeddedOptions(
+    assert msgspec.json.decode(argv[3], type=EmbeddedServerOptions) == EmbeddedServerOptions(
         model="/store/m.gguf",
         alias="m",
         mode=Mode.CHAT,
@@ -187,7 +187,7 @@ def test_embedded_gets_the_same_as_options(settings: Settings) -> None:
     ],
     ids=["anywhere", "gpu", "two gpus", "two gpus without memory"],
 )
-def test_vllm_is_split_and_bounded_as_placed(
+def test_vllm_gets_its_devices_and_limits_from_the_placement(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     placement: Placement,
@@ -197,7 +197,7 @@ def test_vllm_is_split_and_bounded_as_placed(
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     spec = ModelSpec(name="org/m", path="m", aliases=("first",), n_parallel=8, args=("--dtype", "half"))
-    command = Vllm().command(spec, Files(model=settings.models / "m"), placement, 21234, settings)
+    command = VllmEngine().command(spec, ModelFiles(model=settings.models / "m"), placement, 21234, settings)
     argv = command.argv
     assert argv[:3] == ("/bin/sh", "serve", str(settings.models / "m"))
     assert argv[argv.index("--served-model-name") + 1 :][:2] == ("org/m", "first")
@@ -213,9 +213,9 @@ def test_vllm_is_split_and_bounded_as_placed(
 
 
 @pytest.mark.parametrize("mode", [Mode.EMBEDDING, Mode.RERANK])
-def test_vllm_pools_for_vectors_and_scores(settings: Settings, mode: Mode) -> None:
+def test_vllm_uses_the_pooling_runner_for_embeddings_and_scores(settings: Settings, mode: Mode) -> None:
     spec = ModelSpec(name="m", path="m", mode=mode)
-    argv = Vllm().command(spec, Files(model=settings.models / "m"), ONE_GPU, 1, settings).argv
+    argv = VllmEngine().command(spec, ModelFiles(model=settings.models / "m"), ONE_GPU, 1, settings).argv
     assert after(argv, "--runner") == "pooling"
 
 
@@ -230,15 +230,19 @@ def test_vllm_pools_for_vectors_and_scores(settings: Settings, mode: Mode) -> No
         ("config.json", "nonsense", "8192"),
     ],
 )
-def test_vllm_is_never_asked_for_more_context_than_the_model_has(
+def test_vllm_gets_no_longer_context_than_the_trained_one(
     settings: Settings, tmp_path: Path, name: str, content: object, tokens: str
 ) -> None:
     (tmp_path / name).write_text(json.dumps(content))
-    argv = Vllm().command(ModelSpec(name="m", path="m"), Files(model=tmp_path), ONE_GPU, 1, settings).argv
+    argv = (
+        VllmEngine()
+        .command(ModelSpec(name="m", path="m"), ModelFiles(model=tmp_path), ONE_GPU, 1, settings)
+        .argv
+    )
     assert after(argv, "--max-model-len") == tokens
 
 
-def test_vllm_takes_the_smallest_share_for_all() -> None:
+def test_vllm_uses_the_smallest_share_for_all_gpus() -> None:
     two = (
         PlacedDevice(device="a", memory_mib=20000, total_mib=24000),
         PlacedDevice(device="b", memory_mib=8001, total_mib=24000),
@@ -253,8 +257,10 @@ def test_sentence_transformers_gets_its_options(
 ) -> None:
     embedding = EmbeddingOptions(task="query", dimensions=64)
     spec = ModelSpec(name="m", path="m", mode=Mode.EMBEDDING, embedding=embedding)
-    command = SentenceTransformers().command(spec, Files(model=Path("/store/m")), placement, 0, settings)
-    assert msgspec.json.decode(command.argv[3], type=SentenceOptions) == SentenceOptions(
+    command = SentenceTransformersEngine().command(
+        spec, ModelFiles(model=Path("/store/m")), placement, 0, settings
+    )
+    assert msgspec.json.decode(command.argv[3], type=SentenceServerOptions) == SentenceServerOptions(
         model="/store/m", name="m", mode=Mode.EMBEDDING, device=device, embedding=embedding
     )
     assert command.env["HF_HUB_OFFLINE"] == "1"
@@ -262,10 +268,10 @@ def test_sentence_transformers_gets_its_options(
 
 def started(settings: Settings, *args: str, **env: str) -> ServerCommand:
     spec = ModelSpec(name="org/m", path="m", engine="command", n_ctx=2048, args=args, env=env)
-    return Command().command(spec, Files(model=Path("/store/m")), ONE_GPU, 21234, settings)
+    return CommandEngine().command(spec, ModelFiles(model=Path("/store/m")), ONE_GPU, 21234, settings)
 
 
-def test_a_command_is_filled_in_and_never_a_shell(settings: Settings) -> None:
+def test_placeholders_of_a_command_are_filled_in_without_a_shell(settings: Settings) -> None:
     command = started(
         settings, "sh", "--port={port}", "{model}", "{name}; rm -rf {n_ctx}", '{"a":{}}', "{{x}}"
     )
@@ -283,14 +289,14 @@ def test_a_command_with_an_unknown_placeholder_or_program_is_refused(settings: S
         started(settings, "surely-not-there", "{port}")
 
 
-@pytest.mark.parametrize(("args", "word"), [((), "give m a program"), (("sh",), r"write \{port\}")])
-def test_a_command_must_take_its_port(args: tuple[str, ...], word: str) -> None:
-    refusal = Command().refusal(ModelSpec(name="m", path="m", args=args), Format.GGUF)
+@pytest.mark.parametrize(("args", "reason"), [((), "give m a program"), (("sh",), r"write \{port\}")])
+def test_a_command_without_a_port_placeholder_is_refused(args: tuple[str, ...], reason: str) -> None:
+    refusal = CommandEngine().refusal(ModelSpec(name="m", path="m", args=args), Format.GGUF)
     assert refusal is not None
-    assert word.replace("\\", "") in refusal
+    assert reason.replace("\\", "") in refusal
 
 
-def test_no_secret_of_ours_reaches_an_engine() -> None:
+def test_no_secret_is_passed_to_an_engine() -> None:
     environ = {
         "PATH": "/bin",
         "LC_ALL": "C",
@@ -311,13 +317,13 @@ def test_no_secret_of_ours_reaches_an_engine() -> None:
     }
 
 
-def test_threads_of_engines_do_not_spin_for_long_unless_somebody_says_so() -> None:
+def test_engine_threads_spin_briefly_unless_configured() -> None:
     assert minimal_environment({})["GOMP_SPINCOUNT"] == "1000"
     assert minimal_environment({"GOMP_SPINCOUNT": "5"})["GOMP_SPINCOUNT"] == "5"
     assert "GOMP_SPINCOUNT" not in minimal_environment({"OMP_WAIT_POLICY": "active"})
 
 
-def test_what_the_model_says_stands_over_ours_and_what_was_decided_over_that(
+def test_the_environment_of_the_model_overrides_ours_and_the_placement_overrides_both(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
@@ -327,7 +333,7 @@ def test_what_the_model_says_stands_over_ours_and_what_was_decided_over_that(
     assert engine_environment(spec, ON_CPU)["OMP_NUM_THREADS"] == "2"
 
 
-def test_a_profile_changes_the_model_that_runs() -> None:
+def test_a_placement_is_applied_to_the_model() -> None:
     spec = ModelSpec(name="m", path="m", args=("-a",), env={"A": "1", "B": "1"}, n_ctx=4096)
     small = Placement(n_ctx=1024, n_parallel=1, args=("-b",), env={"B": "2"})
     placed = small.applied_to(spec)
@@ -336,7 +342,7 @@ def test_a_profile_changes_the_model_that_runs() -> None:
     assert ANYWHERE.applied_to(spec) == spec
 
 
-def test_a_port_in_doubled_braces_is_no_port() -> None:
-    """It was taken for one, and the program was told the word itself."""
+def test_a_port_in_doubled_braces_is_literal() -> None:
+    """It counted as the port, and the program got the text `{port}`."""
     literal = ModelSpec(name="m", path="none", engine="command", args=("sh", "{{port}}"))
-    assert "chooses the port" in (Command().refusal(literal, Format.GGUF) or "")
+    assert "chooses the port" in (CommandEngine().refusal(literal, Format.GGUF) or "")

@@ -1,10 +1,9 @@
-"""What engines tell of themselves, as they really said it, and how fast an instance is."""
+"""Metrics of real engines, and token rates."""
 
 import msgspec
 import pytest
 
-from services.supervisor.runner.activity import Speeds
-from services.supervisor.runner.engine_metrics import read_kv_used_ratio, read_metrics
+from services.supervisor.runner.metrics import TokenRates, parse_kv_used_ratio, parse_metrics
 
 LLAMA = """\
 # HELP llamacpp:prompt_tokens_total Number of prompt tokens processed, excluding cached tokens
@@ -27,8 +26,8 @@ vllm:request_success_total{finished_reason="stop"} 9.0
 """
 
 
-def test_llama_cpp_is_understood() -> None:
-    assert read_metrics(LLAMA) == {
+def test_metrics_of_llama_cpp_are_parsed() -> None:
+    assert parse_metrics(LLAMA) == {
         "prompt_tokens": 24,
         "cached_tokens": 3,
         "completion_tokens": 20,
@@ -37,8 +36,8 @@ def test_llama_cpp_is_understood() -> None:
     }
 
 
-def test_vllm_is_understood_and_its_engines_are_summed_up() -> None:
-    assert read_metrics(VLLM) == {"busy": 3, "waiting": 4, "kv_used_ratio": 0.25, "completion_tokens": 1500}
+def test_metrics_of_vllm_are_parsed_and_summed_over_its_engines() -> None:
+    assert parse_metrics(VLLM) == {"busy": 3, "waiting": 4, "kv_used_ratio": 0.25, "completion_tokens": 1500}
 
 
 @pytest.mark.parametrize(
@@ -51,26 +50,26 @@ def test_vllm_is_understood_and_its_engines_are_summed_up() -> None:
         "<html>",
     ],
 )
-def test_nonsense_is_nothing(text: str) -> None:
-    assert read_metrics(text) == {}
+def test_invalid_lines_are_ignored(text: str) -> None:
+    assert parse_metrics(text) == {}
 
 
-def test_a_cache_that_all_slots_share_is_as_full_as_all_of_them_make_it() -> None:
+def test_the_shared_kv_cache_has_the_tokens_of_all_slots() -> None:
     slots = [
         {"id": 0, "n_ctx": 1024, "is_processing": False},
         {"id": 1, "n_ctx": 1024, "n_prompt_tokens": 100, "next_token": [{"n_decoded": 28}], "params": {}},
         {"id": 2, "n_ctx": 1024, "n_prompt_tokens": 128, "next_token": [{"n_decoded": 0}]},
     ]
-    assert read_kv_used_ratio(msgspec.json.encode(slots).decode()) == 0.25
-    assert read_kv_used_ratio("[]") is None
-    assert read_kv_used_ratio('{"error": 1}') is None
+    assert parse_kv_used_ratio(msgspec.json.encode(slots).decode()) == 0.25
+    assert parse_kv_used_ratio("[]") is None
+    assert parse_kv_used_ratio('{"error": 1}') is None
 
 
-def test_speed_is_that_of_the_last_seconds() -> None:
-    speeds = Speeds()
-    assert speeds.at(0.0, 0, 0) == (0.0, 0.0)
-    assert speeds.at(1.0, 100, 10) == (100.0, 10.0)
+def test_rates_are_those_of_the_last_seconds() -> None:
+    rates = TokenRates()
+    assert rates.update(0.0, 0, 0) == (0.0, 0.0)
+    assert rates.update(1.0, 100, 10) == (100.0, 10.0)
     for second in range(2, 6):
-        told = speeds.at(float(second), 100, 10 * second)
-    assert told == (20.0, 10.0)
-    assert speeds.at(6.0, 100, 50) == (0.0, 8.0), "what is long past counts no more"
+        rate = rates.update(float(second), 100, 10 * second)
+    assert rate == (20.0, 10.0)
+    assert rates.update(6.0, 100, 50) == (0.0, 8.0), "older samples are dropped"

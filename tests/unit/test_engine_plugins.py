@@ -1,4 +1,4 @@
-"""Engines of the user's own: found, read again, and never in the way of the others."""
+"""Engine plugins: discovered, reloaded, and isolated from the other engines."""
 
 import os
 import threading
@@ -7,18 +7,20 @@ from pathlib import Path
 import pytest
 
 from modelyard.host.settings import Settings, load
+from modelyard.plugins import EngineProblem
+from modelyard.plugins.engines import ENGINES
 from schemas.instances import EngineOffer
 from schemas.models import ModelSpec
-from services.supervisor.engines import choose, offers
-from services.supervisor.engines.base import EngineProblem
-from services.supervisor.engines.find import BUILT_IN
+from services.supervisor.engines.selection import choose_engine, engine_offers
 
+BUILT_IN = ENGINES.installed().plugins
 GOOD = """
-from schemas.base import Record
-from services.supervisor.engines.base import Engine, Files, Format, ServerCommand
+import msgspec
+
+from modelyard.plugins import Engine, ServerCommand
 
 
-class Extra(Record):
+class Extra(msgspec.Struct):
     words: tuple[str, ...] = ()
 
 
@@ -26,7 +28,7 @@ class Mine(Engine):
     name = "mine"
     automatic = False
 
-    def refusal(self, spec, kind):
+    def refusal(self, spec, model_format):
         return None
 
     def command(self, spec, files, placement, port, settings):
@@ -55,14 +57,13 @@ def write(path: Path, text: str) -> None:
 
 
 def plugins(settings: Settings) -> dict[str, EngineOffer]:
-    """What is offered beyond our own engines; one that wants one of their names is beyond them too."""
-    own = {(name, i) for i, name in enumerate(BUILT_IN)}
-    return {one.engine: one for i, one in enumerate(offers(settings)) if (one.engine, i) not in own}
+    """The offers after those of the built-in engines."""
+    return {offer.engine: offer for offer in engine_offers(settings)[len(BUILT_IN) :]}
 
 
 def version(settings: Settings) -> str:
-    engine = choose(ModelSpec(name="m", path="m", engine="mine"), settings)
-    return engine.command(None, None, None, 0, settings).argv[1]  # type: ignore[arg-type]  # it looks at none
+    engine = choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings)
+    return engine.command(None, None, None, 0, settings).argv[1]  # type: ignore[arg-type]  # it uses none
 
 
 def test_a_plugin_is_an_engine_like_any_other(settings: Settings, folder: Path) -> None:
@@ -71,20 +72,28 @@ def test_a_plugin_is_an_engine_like_any_other(settings: Settings, folder: Path) 
     assert version(settings) == "1"
 
 
-def test_a_plugin_may_name_its_engine(settings: Settings, folder: Path) -> None:
+def test_the_example_in_the_documentation_is_a_plugin(settings: Settings, folder: Path) -> None:
+    documentation = Path(__file__).parents[2] / "docs" / "engines.md"
+    write(folder / "text.py", documentation.read_text().split("```python\n")[1].split("```")[0])
+    assert plugins(settings) == {"text-server": EngineOffer(engine="text-server")}
+
+
+def test_a_plugin_may_define_engine(settings: Settings, folder: Path) -> None:
     write(folder / "mine.py", GOOD + "\nclass Other(Mine):\n    name = 'other'\n\nengine = Other()\n")
     assert list(plugins(settings)) == ["other"]
 
 
-def test_a_changed_plugin_is_read_again_and_a_removed_one_is_gone(settings: Settings, folder: Path) -> None:
+def test_a_changed_plugin_is_reloaded_and_a_removed_one_is_dropped(settings: Settings, folder: Path) -> None:
     path = folder / "mine.py"
     write(path, GOOD)
-    first = choose(ModelSpec(name="m", path="m", engine="mine"), settings)
-    assert choose(ModelSpec(name="m", path="m", engine="mine"), settings) is first, "not read without need"
+    first = choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings)
+    assert choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings) is first, (
+        "no reload without a change"
+    )
     before = path.stat()
     write(path, GOOD.replace('"1"', '"2"'))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert version(settings) == "2", "neither size nor time changed, but the content did"
+    assert version(settings) == "2", "same size and time, other content"
     path.unlink()
     assert plugins(settings) == {}
     with pytest.raises(EngineProblem, match="no engine mine"):
@@ -98,7 +107,7 @@ def test_a_plugin_leaves_no_compiled_file(settings: Settings, folder: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "reason"),
     [
         ("def", "SyntaxError"),
         ("import surely_not_there", "ModuleNotFoundError"),
@@ -106,43 +115,43 @@ def test_a_plugin_leaves_no_compiled_file(settings: Settings, folder: Path) -> N
         ("x = 1", "define `engine`"),
         (GOOD + "\nclass Other(Mine):\n    name = 'other'\n", "it has 2"),
         (GOOD.replace("def refusal", "def other"), "abstract"),
-        ("class engine:\n    name = 'mine'\n", "lacks automatic, needs_files"),
+        ("class engine:\n    name = 'mine'\n", "lacks automatic, preference, needs_files"),
         (GOOD.replace('"mine"', '"my engine"'), "no name for an engine"),
         ("engine = None\nprint(undefined)", "NameError"),
         ("\x00", "null bytes"),
     ],
 )
-def test_a_broken_plugin_is_shown_with_its_reason_and_harms_no_other(
-    settings: Settings, folder: Path, text: str, word: str
+def test_a_broken_plugin_is_reported_and_the_others_work(
+    settings: Settings, folder: Path, text: str, reason: str
 ) -> None:
     write(folder / "broken.py", text)
     write(folder / "mine.py", GOOD)
-    assert word in (plugins(settings)["broken"].problem or "")
+    assert reason in (plugins(settings)["broken"].problem or "")
     assert str(folder / "broken.py") in (plugins(settings)["broken"].problem or "")
     assert version(settings) == "1"
     with pytest.raises(EngineProblem, match=r"broken\.py"):
-        choose(ModelSpec(name="m", path="m", engine="broken"), settings)
+        choose_engine(ModelSpec(name="m", path="m", engine="broken"), settings)
 
 
-def test_a_broken_plugin_that_is_mended_works(settings: Settings, folder: Path) -> None:
+def test_a_repaired_plugin_works(settings: Settings, folder: Path) -> None:
     write(folder / "mine.py", "def")
     assert plugins(settings)["mine"].problem
     write(folder / "mine.py", GOOD)
     assert plugins(settings)["mine"].problem is None
 
 
-def test_no_plugin_takes_the_name_of_another_engine(settings: Settings, folder: Path) -> None:
+def test_a_plugin_cannot_take_the_name_of_another_engine(settings: Settings, folder: Path) -> None:
     write(folder / "mine.py", GOOD.replace('"mine"', '"llama.cpp"'))
     assert "needs another name" in (plugins(settings)["llama.cpp"].problem or "")
 
 
-def test_what_begins_with_an_underscore_is_no_plugin(settings: Settings, folder: Path) -> None:
+def test_a_file_with_a_leading_underscore_is_no_plugin(settings: Settings, folder: Path) -> None:
     write(folder / "_shared.py", "def")
     assert plugins(settings) == {}
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o702])
-def test_a_folder_that_others_may_write_is_not_read(settings: Settings, folder: Path, mode: int) -> None:
+def test_a_folder_writable_by_others_is_not_read(settings: Settings, folder: Path, mode: int) -> None:
     write(folder / "mine.py", GOOD)
     for where in (folder, folder.parent):
         where.chmod(mode)
@@ -153,13 +162,13 @@ def test_a_folder_that_others_may_write_is_not_read(settings: Settings, folder: 
     assert version(settings) == "1"
 
 
-def test_a_file_that_others_may_write_is_not_run(settings: Settings, folder: Path) -> None:
+def test_a_file_writable_by_others_is_not_run(settings: Settings, folder: Path) -> None:
     write(folder / "mine.py", GOOD)
     (folder / "mine.py").chmod(0o666)
     assert "can be written by others" in (plugins(settings)["mine"].problem or "")
 
 
-def test_what_belongs_to_somebody_else_is_not_read(
+def test_a_folder_of_another_user_is_not_read(
     settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder / "mine.py", GOOD)
@@ -171,26 +180,26 @@ def test_what_belongs_to_somebody_else_is_not_read(
 WAITS = "import os, time\nwhile not os.path.exists({!r}):\n    time.sleep(0.01)\n"
 
 
-def test_a_plugin_that_never_ends_stops_nobody_and_is_taken_when_it_does(
+def test_a_plugin_that_hangs_while_loading_is_used_once_it_is_loaded(
     settings: Settings, folder: Path, tmp_path: Path
 ) -> None:
-    """It hung the whole supervisor, which looks at the folder every two seconds."""
-    may_go = tmp_path / "go"
-    write(folder / "mine.py", WAITS.format(str(may_go)) + GOOD)
+    """It blocked the supervisor, which scans the folder every two seconds."""
+    released = tmp_path / "go"
+    write(folder / "mine.py", WAITS.format(str(released)) + GOOD)
     write(folder / "other.py", GOOD.replace("mine", "other"))
     for _ in range(3):
-        found = plugins(settings)
-        assert "not come to its end" in (found["mine"].problem or "")
-        assert found["other"].problem is None
-    with pytest.raises(EngineProblem, match="not come to its end"):
-        choose(ModelSpec(name="m", path="m", engine="mine"), settings)
-    threading.Timer(0.2, may_go.touch).start()
-    assert choose(ModelSpec(name="m", path="m", engine="mine"), settings, timeout_s=30).name == "mine"
+        offered = plugins(settings)
+        assert "still loading" in (offered["mine"].problem or "")
+        assert offered["other"].problem is None
+    with pytest.raises(EngineProblem, match="still loading"):
+        choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings)
+    threading.Timer(0.2, released.touch).start()
+    assert choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings, timeout_s=30).name == "mine"
     assert version(settings) == "1"
 
 
 @pytest.mark.parametrize("method", ["offer(self, settings)", "refusal(self, spec, kind)"])
-def test_an_engine_that_does_not_answer_stops_nobody(
+def test_an_engine_that_hangs_does_not_block_the_others(
     settings: Settings, folder: Path, tmp_path: Path, method: str
 ) -> None:
     body = WAITS.format(str(tmp_path / "go")).replace("\n", "\n        ")
@@ -199,6 +208,9 @@ def test_an_engine_that_does_not_answer_stops_nobody(
         GOOD + f"\nclass Hangs(Mine):\n    def {method}:\n        {body}\nengine = Hangs()",
     )
     with pytest.raises(EngineProblem, match="does not answer"):
-        choose(ModelSpec(name="m", path="m", engine="mine"), settings)
-    assert [one.engine for one in offers(settings)][: len(BUILT_IN)] == list(BUILT_IN)
+        choose_engine(ModelSpec(name="m", path="m", engine="mine"), settings)
+    preferred = sorted(BUILT_IN.values(), key=lambda engine: engine.preference)
+    assert [offer.engine for offer in engine_offers(settings)][: len(BUILT_IN)] == [
+        engine.name for engine in preferred
+    ]
     (tmp_path / "go").touch()

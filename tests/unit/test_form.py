@@ -1,10 +1,10 @@
-"""The model's name, wherever in a form it stands."""
+"""The field `model` of a multipart form, at any position."""
 
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from schemas.errors import BadRequest
-from services.gateway.apis.form import model_of_form
+from services.gateway.inference.request import model_of_form
 
 HEADERS = CIMultiDictProxy(CIMultiDict({"Content-Type": "multipart/form-data; boundary=xx"}))
 MODEL = b'Content-Disposition: form-data; name="model"\r\n\r\nears'
@@ -19,8 +19,8 @@ def sound(size: int, line: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("size", "line"), [(1, b"RIFF"), (3_000_000, b"x"), (300_000, b"a\r\n-"), (0, b"")])
-async def test_a_model_is_found_before_and_after_a_file_of_any_size(size: int, line: bytes) -> None:
-    """A file of more than 128 KiB before the name was taken for a fault of ours."""
+async def test_the_model_is_found_before_and_after_a_file_of_any_size(size: int, line: bytes) -> None:
+    """A file of more than 128 KiB before the name was an internal error."""
     for parts in ((sound(size, line), MODEL), (MODEL, sound(size, line))):
         assert await model_of_form(HEADERS, form(*parts)) == "ears"
 
@@ -36,6 +36,6 @@ async def test_a_model_is_found_before_and_after_a_file_of_any_size(size: int, l
         form(MODEL + b"\xff"),
     ],
 )
-async def test_a_form_without_a_model_or_cut_off_is_refused(body: bytes) -> None:
+async def test_a_form_without_a_model_or_that_is_cut_off_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest, match="form"):
         await model_of_form(HEADERS, body)

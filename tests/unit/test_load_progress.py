@@ -1,11 +1,11 @@
-"""How far a load is, by what engines print while they are at it."""
+"""The progress of a load, from the output of real engines."""
 
 import pytest
 
-from services.supervisor.engines.command import Command
-from services.supervisor.engines.embedded import Embedded
-from services.supervisor.engines.llama_cpp import LlamaCpp
-from services.supervisor.engines.vllm import Vllm
+from services.supervisor.engines.command import CommandEngine
+from services.supervisor.engines.embedded import EmbeddedEngine
+from services.supervisor.engines.llama_cpp import LlamaCppEngine
+from services.supervisor.engines.vllm import VllmEngine
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,9 @@ from services.supervisor.engines.vllm import Vllm
         ("0.00.077.875 I load_tensors:   CPU_Mapped model buffer size =  1027.42 MiB", None),
     ],
 )
-def test_llama_cpp_prints_a_dot_a_percent(line: str, progress: float | None) -> None:
-    assert LlamaCpp().progress(line) == progress
-    assert Embedded().progress(line) == progress
+def test_llama_cpp_prints_one_dot_a_percent(line: str, progress: float | None) -> None:
+    assert LlamaCppEngine().parse_progress(line) == progress
+    assert EmbeddedEngine().parse_progress(line) == progress
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_llama_cpp_prints_a_dot_a_percent(line: str, progress: float | None) -> 
     ],
 )
 def test_vllm_counts_shards(line: str, progress: float | None) -> None:
-    assert Vllm().progress(line) == progress
+    assert VllmEngine().parse_progress(line) == progress
 
 
-def test_of_any_program_nothing_is_known() -> None:
-    assert Command().progress("." * 42) is None
+def test_a_command_has_no_progress() -> None:
+    assert CommandEngine().parse_progress("." * 42) is None

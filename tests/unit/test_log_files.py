@@ -1,4 +1,4 @@
-"""Logs on disk: bounded a file, a log and a node."""
+"""Log files: the limits of a file, a log and a node; the limit of a message."""
 
 from pathlib import Path
 
@@ -7,29 +7,28 @@ import pytest
 
 from schemas.logs import LogLine
 from services.supervisor.agent.log_keeping import KEPT_S, TOTAL_BYTES, Part, expendable, found
-from services.supervisor.runner.log_file import KEPT, LogFile
-from services.supervisor.runner.log_lines import fitting
+from services.supervisor.runner.engine_log import BACKUPS, RotatingLogFile, newest_that_fit
 
 NOW = 10_000_000.0
 HALF = TOTAL_BYTES // 2
 
 
-def test_a_log_turns_and_keeps_the_newest(tmp_path: Path) -> None:
-    with LogFile(tmp_path / "i.log", max_bytes=20) as log:
+def test_a_log_file_is_rotated_and_the_newest_lines_stay(tmp_path: Path) -> None:
+    with RotatingLogFile(tmp_path / "i.log", max_bytes=20) as log:
         for number in range(20):
             log.write([f"line {number:02}".encode()])
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["i.log", "i.log.1", "i.log.2"]
-    assert len(files) == KEPT + 1
+    assert len(files) == BACKUPS + 1
     assert all(file.stat().st_size <= 20 + len("line 00\n") for file in files)
-    kept = "".join(file.read_text() for file in reversed(files)).split("\n")
-    assert kept[-3:] == ["line 18", "line 19", ""]
-    assert kept == [*sorted(kept[:-1]), ""], "in order, the oldest in the last file"
+    lines_left = "".join(file.read_text() for file in reversed(files)).split("\n")
+    assert lines_left[-3:] == ["line 18", "line 19", ""]
+    assert lines_left == [*sorted(lines_left[:-1]), ""], "in order, the oldest in the last file"
 
 
-def test_a_log_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_log_file_is_appended_to(tmp_path: Path) -> None:
     for text in (b"first", b"second"):
-        with LogFile(tmp_path / "i.log") as log:
+        with RotatingLogFile(tmp_path / "i.log") as log:
             log.write([text])
     assert (tmp_path / "i.log").read_text() == "first\nsecond\n"
 
@@ -50,11 +49,11 @@ def part(name: str, size_bytes: int = 1, age_s: float = 0.0) -> Part:
     ],
     ids=["all fits", "too old", "old, but alive", "too many", "what lives comes first", "what lives stays"],
 )
-def test_old_logs_go_by_age_and_size(parts: list[Part], gone: list[str]) -> None:
+def test_old_logs_are_deleted_by_age_and_total_size(parts: list[Part], gone: list[str]) -> None:
     assert [str(path) for path in expendable(parts, {"live"}, NOW)] == gone
 
 
-def test_only_logs_of_instances_and_workers_are_touched(tmp_path: Path) -> None:
+def test_only_logs_of_instances_and_workers_are_deleted(tmp_path: Path) -> None:
     own = {"0123456789abcdef.log", "0123456789abcdef.log.1", "worker-0123456789abcdef.log"}
     for name in (*own, "gateway.log", "runners.log", "x.txt"):
         (tmp_path / name).write_text("x")
@@ -62,12 +61,12 @@ def test_only_logs_of_instances_and_workers_are_touched(tmp_path: Path) -> None:
     assert {one.owner for one in found(tmp_path)} == {"0123456789abcdef"}
 
 
-def test_lines_for_the_wire_fit_one_message_the_newest_first_of_all() -> None:
-    """A flood of long lines was too large for a broker with NATS' own limit, and nothing came after it."""
+def test_a_batch_of_lines_has_the_newest_that_fit_one_message() -> None:
+    """A flood of long lines exceeded NATS' default limit, and no later line was published."""
     lines = [LogLine(at=1.0, text=f"{number}" + "\x01" * 8000) for number in range(500)]
-    kept = fitting(lines, 1024 * 1024)
-    assert len(msgspec.json.encode(kept)) < 1024 * 1024
-    assert kept[-1] == lines[-1]
-    assert kept == tuple(lines[-len(kept) :])
-    assert len(kept) > 1
-    assert fitting(lines[:2], 1024) == ()
+    lines_left = newest_that_fit(lines, 1024 * 1024)
+    assert len(msgspec.json.encode(lines_left)) < 1024 * 1024
+    assert lines_left[-1] == lines[-1]
+    assert lines_left == tuple(lines[-len(lines_left) :])
+    assert len(lines_left) > 1
+    assert newest_that_fit(lines[:2], 1024) == ()

@@ -1,4 +1,4 @@
-"""Ollama's words and ours."""
+"""Ollama's API: bodies translated to OpenAI's, and answers translated back."""
 
 import json
 import math
@@ -9,35 +9,38 @@ import pytest
 
 from schemas.errors import BadRequest, EngineFailed
 from schemas.models import Mode, ModelSpec
-from services.gateway.apis.ollama.answers import Translation
-from services.gateway.apis.ollama.asked import Chat, Embed, Generate
-from services.gateway.apis.ollama.infill import Infill
-from services.gateway.apis.ollama.listing import shown
-from services.gateway.apis.ollama.requests import (
-    chat_body,
-    generate_body,
-    generate_path,
-    lets_go,
-    says_nothing,
+from services.gateway.apis.ollama.answers import (
+    CompletionTranslation,
+    shorten,
+    translate_embed,
+    translate_infill,
 )
-from services.gateway.apis.ollama.turns import turns
-from services.gateway.apis.ollama.vectors import embedded, shortened
+from services.gateway.apis.ollama.bodies import ChatBody, EmbedBody, GenerateBody
+from services.gateway.apis.ollama.listing import model_details
+from services.gateway.apis.ollama.requests import (
+    chat_request,
+    generate_path,
+    generate_request,
+    is_empty,
+    is_unload,
+    openai_messages,
+)
 
 CHAT, TEXT, INFILL = "/v1/chat/completions", "/v1/completions", "/infill"
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 
 
-def chat(**fields: Any) -> Chat:
-    return msgspec.json.decode(json.dumps({"model": "m", **fields}), type=Chat)
+def chat(**fields: Any) -> ChatBody:
+    return msgspec.json.decode(json.dumps({"model": "m", **fields}), type=ChatBody)
 
 
-def generate(**fields: Any) -> Generate:
-    return msgspec.json.decode(json.dumps({"model": "m", **fields}), type=Generate)
+def generate(**fields: Any) -> GenerateBody:
+    return msgspec.json.decode(json.dumps({"model": "m", **fields}), type=GenerateBody)
 
 
 def plain(value: object) -> Any:
-    """As it goes over the wire."""
+    """The value as JSON has it."""
     return json.loads(msgspec.json.encode(value))
 
 
@@ -54,8 +57,8 @@ NULLS = dict.fromkeys(("stream", "format", "options", "think", "keep_alive", "to
         ({"stream": False, "tools": [TOOL]}, {"stream": False, "tools": [TOOL]}),
     ],
 )
-def test_a_chat_streams_unless_it_is_told_not_to(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert plain(chat_body(chat(**given))) == {"model": "m", "messages": [], **expected}
+def test_a_chat_streams_unless_stream_is_false(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert plain(chat_request(chat(**given))) == {"model": "m", "messages": [], **expected}
 
 
 @pytest.mark.parametrize(
@@ -74,8 +77,8 @@ def test_a_chat_streams_unless_it_is_told_not_to(given: dict[str, Any], expected
         ({"typical_p": 0.9, "num_keep": 4, "mirostat": 2}, {"typical_p": 0.9, "n_keep": 4, "mirostat": 2}),
     ],
 )
-def test_options_have_their_names_here(options: dict[str, Any], expected: dict[str, Any]) -> None:
-    body = plain(chat_body(chat(stream=False, options=options)))
+def test_options_are_translated_by_name(options: dict[str, Any], expected: dict[str, Any]) -> None:
+    body = plain(chat_request(chat(stream=False, options=options)))
     assert body == {"model": "m", "messages": [], "stream": False, **expected}
 
 
@@ -97,18 +100,18 @@ NAMED = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHE
         (SCHEMA, {"response_format": NAMED}, {"json_schema": SCHEMA}),
     ],
 )
-def test_a_format_is_a_response_format_or_on_the_text_path_a_schema(
+def test_a_format_is_a_response_format_or_for_text_a_json_schema(
     shape: Any, chat_fields: dict[str, Any], text_fields: dict[str, Any]
 ) -> None:
-    asked = plain(chat_body(chat(stream=False, format=shape)))
-    assert asked == {"model": "m", "messages": [], "stream": False, **chat_fields}
-    raw = plain(generate_body(generate(prompt="p", raw=True, stream=False, format=shape), TEXT))
+    chatted = plain(chat_request(chat(stream=False, format=shape)))
+    assert chatted == {"model": "m", "messages": [], "stream": False, **chat_fields}
+    raw = plain(generate_request(generate(prompt="p", raw=True, stream=False, format=shape), TEXT))
     assert raw == {"model": "m", "prompt": "p", "stream": False, **text_fields}
 
 
-def test_another_format_is_refused_by_name() -> None:
+def test_an_unknown_format_is_refused_by_name() -> None:
     with pytest.raises(BadRequest, match="'yaml'"):
-        chat_body(chat(format="yaml"))
+        chat_request(chat(format="yaml"))
 
 
 @pytest.mark.parametrize(
@@ -120,12 +123,12 @@ def test_another_format_is_refused_by_name() -> None:
         (None, None),
     ],
 )
-def test_thinking_is_for_the_template(think: Any, expected: dict[str, Any] | None) -> None:
-    assert chat_body(chat(think=think)).get("chat_template_kwargs") == expected
+def test_thinking_becomes_an_argument_of_the_template(think: Any, expected: dict[str, Any] | None) -> None:
+    assert chat_request(chat(think=think)).get("chat_template_kwargs") == expected
 
 
-def said(*messages: dict[str, Any]) -> Any:
-    return plain(turns(chat(messages=messages).messages or ()))
+def converted_messages(*messages: dict[str, Any]) -> Any:
+    return plain(openai_messages(chat(messages=messages).messages or ()))
 
 
 @pytest.mark.parametrize(
@@ -141,8 +144,8 @@ def said(*messages: dict[str, Any]) -> Any:
         ({"role": "tool", "content": "2"}, {"content": "2", "tool_call_id": "call_unknown"}),
     ],
 )
-def test_a_turn(message: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert said(message) == [{"role": message["role"], **expected}]
+def test_a_message_is_translated(message: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert converted_messages(message) == [{"role": message["role"], **expected}]
 
 
 @pytest.mark.parametrize(
@@ -155,20 +158,20 @@ def test_a_turn(message: dict[str, Any], expected: dict[str, Any]) -> None:
         ("data:image/png;base64,iVBOR", "data:image/png;base64,iVBOR"),
     ],
 )
-def test_pictures_are_parts(image: str, url: str) -> None:
-    picture = {"type": "image_url", "image_url": {"url": url}}
-    (turn,) = said({"role": "user", "content": "What?", "images": [image]})
-    assert turn["content"] == [{"type": "text", "text": "What?"}, picture]
-    (silent,) = said({"role": "user", "images": [image]})
-    assert silent["content"] == [picture]
+def test_images_become_parts(image: str, url: str) -> None:
+    part = {"type": "image_url", "image_url": {"url": url}}
+    (message,) = converted_messages({"role": "user", "content": "What?", "images": [image]})
+    assert message["content"] == [{"type": "text", "text": "What?"}, part]
+    (message,) = converted_messages({"role": "user", "images": [image]})
+    assert message["content"] == [part]
 
 
 def call(name: str, **more: Any) -> dict[str, Any]:
     return {"function": {"name": name, "arguments": {"x": 1}}, **more}
 
 
-def test_calls_get_ids_and_results_those_of_their_calls() -> None:
-    asked = said(
+def test_tool_calls_get_ids_and_results_the_ids_of_their_calls() -> None:
+    converted = converted_messages(
         {"role": "assistant", "tool_calls": [call("f"), call("g"), call("f")]},
         {"role": "tool", "content": "of g", "tool_name": "g"},
         {"role": "tool", "content": "of the first f", "tool_name": "f"},
@@ -177,13 +180,13 @@ def test_calls_get_ids_and_results_those_of_their_calls() -> None:
         {"role": "tool", "content": "by its id", "tool_name": "f", "tool_call_id": "mine"},
         {"role": "tool", "content": "the rest", "tool_name": "f"},
     )
-    made = [one["id"] for turn in asked for one in turn.get("tool_calls", ())]
-    assert made == ["call_0", "call_1", "call_2", "mine", "call_4"]
-    results = [turn["tool_call_id"] for turn in asked if turn["role"] == "tool"]
+    ids = [call["id"] for message in converted for call in message.get("tool_calls", ())]
+    assert ids == ["call_0", "call_1", "call_2", "mine", "call_4"]
+    results = [message["tool_call_id"] for message in converted if message["role"] == "tool"]
     assert results == ["call_1", "call_0", "call_2", "mine", "call_4"]
-    first = asked[0]["tool_calls"][0]
+    first = converted[0]["tool_calls"][0]
     assert first["function"] == {"name": "f", "arguments": '{"x":1}'}
-    assert asked[1]["name"] == "g"
+    assert converted[1]["name"] == "g"
 
 
 @pytest.mark.parametrize(
@@ -198,30 +201,30 @@ def test_calls_get_ids_and_results_those_of_their_calls() -> None:
         ({"prompt": "p"}, Mode.EMBEDDING, CHAT),
     ],
 )
-def test_where_a_prompt_goes(fields: dict[str, Any], mode: Mode, path: str) -> None:
+def test_a_prompt_goes_to_chat_text_or_infill(fields: dict[str, Any], mode: Mode, path: str) -> None:
     assert generate_path(generate(**fields), mode) == path
 
 
-def test_a_prompt_on_each_path() -> None:
-    asked = generate(prompt="p", system="s", suffix="e", stream=False, options={"num_predict": 2})
-    assert plain(generate_body(asked, CHAT)) == {
+def test_a_prompt_is_translated_for_each_path() -> None:
+    prompt = generate(prompt="p", system="s", suffix="e", stream=False, options={"num_predict": 2})
+    assert plain(generate_request(prompt, CHAT)) == {
         "model": "m",
         "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}],
         "stream": False,
         "max_tokens": 2,
     }
-    assert plain(generate_body(asked, TEXT)) == {
+    assert plain(generate_request(prompt, TEXT)) == {
         "model": "m",
         "prompt": "p",
         "stream": False,
         "max_tokens": 2,
     }
-    hole = {"model": "m", "input_prefix": "p", "input_suffix": "e", "max_tokens": 2}
-    assert plain(generate_body(asked, INFILL)) == hole
+    infill = {"model": "m", "input_prefix": "p", "input_suffix": "e", "max_tokens": 2}
+    assert plain(generate_request(prompt, INFILL)) == infill
 
 
 @pytest.mark.parametrize(
-    ("asked", "nothing", "away"),
+    ("body", "empty", "unload"),
     [
         (chat(), True, False),
         (chat(messages=[], keep_alive=0), True, True),
@@ -234,14 +237,14 @@ def test_a_prompt_on_each_path() -> None:
         (generate(images=["iVBOR"]), False, False),
     ],
 )
-def test_who_says_nothing_wants_the_model_loaded_or_away(
-    asked: Chat | Generate, nothing: bool, away: bool
+def test_an_empty_request_loads_or_unloads_the_model(
+    body: ChatBody | GenerateBody, empty: bool, unload: bool
 ) -> None:
-    assert (says_nothing(asked), lets_go(asked)) == (nothing, away)
+    assert (is_empty(body), is_unload(body)) == (empty, unload)
 
 
 def lines(*chunks: dict[str, Any], chat: bool = True) -> list[dict[str, Any]]:
-    translation = Translation("m", chat=chat)
+    translation = CompletionTranslation("m", chat=chat)
     out = [translation.line(json.dumps(chunk).encode()) for chunk in chunks]
     out += [translation.line(b"[DONE]"), translation.last()]
     return [json.loads(line) for line in b"".join(out).splitlines()]
@@ -261,22 +264,22 @@ COUNTS = {
 
 def test_a_stream_is_lines_and_the_last_has_the_counts() -> None:
     first = delta(role="assistant", content=None)
-    came = lines(first, delta(reasoning_content="Hm."), delta(content="Hi"), LENGTH, COUNTS)
-    assert [line["message"]["content"] for line in came] == ["", "Hi", ""]
-    assert came[0]["message"]["thinking"] == "Hm."
-    assert [line["done"] for line in came] == [False, False, True]
-    last = came[-1]
+    received = lines(first, delta(reasoning_content="Hm."), delta(content="Hi"), LENGTH, COUNTS)
+    assert [line["message"]["content"] for line in received] == ["", "Hi", ""]
+    assert received[0]["message"]["thinking"] == "Hm."
+    assert [line["done"] for line in received] == [False, False, True]
+    last = received[-1]
     assert last["done_reason"] == "length"
     assert (last["prompt_eval_count"], last["eval_count"]) == (3, 2)
     assert (last["prompt_eval_duration"], last["eval_duration"]) == (1000, 2000)
     assert last["total_duration"] == last["load_duration"] + 3000
-    assert all(line["model"] == "m" and line["created_at"].endswith("Z") for line in came)
+    assert all(line["model"] == "m" and line["created_at"].endswith("Z") for line in received)
 
 
 def test_a_stream_of_text_is_a_response() -> None:
-    came = lines({"choices": [{"text": "Hi", "finish_reason": None}]}, COUNTS, chat=False)
-    assert [line["response"] for line in came] == ["Hi", ""]
-    assert "message" not in came[0]
+    received = lines({"choices": [{"text": "Hi", "finish_reason": None}]}, COUNTS, chat=False)
+    assert [line["response"] for line in received] == ["Hi", ""]
+    assert "message" not in received[0]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +299,7 @@ def test_a_whole_answer_is_one_object(
     completion: dict[str, Any], chat: bool, expected: dict[str, Any]
 ) -> None:
     body = {**COUNTS, "choices": [{"index": 0, "finish_reason": "stop", **completion}]}
-    answer = json.loads(Translation("m", chat=chat).whole(json.dumps(body).encode()))
+    answer = json.loads(CompletionTranslation("m", chat=chat).whole(json.dumps(body).encode()))
     assert expected.items() <= answer.items()
     assert (answer["done"], answer["done_reason"], answer["eval_count"]) == (True, "stop", 2)
 
@@ -309,24 +312,24 @@ def part(arguments: str, name: str | None = None, index: int = 0, **more: Any) -
 CALLED = [{"id": "a", "function": {"name": "f", "arguments": {"x": 1}}}]
 
 
-def test_calls_of_tools_come_whole_before_the_last_line() -> None:
+def test_tool_calls_come_whole_before_the_last_line() -> None:
     pieces = [delta(tool_calls=[part('{"x"', "f", id="a")]), delta(tool_calls=[part(":1}")])]
     called, last = lines(*pieces)
     assert (called["message"]["tool_calls"], called["done"]) == (CALLED, False)
     assert ("tool_calls" in last["message"], last["done"]) == (False, True)
     message = {"content": "", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": '{"x":1}'}}]}
     body = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
-    whole = json.loads(Translation("m", chat=True).whole(json.dumps(body).encode()))
+    whole = json.loads(CompletionTranslation("m", chat=True).whole(json.dumps(body).encode()))
     assert whole["message"]["tool_calls"] == CALLED
 
 
-def test_several_calls_are_told_apart_and_may_have_no_arguments() -> None:
+def test_several_tool_calls_are_ordered_by_index_and_may_have_no_arguments() -> None:
     called, _ = lines(delta(tool_calls=[part("", "g", index=1), part("{}", "f")]))
-    assert [one["function"]["name"] for one in called["message"]["tool_calls"]] == ["f", "g"]
-    assert [one["function"]["arguments"] for one in called["message"]["tool_calls"]] == [{}, {}]
+    assert [call["function"]["name"] for call in called["message"]["tool_calls"]] == ["f", "g"]
+    assert [call["function"]["arguments"] for call in called["message"]["tool_calls"]] == [{}, {}]
 
 
-def test_a_call_that_was_cut_is_left_out_and_one_that_is_broken_is_an_error() -> None:
+def test_a_tool_call_that_is_cut_is_left_out_and_an_invalid_one_is_an_error() -> None:
     cut = delta(tool_calls=[part('{"x"', "f")])
     (last,) = lines(cut, LENGTH)
     assert last["done_reason"] == "length"
@@ -335,26 +338,26 @@ def test_a_call_that_was_cut_is_left_out_and_one_that_is_broken_is_an_error() ->
 
 
 def test_an_error_in_the_middle_is_the_last_line() -> None:
-    came = lines(delta(content="Hi"), {"error": {"message": "no"}}, delta(content="more"))
-    assert came[1:] == [{"error": "no"}]
+    received = lines(delta(content="Hi"), {"error": {"message": "no"}}, delta(content="more"))
+    assert received[1:] == [{"error": "no"}]
 
 
 @pytest.mark.parametrize("stop_type", ["limit", "eos"])
-def test_a_filled_hole_is_an_answer_or_a_stream(stop_type: str) -> None:
+def test_an_infill_is_one_object_or_lines(stop_type: str) -> None:
     body = json.dumps(
         {"content": "x", "stop_type": stop_type, "tokens_evaluated": 3, "tokens_predicted": 2}
     ).encode()
-    whole = json.loads(Infill(Translation("m", chat=False), lines=False).whole(body))
+    whole = json.loads(translate_infill(CompletionTranslation("m", chat=False), body, lines=False))
     assert (whole["response"], whole["eval_count"]) == ("x", 2)
     assert whole["done_reason"] == ("length" if stop_type == "limit" else "stop")
-    text, last = Infill(Translation("m", chat=False), lines=True).whole(body).splitlines()
+    text, last = translate_infill(CompletionTranslation("m", chat=False), body, lines=True).splitlines()
     assert (json.loads(text)["response"], json.loads(last)["done"]) == ("x", True)
 
 
 def test_vectors_come_in_the_order_of_their_texts() -> None:
     data = [{"index": 1, "embedding": [0.0, 1.0]}, {"index": 0, "embedding": [1.0, 0.0]}]
     body = json.dumps({"data": data, "usage": {"prompt_tokens": 4}}).encode()
-    answer = json.loads(embedded(Embed(model="m", input=("a", "b")), body, 7))
+    answer = json.loads(translate_embed(EmbedBody(model="m", input=("a", "b")), body, 7))
     assert answer["embeddings"] == [[1.0, 0.0], [0.0, 1.0]]
     assert (answer["prompt_eval_count"], answer["total_duration"]) == (4, 7)
 
@@ -363,9 +366,9 @@ def test_vectors_come_in_the_order_of_their_texts() -> None:
     ("dimensions", "expected"),
     [(None, [3.0, 4.0, 12.0]), (9, [3.0, 4.0, 12.0]), (2, [0.6, 0.8]), (1, [1.0]), (-1, [3.0, 4.0, 12.0])],
 )
-def test_a_shortened_vector_has_length_one_again(dimensions: int | None, expected: list[float]) -> None:
-    assert shortened([3.0, 4.0, 12.0], dimensions) == pytest.approx(expected)
-    assert math.hypot(*shortened([0.0, 0.0, 1.0], 2)) == 0
+def test_a_shortened_vector_is_normalised(dimensions: int | None, expected: list[float]) -> None:
+    assert shorten([3.0, 4.0, 12.0], dimensions) == pytest.approx(expected)
+    assert math.hypot(*shorten([0.0, 0.0, 1.0], 2)) == 0
 
 
 @pytest.mark.parametrize(
@@ -377,5 +380,5 @@ def test_a_shortened_vector_has_length_one_again(dimensions: int | None, expecte
         ({"mode": Mode.RERANK}, []),
     ],
 )
-def test_what_a_model_can(fields: dict[str, Any], capabilities: list[str]) -> None:
-    assert shown(ModelSpec(name="m", path="m.gguf", **fields))["capabilities"] == capabilities
+def test_the_capabilities_of_a_model(fields: dict[str, Any], capabilities: list[str]) -> None:
+    assert model_details(ModelSpec(name="m", path="m.gguf", **fields))["capabilities"] == capabilities

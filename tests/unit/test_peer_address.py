@@ -1,9 +1,9 @@
-"""Where a node is for others, decided from its settings and its way to the broker."""
+"""The address on which a node serves files, from its settings and its route to the broker."""
 
 import pytest
 
 from modelyard.host.settings import SettingsError, load
-from services.downloader.peers.address import address_towards, chosen_host, told_host, url
+from services.downloader.peers.address import advertised_host, file_url, route_address, select_host
 
 LAN = "192.168.1.20"
 
@@ -24,13 +24,15 @@ LAN = "192.168.1.20"
         ({"YARD_NATS_HOST": LAN, "YARD_PEER_HOST": "10.0.0.1"}, LAN, "10.0.0.1"),
     ],
 )
-def test_where_it_listens(environ: dict[str, str], broker: str | None, host: str) -> None:
-    found = chosen_host(load(environ), broker)
-    assert found == host or (broker == "localhost" and found == "::1")
+def test_listen_host_follows_settings_and_route(
+    environ: dict[str, str], broker: str | None, host: str
+) -> None:
+    selected = select_host(load(environ), broker)
+    assert selected == host or (broker == "localhost" and selected == "::1")
 
 
 @pytest.mark.parametrize(
-    ("own", "asker", "told"),
+    ("listening", "client", "advertised"),
     [
         ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
         ("127.0.0.1", "0.0.0.0", "127.0.0.1"),
@@ -41,20 +43,22 @@ def test_where_it_listens(environ: dict[str, str], broker: str | None, host: str
         ("0.0.0.0", "127.0.0.1", "127.0.0.1"),
     ],
 )
-def test_what_an_asker_is_told(own: str, asker: str, told: str | None) -> None:
-    assert told_host(own, asker) == told
+def test_advertised_host_is_reachable_for_the_client(
+    listening: str, client: str, advertised: str | None
+) -> None:
+    assert advertised_host(listening, client) == advertised
 
 
-def test_a_way_to_nowhere_is_loopback() -> None:
-    assert address_towards("\0") == "127.0.0.1"
+def test_an_unroutable_host_gives_loopback() -> None:
+    assert route_address("\0") == "127.0.0.1"
 
 
-def test_addresses_of_both_kinds_become_urls() -> None:
-    assert url(LAN, 80, "ab") == "http://192.168.1.20:80/files/ab"
-    assert url("fe80::1", 80, "ab") == "http://[fe80::1]:80/files/ab"
+def test_file_url_of_ipv4_and_ipv6() -> None:
+    assert file_url(LAN, 80, "ab") == "http://192.168.1.20:80/files/ab"
+    assert file_url("fe80::1", 80, "ab") == "http://[fe80::1]:80/files/ab"
 
 
 @pytest.mark.parametrize("value", ["0.0.0.0", "::", "tower", "192.168.1.0/24"])
-def test_peers_need_one_address(value: str) -> None:
+def test_peer_host_must_be_a_single_address(value: str) -> None:
     with pytest.raises(SettingsError, match="YARD_PEER_HOST"):
         load({"YARD_PEER_HOST": value})

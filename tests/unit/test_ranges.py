@@ -1,43 +1,45 @@
-"""Which bytes of a file are there, against sets of numbers."""
+"""Byte ranges compared with sets of integers."""
 
 from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.downloader import ranges
-from services.downloader.ranges import Ranges
+from services.downloader.transfer import ranges
+from services.downloader.transfer.ranges import Ranges
 
 SIZE = 40
 _RANGE = st.tuples(st.integers(0, SIZE), st.integers(0, SIZE))
 
 
-def numbers(found: Ranges) -> set[int]:
-    return {number for start, end in found for number in range(start, end)}
+def numbers(spans: Ranges) -> set[int]:
+    return {number for start, end in spans for number in range(start, end)}
 
 
-def made_of(added: list[tuple[int, int]]) -> Ranges:
-    made: Ranges = ()
+def union_of(added: list[tuple[int, int]]) -> Ranges:
+    union: Ranges = ()
     for start, end in added:
-        made = ranges.add(made, start, end)
-    return made
+        union = ranges.add(union, start, end)
+    return union
 
 
 @given(st.lists(_RANGE), _RANGE)
-def test_ranges_are_sets_of_numbers(added: list[tuple[int, int]], asked: tuple[int, int]) -> None:
-    made = made_of(added)
-    all_of = numbers(tuple(added))
-    assert numbers(made) == all_of
-    assert ranges.total_bytes(made) == len(all_of)
-    assert all(left[1] < right[0] for left, right in pairwise(made)), "sorted and apart"
-    missing = ranges.gaps(made, *asked)
-    assert numbers(missing) == set(range(*asked)) - all_of
-    assert ranges.frontier(made) == next(n for n in range(SIZE + 1) if n not in all_of)
+def test_ranges_behave_like_sets_of_bytes(added: list[tuple[int, int]], queried: tuple[int, int]) -> None:
+    union = union_of(added)
+    expected = numbers(tuple(added))
+    assert numbers(union) == expected
+    assert ranges.total_bytes(union) == len(expected)
+    assert all(left[1] < right[0] for left, right in pairwise(union)), "sorted and disjoint"
+    missing = ranges.gaps(union, *queried)
+    assert numbers(missing) == set(range(*queried)) - expected
+    assert ranges.frontier(union) == next(n for n in range(SIZE + 1) if n not in expected)
 
 
 @given(st.lists(_RANGE), st.integers(1, 7))
-def test_pieces_are_the_missing_bytes_and_none_is_too_large(added: list[tuple[int, int]], size: int) -> None:
-    missing = ranges.gaps(made_of(added), 0, SIZE)
+def test_pieces_cover_the_missing_bytes_within_the_size_limit(
+    added: list[tuple[int, int]], size: int
+) -> None:
+    missing = ranges.gaps(union_of(added), 0, SIZE)
     cut = ranges.pieces(missing, size)
     assert numbers(tuple(cut)) == numbers(missing)
     assert all(0 < end - start <= size for start, end in cut)

@@ -1,4 +1,4 @@
-"""Small parts of workers: which program, whose connection, what a node offers for profiles with workers."""
+"""Workers: their program, the owner of a connection, the options of a node for profiles with workers."""
 
 import os
 from pathlib import Path
@@ -16,8 +16,8 @@ from schemas.profiles import MAX_WORKERS, DeviceNeed, Profile, WorkerNeed
 from services.supervisor.agent.options import options
 from services.supervisor.agent.orders import placement
 from services.supervisor.agent.reservations import Reservations
-from services.supervisor.rpc.peers import _owners
-from services.supervisor.rpc.program import command, find_program, offer
+from services.supervisor.rpc.server import find_program, rpc_command, rpc_offer
+from services.supervisor.rpc.tunnel import socket_owners
 
 MIB = 1024**2
 CPU = NodeDevice(device="cpu", name="main memory", memory_bytes=4096 * MIB)
@@ -49,13 +49,13 @@ def spread(settings: Settings) -> ModelSpec:
     return ModelSpec(name="m", path="m.gguf", n_ctx=512, profiles=(profile,))
 
 
-def test_the_owner_of_a_connection_is_that_of_its_socket() -> None:
-    assert _owners(TABLE, 0xA001, 0xB002) == {1000}
-    assert _owners(TABLE, 0xB002, 0xA001) == {7}
-    assert _owners(TABLE, 1, 2) == set()
+def test_the_owner_of_a_connection_is_read_from_the_kernels_table() -> None:
+    assert socket_owners(TABLE, 0xA001, 0xB002) == {1000}
+    assert socket_owners(TABLE, 0xB002, 0xA001) == {7}
+    assert socket_owners(TABLE, 1, 2) == set()
 
 
-def test_the_program_beside_llama_server_is_taken(settings: Settings) -> None:
+def test_the_program_beside_llama_server_is_used(settings: Settings) -> None:
     old = executable(settings.home / "rpc-server")
     assert find_program(settings) == old
     new = executable(settings.home / "ggml-rpc-server")
@@ -64,21 +64,23 @@ def test_the_program_beside_llama_server_is_taken(settings: Settings) -> None:
     assert find_program(named) == Path("/bin/sh")
 
 
-def test_a_node_without_it_says_how_to_get_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_without_the_program_names_the_setting(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert "YARD_RPC_SERVER" in (offer(settings).problem or "")
+    assert "YARD_RPC_SERVER" in (rpc_offer(settings).problem or "")
 
 
-def test_a_worker_sees_its_device_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_its_own_device_is_visible_to_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_TOKEN", "secret")
-    on_cpu, on_gpu = (command(Path("/rpc"), 7, device) for device in ("cpu", "GPU-a"))
+    on_cpu, on_gpu = (rpc_command(Path("/rpc"), 7, device) for device in ("cpu", "GPU-a"))
     assert on_cpu.argv == ("/rpc", "--host", "127.0.0.1", "--port", "7", "--device", "CPU")
     assert on_cpu.env["CUDA_VISIBLE_DEVICES"] == ""
     assert on_gpu.env["CUDA_VISIBLE_DEVICES"] == "GPU-a"
     assert "secret" not in os.fspath(str(on_gpu.env))
 
 
-def test_a_node_says_what_it_and_its_workers_would_take(settings: Settings, spread: ModelSpec) -> None:
+def test_an_option_has_the_needs_of_the_node_and_its_workers(settings: Settings, spread: ModelSpec) -> None:
     (option,) = options(spread, settings, [CPU], {}).options
     (worker,) = option.workers
     assert (worker.node, worker.device) == ("any", "cpu")
@@ -89,7 +91,7 @@ def test_a_node_says_what_it_and_its_workers_would_take(settings: Settings, spre
     assert (placed.workers, placed.split) == (option.workers, option.split)
 
 
-def test_what_a_profile_gives_a_worker_is_reserved_as_it_is(settings: Settings, spread: ModelSpec) -> None:
+def test_the_memory_of_a_worker_in_a_profile_is_reserved(settings: Settings, spread: ModelSpec) -> None:
     given = msgspec.structs.replace(spread.profiles[0], workers=(WorkerNeed(memory_mib=700),))
     (option,) = options(msgspec.structs.replace(spread, profiles=(given,)), settings, [CPU], {}).options
     assert option.workers[0].memory_bytes == 700 * MIB
@@ -103,19 +105,19 @@ def test_what_a_profile_gives_a_worker_is_reserved_as_it_is(settings: Settings, 
         ("llama.cpp", (WorkerNeed(),) * 3, "too few for 4 devices"),
     ],
 )
-def test_why_it_cannot_be_spread(
+def test_an_impossible_spread_has_a_reason(
     settings: Settings, spread: ModelSpec, engine: str, workers: tuple[WorkerNeed, ...], sentence: str
 ) -> None:
     profile = msgspec.structs.replace(spread.profiles[0], workers=workers)
     spec = msgspec.structs.replace(spread, engine=engine, profiles=(profile,))
-    said = options(spec, settings, [CPU], {})
-    assert said.options == ()
-    assert sentence in (said.problem or "")
+    impossible = options(spec, settings, [CPU], {})
+    assert impossible.options == ()
+    assert sentence in (impossible.problem or "")
     usual = msgspec.structs.replace(spec, profiles=(profile, Profile(name="alone")))
     assert [one.profile for one in options(usual, settings, [CPU], {}).options] == ["alone"]
 
 
-def test_the_book_of_a_node_leaves_out_what_workers_have() -> None:
+def test_the_reservations_of_a_node_exclude_its_workers_on_others() -> None:
     book = Reservations()
     here = Reserved(device="cpu", predicted_bytes=4096 * MIB)
     there = Reserved(device="cpu", predicted_bytes=9000 * MIB, node="b")
@@ -131,6 +133,6 @@ def test_a_worker_needs_a_node_a_device_and_some_memory(wrong: dict[str, object]
         msgspec.convert(wrong, WorkerNeed)
 
 
-def test_llama_cpp_counts_no_further() -> None:
+def test_the_number_of_workers_is_limited() -> None:
     with pytest.raises(ValueError, match="at most"):
         Profile(workers=(WorkerNeed(),) * (MAX_WORKERS + 1))

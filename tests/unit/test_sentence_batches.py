@@ -1,4 +1,4 @@
-"""Requests that are computed together, and those that nobody waits for any more."""
+"""Dynamic batching, and cancelled requests."""
 
 import asyncio
 import threading
@@ -6,22 +6,22 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from services.supervisor.engines.sentence_server.batches import Batches
+from services.supervisor.engines.sentence_server.batches import Batcher
 
-Work = Batches[str, str, str]
+Work = Batcher[str, str, str]
 
 
 class Model:
-    """Shouts; waits in its thread until `go` is set, and says when it begins."""
+    """Appends an exclamation mark; blocks its thread until `go` is set, and sets `started`."""
 
     def __init__(self) -> None:
         self.computed: list[tuple[str, list[str]]] = []
-        self.begun = threading.Event()
+        self.started = threading.Event()
         self.go = threading.Event()
 
     def compute(self, kind: str, items: Sequence[str]) -> list[str]:
         self.computed.append((kind, list(items)))
-        self.begun.set()
+        self.started.set()
         assert self.go.wait(10)
         if "bad" in items:
             raise ValueError("bad")
@@ -36,13 +36,13 @@ async def model() -> AsyncIterator[Model]:
 
 
 async def busy(model: Model, work: Work) -> asyncio.Task[list[str]]:
-    """The model is at its first item, and held there."""
+    """The model computes its first item, and is blocked there."""
     first = asyncio.create_task(work.run("k", ["first"]))
-    assert await asyncio.to_thread(model.begun.wait, 10)
+    assert await asyncio.to_thread(model.started.wait, 10)
     return first
 
 
-async def test_what_waits_together_is_computed_together_and_answered_apart(model: Model) -> None:
+async def test_waiting_items_are_computed_together_and_answered_separately(model: Model) -> None:
     work = Work(model.compute, 8)
     first = await busy(model, work)
     others = [asyncio.create_task(work.run("k", items)) for items in (["a", "b"], ["c"])]
@@ -52,25 +52,25 @@ async def test_what_waits_together_is_computed_together_and_answered_apart(model
     assert model.computed == [("k", ["first"]), ("k", ["a", "b", "c"])]
 
 
-async def test_a_batch_is_never_larger_than_its_size(model: Model) -> None:
+async def test_a_batch_does_not_exceed_its_size(model: Model) -> None:
     work = Work(model.compute, 2)
     model.go.set()
     assert await work.run("k", list("abcde")) == [f"k:{item}!" for item in "abcde"]
     assert [items for _, items in model.computed] == [["a", "b"], ["c", "d"], ["e"]]
 
 
-async def test_kinds_are_not_mixed_and_keep_their_turns(model: Model) -> None:
+async def test_kinds_are_batched_separately_and_in_order(model: Model) -> None:
     work = Work(model.compute, 8)
     first = await busy(model, work)
-    wanted = [("x", "a"), ("y", "b"), ("x", "c"), ("y", "d")]
-    others = [asyncio.create_task(work.run(kind, [item])) for kind, item in wanted]
+    submitted = [("x", "a"), ("y", "b"), ("x", "c"), ("y", "d")]
+    others = [asyncio.create_task(work.run(kind, [item])) for kind, item in submitted]
     await asyncio.sleep(0)
     model.go.set()
     await asyncio.gather(first, *others)
     assert model.computed[1:] == [("x", ["a", "c"]), ("y", ["b", "d"])]
 
 
-async def test_what_was_cancelled_is_not_computed(model: Model) -> None:
+async def test_a_cancelled_item_is_not_computed(model: Model) -> None:
     work = Work(model.compute, 8)
     first = await busy(model, work)
     gone = asyncio.create_task(work.run("k", ["gone", "too"]))
@@ -84,7 +84,7 @@ async def test_what_was_cancelled_is_not_computed(model: Model) -> None:
     assert model.computed == [("k", ["first"]), ("k", ["stays"])]
 
 
-async def test_one_cancelled_at_work_harms_no_other(model: Model) -> None:
+async def test_cancelling_a_running_batch_does_not_affect_the_next(model: Model) -> None:
     work = Work(model.compute, 8)
     first = await busy(model, work)
     first.cancel()
@@ -93,7 +93,7 @@ async def test_one_cancelled_at_work_harms_no_other(model: Model) -> None:
     assert await work.run("k", ["next"]) == ["k:next!"]
 
 
-async def test_a_failure_is_told_to_those_of_its_batch_alone(model: Model) -> None:
+async def test_a_failure_reaches_the_callers_of_its_batch_only(model: Model) -> None:
     work = Work(model.compute, 8)
     first = await busy(model, work)
     bad = asyncio.create_task(work.run("k", ["bad", "worse"]))

@@ -1,4 +1,4 @@
-"""The HTTP side of the sentence-transformers engine, with a small encoder in the place of a model."""
+"""The HTTP server of the sentence-transformers engine, with a stub in place of a model."""
 
 import asyncio
 import base64
@@ -17,47 +17,48 @@ from aiohttp import web
 from schemas.errors import BadRequest
 from schemas.models import Mode
 from schemas.profiles import EmbeddingOptions
-from services.supervisor.engines.sentence_server.app import Embeddings, Reranking, make_app
-from services.supervisor.engines.sentence_server.model import Embedded, Pair, Scored
-from services.supervisor.engines.sentence_server.options import Options
-from services.supervisor.engines.sentence_server.vectors import shaped
+from services.supervisor.engines.sentence_server import SentenceServerOptions
+from services.supervisor.engines.sentence_server.app import EmbeddingsEndpoint, RerankEndpoint, make_app
+from services.supervisor.engines.sentence_server.model import EmbeddedText, Pair, ScoredPair, cut
 
 Json = dict[str, Any]
 
 
 class Encoder:
-    """A text is its number of letters, and so on; a task is worth a hundred more. One token a word."""
+    """A vector begins with the length of the text, plus a hundred for a task. One token a word."""
 
     dimensions = 4
     tasks = ("query", "document")
 
     def __init__(self) -> None:
-        self.seen: list[str] = []
-        self.begun, self.go = threading.Event(), threading.Event()
+        self.embedded: list[str] = []
+        self.started, self.go = threading.Event(), threading.Event()
         self.go.set()
 
-    def embed(self, task: str | None, texts: Sequence[str]) -> list[Embedded]:
-        self.begun.set()
+    def embed(self, task: str | None, texts: Sequence[str]) -> list[EmbeddedText]:
+        self.started.set()
         assert self.go.wait(10)
-        self.seen += texts
+        self.embedded += texts
         more = 100 if task else 0
         return [
-            Embedded(vector=np.array([len(text) + more, 2, 0, 1], dtype=np.float32), tokens=len(text.split()))
+            EmbeddedText(
+                vector=np.array([len(text) + more, 2, 0, 1], dtype=np.float32), tokens=len(text.split())
+            )
             for text in texts
         ]
 
 
 class Ranker:
-    """The longer the better."""
+    """Longer documents score higher."""
 
-    def score(self, _kind: None, pairs: Sequence[Pair]) -> list[Scored]:
+    def score(self, _kind: None, pairs: Sequence[Pair]) -> list[ScoredPair]:
         if any("break" in document for _, document in pairs):
             raise RuntimeError("out of memory")
-        return [Scored(score=len(document) / 10, tokens=2) for _, document in pairs]
+        return [ScoredPair(score=len(document) / 10, tokens=2) for _, document in pairs]
 
 
-def options(mode: Mode, **embedding: Any) -> Options:
-    return Options(model="/m", name="org/m", mode=mode, embedding=EmbeddingOptions(**embedding))
+def options(mode: Mode, **embedding: Any) -> SentenceServerOptions:
+    return SentenceServerOptions(model="/m", name="org/m", mode=mode, embedding=EmbeddingOptions(**embedding))
 
 
 @contextlib.asynccontextmanager
@@ -74,14 +75,14 @@ async def served(app: web.Application) -> AsyncIterator[str]:
 @contextlib.asynccontextmanager
 async def embeddings(encoder: Encoder | None = None, **embedding: Any) -> AsyncIterator[str]:
     given = options(Mode.EMBEDDING, **embedding)
-    async with served(make_app(Embeddings(encoder or Encoder(), given), given)) as url:
+    async with served(make_app(EmbeddingsEndpoint(encoder or Encoder(), given), given)) as url:
         yield url
 
 
 @contextlib.asynccontextmanager
 async def reranking() -> AsyncIterator[str]:
     given = options(Mode.RERANK)
-    async with served(make_app(Reranking(Ranker(), given), given)) as url:
+    async with served(make_app(RerankEndpoint(Ranker(), given), given)) as url:
         yield url
 
 
@@ -93,10 +94,10 @@ async def post(url: str, body: object) -> tuple[int, Json]:
 async def vectors(url: str, **body: object) -> list[Any]:
     status, answer = await post(f"{url}/v1/embeddings", body)
     assert status == 200, answer
-    return [one["embedding"] for one in answer["data"]]
+    return [entry["embedding"] for entry in answer["data"]]
 
 
-async def test_texts_become_vectors_with_their_tokens_counted() -> None:
+async def test_texts_become_vectors_with_a_token_count() -> None:
     async with embeddings(normalize=False) as url:
         status, answer = await post(f"{url}/v1/embeddings", {"model": "x", "input": ["one two", "three"]})
     assert status == 200
@@ -111,14 +112,14 @@ async def test_texts_become_vectors_with_their_tokens_counted() -> None:
     }
 
 
-async def test_base64_is_the_same_as_numbers() -> None:
+async def test_base64_has_the_same_numbers() -> None:
     async with embeddings() as url:
         (numbers,) = await vectors(url, input="hello")
         (text,) = await vectors(url, input="hello", encoding_format="base64")
     assert list(struct.unpack("<4f", base64.b64decode(text))) == numbers
 
 
-async def test_openais_library_reads_both() -> None:
+async def test_openais_client_decodes_both_encodings() -> None:
     async with embeddings(normalize=False) as url:
         client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any")
         answer = await client.embeddings.create(model="m", input="hello")
@@ -136,7 +137,7 @@ async def test_openais_library_reads_both() -> None:
         ({"normalize": False}, {"task": "document"}, [104, 2, 0, 1]),
     ],
 )
-async def test_a_model_is_used_as_its_owner_says_and_a_request_may_say_otherwise(
+async def test_a_request_overrides_the_defaults_of_the_model(
     embedding: Json, body: Json, expected: list[float]
 ) -> None:
     async with embeddings(**embedding) as url:
@@ -144,12 +145,12 @@ async def test_a_model_is_used_as_its_owner_says_and_a_request_may_say_otherwise
     assert vector == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_vector_of_nothing_stays_nothing() -> None:
-    assert shaped(np.zeros(3, dtype=np.float32), None, normalize=True).tolist() == [0, 0, 0]
+def test_a_zero_vector_is_not_normalized() -> None:
+    assert cut(np.zeros(3, dtype=np.float32), None, normalize=True).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
-    ("body", "word"),
+    ("body", "reason"),
     [
         ({"input": [1, 2]}, "takes, which is text"),
         ({"input": []}, "between 1 and"),
@@ -160,20 +161,20 @@ def test_a_vector_of_nothing_stays_nothing() -> None:
         ({"input": "x", "task": "poem"}, "there are query, document"),
     ],
 )
-async def test_what_the_model_cannot_do_is_a_sentence(body: Json, word: str) -> None:
+async def test_an_impossible_request_is_refused_in_a_sentence(body: Json, reason: str) -> None:
     async with embeddings() as url:
         status, answer = await post(f"{url}/v1/embeddings", body)
     assert status == 400
-    assert word in answer["error"]["message"]
+    assert reason in answer["error"]["message"]
 
 
-def test_options_that_the_model_cannot_fulfil_are_refused_at_the_start() -> None:
+def test_impossible_defaults_are_refused_at_the_start() -> None:
     for wrong in ({"dimensions": 5}, {"task": "poem"}):
         with pytest.raises(BadRequest):
-            Embeddings(Encoder(), options(Mode.EMBEDDING, **wrong))
+            EmbeddingsEndpoint(Encoder(), options(Mode.EMBEDDING, **wrong))
 
 
-async def test_documents_come_back_best_first() -> None:
+async def test_documents_are_ranked_by_score() -> None:
     documents = ["four", {"text": "longest"}, "x"]
     async with reranking() as url:
         body = {"query": "q", "documents": documents, "top_n": 2, "return_documents": True}
@@ -188,7 +189,7 @@ async def test_documents_come_back_best_first() -> None:
     assert bare["results"] == [{"index": 0, "relevance_score": 0.1}]
 
 
-async def test_a_failing_model_is_an_error_and_the_next_request_is_served() -> None:
+async def test_a_model_failure_is_an_error_and_the_next_request_succeeds() -> None:
     async with reranking() as url:
         status, answer = await post(f"{url}/v1/rerank", {"query": "q", "documents": ["break"]})
         again, _ = await post(f"{url}/v1/rerank", {"query": "q", "documents": ["x"]})
@@ -196,7 +197,7 @@ async def test_a_failing_model_is_an_error_and_the_next_request_is_served() -> N
     assert "out of memory" in answer["error"]["message"]
 
 
-async def test_health_models_and_what_is_not_there() -> None:
+async def test_health_models_and_missing_paths() -> None:
     async with embeddings() as url, aiohttp.ClientSession() as session:
         async with session.get(f"{url}/health") as response:
             assert await response.json() == {"status": "ok"}
@@ -206,10 +207,10 @@ async def test_health_models_and_what_is_not_there() -> None:
     assert (status, answer["error"]["code"]) == (404, "not_found")
 
 
-async def test_what_a_client_no_longer_waits_for_is_not_computed() -> None:
+async def test_a_request_of_a_disconnected_client_is_not_computed() -> None:
     encoder, given = Encoder(), options(Mode.EMBEDDING)
     entered: asyncio.Queue[None] = asyncio.Queue()
-    left = asyncio.Event()
+    cancelled = asyncio.Event()
 
     @web.middleware
     async def watch(
@@ -219,21 +220,21 @@ async def test_what_a_client_no_longer_waits_for_is_not_computed() -> None:
         try:
             return await handler(request)
         except asyncio.CancelledError:
-            left.set()
+            cancelled.set()
             raise
 
-    app = make_app(Embeddings(encoder, given), given)
+    app = make_app(EmbeddingsEndpoint(encoder, given), given)
     app.middlewares.append(watch)
     async with served(app) as url, asyncio.timeout(10):
         encoder.go.clear()
         first = asyncio.create_task(vectors(url, input="first"))
-        await asyncio.to_thread(encoder.begun.wait, 10)
+        await asyncio.to_thread(encoder.started.wait, 10)
         gone = asyncio.create_task(vectors(url, input="gone"))
         for _ in range(2):
             await entered.get()
         gone.cancel()
-        await left.wait()
+        await cancelled.wait()
         encoder.go.set()
         await first
         await vectors(url, input="last")
-    assert encoder.seen == ["first", "last"]
+    assert encoder.embedded == ["first", "last"]

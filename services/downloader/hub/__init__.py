@@ -1,14 +1,4 @@
-"""What the hub knows, asked through its own library, and its refusals as codes and sentences."""
+"""The Hugging Face hub through its own library: repositories, search, and its refusals as errors.
 
-from services.downloader.hub.access import authorization, file_url, hub_endpoint, probe, quiet_library
-from services.downloader.hub.listing import RepoListing, list_repo
-
-__all__ = [
-    "RepoListing",
-    "authorization",
-    "file_url",
-    "hub_endpoint",
-    "list_repo",
-    "probe",
-    "quiet_library",
-]
+All modules but `metadata` load that library, 10 MiB that a service at rest does without.
+"""

@@ -1,60 +1,48 @@
-"""How the hub is reached: its address, our token, and whether anybody answers."""
+"""How the hub is reached: its address, the token, and whether it responds."""
 
-import os
 import socket
 
+from huggingface_hub import constants, get_token, hf_hub_url
+from yarl import URL
+
 from services.downloader.errors import HubError
-from services.downloader.hub import refusals
+from services.downloader.hub import errors
+from services.downloader.transfer.http import proxy_for
 
 PROBE_TIMEOUT_S = 5.0
-_QUIET = (
-    *("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_UPDATE_CHECK"),
-    *("HF_HUB_DISABLE_XET", "DO_NOT_TRACK"),
-)
-
-
-def quiet_library() -> None:
-    """Ask for no telemetry and no progress bars; the library reads this once, when it is imported."""
-    os.environ.update(dict.fromkeys(_QUIET, "1"))
-
-
-def hub_endpoint() -> str:
-    """The hub's URL: HF_ENDPOINT or the public one."""
-    from huggingface_hub.constants import ENDPOINT
-
-    return ENDPOINT
 
 
 def authorization() -> str | None:
     """The Authorization header that the library would send: HF_TOKEN or the token of `hf auth login`."""
-    from huggingface_hub import constants, get_token
-
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     return f"Bearer {token}" if token else None
 
 
-def file_url(repo: str, path: str, commit: str, *, endpoint: str | None = None) -> str:
-    """Where the bytes of one file are."""
-    from huggingface_hub import hf_hub_url
+def hub_endpoint() -> str:
+    """The hub's URL: HF_ENDPOINT or the public one."""
+    return constants.ENDPOINT
 
+
+def file_url(repo: str, path: str, commit: str, *, endpoint: str | None = None) -> str:
+    """The address of a file's bytes."""
     return hf_hub_url(repo, path, revision=commit, endpoint=endpoint)
 
 
-def check_online() -> None:
-    """Say at once that this machine is told to stay away from the hub."""
-    from huggingface_hub.constants import is_offline_mode
+def reachable_endpoint(endpoint: str | None = None) -> str:
+    """The hub's URL, probed first; HubError if the library is offline or nothing responds.
 
-    if is_offline_mode():
-        raise refusals.offline()
+    The library itself would retry for minutes. Its telemetry is disabled here, before its first request.
+    """
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    if constants.is_offline_mode():
+        raise errors.offline()
+    endpoint = endpoint or hub_endpoint()
+    probe(endpoint)
+    return endpoint
 
 
 def probe(endpoint: str, timeout_s: float = PROBE_TIMEOUT_S) -> None:
-    """Fail within seconds when nobody answers at endpoint (or at the proxy that leads there)."""
-    # The service itself asks nobody; its helper processes do.
-    from yarl import URL
-
-    from services.downloader.origin import proxy_for
-
+    """HubError within seconds if nothing responds at endpoint, or at the proxy on the way there."""
     try:
         url = URL(proxy_for(URL(endpoint)) or endpoint)
     except ValueError:
@@ -64,4 +52,4 @@ def probe(endpoint: str, timeout_s: float = PROBE_TIMEOUT_S) -> None:
     try:
         socket.create_connection((url.host, url.port), timeout=timeout_s).close()
     except OSError as error:
-        raise refusals.unreachable(endpoint) from error
+        raise errors.unreachable(endpoint) from error

@@ -33,7 +33,7 @@ from services.downloader.library.keeper import Keeper, Survey
 from services.downloader.library.library import Library
 from services.downloader.library.repairing import missing_files
 from services.downloader.library.shelf import Model, Shelf, decode_description
-from services.downloader.owners import Owners
+from services.downloader.node_commands import NodeCommands
 
 log = logs.get(__name__)
 
@@ -49,11 +49,11 @@ class LibraryCommands:
         self._bus = bus
         self._tasks = tasks
         self._library = library
-        self._owners = Owners(bus, commands, subjects.LIBRARY_AT_NODE)
+        self._node_commands = NodeCommands(bus, commands, subjects.LIBRARY_AT_NODE)
 
     async def start(self) -> None:
         """Answer from now on."""
-        add = self._owners.add
+        add = self._node_commands.add
         await add(subjects.LIBRARY_SHOW, self.show, lambda ref: owner(ref.entry))
         await add(subjects.LIBRARY_DESCRIBE, self.describe, lambda ref: owner(ref.entry))
         await add(subjects.LIBRARY_DELETE, self.delete, lambda ref: owner(ref.entry))
@@ -154,7 +154,7 @@ class LibraryCommands:
 
     async def _ask(self, wanted: FindFile, node: str) -> tuple[FoundFile, ...]:
         try:
-            return (await self._owners.ask(subjects.LIBRARY_FIND, wanted, node)).files
+            return (await self._node_commands.forward(subjects.LIBRARY_FIND, wanted, node)).files
         except YardError as error:
             log.info("node_not_asked", node=node, error=error.message)
             return ()

@@ -13,13 +13,13 @@ from services.downloader.library import inside, records
 from services.downloader.library.grouping import DESCRIPTION
 from services.downloader.library.meter import Meter
 from services.downloader.library.records import FileRecord
-from services.downloader.library.refetch import WantedFile
 from services.downloader.library.verifying import hash_file
 from services.downloader.library.walk import Found
-from services.downloader.peers.finder import Finder
+from services.downloader.peers.client import PeerClient
+from services.downloader.worker.messages import WantedFile
 
 
-async def listing(finder: Finder, key: str, meter: Meter) -> EntryFiles:
+async def listing(finder: PeerClient, key: str, meter: Meter) -> EntryFiles:
     """The files of an entry, when the sha256 of all of them is known there."""
     while True:
         found = await finder.entry(key)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from modelyard.bus import logs
 from services.downloader.library import inside, records
-from services.downloader.worker_messages import Resolved
+from services.downloader.worker.messages import Resolved
 
 log = logs.get(__name__)
 

@@ -30,19 +30,19 @@ from services.downloader.library import hub_cache
 from services.downloader.library.commands import only_node, owner
 from services.downloader.library.copying import listing, missing, noted, wanted
 from services.downloader.library.disk_work import on_disk
-from services.downloader.library.fetching import fetch
+from services.downloader.library.file_fetch import fetch_files
 from services.downloader.library.hub_cache import Snapshot
 from services.downloader.library.jobs import Jobs
 from services.downloader.library.keeper import Keeper
 from services.downloader.library.library import Library
 from services.downloader.library.meter import Meter
 from services.downloader.library.records import FileRecord
-from services.downloader.library.refetch import Order, WantedFile
 from services.downloader.library.repairing import wanted_files
 from services.downloader.library.shelf import Model
 from services.downloader.library.verifying import verify
 from services.downloader.library.walk import Found
-from services.downloader.owners import Owners
+from services.downloader.node_commands import NodeCommands
+from services.downloader.worker.messages import FilesJob, WantedFile
 
 _REPO = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 
@@ -63,7 +63,7 @@ class JobCommands:
         self._settings = settings
         self._library = library
         self._known = known
-        self._owners = Owners(bus, commands, subjects.LIBRARY_AT_NODE)
+        self._node_commands = NodeCommands(bus, commands, subjects.LIBRARY_AT_NODE)
         self._jobs = Jobs(bus, tasks, library)
 
     async def start(self) -> None:
@@ -72,7 +72,7 @@ class JobCommands:
         self._jobs.does(JobKind.REPAIR, self._repair)
         self._jobs.does(JobKind.IMPORT, self._import)
         self._jobs.does(JobKind.COPY, self._copy)
-        add = self._owners.add
+        add = self._node_commands.add
         await add(subjects.LIBRARY_VERIFY, self.verify, lambda ref: owner(ref.entry))
         await add(subjects.LIBRARY_REPAIR, self.repair, lambda ref: owner(ref.entry))
         await add(subjects.LIBRARY_CACHED, self.cached, lambda asked: only_node(self._library, asked.node))
@@ -194,14 +194,15 @@ class JobCommands:
     async def _fetch(
         self, root: Path, files: list[WantedFile], recorded: Mapping[str, FileRecord], meter: Meter
     ) -> None:
-        order = Order(
-            root=str(root),
+        job = FilesJob(
+            store_root=str(root),
             files=tuple(files),
             segments=self._settings.download_segments,
             margin_bytes=self._settings.disk_margin_bytes,
+            use_peers=True,
         )
-        logs = self._settings.logs / "downloads.log"
-        await fetch(order, logs, self._library.finder, recorded, meter)
+        log_path = self._settings.logs / "downloads.log"
+        await fetch_files(job, log_path, self._library.finder, recorded, meter)
 
     async def _model(self, job: LibraryJob) -> tuple[Path, Model]:
         """What the job is about, as it is now."""

@@ -19,7 +19,7 @@ from schemas.models import ModelSpec
 from services.downloader.library.entries import Uses, brings, users_of, uses_of
 from services.downloader.library.keeper import Keeper, Survey
 from services.downloader.library.shelf import Model, Reading, Shelf
-from services.downloader.peers.finder import Finder
+from services.downloader.peers.client import PeerClient
 
 
 class Library:
@@ -36,7 +36,7 @@ class Library:
     ) -> None:
         self.node = bus.node
         self.keepers: dict[str, Keeper] = {}
-        self.finder = Finder(bus, settings, self.nodes)
+        self.finder = PeerClient(bus, settings, self.nodes)
         """Asks the other nodes for files."""
         self._bus = bus
         self._settings = settings

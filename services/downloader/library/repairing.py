@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from schemas.errors import Conflict
 from schemas.library import EntryFormat, VerifyState
 from services.downloader.library import records
-from services.downloader.library.refetch import WantedFile
 from services.downloader.library.shelf import Model
+from services.downloader.worker.messages import WantedFile
 
 Records = Mapping[str, records.FileRecord]
 

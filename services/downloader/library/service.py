@@ -9,7 +9,7 @@ from schemas import buckets
 from services.downloader.library.commands import LibraryCommands
 from services.downloader.library.job_commands import JobCommands
 from services.downloader.library.library import Library
-from services.downloader.peers.service import start_peers
+from services.downloader.peers.commands import PeerCommands
 
 
 async def open_library(bus: Bus, settings: Settings, tasks: Tasks) -> Library:
@@ -29,5 +29,5 @@ async def serve_library(
     """Answer the commands of the library, and give its files to other nodes."""
     jobs = await BucketCache.start(bus, buckets.JOBS, tasks)
     await LibraryCommands(bus, tasks, library, commands).start()
-    await start_peers(bus, settings, tasks, commands, library)
+    await PeerCommands(bus, settings, tasks, library).start(commands)
     await JobCommands(bus, tasks, settings, library, commands, jobs).start()

@@ -16,7 +16,7 @@ from services.downloader.selection.files import RemoteFile
 from services.downloader.selection.gguf import Group
 
 if TYPE_CHECKING:
-    from services.downloader.hub.reading import RemoteFiles
+    from services.downloader.hub.remote_files import RemoteFiles
 
 _KEPT = 64
 _TIMEOUT_S = 20.0
@@ -72,8 +72,8 @@ async def read_remote_card(repo: str, commit: str, files: Sequence[RemoteFile]) 
 @asynccontextmanager
 async def _remote(repo: str, commit: str) -> AsyncIterator["RemoteFiles"]:
     # Who is never asked for an offer need not load an HTTP client.
-    from services.downloader.hub.reading import RemoteFiles
-    from services.downloader.transfer import open_session
+    from services.downloader.hub.remote_files import RemoteFiles
+    from services.downloader.transfer.file_transfer import open_session
 
     async with open_session() as session:
         yield RemoteFiles(session, repo, commit)

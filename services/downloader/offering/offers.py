@@ -18,8 +18,7 @@ from schemas.models import Mode, ModelSpec
 from services.downloader.errors import DownloadError, as_yard_error
 from services.downloader.fitting.appetite import gguf_appetite, of_size, torch_appetite
 from services.downloader.fitting.fit import Wanted, fits
-from services.downloader.hub.listing import RepoListing, list_repo
-from services.downloader.hub.searching import mode_of, search
+from services.downloader.hub.metadata import RepoListing, mode_of
 from services.downloader.offering.choices import (
     Shelf,
     folder_choice,
@@ -56,7 +55,7 @@ class Offers:
 
     async def on_search(self, asked: SearchHub) -> HubFound:
         """Models on the hub, with those of the registry that came from them."""
-        found = await _blocking(lambda: search(asked))
+        found = await _blocking(lambda: _search(asked))
         return HubFound(models=tuple(map(self._with_ours, found)))
 
     async def on_offer(self, asked: AskOffer) -> Offer:
@@ -65,7 +64,7 @@ class Offers:
             reference = parse_reference(asked.reference)
         except ValueError as error:
             raise BadRequest(str(error), param="reference") from error
-        listing = await _blocking(lambda: list_repo(reference, pauses_s=_PAUSES_S, timeout_s=_TIMEOUT_S))
+        listing = await _blocking(lambda: _list_repo(reference))
         offer = Offer(
             repo=reference.repo,
             revision=listing.commit,
@@ -208,6 +207,19 @@ def _size_of(folder: Path, path: str) -> int | None:
         return place.stat().st_size if place.is_file() else None
     except (ValueError, OSError):
         return None
+
+
+def _search(query: SearchHub) -> tuple[HubModel, ...]:
+    # Imported in the thread that uses it: the hub's library is large and slow to load.
+    from services.downloader.hub.search import search
+
+    return search(query)
+
+
+def _list_repo(reference: Reference) -> RepoListing:
+    from services.downloader.hub.repositories import list_repo
+
+    return list_repo(reference, pauses_s=_PAUSES_S, max_retry_after_s=_TIMEOUT_S)
 
 
 async def _blocking(ask: Callable[[], R]) -> R:

@@ -1,1 +1,1 @@
-"""Files between nodes: what this one has is given to others, and what it wants is asked of them first."""
+"""Files between nodes: each serves its own to others, and transfers try other nodes before the hub."""

@@ -1,7 +1,6 @@
-"""What other downloaders may ask of this one."""
+"""The commands by which other downloaders get files of this node."""
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from modelyard.bus.connection import Bus
 from modelyard.bus.micro import Commands
@@ -10,84 +9,71 @@ from modelyard.host.settings import Settings
 from schemas import subjects
 from schemas.errors import NotFound
 from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
+from services.downloader.library.library import Library
 from services.downloader.peers import address
-from services.downloader.peers.grants import Grants
-from services.downloader.peers.hashes import Hashes
-from services.downloader.peers.holdings import Holdings
+from services.downloader.peers.inventory import FileHashes, Inventory
+from services.downloader.peers.server import FileServer, FileTokens
 
-if TYPE_CHECKING:
-    from services.downloader.peers.server import Server
-
-_SETTLE_S = 2.0
-"""What takes longer to read is asked for again."""
+_HASH_WAIT_S = 2.0
+"""A caller repeats the query while hashing takes longer."""
 
 
 class PeerCommands:
-    """Promises files, and says what there is."""
+    """Offers files and lists them."""
 
-    def __init__(
-        self, bus: Bus, settings: Settings, tasks: Tasks, holdings: Holdings, hashes: Hashes
-    ) -> None:
+    def __init__(self, bus: Bus, settings: Settings, tasks: Tasks, library: Library) -> None:
         self._bus = bus
         self._settings = settings
-        self._holdings = holdings
-        self._hashes = hashes
-        self._tasks = tasks
-        self._grants = Grants()
-        self._server: Server | None = None
+        self._hashes = FileHashes(tasks)
+        self._inventory = Inventory(library, self._hashes)
+        self._tokens = FileTokens()
+        self._server = FileServer(self._tokens)
+        tasks.before_cancel(self._server.stop)
 
     async def start(self, commands: Commands) -> None:
-        """Answer from now on."""
-        await commands.add(subjects.PEER_OFFER, self.offer, node=self._bus.node)
-        await commands.add(subjects.PEER_ENTRY, self.entry, node=self._bus.node)
-        await commands.add(subjects.PEER_REPO, self.repo, node=self._bus.node)
+        """Subscribe."""
+        await commands.add(subjects.PEER_OFFER, self.on_offer, node=self._bus.node)
+        await commands.add(subjects.PEER_ENTRY, self.on_entry, node=self._bus.node)
+        await commands.add(subjects.PEER_REPO, self.on_repo, node=self._bus.node)
 
-    async def offer(self, asked: AskFile) -> FileOffer:
-        """A token for a file that lies here whole; the listener starts with the first one."""
-        given = self._holdings.having(asked.sha256, asked.size_bytes)
-        if given is None:
+    async def on_offer(self, query: AskFile) -> FileOffer:
+        """A token for a complete file of this node; the HTTP server starts with the first one."""
+        file = self._inventory.by_hash(query.sha256, query.size_bytes)
+        if file is None:
             raise NotFound(f"{self._bus.node} has no such file.", param="sha256")
-        host, port = await self._listen(asked)
+        host, port = await self._listen(query)
         return FileOffer(
-            url=address.url(host, port, asked.sha256),
-            token=self._grants.issue(asked.sha256, given),
-            expires_in_s=self._grants.ttl_s,
+            url=address.file_url(host, port, query.sha256),
+            token=self._tokens.issue(query.sha256, file),
+            expires_in_s=self._tokens.ttl_s,
         )
 
-    async def _listen(self, asked: AskFile) -> tuple[str, int]:
-        own = await address.own_host(self._bus, self._settings)
+    async def _listen(self, query: AskFile) -> tuple[str, int]:
+        """The address of the server as the caller reaches it."""
+        host = await address.listen_host(self._bus, self._settings)
         try:
-            told = await asyncio.to_thread(address.told_host, own, asked.host)
-            port = await self._listening().listen(own, self._settings.peer_port)
+            advertised = await asyncio.to_thread(address.advertised_host, host, query.host)
+            port = await self._server.listen(host, self._settings.peer_port)
         except (OSError, ValueError) as error:
             raise NotFound(
-                f"{self._bus.node} cannot give files on {own}: {error}; see YARD_PEER_HOST."
+                f"{self._bus.node} cannot give files on {host}: {error}; see YARD_PEER_HOST."
             ) from error
-        if told is None:
+        if advertised is None:
             raise NotFound(f"{self._bus.node} gives files on its own machine only; see YARD_PEER_HOST.")
-        return told, port
+        return advertised, port
 
-    def _listening(self) -> "Server":
-        """Made when it is wanted: who never gives a file needs no HTTP server."""
-        from services.downloader.peers.server import Server
-
-        if self._server is None:
-            self._server = Server(self._grants)
-            self._tasks.before_cancel(self._server.stop)
-        return self._server
-
-    async def entry(self, asked: AskEntry) -> EntryFiles:
-        """The files of an entry; asked again until every sha256 is known."""
-        found = self._holdings.entry(asked.entry)
+    async def on_entry(self, query: AskEntry) -> EntryFiles:
+        """The files of an entry; callers repeat the query until every sha256 is known."""
+        found = self._inventory.entry(query.entry)
         if found.bytes_to_read:
-            await self._hashes.settle(_SETTLE_S)
-            found = self._holdings.entry(asked.entry)
+            await self._hashes.wait(_HASH_WAIT_S)
+            found = self._inventory.entry(query.entry)
         return found
 
-    async def repo(self, asked: AskRepo) -> RepoFiles:
-        """The files of a repository; asked again until every sha256 is known."""
-        found = self._holdings.repo(asked)
+    async def on_repo(self, query: AskRepo) -> RepoFiles:
+        """The files of a repository; callers repeat the query until every sha256 is known."""
+        found = self._inventory.repo(query)
         if found.bytes_to_read:
-            await self._hashes.settle(_SETTLE_S)
-            found = self._holdings.repo(asked)
+            await self._hashes.wait(_HASH_WAIT_S)
+            found = self._inventory.repo(query)
         return found

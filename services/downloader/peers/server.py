@@ -1,40 +1,86 @@
-"""The HTTP side: GET /files/SHA256 with a token in the header. Everything else is a 401 that says nothing."""
+"""The HTTP server for peers: GET /files/SHA256 with a token. Any other request gets a 401 without details."""
 
 import asyncio
+import hmac
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import BinaryIO
+from time import monotonic
+from typing import BinaryIO, NamedTuple
 
 from aiohttp import hdrs, web
 
 from modelyard.bus import logs
 from services.downloader.library import inside
-from services.downloader.peers.grants import Given, Grants
+from services.downloader.peers.inventory import StoreFile
 
 log = logs.get(__name__)
 
+TOKEN_TTL_S = 60.0
+"""For the start of a request, which may take longer."""
+MAX_TOKENS_PER_FILE = 256
 CHUNK_BYTES = 1024 * 1024
-AT_ONCE = 64
-"""Requests that are answered at the same time; the next ones are told to come again."""
+MAX_REQUESTS = 64
+"""Requests served at the same time; further ones get a 503."""
 _FILES = "/files/"
 _BEARER = "Bearer "
+_HEADERS = {hdrs.SERVER: "modelyard", hdrs.ACCEPT_RANGES: "bytes", hdrs.CACHE_CONTROL: "no-store"}
 
 
-class Server:
-    """Listens where and when it is told to."""
+class _Token(NamedTuple):
+    value: bytes
+    file: StoreFile
+    expires_at: float
 
-    def __init__(self, grants: Grants) -> None:
-        self._grants = grants
+
+class FileTokens:
+    """Random tokens, each valid for one file and a minute."""
+
+    def __init__(self, ttl_s: float = TOKEN_TTL_S, now: Callable[[], float] = monotonic) -> None:
+        self.ttl_s = ttl_s
+        self._now = now
+        self._tokens: dict[str, list[_Token]] = {}
+        """By sha256."""
+
+    def issue(self, sha256: str, file: StoreFile) -> str:
+        """A new token for a file; beyond the maximum the oldest one is dropped."""
+        self._drop_expired()
+        token = _Token(secrets.token_urlsafe(32).encode(), file, self._now() + self.ttl_s)
+        self._tokens[sha256] = [*self._tokens.get(sha256, []), token][-MAX_TOKENS_PER_FILE:]
+        return token.value.decode()
+
+    def check(self, sha256: str, value: str) -> StoreFile | None:
+        """The file that the token is for; all tokens are compared, each in constant time."""
+        file, presented = None, value.encode(errors="surrogateescape")
+        for token in self._tokens.get(sha256, []):
+            if hmac.compare_digest(token.value, presented) and token.expires_at > self._now():
+                file = token.file
+        return file
+
+    def _drop_expired(self) -> None:
+        now = self._now()
+        valid = {
+            sha256: [token for token in tokens if token.expires_at > now]
+            for sha256, tokens in self._tokens.items()
+        }
+        self._tokens = {sha256: tokens for sha256, tokens in valid.items() if tokens}
+
+
+class FileServer:
+    """Serves files to holders of a token; it listens only once a token was issued."""
+
+    def __init__(self, tokens: FileTokens) -> None:
+        self._tokens = tokens
         self._runner: web.AppRunner | None = None
-        self._where: tuple[str, int] | None = None
-        self._at_work = 0
-        self._moving = asyncio.Lock()
+        self._address: tuple[str, int] | None = None
+        self._requests = 0
+        self._lock = asyncio.Lock()
 
     async def listen(self, host: str, port: int) -> int:
-        """The port where it listens on `host` from now on; OSError if it cannot."""
-        async with self._moving:
-            if self._runner is None or self._where != (host, port):
+        """Listen on `host`, moving there if necessary; the port. OSError if it cannot."""
+        async with self._lock:
+            if self._runner is None or self._address != (host, port):
                 await self._stop()
                 await self._start(host, port)
             assert self._runner is not None
@@ -42,13 +88,13 @@ class Server:
             return bound
 
     async def stop(self) -> None:
-        """Answer nothing any more."""
-        async with self._moving:
+        """Close the listener and its connections."""
+        async with self._lock:
             await self._stop()
 
     async def _start(self, host: str, port: int) -> None:
         app = web.Application()
-        app.router.add_route("*", "/{tail:.*}", self._answer)
+        app.router.add_route("*", "/{tail:.*}", self._on_request)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         try:
@@ -56,85 +102,86 @@ class Server:
         except OSError:
             await runner.cleanup()
             raise
-        self._runner, self._where = runner, (host, port)
-        log.info("peers_served", host=host, port=runner.addresses[0][1])
+        self._runner, self._address = runner, (host, port)
+        log.info("peer_server_started", host=host, port=runner.addresses[0][1])
 
     async def _stop(self) -> None:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        given = self._given(request)
-        if given is None:
-            return _silent(401)
-        if self._at_work >= AT_ONCE:
-            return _silent(503)
-        self._at_work += 1
+    async def _on_request(self, request: web.Request) -> web.StreamResponse:
+        file = self._authorized_file(request)
+        if file is None:
+            return _empty(401)
+        if self._requests >= MAX_REQUESTS:
+            return _empty(503)
+        self._requests += 1
         try:
-            return await _send(request, given)
+            return await _send(request, file)
         finally:
-            self._at_work -= 1
+            self._requests -= 1
 
-    def _given(self, request: web.Request) -> Given | None:
+    def _authorized_file(self, request: web.Request) -> StoreFile | None:
         authorization = request.headers.get(hdrs.AUTHORIZATION, "")
         sha256 = request.raw_path.removeprefix(_FILES)
         if request.method != hdrs.METH_GET or sha256 == request.raw_path:
             return None
         if not authorization.startswith(_BEARER):
             return None
-        return self._grants.check(sha256, authorization.removeprefix(_BEARER))
+        return self._tokens.check(sha256, authorization.removeprefix(_BEARER))
 
 
-async def _send(request: web.Request, given: Given) -> web.StreamResponse:
-    with ExitStack() as held:
+async def _send(request: web.Request, offered: StoreFile) -> web.StreamResponse:
+    path = offered.file.path
+    with ExitStack() as stack:
         try:
-            file = held.enter_context(inside.opened(given.root, given.file.path))
+            file = stack.enter_context(inside.opened(offered.root, path))
         except OSError as error:
-            log.warning("file_not_given", path=given.file.path, error=error.strerror)
-            return _silent(404)
-        if not _is_same(file, given):
-            log.warning("file_not_given", path=given.file.path, error="it was changed")
-            return _silent(404)
-        return await _send_open(request, file, given.file.size_bytes)
+            log.warning("peer_file_not_sent", path=path, error=error.strerror)
+            return _empty(404)
+        if not _is_unchanged(file, offered):
+            log.warning("peer_file_not_sent", path=path, error="it was changed")
+            return _empty(404)
+        return await _send_range(request, file, offered.file.size_bytes)
 
 
-async def _send_open(request: web.Request, file: BinaryIO, size_bytes: int) -> web.StreamResponse:
+async def _send_range(request: web.Request, file: BinaryIO, size_bytes: int) -> web.StreamResponse:
     try:
-        start, end = _asked(request, size_bytes)
+        start, end = _requested_range(request, size_bytes)
     except ValueError:
-        response = _silent(416)
-        response.headers[hdrs.CONTENT_RANGE] = f"bytes */{size_bytes}"
-        return response
+        refusal = _empty(416)
+        refusal.headers[hdrs.CONTENT_RANGE] = f"bytes */{size_bytes}"
+        return refusal
     partial = hdrs.RANGE in request.headers
-    answer = web.StreamResponse(status=206 if partial else 200, headers=_HEADERS)
-    answer.content_type = "application/octet-stream"
-    answer.content_length = end - start
+    response = web.StreamResponse(status=206 if partial else 200, headers=_HEADERS)
+    response.content_type = "application/octet-stream"
+    response.content_length = end - start
     if partial:
-        answer.headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{size_bytes}"
-    await answer.prepare(request)
+        response.headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{size_bytes}"
+    await response.prepare(request)
     for at, count in _chunks(start, end):
         chunk = await asyncio.to_thread(os.pread, file.fileno(), count, at)
         if len(chunk) < count:
-            return _broken_off(request, answer)
-        await answer.write(chunk)
-    await answer.write_eof()
-    return answer
+            return _abort(request, response)
+        await response.write(chunk)
+    await response.write_eof()
+    return response
 
 
-def _broken_off(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
-    """The file became shorter: the receiver must not take what it has got for all of it."""
-    log.warning("file_became_shorter", path=request.path)
+def _abort(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """The file became shorter: the client must not take the response for complete."""
+    log.warning("peer_file_truncated", path=request.path)
     if request.transport is not None:
         request.transport.abort()
-    return answer
+    return response
 
 
-def _asked(request: web.Request, size_bytes: int) -> tuple[int, int]:
-    """The bytes that are asked for, the end not included; ValueError for none, or for several ranges."""
+def _requested_range(request: web.Request, size_bytes: int) -> tuple[int, int]:
+    """Start and excluded end; ValueError for an empty range or several ranges."""
     start, end, _ = request.http_range.indices(size_bytes)
     if start >= end and hdrs.RANGE in request.headers:
-        raise ValueError("nothing lies there")
+        raise ValueError("the range is empty")
     return start, end
 
 
@@ -143,14 +190,11 @@ def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
         yield at, min(CHUNK_BYTES, end - at)
 
 
-def _is_same(file: BinaryIO, given: Given) -> bool:
-    """Whether it is the file that was promised, as far as its size and time tell; the receiver hashes it."""
-    found = os.fstat(file.fileno())
-    return (found.st_size, found.st_mtime_ns) == (given.file.size_bytes, given.file.modified_ns)
+def _is_unchanged(file: BinaryIO, offered: StoreFile) -> bool:
+    """Whether size and time are those of the offer; the client verifies the hash."""
+    status = os.fstat(file.fileno())
+    return (status.st_size, status.st_mtime_ns) == (offered.file.size_bytes, offered.file.modified_ns)
 
 
-_HEADERS = {hdrs.SERVER: "modelyard", hdrs.ACCEPT_RANGES: "bytes", hdrs.CACHE_CONTROL: "no-store"}
-
-
-def _silent(status: int) -> web.Response:
+def _empty(status: int) -> web.Response:
     return web.Response(status=status, headers={hdrs.SERVER: "modelyard"})

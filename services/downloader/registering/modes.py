@@ -9,7 +9,7 @@ from modelyard.safetensors import Card
 from schemas.base import Format
 from schemas.errors import UnreadableModel
 from schemas.models import Mode
-from services.downloader.hub.searching import mode_of
+from services.downloader.hub.metadata import mode_of
 from services.downloader.registering.facts import Facts
 
 _VECTOR_POOLINGS = frozenset({"mean", "cls", "last"})

@@ -20,7 +20,7 @@ from services.downloader.registering.facts import Facts, read_facts
 from services.downloader.registering.guess import Proposal, guess
 from services.downloader.registering.names import name_of_path
 from services.downloader.registering.put import is_same, kept_of, register
-from services.downloader.worker_messages import Finished
+from services.downloader.worker.messages import Finished
 
 
 class Registrar:

@@ -1,1 +1,1 @@
-"""The languages that clients speak."""
+"""The APIs of the gateway: OpenAI's and Ollama's over HTTP, OpenAI's over NATS."""

@@ -1,11 +1,11 @@
-"""Errors as clients of Anthropic's API read them: theirs tell by `type`, within an envelope."""
+"""Errors as clients of Anthropic's API read them: an envelope, and a type by the status."""
 
 import msgspec
 
 from schemas.errors import ErrorDetail, YardError
 
 PATHS = frozenset({"/v1/messages", "/v1/messages/count_tokens"})
-"""Their errors are said in Anthropic's words, wherever they come from."""
+"""Paths with errors in Anthropic's shape, whatever part of the yard they come from."""
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -18,12 +18,12 @@ _TYPES = {
 
 
 def error_body(error: YardError) -> bytes:
-    """An error as Anthropic says it."""
+    """An error in Anthropic's shape."""
     return detail_body(error.body().error, error.status)
 
 
 def detail_body(detail: ErrorDetail, status: int) -> bytes:
-    """The same for what an engine said with that status."""
+    """An engine's error with that status in Anthropic's shape."""
     kind = _TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
-    told = {"type": kind, "message": detail.message, "code": detail.code, "param": detail.param}
-    return msgspec.json.encode({"type": "error", "error": told})
+    fields = {"type": kind, "message": detail.message, "code": detail.code, "param": detail.param}
+    return msgspec.json.encode({"type": "error", "error": fields})

@@ -1,25 +1,23 @@
-"""The OpenAI API over HTTP, and every other path of an engine that takes a model's name."""
+"""The OpenAI API over HTTP, and every other path of an engine with a model in its body."""
 
 import re
 
-import msgspec
 from aiohttp import web
 
 from schemas.endpoints import BY_PATH, ENDPOINTS
 from schemas.errors import NotFound
 from schemas.models import ModelSpec
-from services.gateway.apis.answering import respond
-from services.gateway.apis.form import model_of_form
+from services.gateway.apis.reply import EngineFormat, HttpReply
 from services.gateway.catalog import Catalog
-from services.gateway.inference.ask import JSON, Ask, read_asked
+from services.gateway.http import KEY_ID, json_response
 from services.gateway.inference.inference import Inference
-from services.gateway.middleware import KEY_ID
+from services.gateway.inference.request import JSON, InferRequest, model_of_form, read_fields
 
 _PLAIN_PATH = re.compile(r"/v1(/[A-Za-z0-9_-][A-Za-z0-9_.:-]*)+")
-"""Other paths could lead out of `/v1/`, or round what is known of a path in it."""
+"""Other paths could lead out of `/v1/`, or around the rules of a path in it."""
 
 
-class OpenAI:
+class OpenAIApi:
     """Handlers of `/v1/…`."""
 
     def __init__(self, catalog: Catalog, inference: Inference) -> None:
@@ -37,10 +35,10 @@ class OpenAI:
 
     async def on_models(self, _request: web.Request) -> web.Response:
         specs = sorted(self._catalog.models.values.values(), key=lambda spec: spec.shown)
-        return _json({"object": "list", "data": [self._model(spec) for spec in specs]})
+        return json_response({"object": "list", "data": [self._model(spec) for spec in specs]})
 
     async def on_model(self, request: web.Request) -> web.Response:
-        return _json(self._model(self._catalog.resolve(request.match_info["model"])))
+        return json_response(self._model(self._catalog.resolve(request.match_info["model"])))
 
     def _model(self, spec: ModelSpec) -> dict[str, object]:
         """OpenAI's fields first, then ours."""
@@ -55,7 +53,7 @@ class OpenAI:
         }
 
     async def on_other(self, request: web.Request) -> web.StreamResponse:
-        """A path of an engine that we know nothing of."""
+        """A path of an engine that is not in the contract."""
         if request.path in BY_PATH:
             raise web.HTTPMethodNotAllowed(request.method, ["POST"])
         if request.method != "POST" or not _PLAIN_PATH.fullmatch(request.path):
@@ -63,28 +61,25 @@ class OpenAI:
         return await self.on_infer(request)
 
     async def on_infer(self, request: web.Request) -> web.StreamResponse:
-        """Any request for a model: queued, answered, passed on as its engine says it."""
-        return await respond(request, self._inference, await ask_of(request))
+        """Any request for a model: queued, and answered as its engine answers."""
+        return await HttpReply(request, self._inference, EngineFormat(await read_request(request))).send()
 
 
 async def _only_get(request: web.Request) -> web.StreamResponse:
     raise web.HTTPMethodNotAllowed(request.method, ["GET"])
 
 
-async def ask_of(request: web.Request) -> Ask:
-    """What a request asks for, from its body."""
+async def read_request(request: web.Request) -> InferRequest:
+    """The inference request in an HTTP request."""
     body = await request.read()
     if request.content_type == "multipart/form-data":
-        content_type, model, stream = (
-            request.headers["Content-Type"],
-            await model_of_form(request.headers, body),
-            False,
-        )
+        content_type, stream = request.headers["Content-Type"], False
+        model = await model_of_form(request.headers, body)
     else:
-        # Whatever a client calls it: curl says form, many say nothing.
-        asked = read_asked(body, request.path)
-        content_type, model, stream = JSON, asked.model, bool(asked.stream)
-    return Ask(
+        # Whatever its content type: curl sends a form's, many clients send none.
+        fields = read_fields(body, request.path)
+        content_type, model, stream = JSON, fields.model, bool(fields.stream)
+    return InferRequest(
         path=request.path,
         body=body,
         model=model,
@@ -93,7 +88,3 @@ async def ask_of(request: web.Request) -> Ask:
         key=request.get(KEY_ID),
         traceparent=request.headers.get("traceparent"),
     )
-
-
-def _json(content: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type=JSON)

@@ -1,1 +1,1 @@
-"""OpenAI's Files and Batches: many requests, made when nobody else needs the slots."""
+"""OpenAI's Files and Batches: many requests, answered while no other request needs the slots."""

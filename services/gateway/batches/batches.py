@@ -1,4 +1,4 @@
-"""All batches: taken in hand by one gateway each, given back when it dies."""
+"""All batches: each executed by the gateway that holds its lease."""
 
 import asyncio
 import time
@@ -6,49 +6,47 @@ from typing import Any
 
 import msgspec
 
-from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache, BucketStore
-from modelyard.bus.tasks import Tasks, cancel
+from modelyard.bus.tasks import Tasks, cancel, first_of
 from schemas import buckets
 from schemas.base import is_token, new_id
 from schemas.batches import ENDED, Batch, BatchState
 from schemas.errors import BadRequest, BrokerUnavailable, Conflict, NotFound
 from schemas.leases import Lease
-from services.gateway.batches.files import Files
+from services.gateway.batches.execution import BatchExecution
 from services.gateway.batches.lines import window_s
-from services.gateway.batches.results import Results
-from services.gateway.batches.work import Work
+from services.gateway.batches.storage import FileStore, ResultStore
 from services.gateway.inference.inference import Inference
 
-log = logs.get(__name__)
-
-LOOK_S = 1.0
+SCAN_INTERVAL_S = 1.0
+END_CHECK_INTERVAL_S = 0.2
+CONFLICT_PAUSE_S = 0.02
 LEASE_S = 6
-RENEW_S = 2.0
+RENEW_INTERVAL_S = 2.0
 _S = BatchState
 
 
-class Batches:
-    """Makes, shows, cancels and works off batches."""
+class BatchService:
+    """Creates, lists, cancels and executes batches."""
 
     def __init__(
-        self, bus: Bus, tasks: Tasks, files: Files, mirror: BucketCache[Batch], inference: Inference
+        self, bus: Bus, tasks: Tasks, files: FileStore, cache: BucketCache[Batch], inference: Inference
     ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._files = files
-        self._mirror = mirror
+        self._cache = cache
         self._inference = inference
         self._store = BucketStore(bus, buckets.BATCHES)
         self._leases = BucketStore(bus, buckets.LEASES)
-        self._working: dict[str, asyncio.Task[None]] = {}
+        self._executions: dict[str, asyncio.Task[None]] = {}
 
     def open(self) -> None:
-        """Begin to look after them."""
-        self._tasks.spawn(self._look_after(), "batches")
+        """Start to execute batches."""
+        self._tasks.spawn(self._run(), "batches")
 
-    async def make(
+    async def create(
         self, endpoint: str, input_file: str, window: str, metadata: dict[str, str] | None, key: str | None
     ) -> Batch:
         """A new batch of the requests in a file."""
@@ -73,31 +71,31 @@ class Batches:
 
     def all(self, key: str | None) -> list[Batch]:
         """The batches of a key, newest first."""
-        own = [batch for batch in self._mirror.values.values() if batch.key == key]
+        own = [batch for batch in self._cache.values.values() if batch.key == key]
         return sorted(own, key=lambda batch: batch.created_at, reverse=True)
 
     async def find(self, name: str, key: str | None) -> Batch:
-        """The batch, as the broker has it now; NotFound if it is somebody else's."""
+        """The batch, as the broker has it now; NotFound if it belongs to another key."""
         batch = await self._store.get(name) if is_token(name) else None
         if batch is None or batch.key != key:
             raise NotFound(f"There is no batch {name}.")
         return batch
 
-    def check_unneeded(self, file: str) -> None:
+    def check_not_needed(self, file: str) -> None:
         """Conflict if a batch that has not ended reads its requests from this file."""
-        for batch in self._mirror.values.values():
+        for batch in self._cache.values.values():
             if batch.input_file == file and batch.state not in ENDED:
                 raise Conflict(f"{batch.batch} still needs {file}; cancel it first, or wait for its end.")
 
     async def cancel(self, name: str, key: str | None) -> Batch:
-        """End a batch; what is answered already is kept."""
+        """End a batch; the results so far are kept."""
         batch = await self.find(name, key)
         if batch.state in ENDED or batch.state in (_S.CANCELLING, _S.FINALIZING):
             return batch
         return await self._change(name, state=_S.CANCELLING, changed_at=time.time())
 
     async def _change(self, name: str, **fields: Any) -> Batch:
-        """Write fields of a record; a cancel that came meanwhile is not undone."""
+        """Write fields of a record; a concurrent cancel is not undone."""
         while True:
             entry = await self._store.entry(name)
             if entry is None:
@@ -109,73 +107,75 @@ class Batches:
             try:
                 await self._store.put(name, changed, last=revision)
             except Conflict:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(CONFLICT_PAUSE_S)
                 continue
             return changed
 
-    async def _look_after(self) -> None:
+    async def _run(self) -> None:
         while True:
-            for batch in tuple(self._mirror.values.values()):
-                await self._look_at(batch)
-            await asyncio.sleep(LOOK_S)
+            for batch in tuple(self._cache.values.values()):
+                self._start_execution(batch)
+            await asyncio.sleep(SCAN_INTERVAL_S)
 
-    async def _look_at(self, batch: Batch) -> None:
-        working = self._working.get(batch.batch)
-        if working is not None and working.done():
-            self._working.pop(batch.batch)
-            working = None
-        if working is None and batch.state not in ENDED:
-            self._working[batch.batch] = self._tasks.spawn(self._work(batch.batch), f"batch {batch.batch}")
+    def _start_execution(self, batch: Batch) -> None:
+        running = self._executions.get(batch.batch)
+        if running is not None and running.done():
+            self._executions.pop(batch.batch)
+            running = None
+        if running is None and batch.state not in ENDED:
+            name = batch.batch
+            self._executions[name] = self._tasks.spawn(self._execute_with_lease(name), f"batch {name}")
 
-    async def _work(self, name: str) -> None:
-        """Hold the lease and work; without it somebody else does."""
+    async def _execute_with_lease(self, name: str) -> None:
+        """Execute a batch while this gateway holds its lease; without the lease another gateway does."""
+        lease = Lease(holder=self._inference.gateway)
         try:
-            revision = await self._leases.put(
-                name, Lease(holder=self._inference.gateway), last=0, ttl_s=LEASE_S
-            )
+            revision = await self._leases.put(name, lease, last=0, ttl_s=LEASE_S)
         except (Conflict, BrokerUnavailable):
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(RENEW_INTERVAL_S)
             return
-        holding = asyncio.create_task(self._hold(name, revision))
+        renewing = asyncio.create_task(self._renew_lease(name, lease, revision))
         try:
-            await self._work_off(name, holding)
+            await self._execute(name, renewing)
         finally:
-            await cancel(holding)
+            await cancel(renewing)
             await self._leases.delete(name)
 
-    async def _work_off(self, name: str, holding: asyncio.Task[None]) -> None:
+    async def _execute(self, name: str, renewing: asyncio.Task[None]) -> None:
+        """Execute a batch until it ends, is cancelled, is out of time, or its lease is lost."""
         batch = await self._store.get(name)
         if batch is None:
             return
-        work = Work(batch, self._files, Results(self._bus, name), self._inference, self._change)
-        running = asyncio.create_task(work.run())
-        watching = asyncio.create_task(self._until_over(batch))
+        execution = BatchExecution(
+            batch, self._files, ResultStore(self._bus, name), self._inference, self._change
+        )
+        running = asyncio.create_task(execution.run())
+        ending = asyncio.create_task(self._wait_for_early_end(batch))
         try:
-            await asyncio.wait({running, watching, holding}, return_when=asyncio.FIRST_COMPLETED)
+            await first_of(running, ending, renewing)
             if running.done():
                 running.result()
-            elif watching.done():
+            elif ending.done():
                 await cancel(running)
-                await work.stop(watching.result())
+                await execution.finish(ending.result())
         finally:
-            await cancel(running, watching)
+            await cancel(running, ending)
 
-    async def _until_over(self, batch: Batch) -> BatchState:
-        """Return how to end a batch that was cancelled or is out of time."""
+    async def _wait_for_early_end(self, batch: Batch) -> BatchState:
+        """The last state of a batch that was cancelled or is out of time."""
         while True:
-            now = self._mirror.values.get(batch.batch, batch)
-            if now.state is _S.CANCELLING:
+            newest = self._cache.values.get(batch.batch, batch)
+            if newest.state is _S.CANCELLING:
                 return _S.CANCELLED
-            if time.time() > batch.expires_at and now.state is _S.IN_PROGRESS:
+            if time.time() > batch.expires_at and newest.state is _S.IN_PROGRESS:
                 return _S.EXPIRED
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(END_CHECK_INTERVAL_S)
 
-    async def _hold(self, name: str, revision: int) -> None:
+    async def _renew_lease(self, name: str, lease: Lease, revision: int) -> None:
         """Renew the lease; return when it is lost."""
         while True:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(RENEW_INTERVAL_S)
             try:
-                lease = Lease(holder=self._inference.gateway)
                 revision = await self._leases.put(name, lease, last=revision, ttl_s=LEASE_S)
             except Conflict:
                 return

@@ -10,43 +10,43 @@ from schemas.base import Record
 from schemas.batches import Batch, LineError, StoredFile
 from schemas.endpoints import BY_PATH
 from schemas.errors import BadRequest, InvalidJson
-from services.gateway.batches.batches import Batches
-from services.gateway.batches.files import Files
-from services.gateway.middleware import KEY_ID
+from services.gateway.batches.batches import BatchService
+from services.gateway.batches.storage import FileStore
+from services.gateway.http import KEY_ID, json_response
 
 Json = dict[str, Any]
 _PAGE = 20
-_MOST_BATCHES, _MOST_FILES = 100, 10_000
+_MAX_BATCHES, _MAX_FILES = 100, 10_000
 
 
-class _Made(Record):
+class _CreateBatch(Record):
     input_file_id: str
     endpoint: str
     completion_window: str
     metadata: dict[str, str] | None = None
 
 
-class FilesAndBatches:
-    """Handlers; everything belongs to the key it was made with."""
+class BatchApi:
+    """Handlers. Files and batches belong to the API key that created them."""
 
-    def __init__(self, files: Files, batches: Batches) -> None:
+    def __init__(self, files: FileStore, batches: BatchService) -> None:
         self._files = files
         self._batches = batches
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.post("/v1/files", self.on_put),
+            web.post("/v1/files", self.on_upload),
             web.get("/v1/files", self.on_files),
             web.get("/v1/files/{file}", self.on_file),
             web.get("/v1/files/{file}/content", self.on_content),
             web.delete("/v1/files/{file}", self.on_delete),
-            web.post("/v1/batches", self.on_make),
+            web.post("/v1/batches", self.on_create),
             web.get("/v1/batches", self.on_batches),
             web.get("/v1/batches/{batch}", self.on_batch),
             web.post("/v1/batches/{batch}/cancel", self.on_cancel),
         ]
 
-    async def on_put(self, request: web.Request) -> web.Response:
+    async def on_upload(self, request: web.Request) -> web.Response:
         try:
             form = await request.post()
         except (ValueError, HttpProcessingError) as error:
@@ -55,7 +55,7 @@ class FilesAndBatches:
         if not isinstance(file, web.FileField) or not isinstance(purpose, str):
             raise BadRequest("The form needs a `file` and a `purpose`.")
         stored = await self._files.put(file.file.read(), file.filename, purpose, request.get(KEY_ID))
-        return _json(file_object(stored))
+        return json_response(file_object(stored))
 
     async def on_files(self, request: web.Request) -> web.Response:
         files = self._files.all(request.get(KEY_ID))
@@ -63,10 +63,10 @@ class FilesAndBatches:
             files = [file for file in files if file.purpose == purpose]
         if request.query.get("order") == "asc":
             files.reverse()
-        return _json(page([file_object(file) for file in files], request, _MOST_FILES))
+        return json_response(page([file_object(file) for file in files], request, _MAX_FILES))
 
     async def on_file(self, request: web.Request) -> web.Response:
-        return _json(file_object(await self._file(request)))
+        return json_response(file_object(await self._file(request)))
 
     async def on_content(self, request: web.Request) -> web.Response:
         data = await self._files.read(await self._file(request))
@@ -74,47 +74,47 @@ class FilesAndBatches:
 
     async def on_delete(self, request: web.Request) -> web.Response:
         file = await self._file(request)
-        self._batches.check_unneeded(file.file)
+        self._batches.check_not_needed(file.file)
         await self._files.delete(file)
-        return _json({"id": file.file, "object": "file", "deleted": True})
+        return json_response({"id": file.file, "object": "file", "deleted": True})
 
     async def _file(self, request: web.Request) -> StoredFile:
         return await self._files.find(request.match_info["file"], request.get(KEY_ID))
 
-    async def on_make(self, request: web.Request) -> web.Response:
+    async def on_create(self, request: web.Request) -> web.Response:
         try:
-            made = msgspec.json.decode(await request.read(), type=_Made)
+            create = msgspec.json.decode(await request.read(), type=_CreateBatch)
         except msgspec.DecodeError as error:
             raise InvalidJson(f"The body is not what /v1/batches takes: {error}.") from error
-        if made.endpoint not in BY_PATH:
-            raise BadRequest(f"A batch cannot ask {made.endpoint}.", param="endpoint")
-        batch = await self._batches.make(
-            made.endpoint,
-            made.input_file_id,
-            made.completion_window,
-            made.metadata,
+        if create.endpoint not in BY_PATH:
+            raise BadRequest(f"A batch cannot use {create.endpoint}.", param="endpoint")
+        batch = await self._batches.create(
+            create.endpoint,
+            create.input_file_id,
+            create.completion_window,
+            create.metadata,
             request.get(KEY_ID),
         )
-        return _json(batch_object(batch))
+        return json_response(batch_object(batch))
 
     async def on_batches(self, request: web.Request) -> web.Response:
         batches = self._batches.all(request.get(KEY_ID))
-        return _json(page([batch_object(batch) for batch in batches], request, _MOST_BATCHES))
+        return json_response(page([batch_object(batch) for batch in batches], request, _MAX_BATCHES))
 
     async def on_batch(self, request: web.Request) -> web.Response:
         batch = await self._batches.find(request.match_info["batch"], request.get(KEY_ID))
-        return _json(batch_object(batch))
+        return json_response(batch_object(batch))
 
     async def on_cancel(self, request: web.Request) -> web.Response:
         batch = await self._batches.cancel(request.match_info["batch"], request.get(KEY_ID))
-        return _json(batch_object(batch))
+        return json_response(batch_object(batch))
 
 
-def page(entries: list[Json], request: web.Request, most: int) -> Json:
-    """A part of a list, as `after` and `limit` ask for it, but no more than `most`."""
+def page(entries: list[Json], request: web.Request, max_entries: int) -> Json:
+    """One page of a list by `after` and `limit`, with `max_entries` at most."""
     after, limit = request.query.get("after"), request.query.get("limit", str(_PAGE))
-    if not limit.isdecimal() or not 1 <= int(limit) <= most:
-        raise BadRequest(f"`limit` must be from 1 to {most}.", param="limit")
+    if not limit.isdecimal() or not 1 <= int(limit) <= max_entries:
+        raise BadRequest(f"`limit` must be from 1 to {max_entries}.", param="limit")
     start = next((number + 1 for number, entry in enumerate(entries) if entry["id"] == after), 0)
     shown = entries[start : start + int(limit)]
     return {
@@ -165,7 +165,3 @@ def batch_object(batch: Batch) -> Json:
 
 def _error(error: LineError) -> Json:
     return {"code": error.code, "message": error.message, "line": error.line, "param": error.param}
-
-
-def _json(content: Json) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type="application/json")

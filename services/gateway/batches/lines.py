@@ -1,4 +1,4 @@
-"""The lines of a batch: read, checked, and written again with their answers. Pure."""
+"""The lines of a batch: parsed, validated, and written with their results. Pure."""
 
 import codecs
 import re
@@ -21,7 +21,7 @@ class Line(Record):
     """One request."""
 
     number: int
-    """From 1, as editors count."""
+    """The first is 1, as in editors."""
     custom_id: str
     model: str
     body: bytes
@@ -31,14 +31,14 @@ class _Body(Record):
     model: str
 
 
-class _Given(Record):
+class _LineFields(Record):
     custom_id: str
     method: str
     url: str
     body: msgspec.Raw
 
 
-_given, _body = msgspec.json.Decoder(_Given), msgspec.json.Decoder(_Body)
+_line, _body = msgspec.json.Decoder(_LineFields), msgspec.json.Decoder(_Body)
 
 
 def window_s(text: str) -> float:
@@ -47,13 +47,14 @@ def window_s(text: str) -> float:
     seconds = int(match[1]) * _SECONDS[match[2]] if match else 0
     if not 0 < seconds <= _MAX_WINDOW_S:
         raise BadRequest(
-            f"completion_window {text!r} is none: say 1h to 720h, or 1d to 30d.", param="completion_window"
+            f"completion_window {text!r} is not valid: use 1h to 720h, or 1d to 30d.",
+            param="completion_window",
         )
     return float(seconds)
 
 
 def read_lines(data: bytes, endpoint: str) -> tuple[list[Line], list[LineError]]:
-    """The requests of a file, and what is wrong with it. A model that is not there is its line's error."""
+    """The requests of a file, and its errors. An unknown model is an error of its line, and comes later."""
     lines, errors, seen = list[Line](), list[LineError](), set[str]()
     rows = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
     texts = [(number, text) for number, text in enumerate(rows, 1) if text.strip()]
@@ -63,11 +64,11 @@ def read_lines(data: bytes, endpoint: str) -> tuple[list[Line], list[LineError]]
         message = f"The file has {len(texts)} lines; at most {MAX_LINES} are taken."
         return [], [LineError(code="too_many_lines", message=message)]
     for number, text in texts:
-        found = _read_line(number, text, endpoint, seen)
-        if isinstance(found, LineError):
-            errors.append(found)
+        line = _read_line(number, text, endpoint, seen)
+        if isinstance(line, LineError):
+            errors.append(line)
         else:
-            lines.append(found)
+            lines.append(line)
         if len(errors) >= MAX_ERRORS:
             break
     return lines, errors
@@ -75,25 +76,25 @@ def read_lines(data: bytes, endpoint: str) -> tuple[list[Line], list[LineError]]
 
 def _read_line(number: int, text: bytes, endpoint: str, seen: set[str]) -> Line | LineError:
     try:
-        given = _given.decode(text)
-        model = _body.decode(given.body).model
+        fields = _line.decode(text)
+        model = _body.decode(fields.body).model
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return LineError(code="invalid_line", message=f"The line cannot be read: {error}.", line=number)
     except RecursionError:
         return LineError(code="invalid_line", message="The line is nested too deeply.", line=number)
-    if given.method != "POST" or given.url != endpoint:
-        message = f"The line says {given.method} {given.url}, the batch POST {endpoint}."
+    if fields.method != "POST" or fields.url != endpoint:
+        message = f"The line has {fields.method} {fields.url}, its batch has POST {endpoint}."
         return LineError(code="mismatched_endpoint", message=message, line=number, param="url")
-    if given.custom_id in seen:
-        message = f"custom_id {given.custom_id!r} was there before."
+    if fields.custom_id in seen:
+        message = f"custom_id {fields.custom_id!r} was there before."
         return LineError(code="duplicate_custom_id", message=message, line=number, param="custom_id")
-    seen.add(given.custom_id)
-    return Line(number=number, custom_id=given.custom_id, model=model, body=bytes(given.body))
+    seen.add(fields.custom_id)
+    return Line(number=number, custom_id=fields.custom_id, model=model, body=bytes(fields.body))
 
 
 def write_results(batch: str, results: Iterable[LineResult]) -> tuple[bytes, bytes]:
     """The output file and the error file, in the order of the lines."""
-    good, bad = list[bytes](), list[bytes]()
+    output, errors = list[bytes](), list[bytes]()
     for result in sorted(results, key=lambda result: result.line):
         response = {"status_code": result.status, "request_id": result.request, "body": result.body}
         line = {
@@ -102,5 +103,5 @@ def write_results(batch: str, results: Iterable[LineResult]) -> tuple[bytes, byt
             "response": response,
             "error": None,
         }
-        (good if result.status == 200 else bad).append(msgspec.json.encode(line) + b"\n")
-    return b"".join(good), b"".join(bad)
+        (output if result.status == 200 else errors).append(msgspec.json.encode(line) + b"\n")
+    return b"".join(output), b"".join(errors)

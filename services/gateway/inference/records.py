@@ -9,20 +9,20 @@ from schemas import subjects
 from schemas.base import model_key
 from schemas.errors import Cancelled, YardError
 from schemas.requests import Outcome, RequestFinished
-from services.gateway.inference.answer import Answer
+from services.gateway.inference.answer import AnswerReceiver
 
-RUNNER_RECORDS_S = 5.0
-"""How long a runner may take to record a cancelled request before we do it."""
+RUNNER_RECORD_TIMEOUT_S = 5.0
+"""How long a runner may take to record a cancelled request before the gateway does."""
 
 
-async def record(bus: Bus, answer: Answer) -> None:
-    """Record a request that ended without its runner.
+async def publish_record(bus: Bus, answer: AnswerReceiver) -> None:
+    """Publish the record of a request that ended without its runner.
 
-    A runner that was at it when its client left records it better; if both do, the event's id makes it one.
+    A runner records a cancelled request better; if both do, the event id deduplicates the records.
     """
-    finished = unfinished(answer)
+    finished = unfinished_record(answer)
     if answer.instance is not None and finished.outcome is Outcome.CANCELLED:
-        await asyncio.sleep(RUNNER_RECORDS_S)
+        await asyncio.sleep(RUNNER_RECORD_TIMEOUT_S)
     await bus.emit(
         subjects.REQUEST_FINISHED,
         finished,
@@ -32,22 +32,22 @@ async def record(bus: Bus, answer: Answer) -> None:
     )
 
 
-def unfinished(answer: Answer) -> RequestFinished:
-    """The record of a request that failed, whose client left, or whose runner died at the last word."""
-    ask, transcript, error = answer.ask, answer.transcript, answer.error
+def unfinished_record(answer: AnswerReceiver) -> RequestFinished:
+    """The record of a request that failed, whose client left, or whose runner died before the last frame."""
+    request, transcript, error = answer.request, answer.transcript, answer.error
     if transcript is not None:
         transcript.fold()
     return RequestFinished(
-        request=ask.request,
+        request=request.id,
         model=answer.spec.name,
-        lane=ask.lane,
-        path=ask.path,
-        stream=ask.stream,
+        lane=request.lane,
+        path=request.path,
+        stream=request.stream,
         outcome=_outcome(error),
         status=error.status if error else HTTPStatus.OK,
         queued_at=answer.queued_at,
         finished_at=time.time(),
-        key=ask.key,
+        key=request.key,
         mode=answer.spec.mode,
         instance=answer.instance,
         error=error.body().error if error else None,

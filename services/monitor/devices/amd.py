@@ -1,7 +1,7 @@
 """AMD cards, by what the kernel's amdgpu driver shows in files."""
 
+from modelyard.plugins import as_token
 from schemas.devices import Device, DeviceKind
-from services.monitor.devices.adapter import as_token
 from services.monitor.devices.cards import Card, CardsAdapter, link_generation, link_width, sensor
 from services.monitor.devices.drm_clients import processes
 from services.monitor.devices.files import read_number, read_text, read_whole

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from modelyard.host.settings import Settings
+from modelyard.plugins import DeviceAdapter, as_token
 from schemas.base import Record
 from schemas.devices import Device
-from services.monitor.devices.adapter import DeviceAdapter, as_token
 from services.monitor.devices.drm_clients import clients
 from services.monitor.devices.files import read_number, read_text
 

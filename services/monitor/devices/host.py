@@ -10,8 +10,8 @@ from typing import TypeVar
 import psutil
 
 from modelyard.host.settings import Settings
+from modelyard.plugins import DeviceAdapter
 from schemas.devices import Device, DeviceKind, Host
-from services.monitor.devices.adapter import DeviceAdapter
 from services.monitor.devices.files import read_number, read_text
 
 _CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")

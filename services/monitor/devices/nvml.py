@@ -9,8 +9,8 @@ from typing import Any
 
 from modelyard.bus import logs
 from modelyard.host.settings import Settings
+from modelyard.plugins import DeviceAdapter, as_token
 from schemas.devices import Device, DeviceKind, DeviceProcess
-from services.monitor.devices.adapter import DeviceAdapter, as_token
 
 log = logs.get(__name__)
 

@@ -9,9 +9,9 @@ import msgspec
 
 from modelyard.bus import logs
 from modelyard.host.settings import Settings
+from modelyard.plugins import DeviceAdapter
 from schemas.base import check_token
 from schemas.devices import Device
-from services.monitor.devices.adapter import DeviceAdapter
 
 log = logs.get(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from modelyard.host.settings import Settings
+from modelyard.plugins import DeviceAdapter
 from schemas.base import Record, check_token
 from schemas.devices import Device
-from services.monitor.devices.adapter import DeviceAdapter
 
 
 class _File(Record):

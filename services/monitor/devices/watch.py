@@ -9,14 +9,14 @@ import nats.errors
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.host.plugins import DiscoveredPlugins
 from modelyard.host.settings import Settings
-from modelyard.plugins import Found
+from modelyard.plugins import DeviceAdapter, as_token
+from modelyard.plugins.devices import ADAPTERS
 from schemas import buckets, subjects
 from schemas.devices import Adapter, Device
 from schemas.errors import YardError
 from schemas.instances import Instance
-from services.monitor.devices.adapter import DeviceAdapter, as_token
-from services.monitor.devices.find import find
 from services.monitor.devices.sampling import PERIOD_S, Sampler
 from services.monitor.devices.tenants import Tenants
 
@@ -60,7 +60,7 @@ class Watch:
         sending = asyncio.create_task(self.send())
         try:
             while True:
-                self.look(find(self._settings.device_plugins))
+                self.look(ADAPTERS.discover(self._settings.device_plugins))
                 await self._tell_adapters()
                 await asyncio.sleep(LOOK_S)
         finally:
@@ -72,7 +72,7 @@ class Watch:
         for sampler in self._samplers.values():
             sampler.stop()
 
-    def look(self, found: Found[DeviceAdapter]) -> None:
+    def look(self, found: DiscoveredPlugins[DeviceAdapter]) -> None:
         """Begin with new adapters, and leave those that changed or are gone."""
         for name, sampler in tuple(self._samplers.items()):
             if found.plugins.get(name) is not sampler.adapter:
@@ -90,7 +90,7 @@ class Watch:
 
                 self._samplers[name] = Sampler(adapter, self._settings, take, self._period_s)
                 self._samplers[name].start()
-        self._problems = {one.name: one.problem for one in found.broken}
+        self._problems = {one.name: one.problem for one in found.errors}
 
     def _take(self, sampler: Sampler, devices: list[Device]) -> None:
         name = sampler.adapter.name

@@ -1,7 +1,8 @@
 """How long to wait before a delivery is tried again, and when it is given up. Pure."""
 
 import itertools
-import random
+
+from modelyard.backoff import with_jitter
 
 PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0)
 """Before the second attempt, the third, …: about 16 hours in all."""
@@ -17,9 +18,8 @@ def pause_s(attempt: int, asked_s: float | None = None, chance: float | None = N
     """
     if asked_s is not None:
         return min(max(asked_s, PAUSES_S[0]), _LONGEST_ASKED_S)
-    spread = random.random() if chance is None else chance  # noqa: S311 - not for secrets
     planned = PAUSES_S[min(max(attempt, 1), len(PAUSES_S)) - 1]
-    return planned * (1 - _JITTER + 2 * _JITTER * spread)
+    return with_jitter(planned, _JITTER, chance)
 
 
 def timeout_s() -> float:

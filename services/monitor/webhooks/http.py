@@ -8,6 +8,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from modelyard.backoff import parse_retry_after_s
 from schemas.errors import BadRequest
 from services.monitor.webhooks.occurrence import Occurrence
 from services.monitor.webhooks.sender import NotDelivered
@@ -109,10 +110,8 @@ class HttpSender:
             return
         if answer.status in _ELSEWHERE:
             raise NotDelivered(f"It answered {answer.status}, and redirects are not followed.")
-        asked = answer.headers.get("Retry-After", "")
-        raise NotDelivered(
-            f"It answered {answer.status}.", retry_after_s=float(asked) if asked.isdecimal() else None
-        )
+        retry_after_s = parse_retry_after_s(answer.headers.get("Retry-After"))
+        raise NotDelivered(f"It answered {answer.status}.", retry_after_s=retry_after_s)
 
 
 def _sentence(error: Exception) -> str:

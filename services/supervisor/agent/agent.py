@@ -21,6 +21,7 @@ from modelyard.bus.tracing import tracing_environment
 from modelyard.host.home import RunnerFile, forget_runner, leave_reason, read_reason, read_runners
 from modelyard.host.processes import ProcessGroup, is_same, started_at, terminate, wait_until_gone
 from modelyard.host.settings import Settings
+from modelyard.plugins import minimal_environment
 from schemas import buckets, subjects
 from schemas.errors import BrokerUnavailable, Conflict, NotFound
 from schemas.instances import LIVE, NEXT_STATES, Instance, InstanceState, Reason
@@ -28,7 +29,6 @@ from schemas.leases import SCHEDULER, Lease
 from schemas.placing import NodeDevice
 from services.supervisor.agent.reservations import Reservations
 from services.supervisor.backoff import failure
-from services.supervisor.engines.base import minimal_environment
 from services.supervisor.runner.launch import DRAIN_S, STOP_S, Launch, first_record
 
 log = logs.get(__name__)

@@ -12,11 +12,11 @@ from modelyard.gguf.header import Header
 from modelyard.gguf.measured import Measured, correct
 from modelyard.gguf.spread import Part, Spread, spread
 from modelyard.host.paths import resolve_inside
+from modelyard.plugins import EngineProblem
 from modelyard.safetensors import torch_bytes, weights
 from schemas.models import Mode, ModelSpec
 from schemas.placing import MeasuredMemory
 from schemas.profiles import CPU, Profile
-from services.supervisor.engines.base import EngineProblem
 
 log = logs.get(__name__)
 

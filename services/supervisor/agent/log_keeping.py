@@ -11,7 +11,7 @@ from modelyard.bus import logs
 from modelyard.host.settings import Settings
 from services.supervisor.agent.agent import RUNNERS_LOG, NodeAgent
 from services.supervisor.agent.workers import Workers
-from services.supervisor.runner.log_file import MAX_BYTES
+from services.supervisor.runner.engine_log import MAX_BYTES
 
 log = logs.get(__name__)
 

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import msgspec
 
 from modelyard.host.settings import Settings
+from modelyard.plugins import Engine, EngineProblem
+from modelyard.plugins.engines import ENGINES
 from schemas.models import ModelSpec, fingerprint
 from schemas.placing import MeasuredMemory, Need, NodeDevice, NodeOptions, OnBehalfOf, Option, WorkerPlace
 from schemas.profiles import ANY_GPU, CPU, DeviceNeed, Profile
 from services.supervisor.agent.appetite import appetite, corrected, spread_appetite
-from services.supervisor.engines import choose
-from services.supervisor.engines.base import Engine, EngineProblem
-from services.supervisor.engines.find import find
-from services.supervisor.runner.files import check_files, missing_files, not_there
+from services.supervisor.engines.selection import choose_engine
+from services.supervisor.runner.model_files import check_files, missing_file_problem, missing_files
 
 _MIB = 1024 * 1024
 _ONLY_CPU = frozenset({"embedded"})
@@ -38,10 +38,10 @@ def options(
     fails = (Option(node=settings.node),)
     store = settings.store_of(spec.path)
     try:
-        engine = choose(spec, settings)
+        engine = choose_engine(spec, settings)
         if missing := missing_files(spec, store, engine):
             wanted = missing if settings.fetch else ()
-            problem = not_there(spec, missing[0])
+            problem = missing_file_problem(spec, missing[0])
             return NodeOptions(options=fails, problem=problem, missing=wanted, engine=engine.name)
         check_files(spec, store, engine)
     except EngineProblem as error:
@@ -54,7 +54,9 @@ def options_of(
 ) -> NodeOptions:
     """The ways of a node that lacks the files, by those that are here."""
     try:
-        engine = find(settings).engines.get(other.engine) or choose(spec, settings)
+        engine = ENGINES.discover(settings.engine_plugins).plugins.get(other.engine) or choose_engine(
+            spec, settings
+        )
         check_files(spec, settings.store_of(spec.path), engine)
     except EngineProblem as error:
         return NodeOptions(problem=str(error))
@@ -156,7 +158,7 @@ def _spread_option(
     spec: ModelSpec, settings: Settings, engine: Engine, placing: Placing, profile: Profile
 ) -> Option:
     """With workers, for which nobody has chosen nodes yet. As calculated: nothing was measured elsewhere."""
-    if not engine.spreads:
+    if not engine.supports_workers:
         raise EngineProblem(
             f"Profile {profile.name} of {spec.name} has workers; only llama.cpp (llama-server) has them, "
             f"and node {settings.node} would use {engine.name}."

@@ -17,8 +17,8 @@ from schemas.instances import Node, NodeLeft
 from services.supervisor.agent.agent import NodeAgent
 from services.supervisor.agent.devices import Devices
 from services.supervisor.agent.workers import Workers
-from services.supervisor.engines import offers
-from services.supervisor.rpc.program import offer
+from services.supervisor.engines.selection import engine_offers
+from services.supervisor.rpc.server import rpc_offer
 
 log = logs.get(__name__)
 
@@ -97,10 +97,10 @@ class Presence:
     def _now(self) -> Node:
         return msgspec.structs.replace(
             self._node,
-            engines=offers(self._settings),
+            engines=engine_offers(self._settings),
             devices=self._devices.now(self._agent.reserved()),
             cordoned=self.cordoned,
-            rpc=offer(self._settings),
+            rpc=rpc_offer(self._settings),
             workers=self._workers.now(),
         )
 

@@ -14,14 +14,14 @@ from modelyard.bus import logs
 from modelyard.bus.tasks import Tasks
 from modelyard.host.processes import ProcessGroup, started_at, terminate, wait_until_gone
 from modelyard.host.settings import Settings
+from modelyard.plugins import minimal_environment
 from schemas.base import Record
 from schemas.errors import Conflict
 from schemas.instances import Reserved
 from schemas.placing import NodeDevice
 from schemas.workers import StartWorker, Worker, WorkerStarted
 from services.supervisor.agent.reservations import Reservations
-from services.supervisor.engines.base import minimal_environment
-from services.supervisor.rpc.program import offer
+from services.supervisor.rpc.server import rpc_offer
 from services.supervisor.rpc.worker import START_S, WorkerLaunch, WorkerUp
 
 log = logs.get(__name__)
@@ -65,7 +65,7 @@ class Workers:
 
     async def start(self, order: StartWorker, devices: Sequence[NodeDevice]) -> WorkerStarted:
         """Start one; Conflict with the reason if this node cannot, or has no room for it."""
-        offered = offer(self._settings)
+        offered = rpc_offer(self._settings)
         if offered.problem is not None:
             raise Conflict(offered.problem)
         if self._clearing:

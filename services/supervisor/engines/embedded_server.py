@@ -15,8 +15,8 @@ _POOLING_RANK = 4
 """llama.cpp's LLAMA_POOLING_TYPE_RANK."""
 
 
-class Options(Record):
-    """What the server is started with."""
+class EmbeddedServerOptions(Record):
+    """The start options of the server."""
 
     model: str
     alias: str
@@ -33,8 +33,8 @@ class Options(Record):
     tensor_split: tuple[int, ...] = ()
 
 
-def serve(options: Options) -> None:
-    """Load and serve on a free loopback port until SIGTERM. llama.cpp reports on standard error."""
+def serve(options: EmbeddedServerOptions) -> None:
+    """Load the model and serve it on a free loopback port until SIGTERM. llama.cpp logs to standard error."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -44,16 +44,15 @@ def serve(options: Options) -> None:
     params.port = 0
     params.endpoint_metrics = True
     params.endpoint_slots = True
-    # The server runs on threads of its own until this object goes; nothing else is left to do here.
+    # The server runs in threads of its own until this object is deleted.
     server = xllamacpp.Server(params)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    # Its destructor can wait forever for a loop that has not begun; the kernel cleans up as well.
+    # Its destructor can wait forever for a loop that has not started; the kernel cleans up as well.
     del server
     os._exit(0)
 
 
-def _set_model(params: Any, options: Options) -> None:
-    """What is served."""
+def _set_model(params: Any, options: EmbeddedServerOptions) -> None:
     import xllamacpp
 
     params.model.path = options.model
@@ -70,8 +69,7 @@ def _set_model(params: Any, options: Options) -> None:
         params.pooling_type = _POOLING_RANK
 
 
-def _set_memory(params: Any, options: Options) -> None:
-    """How much is kept, and where."""
+def _set_memory(params: Any, options: EmbeddedServerOptions) -> None:
     import xllamacpp
 
     params.n_parallel = options.n_parallel
@@ -81,7 +79,7 @@ def _set_memory(params: Any, options: Options) -> None:
     params.cache_type_k = params.cache_type_v = cache_type
     if options.n_gpu_layers is not None:
         params.n_gpu_layers = options.n_gpu_layers
-    # What is read is a copy, with a number for every device there could be.
+    # The attribute returns a copy, with an entry for every possible device.
     split = params.tensor_split
     split[: len(options.tensor_split)] = [float(share) for share in options.tensor_split]
     params.tensor_split = split
@@ -89,11 +87,11 @@ def _set_memory(params: Any, options: Options) -> None:
 
 def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    options = msgspec.json.decode(sys.argv[1], type=Options)
+    options = msgspec.json.decode(sys.argv[1], type=EmbeddedServerOptions)
     try:
         serve(options)
     except RuntimeError as error:
-        # The reason stands in the lines before; os._exit for the same cause as above.
+        # llama.cpp has logged the reason; os._exit for the same cause as in `serve`.
         sys.stderr.write(f"{error}\n")
         sys.stderr.flush()
         os._exit(1)

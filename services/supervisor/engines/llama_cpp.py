@@ -1,4 +1,4 @@
-"""llama.cpp's llama-server, where there is one on this machine."""
+"""llama.cpp's llama-server, if this machine has one."""
 
 import re
 import shutil
@@ -7,17 +7,17 @@ from functools import lru_cache
 from pathlib import Path
 
 from modelyard.host.settings import Settings
-from schemas.base import Format
-from schemas.instances import EngineOffer, Placement
-from schemas.models import Mode, ModelSpec
-from services.supervisor.engines.base import (
-    Api,
+from modelyard.plugins import (
     Engine,
+    EngineApi,
     EngineProblem,
-    Files,
+    ModelFiles,
     ServerCommand,
     engine_environment,
 )
+from schemas.base import Format
+from schemas.instances import EngineOffer, Placement
+from schemas.models import Mode, ModelSpec
 
 _MISSING = "There is no llama-server on PATH; set YARD_LLAMA_SERVER to one."
 _LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
@@ -25,25 +25,25 @@ _VERSION = re.compile(r"^version: (\S+)", re.MULTILINE)
 _DOTS = re.compile(r"(?:[\d.]+ [A-Z] +)?(\.{1,100})")
 _MODE_ARGS = {Mode.EMBEDDING: ("--embedding",), Mode.RERANK: ("--reranking",)}
 ALL_LAYERS = 999
-LLAMA_API = Api(slots="/slots", metrics="/metrics", probe={"cache_prompt": False})
+LLAMA_API = EngineApi(slots_path="/slots", metrics_path="/metrics", probe_fields={"cache_prompt": False})
 
 
 def listening_port(line: str) -> int | None:
-    """The port in llama.cpp's own line about it."""
+    """The port in llama.cpp's log line about it."""
     match = _LISTENING.search(line)
     return int(match[1]) if match else None
 
 
 def gpu_layers(placement: Placement) -> int | None:
-    """How many layers go to GPUs; None where llama.cpp should find out, or the profile's arguments say."""
+    """The number of layers on GPUs; None if llama.cpp or the profile's arguments decide."""
     if placement.on_cpu:
-        # What is not in main memory is with the workers, which count as GPUs.
+        # The workers hold what is not in main memory, and count as GPUs.
         return sum(placement.split[: len(placement.workers)])
     return ALL_LAYERS if placement.gpus and placement.gpus == placement.devices else None
 
 
 def tensor_split(placement: Placement) -> list[int]:
-    """The shares of several devices, where they are given, workers first; else empty."""
+    """The shares of several devices, workers first; empty if none are given."""
     if placement.split:
         own = placement.split[len(placement.workers) :] if placement.gpus else ()
         return [*placement.split[: len(placement.workers)], *own]
@@ -51,35 +51,36 @@ def tensor_split(placement: Placement) -> list[int]:
     return shares if len(shares) == len(placement.gpus) > 1 else []
 
 
-class LlamaEngine(Engine):
-    """What llama.cpp's server is alike in, however it is packed."""
+class LlamaServerEngine(Engine):
+    """The common part of both packages of llama.cpp's server."""
 
-    tells_port = True
+    reports_port = True
 
-    def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
-        if kind is not Format.GGUF:
+    def refusal(self, spec: ModelSpec, model_format: Format) -> str | None:
+        if model_format is not Format.GGUF:
             return f"llama.cpp serves GGUF files, and {spec.path} is a folder."
         if spec.mode is Mode.TRANSCRIPTION and spec.mmproj is None:
             return f"To transcribe, llama.cpp needs an audio projector: give {spec.name} an mmproj."
         return None
 
-    def port(self, line: str) -> int | None:
+    def parse_port(self, line: str) -> int | None:
         return listening_port(line)
 
-    def progress(self, line: str) -> float | None:
-        """By the dots that llama.cpp prints while it loads, one a percent; not every build does."""
+    def parse_progress(self, line: str) -> float | None:
+        """llama.cpp prints one dot a percent while it loads; not every build does."""
         match = _DOTS.fullmatch(line)
         return len(match[1]) / 100 if match else None
 
-    def api(self, spec: ModelSpec) -> Api:
+    def api(self, spec: ModelSpec) -> EngineApi:
         return LLAMA_API
 
 
-class LlamaCpp(LlamaEngine):
+class LlamaCppEngine(LlamaServerEngine):
     """llama-server from YARD_LLAMA_SERVER or PATH."""
 
     name = "llama.cpp"
-    spreads = True
+    preference = 10
+    supports_workers = True
 
     def offer(self, settings: Settings) -> EngineOffer:
         if (program := find_server(settings)) is None:
@@ -87,7 +88,7 @@ class LlamaCpp(LlamaEngine):
         return EngineOffer(engine=self.name, version=server_version(program, program.stat().st_mtime))
 
     def command(
-        self, spec: ModelSpec, files: Files, placement: Placement, port: int, settings: Settings
+        self, spec: ModelSpec, files: ModelFiles, placement: Placement, port: int, settings: Settings
     ) -> ServerCommand:
         if (program := find_server(settings)) is None:
             raise EngineProblem(_MISSING)
@@ -97,14 +98,13 @@ class LlamaCpp(LlamaEngine):
 
 
 def find_server(settings: Settings) -> Path | None:
-    """The llama-server of this node."""
     on_path = shutil.which("llama-server")
     return settings.llama_server or (Path(on_path) if on_path else None)
 
 
 @lru_cache(maxsize=8)
 def server_version(program: Path, _changed_at: float) -> str | None:
-    """What it says of itself; asked once for each program, since that starts it."""
+    """The version that the program prints; cached, since reading it starts the program."""
     try:
         done = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=2, check=False)
     except (OSError, ValueError, subprocess.TimeoutExpired):
@@ -113,7 +113,7 @@ def server_version(program: Path, _changed_at: float) -> str | None:
     return match[1] if match else None
 
 
-def _arguments(spec: ModelSpec, files: Files, placement: Placement) -> list[str]:
+def _arguments(spec: ModelSpec, files: ModelFiles, placement: Placement) -> list[str]:
     cache_type = spec.cache_type if spec.cache_type != "f16" else None
     values = {
         "--model": files.model,
@@ -129,15 +129,15 @@ def _arguments(spec: ModelSpec, files: Files, placement: Placement) -> list[str]
         "--n-gpu-layers": gpu_layers(placement),
         "--tensor-split": ",".join(map(str, tensor_split(placement))) or None,
         "--rpc": ",".join(placement.rpc) or None,
-        # What is where was decided; llama.cpp would ask every worker for its memory first.
+        # The split is decided; with `--fit` llama.cpp would first query the memory of every worker.
         "--fit": "off" if placement.rpc else None,
     }
     pairs = [text for flag, value in values.items() if value is not None for text in (flag, str(value))]
     return [*pairs, "--kv-unified", "--metrics", "--slots", "--jinja"]
 
 
-def _lora_arguments(spec: ModelSpec, files: Files) -> list[str]:
-    """One flag for all adapters: of a repeated one llama-server keeps the last."""
+def _lora_arguments(spec: ModelSpec, files: ModelFiles) -> list[str]:
+    """One flag for all adapters: llama-server uses only the last of a repeated flag."""
     if not files.loras:
         return []
     for path in files.loras:

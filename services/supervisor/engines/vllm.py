@@ -6,18 +6,18 @@ import shutil
 from pathlib import Path
 
 from modelyard.host.settings import Settings
+from modelyard.plugins import (
+    Engine,
+    EngineApi,
+    EngineProblem,
+    ModelFiles,
+    ServerCommand,
+    engine_environment,
+)
 from modelyard.safetensors import trained_context
 from schemas.base import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
-from services.supervisor.engines.base import (
-    Api,
-    Engine,
-    EngineProblem,
-    Files,
-    ServerCommand,
-    engine_environment,
-)
 
 _MISSING = "There is no vllm on PATH; set YARD_VLLM to one."
 _DIST_INFO = re.compile(r"vllm-([^-]+)\.dist-info")
@@ -29,30 +29,31 @@ OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
 }
-"""What lies in the store is served; nothing is fetched, nothing is told."""
+"""Only files of the store are served; nothing is downloaded, no telemetry is sent."""
 _OWN = {
     **OFFLINE,
     "VLLM_NO_USAGE_STATS": "1",
-    # Its processes talk to each other on this machine alone.
+    # Its processes connect to each other on this machine only.
     "VLLM_HOST_IP": "127.0.0.1",
 }
 _LACKS = frozenset({"/apply-template", "/infill"})
 
 
-class Vllm(Engine):
-    """vllm from YARD_VLLM or PATH; it may live in a virtual environment of its own."""
+class VllmEngine(Engine):
+    """vllm from YARD_VLLM or PATH, which may be in a virtual environment of its own."""
 
     name = "vllm"
-    start_s = 900.0
-    """It compiles a model when it sees it for the first time."""
+    preference = 40
+    start_timeout_s = 900.0
+    """vLLM compiles a model at its first start."""
 
     def offer(self, settings: Settings) -> EngineOffer:
         if (program := _find(settings)) is None:
             return EngineOffer(engine=self.name, problem=_MISSING)
         return EngineOffer(engine=self.name, version=_version(program))
 
-    def refusal(self, spec: ModelSpec, kind: Format) -> str | None:
-        if kind is not Format.SAFETENSORS:
+    def refusal(self, spec: ModelSpec, model_format: Format) -> str | None:
+        if model_format is not Format.SAFETENSORS:
             return f"vLLM serves folders of safetensors, and {spec.path} is none."
         if spec.mmproj:
             return f"vLLM takes no mmproj: what {spec.name} needs is in its folder."
@@ -63,7 +64,7 @@ class Vllm(Engine):
         return None
 
     def command(
-        self, spec: ModelSpec, files: Files, placement: Placement, port: int, settings: Settings
+        self, spec: ModelSpec, files: ModelFiles, placement: Placement, port: int, settings: Settings
     ) -> ServerCommand:
         if (program := _find(settings)) is None:
             raise EngineProblem(_MISSING)
@@ -76,10 +77,10 @@ class Vllm(Engine):
         )
         return ServerCommand(argv=argv, env=engine_environment(spec, placement, _OWN))
 
-    def api(self, spec: ModelSpec) -> Api:
-        return Api(metrics="/metrics", lacks=_LACKS)
+    def api(self, spec: ModelSpec) -> EngineApi:
+        return EngineApi(metrics_path="/metrics", missing_paths=_LACKS)
 
-    def progress(self, line: str) -> float | None:
+    def parse_progress(self, line: str) -> float | None:
         percents = _SHARDS.findall(line)
         return int(percents[-1]) / 100 if percents else None
 
@@ -90,18 +91,18 @@ def _find(settings: Settings) -> Path | None:
 
 
 def _version(program: Path) -> str | None:
-    """Of the environment that the program lives in; to ask itself takes many seconds."""
+    """The version in the program's virtual environment; `vllm --version` takes many seconds."""
     folders = program.resolve().parent.parent.glob("lib/python*/site-packages/vllm-*.dist-info")
-    found = [match[1] for folder in folders if (match := _DIST_INFO.fullmatch(folder.name))]
-    return found[0] if found else None
+    matches = (_DIST_INFO.fullmatch(folder.name) for folder in folders)
+    return next((match[1] for match in matches if match), None)
 
 
-def _arguments(spec: ModelSpec, files: Files, placement: Placement, port: int) -> list[str]:
+def _arguments(spec: ModelSpec, files: ModelFiles, placement: Placement, port: int) -> list[str]:
     share = memory_share(placement)
     values = {
         "--host": "127.0.0.1",
         "--port": port,
-        # vLLM refuses more than the model was trained for.
+        # vLLM refuses a context longer than the trained one.
         "--max-model-len": min(spec.n_ctx, trained_context(files.model) or spec.n_ctx),
         "--max-num-seqs": spec.n_parallel,
         "--tensor-parallel-size": len(placement.gpus) if len(placement.gpus) > 1 else None,
@@ -114,7 +115,7 @@ def _arguments(spec: ModelSpec, files: Files, placement: Placement, port: int) -
 
 
 def memory_share(placement: Placement) -> float | None:
-    """The part of each GPU that vLLM may take: one number for all, so the smallest; None if not given."""
+    """The part of each GPU that vLLM may use: the smallest, since it takes one for all; None if not given."""
     shares = [gpu.memory_mib / gpu.total_mib for gpu in placement.gpus if gpu.memory_mib and gpu.total_mib]
     if not shares or len(shares) < len(placement.gpus):
         return None

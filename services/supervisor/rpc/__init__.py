@@ -1,6 +1,5 @@
-"""Workers: llama.cpp's RPC server on one node, the instance that uses it on another, and the way between.
+"""Workers: llama.cpp's RPC server on one node, the instance that uses it on another, and the tunnel between.
 
-The RPC server takes whoever connects, so it listens on loopback only. In front of it stands a guard, which
-lets in who proves to know a secret that only the instance and this worker have. What then passes is not
-encrypted.
+The RPC server accepts every connection, so it listens on loopback only. A guard in front of it admits only a
+client that proves to know a secret of the instance and this worker. The tunnel is not encrypted.
 """

@@ -1,4 +1,4 @@
-"""`python -m services.supervisor.rpc`: a worker, told what to do on its standard input."""
+"""`python -m services.supervisor.rpc`: a worker; its `WorkerLaunch` comes on standard input."""
 
 import contextlib
 import os
@@ -13,23 +13,23 @@ from services.supervisor.rpc.worker import Report, WorkerLaunch, WorkerUp, run
 
 
 def main() -> int:
-    report = _take_standard_output()
+    report = _redirect_output()
     configured = settings.load()
     logs.configure(configured.log_level)
     launch = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerLaunch)
     return run_loop(run(launch, configured, report))
 
 
-def _take_standard_output() -> Report:
-    """Keep it for the report; everything else, also of the RPC server, goes where errors go: to our log."""
-    kept = os.dup(sys.stdout.fileno())
+def _redirect_output() -> Report:
+    """Reserve standard output for the report; other output, the RPC server's too, goes to our log."""
+    output = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def report(up: WorkerUp) -> None:
-        # Who started us may be gone.
+        # The supervisor may have exited.
         with contextlib.suppress(OSError):
-            os.write(kept, msgspec.json.encode(up) + b"\n")
-        os.close(kept)
+            os.write(output, msgspec.json.encode(up) + b"\n")
+        os.close(output)
 
     return report
 

@@ -1,7 +1,7 @@
-"""Both ends of a connection prove that they know the worker's token, which itself never crosses the network.
+"""Mutual authentication: both ends prove that they know the worker's token, which is never sent.
 
-Each sends random bytes, and answers those of the other with an HMAC over both. So nothing that was overheard
-opens another connection, and an instance gives its model to nobody but its worker.
+Each sends a nonce, and answers the other's with an HMAC over both. A recorded handshake opens no other
+connection, and an instance sends its model only to its worker.
 """
 
 import asyncio
@@ -16,22 +16,22 @@ _PROOF_BYTES = 32
 
 
 class Purpose(StrEnum):
-    """What a connection is for; a letter each."""
+    """The use of a connection; one letter each."""
 
-    LIFE = "L"
+    HEARTBEAT = "L"
     """The one connection whose end is the worker's end."""
     DATA = "D"
-    """One of the engine's own."""
+    """A connection of the engine."""
 
 
-class Stranger(Exception):
-    """The other side does not know the token, or does not speak like one of us."""
+class HandshakeError(Exception):
+    """The other side does not know the token, or does not use this protocol."""
 
 
-async def greet(
+async def authenticate_worker(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str, purpose: Purpose
 ) -> None:
-    """The instance's side. Stranger if the other is not its worker; OSError if it went away."""
+    """The instance's side. HandshakeError if the other is not its worker; OSError if it disconnected."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             ours = secrets.token_bytes(_NONCE_BYTES)
@@ -39,15 +39,17 @@ async def greet(
             theirs = await reader.readexactly(_NONCE_BYTES)
             proof = await reader.readexactly(_PROOF_BYTES)
             if not hmac.compare_digest(proof, _proof(token, "worker", purpose, ours, theirs)):
-                raise Stranger("What answers there is not the worker.")
+                raise HandshakeError("The server at this address is not the worker.")
             writer.write(_proof(token, "instance", purpose, ours, theirs))
             await writer.drain()
     except (asyncio.IncompleteReadError, TimeoutError) as error:
-        raise Stranger("What answers there does not speak like a worker.") from error
+        raise HandshakeError("The server at this address does not use the protocol of workers.") from error
 
 
-async def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str) -> Purpose:
-    """The worker's side: what the connection is for. Stranger if the other is not its instance."""
+async def authenticate_instance(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, token: str
+) -> Purpose:
+    """The worker's side: the purpose of the connection. HandshakeError if the other is not its instance."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             purpose = Purpose((await reader.readexactly(1)).decode())
@@ -56,9 +58,9 @@ async def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to
             writer.write(ours + _proof(token, "worker", purpose, theirs, ours))
             proof = await reader.readexactly(_PROOF_BYTES)
     except (asyncio.IncompleteReadError, TimeoutError, ValueError) as error:
-        raise Stranger("A stranger connected.") from error
+        raise HandshakeError("The client does not use the protocol of workers.") from error
     if not hmac.compare_digest(proof, _proof(token, "instance", purpose, theirs, ours)):
-        raise Stranger("Somebody connected who does not know the token.")
+        raise HandshakeError("The client does not know the token.")
     return purpose
 
 

@@ -1,1 +1,1 @@
-"""The runner: one small process that owns one engine process, so that no supervisor's death costs a model."""
+"""The runner: one process that owns one engine process, so that a supervisor's crash stops no model."""

@@ -1,4 +1,4 @@
-"""`python -m services.supervisor.runner`: reads its launch from standard input and lives with its engine."""
+"""`python -m services.supervisor.runner`: reads its `Launch` from standard input and runs one instance."""
 
 import sys
 
@@ -8,7 +8,7 @@ from modelyard.bus import logs
 from modelyard.bus.service import run_loop
 from modelyard.host import settings
 from services.supervisor.runner.launch import Launch
-from services.supervisor.runner.run import run
+from services.supervisor.runner.runner import run
 
 
 def main() -> int:

@@ -1,19 +1,19 @@
-"""The engine as a child process: started, its output kept, its port found, its end noticed."""
+"""The engine as a child process: its start, output, port, exit, and the reason of its exit."""
 
 import asyncio
 import collections
+import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modelyard.bus import logs
 from modelyard.host.processes import PROCESS_MARK, ProcessGroup, dying_with_parent
+from modelyard.plugins import Engine, ServerCommand
 from schemas.instances import Reason
 from schemas.logs import LogLine
-from services.supervisor.engines.base import Engine, ServerCommand
-from services.supervisor.runner.causes import cause, kernel_kills
-from services.supervisor.runner.log_file import LogFile
+from services.supervisor.runner.engine_log import RotatingLogFile
 
 log = logs.get(__name__)
 
@@ -21,36 +21,44 @@ MAX_LINE_BYTES = 8192
 _READ_BYTES = 64 * 1024
 _TAIL_LINES = 40
 _LAST_OUTPUT_S = 2.0
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|outofmemory|out_of_memory|(failed|unable|cannot|can't) (to )?allocate|cudaMalloc failed"
+    r"|no available memory for the cache|bad_alloc|MemoryError",
+    re.IGNORECASE,
+)
+_HARMLESS = re.compile(r"mlock", re.IGNORECASE)
+"""llama.cpp warns in the same words when it may not lock its pages, and continues."""
+_VMSTAT = Path("/proc/vmstat")
 
 
 class EngineProcess:
-    """One server process. It dies with us, by order of the kernel."""
+    """One server process. The kernel kills it when the runner dies."""
 
     def __init__(
         self,
         engine: Engine,
         log_path: Path,
         instance: str,
-        given_port: int | None = None,
+        assigned_port: int | None = None,
         on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.engine = engine
-        self.given_port = given_port
-        """The port that we chose for it; None if it chooses."""
+        self.assigned_port = assigned_port
+        """The port that the runner chose; None if the engine chooses."""
         self.port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """Loopback port, once it is known."""
-        if given_port is not None:
-            self.port.set_result(given_port)
-        self.ended = asyncio.Event()
-        """Its first process is gone: nobody answers any more."""
+        if assigned_port is not None:
+            self.port.set_result(assigned_port)
+        self.leader_exited = asyncio.Event()
+        """Its first process has exited: it answers no more."""
         self.exited = asyncio.Event()
-        """All of its processes are gone."""
+        """All of its processes have exited."""
         self.pending_lines: list[LogLine] = []
-        """Lines not yet published."""
+        """Output lines that are not published yet."""
         self._log_path = log_path
         self._instance = instance
         self._on_progress = on_progress
-        self._kernel_kills = kernel_kills()
+        self._oom_kills = kernel_oom_kills()
         self._tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._group: ProcessGroup | None = None
@@ -62,7 +70,7 @@ class EngineProcess:
 
     @property
     def group(self) -> ProcessGroup:
-        """Itself and whatever it started."""
+        """The engine and its child processes."""
         assert self._group is not None
         return self._group
 
@@ -80,91 +88,110 @@ class EngineProcess:
         self._group = ProcessGroup.led_by(self._process.pid, self._instance)
 
     async def follow(self) -> None:
-        """Keep what it prints until it ends."""
+        """Read its output until it exits."""
         assert self._process is not None
         assert self._process.stdout is not None
-        reading = asyncio.create_task(self._keep_output(self._process.stdout))
-        await self._end()
-        # Its pipe ends with it, unless it was left to somebody who is none of its own any more.
+        reading = asyncio.create_task(self._read_output(self._process.stdout))
+        await self._wait_for_exit()
+        # The pipe closes with it, unless a detached process holds it open.
         await asyncio.wait({reading}, timeout=_LAST_OUTPUT_S)
         reading.cancel()
         self.exited.set()
 
-    async def _end(self) -> None:
-        """Once it has ended: what it started itself goes with it, or would keep memory and our pipe."""
+    async def _wait_for_exit(self) -> None:
+        """Its child processes are killed after it: they would hold memory and our pipe."""
         assert self._process is not None
-        # Not `wait()`: depending on the loop that waits for the pipe too.
+        # Not `wait()`: depending on the event loop it also waits for the pipe.
         await self.group.leader_gone()
-        self.ended.set()
+        self.leader_exited.set()
         await self.group.kill()
         await self._process.wait()
 
-    async def _keep_output(self, stdout: asyncio.StreamReader) -> None:
+    async def _read_output(self, stdout: asyncio.StreamReader) -> None:
         rest = b""
-        with LogFile(self._log_path) as file:
+        with RotatingLogFile(self._log_path) as file:
             while data := await stdout.read(_READ_BYTES):
                 *lines, rest = (rest + data).split(b"\n")
-                self._keep(file, lines)
+                self._store(file, lines)
                 if len(rest) > MAX_LINE_BYTES:
-                    self._keep(file, [rest])
+                    self._store(file, [rest])
                     rest = b""
-                # Bars and dots grow on a line that is not ended yet.
-                self._note_progress(rest.decode(errors="replace"))
-            self._keep(file, [rest] if rest else [])
+                # Progress bars and dots grow on an incomplete line.
+                self._parse_progress(rest.decode(errors="replace"))
+            self._store(file, [rest] if rest else [])
 
-    def _keep(self, file: LogFile, lines: list[bytes]) -> None:
+    def _store(self, file: RotatingLogFile, lines: list[bytes]) -> None:
         file.write(lines)
         for line in lines:
             text = line[:MAX_LINE_BYTES].decode(errors="replace").rstrip()
             if text:
                 self._tail.append(text)
                 self.pending_lines.append(LogLine(at=time.time(), text=text))
-            if not self.port.done() and (port := self.engine.port(text)) is not None:
+            if not self.port.done() and (port := self.engine.parse_port(text)) is not None:
                 self.port.set_result(port)
-            self._note_progress(text)
+            self._parse_progress(text)
 
-    def _note_progress(self, text: str) -> None:
-        if text and (progress := self.engine.progress(text)) is not None:
+    def _parse_progress(self, text: str) -> None:
+        if text and (progress := self.engine.parse_progress(text)) is not None:
             self._on_progress(progress)
 
     async def stop(self, grace_s: float) -> None:
-        """TERM, wait up to `grace_s`, KILL, and wait until nothing of it is left, however long that takes."""
+        """TERM, wait up to `grace_s`, KILL, and wait until all its processes have exited."""
         if self._group is None:
             return
         self._group.signal_leader(signal.SIGTERM)
         try:
             await asyncio.wait_for(self.exited.wait(), grace_s)
         except TimeoutError:
-            log.warning("engine_is_killed", pid=self.pid, grace_s=grace_s)
+            log.warning("engine_killed", pid=self.pid, grace_s=grace_s)
             await self._group.kill()
             await self.exited.wait()
 
-    def note_kernel_kills(self) -> None:
-        """It lives: what the kernel has ended so far was not it."""
-        self._kernel_kills = kernel_kills()
+    def reset_oom_kills(self) -> None:
+        """Ignore the kernel's kills so far: the engine is alive, so they were of other processes."""
+        self._oom_kills = kernel_oom_kills()
 
-    def cause(self) -> Reason:
-        """Why it ended, if it did so by itself."""
-        killed = (kernel_kills() or 0) > (self._kernel_kills or 0)
-        code = self._process.returncode if self._process else None
-        return cause(self._tail, code, kernel_killed=killed)
+    def exit_reason(self) -> Reason:
+        """Why it exited, if it was not stopped."""
+        kernel_killed = (kernel_oom_kills() or 0) > (self._oom_kills or 0)
+        return exit_reason(self._tail, self._exit_code, kernel_killed=kernel_killed)
 
-    def epitaph(self) -> str:
-        """How it ended and what it said last, in one sentence."""
-        code = self._process.returncode if self._process else None
-        how = (
-            f"was ended by signal {-code}"
-            if code is not None and code < 0
-            else f"ended with exit code {code}"
-        )
+    def exit_summary(self) -> str:
+        """How it exited and its last relevant output, in one sentence."""
+        code = self._exit_code
+        by_signal = code is not None and code < 0
+        how = f"was ended by signal {-code}" if by_signal and code else f"ended with exit code {code}"
         return f"The engine {how}: {self.last_lines()}"
 
     def last_lines(self) -> str:
-        """What it said last that tells something."""
-        return telling_lines(list(self._tail))
+        """The last lines with errors, or else the last lines."""
+        lines = list(self._tail)
+        errors = [
+            line for line in lines if " E " in line or "error" in line.lower() or "failed" in line.lower()
+        ]
+        return " | ".join((errors or lines)[-3:]) or "it printed nothing."
+
+    @property
+    def _exit_code(self) -> int | None:
+        return self._process.returncode if self._process else None
 
 
-def telling_lines(lines: list[str]) -> str:
-    """The lines that tell a failure: errors if there are any, else the last ones."""
-    errors = [line for line in lines if " E " in line or "error" in line.lower() or "failed" in line.lower()]
-    return " | ".join((errors or lines)[-3:]) or "it said nothing."
+def exit_reason(lines: Iterable[str], exit_code: int | None, *, kernel_killed: bool) -> Reason:
+    """OOM or CRASHED, by the last output, the exit code and whether the kernel's OOM killer was active."""
+    if exit_code == -signal.SIGKILL and kernel_killed:
+        return Reason.OOM
+    return Reason.OOM if any(map(is_out_of_memory, lines)) else Reason.CRASHED
+
+
+def is_out_of_memory(line: str) -> bool:
+    """Whether the line reports a failed allocation."""
+    return bool(_OUT_OF_MEMORY.search(line)) and not _HARMLESS.search(line)
+
+
+def kernel_oom_kills(vmstat: Path = _VMSTAT) -> int | None:
+    """The number of processes that the kernel's OOM killer has ended; None where the kernel has no count."""
+    try:
+        counts = dict(line.split() for line in vmstat.read_text().splitlines())
+        return int(counts["oom_kill"])
+    except (OSError, KeyError, ValueError):
+        return None

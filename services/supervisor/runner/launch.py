@@ -1,4 +1,4 @@
-"""What a supervisor tells a runner, as one JSON document on its standard input."""
+"""What a supervisor starts a runner with: one JSON document on its standard input."""
 
 import time
 
@@ -7,9 +7,9 @@ from schemas.instances import Instance, InstanceState, Placement, Reason, Reserv
 from schemas.models import ModelSpec, fingerprint
 
 DRAIN_S = 30.0
-"""How long running requests may take to finish after SIGTERM; a second SIGTERM ends them."""
+"""How long requests in flight may take after SIGTERM; a second SIGTERM ends them."""
 STOP_S = 5.0
-"""How long an engine may take to end when it is told to."""
+"""How long an engine may take to exit after SIGTERM."""
 
 
 class Launch(Record):
@@ -20,15 +20,15 @@ class Launch(Record):
     revision: int
     nats_url: str
     failures: int = 0
-    """Failures of this model in a row before."""
+    """Earlier failures of this model in a row."""
     reserved: tuple[Reserved, ...] = ()
-    """What it may take of each device."""
+    """The memory reserved on each device."""
     placement: Placement = Placement()
-    """Where and how, as the scheduler decided."""
+    """The scheduler's decision."""
 
 
 def first_record(launch: Launch, node: str) -> Instance:
-    """The instance as it is once its start was decided."""
+    """The instance record at its start."""
     now = time.time()
     return Instance(
         instance=launch.instance,

@@ -1,44 +1,56 @@
-"""One request between the queue and the engine: forwarded, relayed as it comes, metered."""
+"""One request between the queue and the engine: forwarded, its answer relayed as it arrives, and metered."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
 
 import aiohttp
 import msgspec
+import nats.errors
+import nats.js.errors
 
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.openai.errors import engine_error
+from modelyard.openai.sse import EventParser, EventTooLarge, SseEvent
+from schemas import streams, subjects
 from schemas.base import Record
-from schemas.errors import BadRequest, ErrorDetail
+from schemas.errors import BadRequest, EngineFailed, ErrorDetail, InternalError, YardError
 from schemas.frames import AnswerEnd, AnswerHead
 from schemas.models import ParameterPolicy
 from schemas.requests import InferHeaders
-from services.supervisor.runner.dialects import dialect_of
-from services.supervisor.runner.dialects.base import Dialect, engine_error
-from services.supervisor.runner.dialects.plain import Plain
-from services.supervisor.runner.dialects.sse import EventSplitter, EventTooLarge
-from services.supervisor.runner.frames import Frames
+from services.supervisor.dialects import dialect_of
+from services.supervisor.dialects.base import Dialect, Plain
+from services.supervisor.runner.frames import FrameSender
 from services.supervisor.runner.upstream import Upstream
 
+log = logs.get(__name__)
+
+EXIT_NOTICE_S = 0.5
+"""Within this time a broken connection turns out to be the exit of the engine, or not."""
+_PARTS_AT_ONCE = 8
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
 
 
-class EngineGone(Exception):
-    """The engine broke off in the middle."""
+class EngineDisconnected(Exception):
+    """The engine closed the connection before the end of its answer."""
 
 
-class Relayed(Record):
-    """How it went: the HTTP status, and the error if the engine sent one."""
+class RelayResult(Record):
+    """The HTTP status, and the error if there was one."""
 
     status: int
     error: ErrorDetail | None = None
 
 
 class Relay:
-    """Relays one answer. Every byte goes out as soon as the engine sent it."""
+    """Relays one answer. Every byte is sent as soon as it arrives."""
 
     def __init__(
         self,
         upstream: Upstream,
-        frames: Frames,
+        frames: FrameSender,
         instance: str,
         headers: InferHeaders,
         policy: ParameterPolicy,
@@ -51,78 +63,128 @@ class Relay:
         self._headers = headers
         self._policy = policy
 
-    async def run(self, body: bytes) -> Relayed:
-        """Ask the engine and send every frame; EngineGone, with the last frame not sent, if it breaks off."""
-        path = self._headers.path
+    async def run(self, body: Awaitable[bytes]) -> RelayResult | None:
+        """Send all frames of the answer, or of an error; None if another runner may answer or continue."""
+        headers = self._headers
         try:
-            asked = self.dialect.ask(body, self._policy)
-        except (msgspec.DecodeError, RecursionError) as error:
-            refused = BadRequest(f"The body is not what {path} takes: {error}.")
-            return await self._answer_error(refused.status, refused.body().error)
-        try:
+            prepared = self._prepare(await body)
             async with self._upstream.post(
-                path, asked, self._headers.content_type, self.traceparent
+                headers.path, prepared, headers.content_type, self.traceparent
             ) as response:
                 if response.status != 200:
                     detail = engine_error(await response.read(), response.status)
-                    return await self._answer_error(response.status, detail)
+                    return await self._send_error(response.status, detail)
                 if isinstance(self.dialect, Plain):
                     return await self._relay_plain(response, self.dialect)
-                if self._headers.stream:
+                if headers.stream:
                     return await self._relay_stream(response)
                 return await self._relay_whole(response)
-        except (aiohttp.ClientError, ConnectionError, EventTooLarge, msgspec.DecodeError) as error:
-            raise EngineGone(str(error)) from error
+        except BadRequest as error:
+            return await self._send_error(error.status, error.body().error)
+        except (
+            EngineDisconnected,
+            aiohttp.ClientError,
+            ConnectionError,
+            EventTooLarge,
+            msgspec.DecodeError,
+        ) as error:
+            await self._offer_retry(error)
+            return None
+        except EngineFailed as error:
+            return await self.fail(error)
+        except Exception:
+            # Without a last frame the client would wait for ever.
+            log.exception("relay_failed", request=headers.request)
+            return await self.fail(
+                InternalError("The answer of the engine could not be passed on; the runner's log has it.")
+            )
 
-    async def _relay_stream(self, response: aiohttp.ClientResponse) -> Relayed:
-        # The head goes with the first event: until then another runner may take over unseen.
-        self._head(200, _EVENTS)
+    async def fail(self, error: YardError) -> RelayResult:
+        """End the answer with an error."""
+        detail = error.body().error
+        await self._frames.send_end(AnswerEnd(error=detail))
+        return RelayResult(status=error.status, error=detail)
+
+    def _prepare(self, body: bytes) -> bytes:
+        try:
+            return self.dialect.request_body(body, self._policy)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BadRequest(f"The body is not what {self._headers.path} takes: {error}.") from error
+
+    async def _offer_retry(self, error: Exception) -> None:
+        """Leave the decision about a retry to the gateway, which knows what the client has received."""
+        log.warning("engine_disconnected", request=self._headers.request, error=str(error))
+        failed = EngineFailed("The engine broke off while it answered; please try again.")
+        # The exit of the engine has to be noticed first: a retry must not come back to it.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._upstream.exited.wait(), EXIT_NOTICE_S)
+        await self._frames.send_end(AnswerEnd(error=failed.body().error, again=True))
+
+    async def _relay_stream(self, response: aiohttp.ClientResponse) -> RelayResult:
+        # The head is sent with the first event: before that another runner may take over unnoticed.
+        self._set_head(200, _EVENTS)
         dialect = self.dialect
         async for events in _events(response):
-            shown = b"".join([dialect.see(event) for event in events])
+            shown = b"".join([dialect.relay(event) for event in events])
             if dialect.done:
-                await self._frames.data(shown, AnswerEnd())
-                return Relayed(status=200, error=dialect.error)
+                await self._frames.send(shown, AnswerEnd())
+                return RelayResult(status=200, error=dialect.error)
             if shown:
-                await self._frames.data(shown)
+                await self._frames.send(shown)
         if dialect.error is None:
-            raise EngineGone("the stream ended before its end")
-        await self._frames.end(AnswerEnd())
-        return Relayed(status=200, error=dialect.error)
+            raise EngineDisconnected("the stream ended before its end")
+        await self._frames.send_end(AnswerEnd())
+        return RelayResult(status=200, error=dialect.error)
 
-    async def _relay_whole(self, response: aiohttp.ClientResponse) -> Relayed:
+    async def _relay_whole(self, response: aiohttp.ClientResponse) -> RelayResult:
         dialect = self.dialect
         async for events in _events(response):
             for event in events:
-                dialect.keep(event)
+                dialect.collect(event)
             if dialect.done or dialect.error:
                 break
         if dialect.error is not None:
-            return await self._answer_error(500, dialect.error)
+            return await self._send_error(500, dialect.error)
         if not dialect.done:
-            raise EngineGone("the answer ended before its end")
-        return await self._answer(200, _JSON, dialect.whole())
+            raise EngineDisconnected("the answer ended before its end")
+        return await self._send_body(200, _JSON, dialect.whole())
 
-    async def _relay_plain(self, response: aiohttp.ClientResponse, dialect: Plain) -> Relayed:
+    async def _relay_plain(self, response: aiohttp.ClientResponse, dialect: Plain) -> RelayResult:
         body = await response.read()
         dialect.count(body)
-        return await self._answer(200, response.content_type, body)
+        return await self._send_body(200, response.content_type, body)
 
-    async def _answer_error(self, status: int, error: ErrorDetail) -> Relayed:
-        await self._answer(status, _JSON, msgspec.json.encode({"error": error}))
-        return Relayed(status=status, error=error)
+    async def _send_error(self, status: int, error: ErrorDetail) -> RelayResult:
+        await self._send_body(status, _JSON, msgspec.json.encode({"error": error}))
+        return RelayResult(status=status, error=error)
 
-    async def _answer(self, status: int, content_type: str, body: bytes) -> Relayed:
-        self._head(status, content_type)
-        await self._frames.data(body, AnswerEnd())
-        return Relayed(status=status)
+    async def _send_body(self, status: int, content_type: str, body: bytes) -> RelayResult:
+        self._set_head(status, content_type)
+        await self._frames.send(body, AnswerEnd())
+        return RelayResult(status=status)
 
-    def _head(self, status: int, content_type: str) -> None:
-        self._frames.head(AnswerHead(status=status, content_type=content_type, instance=self._instance))
+    def _set_head(self, status: int, content_type: str) -> None:
+        self._frames.set_head(AnswerHead(status=status, content_type=content_type, instance=self._instance))
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
-    splitter = EventSplitter()
+async def fetch_body(bus: Bus, request: str, parts: int) -> bytes:
+    """A body that was too large for its message, from its parts; EngineFailed if one is missing."""
+    gate = asyncio.Semaphore(_PARTS_AT_ONCE)
+
+    async def fetch(number: int) -> bytes:
+        async with gate:
+            subject = subjects.BODY(request=request, part=str(number))
+            msg = await bus.js.get_msg(streams.BODIES.name, subject=subject, direct=True)
+            return msg.data or b""
+
+    try:
+        return b"".join(await asyncio.gather(*(fetch(number) for number in range(parts))))
+    except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+        raise EngineFailed(f"The body of the request could not be fetched: {error}.") from error
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[list[SseEvent]]:
+    parser = EventParser()
     async for data in response.content.iter_any():
-        if events := splitter.feed(data):
+        if events := parser.feed(data):
             yield events

@@ -1,4 +1,4 @@
-"""A hub with one small and one large file, and the place where they go."""
+"""A hub with one small and one large file, and their destination."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from services.downloader.transfer import open_session
+from services.downloader.transfer.file_transfer import open_session
 from tests.hub import Hub, HubFile
-from tests.integration.transfer.fetching import CONTENT, LARGE, NAME
+from tests.integration.transfer.support import CONTENT, LARGE, NAME
 
 
 @pytest.fixture

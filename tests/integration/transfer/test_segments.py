@@ -1,4 +1,4 @@
-"""A large file in several pieces at the same time."""
+"""A large file over several connections."""
 
 import asyncio
 import time
@@ -7,21 +7,21 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from services.downloader.throttle import Throttle
-from services.downloader.transfer import MIN_PIECE_BYTES
+from services.downloader.transfer.file_transfer import MIN_PIECE_BYTES
+from services.downloader.transfer.options import Throttle
 from tests.hub import Hub, HubFile
 from tests.integration.downloads import MIB
-from tests.integration.transfer.fetching import (
+from tests.integration.transfer.support import (
     IN_SEGMENTS,
     LARGE,
     LARGE_BYTES,
     fetch,
-    left_behind,
     source_of,
+    write_part,
 )
 
 
-async def test_a_large_file_comes_in_segments_at_the_same_time(
+async def test_a_large_file_is_fetched_in_parallel_segments(
     hub: Hub, session: aiohttp.ClientSession, large: HubFile, dest: Path
 ) -> None:
     large.faults.bytes_per_s = 200 * MIB
@@ -33,7 +33,7 @@ async def test_a_large_file_comes_in_segments_at_the_same_time(
     assert large.most_at_once == 4
 
 
-async def test_segments_that_are_cut_are_each_resumed(
+async def test_each_lost_segment_is_resumed(
     hub: Hub, session: aiohttp.ClientSession, large: HubFile, dest: Path
 ) -> None:
     large.faults.cut_after_bytes = MIN_PIECE_BYTES // 3
@@ -42,7 +42,7 @@ async def test_segments_that_are_cut_are_each_resumed(
     assert large.bytes_sent == LARGE_BYTES
 
 
-async def test_a_server_without_ranges_sends_a_large_file_in_one(
+async def test_a_server_without_ranges_sends_a_large_file_over_one_connection(
     hub: Hub, session: aiohttp.ClientSession, large: HubFile, dest: Path
 ) -> None:
     large.faults.ignore_range = True
@@ -50,39 +50,39 @@ async def test_a_server_without_ranges_sends_a_large_file_in_one(
     assert dest.read_bytes() == LARGE
 
 
-async def test_what_came_between_two_gaps_is_not_fetched_again(
+async def test_bytes_between_two_gaps_are_not_fetched_again(
     hub: Hub, session: aiohttp.ClientSession, large: HubFile, dest: Path
 ) -> None:
-    there = (MIN_PIECE_BYTES, 2 * MIN_PIECE_BYTES)
-    left_behind(dest, LARGE, large.sha256, there)
+    present = (MIN_PIECE_BYTES, 2 * MIN_PIECE_BYTES)
+    write_part(dest, LARGE, large.sha256, present)
     await fetch(session, source_of(hub, large), dest, IN_SEGMENTS)
     assert dest.read_bytes() == LARGE
     assert large.bytes_sent == 3 * MIN_PIECE_BYTES
 
 
-async def test_a_wish_to_be_left_alone_holds_for_all_segments(
+async def test_retry_after_pauses_all_segments(
     hub: Hub, session: aiohttp.ClientSession, large: HubFile, dest: Path
 ) -> None:
     large.faults.statuses, large.faults.retry_after = [429], "1"
-    told: list[str] = []
-    options = msgspec.structs.replace(IN_SEGMENTS, segments=2, on_trouble=told.append)
+    problems: list[str] = []
+    options = msgspec.structs.replace(IN_SEGMENTS, segments=2, on_problem=problems.append)
     started_s = time.monotonic()
     await fetch(session, source_of(hub, large), dest, options)
     assert time.monotonic() - started_s >= 1.0
-    assert told == ["The hub answered 429; trying again in 1 s."]
+    assert problems == ["The hub answered 429; trying again in 1 s."]
 
 
-async def test_a_limit_holds_for_all_segments_together_and_can_be_lifted(
+async def test_the_bandwidth_limit_covers_all_segments_and_can_be_removed(
     hub: Hub, session: aiohttp.ClientSession, large: HubFile, dest: Path
 ) -> None:
-    """At the first limit the file would take a minute."""
+    """With the first limit the file would take a minute."""
     options = msgspec.structs.replace(IN_SEGMENTS, throttle=Throttle())
-    options.throttle.limit(MIB // 2)
+    options.throttle.set_limit(MIB // 2)
     async with asyncio.timeout(15):
         fetching = asyncio.create_task(fetch(session, source_of(hub, large), dest, options))
         await hub.wait_until(lambda: large.requests == 4)
         await asyncio.sleep(0.5)
         assert not fetching.done()
-        options.throttle.limit(None)
+        options.throttle.set_limit(None)
         await fetching
     assert dest.read_bytes() == LARGE

@@ -7,11 +7,11 @@ import aiohttp
 import msgspec
 import pytest
 
-from services.downloader.source import Source
-from services.downloader.transfer import MIN_PIECE_BYTES
+from services.downloader.transfer.file_transfer import MIN_PIECE_BYTES
+from services.downloader.transfer.options import FileSource
 from tests.hub import ALWAYS, Hub, HubFile
 from tests.integration.downloads import model_bytes
-from tests.integration.transfer.fetching import NAME, OPTIONS, fail, fetch, source_of
+from tests.integration.transfer.support import NAME, OPTIONS, fail, fetch, source_of
 
 
 @pytest.fixture
@@ -31,21 +31,21 @@ def dest(tmp_path: Path) -> Path:
     return tmp_path / "store" / "config.json"
 
 
-def blob_of(hub: Hub, small: HubFile) -> Source:
+def blob_of(hub: Hub, small: HubFile) -> FileSource:
     return msgspec.structs.replace(source_of(hub, small, hashed=False), blob_sha1=small.blob_sha1)
 
 
-async def test_a_small_file_with_wrong_bytes_is_fetched_anew(
+async def test_a_small_file_with_wrong_bytes_is_fetched_again(
     hub: Hub, session: aiohttp.ClientSession, small: HubFile, dest: Path
 ) -> None:
-    """The hub lists the name that git has for the bytes, and says it again as their ETag."""
+    """The hub lists git's hash of the bytes and sends it as their ETag."""
     small.faults.corrupt_times = 1
     await fetch(session, blob_of(hub, small), dest)
     assert dest.read_bytes() == small.content
     assert small.requests == 2
 
 
-async def test_a_small_file_with_wrong_bytes_again_and_again_ends_it(
+async def test_a_small_file_with_wrong_bytes_fails_after_three_attempts(
     hub: Hub, session: aiohttp.ClientSession, small: HubFile, dest: Path
 ) -> None:
     small.faults.corrupt_times = ALWAYS
@@ -53,10 +53,10 @@ async def test_a_small_file_with_wrong_bytes_again_and_again_ends_it(
     assert small.requests == 3
 
 
-async def test_a_mirror_with_names_of_its_own_is_taken_at_its_word(
+async def test_a_made_up_git_hash_is_ignored_unless_it_is_the_etag(
     hub: Hub, session: aiohttp.ClientSession, small: HubFile, dest: Path
 ) -> None:
-    """Who makes up the listing does not send git's name along with the bytes."""
+    """A mirror that makes up its listing does not send git's hash with the bytes."""
     small.blob_sha1, small.faults.etag = "0" * 40, '"mine"'
     await fetch(session, blob_of(hub, small), dest)
     assert dest.read_bytes() == small.content
@@ -74,10 +74,10 @@ async def test_an_updated_small_file_of_the_same_size_is_fetched(
     assert small.requests == 1
 
 
-async def test_a_large_file_without_a_hash_comes_in_one_part_and_is_whole(
+async def test_a_large_file_without_a_hash_is_fetched_over_one_connection(
     hub: Hub, session: aiohttp.ClientSession, dest: Path
 ) -> None:
-    """In segments, what one of them gave up was forgotten of the others, and it never ended."""
+    """In segments, a failed one discarded the bytes of the others, and the transfer never ended."""
     content = model_bytes(3 * MIN_PIECE_BYTES)
     hub.add_repo(NAME, {"large": content}, lfs=False)
     file = hub.file(NAME, "large")

@@ -1,17 +1,17 @@
-"""Redirects: where they may lead, and that the token stays with the hub."""
+"""Redirects, and the token that is sent to the hub only."""
 
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from services.downloader.source import Source
+from services.downloader.transfer.options import FileSource
 from tests.hub import Hub, HubFile
 from tests.integration.downloads import MIB
-from tests.integration.transfer.fetching import AUTHORIZATION, CONTENT, SIZE_BYTES, fail, fetch, source_of
+from tests.integration.transfer.support import AUTHORIZATION, CONTENT, SIZE_BYTES, fail, fetch, source_of
 
 
-async def test_the_token_stays_with_the_hub(
+async def test_the_token_is_not_sent_to_the_cdn(
     hub: Hub, session: aiohttp.ClientSession, remote: HubFile, dest: Path
 ) -> None:
     remote.faults.redirect = "cdn"
@@ -25,7 +25,7 @@ async def test_the_token_stays_with_the_hub(
     assert hub.seen[3].range == f"bytes={MIB}-{SIZE_BYTES - 1}"
 
 
-async def test_the_token_is_not_sent_to_another_host_by_name(
+async def test_the_token_is_not_sent_to_another_host_name(
     hub: Hub, session: aiohttp.ClientSession, remote: HubFile, dest: Path
 ) -> None:
     """Same port, other host name: the hub redirects to itself as localhost."""
@@ -38,7 +38,7 @@ async def test_the_token_is_not_sent_to_another_host_by_name(
     assert all(seen.authorization is None for seen in others)
 
 
-async def test_an_expired_address_at_the_cdn_is_asked_for_again(
+async def test_an_expired_cdn_address_is_requested_again(
     hub: Hub, session: aiohttp.ClientSession, remote: HubFile, dest: Path
 ) -> None:
     remote.faults.redirect, remote.faults.statuses = "cdn", [403]
@@ -47,7 +47,7 @@ async def test_an_expired_address_at_the_cdn_is_asked_for_again(
 
 
 @pytest.mark.parametrize("redirect", ["loop", "ftp://127.0.0.1/x", "file:///etc/passwd", "http://[bad"])
-async def test_redirects_to_nowhere_end_it(
+async def test_invalid_redirects_fail(
     hub: Hub, session: aiohttp.ClientSession, remote: HubFile, dest: Path, redirect: str
 ) -> None:
     remote.faults.redirect = redirect
@@ -56,5 +56,5 @@ async def test_redirects_to_nowhere_end_it(
 
 
 def test_a_source_does_not_print_its_token() -> None:
-    source = Source(url="http://h/x", size_bytes=1, sha256=None, authorization=AUTHORIZATION)
+    source = FileSource(url="http://h/x", size_bytes=1, sha256=None, authorization=AUTHORIZATION)
     assert "hf_secret" not in f"{source!r} {source}"

@@ -1,1 +1,1 @@
-"""Ollama's API, for the many clients that speak only that: translated, never a second way to a model."""
+"""Ollama's API, translated to the inference path that all APIs share."""

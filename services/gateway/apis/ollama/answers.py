@@ -1,21 +1,23 @@
-"""Completions as Ollama's clients expect them: one JSON object, or one a line. Pure but for the clock."""
+"""Answers of OpenAI's API and of llama.cpp as Ollama's clients expect them. Pure but for the clock."""
 
+import math
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from schemas.errors import YardError
-from services.gateway.apis.ollama.calls import Calls
+from modelyard.openai.chunks import DONE, ToolCalls
+from schemas.base import Record
+from schemas.errors import EngineFailed, YardError
+from services.gateway.apis.ollama.bodies import EmbedBody
 
 Json = dict[str, Any]
 _any = msgspec.json.Decoder(dict[str, Any]).decode
-_DONE = b"[DONE]"
 
 
-class Translation:
-    """One answer on its way: chunks in, lines out. `chat` says where its text goes."""
+class CompletionTranslation:
+    """One completion: its chunks as lines, or the whole as one object; `chat` or `generate`."""
 
     def __init__(self, model: str, *, chat: bool) -> None:
         self._model = model
@@ -24,56 +26,67 @@ class Translation:
         self._usage: Json = {}
         self._timings: Json = {}
         self._reason = "stop"
-        self._calls = Calls()
+        self._tool_calls = ToolCalls()
         self._failed = False
 
     def line(self, data: bytes) -> bytes:
-        """The line of one chunk; nothing where it says nothing."""
-        if data == _DONE or self._failed:
+        """The line of one chunk; empty where it has no text."""
+        if data == DONE or self._failed:
             return b""
         chunk = _any(data)
         if "error" in chunk:
             self._failed = True
             return _encode({"error": chunk["error"]["message"]})
-        self._note(chunk)
-        said = [self._said(choice.get("delta") or choice) for choice in chunk.get("choices") or ()]
-        return b"".join(_encode({**self._head(), **one, "done": False}) for one in said if one)
+        self._read_counts(chunk)
+        texts = [self._delta(choice.get("delta") or choice) for choice in chunk.get("choices") or ()]
+        return b"".join(_encode({**self._head(), **text, "done": False}) for text in texts if text)
 
     def last(self) -> bytes:
-        """What ends a stream: the calls of tools, if any, and the counts. Nothing after an error."""
+        """The end of a stream: tool calls, if any, and the counts. Empty after an error."""
         if self._failed:
             return b""
-        calls = self._calls.made(cut=self._reason == "length")
+        calls = self._folded_calls()
         called = {**self._head(), **self._text("", None, calls), "done": False}
         end = _encode({**self._head(), **self._text("", None, []), **self._tail()})
         return _encode(called) + end if calls else end
 
     def whole(self, body: bytes) -> bytes:
-        """The one object for a client that does not stream."""
+        """The object for a client that does not stream."""
         completion = _any(body)
-        self._note(completion)
+        self._read_counts(completion)
         (choice, *_) = completion["choices"]
         message = choice.get("message") or choice
-        self._calls.add(message)
-        calls = self._calls.made(cut=self._reason == "length")
-        said = self._text(_text_of(message), message.get("reasoning_content"), calls)
-        return msgspec.json.encode({**self._head(), **said, **self._tail()})
+        self._tool_calls.add(message.get("tool_calls") or ())
+        text = self._text(_text_of(message), message.get("reasoning_content"), self._folded_calls())
+        return msgspec.json.encode({**self._head(), **text, **self._tail()})
 
-    def nothing(self, reason: str) -> bytes:
-        """The answer to a client that said nothing."""
+    def empty(self, reason: str) -> bytes:
+        """The answer to an empty request."""
         self._reason = reason
         return msgspec.json.encode({**self._head(), **self._text("", None, []), **self._tail()})
 
-    def _note(self, chunk: Json) -> None:
+    def _read_counts(self, chunk: Json) -> None:
         self._usage = chunk.get("usage") or self._usage
         self._timings = chunk.get("timings") or self._timings
         if any(choice.get("finish_reason") == "length" for choice in chunk.get("choices") or ()):
             self._reason = "length"
 
-    def _said(self, delta: Json) -> Json:
-        self._calls.add(delta)
+    def _delta(self, delta: Json) -> Json:
+        self._tool_calls.add(delta.get("tool_calls") or ())
         text, thinking = _text_of(delta), delta.get("reasoning_content")
         return self._text(text, thinking, []) if text or thinking else {}
+
+    def _folded_calls(self) -> list[Json]:
+        """Ollama's clients get each call whole. Of a cut answer, a call that cannot be read is left out."""
+        calls = []
+        for call in self._tool_calls.folded():
+            try:
+                calls.append(_tool_call(call))
+            except msgspec.DecodeError as error:
+                if self._reason != "length":
+                    name = call["function"]["name"]
+                    raise EngineFailed(f"The model called {name} with what is no JSON object.") from error
+        return calls
 
     def _text(self, text: str, thinking: str | None, calls: list[Json]) -> Json:
         thought = {"thinking": thinking} if thinking else {}
@@ -92,7 +105,7 @@ class Translation:
             "done": True,
             "done_reason": self._reason,
             "total_duration": total_ns,
-            # All that was neither reading nor writing: loading, and waiting for a slot.
+            # The rest: loading, and waiting for a slot.
             "load_duration": max(0, total_ns - prompt_ns - eval_ns),
             "prompt_eval_count": self._usage.get("prompt_tokens", 0),
             "prompt_eval_duration": prompt_ns,
@@ -105,15 +118,91 @@ def _text_of(part: Json) -> str:
     return part.get("content") or part.get("text") or ""
 
 
+def _tool_call(call: Json) -> Json:
+    arguments = _any(call["function"]["arguments"] or "{}")
+    function = {"name": call["function"]["name"], "arguments": arguments}
+    return {"id": call["id"], "function": function} if call["id"] else {"function": function}
+
+
 def error_body(error: YardError) -> bytes:
-    """An error as Ollama says it."""
+    """An error in Ollama's shape."""
     return msgspec.json.encode({"error": error.message})
 
 
 def now() -> str:
-    """The time as Ollama writes it."""
+    """The time in Ollama's format."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _encode(line: Json) -> bytes:
     return msgspec.json.encode(line) + b"\n"
+
+
+class _Infill(Record):
+    content: str = ""
+    stop_type: str = ""
+    tokens_evaluated: int = 0
+    tokens_predicted: int = 0
+    timings: dict[str, float] = msgspec.field(default_factory=dict)
+
+
+_decode_infill = msgspec.json.Decoder(_Infill).decode
+
+
+def translate_infill(translation: CompletionTranslation, body: bytes, *, lines: bool) -> bytes:
+    """The answer of llama.cpp's `/infill`, which never streams, as one object or as lines."""
+    completion = _infill_as_completion(body)
+    return translation.line(completion) + translation.last() if lines else translation.whole(completion)
+
+
+def _infill_as_completion(body: bytes) -> bytes:
+    infill = _decode_infill(body)
+    reason = "length" if infill.stop_type == "limit" else "stop"
+    usage = {"prompt_tokens": infill.tokens_evaluated, "completion_tokens": infill.tokens_predicted}
+    choice = {"text": infill.content, "finish_reason": reason}
+    return msgspec.json.encode({"choices": [choice], "usage": usage, "timings": infill.timings})
+
+
+class _Embedding(Record):
+    index: int
+    embedding: list[float]
+
+
+class _EmbeddingUsage(Record):
+    prompt_tokens: int = 0
+
+
+class _Embeddings(Record):
+    data: tuple[_Embedding, ...]
+    usage: _EmbeddingUsage = _EmbeddingUsage()
+
+
+_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
+
+
+def translate_embed(request: EmbedBody, body: bytes, took_ns: int) -> bytes:
+    """The answer of `/api/embed`: the vectors in the order of their texts."""
+    answer = _decode_embeddings(body)
+    ordered = sorted(answer.data, key=lambda entry: entry.index)
+    vectors = [shorten(entry.embedding, request.dimensions) for entry in ordered]
+    counts = {"total_duration": took_ns, "load_duration": 0, "prompt_eval_count": answer.usage.prompt_tokens}
+    return msgspec.json.encode({"model": request.model, "embeddings": vectors, **counts})
+
+
+def empty_embed(model: str) -> bytes:
+    """The answer of `/api/embed` to no text."""
+    return msgspec.json.encode({"model": model, "embeddings": []})
+
+
+def translate_embeddings(body: bytes) -> bytes:
+    """The answer of `/api/embeddings`."""
+    return msgspec.json.encode({"embedding": _decode_embeddings(body).data[0].embedding})
+
+
+def shorten(vector: list[float], dimensions: int | None) -> list[float]:
+    """The first `dimensions` of a vector, normalised again."""
+    if not dimensions or dimensions < 0 or dimensions >= len(vector):
+        return vector
+    prefix = vector[:dimensions]
+    length = math.hypot(*prefix)
+    return [value / length for value in prefix] if length else prefix

@@ -1,39 +1,96 @@
-"""Ollama's paths: asked like any other request, answered in Ollama's words."""
+"""Ollama's paths: each request is translated, submitted like any other, and its answer translated back."""
 
 import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from http import HTTPStatus
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
-from services.gateway.apis.ollama.answers import Translation
-from services.gateway.apis.ollama.asked import Chat, Embed, Generate, OldEmbed, Show
-from services.gateway.apis.ollama.asking import Asking, read
-from services.gateway.apis.ollama.infill import Infill
-from services.gateway.apis.ollama.listing import Listing
+from modelyard.openai.sse import read_data
+from schemas.errors import InvalidJson, YardError, from_error_body
+from schemas.frames import AnswerHead
+from services.gateway.apis.ollama.answers import (
+    CompletionTranslation,
+    empty_embed,
+    error_body,
+    translate_embed,
+    translate_embeddings,
+    translate_infill,
+)
+from services.gateway.apis.ollama.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, ShowBody
+from services.gateway.apis.ollama.listing import ModelListing
 from services.gateway.apis.ollama.requests import (
     CHAT,
     EMBED,
     INFILL,
-    chat_body,
-    generate_body,
+    chat_request,
     generate_path,
-    lets_go,
-    says_nothing,
+    generate_request,
+    is_empty,
+    is_unload,
 )
-from services.gateway.apis.ollama.vectors import embedded, embedded_one, nothing_embedded
-from services.gateway.inference.ask import JSON
+from services.gateway.apis.reply import HttpReply, ReplyFormat
+from services.gateway.http import KEY_ID, json_response
 from services.gateway.inference.inference import Inference
+from services.gateway.inference.request import JSON, InferRequest
 
+T = TypeVar("T")
 _NAMES = ("chat", "generate", "embed", "embeddings", "tags", "ps", "show", "version")
 PATHS = frozenset(f"/api/{name}" for name in _NAMES)
-"""Their errors are said in Ollama's words, wherever they come from."""
+"""Paths with errors in Ollama's shape, whatever part of the yard they come from."""
+_LOADING_PATH = "/tokenize"
+"""A path that every model serves: once it is answered, the model is loaded."""
 
 
-class Ollama:
+LINES = "application/x-ndjson"
+
+
+class LineFormat(ReplyFormat):
+    """One object, translated by `whole`; or a line a chunk, where there are `lines`."""
+
+    stream_type = LINES
+    comments = False
+
+    def __init__(
+        self,
+        request: InferRequest,
+        whole: Callable[[bytes], bytes],
+        lines: CompletionTranslation | None = None,
+    ) -> None:
+        super().__init__(request)
+        self._translate = whole
+        self._lines = lines
+
+    def is_stream(self, head: AnswerHead) -> bool:
+        return self._lines is not None and self.request.stream and head.status == HTTPStatus.OK
+
+    async def stream(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        assert self._lines is not None
+        async for data in read_data(pieces):
+            if line := self._lines.line(data):
+                yield line
+        if last := self._lines.last():
+            yield last
+
+    def whole(self, head: AnswerHead, body: bytes) -> web.Response:
+        headers = {"X-Request-Id": self.request.id}
+        if head.status != HTTPStatus.OK:
+            refused = error_body(from_error_body(body))
+            return web.Response(body=refused, status=head.status, content_type=JSON, headers=headers)
+        content_type = JSON if self._lines is None else LINES
+        return web.Response(body=self._translate(body), content_type=content_type, headers=headers)
+
+    def error(self, error: YardError) -> bytes:
+        return error_body(error) + b"\n"
+
+
+class OllamaApi:
     """Handlers of Ollama's paths."""
 
-    def __init__(self, inference: Inference, listing: Listing) -> None:
-        self._asking = Asking(inference, listing)
+    def __init__(self, inference: Inference, listing: ModelListing) -> None:
+        self._inference = inference
         self._listing = listing
 
     def routes(self) -> list[web.RouteDef]:
@@ -41,7 +98,7 @@ class Ollama:
             web.post("/api/chat", self.on_chat),
             web.post("/api/generate", self.on_generate),
             web.post("/api/embed", self.on_embed),
-            web.post("/api/embeddings", self.on_old_embed),
+            web.post("/api/embeddings", self.on_embeddings),
             web.get("/api/tags", self.on_tags),
             web.get("/api/ps", self.on_ps),
             web.post("/api/show", self.on_show),
@@ -49,61 +106,92 @@ class Ollama:
         ]
 
     async def on_chat(self, request: web.Request) -> web.StreamResponse:
-        asked = await read(request, Chat)
-        said = Translation(asked.model, chat=True)
-        if says_nothing(asked):
-            return await self._load(request, asked, said)
-        lines = said if asked.streams else None
-        return await self._asking.send(request, CHAT, chat_body(asked), said.whole, lines)
+        chat = await _read(request, ChatBody)
+        translation = CompletionTranslation(chat.model, chat=True)
+        if is_empty(chat):
+            return await self._load_or_unload(request, chat, translation)
+        lines = translation if chat.streams else None
+        return await self._reply(request, CHAT, chat_request(chat), translation.whole, lines)
 
     async def on_generate(self, request: web.Request) -> web.StreamResponse:
-        asked = await read(request, Generate)
-        said = Translation(asked.model, chat=False)
-        if says_nothing(asked):
-            return await self._load(request, asked, said)
-        path = generate_path(asked, self._listing.find(asked.model).mode)
-        whole = Infill(said, lines=asked.streams).whole if path == INFILL else said.whole
-        lines = said if asked.streams else None
-        return await self._asking.send(request, path, generate_body(asked, path), whole, lines)
+        generate = await _read(request, GenerateBody)
+        translation = CompletionTranslation(generate.model, chat=False)
+        if is_empty(generate):
+            return await self._load_or_unload(request, generate, translation)
+        path = generate_path(generate, self._listing.find(generate.model).mode)
 
-    async def _load(
-        self, request: web.Request, asked: Chat | Generate, said: Translation
+        def infill(body: bytes) -> bytes:
+            return translate_infill(translation, body, lines=generate.streams)
+
+        whole = infill if path == INFILL else translation.whole
+        lines = translation if generate.streams else None
+        return await self._reply(request, path, generate_request(generate, path), whole, lines)
+
+    async def _load_or_unload(
+        self, request: web.Request, body: ChatBody | GenerateBody, translation: CompletionTranslation
     ) -> web.StreamResponse:
-        """Nothing is said: the model is started. One that may go is left to the yard, which has others."""
-        if not lets_go(asked):
-            return await self._asking.load(request, asked.model, said.nothing("load"))
-        self._listing.find(asked.model)
-        return web.Response(body=said.nothing("unload"), content_type=JSON)
+        if not is_unload(body):
+            return await self._load(request, body.model, translation.empty("load"))
+        # The yard decides when a model is unloaded: others may use it.
+        self._listing.find(body.model)
+        return web.Response(body=translation.empty("unload"), content_type=JSON)
 
     async def on_embed(self, request: web.Request) -> web.StreamResponse:
-        asked, began_ns = await read(request, Embed), time.monotonic_ns()
-        if not asked.input:
-            return await self._asking.load(request, asked.model, nothing_embedded(asked.model))
+        embed, began_ns = await _read(request, EmbedBody), time.monotonic_ns()
+        if not embed.input:
+            return await self._load(request, embed.model, empty_embed(embed.model))
 
         def whole(body: bytes) -> bytes:
-            return embedded(asked, body, time.monotonic_ns() - began_ns)
+            return translate_embed(embed, body, time.monotonic_ns() - began_ns)
 
-        return await self._asking.send(request, EMBED, {"model": asked.model, "input": asked.input}, whole)
+        return await self._reply(request, EMBED, {"model": embed.model, "input": embed.input}, whole)
 
-    async def on_old_embed(self, request: web.Request) -> web.StreamResponse:
-        asked = await read(request, OldEmbed)
-        if not asked.prompt:
-            return await self._asking.load(request, asked.model, b'{"embedding":[]}')
-        body = {"model": asked.model, "input": asked.prompt}
-        return await self._asking.send(request, EMBED, body, embedded_one)
+    async def on_embeddings(self, request: web.Request) -> web.StreamResponse:
+        embeddings = await _read(request, EmbeddingsBody)
+        if not embeddings.prompt:
+            return await self._load(request, embeddings.model, b'{"embedding":[]}')
+        body = {"model": embeddings.model, "input": embeddings.prompt}
+        return await self._reply(request, EMBED, body, translate_embeddings)
 
     async def on_tags(self, _request: web.Request) -> web.Response:
-        return _json(self._listing.tags())
+        return json_response(self._listing.tags())
 
     async def on_ps(self, _request: web.Request) -> web.Response:
-        return _json(self._listing.running())
+        return json_response(self._listing.running())
 
     async def on_show(self, request: web.Request) -> web.Response:
-        return _json(self._listing.show(await read(request, Show)))
+        return json_response(self._listing.show(await _read(request, ShowBody)))
 
     async def on_version(self, _request: web.Request) -> web.Response:
-        return _json(self._listing.version())
+        return json_response(self._listing.version())
+
+    async def _load(self, request: web.Request, model: str, reply: bytes) -> web.StreamResponse:
+        """Have the model started, and send `reply` once it is ready."""
+        return await self._reply(request, _LOADING_PATH, {"model": model, "content": ""}, lambda _body: reply)
+
+    async def _reply(
+        self,
+        request: web.Request,
+        path: str,
+        body: Mapping[str, object],
+        whole: Callable[[bytes], bytes],
+        lines: CompletionTranslation | None = None,
+    ) -> web.StreamResponse:
+        """Submit `body` to `path` under the model's own name; see `LineFormat` for `whole` and `lines`."""
+        model = self._listing.known_name(str(body["model"]))
+        infer_request = InferRequest(
+            path=path,
+            body=msgspec.json.encode({**body, "model": model}),
+            model=model,
+            stream=bool(body.get("stream")),
+            key=request.get(KEY_ID),
+            traceparent=request.headers.get("traceparent"),
+        )
+        return await HttpReply(request, self._inference, LineFormat(infer_request, whole, lines)).send()
 
 
-def _json(content: dict[str, object]) -> web.Response:
-    return web.Response(body=msgspec.json.encode(content), content_type=JSON)
+async def _read(request: web.Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidJson(f"The body is not what {request.path} takes: {error}.") from error

@@ -1,4 +1,4 @@
-"""The yard's models in Ollama's words: those there are, those that run, and what one of them can."""
+"""The yard's models in Ollama's shape: all, those that run, and the details of one."""
 
 import hashlib
 
@@ -9,27 +9,27 @@ from schemas.errors import BadRequest
 from schemas.instances import InstanceState
 from schemas.models import Mode, ModelSpec
 from services.gateway.apis.ollama.answers import now
-from services.gateway.apis.ollama.asked import Show
+from services.gateway.apis.ollama.bodies import ShowBody
 from services.gateway.catalog import Catalog
 
 Json = dict[str, object]
 _LATEST = ":latest"
 _FOREVER = "2318-01-01T00:00:00Z"
-"""As Ollama writes that a model is not to go by itself."""
-_ABILITIES = {Mode.CHAT: ["completion"], Mode.COMPLETION: ["completion"], Mode.EMBEDDING: ["embedding"]}
-"""What each mode can, in Ollama's words."""
+"""Ollama's expiry of a model that is never unloaded."""
+_CAPABILITIES = {Mode.CHAT: ["completion"], Mode.COMPLETION: ["completion"], Mode.EMBEDDING: ["embedding"]}
+"""Ollama's capabilities by mode."""
 
 
-class Listing:
-    """What there is, and what runs."""
+class ModelListing:
+    """The models of the catalog in Ollama's shape."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     def known_name(self, name: str) -> str:
-        """Ollama's clients put `:latest` behind names that have no tag."""
+        """The name without the `:latest` that Ollama's clients append to names without a tag."""
         bare = name.removesuffix(_LATEST)
-        return bare if bare != name and not self._catalog.has(name) else name
+        return bare if bare != name and not self._catalog.has_model(name) else name
 
     def find(self, name: str) -> ModelSpec:
         """The model of this name, alias or tag; ModelNotFound if there is none."""
@@ -44,28 +44,28 @@ class Listing:
         ready = [spec for spec in self._specs() if self._catalog.state(spec.name) == InstanceState.READY]
         return {"models": [_entry(spec) | _running(spec) for spec in ready]}
 
-    def show(self, asked: Show) -> Json:
+    def show(self, body: ShowBody) -> Json:
         """One model, for `/api/show`."""
-        name = asked.model or asked.name
+        name = body.model or body.name
         if not name:
             raise BadRequest("Which model? The body has no `model`.", param="model")
-        return shown(self.find(name))
+        return model_details(self.find(name))
 
     def version(self) -> Json:
-        """Ours, for `/api/version`."""
+        """The version of Modelyard, for `/api/version`."""
         return {"version": modelyard.__version__}
 
     def _specs(self) -> list[ModelSpec]:
         return sorted(self._catalog.models.values.values(), key=lambda spec: spec.name)
 
 
-def shown(spec: ModelSpec) -> Json:
-    """What is known of a model without opening its file."""
+def model_details(spec: ModelSpec) -> Json:
+    """The details of a model that its spec has, for `/api/show`."""
     vision = ["vision"] if spec.mmproj else []
     return {
         "details": _details(spec),
         "model_info": {"general.basename": spec.name, "general.context_length": spec.n_ctx},
-        "capabilities": [*_ABILITIES.get(spec.mode, []), *vision],
+        "capabilities": [*_CAPABILITIES.get(spec.mode, []), *vision],
         "modified_at": now(),
         "parameters": "",
         "template": "",
@@ -79,7 +79,7 @@ def _entry(spec: ModelSpec) -> Json:
         "model": spec.shown,
         "modified_at": now(),
         "size": 0,
-        # It tells one state of a model from another, which is what clients compare it for.
+        # Clients compare it to notice that a model has changed.
         "digest": hashlib.sha256(msgspec.json.encode(spec)).hexdigest(),
         "details": _details(spec),
     }

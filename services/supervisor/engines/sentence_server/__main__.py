@@ -1,4 +1,4 @@
-"""`python -m …sentence_server OPTIONS`: load the model, then serve it on a free loopback port."""
+"""`python -m …sentence_server OPTIONS`: loads the model, then serves it on a free loopback port."""
 
 import asyncio
 import signal
@@ -10,28 +10,28 @@ from aiohttp import web
 from modelyard.bus import logs
 from schemas.errors import YardError
 from schemas.models import Mode
-from services.supervisor.engines.sentence_server.app import Embeddings, Reranking, make_app
+from services.supervisor.engines.sentence_server import SentenceServerOptions
+from services.supervisor.engines.sentence_server.app import EmbeddingsEndpoint, RerankEndpoint, make_app
 from services.supervisor.engines.sentence_server.model import ModelProblem
-from services.supervisor.engines.sentence_server.options import Options
 
 _SHUTDOWN_S = 1.0
 
 
-def load(options: Options) -> Embeddings | Reranking:
-    """The model behind its endpoint. Whoever imports this module does not import torch."""
+def load(options: SentenceServerOptions) -> EmbeddingsEndpoint | RerankEndpoint:
+    """The endpoint of the loaded model. torch is imported here, so that tests of this module do without."""
     from services.supervisor.engines.sentence_server.loaded import LoadedEncoder, LoadedRanker
 
     if options.mode is Mode.RERANK:
-        return Reranking(LoadedRanker(options), options)
-    return Embeddings(LoadedEncoder(options), options)
+        return RerankEndpoint(LoadedRanker(options), options)
+    return EmbeddingsEndpoint(LoadedEncoder(options), options)
 
 
 async def serve(app: web.Application) -> None:
-    """Until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    # A client that left wants nothing computed.
+    # A handler is cancelled when its client disconnects, and its items are dropped.
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -43,7 +43,7 @@ async def serve(app: web.Application) -> None:
 
 def main() -> int:
     logs.configure("info")
-    options = msgspec.json.decode(sys.argv[1], type=Options)
+    options = msgspec.json.decode(sys.argv[1], type=SentenceServerOptions)
     try:
         endpoint = load(options)
     except (ModelProblem, YardError, OSError, ValueError, RuntimeError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""Work from many requests, computed together by one thread."""
+"""Dynamic batching: items of many requests, computed together in one thread."""
 
 import asyncio
 import collections
@@ -17,10 +17,10 @@ class _Waiting(NamedTuple, Generic[K, T, R]):
     result: "asyncio.Future[R]"
 
 
-class Batches(Generic[K, T, R]):
-    """Items of one kind that wait at the same time go together; what nobody waits for is left out.
+class Batcher(Generic[K, T, R]):
+    """Batches items of one kind that wait at the same time; cancelled items are dropped.
 
-    While one batch is computed the next one gathers, so there is no waiting for company.
+    The next batch collects while the current one is computed, so there is no batching delay.
     """
 
     def __init__(self, compute: Callable[[K, Sequence[T]], Sequence[R]], size: int) -> None:
@@ -31,16 +31,16 @@ class Batches(Generic[K, T, R]):
         self._worker: asyncio.Task[None] | None = None
 
     async def run(self, kind: K, items: Sequence[T]) -> list[R]:
-        """The results in the order of the items; what `compute` raises. Cancelled: they are not computed."""
+        """The results in order, or the exception of `compute`. Cancelling drops the items."""
         loop = asyncio.get_running_loop()
-        entered = [_Waiting[K, T, R](kind, item, loop.create_future()) for item in items]
-        self._waiting.extend(entered)
+        submitted = [_Waiting[K, T, R](kind, item, loop.create_future()) for item in items]
+        self._waiting.extend(submitted)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        return await asyncio.gather(*(one.result for one in entered))
+        return await asyncio.gather(*(waiting.result for waiting in submitted))
 
     async def close(self) -> None:
-        """Drop what waits. What is at work cannot be stopped, only left."""
+        """Drop all waiting items; the batch being computed cannot be interrupted."""
         if self._worker is not None:
             self._worker.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -48,32 +48,32 @@ class Batches(Generic[K, T, R]):
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while batch := self._next():
-            items = [one.item for one in batch]
+            items = [waiting.item for waiting in batch]
             try:
                 results = await loop.run_in_executor(self._thread, self._compute, batch[0].kind, items)
-            except Exception as error:  # noqa: BLE001 - whatever it was, those who wait are told
-                _settle(batch, [error] * len(batch))
+            except Exception as error:  # noqa: BLE001 - every waiting caller gets it
+                _set_results(batch, [error] * len(batch))
             else:
-                _settle(batch, results)
+                _set_results(batch, results)
 
     def _next(self) -> list[_Waiting[K, T, R]]:
-        """Up to a batch of the kind that has waited longest, in order; what is of another kind waits on."""
+        """A batch of the kind that has waited longest, in order; items of other kinds stay."""
         batch: list[_Waiting[K, T, R]] = []
-        rest: list[_Waiting[K, T, R]] = []
+        others: list[_Waiting[K, T, R]] = []
         while self._waiting and len(batch) < self._size:
-            one = self._waiting.popleft()
-            if one.result.done():
+            waiting = self._waiting.popleft()
+            if waiting.result.done():
                 continue
-            (batch if not batch or one.kind == batch[0].kind else rest).append(one)
-        self._waiting.extendleft(reversed(rest))
+            (batch if not batch or waiting.kind == batch[0].kind else others).append(waiting)
+        self._waiting.extendleft(reversed(others))
         return batch
 
 
-def _settle(batch: Sequence[_Waiting[K, T, R]], results: Sequence[R | Exception]) -> None:
-    for one, result in zip(batch, results, strict=True):
-        if one.result.done():
+def _set_results(batch: Sequence[_Waiting[K, T, R]], results: Sequence[R | Exception]) -> None:
+    for waiting, result in zip(batch, results, strict=True):
+        if waiting.result.done():
             continue
         if isinstance(result, Exception):
-            one.result.set_exception(result)
+            waiting.result.set_exception(result)
         else:
-            one.result.set_result(result)
+            waiting.result.set_result(result)

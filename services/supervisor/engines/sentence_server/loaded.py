@@ -1,4 +1,4 @@
-"""The real models. Only this file imports sentence-transformers, and so torch."""
+"""The models of sentence-transformers. Only this module imports it, and so torch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from services.supervisor.engines.sentence_server.model import Embedded, ModelProblem, Pair, Scored
-from services.supervisor.engines.sentence_server.options import Options
+from services.supervisor.engines.sentence_server import SentenceServerOptions
+from services.supervisor.engines.sentence_server.model import EmbeddedText, ModelProblem, Pair, ScoredPair
 
 _SAFE = {"use_safetensors": True}
-"""Weights of other kinds can hold programs."""
+"""Other weight formats can contain code."""
 
 
 class LoadedEncoder:
     """A SentenceTransformer."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: SentenceServerOptions) -> None:
         self._model = SentenceTransformer(
             options.model,
             device=options.device,
@@ -28,8 +28,8 @@ class LoadedEncoder:
         (sample,) = self.embed(None, ["sample"])
         self.dimensions = len(sample.vector)
 
-    def embed(self, task: str | None, texts: Sequence[str]) -> list[Embedded]:
-        """Prompts are put before the texts by the library, which knows whether they are pooled too."""
+    def embed(self, task: str | None, texts: Sequence[str]) -> list[EmbeddedText]:
+        """The library prepends the prompts, since it decides whether they are pooled."""
         vectors = self._model.encode(
             list(texts),
             prompt_name=task,
@@ -41,15 +41,15 @@ class LoadedEncoder:
         prompt = self._model.prompts.get(task or self._model.default_prompt_name or "", "")
         counts = _count(self._model, [prompt + text for text in texts])
         return [
-            Embedded(vector=np.asarray(vector, dtype=np.float32), tokens=tokens)
+            EmbeddedText(vector=np.asarray(vector, dtype=np.float32), tokens=tokens)
             for vector, tokens in zip(vectors, counts, strict=True)
         ]
 
 
 class LoadedRanker:
-    """A CrossEncoder with one score for a pair."""
+    """A CrossEncoder with one score a pair."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: SentenceServerOptions) -> None:
         self._model = CrossEncoder(
             options.model,
             device=options.device,
@@ -62,22 +62,23 @@ class LoadedRanker:
                 f"The model gives {self._model.num_labels} scores a pair; a reranker gives one."
             )
 
-    def score(self, _kind: None, pairs: Sequence[Pair]) -> list[Scored]:
-        """As the model's own configuration says, most often between 0 and 1."""
+    def score(self, _kind: None, pairs: Sequence[Pair]) -> list[ScoredPair]:
+        """Scores in the range of the model's configuration, most often 0 to 1."""
         scores = self._model.predict(
             list(pairs), batch_size=len(pairs), show_progress_bar=False, convert_to_numpy=True
         )
         counts = _count(self._model, [query for query, _ in pairs], [document for _, document in pairs])
         return [
-            Scored(score=float(score), tokens=tokens) for score, tokens in zip(scores, counts, strict=True)
+            ScoredPair(score=float(score), tokens=tokens)
+            for score, tokens in zip(scores, counts, strict=True)
         ]
 
 
 def _count(model: Any, *texts: list[str]) -> list[int]:
-    """How many tokens the model really saw of each text or pair."""
+    """The number of tokens of each text or pair, after truncation."""
     tokenizer = model.tokenizer
     if not callable(tokenizer):
-        return [len(one.ids) for one in tokenizer.encode_batch(*texts)]
+        return [len(encoding.ids) for encoding in tokenizer.encode_batch(*texts)]
     limit = model.max_seq_length if isinstance(model.max_seq_length, int) else None
     encoded = tokenizer(*texts, truncation=limit is not None, max_length=limit)
     return [len(ids) for ids in encoded["input_ids"]]

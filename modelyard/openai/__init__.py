@@ -1,0 +1,1 @@
+"""OpenAI's wire formats, as client, gateway and runner read them: event streams, chunks, errors."""

@@ -1,0 +1,258 @@
+"""One download from the queue to its end: its workers, their messages, and the registration of its model."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from modelyard.bus import logs
+from modelyard.host.settings import Settings
+from schemas.downloads import Download, DownloadState
+from schemas.errors import ErrorDetail, YardError
+from services.downloader.library.downloaded import note_download
+from services.downloader.peers.client import PeerClient
+from services.downloader.records import DownloadRecords
+from services.downloader.reference import Reference, parse_reference
+from services.downloader.registering.registrar import Registrar
+from services.downloader.worker.messages import (
+    BlacklistPeer,
+    DownloadJob,
+    Failed,
+    FileVerified,
+    FindFilePeers,
+    FindPeerRepo,
+    Finished,
+    Go,
+    Limit,
+    Received,
+    Resolved,
+    TransferProblem,
+    TransferProgress,
+)
+from services.downloader.worker.process import TransferWorker, TransferWorkerDied, transfer_worker
+
+log = logs.get(__name__)
+
+PROGRESS_S = 0.5
+"""Least time between two progress messages of a download."""
+STORE_PROGRESS_S = 5.0
+"""How often progress is stored in the bucket as well."""
+MAX_WORKER_DEATHS = 10
+"""How often a killed worker is replaced without a new byte; each continues where the last one ended."""
+_RESTART_PAUSE_S = 0.2
+_SPEED_WINDOW_S = 5.0
+IDLE_FIGURES: dict[str, object] = {"speed_bytes_s": None, "eta_s": None, "problem": None}
+"""Of a download for which nothing arrives."""
+_S = DownloadState
+
+
+class DownloadFailed(Exception):
+    """The final error of a download."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.detail = ErrorDetail(message=message, type="server_error", code=code)
+
+
+class DownloadRun:
+    """The work at one download. `go_for` returns the permission for a download that knows its size."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        records: DownloadRecords,
+        key: str,
+        *,
+        registrar: Registrar,
+        go_for: Callable[[Download], Go],
+        peers: PeerClient,
+        on_files: Callable[[], None],
+    ) -> None:
+        self._registrar = registrar
+        self._settings = settings
+        self._records = records
+        self._key = key
+        self._go_for = go_for
+        self._peers = peers
+        self._on_files = on_files
+        self._worker: TransferWorker | None = None
+
+    async def run(self) -> None:
+        """Work until the download has ended and its record says so."""
+        reference = parse_reference(self._records[self._key].reference)
+        try:
+            finished = await self._transfer(reference)
+            await self._registrar.fetched(self._records[self._key], finished)
+        except YardError as error:
+            await self._fail(error.body().error)
+        except DownloadFailed as error:
+            await self._fail(error.detail)
+        except OSError as error:
+            failed = DownloadFailed("worker_failed", f"The transfer could not be started: {error.strerror}.")
+            await self._fail(failed.detail)
+        else:
+            await self._records.change(self._key, **finished_fields(finished, self._records[self._key]))
+
+    async def set_limit(self, bytes_per_s: int | None) -> None:
+        """Limit the bandwidth from now on."""
+        if self._worker is not None:
+            await self._worker.send(Limit(limit_bytes_s=bytes_per_s))
+
+    async def _fail(self, detail: ErrorDetail) -> None:
+        await self._records.change(self._key, state=_S.FAILED, error=detail, **IDLE_FIGURES)
+
+    async def _transfer(self, reference: Reference) -> Finished:
+        deaths, seen_bytes = 0, 0
+        while deaths < MAX_WORKER_DEATHS:
+            try:
+                return await self._run_worker(reference)
+            except TransferWorkerDied:
+                log.warning("transfer_worker_died", download=self._key)
+            done_bytes = self._records[self._key].bytes_done
+            deaths = deaths + 1 if done_bytes <= seen_bytes else 0
+            seen_bytes = max(seen_bytes, done_bytes)
+            await asyncio.sleep(_RESTART_PAUSE_S * deaths)
+        raise DownloadFailed("worker_died", "The transfer was killed again and again; retry it.")
+
+    async def _run_worker(self, reference: Reference) -> Finished:
+        await self._records.change(self._key, state=_S.RESOLVING, **IDLE_FIGURES)
+        job = job_of(self._settings, reference, self._records[self._key])
+        progress = _ProgressPublisher(self._records, self._key)
+        resolved: Resolved | None = None
+        async with transfer_worker(job, self._settings.logs / "downloads.log") as worker:
+            self._worker = worker
+            try:
+                async for message in worker.messages():
+                    match message:
+                        case Resolved():
+                            resolved = message
+                            await self._records.change(self._key, **resolved_fields(message))
+                            await worker.send(self._go_for(self._records[self._key]))
+                        case TransferProgress():
+                            await progress.on_progress(message)
+                        case Received():
+                            progress.on_received(message)
+                        case FindFilePeers() | FindPeerRepo() | BlacklistPeer():
+                            await self._peers.handle(message, worker.send)
+                        case TransferProblem(message=sentence):
+                            await self._records.update_progress(self._key, store=False, problem=sentence)
+                        case FileVerified(file=file):
+                            log.info("file_verified", download=self._key, file=file)
+                        case Finished():
+                            await self._record_files(reference, resolved)
+                            return message
+                        case Failed(code=code, message=sentence):
+                            raise DownloadFailed(code, sentence)
+            finally:
+                self._worker = None
+                await self._records.update_progress(self._key, store=False, received=progress.received)
+        raise TransferWorkerDied
+
+    async def _record_files(self, reference: Reference, resolved: Resolved | None) -> None:
+        """Record the sha256 and origin of the files beside them."""
+        if resolved is not None:
+            await asyncio.to_thread(note_download, self._settings.models, reference.repo, resolved)
+            self._on_files()
+
+
+class _ProgressPublisher:
+    """Reduces a worker's progress to few messages."""
+
+    def __init__(self, records: DownloadRecords, key: str) -> None:
+        self._records = records
+        self._key = key
+        self._speed = _SpeedMeter()
+        self._published_at = time.monotonic()
+        self._stored_at = time.monotonic()
+        self._received_before = records[key].received
+        self._received: dict[str, int] = {}
+
+    @property
+    def received(self) -> dict[str, int]:
+        """The bytes by source, of this worker and those before it."""
+        before, now = self._received_before, self._received
+        return {source: before.get(source, 0) + now.get(source, 0) for source in {**before, **now}}
+
+    def on_received(self, message: Received) -> None:
+        """Published with the next progress."""
+        self._received = message.received
+
+    async def on_progress(self, progress: TransferProgress) -> None:
+        now = time.monotonic()
+        if now - self._published_at < PROGRESS_S:
+            return
+        self._published_at = now
+        store = now - self._stored_at > STORE_PROGRESS_S
+        self._stored_at = now if store else self._stored_at
+        download = self._records[self._key]
+        speed = self._speed.add_sample(now, progress.bytes_done)
+        advances = progress.bytes_done > download.bytes_done or progress.files_done > download.files_done
+        await self._records.update_progress(
+            self._key,
+            store=store,
+            bytes_done=progress.bytes_done,
+            files_done=progress.files_done,
+            received=self.received,
+            speed_bytes_s=speed,
+            eta_s=_eta_s((download.bytes_total or 0) - progress.bytes_done, speed),
+            problem=None if advances else download.problem,
+        )
+
+
+class _SpeedMeter:
+    """Bytes a second over the last five seconds."""
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[float, int]] = []
+
+    def add_sample(self, now_s: float, bytes_done: int) -> float | None:
+        """The speed with this sample; None until there are two, and after a restart of a file."""
+        if self._samples and bytes_done < self._samples[-1][1]:
+            self._samples.clear()
+        self._samples.append((now_s, bytes_done))
+        while len(self._samples) > 2 and self._samples[0][0] < now_s - _SPEED_WINDOW_S:
+            self._samples.pop(0)
+        (first_s, first_bytes), (last_s, last_bytes) = self._samples[0], self._samples[-1]
+        return (last_bytes - first_bytes) / (last_s - first_s) if last_s > first_s else None
+
+
+def _eta_s(missing_bytes: int, speed_bytes_s: float | None) -> float | None:
+    return round(missing_bytes / speed_bytes_s, 1) if speed_bytes_s else None
+
+
+def job_of(settings: Settings, reference: Reference, download: Download) -> DownloadJob:
+    """The job of a download's worker; once its commit is known it stays at that."""
+    return DownloadJob(
+        repo=reference.repo,
+        quant=reference.quant,
+        file=reference.file,
+        choice=download.choice,
+        revision=download.revision or reference.revision,
+        folder=str(settings.models / reference.repo),
+        store_root=str(settings.models),
+        margin_bytes=settings.disk_margin_bytes,
+        segments=settings.download_segments,
+        use_peers=True,
+    )
+
+
+def resolved_fields(resolved: Resolved) -> dict[str, object]:
+    """The fields of a download whose reference is resolved."""
+    return {
+        "state": _S.TRANSFERRING,
+        "quant": resolved.quant,
+        "is_default_quant": resolved.is_default_quant,
+        "revision": resolved.commit,
+        "files": tuple(file.path for file in resolved.files),
+        "bytes_total": resolved.bytes_total,
+        "bytes_done": resolved.bytes_total - resolved.missing_bytes,
+    }
+
+
+def finished_fields(finished: Finished, download: Download) -> dict[str, object]:
+    """The fields of a finished download."""
+    return {
+        **IDLE_FIGURES,
+        "state": _S.FINISHED,
+        "bytes_done": finished.bytes_total,
+        "files_done": len(download.files),
+    }

@@ -1,0 +1,118 @@
+"""The hub's refusals: a stable code, and a sentence with what to do about it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import httpx2
+from huggingface_hub import errors
+
+from modelyard.backoff import parse_retry_after_s
+from services.downloader.errors import HubError
+
+
+@contextmanager
+def translated_errors(endpoint: str, subject: str, revision: str | None = None) -> Iterator[None]:
+    """Turn what the hub's library raises into HubError; `subject` is a repository or a search."""
+    try:
+        yield
+    except errors.OfflineModeIsEnabled as error:
+        raise offline() from error
+    except errors.HfHubHTTPError as error:
+        raise _refusal(error, endpoint, subject, revision) from error
+    except errors.HFValidationError as error:
+        raise HubError("repo_not_found", f"{subject!r} is not a name the hub allows.") from error
+    except httpx2.HTTPError as error:
+        raise unreachable(endpoint) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HubError("hub_error", f"The hub sent an invalid response about {subject}.") from error
+
+
+def gated(repo: str, endpoint: str) -> HubError:
+    """The owner's terms have to be accepted by the account of the token."""
+    hub = endpoint.rstrip("/")
+    return HubError(
+        "gated_repo",
+        f"{repo} is gated: accept its terms at {hub}/{repo}, make a token at {hub}/settings/tokens, "
+        "and start the yard with HF_TOKEN set to it.",
+    )
+
+
+def not_found(repo: str) -> HubError:
+    """Missing or private: the hub does not distinguish them."""
+    return HubError(
+        "repo_not_found",
+        f"{repo} is not on the hub, or private; check the name, or set HF_TOKEN if it is yours.",
+    )
+
+
+def disabled(repo: str) -> HubError:
+    """Taken down."""
+    return HubError("repo_disabled", f"The hub has disabled {repo}; look for the model elsewhere.")
+
+
+def token_refused(endpoint: str) -> HubError:
+    """The token itself is invalid."""
+    return HubError(
+        "hub_token_refused",
+        f"The hub does not accept the token in HF_TOKEN; make a new one at "
+        f"{endpoint.rstrip('/')}/settings/tokens.",
+    )
+
+
+def rate_limited(retry_after_s: float | None) -> HubError:
+    """Too many requests."""
+    when = f"in {retry_after_s:.0f} s" if retry_after_s else "in some minutes"
+    return HubError(
+        "hub_rate_limited",
+        f"The hub wants fewer requests: try again {when}; with HF_TOKEN set it allows more.",
+        retry_after_s or 0.0,
+    )
+
+
+def offline() -> HubError:
+    """A setting of the hub's library forbids requests."""
+    return HubError("hub_offline", "HF_HUB_OFFLINE is set; unset it to reach the hub.")
+
+
+def unreachable(endpoint: str) -> HubError:
+    """No response."""
+    return HubError(
+        "hub_unreachable",
+        f"Nobody answers at {urlsplit(endpoint).hostname}; check the network, or HF_ENDPOINT.",
+    )
+
+
+def _refusal(error: errors.HfHubHTTPError, endpoint: str, subject: str, revision: str | None) -> HubError:
+    """GatedRepoError comes first: it is a subclass of RepositoryNotFoundError."""
+    match error:
+        case errors.GatedRepoError():
+            return gated(subject, endpoint)
+        case errors.DisabledRepoError():
+            return disabled(subject)
+        case errors.RepositoryNotFoundError():
+            return not_found(subject)
+        case errors.RevisionNotFoundError():
+            return HubError("revision_not_found", f"{subject} has no revision {revision!r}.")
+        case errors.EntryNotFoundError():
+            return HubError("entry_not_found", f"{subject} does not have that file.")
+    return _refusal_by_status(
+        error.response.status_code, error.response.headers.get("Retry-After"), endpoint, subject
+    )
+
+
+def _refusal_by_status(status: int, retry_after: str | None, endpoint: str, subject: str) -> HubError:
+    match status:
+        case 401:
+            return token_refused(endpoint)
+        case 403:
+            return HubError(
+                "hub_token_refused", f"The token in HF_TOKEN may not read {subject}; give it the right to."
+            )
+        case 429:
+            return rate_limited(parse_retry_after_s(retry_after))
+    return HubError(
+        "hub_error",
+        f"The hub answered {status} to a request for {subject}; try again later.",
+        parse_retry_after_s(retry_after) or 0.0,
+    )

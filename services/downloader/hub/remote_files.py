@@ -1,0 +1,93 @@
+"""Parts of a file on the hub, such as the header of a GGUF, without a download of the file."""
+
+import asyncio
+
+import aiohttp
+
+from modelyard.backoff import exponential_s
+from modelyard.gguf.parse import Contents
+from modelyard.gguf.reading import Reading
+from services.downloader.errors import TransferError
+from services.downloader.hub.access import authorization, file_url, hub_endpoint
+from services.downloader.hub.errors import unreachable
+from services.downloader.selection.files import RemoteFile
+from services.downloader.transfer.http import (
+    RetryableError,
+    check_content_range,
+    check_status,
+    get_bytes,
+)
+
+MAX_HEADER_BYTES = 32 * 1024 * 1024
+"""Twice the size of the largest real headers."""
+_GROWTH = 2
+_REQUEST_TIMEOUT_S = 10.0
+_ATTEMPTS = 2
+_FIRST_PAUSE_S = 0.5
+
+
+class RemoteFiles:
+    """The files of one repository at one commit, read over an open session."""
+
+    def __init__(self, session: aiohttp.ClientSession, repo: str, commit: str) -> None:
+        self._session = session
+        self._repo = repo
+        self._commit = commit
+
+    async def header(self, file: RemoteFile) -> Contents:
+        """The header of a GGUF file; GgufError if it has none."""
+        reading = Reading(file.path, file.size_bytes, most_bytes=MAX_HEADER_BYTES, growth=_GROWTH)
+        at = 0
+        while True:
+            wanted_bytes = reading.wanted_bytes
+            data = await self.part(file, at, wanted_bytes)
+            # In a thread, since parsing a header full of strings would block the event loop.
+            contents = await asyncio.to_thread(reading.feed, data)
+            if contents is not None:
+                return contents
+            at += wanted_bytes
+
+    async def text(self, file: RemoteFile, most_bytes: int) -> bytes | None:
+        """A whole small file; None if it is larger than most_bytes."""
+        if file.size_bytes > most_bytes:
+            return None
+        return await self.part(file, 0, file.size_bytes)
+
+    async def part(self, file: RemoteFile, at: int, count: int) -> bytes:
+        """`count` bytes from `at`; fewer only where the file is shorter than the hub lists."""
+        if count == 0:
+            return b""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return await self._get(file, at, count)
+            except (RetryableError, aiohttp.ClientError, TimeoutError) as error:
+                if attempt == _ATTEMPTS:
+                    raise _final_error(error) from error
+            await asyncio.sleep(exponential_s(attempt, _FIRST_PAUSE_S))
+        raise AssertionError("every attempt returns or raises")
+
+    async def _get(self, file: RemoteFile, at: int, count: int) -> bytes:
+        url = file_url(self._repo, file.path, self._commit, endpoint=hub_endpoint())
+        headers = {"Accept-Encoding": "identity", "Range": f"bytes={at}-{at + count - 1}"}
+        request = get_bytes(self._session, url, headers, authorization(), lambda _headers: None)
+        async with asyncio.timeout(_REQUEST_TIMEOUT_S), request as response:
+            check_status(response, url)
+            if response.status == 200:  # without support for ranges the whole file is sent
+                return (await _read(response, at + count))[at:]
+            check_content_range(response, (at, at + count), file.size_bytes)
+            return await _read(response, count)
+
+
+async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk[: most_bytes - len(data)]
+        if len(data) == most_bytes:
+            break
+    return bytes(data)
+
+
+def _final_error(error: Exception) -> Exception:
+    if isinstance(error, RetryableError):
+        return TransferError("hub_error", f"The hub {error} {_ATTEMPTS} times in a row; try again later.")
+    return unreachable(hub_endpoint())

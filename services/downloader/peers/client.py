@@ -1,0 +1,125 @@
+"""Queries to the other nodes' downloaders for files, on behalf of the transfers of this node."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.host.settings import Settings
+from schemas import subjects
+from schemas.base import check_token
+from schemas.errors import NotFound, ServiceUnavailable, YardError
+from schemas.library import node_of
+from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, RepoFiles
+from schemas.subject import Command
+from services.downloader.peers.address import listen_host
+from services.downloader.selection import RemoteFile
+from services.downloader.transfer.options import PeerOffer
+from services.downloader.worker.messages import (
+    BlacklistPeer,
+    FilePeers,
+    FindFilePeers,
+    FindPeerRepo,
+    PeerMessage,
+    PeerRepo,
+)
+
+log = logs.get(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+
+OFFER_TIMEOUT_S = 2.0
+"""The delay that an unresponsive node causes for each file."""
+_LISTING_TIMEOUT_S = 30.0
+_MAX_LISTINGS = 30
+"""Queries for a listing whose files are still being hashed; each takes some seconds."""
+
+
+class PeerClient:
+    """Finds files on other nodes, but not on nodes that have sent wrong bytes of them."""
+
+    def __init__(self, bus: Bus, settings: Settings, nodes: Callable[[], Iterable[str]]) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._nodes = nodes
+        self._blacklist: set[tuple[str, str]] = set()
+        """Node and sha256."""
+
+    async def handle(
+        self, message: PeerMessage, reply: Callable[[FilePeers | PeerRepo], Awaitable[None]]
+    ) -> None:
+        """Answer a worker's query, also where nothing is found, or note its report."""
+        match message:
+            case FindFilePeers(sha256=sha256, size_bytes=size_bytes):
+                await reply(FilePeers(sha256=sha256, offers=await self.offers(sha256, size_bytes)))
+            case FindPeerRepo(repo=repo, revision=revision):
+                await reply(await self.repo(AskRepo(repo=repo, revision=revision)))
+            case BlacklistPeer(sha256=sha256, nodes=nodes):
+                log.warning("peer_blacklisted", sha256=sha256, nodes=nodes)
+                self._blacklist |= {(node, sha256) for node in nodes}
+
+    async def offers(self, sha256: str, size_bytes: int) -> tuple[PeerOffer, ...]:
+        """Every other node that has this file, with a token for it."""
+        nodes = [node for node in self._others() if (node, sha256) not in self._blacklist]
+        if not nodes:
+            return ()
+        host = await listen_host(self._bus, self._settings)
+        query = AskFile(sha256=sha256, size_bytes=size_bytes, node=self._bus.node, host=host)
+        replies = await self._query_all(subjects.PEER_OFFER, query, nodes, OFFER_TIMEOUT_S)
+        return tuple(PeerOffer(node=node, url=offer.url, token=offer.token) for node, offer in replies)
+
+    async def repo(self, query: AskRepo) -> PeerRepo:
+        """The files of a repository that the other nodes together have, at the newest commit among them."""
+        replies = await self._query_all(subjects.PEER_REPO, query, list(self._others()), _LISTING_TIMEOUT_S)
+        newest = max((found for _, found in replies), key=lambda found: found.downloaded_at, default=None)
+        if newest is None:
+            return PeerRepo()
+        at_commit = AskRepo(repo=query.repo, revision=newest.commit)
+        files: dict[str, RemoteFile] = {}
+        for node, found in replies:
+            complete = found.commit == newest.commit and not found.bytes_to_read
+            for file in (found if complete else await self._complete_repo(at_commit, node)).files:
+                files[file.path] = RemoteFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
+        return PeerRepo(commit=newest.commit, files=tuple(files[path] for path in sorted(files)))
+
+    async def _complete_repo(self, query: AskRepo, node: str) -> RepoFiles:
+        """A node's listing once all its files are hashed; an empty one after too many queries."""
+        nothing = RepoFiles(commit=query.revision or "", downloaded_at=0.0, files=())
+        for _ in range(_MAX_LISTINGS):
+            replies = await self._query_all(subjects.PEER_REPO, query, [node], _LISTING_TIMEOUT_S)
+            found = replies[0][1] if replies else nothing
+            if not found.bytes_to_read:
+                return found
+        return nothing
+
+    async def entry(self, key: str) -> EntryFiles:
+        """The files of an entry on another node; the sha256 of some may not be known yet."""
+        node = node_of(key)
+        try:
+            return await self._bus.call(
+                subjects.PEER_ENTRY, AskEntry(entry=key), timeout_s=_LISTING_TIMEOUT_S, node=check_token(node)
+            )
+        except ServiceUnavailable as error:
+            raise ServiceUnavailable(f"Node {node} has no downloader running that could give it.") from error
+
+    def _others(self) -> list[str]:
+        return [node for node in self._nodes() if node != self._bus.node]
+
+    async def _query_all(
+        self, command: Command[T, R], query: T, nodes: list[str], timeout_s: float
+    ) -> list[tuple[str, R]]:
+        queries = (self._query(command, query, node, timeout_s) for node in nodes)
+        return [reply for replies in await asyncio.gather(*queries) for reply in replies]
+
+    async def _query(
+        self, command: Command[T, R], query: T, node: str, timeout_s: float
+    ) -> list[tuple[str, R]]:
+        """The node with its reply, or nothing."""
+        try:
+            return [(node, await self._bus.call(command, query, timeout_s=timeout_s, node=node))]
+        except NotFound:
+            return []
+        except YardError as error:
+            log.info("peer_query_failed", node=node, error=error.message)
+            return []

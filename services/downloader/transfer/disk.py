@@ -1,0 +1,142 @@
+"""The file system for transfers: free space, durable renames, whole-file hashes."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from services.downloader.errors import TransferError, disk_error
+
+CHUNK_BYTES = 1024 * 1024
+MARGIN_BYTES = 512 * 1024 * 1024
+"""Kept free on the disk unless a job sets another margin."""
+PART_SUFFIX = ".part"
+JOURNAL_SUFFIX = ".jrnl"
+"""No suffix is longer than PART_SUFFIX: `modelyard.host.paths` reserves room for that one."""
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space on the disk of a folder, which need not exist yet."""
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
+    return shutil.disk_usage(existing).free
+
+
+def require_free(folder: Path, needed_bytes: int, margin_bytes: int, others_bytes: int = 0) -> None:
+    """Raise disk_full if needed_bytes do not fit beside the margin and what other downloads need."""
+    free = free_bytes(folder)
+    if needed_bytes > 0 and needed_bytes + others_bytes + margin_bytes > free:
+        others = f", other downloads still need {_gib(others_bytes)}" if others_bytes else ""
+        raise TransferError(
+            "disk_full",
+            f"The download needs {_gib(needed_bytes)}{others} and {_gib(margin_bytes)} are kept free, "
+            f"but the disk has only {_gib(free)} left. Free some space.",
+        )
+
+
+def require_margin(folder: Path, margin_bytes: int) -> None:
+    """Raise disk_full if less than half of the margin is left, since other programs write to the disk too."""
+    free = free_bytes(folder)
+    if free < margin_bytes // 2:
+        raise TransferError(
+            "disk_full",
+            f"The disk has only {_gib(free)} left; what has arrived is kept. Free some space.",
+        )
+
+
+def part_path(dest: Path) -> Path:
+    """The file for the bytes of dest until they are complete and verified."""
+    return dest.with_name(dest.name + PART_SUFFIX)
+
+
+def journal_path(dest: Path) -> Path:
+    """The file that lists which bytes of the part have arrived."""
+    return dest.with_name(dest.name + JOURNAL_SUFFIX)
+
+
+def file_bytes(path: Path) -> int | None:
+    """The size of a regular file, None if there is none."""
+    return path.stat().st_size if path.is_file() else None
+
+
+def open_part(path: Path, size_bytes: int) -> int:
+    """A handle on a file of this size, created if missing; a symbolic link is not followed."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NO_LINKS, 0o644)
+    os.truncate(handle, size_bytes)
+    return handle
+
+
+def open_append_only(path: Path) -> int:
+    """A handle that appends; a symbolic link is not followed."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | _NO_LINKS, 0o644)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a small file atomically: the old or the new content survives a power cut."""
+    temporary = path.with_name(path.name[:-1] + "~")
+    temporary.unlink(missing_ok=True)
+    handle = open_append_only(temporary)
+    try:
+        os.write(handle, content)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    temporary.replace(path)
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a whole file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def blob_sha1(path: Path) -> str:
+    """Git's blob hash of a file, 40 hex digits."""
+    with path.open("rb") as file:
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def publish(part: Path, dest: Path) -> None:
+    """Sync a complete part and rename it to dest; afterwards it survives a power cut."""
+    try:
+        _sync(part)
+        part.replace(dest)
+        sync_folder(dest.parent)
+    except OSError as error:
+        raise disk_error(error, dest.name) from error
+
+
+def delete_part(dest: Path) -> None:
+    """Delete the part of dest, its journal first: a journal must never claim bytes that are gone."""
+    try:
+        journal_path(dest).unlink(missing_ok=True)
+        part_path(dest).unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(error, dest.name) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    if os.name != "nt":
+        _sync(folder)
+
+
+def drop_page_cache(handle: int, start: int, end: int) -> None:
+    """Release the page cache of these bytes where the system can: running models need the memory more."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle, start, end - start, os.POSIX_FADV_DONTNEED)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 1024**3:.2f} GiB"

@@ -1,0 +1,156 @@
+"""Requests into the work queue and out of it; large bodies through a stream of their own."""
+
+import contextlib
+
+import msgspec
+import nats.errors
+import nats.js.errors
+
+from modelyard.bus.connection import Bus
+from schemas import streams, subjects
+from schemas.base import Record, model_key
+from schemas.errors import BodyTooLarge, BrokerUnavailable, Conflict, QueueFull, YardError
+from schemas.requests import ANYONE, Continues, InferHeaders, RequestQueued
+from services.gateway.inference.answer import AnswerReceiver
+
+MAX_REQUEST_S = 3600.0
+"""How long a request may take altogether."""
+MAX_BODY_BYTES = 100 * 1024 * 1024
+"""How large a body may be, pictures included."""
+PART_BYTES = 1024 * 1024
+_MAX_MESSAGES_REACHED = 10077
+
+
+class _AckError(Record):
+    err_code: int = 0
+
+
+class _Ack(Record):
+    """The broker's ack of a publish."""
+
+    seq: int = 0
+    duplicate: bool = False
+    error: _AckError | None = None
+
+
+_ack = msgspec.json.Decoder(_Ack)
+
+
+class RequestPublisher:
+    """Publishes the requests of one gateway. The ack of each comes on `subjects.STORED`."""
+
+    def __init__(self, bus: Bus, gateway: str) -> None:
+        self._bus = bus
+        self._gateway = gateway
+
+    async def publish(self, answer: AnswerReceiver, body: bytes, continues: Continues | None = None) -> None:
+        """Queue the present attempt at a request, and emit the `queued` event."""
+        await self.publish_again(answer, body, continues)
+        request = answer.request
+        queued = RequestQueued(
+            request=request.id,
+            model=answer.spec.name,
+            lane=request.lane,
+            path=request.path,
+            stream=request.stream,
+            queued_at=answer.queued_at,
+            key=request.key,
+        )
+        await self._bus.emit_nowait(
+            subjects.REQUEST_QUEUED, queued, model=model_key(answer.spec.name), request=request.id
+        )
+
+    async def publish_again(
+        self, answer: AnswerReceiver, body: bytes, continues: Continues | None = None
+    ) -> None:
+        """As `publish`, without the event: for a request that the broker perhaps has; its id deduplicates."""
+        parts = 0
+        if len(body) > self._bus.max_body_bytes:
+            answer.body_stored = True
+            parts, body = await self._store_body(answer.request.id, body), b""
+        self._bus.check(body)
+        request, model = answer.request, model_key(answer.spec.name)
+        answer.publish_count += 1
+        try:
+            await self._bus.nc.publish(
+                subjects.INFER(model=model, lane=request.lane, key=request.key or ANYONE),
+                body,
+                reply=subjects.STORED(gateway=self._gateway, request=request.id),
+                headers=self._headers(answer, parts, continues).to_nats(),
+            )
+        except nats.errors.Error as error:
+            raise not_taken() from error
+
+    def _headers(self, answer: AnswerReceiver, parts: int, continues: Continues | None) -> InferHeaders:
+        request = answer.request
+        return InferHeaders(
+            request=request.id,
+            reply=self._gateway,
+            path=request.path,
+            stream=request.stream,
+            queued_at=answer.queued_at,
+            deadline_at=answer.queued_at + MAX_REQUEST_S,
+            lane=request.lane,
+            attempt=answer.attempt,
+            content_type=request.content_type,
+            body_parts=parts,
+            key=request.key,
+            traceparent=answer.traceparent,
+            continues=continues,
+        )
+
+    async def _store_body(self, request: str, body: bytes) -> int:
+        """Store a body in parts; their number."""
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyTooLarge(f"The body has {len(body)} bytes; at most {MAX_BODY_BYTES} are taken.")
+        parts = [body[start : start + PART_BYTES] for start in range(0, len(body), PART_BYTES)]
+        try:
+            for number, part in enumerate(parts):
+                await self._bus.js.publish(subjects.BODY(request=request, part=str(number)), part)
+        except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+            raise BrokerUnavailable("The broker did not take the body; try again in a moment.") from error
+        return len(parts)
+
+    async def withdraw(self, sequence: int) -> None:
+        """Remove a request from the queue, if it is still there."""
+        if sequence:
+            with contextlib.suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
+                await self._bus.js.delete_msg(streams.INFER.name, sequence)
+
+    async def delete_body(self, request: str) -> None:
+        """Delete the stored body of a request that has ended. What cannot be deleted now expires."""
+        with contextlib.suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
+            await self._bus.js.purge_stream(
+                streams.BODIES.name, subject=subjects.BODY.matching(request=request)
+            )
+
+
+def on_ack(answer: AnswerReceiver, data: bytes) -> None:
+    """Take the broker's ack: the sequence of the request, or why it is not queued."""
+    ack = _read_ack(data)
+    if ack.duplicate and answer.publish_count == 1:
+        # Another request has had this id a moment ago; ours is not queued.
+        answer.fail(Conflict(f"There was a request {answer.request.id} before; choose another id."))
+    elif ack.error is None:
+        answer.sequence = ack.seq
+    elif ack.error.err_code == _MAX_MESSAGES_REACHED:
+        answer.fail(QueueFull(f"Too many requests wait for {answer.spec.name}.", retry_after_s=5))
+    else:
+        answer.fail(not_taken())
+
+
+def acked_sequence(data: bytes) -> int:
+    """The sequence in the broker's ack; 0 if the request is not queued."""
+    return _read_ack(data).seq
+
+
+def _read_ack(data: bytes) -> _Ack:
+    try:
+        return _ack.decode(data)
+    except msgspec.DecodeError:
+        return _Ack(error=_AckError())
+
+
+def not_taken() -> YardError:
+    """The error of a request that the broker did not store."""
+    return BrokerUnavailable("The broker did not take the request; try again in a moment.")

@@ -1,0 +1,24 @@
+"""How the answers of engines are read, by the style of their endpoint."""
+
+from schemas.endpoints import Style, endpoint_of
+from schemas.requests import InferHeaders
+from services.supervisor.dialects.base import Dialect, Plain
+from services.supervisor.dialects.completions import Completions
+from services.supervisor.dialects.messages import Messages
+from services.supervisor.dialects.responses import Responses
+from services.supervisor.dialects.whole import WholeChat, WholeText
+
+
+def dialect_of(headers: InferHeaders) -> Dialect:
+    """A new reader for the answer to this request."""
+    match endpoint_of(headers.path).style:
+        case Style.CHAT:
+            return Completions(WholeChat(), headers.continues)
+        case Style.COMPLETION:
+            return Completions(WholeText(), headers.continues)
+        case Style.RESPONSES:
+            return Responses()
+        case Style.MESSAGES:
+            return Messages()
+        case Style.PLAIN:
+            return Plain(headers.content_type)
