@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modelyard.cli.output import print_error, print_json, print_line, table
+from modelyard.cli.output import print_error, print_json, print_line
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import REFUSED, WRONG_COMMAND, WRONG_SETTING, local
 from modelyard.host import home
@@ -93,6 +93,8 @@ def _guarded(run: Callable[[], int]) -> int:
     """The exit status of `run`; a wrong setting or a folder that cannot be written becomes a sentence."""
     try:
         return run()
+    except BrokenPipeError:
+        raise
     except (SettingsError, StartupError) as error:
         print_error(str(error))
     except OSError as error:
@@ -171,13 +173,10 @@ def _settings(*, as_json: bool) -> int:
     if as_json:
         print_json(rows)
         return 0
-    table(
-        ("SETTING", "VALUE", "FROM", "DEFAULT", "MEANING"),
-        [
-            tuple(str(row[name] or "-") for name in ("name", "value", "source", "default", "meaning"))
-            for row in rows
-        ],
-    )
+    for row in rows:
+        default = f"default: {row['default']}" if row["default"] not in (None, row["value"]) else ""
+        note = default or "default" if row["source"] == "default" else f"environment; {default}".strip("; ")
+        print_line(f"{row['name']}={row['value'] or ''}  ({note})\n    {row['meaning']}")
     for name in host_settings.unknown():
         print_error(f"there is no setting {name}; it is ignored.")
     return 0
