@@ -139,7 +139,7 @@ async def _set(yard: Client, arguments: argparse.Namespace) -> None:
 
 def _show_series(tried: AlertRuleTried) -> None:
     if not tried.series:
-        print_line("There is no such metric now.")
+        print_line("No such metric is there now.")
         return
     rows = [
         (series.sentence, f"{series.value:g}", "would fire" if series.holds else "fine")

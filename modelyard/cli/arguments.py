@@ -178,12 +178,12 @@ def field_docs(record: type) -> dict[str, str]:
     return docs
 
 
-def given_fields(arguments: argparse.Namespace, record: type) -> dict[str, Any]:
-    """What the command line gives for the fields of `record`, nested records included."""
+def given_fields(arguments: argparse.Namespace, record: type, *, omit: Container[str] = ()) -> dict[str, Any]:
+    """What the command line gives for the fields of `record`, nested records included but for `omit`."""
     given: dict[str, Any] = {}
     for field in type_info(record).fields:  # type: ignore[attr-defined]
         kind, value = _without_none(field.type), getattr(arguments, field.name, None)
-        if isinstance(kind, StructType) and value is None:
+        if isinstance(kind, StructType) and value is None and field.name not in omit:
             value = given_fields(arguments, kind.cls) or None
         elif isinstance(kind, DictType) and value is not None:
             value = dict(value)
@@ -194,9 +194,11 @@ def given_fields(arguments: argparse.Namespace, record: type) -> dict[str, Any]:
     return given
 
 
-def read_record(arguments: argparse.Namespace, record: type[T], **more: object) -> T:
+def read_record(
+    arguments: argparse.Namespace, record: type[T], *, omit: Container[str] = (), **more: object
+) -> T:
     """The record that a command line gives; BadRequest where it breaks the record's rules."""
-    return convert({**given_fields(arguments, record), **more}, record)
+    return convert({**given_fields(arguments, record, omit=omit), **more}, record)
 
 
 def convert(fields: Mapping[str, object], record: type[T]) -> T:

@@ -57,7 +57,7 @@ def command(
     """
 
     async def work(yard: Client, arguments: argparse.Namespace) -> None:
-        reply = await yard.call(command, read_record(arguments, command.payload))
+        reply = await yard.call(command, read_record(arguments, command.payload, omit=omit))
         if arguments.json:
             print_json(document(reply))
         elif isinstance(show, str):

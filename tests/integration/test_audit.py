@@ -142,7 +142,7 @@ async def test_the_command_shows_and_filters_audit_records(
     everything = (await run(yard, "audit")).out.splitlines()
     assert len(everything) == 2
     assert "model.put demo  model demo added" in everything[0]
-    assert "model.delete nobody  refused (model_not_found)" in everything[1]
+    assert "model.delete unknown  refused (model_not_found)" in everything[1]
     assert (await run(yard, "audit", "--refused")).out.splitlines() == everything[1:]
     only = await run(yard, "audit", "--what", "demo", "--who", "testnode")
     assert only.out.splitlines() == everything[:1]

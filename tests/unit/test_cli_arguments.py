@@ -9,7 +9,7 @@ from modelyard.cli.accounts import parse_share, parse_tier
 from modelyard.cli.arguments import add_fields, field_docs, parse_moment, parse_rate, read_record
 from modelyard.cli.hub import parse_params
 from modelyard.cli.parser import VERBS, VerbParser, parser
-from schemas.alerts import SilenceAlerts
+from schemas.alerts import SilenceAlerts, TryAlertRule
 from schemas.budgets import PutBudget
 from schemas.downloads import StartDownload
 from schemas.errors import BadRequest
@@ -45,6 +45,13 @@ def test_pairs_become_a_dictionary_and_seconds_a_duration() -> None:
     silence = read_record(parsed(SilenceAlerts, line, "rule"), SilenceAlerts)
     assert (silence.for_s, silence.rule) == (7200.0, None)
     assert silence.labels == {"node": "a", "model": "b"}
+
+
+def test_an_omitted_nested_record_is_not_read_from_arguments_of_the_same_name() -> None:
+    verb = VerbParser(prog="verb")
+    add_fields(verb, TryAlertRule, positional=("name",), omit=("rule",))
+    command = read_record(verb.parse_args(["mine"]), TryAlertRule, omit=("rule",))
+    assert command == TryAlertRule(name="mine")
 
 
 def test_a_broken_rule_of_the_record_is_a_bad_request() -> None:
