@@ -57,11 +57,13 @@ $(VENV)/bin/python:
 $(VENV)/.run: pyproject.toml $(LOCKS)/run.lock | $(VENV)/bin/python
 	@echo "Installing Modelyard into $(VENV), once; this takes a minute."
 	$(PIP) $(call requirements,run,.)
+	@rm -rf *.egg-info  # of an earlier installation: its entry points would shadow those of this one
 	$(PIP) $(EDITABLE) .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(LOCKS)/dev.lock | $(VENV)/bin/python
 	$(PIP) $(call requirements,dev,.[dev])
+	@rm -rf *.egg-info  # of an earlier installation: its entry points would shadow those of this one
 	$(PIP) $(EDITABLE) .
 	@touch $@ $(VENV)/.run
 

@@ -167,8 +167,11 @@ class ModelStarting(Record):
     """The start was accepted, or the model is running; events report the progress."""
 
     model: str
-    instance: str
     state: str
+    """Of its instance; `waiting` as long as it has none."""
+    instance: str | None = None
+    reason: str | None = None
+    """What a model without an instance waits for, as the end of a sentence."""
 
 
 class ModelStopping(Record):

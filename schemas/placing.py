@@ -134,6 +134,15 @@ class DesiredState(Record):
     """Unix seconds."""
 
 
+class Refusal(Record):
+    """A model that no waiting helps: its requests are refused at once."""
+
+    error: str
+    """Why, in a sentence."""
+    retry_at: float
+    """Unix seconds from which requests are accepted again."""
+
+
 class WaitingModel(Record):
     """A requested model that has no ready instance yet."""
 
@@ -142,3 +151,5 @@ class WaitingModel(Record):
     """The reason, as the end of a sentence."""
     since: float
     """Unix seconds."""
+    refused: Refusal | None = None
+    """None: its requests wait."""

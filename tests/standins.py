@@ -66,6 +66,8 @@ class Supervisor:
         self.instances = BucketStore(bus, buckets.INSTANCES)
         self.loading = asyncio.Event()
         self.go_on = asyncio.Event()
+        self.waiting: dict[str, str] = {}
+        """Models whose next start has to wait, and for what."""
         self._tasks = tasks
 
     async def set_up(self, commands: Commands) -> None:
@@ -82,6 +84,8 @@ class Supervisor:
         model = {"d": "demo"}.get(ref.model, ref.model)
         if model not in ("demo", "broken", "org/slow:Q4"):
             raise ModelNotFound(f"There is no model {model}.", param="model")
+        if (reason := self.waiting.pop(model, None)) is not None:
+            return ModelStarting(model=model, state="waiting", reason=reason)
         self._tasks.spawn(self._run(model), f"start {model}")
         return ModelStarting(model=model, instance=f"{model[:2]}1", state="starting")
 

@@ -15,9 +15,10 @@ from schemas import subjects
 from schemas.errors import DeadlineExceeded
 from schemas.groups import GroupKind, GroupList, ModelGroup
 from schemas.instances import COMING, Instance
-from schemas.models import ModelStopping
+from schemas.models import ModelStarting, ModelStopping
 
 _START_TIMEOUT_S = 3600.0
+_REPEAT_S = 2.0
 
 
 def register(verbs: Mapping[str, VerbParser]) -> None:
@@ -73,7 +74,8 @@ async def _ps(yard: Client, arguments: argparse.Namespace) -> None:
     else:
         print_line("Nothing runs now.")
     for model in waiting:
-        print_line(f"\n{model.model} waits for {format_age(model.since)}: {model.reason}.")
+        waits = f" waits for {format_age(model.since)}: {model.reason}."
+        print_line(f"\n{model.model}{waits if model.refused is None else f': {model.refused.error}'}")
 
 
 def _print_instances(instances: Iterable[Instance]) -> None:
@@ -100,10 +102,11 @@ async def _start(yard: Client, arguments: argparse.Namespace) -> None:
     accepted = await yard.start(arguments.model)
     model = accepted.model
     if not arguments.wait:
-        print_result(arguments, accepted, f"{model} is {accepted.state} (instance {accepted.instance}).")
+        detail = f" (instance {accepted.instance})" if accepted.instance else f": {accepted.reason}"
+        print_result(arguments, accepted, f"{model} is {accepted.state}{detail}.")
         return
     try:
-        ready = await _wait(yard, model, accepted.instance, arguments)
+        ready = await _wait(yard, accepted, arguments)
     except asyncio.CancelledError:
         print(f"\n{model} is still starting; `yard stop {model}` ends that.", file=sys.stderr)
         raise
@@ -111,10 +114,11 @@ async def _start(yard: Client, arguments: argparse.Namespace) -> None:
     print_result(arguments, ready, f"{ready.model} is ready{took}. Talk to it: yard chat {ready.model}")
 
 
-async def _wait(yard: Client, model: str, instance: str, arguments: argparse.Namespace) -> Instance:
-    shown = not arguments.json
+async def _wait(yard: Client, accepted: ModelStarting, arguments: argparse.Namespace) -> Instance:
+    shown, model = not arguments.json, accepted.model
     try:
         async with asyncio.timeout(arguments.timeout):
+            instance = await _wait_for_instance(yard, accepted, shown=shown)
             if shown and sys.stdout.isatty():
                 return await _wait_with_spinner(yard, model, instance)
             return await _wait_with_lines(yard, model, instance, shown=shown)
@@ -122,6 +126,18 @@ async def _wait(yard: Client, model: str, instance: str, arguments: argparse.Nam
         raise DeadlineExceeded(
             f"{model} was not ready after {format_duration(arguments.timeout)}; it is still starting."
         ) from None
+
+
+async def _wait_for_instance(yard: Client, accepted: ModelStarting, *, shown: bool) -> str:
+    """A start that waits is requested again before it expires."""
+    reason = None
+    while accepted.instance is None:
+        if shown and accepted.reason != reason:
+            print_line(f"{accepted.model} waits: {accepted.reason}.")
+        reason = accepted.reason
+        await asyncio.sleep(_REPEAT_S)
+        accepted = await yard.start(accepted.model)
+    return accepted.instance
 
 
 async def _wait_with_spinner(yard: Client, model: str, instance: str) -> Instance:

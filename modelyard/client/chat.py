@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from modelyard.bus.connection import Bus, raise_error
 from modelyard.openai.chunks import DONE, chunk_text
 from modelyard.openai.errors import incomplete_answer
-from modelyard.openai.sse import EventParser
+from modelyard.openai.sse import EventParser, read_data
 from schemas import subjects
 from schemas.base import new_id
 from schemas.errors import BrokerUnavailable, DeadlineExceeded, ServiceUnavailable
@@ -22,13 +22,9 @@ async def chat(bus: Bus, body: dict[str, Any], *, timeout_s: float) -> AsyncGene
     """The text of the answer to `body`, piece by piece."""
     parser, data = EventParser(), b""
     async with aclosing(_answer(bus, msgspec.json.encode(body), timeout_s)) as pieces:
-        async for piece in pieces:
-            for event in parser.feed(piece):
-                if event.data is None:
-                    continue
-                data = event.data
-                if text := chunk_text(data):
-                    yield text
+        async for data in read_data(pieces, parser):
+            if text := chunk_text(data):
+                yield text
     if data != DONE:
         raise incomplete_answer(parser.rest)
 

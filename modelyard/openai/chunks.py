@@ -21,7 +21,7 @@ class ToolCalls:
         self._calls: dict[int, Json] = {}
 
     def add(self, parts: Iterable[Json]) -> None:
-        """Fold the calls of a message or of a delta; EngineFailed beyond the limit."""
+        """Fold the calls of a message or of a delta; EngineFailed beyond `MAX_TOOL_CALLS`."""
         for position, part in enumerate(parts):
             call = self._call(self._index(part, position))
             function = part.get("function") or {}

@@ -16,7 +16,7 @@ _MAX_RETRY_DIGITS = 18
 _MESSAGE = "message"
 
 
-class EventTooLarge(EngineFailed):
+class EventTooLarge(Exception):
     """An event that exceeds the limit of its parser."""
 
 
@@ -96,13 +96,16 @@ class EventParser:
         return SseEvent(raw, joined, event_type or _MESSAGE, self._last_id, retry_ms)
 
 
-async def read_data(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The data of every event of a stream."""
-    parser = EventParser()
-    async for piece in pieces:
-        for event in parser.feed(piece):
-            if event.data is not None:
-                yield event.data
+async def read_data(pieces: AsyncIterator[bytes], parser: EventParser | None = None) -> AsyncIterator[bytes]:
+    """The data of every event of a stream; EngineFailed for one that is too large."""
+    parser = parser or EventParser()
+    try:
+        async for piece in pieces:
+            for event in parser.feed(piece):
+                if event.data is not None:
+                    yield event.data
+    except EventTooLarge as error:
+        raise EngineFailed(str(error)) from error
 
 
 def encode_event(data: bytes, event_type: str | None = None) -> bytes:

@@ -54,7 +54,6 @@ class DownloadCommands:
         """Commands are carried out one by one, so that none meets another half done."""
 
     async def start(self, commands: Commands) -> None:
-        """Subscribe."""
         first_node = not self._settings.joined
         add = NodeCommands(self._bus, commands, subjects.DOWNLOAD_AT_NODE, any_node=first_node).add
         await add(subjects.DOWNLOAD_START, self.on_start, self._requested_node)

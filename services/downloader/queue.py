@@ -17,8 +17,6 @@ _S = DownloadState
 
 
 class RunQueue:
-    """Runs as many downloads as the settings allow."""
-
     def __init__(
         self,
         tasks: Tasks,
@@ -49,7 +47,6 @@ class RunQueue:
         await self.start_next()
 
     def is_running(self, key: str) -> bool:
-        """Whether a run of this download exists."""
         return key in self._run_tasks
 
     async def enqueue(self, key: str) -> None:

@@ -22,12 +22,15 @@ class Catalog:
     ) -> None:
         self.models = models
         self.instances = instances
-        self._waiting = waiting
+        self.waiting = waiting
 
     def waiting_reason(self, model: str) -> str | None:
         """What a model waits for that is not served yet, as the end of a sentence."""
-        waiting = self._waiting.values.get(model_key(model)) if self._waiting else None
+        waiting = self._waiting(model)
         return waiting.reason if waiting else None
+
+    def _waiting(self, model: str) -> WaitingModel | None:
+        return self.waiting.values.get(model_key(model)) if self.waiting else None
 
     def resolve(self, name: str) -> ModelSpec:
         """The model with this name or alias; never another one."""
@@ -43,7 +46,7 @@ class Catalog:
         return find_model(name, self.models.values) is not None
 
     def check(self, spec: ModelSpec, path: str) -> None:
-        """WrongMode if the model does not serve `path`; StartFailed while it backs off after failures."""
+        """WrongMode if the model does not serve `path`; StartFailed while it is refused or backs off."""
         modes = endpoint_of(path).modes
         if modes and spec.mode not in modes:
             wanted, serves = " or ".join(sorted(modes)), " and ".join(paths_of(spec.mode))
@@ -51,9 +54,21 @@ class Catalog:
                 f"{spec.name} is a model for {spec.mode} and serves {serves}; {path} needs one for {wanted}.",
                 param="model",
             )
+        if (refusal := self.refusal(spec.name)) is not None:
+            raise refusal
         failed = self.start_failure(spec.name)
         if failed is not None and failed.retry_at is not None and failed.retry_at > time.time():
             raise start_failed(failed)
+
+    def refusal(self, model: str) -> StartFailed | None:
+        """The error for requests of a model that cannot run here; None if it can, or lives."""
+        waiting, now = self._waiting(model), time.time()
+        if waiting is None or waiting.refused is None or waiting.refused.retry_at <= now:
+            return None
+        if any(i.model == model and i.state in LIVE for i in self.instances.values.values()):
+            return None
+        pause_s = max(1, round(waiting.refused.retry_at - now))
+        return StartFailed(f"{model} could not be started. {waiting.refused.error}", retry_after_s=pause_s)
 
     def start_failure(self, model: str) -> Instance | None:
         """The newest failure of a model without a live instance: never ready, or its circuit is open.
@@ -73,9 +88,10 @@ class Catalog:
         return sum(i.slots for i in ready if i.state is InstanceState.READY) or spec.n_parallel
 
     def state(self, model: str) -> str:
-        """The state of the instance of a model that is closest to ready; `stopped` without one."""
+        """The state of its instance closest to ready; without one `failed` if refused, else `stopped`."""
         states = [i.state for i in self.instances.values.values() if i.model == model]
-        return next((state for state in _BY_READINESS if state in states), InstanceState.STOPPED)
+        without = InstanceState.STOPPED if self.refusal(model) is None else InstanceState.FAILED
+        return next((state for state in _BY_READINESS if state in states), without)
 
 
 _BY_READINESS = (

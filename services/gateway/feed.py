@@ -104,7 +104,7 @@ class Feed:
             viewer.send(message)
 
     async def _watch_broker(self) -> None:
-        """Send whether the broker is connected: without it the state is stale."""
+        # Without the broker nothing changes, and what viewers show becomes stale.
         connected = True
         while True:
             await asyncio.sleep(DELTA_INTERVAL_S)

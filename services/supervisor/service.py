@@ -1,103 +1,94 @@
-"""The supervisor: registry, scheduler and the agent of this node, on the wire."""
+"""The supervisor on the wire: the registry, the commands of this node, and the scheduler."""
 
-import asyncio
-import contextlib
-
-import nats.errors
-
-from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.micro import Commands
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
-from modelyard.host.home import broker_url
 from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.devices import Device
-from schemas.groups import ModelGroup
-from schemas.instances import Instance, Node
+from schemas.instances import Instance
 from schemas.leases import Lease
-from schemas.models import ModelSpec
 from schemas.placing import MeasuredMemory
-from services.supervisor.agent.agent import NodeAgent
-from services.supervisor.agent.amends import Amends
-from services.supervisor.agent.devices import Devices
-from services.supervisor.agent.log_keeping import keep_logs
-from services.supervisor.agent.measuring import Measuring
-from services.supervisor.agent.orders import Orders
-from services.supervisor.agent.presence import Presence
-from services.supervisor.agent.reservations import Reservations
-from services.supervisor.agent.workers import Workers
-from services.supervisor.fetching.fetching import Fetching
-from services.supervisor.groups import Groups
-from services.supervisor.registry import Registry
-from services.supervisor.scheduling.asking import Nodes
-from services.supervisor.scheduling.lease import SchedulerLease
-from services.supervisor.scheduling.memory import Memory
-from services.supervisor.scheduling.scheduler import Scheduler
-from services.supervisor.scheduling.wishes import Wishes
-
-log = logs.get(__name__)
+from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
+from services.supervisor.node.agent import NodeAgent
+from services.supervisor.node.backoff import BackoffReset
+from services.supervisor.node.commands import AgentCommands
+from services.supervisor.node.device_memory import MemoryMeasurements, NodeDevices, Reservations
+from services.supervisor.node.log_retention import retain_logs
+from services.supervisor.node.presence import LocalNode, NodePresence
+from services.supervisor.node.workers import NodeWorkers
+from services.supervisor.planning.world import SwapLimits
+from services.supervisor.registry.groups import Groups
+from services.supervisor.registry.ledger import ModelLedger
+from services.supervisor.registry.registry import ModelRegistry
+from services.supervisor.scheduler.commands import SchedulerCommands, lead
+from services.supervisor.scheduler.demand import StoredDemand
+from services.supervisor.scheduler.lease import SchedulerLease
+from services.supervisor.scheduler.node_client import NodeClient
+from services.supervisor.scheduler.scheduler import Scheduler
+from services.supervisor.scheduler.snapshot import YardState
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
-    """Set up and subscribe; `Tasks` keeps the rest going."""
-    models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
-    instances: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
-    known: BucketCache[ModelGroup] = await BucketCache.start(bus, buckets.GROUPS, tasks)
-    groups = Groups(bus, known, models)
-    registry = Registry(bus, tasks, settings, models, instances, groups)
-    agent = await _serve_node(bus, settings, tasks, registry, instances)
-    Amends(bus, tasks, settings.node, models, instances).begin()
-    registering = await _serve_registry(bus, tasks, registry, groups)
-    nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
-    memory = await Memory.start(bus, tasks)
-    asking = Nodes(bus, nodes, models)
-    fetching = await Fetching.start(bus, tasks, asking)
-    scheduler = Scheduler(bus, settings, models, instances, nodes, asking, known, memory, fetching)
+    """Set up and subscribe; `tasks` runs the rest."""
+    state = YardState(
+        models=await BucketCache.start(bus, buckets.MODELS, tasks),
+        instances=await BucketCache.start(bus, buckets.INSTANCES, tasks),
+        nodes=await BucketCache.start(bus, buckets.NODES, tasks),
+        groups=await BucketCache.start(bus, buckets.GROUPS, tasks),
+    )
+    groups = Groups(bus, state.groups, state.models)
+    ledger = ModelLedger(bus, tasks, settings, state.models)
+    registry = ModelRegistry(bus, state.models, state.instances, ledger, groups)
+    node, node_service = await _serve_node(bus, settings, tasks, registry, state.instances)
+    BackoffReset(bus, tasks, settings.node, state.models, state.instances).begin()
+    registry_service = await _serve_registry(bus, tasks, registry, groups)
+    nodes = NodeClient(bus, state.nodes, state.models, local={settings.node: node.handlers})
+    fetching = ModelFetcher(bus, tasks, nodes, await LibraryState.start(bus, tasks))
+    limits = SwapLimits(max_wait_s=settings.swap_max_wait_s, min_dwell_s=settings.swap_min_dwell_s)
+    stored = await StoredDemand.start(bus, tasks)
+    scheduler = Scheduler(bus, state, nodes, fetching, stored, limits)
     await scheduler.listen()
     lease = SchedulerLease(bus, settings.node)
-    tasks.spawn(_lead(bus, lease, scheduler, Wishes(registry, scheduler, instances)), "lead")
+    tasks.spawn(lead(bus, lease, scheduler, SchedulerCommands(registry, scheduler)), "lead")
     tasks.before_cancel(lease.release)
-    await registering.announce()
-    await agent.announce()
+    await registry_service.announce()
+    await node_service.announce()
 
 
 async def _serve_node(
-    bus: Bus, settings: Settings, tasks: Tasks, registry: Registry, instances: BucketCache[Instance]
-) -> Commands:
+    bus: Bus, settings: Settings, tasks: Tasks, registry: ModelRegistry, instances: BucketCache[Instance]
+) -> tuple[AgentCommands, Commands]:
     samples: BucketCache[Device] = await BucketCache.start(bus, buckets.DEVICES, tasks)
     measured: BucketCache[MeasuredMemory] = await BucketCache.start(bus, buckets.MEMORY, tasks)
-    reservations, devices = Reservations(), Devices(settings, samples)
+    reservations = Reservations()
     agent = NodeAgent(bus, tasks, settings, instances, reservations)
-    workers = Workers(settings, tasks, reservations)
+    workers = NodeWorkers(settings, tasks, reservations)
     agent.adopt()
     workers.adopt()
     await _follow_leases(bus, tasks, agent)
-    presence = Presence(bus, settings, devices, agent, workers)
-    orders = Orders(settings, registry, agent, workers, devices, presence, measured, broker_url(settings))
-    commands, node = Commands.open(bus, tasks, "The agent of a node."), settings.node
-    await commands.add(subjects.NODE_OPTIONS, orders.options, node=node)
-    await commands.add(subjects.NODE_START, orders.start, node=node)
-    await commands.add(subjects.NODE_WORKER, orders.worker, node=node)
-    await commands.add(subjects.NODE_STOP, orders.stop, node=node)
-    await commands.add(subjects.NODE_CLEAR, orders.clear, node=node)
-    await commands.add(subjects.NODE_CORDON, orders.cordon, node=node)
-    Measuring(bus, tasks, settings, instances, measured).begin()
-    tasks.spawn(presence.keep(), "presence")
-    tasks.spawn(keep_logs(settings, agent, workers), "keep logs")
-    return commands
+    local = LocalNode(agent, workers, NodeDevices(settings, samples))
+    presence = NodePresence(bus, settings, local)
+    node = AgentCommands(settings, registry, local, presence, measured)
+    commands = Commands.open(bus, tasks, "The agent of a node.")
+    for command, handler in node.handlers.items():
+        await commands.add(command, handler, node=settings.node)
+    MemoryMeasurements(bus, tasks, settings, instances, measured)
+    tasks.spawn(presence.renew(), "presence")
+    tasks.spawn(retain_logs(settings, local), "retain logs")
+    return node, commands
 
 
 async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
-    """Know who decides before the first order comes."""
+    """The agent has the scheduler's epoch before the first order comes."""
     leases: BucketCache[Lease] = await BucketCache.start(bus, buckets.LEASES, tasks)
     leases.listen(agent.on_lease)
     for key, lease in tuple(leases.values.items()):
         agent.on_lease(key, lease)
 
 
-async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Groups) -> Commands:
+async def _serve_registry(bus: Bus, tasks: Tasks, registry: ModelRegistry, groups: Groups) -> Commands:
     commands = Commands.open(bus, tasks, "The registry of models.")
     await commands.add(subjects.MODEL_GET, registry.get)
     await commands.add(subjects.MODEL_LIST, registry.models)
@@ -112,33 +103,3 @@ async def _serve_registry(bus: Bus, tasks: Tasks, registry: Registry, groups: Gr
     await commands.add(subjects.GROUP_DELETE, groups.delete)
     await commands.add(subjects.GROUP_LIST, groups.groups)
     return commands
-
-
-async def _lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, wishes: Wishes) -> None:
-    """Decide whenever the lease is ours."""
-    while True:
-        epoch = await lease.acquire()
-        try:
-            await _decide(bus, lease, epoch, scheduler, wishes)
-        except (TimeoutError, nats.errors.Error) as error:
-            log.warning("cannot_lead_now", error=str(error))
-
-
-async def _decide(bus: Bus, lease: SchedulerLease, epoch: int, scheduler: Scheduler, wishes: Wishes) -> None:
-    async with Tasks() as leading:
-        commands = await Commands.start(bus, leading, "The scheduler.")
-        deciding = leading.spawn(scheduler.run(epoch), "scheduler")
-        try:
-            await commands.add(subjects.MODEL_START, wishes.start)
-            await commands.add(subjects.MODEL_STOP, wishes.stop)
-            await commands.add(subjects.MODEL_PLAN, wishes.plan)
-            await lease.held()
-        finally:
-            deciding.cancel()
-            await asyncio.shield(_fall_silent(commands))
-
-
-async def _fall_silent(commands: Commands) -> None:
-    """Answer as the scheduler no more. Where the lease was lost with the broker, nobody confirms that."""
-    with contextlib.suppress(TimeoutError, nats.errors.Error):
-        await commands.stop()

@@ -111,6 +111,23 @@ test("a model that cannot be had yet says why", () => {
   assert.doesNotMatch(String(view({ ...state, waiting: {} })), /Asked for/);
 });
 
+test("a refused model shows why it cannot run, and when requests are accepted again", () => {
+  const refused = { error: "It cannot run here: it needs <b>9 GiB</b>.", retry_at: 1005 };
+  const state = {
+    ...initialState,
+    loaded: true,
+    now: 1000,
+    models: { big: { name: "big" } },
+    waiting: { big: { model: "big", reason: "it needs 9 GiB", since: 990, refused } },
+  };
+  const { view } = views[NAMES.indexOf("models")];
+  const markup = String(view(state));
+  assert.match(markup, /It cannot run here: it needs &lt;b&gt;9 GiB/);
+  assert.match(markup, /in 5.0 s/);
+  assert.match(markup, /Try again/);
+  assert.doesNotMatch(markup, /Read its log/);
+});
+
 test("a search is shown with what is known, and an offer with what fits", () => {
   const hub = views.find(({ view }) => String(view(initialState)).includes("Find a model"));
   const found = [{ repo: "o/n", task: "text-generation", formats: ["gguf"], downloads: 12_345, n_params: 8e9, models: ["m"] }];

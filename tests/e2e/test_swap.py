@@ -19,7 +19,7 @@ from schemas.models import ModelRef, ModelSpec
 from schemas.placing import MeasuredMemory, PlanQuery
 from schemas.profiles import DeviceNeed, Profile
 from schemas.registry import DeleteModel, ListModels
-from services.supervisor.planning.text import size
+from services.supervisor.planning.memory_budget import format_size
 from tests.e2e.chatting import chat, streaming
 from tests.e2e.yard_process import Watching, YardProcess, running_yard, watching, yard_command
 
@@ -90,7 +90,7 @@ async def test_an_idle_model_makes_room_for_one_that_is_asked_for(yard: YardProc
         assert (await chat(yard.url, "idle", max_tokens=1))[0] == 200
         before = await instances.until("idle", InstanceState.READY)
         foreseen = await yard.bus.call(subjects.MODEL_PLAN, PlanQuery(model="asked"))
-        assert foreseen.evicts == ("idle",) or "may not leave now" in foreseen.text, foreseen
+        assert foreseen.evicts == ("idle",) or "cannot be evicted now" in foreseen.text, foreseen
         assert (await chat(yard.url, "asked", max_tokens=1))[0] == 200
         after = await instances.until("idle", InstanceState.STOPPED)
         assert (after.instance, after.reason) == (before.instance, Reason.EVICTED)
@@ -170,7 +170,7 @@ async def test_pinned_models_stay(yard: YardProcess) -> None:
         async with asyncio.timeout(20):
             while "hopeful waits for" not in (shown := await said(yard, "ps")):
                 await asyncio.sleep(0.05)
-        assert "its memory is held by pinned, which may not leave now" in shown
+        assert "its memory is held by pinned, which cannot be evicted now" in shown
         status, answer = await asked
         assert status == 504
         assert "held by pinned" in answer["error"]["message"]
@@ -251,7 +251,7 @@ async def test_what_was_measured_corrects_the_next_estimate(tmp_path: Path) -> N
             assert expected != estimated
             # The scheduler asks a node anew after some seconds.
             async with asyncio.timeout(30):
-                while f"with {size(expected)} of cpu" not in await said(yard, "plan", "weighed"):
+                while f"with {format_size(expected)} of cpu" not in await said(yard, "plan", "weighed"):
                     await asyncio.sleep(0.2)
             assert (await chat(yard.url, "weighed", max_tokens=1))[0] == 200
             assert expected in [one.reserved[0].predicted_bytes for one in instances.of("weighed")]

@@ -15,7 +15,7 @@ from modelyard.bus.tasks import Tasks
 from modelyard.host.home import prepare
 from schemas import buckets
 from schemas.instances import Node
-from services.supervisor.rpc.pipe import pipe
+from services.supervisor.rpc.connections import pipe
 from tests.e2e.networks import HERE, THERE, two_networks
 from tests.e2e.yard_process import YardProcess, environment, running_yard, settings_of
 from tests.engines import llama_server, rpc_server

@@ -111,6 +111,7 @@ async def inference_path(yard: Yard, *ports: int) -> AsyncIterator[tuple[Inferen
         catalog = Catalog(
             await BucketCache.start(gateway, buckets.MODELS, tasks),
             await BucketCache.start(gateway, buckets.INSTANCES, tasks),
+            await BucketCache.start(gateway, buckets.WAITING, tasks),
         )
         spending = await BucketCache.start(gateway, buckets.SPENDING, tasks)
         inference = Inference(gateway, tasks, catalog, BudgetAdmission(spending))

@@ -1,4 +1,4 @@
-"""Nodes on the test's broker, each with a store of its own and a downloader in the test or a process."""
+"""Nodes on the test's broker, each with its own store, and a downloader in this process or another."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ def node(yard: Yard, name: str) -> Settings:
 
 @contextlib.asynccontextmanager
 async def running(yard: Yard, settings: Settings) -> AsyncIterator[None]:
-    """The downloader of a node, in the test."""
+    """The downloader of a node, in this process."""
     bus = await Bus.connect(settings, Role.DOWNLOADER, url=yard.url)
     try:
         async with Tasks() as tasks:
@@ -43,7 +43,7 @@ async def running(yard: Yard, settings: Settings) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def process(yard: Yard, settings: Settings, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The downloader of a node as a process, killed at the end if it still lives."""
+    """The downloader of a node as a process; SIGKILL at the end if it still runs."""
     with log.open("ab") as output:
         started = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.downloader"),

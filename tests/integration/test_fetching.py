@@ -1,4 +1,4 @@
-"""A scheduler that has files brought: two machines with their libraries, no hub, and no engine that works."""
+"""Fetching by the scheduler: two nodes with their libraries, no hub, and no engine that works."""
 
 import asyncio
 import contextlib
@@ -21,8 +21,8 @@ from schemas.library import EntryFormat, JobState, LibraryEntry, StoreSpace, ent
 from schemas.models import ModelRef, ModelSource, ModelSpec
 from schemas.placing import AskOptions, NodeOptions, Option, PlanQuery, WaitingModel
 from schemas.profiles import Lora
-from services.supervisor.fetching.fetching import Fetching
-from services.supervisor.scheduling.asking import Nodes
+from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
+from services.supervisor.scheduler.node_client import NodeClient
 from services.supervisor.service import main as supervisor
 from tests.integration.library_yard import Shown, gguf, put, shown
 from tests.integration.nodes import node, running
@@ -38,7 +38,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Path:
-    """An engine that is there, and does not come up."""
+    """An engine that exists and does not start."""
     program = tmp_path / "llama-server"
     program.write_text("#!/bin/sh\nexit 1\n")
     program.chmod(0o755)
@@ -46,7 +46,7 @@ def server(tmp_path: Path) -> Path:
 
 
 def entry(node: str, path: str) -> LibraryEntry:
-    """A model as the library of a node tells of it."""
+    """A model in the library of a node."""
     return LibraryEntry(
         node=node,
         store="models",
@@ -62,36 +62,42 @@ def entry(node: str, path: str) -> LibraryEntry:
     )
 
 
-class Machines:
-    """Both machines, as everybody sees them."""
+class Nodes:
+    """Both nodes, by their buckets."""
 
     def __init__(
-        self, seen: Shown, waits: BucketCache[WaitingModel], instances: BucketCache[Instance]
+        self, seen: Shown, waiting: BucketCache[WaitingModel], instances: BucketCache[Instance]
     ) -> None:
         self.seen = seen
-        self._waits = waits
+        self._waiting = waiting
         self.instances = instances
 
     async def put(self, spec: ModelSpec) -> None:
         await self.seen.bus.call(subjects.MODEL_PUT, spec)
 
     async def start(self, model: str) -> str:
-        """Ask for a start; what is said to that."""
+        """Request a start; the state, or what it waits for, or the error."""
         try:
             started = await self.seen.bus.call(subjects.MODEL_START, ModelRef(model=model))
         except YardError as error:
             return error.message
-        return started.state
+        return started.reason or started.state
 
     async def reason(self, *words: str) -> str:
-        """The reason why a model waits, as soon as it has these words in it."""
+        """The reason why a model waits, once it contains these words."""
+        found = await self._wait_for(lambda waiting: all(word in waiting.reason for word in words))
+        return found.reason
 
-        def has_words(values: dict[str, WaitingModel]) -> bool:
-            return any(all(word in one.reason for word in words) for one in values.values())
+    async def refusal(self, model: str) -> str:
+        """Why a model is refused, once it is."""
+        waiting = await self._wait_for(lambda waiting: waiting.model == model and waiting.refused is not None)
+        assert waiting.refused is not None
+        return waiting.refused.error
 
+    async def _wait_for(self, is_so: Callable[[WaitingModel], bool]) -> WaitingModel:
         async with asyncio.timeout(15):
-            await self._waits.until(has_words)
-        return next(one.reason for one in self._waits.values.values() if words[0] in one.reason)
+            await self._waiting.until(lambda values: any(map(is_so, values.values())))
+        return next(filter(is_so, self._waiting.values.values()))
 
     async def until(self, is_so: Callable[[Instance], bool]) -> Instance:
         async with asyncio.timeout(15):
@@ -100,7 +106,7 @@ class Machines:
 
 
 @contextlib.asynccontextmanager
-async def machines(yard: Yard, *settings: Settings) -> AsyncIterator[Machines]:
+async def running_nodes(yard: Yard, *settings: Settings) -> AsyncIterator[Nodes]:
     """A supervisor and a downloader on each, all of them known before the block begins."""
     async with contextlib.AsyncExitStack() as stack:
         tasks = await stack.enter_async_context(Tasks())
@@ -111,17 +117,17 @@ async def machines(yard: Yard, *settings: Settings) -> AsyncIterator[Machines]:
         nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
         async with asyncio.timeout(10):
             await nodes.until(lambda known: len(known) == len(settings))
-        waits: BucketCache[WaitingModel] = await BucketCache.start(bus, buckets.WAITING, tasks)
+        waiting: BucketCache[WaitingModel] = await BucketCache.start(bus, buckets.WAITING, tasks)
         instances: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
         operator = await yard.bus()
         for one in settings:
             cleared = functools.partial(operator.call, subjects.NODE_CLEAR, ClearNode(drain_s=0.0))
             stack.push_async_callback(cleared, node=one.node)
-        yield Machines(await stack.enter_async_context(shown(yard)), waits, instances)
+        yield Nodes(await stack.enter_async_context(shown(yard)), waiting, instances)
 
 
 def small(yard: Yard, server: Path) -> Settings:
-    """A machine that no model fits."""
+    """A node that no model fits."""
     limits = {"cpu": 1}
     return msgspec.structs.replace(
         node(yard, "a"), llama_server=server, memory_limits=limits, nats_url=yard.url
@@ -138,7 +144,7 @@ def large(yard: Yard, server: Path, **more: object) -> Settings:
     return msgspec.structs.replace(node(yard, "b"), **chosen)
 
 
-async def test_all_that_a_model_needs_comes_and_then_it_starts(yard: Yard, server: Path) -> None:
+async def test_all_files_of_a_model_are_copied_before_it_starts(yard: Yard, server: Path) -> None:
     a, b = small(yard, server), large(yard, server)
     files = {
         "org/v/v-Q4_0.gguf": gguf(),
@@ -154,7 +160,7 @@ async def test_all_that_a_model_needs_comes_and_then_it_starts(yard: Yard, serve
         mmproj="org/v/mmproj-F16.gguf",
         loras=(Lora(path="mine/lora.gguf"),),
     )
-    async with machines(yard, a, b) as both:
+    async with running_nodes(yard, a, b) as both:
         for path in (spec.path, "mine/lora.gguf"):
             await both.seen.at(path, "a")
         await both.put(spec)
@@ -169,18 +175,16 @@ async def test_all_that_a_model_needs_comes_and_then_it_starts(yard: Yard, serve
         assert not (b.models / "org/v/v-Q8_0.gguf").exists(), "another quant is not needed"
 
 
-async def test_a_copy_that_cannot_be_is_told_and_tried_again_when_somebody_asks(
-    yard: Yard, server: Path
-) -> None:
+async def test_a_failed_copy_is_a_refusal_and_retried_for_a_start_command(yard: Yard, server: Path) -> None:
     a, b = small(yard, server), large(yard, server, disk_margin_bytes=2**60)
     put(a.models, "m.gguf", gguf())
-    async with machines(yard, a, b) as both:
+    async with running_nodes(yard, a, b) as both:
         await both.seen.at("m.gguf", "a")
         await both.put(ModelSpec(name="m", path="m.gguf"))
         await both.start("m")
-        refused = await both.until(lambda one: one.state is InstanceState.FAILED)
-        assert "its files could not be brought to b" in (refused.error or "")
-        assert "free" in (refused.error or "")
+        refusal = await both.refusal("m")
+        assert "its files could not be brought to b" in refusal
+        assert "free" in refusal
         jobs = both.seen.jobs.values
         assert [job.state for job in jobs.values()] == [JobState.FAILED]
         await both.start("m")
@@ -188,31 +192,30 @@ async def test_a_copy_that_cannot_be_is_told_and_tried_again_when_somebody_asks(
             await both.seen.jobs.until(lambda values: len(values) == 2)
 
 
-async def test_what_only_a_machine_has_that_is_away_is_said_so(yard: Yard, server: Path) -> None:
+async def test_files_on_an_offline_node_are_a_refusal_or_waited_for(yard: Yard, server: Path) -> None:
     b = large(yard, server)
     away = entry("z", "m.gguf")
     library = BucketStore(await yard.bus(Role.DOWNLOADER), buckets.LIBRARY)
-    async with machines(yard, b) as one:
+    async with running_nodes(yard, b) as one:
         await library.put(away.key, away)
         await one.put(ModelSpec(name="m", path="m.gguf"))
         await one.start("m")
-        refused = await one.until(lambda one: one.state is InstanceState.FAILED)
-        assert "its files are on z, which is away" in (refused.error or "")
+        assert "its files are on z, which is away" in await one.refusal("m")
         repeated = entry("z", "org/m/m.gguf")
         await library.put(repeated.key, repeated)
         source = ModelSource(repo="org/m", revision="0" * 40)
         await one.put(ModelSpec(name="n", path="org/m/m.gguf", source=source))
-        asking = asyncio.create_task(one.start("n"))
+        starting = asyncio.create_task(one.start("n"))
         assert "they are downloaded" in await one.reason("its files are on z, which is away; in ")
-        assert "not started yet" in await asking
+        assert "they are downloaded" in await starting, "accepted, with what it waits for"
 
 
-async def test_a_node_that_goes_in_the_middle_of_a_look_is_no_place_for_files(yard: Yard) -> None:
-    """What it said counts for some seconds, its record does not."""
+async def test_a_node_that_leaves_during_a_scan_is_no_target_for_files(yard: Yard) -> None:
+    """Its options are cached for some seconds, its record is not."""
     bus = await yard.bus(Role.SUPERVISOR)
     path, records = "m.gguf", BucketStore(bus, buckets.NODES)
 
-    async def lacks(_asked: AskOptions) -> NodeOptions:
+    async def lacks(_query: AskOptions) -> NodeOptions:
         return NodeOptions(options=(Option(node="b"),), problem="It lacks it.", missing=(path,), engine="e")
 
     async with Tasks() as tasks:
@@ -227,13 +230,13 @@ async def test_a_node_that_goes_in_the_middle_of_a_look_is_no_place_for_files(ya
         await BucketStore(downloader, buckets.LIBRARY).put((there := entry("a", path)).key, there)
         nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
         models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
-        asking = Nodes(bus, nodes, models)
-        fetching = await Fetching.start(bus, tasks, asking)
+        client = NodeClient(bus, nodes, models)
+        fetching = ModelFetcher(bus, tasks, client, await LibraryState.start(bus, tasks))
         spec = models.values["m"]
-        await asking.options(["m"], ())
-        assert [way.source for way in (await fetching.look([spec], {})).ways["m"]] == ["a"]
-        looking = asyncio.create_task(fetching.look([spec], {}))
+        await client.options(["m"], ())
+        assert [option.source for option in (await fetching.scan([spec], {})).options["m"]] == ["a"]
+        scanning = asyncio.create_task(fetching.scan([spec], {}))
         await records.delete("b")
         await nodes.until(lambda known: not known)
-        await looking
-        assert (await fetching.look([spec], {})).ways["m"] == ()
+        await scanning
+        assert (await fetching.scan([spec], {})).options["m"] == ()

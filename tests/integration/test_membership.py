@@ -1,7 +1,7 @@
-"""Who belongs to a yard: invited, let in by a broker that goes on running, expelled."""
+"""Membership of a yard: machines that are invited, join a running broker, and are expelled."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from modelyard.up.inviter import BrokerAddress, Inviter, broker_address
 from modelyard.up.joiner import membership
 from schemas.base import Role
 from schemas.errors import BrokerUnavailable
-from tests.support import Yard
+from tests.support import Yard, eventually
 
 
 def newcomer(tmp_path: Path, node: str) -> Settings:
@@ -39,7 +39,7 @@ async def inviting(yard: Yard, *, gateway: bool = False) -> AsyncIterator[Invita
 
 
 def listening_on(yard: Yard) -> BrokerAddress:
-    """On loopback, where a person's `yard invite` would refuse: nobody else reaches a test."""
+    """On loopback, which `yard invite` refuses; here no other machine has to reach it."""
     return BrokerAddress("127.0.0.1", int(yard.url.rpartition(":")[2]))
 
 
@@ -97,7 +97,7 @@ async def test_an_expelled_machine_is_disconnected_at_once(yard: Yard, tmp_path:
     bus = await Bus.connect(b, Role.OPERATOR, url=yard.url)
     assert credentials.forget_member(yard.settings.credentials, "b")
     reload(yard.settings.credentials, home.broker_config(yard.settings))
-    await until(lambda: not bus.connected)
+    await eventually(lambda: not bus.connected, "the connection of the expelled machine is closed")
     await bus.nc.close()
     with pytest.raises(BrokerUnavailable):
         await Bus.connect(b, Role.OPERATOR, url=yard.url, timeout_s=1)
@@ -114,9 +114,3 @@ async def test_a_wrong_secret_is_refused(yard: Yard, tmp_path: Path) -> None:
 async def test_a_broker_on_loopback_cannot_invite(yard: Yard) -> None:
     with pytest.raises(StartupError, match="--listen"):
         broker_address(yard.settings)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)

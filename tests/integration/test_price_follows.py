@@ -1,6 +1,5 @@
-"""A model that is renamed goes on costing what it did."""
+"""The prices of a renamed model."""
 
-import asyncio
 from decimal import Decimal
 
 from modelyard.bus.tasks import Tasks
@@ -10,11 +9,11 @@ from schemas.base import Role
 from schemas.prices import ListPrices, Price, PutPrice, Tier
 from schemas.registry import PutModel, RenameModel
 from services.supervisor.service import main
-from tests.integration.test_monitor import monitor
-from tests.support import Yard
+from tests.integration.monitor_service import monitor
+from tests.support import Yard, eventually
 
 
-async def test_the_price_of_a_model_follows_its_name(yard: Yard, settings: Settings) -> None:
+async def test_prices_follow_a_renamed_model(yard: Yard, settings: Settings) -> None:
     operator = await yard.bus()
     async with monitor(yard), Tasks() as tasks:
         await main(await yard.bus(Role.SUPERVISOR), settings, tasks)
@@ -22,9 +21,9 @@ async def test_the_price_of_a_model_follows_its_name(yard: Yard, settings: Setti
         price = Price(valid_from=1.0, tiers=(Tier(input=Decimal(3)),))
         await operator.call(subjects.PRICE_PUT, PutPrice(model="old", price=price))
         await operator.call(subjects.MODEL_RENAME, RenameModel(model="old", name="new"))
-        async with asyncio.timeout(5):
-            while True:
-                listed = (await operator.call(subjects.PRICE_LIST, ListPrices())).prices
-                if [(one.model, one.prices) for one in listed] == [("new", (price,))]:
-                    break
-                await asyncio.sleep(0.02)
+
+        async def has_moved() -> bool:
+            listed = (await operator.call(subjects.PRICE_LIST, ListPrices())).prices
+            return [(entry.model, entry.prices) for entry in listed] == [("new", (price,))]
+
+        await eventually(has_moved, "the price under the new name", timeout_s=5)

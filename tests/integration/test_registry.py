@@ -1,4 +1,4 @@
-"""The registry on a real broker: compare-and-set, history, undo, events, and instances that must go."""
+"""The registry on a real broker: compare-and-set, history, undo, events, and instances that are stopped."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -34,8 +34,8 @@ from tests.standins import instance
 from tests.support import Yard
 
 
-class Asking:
-    """A caller of the registry, who hears its events."""
+class RegistryClient:
+    """A caller of the registry."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
@@ -45,8 +45,8 @@ class Asking:
         return await self.bus.call(subjects.MODEL_PUT, put)
 
     async def patch(self, revision: int | None = None, **patch: Any) -> ModelStored:
-        asked = PatchModel(model="demo", patch=patch, revision=revision)
-        return await self.bus.call(subjects.MODEL_PATCH, asked)
+        request = PatchModel(model="demo", patch=patch, revision=revision)
+        return await self.bus.call(subjects.MODEL_PATCH, request)
 
     async def spec(self, name: str = "demo") -> ModelSpec:
         return (await self.bus.call(subjects.MODEL_GET, ModelRef(model=name))).spec
@@ -61,13 +61,13 @@ class Asking:
     async def undo(self, name: str = "demo", to: int | None = None) -> ModelStored:
         return await self.bus.call(subjects.MODEL_UNDO, UndoModel(model=name, to=to))
 
-    async def refused(self, asking: Any) -> YardError:
+    async def refused(self, call: Any) -> YardError:
         with pytest.raises(YardError) as refused:
-            await asking
+            await call
         return refused.value
 
 
-class Heard:
+class RegistryEvents:
     """The events of the registry, in their order."""
 
     def __init__(self, subscription: Any) -> None:
@@ -79,151 +79,153 @@ class Heard:
 
 
 @pytest.fixture
-async def asking(yard: Yard, settings: Settings) -> AsyncIterator[Asking]:
+async def registry(yard: Yard, settings: Settings) -> AsyncIterator[RegistryClient]:
     async with Tasks() as tasks:
         await main(await yard.bus(Role.SUPERVISOR), settings, tasks)
-        yield Asking(await yard.bus())
+        yield RegistryClient(await yard.bus())
 
 
 @pytest.fixture
-async def heard(yard: Yard) -> Heard:
+async def events(yard: Yard) -> RegistryEvents:
     bus = await yard.bus()
     subscription = await bus.nc.subscribe(subjects.MODEL_CHANGED.wildcard)
     await bus.flush_subscriptions()
-    return Heard(subscription)
+    return RegistryEvents(subscription)
 
 
-async def test_what_was_put_is_there_by_name_and_alias(asking: Asking) -> None:
-    stored = await asking.put(aliases=("d",))
-    await asking.put("vectors", mode=Mode.EMBEDDING)
-    record = await asking.bus.call(subjects.MODEL_GET, ModelRef(model="d"))
+async def test_get_and_list_by_name_alias_and_mode(registry: RegistryClient) -> None:
+    stored = await registry.put(aliases=("d",))
+    await registry.put("vectors", mode=Mode.EMBEDDING)
+    record = await registry.bus.call(subjects.MODEL_GET, ModelRef(model="d"))
     assert record.spec == ModelSpec(name="demo", path="demo.gguf", aliases=("d",))
     assert record.revision == stored.revision
-    assert await asking.names() == ["demo", "vectors"]
-    vectors = await asking.bus.call(subjects.MODEL_LIST, ListModels(mode=Mode.EMBEDDING))
+    assert await registry.names() == ["demo", "vectors"]
+    vectors = await registry.bus.call(subjects.MODEL_LIST, ListModels(mode=Mode.EMBEDDING))
     assert [each.spec.name for each in vectors.models] == ["vectors"]
-    assert type(await asking.refused(asking.spec("other"))) is ModelNotFound
+    assert type(await registry.refused(registry.spec("other"))) is ModelNotFound
 
 
-async def test_a_change_of_what_somebody_else_changed_is_refused(asking: Asking) -> None:
-    first = await asking.put(revision=0)
-    second = await asking.patch(first.revision, n_ctx=1024)
-    stale = await asking.refused(asking.patch(first.revision, n_ctx=2048))
+async def test_a_change_of_a_stale_revision_is_a_conflict(registry: RegistryClient) -> None:
+    first = await registry.put(revision=0)
+    second = await registry.patch(first.revision, n_ctx=1024)
+    stale = await registry.refused(registry.patch(first.revision, n_ctx=2048))
     assert isinstance(stale, Conflict)
     assert stale.message.startswith(f"demo has revision {second.revision} now, not revision {first.revision}")
-    assert type(await asking.refused(asking.put(revision=0))) is Conflict
-    assert type(await asking.refused(asking.put("new", revision=7))) is Conflict
+    assert type(await registry.refused(registry.put(revision=0))) is Conflict
+    assert type(await registry.refused(registry.put("new", revision=7))) is Conflict
     order = DeleteModel(model="demo", revision=first.revision)
-    assert type(await asking.refused(asking.bus.call(subjects.MODEL_DELETE, order))) is Conflict
-    assert (await asking.spec()).n_ctx == 1024
+    assert type(await registry.refused(registry.bus.call(subjects.MODEL_DELETE, order))) is Conflict
+    assert (await registry.spec()).n_ctx == 1024
 
 
-async def test_the_same_spec_again_is_no_change(asking: Asking, heard: Heard) -> None:
-    first = await asking.put()
-    assert await asking.put() == first
-    await asking.patch(n_ctx=1024)
-    await heard.next()
-    _, changed = await heard.next()
+async def test_put_of_the_same_spec_is_no_change(registry: RegistryClient, events: RegistryEvents) -> None:
+    first = await registry.put()
+    assert await registry.put() == first
+    await registry.patch(n_ctx=1024)
+    await events.next()
+    _, changed = await events.next()
     assert changed.after is not None
     assert changed.after.n_ctx == 1024
 
 
-async def test_every_change_tells_before_and_after_and_who(asking: Asking, heard: Heard, yard: Yard) -> None:
-    await asking.put("org/demo:Q4")
-    subject, put = await heard.next()
+async def test_every_change_is_an_event_with_before_after_and_caller(
+    registry: RegistryClient, events: RegistryEvents, yard: Yard
+) -> None:
+    await registry.put("org/demo:Q4")
+    subject, put = await events.next()
     key = model_key("org/demo:Q4")
     assert subject == f"yard.event.model.{key}.put"
     assert (put.before, put.by) == (None, "operator")
-    gateway = Asking(await yard.bus(Role.GATEWAY))
+    gateway = RegistryClient(await yard.bus(Role.GATEWAY))
     await gateway.put("org/demo:Q4", n_ctx=1024)
-    _, changed = await heard.next()
+    _, changed = await events.next()
     assert changed.before == put.after
     assert changed.after is not None
     assert (changed.after.n_ctx, changed.by) == (1024, "gateway")
     rename = RenameModel(model="org/demo:Q4", name="short")
-    await asking.bus.call(subjects.MODEL_RENAME, rename)
-    subject, renamed = await heard.next()
+    await registry.bus.call(subjects.MODEL_RENAME, rename)
+    subject, renamed = await events.next()
     assert subject == f"yard.event.model.{key}.renamed"
     assert renamed.before == changed.after
     assert renamed.after == msgspec.structs.replace(changed.after, name="short")
-    await asking.bus.call(subjects.MODEL_DELETE, DeleteModel(model="short"))
-    subject, deleted = await heard.next()
+    await registry.bus.call(subjects.MODEL_DELETE, DeleteModel(model="short"))
+    subject, deleted = await events.next()
     assert subject == "yard.event.model.short.deleted"
     assert (deleted.before, deleted.after) == (renamed.after, None)
 
 
-async def test_the_last_20_revisions_are_kept(asking: Asking) -> None:
+async def test_history_has_the_last_20_revisions(registry: RegistryClient) -> None:
     for n_ctx in range(100, 125):
-        await asking.put(n_ctx=n_ctx)
-    kept = (await asking.history()).revisions
+        await registry.put(n_ctx=n_ctx)
+    kept = (await registry.history()).revisions
     assert [each.spec.n_ctx for each in kept if each.spec] == list(range(124, 104, -1))
     assert {each.by for each in kept} == {"operator"}
     assert [each.at for each in kept] == sorted((each.at for each in kept), reverse=True)
-    assert type(await asking.refused(asking.history("other"))) is ModelNotFound
-    assert type(await asking.refused(asking.history("no name"))) is ModelNotFound
+    assert type(await registry.refused(registry.history("other"))) is ModelNotFound
+    assert type(await registry.refused(registry.history("no name"))) is ModelNotFound
 
 
-async def test_undo_goes_back_and_forth_or_to_a_revision(asking: Asking) -> None:
-    first = await asking.put(n_ctx=100)
-    await asking.put(n_ctx=200)
-    await asking.put(n_ctx=300)
-    await asking.undo()
-    assert (await asking.spec()).n_ctx == 200
-    await asking.undo()
-    assert (await asking.spec()).n_ctx == 300
-    await asking.undo(to=first.revision)
-    assert (await asking.spec()).n_ctx == 100
-    assert type(await asking.refused(asking.undo(to=999))) is NotFound
+async def test_undo_is_undone_by_undo_or_goes_to_a_revision(registry: RegistryClient) -> None:
+    first = await registry.put(n_ctx=100)
+    await registry.put(n_ctx=200)
+    await registry.put(n_ctx=300)
+    await registry.undo()
+    assert (await registry.spec()).n_ctx == 200
+    await registry.undo()
+    assert (await registry.spec()).n_ctx == 300
+    await registry.undo(to=first.revision)
+    assert (await registry.spec()).n_ctx == 100
+    assert type(await registry.refused(registry.undo(to=999))) is NotFound
 
 
-async def test_undo_brings_a_deleted_model_back_unless_its_name_is_taken(asking: Asking) -> None:
-    await asking.put(n_ctx=200, aliases=("d",))
-    await asking.bus.call(subjects.MODEL_DELETE, DeleteModel(model="d"))
-    assert await asking.names() == []
-    assert (await asking.history()).revisions[0].spec is None
-    await asking.put("other", aliases=("d",))
-    clash = await asking.refused(asking.undo())
+async def test_undo_restores_a_deleted_model_unless_its_alias_is_taken(registry: RegistryClient) -> None:
+    await registry.put(n_ctx=200, aliases=("d",))
+    await registry.bus.call(subjects.MODEL_DELETE, DeleteModel(model="d"))
+    assert await registry.names() == []
+    assert (await registry.history()).revisions[0].spec is None
+    await registry.put("other", aliases=("d",))
+    clash = await registry.refused(registry.undo())
     assert clash.message == "The name 'd' belongs to the model 'other' already."
-    await asking.put("other")
-    await asking.undo()
-    assert (await asking.spec("d")).n_ctx == 200
+    await registry.put("other")
+    await registry.undo()
+    assert (await registry.spec("d")).n_ctx == 200
 
 
-async def test_a_deleted_name_can_be_put_anew(asking: Asking) -> None:
-    await asking.put()
-    await asking.bus.call(subjects.MODEL_DELETE, DeleteModel(model="demo"))
-    await asking.put(n_ctx=300, revision=0)
-    assert (await asking.spec()).n_ctx == 300
-    assert [each.spec is None for each in (await asking.history()).revisions] == [False, True, False]
+async def test_a_deleted_name_can_be_put_again(registry: RegistryClient) -> None:
+    await registry.put()
+    await registry.bus.call(subjects.MODEL_DELETE, DeleteModel(model="demo"))
+    await registry.put(n_ctx=300, revision=0)
+    assert (await registry.spec()).n_ctx == 300
+    assert [each.spec is None for each in (await registry.history()).revisions] == [False, True, False]
 
 
-async def test_a_patch_is_checked_as_a_whole(asking: Asking) -> None:
-    await asking.put()
-    unknown = await asking.refused(asking.patch(n_cxt=1))
+async def test_a_patch_is_checked_as_a_whole(registry: RegistryClient) -> None:
+    await registry.put()
+    unknown = await registry.refused(registry.patch(n_cxt=1))
     assert unknown.message == "A model has no field 'n_cxt'. Did you mean 'n_ctx'?"
-    assert type(await asking.refused(asking.patch(path="../secret"))) is BadRequest
-    assert (await asking.refused(asking.patch(mmproj="/etc/passwd"))).param == "mmproj"
-    await asking.put("other")
-    assert type(await asking.refused(asking.patch(aliases=["other"]))) is Conflict
-    assert await asking.spec() == ModelSpec(name="demo", path="demo.gguf")
+    assert type(await registry.refused(registry.patch(path="../secret"))) is BadRequest
+    assert (await registry.refused(registry.patch(mmproj="/etc/passwd"))).param == "mmproj"
+    await registry.put("other")
+    assert type(await registry.refused(registry.patch(aliases=["other"]))) is Conflict
+    assert await registry.spec() == ModelSpec(name="demo", path="demo.gguf")
 
 
-async def test_a_renamed_model_may_keep_its_old_name_as_alias(asking: Asking) -> None:
-    await asking.put(aliases=("d",))
-    await asking.put("other")
+async def test_a_renamed_model_may_keep_its_old_name_as_alias(registry: RegistryClient) -> None:
+    await registry.put(aliases=("d",))
+    await registry.put("other")
     taken = RenameModel(model="d", name="other")
-    assert type(await asking.refused(asking.bus.call(subjects.MODEL_RENAME, taken))) is Conflict
-    await asking.bus.call(subjects.MODEL_RENAME, RenameModel(model="d", name="new", keep_alias=True))
-    assert await asking.names() == ["new", "other"]
-    assert (await asking.spec("demo")).aliases == ("d", "demo")
-    await asking.bus.call(subjects.MODEL_RENAME, RenameModel(model="new", name="demo"))
-    assert (await asking.spec()).aliases == ("d",)
+    assert type(await registry.refused(registry.bus.call(subjects.MODEL_RENAME, taken))) is Conflict
+    await registry.bus.call(subjects.MODEL_RENAME, RenameModel(model="d", name="new", keep_alias=True))
+    assert await registry.names() == ["new", "other"]
+    assert (await registry.spec("demo")).aliases == ("d", "demo")
+    await registry.bus.call(subjects.MODEL_RENAME, RenameModel(model="new", name="demo"))
+    assert (await registry.spec()).aliases == ("d",)
 
 
-async def test_many_changes_are_made_together_or_not_at_all(asking: Asking) -> None:
-    await asking.put("a", aliases=("one",))
-    await asking.put("b", aliases=("two",))
-    await asking.put("c")
+async def test_many_changes_are_made_together_or_not_at_all(registry: RegistryClient) -> None:
+    await registry.put("a", aliases=("one",))
+    await registry.put("b", aliases=("two",))
+    await registry.put("c")
     swapped = (
         PutModel(name="a", path="a.gguf", aliases=("two",)),
         PutModel(name="b", path="b.gguf", aliases=("one",)),
@@ -231,20 +233,20 @@ async def test_many_changes_are_made_together_or_not_at_all(asking: Asking) -> N
     )
     gone = (DeleteModel(model="c"),)
     wrong = ApplyModels(models=(*swapped, PutModel(name="e", path="../e")), delete=gone)
-    assert type(await asking.refused(asking.bus.call(subjects.MODEL_APPLY, wrong))) is BadRequest
+    assert type(await registry.refused(registry.bus.call(subjects.MODEL_APPLY, wrong))) is BadRequest
     right = ApplyModels(models=swapped, delete=gone)
-    dry = await asking.bus.call(subjects.MODEL_APPLY, msgspec.structs.replace(right, dry_run=True))
-    assert await asking.names() == ["a", "b", "c"]
-    assert await asking.bus.call(subjects.MODEL_APPLY, right) == dry
+    dry = await registry.bus.call(subjects.MODEL_APPLY, msgspec.structs.replace(right, dry_run=True))
+    assert await registry.names() == ["a", "b", "c"]
+    assert await registry.bus.call(subjects.MODEL_APPLY, right) == dry
     assert (dry.stored, dry.deleted) == (("a", "b", "d"), ("c",))
-    assert (await asking.spec("one")).name == "b"
-    assert await asking.names() == ["a", "b", "d"]
-    again = await asking.bus.call(subjects.MODEL_APPLY, ApplyModels(models=swapped[:2]))
+    assert (await registry.spec("one")).name == "b"
+    assert await registry.names() == ["a", "b", "d"]
+    again = await registry.bus.call(subjects.MODEL_APPLY, ApplyModels(models=swapped[:2]))
     assert again.stored == ()
 
 
-class Node:
-    """Takes the order to stop an instance of another node, and obeys."""
+class RemoteNode:
+    """Answers for a node named `elsewhere`: its instances stop when they are ordered to."""
 
     def __init__(self, bus: Bus) -> None:
         self.instances = BucketStore(bus, buckets.INSTANCES)
@@ -262,34 +264,36 @@ class Node:
 
 
 @pytest.mark.parametrize("command", [subjects.MODEL_DELETE, subjects.MODEL_RENAME, subjects.MODEL_APPLY])
-async def test_a_model_that_runs_leaves_by_force_alone(asking: Asking, yard: Yard, command: Any) -> None:
-    def asked(force: bool) -> Any:
+async def test_a_running_model_is_deleted_or_renamed_only_by_force(
+    registry: RegistryClient, yard: Yard, command: Any
+) -> None:
+    def request(force: bool) -> Any:
         if command is subjects.MODEL_RENAME:
             return RenameModel(model="demo", name="new", force=force)
         order = DeleteModel(model="demo", force=force)
         return order if command is subjects.MODEL_DELETE else ApplyModels(delete=(order,))
 
-    await asking.put()
+    await registry.put()
     bus = await yard.bus(Role.SUPERVISOR)
     async with Tasks() as tasks:
-        node = Node(bus)
+        node = RemoteNode(bus)
         commands = await Commands.start(bus, tasks, "another node")
         await commands.add(subjects.NODE_STOP, node.stop, node="elsewhere")
-        seen = await BucketCache.start(asking.bus, buckets.INSTANCES, tasks)
+        seen = await BucketCache.start(registry.bus, buckets.INSTANCES, tasks)
         await node.instances.put("i1", node.of("i1", InstanceState.READY))
         await seen.until(lambda values: "i1" in values)
         # What the registry's own mirror shows may be a moment behind ours.
-        await asking.bus.call(subjects.MODEL_START, ModelRef(model="demo"))
-        refused = await asking.refused(asking.bus.call(command, asked(force=False)))
+        await registry.bus.call(subjects.MODEL_START, ModelRef(model="demo"))
+        refused = await registry.refused(registry.bus.call(command, request(force=False)))
         assert isinstance(refused, Conflict)
         assert "demo is running (i1)" in refused.message
-        assert await asking.names() == ["demo"]
-        await asking.bus.call(command, asked(force=True))
+        assert await registry.names() == ["demo"]
+        await registry.bus.call(command, request(force=True))
         assert node.stopped == ["i1"]
-    assert "demo" not in await asking.names()
+    assert "demo" not in await registry.names()
 
 
-async def test_a_broker_of_before_gets_the_longer_history(yard: Yard) -> None:
+async def test_an_older_bucket_gets_the_longer_history(yard: Yard) -> None:
     supervisor, gateway = await yard.bus(Role.SUPERVISOR), await yard.bus(Role.GATEWAY)
     stream = buckets.MODELS.stream
     ours = (await supervisor.js.stream_info(stream)).config

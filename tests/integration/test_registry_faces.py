@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,19 +11,23 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from modelyard.bus.records import BucketStore
+from modelyard.bus.records import BucketCache, BucketStore
 from modelyard.bus.tasks import Tasks
 from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.base import Role
-from schemas.errors import DeadlineExceeded, ModelNotFound, YardError
+from schemas.errors import DeadlineExceeded, ModelNotFound, StartFailed, YardError
+from schemas.instances import InstanceState
+from schemas.placing import Refusal, WaitingModel
 from services.gateway.admin import AdminApi
+from services.gateway.catalog import Catalog
 from services.gateway.http import handle_errors
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.request import InferRequest
 from services.supervisor.service import main
 from tests.integration.inference_path import PATH, SPEC, inference_path
-from tests.support import Yard
+from tests.standins import instance
+from tests.support import Yard, eventually
 
 Http = TestClient[web.Request, web.Application]
 
@@ -123,23 +128,23 @@ async def test_a_bucket_without_a_cache_is_read_from_the_broker(yard: Yard, sett
         assert (status, refused["error"]["code"]) == (503, "broker_unavailable")
 
 
+async def submit(inference: Inference) -> YardError:
+    """The error that ends a request."""
+    body = msgspec.json.encode({"model": "demo", "messages": []})
+    with pytest.raises(YardError) as refused:
+        async with inference.submit(InferRequest(path=PATH, body=body, model="demo", stream=False)) as answer:
+            await answer.head()
+    return refused.value
+
+
 @contextlib.asynccontextmanager
 async def queued_request(yard: Yard, inference: Inference) -> AsyncIterator[asyncio.Task[YardError]]:
     """A request that is queued; the task returns the error that ends it."""
 
-    async def submit() -> YardError:
-        body = msgspec.json.encode({"model": "demo", "messages": []})
-        with pytest.raises(YardError) as refused:
-            async with inference.submit(
-                InferRequest(path=PATH, body=body, model="demo", stream=False)
-            ) as answer:
-                await answer.head()
-        return refused.value
-
     bus = await yard.bus()
     queued = await bus.nc.subscribe(subjects.REQUEST_QUEUED.wildcard)
     await bus.flush_subscriptions()
-    task = asyncio.create_task(submit())
+    task = asyncio.create_task(submit(inference))
     await queued.next_msg(timeout=20)
     yield task
     await asyncio.wait_for(task, 5)
@@ -156,3 +161,29 @@ async def test_a_queued_request_follows_the_newest_spec(yard: Yard) -> None:
         shorter = msgspec.structs.replace(SPEC, queue_wait_s=0.1)
         await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).put("demo", shorter)
         assert isinstance(await asyncio.wait_for(refused, 20), DeadlineExceeded)
+
+
+async def test_requests_of_a_refused_model_fail_at_once_until_it_has_an_instance(yard: Yard) -> None:
+    """Queued ones and new ones, with the code and sentence of a failed start."""
+    refused = Refusal(error="It cannot run here: it is too large.", retry_at=time.time() + 60.0)
+    record = WaitingModel(model="demo", reason="it is too large", since=1.0, refused=refused)
+    supervisor, bus = await yard.bus(Role.SUPERVISOR), await yard.bus(Role.GATEWAY)
+    async with Tasks() as tasks, inference_path(yard) as (inference, _):
+        catalog = Catalog(
+            await BucketCache.start(bus, buckets.MODELS, tasks),
+            await BucketCache.start(bus, buckets.INSTANCES, tasks),
+            await BucketCache.start(bus, buckets.WAITING, tasks),
+        )
+        async with queued_request(yard, inference) as queued:
+            await BucketStore(supervisor, buckets.WAITING).put("demo", record, ttl_s=60)
+            error = await asyncio.wait_for(queued, 20)
+        again = await asyncio.wait_for(submit(inference), 5)
+        for failed in (error, again):
+            assert isinstance(failed, StartFailed)
+            assert failed.message == "demo could not be started. It cannot run here: it is too large."
+            assert failed.retry_after_s in range(40, 61)
+        await eventually(lambda: catalog.state("demo") == InstanceState.FAILED, "a refused model is failed")
+        loading = instance("i", "demo", InstanceState.LOADING)
+        await BucketStore(supervisor, buckets.INSTANCES).put("i", loading)
+        await eventually(lambda: catalog.refusal("demo") is None, "a model with a live instance is served")
+        assert catalog.state("demo") == InstanceState.LOADING

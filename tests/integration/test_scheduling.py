@@ -1,4 +1,4 @@
-"""Who decides, and what a node that is silent costs the others."""
+"""The scheduler: its lease, its orders to nodes, refusals, previews, and what the next holder knows."""
 
 import asyncio
 import time
@@ -13,8 +13,7 @@ from modelyard.bus.tasks import Tasks
 from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.base import Role, model_key
-from schemas.errors import Conflict, StartFailed
-from schemas.groups import ModelGroup
+from schemas.errors import Conflict, NotFound, StartFailed
 from schemas.instances import (
     Accepted,
     Instance,
@@ -22,27 +21,31 @@ from schemas.instances import (
     Node,
     Reason,
     StartInstance,
+    StopInstance,
 )
 from schemas.leases import SCHEDULER, Lease
 from schemas.models import ModelRef, ModelSpec
 from schemas.placing import AskOptions, Need, NodeDevice, NodeOptions, Option, WaitingModel
 from schemas.profiles import DeviceNeed, Profile
 from schemas.registry import PatchModel, PutModel
-from services.supervisor.agent.agent import NodeAgent
-from services.supervisor.agent.reservations import Reservations
-from services.supervisor.fetching.fetching import Fetching
-from services.supervisor.scheduling.asking import Nodes
-from services.supervisor.scheduling.demand import Demands
-from services.supervisor.scheduling.lease import SchedulerLease
-from services.supervisor.scheduling.memory import Memory
-from services.supervisor.scheduling.scheduler import ORDER_S, Scheduler
+from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
+from services.supervisor.node.agent import NodeAgent
+from services.supervisor.node.device_memory import Reservations
+from services.supervisor.planning.world import SwapLimits
+from services.supervisor.scheduler.commands import SchedulerCommands
+from services.supervisor.scheduler.demand import DemandTracker, StoredDemand
+from services.supervisor.scheduler.lease import SchedulerLease
+from services.supervisor.scheduler.node_client import ORDER_TIMEOUT_S, NodeClient
+from services.supervisor.scheduler.scheduler import Scheduler
+from services.supervisor.scheduler.snapshot import YardState
+from services.supervisor.scheduler.waiting import REFUSED_S
 from services.supervisor.service import main
-from tests.support import Yard
+from tests.support import Yard, eventually
 
 GIB = 2**30
 
 
-async def test_the_lease_of_one_who_left_is_taken_at_once(yard: Yard) -> None:
+async def test_a_released_lease_is_acquired_at_once(yard: Yard) -> None:
     bus = await yard.bus(Role.SUPERVISOR)
     first, second = SchedulerLease(bus, "a"), SchedulerLease(bus, "b")
     epoch = await first.acquire()
@@ -52,15 +55,15 @@ async def test_the_lease_of_one_who_left_is_taken_at_once(yard: Yard) -> None:
         assert await waiting > epoch
 
 
-async def test_the_lease_tells_everybody_the_epoch_of_its_holder(yard: Yard) -> None:
+async def test_the_lease_has_the_epoch_of_its_holder(yard: Yard) -> None:
     bus = await yard.bus(Role.SUPERVISOR)
     epoch = await SchedulerLease(bus, "a").acquire()
-    kept: Lease | None = await BucketStore(bus, buckets.LEASES).get(SCHEDULER)
-    assert kept == Lease(holder="a", epoch=epoch)
+    stored: Lease | None = await BucketStore(bus, buckets.LEASES).get(SCHEDULER)
+    assert stored == Lease(holder="a", epoch=epoch)
 
 
-async def test_an_expired_lease_is_taken_although_its_mark_is_still_there(yard: Yard) -> None:
-    """The broker leaves a mark of the expiry for a second, which counts as a revision of the key."""
+async def test_an_expired_lease_is_acquired_although_its_marker_is_still_there(yard: Yard) -> None:
+    """The broker leaves a marker of the expiry for a second, which counts as a revision of the key."""
     bus = await yard.bus(Role.SUPERVISOR)
     store: BucketStore[Lease] = BucketStore(bus, buckets.LEASES)
     async with Tasks() as tasks:
@@ -73,8 +76,8 @@ async def test_an_expired_lease_is_taken_although_its_mark_is_still_there(yard: 
         assert await store.get(SCHEDULER) == Lease(holder="b", epoch=epoch)
 
 
-async def test_a_node_takes_no_late_order_of_a_scheduler_that_was_followed(yard: Yard) -> None:
-    """Of one that was cut off, before the first order of its successor has come."""
+async def test_a_node_refuses_late_orders_of_an_earlier_lease_holder(yard: Yard) -> None:
+    """Of one that was cut off, before the first order of its successor arrives."""
     bus = await yard.bus(Role.SUPERVISOR)
     async with Tasks() as tasks:
         instances: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
@@ -82,44 +85,49 @@ async def test_a_node_takes_no_late_order_of_a_scheduler_that_was_followed(yard:
         agent.on_lease(SCHEDULER, Lease(holder="b", epoch=7))
         agent.on_lease("a-batch", Lease(holder="c", epoch=99))
         with pytest.raises(Conflict):
-            agent.obey(6)
-        agent.obey(7)
+            agent.check_epoch(6)
+        agent.check_epoch(7)
         agent.on_lease(SCHEDULER, Lease(holder="", epoch=0))
         with pytest.raises(Conflict):
-            agent.obey(6)
+            agent.check_epoch(6)
 
 
 class StandinNode:
-    """Answers as a node agent does; a silent one says nothing to a start."""
+    """Answers as a node does; an unresponsive one does not answer a start."""
 
-    def __init__(self, yard: Yard, name: str, *, silent: bool = False, stumbles_over: str = "") -> None:
+    def __init__(self, yard: Yard, name: str, *, responsive: bool = True, fails_for: str = "") -> None:
         self.name = name
         self.on_start: Callable[[], Awaitable[None]] | None = None
-        """What it does before it takes a start."""
-        self._stumbles_over = stumbles_over
+        """Called before it accepts a start."""
+        self._fails_for = fails_for
         self.starts: list[float] = []
         self._yard = yard
-        self._silent = silent
+        self._responsive = responsive
 
-    async def open(self, tasks: Tasks) -> None:
+    async def open(self, tasks: Tasks, *, cordoned: bool = False) -> None:
         bus = await self._yard.bus(Role.SUPERVISOR)
         self._instances: BucketStore[Instance] = BucketStore(bus, buckets.INSTANCES)
         commands = await Commands.start(bus, tasks, "A node.")
         await commands.add(subjects.NODE_OPTIONS, self._options, node=self.name)
         await commands.add(subjects.NODE_START, self._start, node=self.name)
-        devices = (NodeDevice(device="cpu", name="main memory", memory_bytes=GIB),)
-        record = Node(node=self.name, version="1", started_at=0.0, devices=devices)
-        await BucketStore(bus, buckets.NODES).put(self.name, record, ttl_s=60)
+        self._nodes: BucketStore[Node] = BucketStore(bus, buckets.NODES)
+        await self.publish(cordoned=cordoned)
 
-    async def _options(self, asked: AskOptions) -> NodeOptions:
-        if asked.model == self._stumbles_over:
+    async def publish(self, *, cordoned: bool) -> None:
+        """Its record."""
+        devices = (NodeDevice(device="cpu", name="main memory", memory_bytes=GIB),)
+        record = Node(node=self.name, version="1", started_at=0.0, devices=devices, cordoned=cordoned)
+        await self._nodes.put(self.name, record, ttl_s=60)
+
+    async def _options(self, query: AskOptions) -> NodeOptions:
+        if query.model == self._fails_for:
             raise ZeroDivisionError
         needs = (Need(device="cpu", memory_bytes=1),)
         return NodeOptions(options=(Option(node=self.name, devices=("cpu",), needs=needs),))
 
     async def _start(self, order: StartInstance) -> Accepted:
         self.starts.append(time.monotonic())
-        if self._silent:
+        if not self._responsive:
             await asyncio.Event().wait()
         if self.on_start is not None:
             await self.on_start()
@@ -137,65 +145,65 @@ class StandinNode:
         return Accepted()
 
 
-async def deciding(
-    yard: Yard, tasks: Tasks, *names: str
-) -> tuple[Scheduler, BucketCache[ModelSpec], BucketCache[Instance]]:
-    """A scheduler at work on models of these names, and what it sees."""
+async def start_scheduler(yard: Yard, tasks: Tasks, *names: str) -> tuple[Scheduler, YardState]:
+    """A running scheduler for models of these names, and the buckets that it follows."""
     bus = await yard.bus(Role.SUPERVISOR)
     for name in names:
         await BucketStore(bus, buckets.MODELS).put(model_key(name), ModelSpec(name=name, path=f"{name}.gguf"))
-    models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
-    instances: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
-    nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
-    groups: BucketCache[ModelGroup] = await BucketCache.start(bus, buckets.GROUPS, tasks)
-    memory = await Memory.start(bus, tasks)
-    asking = Nodes(bus, nodes, models)
-    fetching = await Fetching.start(bus, tasks, asking)
-    scheduler = Scheduler(bus, yard.settings, models, instances, nodes, asking, groups, memory, fetching)
+    state = YardState(
+        models=await BucketCache.start(bus, buckets.MODELS, tasks),
+        instances=await BucketCache.start(bus, buckets.INSTANCES, tasks),
+        nodes=await BucketCache.start(bus, buckets.NODES, tasks),
+        groups=await BucketCache.start(bus, buckets.GROUPS, tasks),
+    )
+    nodes = NodeClient(bus, state.nodes, state.models)
+    fetching = ModelFetcher(bus, tasks, nodes, await LibraryState.start(bus, tasks))
+    stored = await StoredDemand.start(bus, tasks)
+    scheduler = Scheduler(bus, state, nodes, fetching, stored, SwapLimits())
     tasks.spawn(scheduler.run(1), "scheduler")
     await asyncio.sleep(0)
-    return scheduler, models, instances
+    return scheduler, state
 
 
-async def test_a_model_over_which_a_node_stumbles_does_not_cost_the_others_that_node(yard: Yard) -> None:
-    """Any fault in the answer of `options` made the node look dead, for every model."""
+async def test_a_model_for_which_options_fail_does_not_cost_the_others_that_node(yard: Yard) -> None:
+    """Any error in `options` made the node unresponsive for every model."""
     async with Tasks() as tasks:
-        await StandinNode(yard, "a", stumbles_over="bad").open(tasks)
-        scheduler, _, instances = await deciding(yard, tasks, "bad", "good")
-        await scheduler.wish("bad")
-        async with asyncio.timeout(5):
-            while "a failed to say" not in scheduler.reasons.get("bad", ""):
-                await asyncio.sleep(0.01)
-        await scheduler.wish("good")
+        await StandinNode(yard, "a", fails_for="bad").open(tasks)
+        scheduler, state = await start_scheduler(yard, tasks, "bad", "good")
+        await scheduler.request_start("bad")
+        await eventually(
+            lambda: "a failed to report" in scheduler.reasons.get("bad", ""), "the reason of bad", timeout_s=5
+        )
+        await scheduler.request_start("good")
         async with asyncio.timeout(1.5):
-            await instances.until(lambda values: any(one.model == "good" for one in values.values()))
+            await state.instances.until(lambda values: any(one.model == "good" for one in values.values()))
 
 
-async def test_a_model_that_leaves_in_the_middle_of_a_look_does_not_end_the_deciding(yard: Yard) -> None:
-    """Deterministic: the first start of the look takes the second model away before it is answered."""
+async def test_a_model_deleted_during_a_cycle_does_not_stop_the_scheduler(yard: Yard) -> None:
+    """Deterministic: the first start of the cycle deletes the second model before it is answered."""
     async with Tasks() as tasks:
         node = StandinNode(yard, "a")
         await node.open(tasks)
-        scheduler, models, instances = await deciding(yard, tasks, "a", "b", "c")
+        scheduler, state = await start_scheduler(yard, tasks, "a", "b", "c")
 
-        async def take_b_away() -> None:
+        async def delete_b() -> None:
             node.on_start = None
             await BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS).delete(model_key("b"))
-            await models.until(lambda values: "b" not in values)
+            await state.models.until(lambda values: "b" not in values)
 
-        node.on_start = take_b_away
-        scheduler.demands.wish("a", time.time())
-        await scheduler.wish("b")
+        node.on_start = delete_b
+        scheduler.demand.request_start("a", time.time())
+        await scheduler.request_start("b")
         async with asyncio.timeout(10):
-            await models.until(lambda values: "b" not in values)
-            await scheduler.wish("c")
-            await instances.until(lambda values: any(one.model == "c" for one in values.values()))
+            await state.models.until(lambda values: "b" not in values)
+            await scheduler.request_start("c")
+            await state.instances.until(lambda values: any(one.model == "c" for one in values.values()))
 
 
-async def test_a_start_that_no_device_can_hold_is_refused_at_once_and_only_for_a_while(
+async def test_a_start_too_large_for_every_device_is_refused_until_the_model_is_edited(
     yard: Yard, settings: Settings
 ) -> None:
-    """It was a Conflict without the reason, after all of the time; and the record stayed for ever."""
+    """It was a Conflict without the reason, after the whole timeout; and the refusal stayed forever."""
     small = msgspec.structs.replace(settings, memory_limits={"cpu": GIB})
     profile = Profile(devices=(DeviceNeed(device="cpu", memory_mib=9000),))
     model = PutModel(name="m", path="none", engine="command", args=("true", "{port}"), profiles=(profile,))
@@ -205,42 +213,144 @@ async def test_a_start_that_no_device_can_hold_is_refused_at_once_and_only_for_a
         stored = await operator.call(subjects.MODEL_PUT, model)
         with pytest.raises(StartFailed, match=r"needs 8\.8 GiB on cpu"):
             await operator.call(subjects.MODEL_START, ModelRef(model="m"), timeout_s=10)
-        seen: BucketCache[Instance] = await BucketCache.start(operator, buckets.INSTANCES, tasks)
-        assert {one.revision for one in seen.values.values()} == {stored.revision}
-        await operator.call(subjects.MODEL_PATCH, PatchModel(model="m", patch={"profiles": None}))
+        seen: BucketCache[WaitingModel] = await BucketCache.start(operator, buckets.WAITING, tasks)
+        (waiting,) = seen.values.values()
+        assert waiting.refused is not None
+        assert 0 < waiting.refused.retry_at - time.time() <= REFUSED_S
+        assert not await BucketStore(operator, buckets.INSTANCES).get(waiting.model), (
+            "no instance stands for it"
+        )
+        patch = PatchModel(model="m", patch={"profiles": None}, revision=stored.revision)
+        await operator.call(subjects.MODEL_PATCH, patch)
         async with asyncio.timeout(5):
-            await seen.until(lambda values: not any(one.started_at == 0 for one in values.values()))
+            await seen.until(lambda values: not any(one.refused for one in values.values()))
 
 
-async def test_a_node_that_takes_no_order_is_left_out_until_it_shows_itself_again(yard: Yard) -> None:
-    """Its record lives on for some seconds: without that rule each look would begin with it again."""
+async def test_a_start_that_has_to_wait_is_accepted_with_what_it_waits_for(yard: Yard) -> None:
+    """It was a 409 for work that was accepted, and carried out later."""
     async with Tasks() as tasks:
-        dead, alive = StandinNode(yard, "a", silent=True), StandinNode(yard, "b")
+        node = StandinNode(yard, "a")
+        await node.open(tasks, cordoned=True)
+        scheduler, state = await start_scheduler(yard, tasks, "m")
+        commands = SchedulerCommands(FixedRegistry(state), scheduler)  # type: ignore[arg-type]
+        answer = await commands.start(ModelRef(model="m"))
+        assert (answer.model, answer.instance, answer.state) == ("m", None, "waiting")
+        assert answer.reason == "a could run it, but is cordoned"
+        assert scheduler.demand.start_requested == {"m"}
+        await node.publish(cordoned=False)
+        await asyncio.wait_for(scheduler.wait_until(lambda: bool(scheduler.serving("m"))), 10)
+        assert (await commands.start(ModelRef(model="m"))).instance == scheduler.serving("m")[0].instance
+
+
+class FixedRegistry:
+    """Finds models in the buckets of a scheduler."""
+
+    def __init__(self, state: YardState) -> None:
+        self._state = state
+
+    def find(self, name: str) -> ModelSpec:
+        return self._state.specs()[name]
+
+
+async def test_a_preview_changes_no_demand(yard: Yard) -> None:
+    """A plan query pruned commands, began waits and renewed start commands, as if it were a request."""
+    async with Tasks() as tasks:
+        await StandinNode(yard, "a").open(tasks)
+        scheduler, state = await start_scheduler(yard, tasks, "m", "n")
+        await asyncio.wait_for(state.nodes.until(bool), 5)
+        scheduler.demand.request_stop("m", 1.0)
+        before = dict(scheduler.demand.desired)
+        answer = await scheduler.preview("m")
+        assert (answer.node, answer.evicts) == ("a", ())
+        assert dict(scheduler.demand.desired) == before
+        assert scheduler.demand.start_requested == frozenset()
+        await scheduler.request_start("n")
+        async with asyncio.timeout(5):
+            await state.instances.until(bool)
+        assert {one.model for one in state.instances.values.values()} == {"n"}
+
+
+class LocalNode:
+    """A node in the scheduler's process that counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.release = asyncio.Event()
+        self.handlers = {
+            subjects.NODE_OPTIONS: self.options,
+            subjects.NODE_START: self.start,
+            subjects.NODE_STOP: self.stop,
+        }
+
+    async def options(self, query: AskOptions) -> NodeOptions:
+        self.calls.append("options")
+        if query.model == "bad":
+            raise ZeroDivisionError
+        return NodeOptions(options=(Option(node="a", devices=("cpu",)),))
+
+    async def start(self, order: StartInstance) -> Accepted:
+        await self.release.wait()
+        self.calls.append("start")
+        return Accepted()
+
+    async def stop(self, _order: StopInstance) -> Accepted:
+        raise NotFound("No instance runs on this node.")
+
+
+async def test_the_schedulers_own_node_is_called_directly(yard: Yard) -> None:
+    bus = await yard.bus(Role.SUPERVISOR)
+    async with Tasks() as tasks:
+        for name in ("bad", "m"):
+            await BucketStore(bus, buckets.MODELS).put(name, ModelSpec(name=name, path="m.gguf"))
+        await BucketStore(bus, buckets.NODES).put("a", Node(node="a", version="1", started_at=0.0), ttl_s=60)
+        nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
+        models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
+        wire = await (await yard.bus(Role.SUPERVISOR)).nc.subscribe("yard.command.node.a.>")
+        local = LocalNode()
+        client = NodeClient(bus, nodes, models, local={"a": local.handlers})
+        options, problems = await client.options(["bad", "m"], ())
+        assert [option.node for option in options["m"]] == ["a"]
+        assert "a failed to report" in problems["bad"], "an error is one of this model alone"
+        with pytest.raises(NotFound):
+            await client.stop("a", StopInstance(instance="i"))
+        order = StartInstance(instance="i", model="m", revision=1)
+        starting = asyncio.create_task(client.start("a", order))
+        await asyncio.sleep(0)
+        starting.cancel()
+        local.release.set()
+        await eventually(lambda: "start" in local.calls, "a start that ends although its caller is cancelled")
+        await bus.nc.flush()
+        assert wire.pending_msgs == 0
+
+
+async def test_an_unresponsive_node_gets_no_order_until_it_renews_its_record(yard: Yard) -> None:
+    """Its record lives for some seconds: without that rule each cycle would begin with it again."""
+    async with Tasks() as tasks:
+        dead, alive = StandinNode(yard, "a", responsive=False), StandinNode(yard, "b")
         for node in (dead, alive):
             await node.open(tasks)
-        scheduler, _, instances = await deciding(yard, tasks, "m")
-        await scheduler.wish("m")
-        async with asyncio.timeout(ORDER_S + 3):
-            await instances.until(lambda values: any(one.node == "b" for one in values.values()))
+        scheduler, state = await start_scheduler(yard, tasks, "m")
+        await scheduler.request_start("m")
+        async with asyncio.timeout(ORDER_TIMEOUT_S + 3):
+            await state.instances.until(lambda values: any(one.node == "b" for one in values.values()))
         assert len(dead.starts) == 1
-        assert alive.starts[0] - dead.starts[0] < ORDER_S + 1
+        assert alive.starts[0] - dead.starts[0] < ORDER_TIMEOUT_S + 1
 
 
-async def test_what_a_scheduler_was_told_the_next_one_knows(yard: Yard) -> None:
-    """A stop and a start that were taken hold, although who took them was killed in the next moment."""
+async def test_start_and_stop_commands_survive_the_lease_holder(yard: Yard) -> None:
+    """Commands that were accepted hold, although the scheduler is killed the next moment."""
     bus = await yard.bus(Role.SUPERVISOR)
     waiting = WaitingModel(model="up", reason="its memory is held", since=5.0)
     await BucketStore(bus, buckets.WAITING).put(model_key("up"), waiting, ttl_s=60)
     async with Tasks() as tasks:
-        first, told = await Memory.start(bus, tasks), Demands()
-        told.hold("down", 10.0)
-        told.wish("up", 20.0)
-        told.wish("there", 20.0)
-        await first.keep(told)
-        told.fulfilled({"there"})
-        await first.keep(told)
+        first, demand = await StoredDemand.start(bus, tasks), DemandTracker()
+        demand.request_stop("down", 10.0)
+        demand.request_start("up", 20.0)
+        demand.request_start("there", 20.0)
+        await first.write(demand)
+        demand.complete({"there"})
+        await first.write(demand)
     async with Tasks() as tasks:
-        second, known = await Memory.start(await yard.bus(Role.SUPERVISOR), tasks), Demands()
-        second.recall(known)
-        assert (known.held, known.wanted) == ({"down"}, {"up"})
-        assert known.look({}, (), (), 30.0)["up"].since == 5.0
+        loaded = (await StoredDemand.start(await yard.bus(Role.SUPERVISOR), tasks)).load()
+        assert (loaded.stop_requested, loaded.start_requested) == ({"down"}, {"up"})
+        assert loaded.update({}, (), (), 30.0)["up"].since == 5.0

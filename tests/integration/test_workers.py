@@ -17,11 +17,11 @@ from modelyard.host.settings import Settings
 from schemas.errors import Conflict
 from schemas.placing import NodeDevice
 from schemas.workers import StartWorker, WorkerStarted
-from services.supervisor.agent.reservations import Reservations
-from services.supervisor.agent.workers import Workers
+from services.supervisor.node.device_memory import Reservations
+from services.supervisor.node.workers import NodeWorkers
 from services.supervisor.rpc import handshake
+from services.supervisor.rpc.connections import Connection
 from services.supervisor.rpc.handshake import HandshakeError, Purpose, authenticate_worker
-from services.supervisor.rpc.pipe import Connection
 from services.supervisor.rpc.tunnel import Tunnel, Unreachable
 from tests.support import eventually
 
@@ -45,12 +45,12 @@ def with_program(settings: Settings, tmp_path: Path) -> Settings:
     return msgspec.structs.replace(settings, rpc_server=program(tmp_path, STANDIN.read_text()))
 
 
-class Node:
+class WorkerNode:
     """The workers and reservations of a node."""
 
     def __init__(self, settings: Settings, tasks: Tasks) -> None:
-        self.book = Reservations()
-        self.workers = Workers(settings, tasks, self.book)
+        self.reservations = Reservations()
+        self.workers = NodeWorkers(settings, tasks, self.reservations)
 
     async def start(self, order: StartWorker = ORDER) -> WorkerStarted:
         return await self.workers.start(order, DEVICES)
@@ -58,14 +58,14 @@ class Node:
     async def until_empty(self) -> None:
         """Wait until all processes have exited and all memory is released."""
         await eventually(
-            lambda: not (self.workers.now() or self.book.total().total()), "no worker", timeout_s=5
+            lambda: not (self.workers.now() or self.reservations.total().total()), "no worker", timeout_s=5
         )
 
 
 @contextlib.asynccontextmanager
-async def node(settings: Settings) -> AsyncIterator[Node]:
+async def node(settings: Settings) -> AsyncIterator[WorkerNode]:
     async with Tasks() as tasks:
-        started = Node(settings, tasks)
+        started = WorkerNode(settings, tasks)
         yield started
         await started.workers.stop_all()
 
@@ -98,7 +98,7 @@ async def echoed(port: int, data: bytes) -> bytes:
 async def test_data_of_an_engine_reaches_the_rpc_server_and_returns(with_program: Settings) -> None:
     async with node(with_program) as far:
         at = await far.start()
-        assert far.book.total() == {"cpu": 2 * GIB}
+        assert far.reservations.total() == {"cpu": 2 * GIB}
         async with tunnel(at) as (_, port):
             data = os.urandom(3_000_000)
             assert await echoed(port, data) == data
@@ -232,7 +232,7 @@ async def test_a_killed_worker_ends_its_rpc_server(with_program: Settings) -> No
 async def test_a_restarted_supervisor_adopts_the_reservations_of_its_workers(with_program: Settings) -> None:
     async with node(with_program) as before, node(with_program) as after, tunnel(await before.start()):
         after.workers.adopt()
-        assert after.book.total() == {"cpu": 2 * GIB}
+        assert after.reservations.total() == {"cpu": 2 * GIB}
         assert [one.worker for one in after.workers.now()] == ["w1"]
         await after.workers.clear()
         await after.until_empty()
@@ -247,7 +247,7 @@ async def test_a_node_without_the_program_refuses_workers(
     async with node(settings) as far:
         with pytest.raises(Conflict, match="YARD_RPC_SERVER"):
             await far.start()
-        assert not far.book.total()
+        assert not far.reservations.total()
 
 
 async def test_a_program_that_exits_at_once_reserves_no_memory(settings: Settings, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files that are brought to a node: what is ordered, how it stands, and where the hub's would fit."""
+"""Fetching: transfer orders, their progress, and the nodes on which the hub's files would fit."""
 
 from pathlib import Path
 
@@ -15,10 +15,16 @@ from schemas.library import EntryFormat, JobKind, JobState, LibraryEntry, Librar
 from schemas.models import ModelSource, ModelSpec
 from schemas.placing import NodeDevice, OnBehalfOf
 from schemas.profiles import Lora
-from services.supervisor.agent.options import options, options_of
-from services.supervisor.fetching.hub import read_offer
-from services.supervisor.fetching.orders import copy_order, hub_order
-from services.supervisor.fetching.progress import Progress, deleted, progress, works
+from services.supervisor.fetching.sources import read_offer
+from services.supervisor.fetching.transfers import (
+    FetchProgress,
+    copy_order,
+    fetch_progress,
+    hub_order,
+    transfers_to,
+    trashed_files,
+)
+from services.supervisor.node.options import options, options_on_behalf_of
 
 NOW = 1000.0
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -46,17 +52,17 @@ def entry(path: str, node: str = "a") -> LibraryEntry:
     )
 
 
-def test_what_a_node_has_is_copied_from_it() -> None:
-    wanted = spec("m.gguf", mmproj="mmproj.gguf", loras=(Lora(path="l.gguf"),))
+def test_files_on_a_node_are_copied_from_it() -> None:
+    model_spec = spec("m.gguf", mmproj="mmproj.gguf", loras=(Lora(path="l.gguf"),))
     missing = ("m.gguf", "mmproj.gguf", "l.gguf")
     model, lora = [entry("m.gguf")], [entry("l.gguf", "c")]
-    order = copy_order(wanted, missing, [model, [], lora], "b")
+    order = copy_order(model_spec, missing, [model, [], lora], "b")
     assert order is not None, "a projector comes along with its model"
     assert (order.entry, order.node) == (model[0].key, "b")
-    assert copy_order(wanted, missing[2:], [lora], "b").entry == lora[0].key  # type: ignore[union-attr]
+    assert copy_order(model_spec, missing[2:], [lora], "b").entry == lora[0].key  # type: ignore[union-attr]
 
 
-def test_nothing_is_copied_where_something_would_still_be_missing() -> None:
+def test_nothing_is_copied_unless_all_missing_files_are_available() -> None:
     lora = [entry("l.gguf", "c")]
     assert copy_order(spec("m.gguf"), ("l.gguf", "m.gguf"), [lora, []], "b") is None
     assert copy_order(spec("elsewhere.gguf"), ("l.gguf",), [[]], "b") is None
@@ -72,7 +78,7 @@ def test_nothing_is_copied_where_something_would_still_be_missing() -> None:
         (("org/m",), ()),
     ],
 )
-def test_what_the_hub_has_is_downloaded_at_the_commit_it_came_from(
+def test_files_of_the_hub_are_downloaded_at_the_commit_of_the_model(
     missing: tuple[str, ...], include: tuple[str, ...]
 ) -> None:
     order = hub_order(spec(missing[0]), missing, "b")
@@ -82,7 +88,7 @@ def test_what_the_hub_has_is_downloaded_at_the_commit_it_came_from(
     assert not order.register, "it is in the registry already"
 
 
-def test_what_did_not_come_from_the_hub_is_not_sought_there() -> None:
+def test_files_from_elsewhere_are_not_downloaded() -> None:
     assert hub_order(spec(source=None), ("org/m/m-Q4_0.gguf",), "b") is None
     assert hub_order(spec(), ("org/m/m-Q4_0.gguf", "mine/lora.gguf"), "b") is None
     assert hub_order(spec(), ("org/mm/m-Q4_0.gguf",), "b") is None
@@ -122,35 +128,35 @@ def download(state: DownloadState, **more: object) -> Download:
 
 NO_SPACE = ErrorDetail(message="The disk is full.", type="t", code="no_space")
 J, D = JobState, DownloadState
-COME = "its files have come to b"
+ARRIVED = "its files have arrived on b"
 
 
 @pytest.mark.parametrize(
-    ("jobs", "downloads", "wished_at", "expected"),
+    ("jobs", "downloads", "requested_at", "expected"),
     [
         ([], [], None, None),
-        ([job(J.QUEUED)], [], None, Progress("its files are being copied from a to b")),
+        ([job(J.QUEUED)], [], None, FetchProgress("its files are being copied from a to b")),
         (
             [job(J.RUNNING, bytes_done=34, bytes_total=100)],
             [],
             None,
-            Progress("its files are being copied from a to b (34 %)"),
+            FetchProgress("its files are being copied from a to b (34 %)"),
         ),
         ([job(J.RUNNING, node="c")], [], None, None),
         ([job(J.RUNNING, subject="other.gguf")], [], None, None),
         ([job(J.RUNNING, kind=JobKind.VERIFY)], [], None, None),
-        ([job(J.FINISHED, changed_at=NOW - 3)], [], None, Progress(COME)),
+        ([job(J.FINISHED, changed_at=NOW - 3)], [], None, FetchProgress(ARRIVED)),
         (
             [job(J.FINISHED)],
             [],
             None,
-            Progress("its files could not be brought to b: what came is not what it needs", failed=True),
+            FetchProgress("its files could not be brought to b: what came is not what it needs", failed=True),
         ),
         (
             [job(J.FAILED, error=NO_SPACE)],
             [],
             None,
-            Progress("its files could not be brought to b: The disk is full", failed=True),
+            FetchProgress("its files could not be brought to b: The disk is full", failed=True),
         ),
         ([job(J.FAILED, error=NO_SPACE, changed_at=NOW - 90)], [], None, None),
         ([job(J.FAILED, error=NO_SPACE)], [], NOW - 10, None),
@@ -158,34 +164,37 @@ COME = "its files have come to b"
             [job(J.CANCELLED)],
             [],
             NOW - 60,
-            Progress("its files could not be brought to b: the copy was cancelled", failed=True),
+            FetchProgress("its files could not be brought to b: the copy was cancelled", failed=True),
         ),
         (
             [job(J.FAILED, error=NO_SPACE, changed_at=NOW - 1)],
             [download(D.TRANSFERRING, bytes_done=1, bytes_total=2)],
             None,
-            Progress("its files are being downloaded to b (50 %)"),
+            FetchProgress("its files are being downloaded to b (50 %)"),
         ),
-        ([], [download(D.QUEUED)], None, Progress("the download of its files to b waits for its turn")),
-        ([], [download(D.PAUSED)], None, Progress("the download of its files to b is paused")),
+        ([], [download(D.QUEUED)], None, FetchProgress("the download of its files to b waits for its turn")),
+        ([], [download(D.PAUSED)], None, FetchProgress("the download of its files to b is paused")),
         (
             [],
             [download(D.CANCELLED)],
             None,
-            Progress("its files could not be brought to b: the download was cancelled", failed=True),
+            FetchProgress("its files could not be brought to b: the download was cancelled", failed=True),
         ),
         ([], [download(D.TRANSFERRING, model="other")], None, None),
         ([], [download(D.TRANSFERRING, node="a")], None, None),
     ],
 )
-def test_how_it_stands(
-    jobs: list[LibraryJob], downloads: list[Download], wished_at: float | None, expected: Progress | None
+def test_fetch_progress(
+    jobs: list[LibraryJob],
+    downloads: list[Download],
+    requested_at: float | None,
+    expected: FetchProgress | None,
 ) -> None:
-    done = works("m", ["org/m/m-Q4_0.gguf"], "b", jobs, downloads)
-    assert progress(done, "b", NOW, wished_at) == expected
+    transfers = transfers_to("b", "m", ["org/m/m-Q4_0.gguf"], jobs, downloads)
+    assert fetch_progress(transfers, "b", NOW, requested_at) == expected
 
 
-def test_what_a_person_deleted_stays_deleted_until_a_person_asks() -> None:
+def test_trashed_files_are_fetched_only_for_a_later_start_command() -> None:
     trashed = TrashedEntry(
         node="b",
         store="models",
@@ -199,14 +208,14 @@ def test_what_a_person_deleted_stays_deleted_until_a_person_asks() -> None:
         trashed_at=NOW,
         expires_at=NOW + 10,
     )
-    refused = deleted([trashed], ["m.gguf"], "b", NOW - 1)
+    refused = trashed_files([trashed], ["m.gguf"], "b", NOW - 1)
     assert refused is not None
     assert refused.failed
     assert "in the trash of b; restore them (yard library restore m)" in refused.text
-    assert deleted([trashed], ["m.gguf"], "b", None) == refused
-    assert deleted([trashed], ["m.gguf"], "b", NOW + 1) is None
-    assert deleted([trashed], ["m.gguf"], "a", None) is None
-    assert deleted([trashed], ["n.gguf"], "b", None) is None
+    assert trashed_files([trashed], ["m.gguf"], "b", None) == refused
+    assert trashed_files([trashed], ["m.gguf"], "b", NOW + 1) is None
+    assert trashed_files([trashed], ["m.gguf"], "a", None) is None
+    assert trashed_files([trashed], ["n.gguf"], "b", None) is None
 
 
 def offer(*fits: Fit, problem: str | None = None) -> Offer:
@@ -217,8 +226,8 @@ def offer(*fits: Fit, problem: str | None = None) -> Offer:
     return Offer(repo="org/m", revision=REVISION, choices=(offered,), problem=problem)
 
 
-def test_the_hub_tells_where_its_files_would_fit() -> None:
-    said = read_offer(
+def test_an_offer_is_read_as_options_and_refusals() -> None:
+    offered = read_offer(
         offer(
             Fit(node="a", devices=("gpu0",), needs_bytes=5, sentence="fits"),
             Fit(node="b", devices=("gpu0", "gpu1"), needs_bytes=9, sentence="fits"),
@@ -226,13 +235,13 @@ def test_the_hub_tells_where_its_files_would_fit() -> None:
         ),
         "org/m/m-Q4_0.gguf",
     )
-    assert [(need.device, need.memory_bytes) for need in said.options["a"].needs] == [("gpu0", 5)]
-    assert said.options["b"].needs == ()
-    assert said.refusals == {"c": "it needs at least 5 GiB, and node c has 1 GiB: it does not fit"}
-    assert said.size_bytes == 7
+    assert [(need.device, need.memory_bytes) for need in offered.options["a"].needs] == [("gpu0", 5)]
+    assert offered.options["b"].needs == ()
+    assert offered.refusals == {"c": "it needs at least 5 GiB, and node c has 1 GiB: it does not fit"}
+    assert offered.size_bytes == 7
 
 
-def test_what_the_hub_does_not_have_is_said() -> None:
+def test_an_offer_without_the_file_is_a_problem() -> None:
     assert "org/m has no m-Q8_0.gguf" in (read_offer(offer(), "org/m/m-Q8_0.gguf").problem or "")
     assert "has no" in (read_offer(offer(), "org/m").problem or "")
     unknown = read_offer(offer(), "org/m/m-Q4_0.gguf")
@@ -250,24 +259,24 @@ def devices(gib: int) -> tuple[NodeDevice, ...]:
     return (NodeDevice(device="cpu", name="cpu", memory_bytes=gib * GIB),)
 
 
-def test_a_node_says_what_it_lacks_and_another_answers_for_it(settings: Settings) -> None:
+def test_a_node_lists_missing_files_and_another_answers_on_its_behalf(settings: Settings) -> None:
     settings.models.mkdir()
     write_reciter(settings.models / "m.gguf", DEMO_SENTENCE)
     here = spec("m.gguf")
-    lost = spec("m.gguf", loras=(Lora(path="l.gguf"),), mmproj="p.gguf")
-    said = options(lost, settings, devices(8), {})
-    assert (said.missing, said.engine) == (("p.gguf", "l.gguf"), "llama.cpp")
-    assert "p.gguf of model m is not in the store" in (said.problem or "")
+    lacking = spec("m.gguf", loras=(Lora(path="l.gguf"),), mmproj="p.gguf")
+    answer = options(lacking, settings, devices(8), {})
+    assert (answer.missing, answer.engine) == (("p.gguf", "l.gguf"), "llama.cpp")
+    assert "p.gguf of model m is not in the store" in (answer.problem or "")
     own = options(here, settings, devices(8), {})
     assert (own.problem, own.missing) == (None, ())
-    stand_in = OnBehalfOf(node="b", engine="llama.cpp", devices=devices(8))
-    other = options_of(stand_in, here, settings, {})
+    other_node = OnBehalfOf(node="b", engine="llama.cpp", devices=devices(8))
+    other = options_on_behalf_of(other_node, here, settings, {})
     assert [msgspec.structs.replace(one, node="a") for one in other.options] == list(own.options)
     assert {one.node for one in other.options} == {"b"}
-    assert "not in the store" in (options_of(stand_in, lost, settings, {}).problem or "")
+    assert "not in the store" in (options_on_behalf_of(other_node, lacking, settings, {}).problem or "")
 
 
-def test_a_node_that_takes_no_files_by_itself_asks_for_none(settings: Settings) -> None:
-    said = options(spec(), msgspec.structs.replace(settings, fetch=False), devices(8), {})
-    assert said.missing == ()
-    assert "is not in the store" in (said.problem or "")
+def test_a_node_with_fetching_disabled_lists_no_missing_files(settings: Settings) -> None:
+    answer = options(spec(), msgspec.structs.replace(settings, fetch=False), devices(8), {})
+    assert answer.missing == ()
+    assert "is not in the store" in (answer.problem or "")

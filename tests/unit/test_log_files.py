@@ -6,11 +6,17 @@ import msgspec
 import pytest
 
 from schemas.logs import LogLine
-from services.supervisor.agent.log_keeping import KEPT_S, TOTAL_BYTES, Part, expendable, found
+from services.supervisor.node.log_retention import (
+    MAX_TOTAL_BYTES,
+    RETENTION_S,
+    LogPart,
+    expendable,
+    find_log_parts,
+)
 from services.supervisor.runner.engine_log import BACKUPS, RotatingLogFile, newest_that_fit
 
 NOW = 10_000_000.0
-HALF = TOTAL_BYTES // 2
+HALF = MAX_TOTAL_BYTES // 2
 
 
 def test_a_log_file_is_rotated_and_the_newest_lines_stay(tmp_path: Path) -> None:
@@ -33,32 +39,32 @@ def test_a_log_file_is_appended_to(tmp_path: Path) -> None:
     assert (tmp_path / "i.log").read_text() == "first\nsecond\n"
 
 
-def part(name: str, size_bytes: int = 1, age_s: float = 0.0) -> Part:
-    return Part(Path(name), name.split(".")[0], size_bytes, NOW - age_s)
+def part(name: str, size_bytes: int = 1, age_s: float = 0.0) -> LogPart:
+    return LogPart(Path(name), name.split(".")[0], size_bytes, NOW - age_s)
 
 
 @pytest.mark.parametrize(
-    ("parts", "gone"),
+    ("parts", "deleted"),
     [
-        ([part("a.log"), part("b.log", age_s=KEPT_S - 1)], []),
-        ([part("a.log"), part("b.log", age_s=KEPT_S + 1)], ["b.log"]),
-        ([part("live.log", age_s=KEPT_S + 1)], []),
+        ([part("a.log"), part("b.log", age_s=RETENTION_S - 1)], []),
+        ([part("a.log"), part("b.log", age_s=RETENTION_S + 1)], ["b.log"]),
+        ([part("live.log", age_s=RETENTION_S + 1)], []),
         ([part("a.log", HALF), part("b.log", HALF, 5), part("c.log", 1, 9)], ["c.log"]),
-        ([part("live.log", TOTAL_BYTES, 9), part("a.log", 1, 1)], ["a.log"]),
-        ([part("live.log", TOTAL_BYTES, 9), part("live.log.1", TOTAL_BYTES, 20)], []),
+        ([part("live.log", MAX_TOTAL_BYTES, 9), part("a.log", 1, 1)], ["a.log"]),
+        ([part("live.log", MAX_TOTAL_BYTES, 9), part("live.log.1", MAX_TOTAL_BYTES, 20)], []),
     ],
-    ids=["all fits", "too old", "old, but alive", "too many", "what lives comes first", "what lives stays"],
+    ids=["all fits", "too old", "old, but live", "too large", "live owners count first", "live owners stay"],
 )
-def test_old_logs_are_deleted_by_age_and_total_size(parts: list[Part], gone: list[str]) -> None:
-    assert [str(path) for path in expendable(parts, {"live"}, NOW)] == gone
+def test_old_logs_are_deleted_by_age_and_total_size(parts: list[LogPart], deleted: list[str]) -> None:
+    assert [str(path) for path in expendable(parts, {"live"}, NOW)] == deleted
 
 
 def test_only_logs_of_instances_and_workers_are_deleted(tmp_path: Path) -> None:
     own = {"0123456789abcdef.log", "0123456789abcdef.log.1", "worker-0123456789abcdef.log"}
     for name in (*own, "gateway.log", "runners.log", "x.txt"):
         (tmp_path / name).write_text("x")
-    assert {one.path.name for one in found(tmp_path)} == own
-    assert {one.owner for one in found(tmp_path)} == {"0123456789abcdef"}
+    assert {one.path.name for one in find_log_parts(tmp_path)} == own
+    assert {one.owner for one in find_log_parts(tmp_path)} == {"0123456789abcdef"}
 
 
 def test_a_batch_of_lines_has_the_newest_that_fit_one_message() -> None:

@@ -1,4 +1,4 @@
-"""Which nodes hold the rest of a model: a table of worlds."""
+"""Placement of the workers of spread models."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from schemas.instances import EngineOffer, Instance, InstanceState, Node, Reason
 from schemas.placing import Need, NodeDevice, Option, WorkerPlace
 from schemas.profiles import ANY_NODE
 from schemas.workers import RpcOffer
-from services.supervisor.planning.plan import plan
-from services.supervisor.planning.workers import settled
-from services.supervisor.planning.world import NodeRoom, World
-from tests.unit.planning import GIB, NOW, asked, instance, spec
+from services.supervisor.planning.plan import make_plan
+from services.supervisor.planning.worker_placement import place_workers
+from services.supervisor.planning.world import NodeCapacity, World
+from tests.unit.planning_worlds import GIB, NOW, instance, queued, spec
 
 CPU = NodeDevice(device="cpu", name="main memory", memory_bytes=8 * GIB)
 GPUS = tuple(
@@ -53,7 +53,7 @@ B, C = node("b"), node("c", *GPUS)
 
 
 def chosen(wanted: Option, *nodes: Node, before: tuple[Instance, ...] = ()) -> list[list[tuple[str, str]]]:
-    options, _ = settled([wanted], {one.node: one for one in nodes}, before)
+    options, _ = place_workers([wanted], {one.node: one for one in nodes}, before)
     return [[(place.node, place.device) for place in one.workers] for one in options]
 
 
@@ -81,19 +81,19 @@ def chosen(wanted: Option, *nodes: Node, before: tuple[Instance, ...] = ()) -> l
         (option(ANY), (HEAD, node("b", cordoned=True)), []),
     ],
 )
-def test_the_ways(wanted: Option, nodes: tuple[Node, ...], ways: list[list[tuple[str, str]]]) -> None:
+def test_placements(wanted: Option, nodes: tuple[Node, ...], ways: list[list[tuple[str, str]]]) -> None:
     assert chosen(wanted, *nodes) == ways
 
 
-def test_a_model_finds_the_nodes_that_it_had() -> None:
+def test_nodes_of_the_previous_instance_are_preferred() -> None:
     had = instance(
         "m", state=InstanceState.FAILED, reserved=(Reserved(device="cpu", predicted_bytes=1, node="c"),)
     )
     assert chosen(option(ANY), HEAD, B, C, before=(had,)) == [[("c", "cpu")], [("b", "cpu")]]
 
 
-def test_the_needs_name_the_nodes() -> None:
-    (first, _), _ = settled([option(ANY)], {"head": HEAD, "b": B, "c": C}, ())
+def test_needs_of_workers_name_their_nodes() -> None:
+    (first, _), _ = place_workers([option(ANY)], {"head": HEAD, "b": B, "c": C}, ())
     assert [(need.node, need.device) for need in first.needs] == [(None, "cpu"), ("b", "cpu")]
 
 
@@ -106,54 +106,54 @@ def test_the_needs_name_the_nodes() -> None:
         (node("b", cordoned=True), "b is cordoned"),
     ],
 )
-def test_why_there_is_no_way(other: Node, sentence: str) -> None:
-    options, problem = settled([option(ANY)], {"head": HEAD, "b": other}, ())
+def test_why_there_is_no_placement(other: Node, sentence: str) -> None:
+    options, problem = place_workers([option(ANY)], {"head": HEAD, "b": other}, ())
     assert options == ()
     assert problem is not None
     assert sentence in problem
 
 
-def test_a_node_that_is_not_there_is_named() -> None:
-    _, problem = settled([option(("z", "cpu"))], {"head": HEAD}, ())
+def test_a_missing_node_is_named() -> None:
+    _, problem = place_workers([option(("z", "cpu"))], {"head": HEAD}, ())
     assert problem is not None
     assert "there is no node z" in problem
 
 
 def world(*instances: Instance, b_gib: float = 4.0) -> World:
-    (settled_option, *_), _ = settled([option(ANY)], {"head": HEAD, "b": B}, ())
+    (placed, *_), _ = place_workers([option(ANY)], {"head": HEAD, "b": B}, ())
     return World(
         now=NOW,
         models={one: spec(one) for one in ("m", "other")},
         instances=instances,
-        demand={"m": asked()},
+        demand={"m": queued()},
         nodes={
-            "head": NodeRoom(memory_bytes={"cpu": 4 * GIB}),
-            "b": NodeRoom(memory_bytes={"cpu": int(b_gib * GIB)}),
+            "head": NodeCapacity(memory_bytes={"cpu": 4 * GIB}),
+            "b": NodeCapacity(memory_bytes={"cpu": int(b_gib * GIB)}),
         },
-        options={"m": (settled_option,)},
+        options={"m": (placed,)},
     )
 
 
-def test_a_spread_model_starts_where_both_have_room() -> None:
-    assert [start.option.node for start in plan(world()).starts] == ["head"]
+def test_a_spread_model_starts_where_both_nodes_have_memory() -> None:
+    assert [start.option.node for start in make_plan(world()).starts] == ["head"]
 
 
 def test_a_worker_too_large_for_its_node_keeps_the_model_waiting() -> None:
-    made = plan(world(b_gib=0.5))
-    assert made.starts == ()
-    assert made.reasons["m"] == "it needs 1.0 GiB on cpu of b, which has 512 MiB for models"
+    plan = make_plan(world(b_gib=0.5))
+    assert plan.starts == ()
+    assert plan.reasons["m"] == "it needs 1.0 GiB on cpu of b, which has 512 MiB for models"
 
 
-def test_who_holds_memory_on_a_workers_node_makes_room() -> None:
+def test_an_instance_on_a_workers_node_is_evicted() -> None:
     other = instance("other", 3.5, device="cpu", node="b", reason=Reason.REQUESTED)
-    made = plan(world(other))
-    assert [stop.model for stop in made.stops] == ["other"]
+    plan = make_plan(world(other))
+    assert [stop.model for stop in plan.stops] == ["other"]
 
 
-def test_a_spread_model_holds_memory_on_every_node_of_it() -> None:
+def test_a_spread_model_reserves_memory_on_each_of_its_nodes() -> None:
     reserved = (
         Reserved(device="cpu", predicted_bytes=GIB),
         Reserved(device="cpu", predicted_bytes=int(3.5 * GIB), node="b"),
     )
     other = instance("other", node="head", reserved=reserved)
-    assert [stop.model for stop in plan(world(other)).stops] == ["other"]
+    assert [stop.model for stop in make_plan(world(other)).stops] == ["other"]

@@ -13,9 +13,9 @@ from schemas.instances import Reserved
 from schemas.models import ModelSpec
 from schemas.placing import NodeDevice
 from schemas.profiles import MAX_WORKERS, DeviceNeed, Profile, WorkerNeed
-from services.supervisor.agent.options import options
-from services.supervisor.agent.orders import placement
-from services.supervisor.agent.reservations import Reservations
+from services.supervisor.node.commands import placement
+from services.supervisor.node.device_memory import Reservations
+from services.supervisor.node.options import options
 from services.supervisor.rpc.server import find_program, rpc_command, rpc_offer
 from services.supervisor.rpc.tunnel import socket_owners
 
@@ -118,13 +118,13 @@ def test_an_impossible_spread_has_a_reason(
 
 
 def test_the_reservations_of_a_node_exclude_its_workers_on_others() -> None:
-    book = Reservations()
+    reservations = Reservations()
     here = Reserved(device="cpu", predicted_bytes=4096 * MIB)
     there = Reserved(device="cpu", predicted_bytes=9000 * MIB, node="b")
-    book.take("i", (here, there), [CPU])
-    assert book.total() == {"cpu": 4096 * MIB}
+    reservations.reserve("i", (here, there), [CPU])
+    assert reservations.total() == {"cpu": 4096 * MIB}
     with pytest.raises(Conflict):
-        book.take("j", (Reserved(device="cpu", predicted_bytes=1),), [CPU])
+        reservations.reserve("j", (Reserved(device="cpu", predicted_bytes=1),), [CPU])
 
 
 @pytest.mark.parametrize("wrong", [{"node": ""}, {"device": ""}, {"memory_mib": 0}])

@@ -12,8 +12,7 @@ from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.models import LIVE_FIELDS, Mode, ModelSource, ModelSpec, ParameterPolicy, fingerprint
 from schemas.profiles import DeviceNeed, EmbeddingOptions, Lora, Profile, Replicas
 from schemas.registry import PutModel
-from services.supervisor.changes import check_new_name, earlier, plain, renamed
-from services.supervisor.names import clashing
+from services.supervisor.registry.changes import check_new_name, earlier, name_conflict, renamed, spec_of
 
 PLAIN = ModelSpec(name="m", path="m.gguf")
 FULL = ModelSpec(
@@ -187,7 +186,7 @@ def test_an_invalid_file_is_refused_with_the_place(text: str, sentence: str) -> 
 
 
 def test_a_put_is_its_spec_and_the_expected_revision() -> None:
-    assert plain(PutModel(**msgspec.structs.asdict(FULL), revision=3)) == FULL
+    assert spec_of(PutModel(**msgspec.structs.asdict(FULL), revision=3)) == FULL
 
 
 @pytest.mark.parametrize(
@@ -206,7 +205,7 @@ def test_a_renamed_model_keeps_its_other_names(
 ) -> None:
     new = renamed(ModelSpec(name="old", path="x", aliases=aliases), "new", keep_alias=keep)
     assert (new.name, new.aliases) == ("new", after)
-    assert clashing(new, {}) is None
+    assert name_conflict(new, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -228,7 +227,7 @@ def test_a_model_can_be_renamed_to_a_free_name_or_its_own_alias(
 
 
 def test_an_alias_twice_is_a_clash() -> None:
-    assert "twice" in (clashing(ModelSpec(name="a", path="p", aliases=("x", "x")), {}) or "")
+    assert "twice" in (name_conflict(ModelSpec(name="a", path="p", aliases=("x", "x")), {}) or "")
 
 
 def _spec(n_ctx: int) -> ModelSpec:
@@ -264,5 +263,5 @@ def test_undo_restores_the_last_different_or_the_given_revision(
 def test_undo_without_an_earlier_revision_is_refused() -> None:
     with pytest.raises(Conflict, match="no earlier spec"):
         earlier("m", _history(100), None)
-    with pytest.raises(NotFound, match="kept are 3, 1"):
+    with pytest.raises(NotFound, match="stored are 3, 1"):
         earlier("m", _history(300, None, 100), 2)

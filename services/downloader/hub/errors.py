@@ -47,12 +47,10 @@ def not_found(repo: str) -> HubError:
 
 
 def disabled(repo: str) -> HubError:
-    """Taken down."""
     return HubError("repo_disabled", f"The hub has disabled {repo}; look for the model elsewhere.")
 
 
 def token_refused(endpoint: str) -> HubError:
-    """The token itself is invalid."""
     return HubError(
         "hub_token_refused",
         f"The hub does not accept the token in HF_TOKEN; make a new one at "
@@ -61,7 +59,6 @@ def token_refused(endpoint: str) -> HubError:
 
 
 def rate_limited(retry_after_s: float | None) -> HubError:
-    """Too many requests."""
     when = f"in {retry_after_s:.0f} s" if retry_after_s else "in some minutes"
     return HubError(
         "hub_rate_limited",
@@ -71,12 +68,10 @@ def rate_limited(retry_after_s: float | None) -> HubError:
 
 
 def offline() -> HubError:
-    """A setting of the hub's library forbids requests."""
     return HubError("hub_offline", "HF_HUB_OFFLINE is set; unset it to reach the hub.")
 
 
 def unreachable(endpoint: str) -> HubError:
-    """No response."""
     return HubError(
         "hub_unreachable",
         f"Nobody answers at {urlsplit(endpoint).hostname}; check the network, or HF_ENDPOINT.",

@@ -27,8 +27,6 @@ _FIRST_PAUSE_S = 0.5
 
 
 class RemoteFiles:
-    """The files of one repository at one commit, read over an open session."""
-
     def __init__(self, session: aiohttp.ClientSession, repo: str, commit: str) -> None:
         self._session = session
         self._repo = repo

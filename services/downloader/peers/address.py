@@ -57,5 +57,4 @@ def is_wildcard(host: str) -> bool:
 
 
 def file_url(host: str, port: int, sha256: str) -> str:
-    """The address of a file."""
     return f"http://[{host}]:{port}/files/{sha256}" if ":" in host else f"http://{host}:{port}/files/{sha256}"

@@ -19,8 +19,6 @@ _HASH_WAIT_S = 2.0
 
 
 class PeerCommands:
-    """Offers files and lists them."""
-
     def __init__(self, bus: Bus, settings: Settings, tasks: Tasks, library: Library) -> None:
         self._bus = bus
         self._settings = settings
@@ -31,7 +29,6 @@ class PeerCommands:
         tasks.before_cancel(self._server.stop)
 
     async def start(self, commands: Commands) -> None:
-        """Subscribe."""
         await commands.add(subjects.PEER_OFFER, self.on_offer, node=self._bus.node)
         await commands.add(subjects.PEER_ENTRY, self.on_entry, node=self._bus.node)
         await commands.add(subjects.PEER_REPO, self.on_repo, node=self._bus.node)

@@ -16,8 +16,6 @@ MAX_FAILURES = 2
 
 
 class PeerSource(msgspec.Struct, kw_only=True, eq=False):
-    """One peer."""
-
     offer: PeerOffer
     connections: int = 0
     failures: int = 0

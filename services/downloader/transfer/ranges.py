@@ -31,7 +31,6 @@ def gaps(ranges: Ranges, start: int, end: int) -> Ranges:
 
 
 def total_bytes(ranges: Ranges) -> int:
-    """The number of bytes covered."""
     return sum(end - start for start, end in ranges)
 
 

@@ -7,6 +7,7 @@ import asyncio
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,12 +30,11 @@ from services.downloader.worker.messages import (
     WorkerMessage,
 )
 from services.downloader.worker.orders import OrderReader
-from services.downloader.worker.plan import DownloadPlan, plan_download, plan_files
+from services.downloader.worker.plan import DownloadPlan, PlannedFile, plan_download, plan_files
 
 
 def main() -> int:
     die_with_parent(signal.SIGKILL)
-    logs.configure("info", to=sys.stderr)  # stdout is for messages
     # Unbuffered: a thread that waits for the lock of a buffer would keep the process from ending.
     lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - until the process ends
     line = lines.readline()
@@ -56,7 +56,7 @@ def _run(job: Job, orders: OrderReader) -> None:
         case DownloadJob():
             _download(job, orders)
         case FilesJob():
-            asyncio.run(fetch_files(plan_files(job), job, orders, _send))
+            _fetch(plan_files(job), job, orders)
             _send(FilesFinished())
 
 
@@ -66,7 +66,7 @@ def _download(job: DownloadJob, orders: OrderReader) -> None:
     _send(resolved)
     go = orders.wait_for_go()
     require_free(plan.files[0].dest.parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
-    asyncio.run(fetch_files(plan.files, job, orders, _send))
+    _fetch(plan.files, job, orders)
     _require_files(plan)
     if resolved.format is Format.GGUF:
         _check_model(plan.files[0].dest)
@@ -80,6 +80,11 @@ def _download(job: DownloadJob, orders: OrderReader) -> None:
             task=resolved.task,
         )
     )
+
+
+def _fetch(files: Sequence[PlannedFile], job: Job, orders: OrderReader) -> None:
+    logs.configure("info", to=sys.stderr)  # stdout is for messages
+    asyncio.run(fetch_files(files, job, orders, _send))
 
 
 def _require_files(plan: DownloadPlan) -> None:

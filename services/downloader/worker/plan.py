@@ -37,8 +37,6 @@ class PlannedFile(Struct, frozen=True, kw_only=True):
 
 
 class DownloadPlan(Struct, frozen=True, kw_only=True):
-    """A resolved DownloadJob."""
-
     resolved: Resolved
     files: tuple[PlannedFile, ...]
 

@@ -25,8 +25,6 @@ class TransferWorkerDied(Exception):
 
 
 class TransferWorker:
-    """A running worker."""
-
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 

@@ -172,7 +172,6 @@ class BatchService:
             await asyncio.sleep(END_CHECK_INTERVAL_S)
 
     async def _renew_lease(self, name: str, lease: Lease, revision: int) -> None:
-        """Renew the lease; return when it is lost."""
         while True:
             await asyncio.sleep(RENEW_INTERVAL_S)
             try:

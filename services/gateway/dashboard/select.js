@@ -86,9 +86,11 @@ export function modelStatus(state, name) {
   const live = instances.filter(isLive);
   const find = (states) => live.find((instance) => states.includes(instance.state));
   const main = find(["ready"]) ?? find(COMING) ?? find(LEAVING) ?? instances[0] ?? null;
-  const word = main === null || main.state === "stopped" ? "idle" : main.state;
+  const waiting = Object.values(state.waiting ?? {}).find((record) => record.model === name);
+  const refused = (live.length === 0 && waiting?.refused) || null;
+  const word = refused ? "failed" : main === null || main.state === "stopped" ? "idle" : main.state;
   const ready = live.filter((instance) => instance.state === "ready");
-  return { word, main, live, slots: sum(ready, "slots"), busy: sum(live, "busy") };
+  return { word, main, live, refused, slots: sum(ready, "slots"), busy: sum(live, "busy") };
 }
 
 /** The model of the "try it" box: what was chosen, else `demo`, else one that is ready, else any. */

@@ -30,6 +30,7 @@ from schemas.errors import (
 from schemas.frames import AnswerCheck, AnswerCheckReply, Resend, decode_frame
 from schemas.instances import LIVE, Instance, InstanceState
 from schemas.models import ModelSpec
+from schemas.placing import WaitingModel
 from schemas.requests import RequestStarted
 from services.gateway.catalog import Catalog, start_failed
 from services.gateway.inference.answer import AnswerReceiver
@@ -88,6 +89,8 @@ class Inference:
         await self._bus.subscribe(subjects.CANCEL, self._on_cancel)
         await commands.add(subjects.ANSWER_CHECK, self._on_check, gateway=self.gateway)
         self._catalog.instances.listen(self._on_instance)
+        if self._catalog.waiting is not None:
+            self._catalog.waiting.listen(self._on_waiting)
         self._catalog.models.listen(self._on_model)
         self._bus.on_reconnect(self._on_reconnect)
         self._tasks.spawn(self._check_deadlines(), "inference deadlines")
@@ -256,6 +259,12 @@ class Inference:
             return
         if self._catalog.start_failure(instance.model) is not None:
             self._fail_queued(instance)
+
+    def _on_waiting(self, _key: str, waiting: WaitingModel | None) -> None:
+        """Queued requests of a model that cannot run here fail at once."""
+        for answer in tuple(self.queued(waiting.model)) if waiting is not None else ():
+            if (refusal := self._catalog.refusal(answer.spec.name)) is not None:
+                answer.fail(refusal)
 
     def _fail_queued(self, instance: Instance) -> None:
         for answer in tuple(self.queued(instance.model)):

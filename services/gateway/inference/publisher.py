@@ -100,7 +100,6 @@ class RequestPublisher:
         )
 
     async def _store_body(self, request: str, body: bytes) -> int:
-        """Store a body in parts; their number."""
         if len(body) > MAX_BODY_BYTES:
             raise BodyTooLarge(f"The body has {len(body)} bytes; at most {MAX_BODY_BYTES} are taken.")
         parts = [body[start : start + PART_BYTES] for start in range(0, len(body), PART_BYTES)]

@@ -78,6 +78,8 @@ def model_samples(
         yield Sample(name="yard_model_coming", value=float(coming[model]), labels=labels)
         yield Sample(name="yard_model_circuit_open", value=float(opened[model]), labels=labels)
     for wait in waits:
+        if wait.refused is not None:
+            continue
         waited_s = max(now - wait.since, 0.0)
         yield Sample(name="yard_model_blocked_seconds", value=waited_s, labels={"model": wait.model})
 

@@ -1,1 +1,1 @@
-"""A model's files, brought to a node that could run it and lacks them."""
+"""Fetching: files of waiting models, copied or downloaded to nodes that can run them."""

@@ -1,1 +1,1 @@
-"""Who should run where: pure decisions over a snapshot of the world."""
+"""Placement decisions: pure functions over a snapshot of the yard."""

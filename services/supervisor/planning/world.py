@@ -1,4 +1,6 @@
-"""What the decision is made from, and what it is."""
+"""The snapshot that a plan is made from, and the plan."""
+
+from collections.abc import Iterable
 
 import msgspec
 
@@ -13,44 +15,44 @@ Place = tuple[str, str]
 
 
 class Demand(Record):
-    """How much a model is asked for."""
+    """The requests of one model."""
 
-    waiting: int = 0
-    """Requests in its queue; those at work count until they are answered."""
+    queued: int = 0
+    """Requests in its queue; those in flight count until they are answered."""
     since: float | None = None
-    """Unix seconds since when somebody waits and nobody serves."""
+    """Unix seconds since which it is demanded and no instance is ready."""
 
 
-class NodeRoom(Record):
-    """What the instances of a node may take altogether."""
+class NodeCapacity(Record):
+    """The memory of a node that its instances may use altogether."""
 
     memory_bytes: dict[str, int]
-    """By device: its size without what others use."""
+    """By device: its size less what other programs use."""
     cordoned: bool = False
     """It takes no new start."""
 
 
-class Fetch(Record):
-    """A way to run a model on a node that lacks its files, once they are there."""
+class FetchOption(Record):
+    """An option of a node that lacks files of the model."""
 
     option: Option
     source: str
-    """Where they come from, for people."""
+    """Where the files come from, for people."""
     size: str | None = None
-    """How much that is, for people."""
+    """Their size, for people."""
 
 
-class Rules(Record):
-    """How fast models may take turns on the same memory."""
+class SwapLimits(Record):
+    """How fast models may replace each other in the same memory."""
 
     max_wait_s: float = 20.0
-    """After so long a waiting model takes the memory even of a model at work, which drains first."""
+    """After so long a waiting model evicts even an instance in use, which drains first."""
     min_dwell_s: float = 5.0
-    """A model that got ready stays at least so long."""
+    """An instance stays at least so long after it got ready."""
 
 
 class World(Record):
-    """Everything the decision depends on."""
+    """Everything that the plan depends on."""
 
     now: float
     models: dict[str, ModelSpec]
@@ -58,45 +60,55 @@ class World(Record):
     instances: tuple[Instance, ...] = ()
     demand: dict[str, Demand] = msgspec.field(default_factory=dict)
     """By model name."""
-    wanted: frozenset[str] = frozenset()
-    """Models that somebody asked to start, whatever the queue says."""
-    held: frozenset[str] = frozenset()
-    """Models that somebody stopped: they stay down until they are gone, and somebody asks for them."""
-    nodes: dict[str, NodeRoom] = msgspec.field(default_factory=dict)
+    start_requested: frozenset[str] = frozenset()
+    """Models with an explicit start command, whatever their queues have."""
+    stop_requested: frozenset[str] = frozenset()
+    """Models with an explicit stop command: they stay stopped until they are requested after that."""
+    nodes: dict[str, NodeCapacity] = msgspec.field(default_factory=dict)
     options: dict[str, tuple[Option, ...]] = msgspec.field(default_factory=dict)
-    """For each model the ways to run it, best first; nothing for one whose nodes were not asked yet."""
+    """How each model can run, best first; none before its nodes were queried."""
     problems: dict[str, str] = msgspec.field(default_factory=dict)
-    """Why there is no option for a model."""
-    fetches: dict[str, tuple[Fetch, ...]] = msgspec.field(default_factory=dict)
-    """For each model the ways that its files would have to be fetched for, best first."""
-    fetching: dict[str, str] = msgspec.field(default_factory=dict)
-    """Models whose files are on their way, and how far that is."""
-    unfetched: dict[str, str] = msgspec.field(default_factory=dict)
-    """Why a model's files could not be fetched."""
-    replaced: frozenset[str] = frozenset()
-    """Instances that run what their model no longer is."""
+    """Why a model has no usable option."""
+    fetch_options: dict[str, tuple[FetchOption, ...]] = msgspec.field(default_factory=dict)
+    """How each model could run once its files are fetched, best first."""
+    fetches_running: dict[str, str] = msgspec.field(default_factory=dict)
+    """The progress of fetches, by model."""
+    fetches_failed: dict[str, str] = msgspec.field(default_factory=dict)
+    """Why the files of a model could not be fetched."""
+    outdated: frozenset[str] = frozenset()
+    """Instances started with a spec that their model does not have any more."""
     groups: tuple[ModelGroup, ...] = ()
-    rules: Rules = Rules()
+    limits: SwapLimits = SwapLimits()
 
-    def of(self, model: str) -> list[Instance]:
-        """The instances of a model, oldest first."""
-        return sorted((one for one in self.instances if one.model == model), key=lambda one: one.changed_at)
+    def instances_of(self, model: str) -> list[Instance]:
+        """The instances of a model, oldest change first."""
+        own = (instance for instance in self.instances if instance.model == model)
+        return sorted(own, key=lambda instance: instance.changed_at)
 
-    def others(self, model: str, kind: GroupKind) -> set[str]:
+    def serving(self, model: str) -> list[Instance]:
+        """Its instances that take requests now or soon."""
+        return list(filter(is_serving, self.instances_of(model)))
+
+    def partners(self, model: str, kind: GroupKind) -> set[str]:
         """The models that share a group of this kind with `model`."""
         groups = (group.models for group in self.groups if group.kind is kind and model in group.models)
-        return {other for models in groups for other in models} - {model}
+        return {partner for models in groups for partner in models} - {model}
 
-    def asked(self, model: str) -> bool:
-        """Whether somebody waits for it, or wished for it."""
-        return model in self.wanted or self.waiting(model) > 0
+    def is_demanded(self, model: str) -> bool:
+        """Whether requests are queued for it, or a start command is pending."""
+        return model in self.start_requested or self.queued(model) > 0
 
-    def waiting(self, model: str) -> int:
+    def queued(self, model: str) -> int:
         """Requests of a model that are not answered."""
-        return self.demand[model].waiting if model in self.demand else 0
+        return self.demand[model].queued if model in self.demand else 0
+
+    def waiting_since(self, model: str) -> float:
+        """Since when it is demanded and not served; now if it is not waiting."""
+        demand = self.demand.get(model)
+        return demand.since if demand and demand.since is not None else self.now
 
 
-class StartModel(Record):
+class PlannedStart(Record):
     """Start an instance of this model there."""
 
     model: str
@@ -104,14 +116,14 @@ class StartModel(Record):
     failures: int = 0
 
 
-class FetchModel(Record):
-    """Have the files of this model brought to this node."""
+class PlannedFetch(Record):
+    """Fetch the files of this model to this node."""
 
     model: str
     node: str
 
 
-class StopModel(Record):
+class PlannedStop(Record):
     """Drain and stop this instance."""
 
     instance: str
@@ -120,21 +132,21 @@ class StopModel(Record):
     reason: Reason
 
 
-class Plan(Record):
-    """What to do, and for every model that waits, why it does."""
+class PlacementPlan(Record):
+    """The decisions, and for every waiting model the reason."""
 
-    starts: tuple[StartModel, ...] = ()
-    stops: tuple[StopModel, ...] = ()
-    fetches: tuple[FetchModel, ...] = ()
+    starts: tuple[PlannedStart, ...] = ()
+    stops: tuple[PlannedStop, ...] = ()
+    fetches: tuple[PlannedFetch, ...] = ()
     reasons: dict[str, str] = msgspec.field(default_factory=dict)
-    hopeless: frozenset[str] = frozenset()
-    """Those of them that no waiting helps: no device is large enough, or their files cannot be had."""
-    look_again_at: float | None = None
-    """Unix seconds at which the world looks different without any event."""
+    unsatisfiable: frozenset[str] = frozenset()
+    """Waiting models that waiting does not help: no device is large enough, or their files cannot be had."""
+    next_evaluation_at: float | None = None
+    """Unix seconds at which the plan may differ although nothing happened."""
 
 
 def is_live(instance: Instance) -> bool:
-    """Whether it has memory, or will."""
+    """Whether it holds memory, or will."""
     return instance.state in LIVE
 
 
@@ -143,16 +155,20 @@ def is_serving(instance: Instance) -> bool:
     return instance.state in SERVING
 
 
-def is_coming(instance: Instance) -> bool:
-    """Whether it is being started."""
+def is_starting(instance: Instance) -> bool:
     return instance.state in COMING
 
 
 def is_ready(instance: Instance) -> bool:
-    """Whether it takes requests now."""
     return instance.state is InstanceState.READY
 
 
-def resting_since(instance: Instance) -> float:
-    """When it last had something to do, or got ready."""
+def idle_since(instance: Instance) -> float:
+    """When it last finished a request, or got ready."""
     return max(instance.used_at or 0.0, instance.ready_at or instance.changed_at)
+
+
+def join_names(names: Iterable[str]) -> str:
+    """Names as a list in a sentence, each once; empty if there are none."""
+    *head, last = list(dict.fromkeys(names)) or [""]
+    return f"{', '.join(head)} and {last}" if head else last

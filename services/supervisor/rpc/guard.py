@@ -4,9 +4,15 @@ import asyncio
 import contextlib
 
 from modelyard.bus import logs
-from services.supervisor.rpc import heartbeat
+from services.supervisor.rpc.connections import (
+    BUFFER_BYTES,
+    Connection,
+    answer_heartbeats,
+    pipe,
+    send_exit_reason,
+    shut,
+)
 from services.supervisor.rpc.handshake import HandshakeError, Purpose, authenticate_instance
-from services.supervisor.rpc.pipe import BUFFER_BYTES, Connection, pipe, shut
 
 log = logs.get(__name__)
 
@@ -37,7 +43,7 @@ class Guard:
         if self._server is not None:
             self._server.close()
         if self._instance is not None and not self.instance_gone.is_set():
-            heartbeat.send_exit_reason(self._instance[1], reason)
+            send_exit_reason(self._instance[1], reason)
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._unauthenticated >= _MAX_UNAUTHENTICATED:
@@ -60,7 +66,7 @@ class Guard:
         if self._instance is None:
             self._instance = reader, writer
             self.instance_connected.set()
-            await heartbeat.answer(reader, writer)
+            await answer_heartbeats(reader, writer)
             self.instance_gone.set()
         await shut(writer)
 

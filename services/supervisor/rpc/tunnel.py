@@ -7,9 +7,8 @@ from pathlib import Path
 
 from modelyard.bus import logs
 from schemas.workers import WorkerStarted
-from services.supervisor.rpc import heartbeat
+from services.supervisor.rpc.connections import BUFFER_BYTES, Connection, pipe, send_heartbeats, shut
 from services.supervisor.rpc.handshake import HandshakeError, Purpose, authenticate_worker
-from services.supervisor.rpc.pipe import BUFFER_BYTES, Connection, pipe, shut
 
 log = logs.get(__name__)
 
@@ -51,7 +50,7 @@ class Tunnel:
 
     async def _follow_worker(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
         try:
-            return await heartbeat.send(reader, writer)
+            return await send_heartbeats(reader, writer)
         finally:
             self._close_pipes()
 

@@ -85,7 +85,6 @@ async def _start(launch: WorkerLaunch, settings: Settings) -> tuple[Process, int
 
 
 async def _wait_until_ready(process: Process, port: int) -> str:
-    """The protocol version of the server, once it answers."""
     answering = asyncio.create_task(protocol_version(port))
     try:
         await first_of(answering, process.wait())
@@ -107,7 +106,6 @@ async def _wait_for_end(process: Process, guard: Guard, stop: asyncio.Event) -> 
 
 
 async def _instance_missing(guard: Guard) -> None:
-    """Return if no instance connects in time."""
     try:
         await asyncio.wait_for(guard.instance_connected.wait(), INSTANCE_TIMEOUT_S)
     except TimeoutError:

@@ -19,7 +19,7 @@ from modelyard.plugins import EngineProblem
 from schemas.base import Role
 from schemas.errors import YardError
 from schemas.instances import Instance, InstanceState, Reason
-from services.supervisor.backoff import failure
+from services.supervisor.node.backoff import failure
 from services.supervisor.rpc.worker_set import WorkerSet, WorkersUnavailable
 from services.supervisor.runner.engine_log import flush_lines, publish_lines
 from services.supervisor.runner.engine_process import EngineProcess
@@ -189,7 +189,6 @@ class Runner:
         await ending
 
     async def _measure(self) -> None:
-        """Update the memory in use until cancelled."""
         while (engine_pid := self._record.instance.engine_pid) is not None:
             instance = self._record.instance
             self._record.set_reserved(await measure(self._bus, instance.node, engine_pid, instance.reserved))
@@ -215,7 +214,6 @@ class Runner:
                 await consumer.drain()
 
     async def _broker_lost(self) -> None:
-        """Return when the broker has been away for too long."""
         while time.monotonic() - self._record.renewed_at < BROKER_LOST_EXIT_S:
             await asyncio.sleep(BROKER_LOST_EXIT_S / 20)
         log.error("broker_lost", seconds=BROKER_LOST_EXIT_S)

@@ -121,7 +121,6 @@ class EngineStart:
         )
 
     def _command(self) -> tuple[Engine, int | None, ServerCommand]:
-        """The engine, its assigned port unless it chooses one, and its command."""
         spec, settings = self._spec, self._settings
         engine = choose_engine(spec, settings, timeout_s=PREPARE_S)
         files = check_files(spec, settings.store_of(spec.path), engine)

@@ -42,7 +42,7 @@ function card(spec, state) {
       ${toggle(spec, status, state.pending)}
     </div>
     <p class="facts">${facts(spec)}</p>
-    ${status.word === "failed" ? failure(status.main, state.now) : waitLine(spec, state) || activity(status, state.now)}
+    ${status.word === "failed" ? failure(status.refused ?? status.main, state.now) : waitLine(spec, state) || activity(status, state.now)}
     ${usageLine(state.usage[spec.name])}
   </li>`;
 }
@@ -104,7 +104,7 @@ function failure(instance, now) {
     <p class="muted">
       ${instance.failures > 1 && `Failed ${instance.failures} times in a row. `}
       ${wait !== null && `Requests may wake it again in ${duration(wait)}. `}
-      <button type="button" class="link-like" data-action="logs" data-instance="${instance.instance}">Read its log</button>
+      ${instance.instance && html`<button type="button" class="link-like" data-action="logs" data-instance="${instance.instance}">Read its log</button>`}
     </p>
   </div>`;
 }

@@ -148,7 +148,6 @@ async def _health(_request: web.Request) -> web.Response:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error as a JSON body of OpenAI's shape."""
     try:
         return await handler(request)
     except YardError as error:

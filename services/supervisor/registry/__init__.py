@@ -1,0 +1,1 @@
+"""The registry: models and groups, every change checked against all of them."""

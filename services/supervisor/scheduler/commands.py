@@ -1,0 +1,102 @@
+"""The `model` commands that the scheduler answers, as long as its supervisor holds the lease."""
+
+import asyncio
+import contextlib
+import time
+
+import nats.errors
+
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.tasks import Tasks
+from schemas import subjects
+from schemas.errors import StartFailed
+from schemas.models import ModelRef, ModelStarting, ModelStopping
+from schemas.placing import PlanAnswer, PlanQuery
+from services.supervisor.registry.registry import ModelRegistry
+from services.supervisor.scheduler.lease import SchedulerLease
+from services.supervisor.scheduler.scheduler import Scheduler
+
+log = logs.get(__name__)
+
+_START_REPLY_S = 4.0
+"""Within this a start is answered with the instance, or with what the model waits for."""
+
+
+class SchedulerCommands:
+    """Start, stop and plan."""
+
+    def __init__(self, registry: ModelRegistry, scheduler: Scheduler) -> None:
+        self._registry = registry
+        self._scheduler = scheduler
+
+    async def start(self, ref: ModelRef) -> ModelStarting:
+        """Accept a start: with its instance, or with what the model waits for if there is none yet.
+
+        StartFailed if it fails at once, or cannot run here at all.
+        """
+        model = self._registry.find(ref.model).name
+        if not self._scheduler.serving(model) and (reason := await self._request_start(model)) is not None:
+            return ModelStarting(model=model, state="waiting", reason=reason)
+        instance = self._scheduler.serving(model)[0]
+        return ModelStarting(model=model, instance=instance.instance, state=instance.state)
+
+    async def _request_start(self, model: str) -> str | None:
+        """What it waits for, or None as soon as it has an instance."""
+        requested_at = time.time()
+        await self._scheduler.request_start(model)
+        try:
+            async with asyncio.timeout(_START_REPLY_S):
+                await self._scheduler.wait_until(
+                    lambda: bool(
+                        self._scheduler.serving(model) or self._scheduler.failure_since(model, requested_at)
+                    )
+                )
+        except TimeoutError:
+            return self._scheduler.reasons.get(model, "no node has taken the start yet")
+        if not self._scheduler.serving(model):
+            error = self._scheduler.failure_since(model, requested_at)
+            raise StartFailed(error or f"{model} failed at once.")
+        return None
+
+    async def stop(self, ref: ModelRef) -> ModelStopping:
+        """Drain and stop every instance; the model stays stopped until it is requested."""
+        model = self._registry.find(ref.model).name
+        return ModelStopping(model=model, instances=await self._scheduler.stop(model))
+
+    async def plan(self, query: PlanQuery) -> PlanAnswer:
+        """What a start of this model would lead to now."""
+        return await self._scheduler.preview(self._registry.find(query.model).name)
+
+
+async def lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, answers: SchedulerCommands) -> None:
+    """Decide, and answer the scheduler's commands, whenever the lease is ours."""
+    while True:
+        epoch = await lease.acquire()
+        try:
+            await _lead_once(bus, lease, epoch, scheduler, answers)
+        except (TimeoutError, nats.errors.Error) as error:
+            log.warning("lease_not_acquired", error=str(error))
+
+
+async def _lead_once(
+    bus: Bus, lease: SchedulerLease, epoch: int, scheduler: Scheduler, answers: SchedulerCommands
+) -> None:
+    async with Tasks() as tasks:
+        commands = await Commands.start(bus, tasks, "The scheduler.")
+        running = tasks.spawn(scheduler.run(epoch), "scheduler")
+        try:
+            await commands.add(subjects.MODEL_START, answers.start)
+            await commands.add(subjects.MODEL_STOP, answers.stop)
+            await commands.add(subjects.MODEL_PLAN, answers.plan)
+            await lease.wait_until_lost()
+        finally:
+            running.cancel()
+            await asyncio.shield(_stop_answering(commands))
+
+
+async def _stop_answering(commands: Commands) -> None:
+    # Where the lease was lost with the broker, there is no confirmation.
+    with contextlib.suppress(TimeoutError, nats.errors.Error):
+        await commands.stop()
