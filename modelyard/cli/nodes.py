@@ -1,19 +1,29 @@
-"""`yard nodes`, `cordon`, `uncordon` and `drain`: the machines of the yard."""
+"""`yard nodes`, `cordon`, `uncordon`, `drain`, `devices` and `top`: machines and their devices."""
 
 import argparse
-from collections.abc import Iterable, Mapping
+import asyncio
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from modelyard.cli.output import print_json, print_line, print_result, table
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from modelyard.cli.arguments import parse_duration
+from modelyard.cli.output import make_table, print_json, print_line, print_result, screen, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import online
 from modelyard.client import Client
 from modelyard.host import lan
 from modelyard.host.home import yard_of
 from modelyard.host.settings import load
-from modelyard.text import format_age, format_size
-from schemas.instances import Instance, Node
+from modelyard.text import format_age, format_duration, format_size, printable
+from schemas.devices import Device
+from schemas.errors import YardError
+from schemas.instances import LIVE, Instance, Node
+from schemas.metrics import Sample
 from schemas.placing import Cordon
 
 _NODES = """
@@ -25,6 +35,23 @@ _CORDONS = {
     "uncordon": (Cordon(cordoned=False), "{} takes starts again."),
     "drain": (Cordon(drain=True), "{} takes no new starts and drains its instances."),
 }
+_DEVICES = ("NODE", "DEVICE", "NAME", ">MEMORY", ">OF", ">BUSY", ">TEMP", ">POWER", ">CLOCK", "USED BY")
+_INSTANCES = (
+    *("MODEL", "INSTANCE", "NODE", "STATE", ">BUSY"),
+    *(">IN TOK/S", ">OUT TOK/S", ">CACHE", ">KV", ">WAITING"),
+)
+_FIRST_TOKEN = "yard_request_first_token_quantile_seconds"  # noqa: S105 - the name of a metric
+_METRICS = (
+    "yard_instance_prompt_tokens_per_second",
+    "yard_instance_completion_tokens_per_second",
+    "yard_instance_prompt_cache_hit_ratio",
+    "yard_instance_kv_used_ratio",
+    "yard_model_queue",
+    "yard_request_duration_quantile_seconds",
+    _FIRST_TOKEN,
+)
+_INTERVAL_S = 1.0
+_WHOLE_SECONDS_FROM = 10
 
 
 def register(verbs: Mapping[str, VerbParser]) -> None:
@@ -35,6 +62,15 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     for verb, (command, sentence) in _CORDONS.items():
         verbs[verb].add_argument("node", metavar="NODE", help="its name, as `yard nodes` shows it")
         online(verbs[verb], partial(_cordon, command, sentence))
+    devices = verbs["devices"]
+    devices.add_argument("--node", metavar="NODE", help="only those of this node")
+    online(devices, _devices)
+    top = verbs["top"]
+    top.add_argument(
+        "--every", type=parse_duration, default=_INTERVAL_S, metavar="TIME", help="interval (default: 1s)"
+    )
+    top.add_argument("--once", action="store_true", help="print once and exit")
+    online(top, _top, json="one JSON document an interval")
 
 
 async def _nodes(yard: Client, arguments: argparse.Namespace) -> None:
@@ -125,3 +161,138 @@ async def _cordon(command: Cordon, sentence: str, yard: Client, arguments: argpa
     await yard.cordon(node, command)
     done = {"node": node, "cordoned": command.cordoned, "drain": command.drain}
     print_result(arguments, done, sentence.format(node))
+
+
+async def _devices(yard: Client, arguments: argparse.Namespace) -> None:
+    node = arguments.node
+    devices = [device for device in in_order((await yard.devices()).values()) if node in (None, device.node)]
+    adapters = [adapter for adapter in (await yard.adapters()).values() if node in (None, adapter.node)]
+    if arguments.json:
+        print_json({"devices": devices, "adapters": adapters})
+        return
+    if devices:
+        models = {instance.instance: instance.model for instance in (await yard.instances()).values()}
+        table(_DEVICES, [_device_row(device, models) for device in devices])
+    else:
+        print_line("No device has reported yet; does the monitor run?")
+    for adapter in adapters:
+        if adapter.problem:
+            print_line(f"\n{adapter.node}: the adapter {adapter.adapter} gives no devices: {adapter.problem}")
+
+
+def in_order(devices: Iterable[Device]) -> list[Device]:
+    """Graphics cards before processors, node by node."""
+    return sorted(devices, key=lambda device: (device.node, device.kind == "cpu", device.name, device.device))
+
+
+def _device_row(device: Device, models: dict[str, str]) -> tuple[str, ...]:
+    """A sensor without a value is `-`."""
+    users = {
+        models.get(process.instance, process.instance) for process in device.processes if process.instance
+    }
+    return (
+        *(device.node, device.device),
+        device.name
+        + (" (simulated)" if device.simulated else "")
+        + (" (in parts)" if device.partitioned else ""),
+        *(format_size(device.memory_used_bytes), format_size(device.memory_total_bytes)),
+        *(_reading(device.utilization_pct, "%"), _reading(device.temperature_c, "°C")),
+        _reading(device.power_w, "W") + (f"/{device.power_limit_w:.0f}" if device.power_limit_w else ""),
+        _reading(device.clock_mhz, "MHz") + ("!" if device.throttled_by else ""),
+        ", ".join(sorted(users)) or "-",
+    )
+
+
+def _reading(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:.0f} {unit}"
+
+
+async def _top(yard: Client, arguments: argparse.Namespace) -> None:
+    once = arguments.once or not (sys.stdout.isatty() or arguments.json)
+    if arguments.json:
+        await _print_samples(yard, arguments.every, once=once)
+        return
+    console = screen()
+    if once:
+        console.print(await _render(yard))
+        return
+    with Live(await _render(yard), console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            await asyncio.sleep(arguments.every)
+            live.update(await _render(yard), refresh=True)
+
+
+async def _print_samples(yard: Client, interval_s: float, *, once: bool) -> None:
+    while True:
+        devices, instances, samples = await _read_state(yard)
+        print_json({"devices": devices, "instances": instances, "samples": samples})
+        if once:
+            return
+        await asyncio.sleep(interval_s)
+
+
+async def _read_state(yard: Client) -> tuple[list[Device], list[Instance], Sequence[Sample]]:
+    """Devices, live instances and metrics; without a monitor there are no metrics."""
+    devices, instances = in_order((await yard.devices()).values()), (await yard.instances()).values()
+    try:
+        samples: Sequence[Sample] = (await yard.metrics(*_METRICS)).samples
+    except YardError:
+        samples = ()
+    live = [instance for instance in instances if instance.state in LIVE]
+    return devices, sorted(live, key=lambda instance: (instance.model, instance.instance)), samples
+
+
+async def _render(yard: Client) -> Group:
+    devices, instances, samples = await _read_state(yard)
+    models = {instance.instance: instance.model for instance in instances}
+    return Group(
+        make_table(_DEVICES, [_device_row(device, models) for device in devices]),
+        make_table(_INSTANCES, [_instance_row(instance, samples) for instance in instances])
+        if instances
+        else Text("\n Nothing runs now."),
+        Text(_latencies(samples)),
+    )
+
+
+def _instance_row(instance: Instance, samples: Sequence[Sample]) -> tuple[str, ...]:
+    own = {
+        sample.name: sample.value
+        for sample in samples
+        if sample.labels.get("instance_id") == instance.instance
+    }
+    lanes = [
+        sample.value
+        for sample in samples
+        if sample.name == "yard_model_queue" and sample.labels["model"] == instance.model
+    ]
+
+    def metric(name: str, form: str) -> str:
+        value = own.get(f"yard_instance_{name}")
+        return "-" if value is None else format(value, form)
+
+    return (
+        *(instance.model, instance.instance, instance.node, instance.state),
+        f"{instance.busy}/{instance.slots}",
+        metric("prompt_tokens_per_second", ".0f"),
+        metric("completion_tokens_per_second", ".1f"),
+        metric("prompt_cache_hit_ratio", ".0%"),
+        metric("kv_used_ratio", ".0%"),
+        f"{max(sum(lanes) - instance.busy, 0):.0f}",
+    )
+
+
+def _latencies(samples: Sequence[Sample]) -> str:
+    """A line a model: the durations of its requests in the last five minutes."""
+    by_model: dict[str, dict[str, str]] = {}
+    for sample in samples:
+        if "quantile" in sample.labels:
+            kind = "first byte" if sample.name == _FIRST_TOKEN else "whole"
+            quantile = f"p{float(sample.labels['quantile']) * 100:.0f}"
+            whole = sample.value >= _WHOLE_SECONDS_FROM
+            duration = format_duration(sample.value) if whole else f"{sample.value:.2f}s"
+            by_model.setdefault(sample.labels["model"], {})[f"{kind} {quantile}"] = duration
+    lines = [
+        f" {model}: " + ", ".join(f"{name} {duration}" for name, duration in quantiles.items())
+        for model, quantiles in sorted(by_model.items())
+    ]
+    return printable("\n".join(["", *lines]))
