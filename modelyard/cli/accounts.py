@@ -12,8 +12,8 @@ from modelyard.cli.output import print_line, print_result, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
-from modelyard.exporting import spell_time
 from modelyard.host.settings import load
+from modelyard.usage_table import format_time
 from schemas import subjects
 from schemas.budgets import Action, BudgetList, StoredBudget
 from schemas.errors import BadRequest
@@ -201,7 +201,7 @@ def _show_price(stored: StoredPrices) -> None:
     tz = ZoneInfo(load().time_zone)
     rows = [
         (
-            spell_time(price.valid_from or 0.0, tz),
+            format_time(price.valid_from or 0.0, tz),
             "now" if price == stored.now else "",
             format_price(price, ""),
         )

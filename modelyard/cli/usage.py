@@ -11,15 +11,15 @@ from modelyard.cli.output import print_json, print_line, print_result, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
-from modelyard.exporting import (
+from modelyard.text import format_age, format_duration, format_size
+from modelyard.usage_table import (
     RECORD_HEADER,
+    format_time,
     record_row,
     report_header,
     report_rows,
-    spell_time,
     write_csv,
 )
-from modelyard.text import format_age, format_duration, format_size
 from schemas import subjects
 from schemas.errors import BadRequest
 from schemas.storage import StorageReport, StoreStats
@@ -180,7 +180,7 @@ def rows(usage: UsageReport, by: Sequence[str] = ("model",), *, step: bool = Fal
     for row in usage.rows:
         # A model that was only loaded, for free, has a row for programs only.
         if row.requests or row.cost != "0":
-            at = [spell_time(row.at, ZoneInfo(usage.tz))] if step and row.at is not None else []
+            at = [format_time(row.at, ZoneInfo(usage.tz))] if step and row.at is not None else []
             group = (*at, *(str(getattr(row, name) or "-") for name in by)) or ("all",)
             cells.append((*group, *_cells(row, usage.currency)))
     if len(cells) > 1:

@@ -13,7 +13,7 @@ from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import REFUSED, command, local, online
 from modelyard.client import Client
 from modelyard.host.home import read_membership
-from modelyard.host.hooks_file import BadFile, CommandHook, read_hooks, write_hooks
+from modelyard.host.hooks_file import CommandHook, HooksFileError, read_hooks, write_hooks
 from modelyard.host.settings import SettingsError, load
 from modelyard.text import format_age, format_clock
 from schemas import subjects
@@ -154,7 +154,7 @@ def _remove_program(name: str) -> bool:
     settings = load()
     try:
         hooks = read_hooks(settings)
-    except BadFile as error:
+    except HooksFileError as error:
         raise BadRequest(str(error)) from error
     others = [hook for hook in hooks if hook.name != name]
     if len(others) < len(hooks):
@@ -171,7 +171,7 @@ def _exec(arguments: argparse.Namespace) -> int:
         hook = CommandHook(name=arguments.name, argv=tuple(arguments.argv), wanted=_filter(arguments))
         others = [other for other in read_hooks(settings) if other.name != hook.name]
         write_hooks(settings, [*others, hook])
-    except (SettingsError, BadFile, ValueError, OSError, YardError) as error:
+    except (SettingsError, HooksFileError, ValueError, OSError, YardError) as error:
         print_error(f"{error}")
         return REFUSED
     print_line(f"{hook.name} runs {hook.argv[0]} from now on. Try it: yard webhook test {hook.name}")
