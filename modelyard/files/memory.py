@@ -114,7 +114,9 @@ def spread_requirements(
             files.header, _use(files, spec.mode, n_ctx, n_parallel, spec.cache_type), parts, own
         )
     except (OSError, ValueError) as error:
-        raise ValueError(f"{spec.name} cannot be spread over the devices of profile {profile.name}: {error}.") from error
+        raise ValueError(
+            f"{spec.name} cannot be spread over the devices of profile {profile.name}: {error}."
+        ) from error
 
 
 def apply_measurements(needs: dict[str, int], known: MeasuredMemory | None) -> dict[str, int]:

@@ -84,7 +84,9 @@ class Registrar:
         if request.dry_run:
             return Registered(spec=proposal.spec, reasons=proposal.reasons, kept=retained)
         stored = await register_model(self._bus, proposal.spec, proposal.chosen)
-        return Registered(spec=proposal.spec, reasons=proposal.reasons, revision=stored.revision, kept=retained)
+        return Registered(
+            spec=proposal.spec, reasons=proposal.reasons, revision=stored.revision, kept=retained
+        )
 
     def _resolve(self, named: str) -> tuple[str, ModelSource | None]:
         """The path of a path, entry or entry name, and the source of its files."""
