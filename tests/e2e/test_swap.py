@@ -154,7 +154,9 @@ async def test_a_model_that_can_never_fit_is_refused_at_once_with_the_reason(yar
     assert (await chat(yard.url, "content", max_tokens=1))[0] == 200
     status, answer = await asyncio.wait_for(chat(yard.url, "huge", max_tokens=1), 10)
     assert status == 503
-    assert "it needs 500 MiB on cpu of testnode, which has 100 MiB for models" in answer["error"]["message"]
+    assert (
+        "it needs 500.0 MiB on cpu of testnode, which has 100.0 MiB for models" in answer["error"]["message"]
+    )
     async with watch_instances(yard.bus) as instances:
         assert [instance.state for instance in instances.of("content")] == [InstanceState.READY], (
             "nothing was evicted in vain"
