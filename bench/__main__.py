@@ -13,10 +13,10 @@ from rich.table import Table
 
 from bench import usage
 from bench.client import Samples, load
-from bench.library import library
-from bench.others import litellm, llama_router
-from bench.watching import watching
-from bench.way import Way
+from bench.monitor_cost import monitor_cost
+from bench.other_servers import litellm, llama_router
+from bench.route import Route
+from bench.store_scan import store_scan
 from bench.yard import MeasuredYard, measured_yard
 
 PACE_TOKENS_S = 100
@@ -26,15 +26,15 @@ _STREAMS = 32
 async def main() -> None:
     """Print the tables."""
     console = Console()
-    library(console)
+    store_scan(console)
     usage.main(console)
-    await watching(console)
+    await monitor_cost(console)
     with tempfile.TemporaryDirectory() as folder:
         fast, paced = _launcher(Path(folder), 0), _launcher(Path(folder), PACE_TOKENS_S)
         async with measured_yard(16, YARD_LLAMA_SERVER=str(fast)) as yard:
             async with litellm(yard.direct.target.port) as others:
-                ways = (yard.direct, yard.through, *others)
-                await short(console, ways, "A synthetic engine, one token an answer", (2000, 6400))
+                routes = (yard.direct, yard.through, *others)
+                await short(console, routes, "A synthetic engine, one token an answer", (2000, 6400))
             await burst(console, yard)
         async with measured_yard(_STREAMS, YARD_LLAMA_SERVER=str(paced)) as yard:
             await streams(console, yard)
@@ -43,12 +43,12 @@ async def main() -> None:
         litellm(yard.direct.target.port) as proxies,
         llama_router(yard.models) as routers,
     ):
-        ways = (yard.direct, yard.through, *proxies, *routers)
-        await short(console, ways, "llama.cpp with a tiny model, one token an answer", (300, 640))
+        routes = (yard.direct, yard.through, *proxies, *routers)
+        await short(console, routes, "llama.cpp with a tiny model, one token an answer", (300, 640))
 
 
 def _launcher(folder: Path, pace: int) -> Path:
-    """The synthetic engine as one program, since that is what stands for a llama-server."""
+    """The synthetic engine as a single program, in place of a llama-server."""
     path = folder / f"engine-{pace}"
     path.write_text(
         f"#!{sys.executable}\n"
@@ -61,73 +61,77 @@ def _launcher(folder: Path, pace: int) -> Path:
     return path
 
 
-async def short(console: Console, ways: Sequence[Way], title: str, requests: tuple[int, int]) -> None:
-    """Many short requests, by one client and by 32; the first way is what the others are compared with."""
+async def short(console: Console, routes: Sequence[Route], title: str, requests: tuple[int, int]) -> None:
+    """Many short requests, by one client and by 32; the first route is the baseline."""
     table = _table(title, _SHORT_COLUMNS)
     for clients, count in zip((1, _STREAMS), requests, strict=True):
         base: Samples | None = None
-        for way in ways:
-            seen, cpu_s = await _measured(way, clients, count, 1, stream=False)
-            base = base or seen
+        for route in routes:
+            samples, cpu_s = await _measured(route, clients, count, 1, stream=False)
+            base = base or samples
             times = [
                 f"{time:.2f}"
                 for share in (0.5, 0.99)
-                for time in (seen.percentile(share), seen.percentile(share) - base.percentile(share))
+                for time in (samples.percentile(share), samples.percentile(share) - base.percentile(share))
             ]
-            cost = "" if way is ways[0] else f"{cpu_s / count * 1e6:.0f}"
-            memory = f"{way.usage().rss_mib:.0f}"
-            table.add_row(str(clients), way.target.name, *times, f"{seen.requests_per_s:.0f}", cost, memory)
+            cost = "" if route is routes[0] else f"{cpu_s / count * 1e6:.0f}"
+            memory = f"{route.usage().rss_mib:.0f}"
+            table.add_row(
+                str(clients), route.target.name, *times, f"{samples.requests_per_s:.0f}", cost, memory
+            )
     console.print(table)
 
 
 _SHORT_COLUMNS = (
-    *("clients", "way", "p50 ms", "added p50", "p99 ms", "added p99"),
+    *("clients", "route", "p50 ms", "added p50", "p99 ms", "added p99"),
     *("requests/s", "CPU us/request", "memory MiB"),
 )
 
 
 async def burst(console: Console, yard: MeasuredYard) -> None:
-    """Long answers as fast as they come."""
+    """Long answers at full speed."""
     table = _table("A synthetic engine, 16 streams of 500 tokens at once", _STREAM_COLUMNS)
-    for way in (yard.direct, yard.through):
-        _add_stream(table, way, *await _measured(way, 16, 64, 500, stream=True))
+    for route in (yard.direct, yard.through):
+        _add_stream(table, route, *await _measured(route, 16, 64, 500, stream=True))
     console.print(table)
 
 
 async def streams(console: Console, yard: MeasuredYard) -> None:
     """Answers at the pace of a real model."""
     table = _table(f"{_STREAMS} clients, an engine with {PACE_TOKENS_S} tokens/s a stream", _STREAM_COLUMNS)
-    for way in (yard.direct, yard.through):
-        _add_stream(table, way, *await _measured(way, _STREAMS, _STREAMS, 300, stream=True))
+    for route in (yard.direct, yard.through):
+        _add_stream(table, route, *await _measured(route, _STREAMS, _STREAMS, 300, stream=True))
     console.print(table)
 
 
-_STREAM_COLUMNS = ("way", "first token p50 ms", "tokens/s", "CPU us/token", "memory MiB")
+_STREAM_COLUMNS = ("route", "first token p50 ms", "tokens/s", "CPU us/token", "memory MiB")
 
 
-def _add_stream(table: Table, way: Way, seen: Samples, cpu_s: float) -> None:
+def _add_stream(table: Table, route: Route, samples: Samples, cpu_s: float) -> None:
     table.add_row(
-        way.target.name,
-        f"{seen.first_p50_ms:.1f}",
-        f"{seen.tokens_per_s:.0f}",
-        f"{cpu_s / max(1, seen.tokens) * 1e6:.1f}",
-        f"{way.usage().rss_mib:.0f}",
+        route.target.name,
+        f"{samples.first_p50_ms:.1f}",
+        f"{samples.tokens_per_s:.0f}",
+        f"{cpu_s / max(1, samples.tokens) * 1e6:.1f}",
+        f"{route.usage().rss_mib:.0f}",
     )
 
 
 async def _measured(
-    way: Way, clients: int, requests: int, max_tokens: int, *, stream: bool
+    route: Route, clients: int, requests: int, max_tokens: int, *, stream: bool
 ) -> tuple[Samples, float]:
-    await load(way.target, clients=clients, requests=clients, max_tokens=1, stream=stream)
-    before = way.usage().cpu_s
-    seen = await load(way.target, clients=clients, requests=requests, max_tokens=max_tokens, stream=stream)
-    return seen, way.usage().cpu_s - before
+    await load(route.target, clients=clients, requests=clients, max_tokens=1, stream=stream)
+    before = route.usage().cpu_s
+    samples = await load(
+        route.target, clients=clients, requests=requests, max_tokens=max_tokens, stream=stream
+    )
+    return samples, route.usage().cpu_s - before
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title)
     for column in columns:
-        table.add_column(column, justify="left" if column == "way" else "right")
+        table.add_column(column, justify="left" if column == "route" else "right")
     return table
 
 

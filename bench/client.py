@@ -1,4 +1,4 @@
-"""A load generator that costs little: raw HTTP/1.1 over sockets that stay open where the server lets them."""
+"""A cheap load generator: raw HTTP/1.1 over sockets that stay open where the server allows it."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ HELLO = [{"role": "user", "content": "Hello!"}]
 
 @dataclass
 class Samples:
-    """What one load showed; times in milliseconds."""
+    """Results of one load; times in milliseconds."""
 
     total_ms: list[float] = field(default_factory=list)
     first_ms: list[float] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Target:
-    """Where to ask, and for which model."""
+    """A server on loopback and a model."""
 
     name: str
     port: int
@@ -61,38 +61,38 @@ class Connection:
         self._target = target
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, sent: bytes, samples: Samples) -> None:
-        """One request and its whole answer, noted in `samples`."""
-        began = time.perf_counter()
+    async def send(self, data: bytes, samples: Samples) -> None:
+        """Send a request and read its answer; times are added to `samples`."""
+        started_at = time.perf_counter()
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._target.port)
         reader, writer = self._streams
-        writer.write(sent)
+        writer.write(data)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if b" 200 " not in head[:20]:
             raise RuntimeError(f"{self._target.name} answered {head[:60]!r}")
-        tokens = await self._read_body(reader, head, began, samples)
-        samples.total_ms.append((time.perf_counter() - began) * 1000)
+        tokens = await self._read_body(reader, head, started_at, samples)
+        samples.total_ms.append((time.perf_counter() - started_at) * 1000)
         samples.tokens += tokens
         if b"connection: close" in head:
             self.close()
 
     async def _read_body(
-        self, reader: asyncio.StreamReader, head: bytes, began: float, samples: Samples
+        self, reader: asyncio.StreamReader, head: bytes, started_at: float, samples: Samples
     ) -> int:
         if b"content-length:" in head:
             length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
             body = await reader.readexactly(length)
-            samples.first_ms.append((time.perf_counter() - began) * 1000)
+            samples.first_ms.append((time.perf_counter() - started_at) * 1000)
             return int(msgspec.json.decode(body)["usage"]["completion_tokens"])
-        tokens, seen, tail = 0, False, b""
+        tokens, has_started, tail = 0, False, b""
         while b"data: [DONE]" not in tail:
             data = await reader.read(65536)
             if not data:
                 break
-            if not seen:
-                samples.first_ms.append((time.perf_counter() - began) * 1000)
-                seen = True
+            if not has_started:
+                samples.first_ms.append((time.perf_counter() - started_at) * 1000)
+                has_started = True
             tokens += data.count(b'"content":')
             tail = tail[-20:] + data
         if b"chunked" in head and not tail.endswith(b"0\r\n\r\n"):
@@ -106,16 +106,16 @@ class Connection:
 
 
 async def load(target: Target, *, clients: int, requests: int, max_tokens: int, stream: bool) -> Samples:
-    """`requests` altogether, by `clients` that each ask one after another."""
-    samples, sent = Samples(), request(target, max_tokens, stream=stream)
+    """`requests` in total, by `clients` that each send one after the other."""
+    samples, data = Samples(), request(target, max_tokens, stream=stream)
 
     async def client() -> None:
         connection = Connection(target)
         for _ in range(requests // clients):
-            await connection.ask(sent, samples)
+            await connection.send(data, samples)
         connection.close()
 
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
-    samples.seconds = time.perf_counter() - began
+    samples.seconds = time.perf_counter() - started_at
     return samples

@@ -1,9 +1,9 @@
 """`make bench-downloads`: `yard pull` and `hf download` of the same file from the same hub, in one run.
 
-The file is sparse at the hub, so that no disk is read; with YARD_BENCH_NOISE=1 it is full of noise. `yard
-pull` compares the sha256 and has the disk confirm every byte, `hf download` does neither; the second row is
-what that takes until the disk has everything. YARD_BENCH_FOLDER says where (default: the
-folder for temporary files), YARD_BENCH_GIB how much (default 5), YARD_BENCH_ROUNDS how often (default 2).
+The file is sparse at the hub, so that no disk is read; with YARD_BENCH_NOISE=1 it has random bytes. `yard
+pull` checks the sha256 and syncs every byte to the disk, `hf download` does neither; the second row includes
+a sync. YARD_BENCH_FOLDER sets the folder (default: the folder for temporary files), YARD_BENCH_GIB the size
+(default 5), YARD_BENCH_ROUNDS the repetitions (default 2).
 """
 
 import asyncio
@@ -34,16 +34,16 @@ GIB = int(os.environ.get("YARD_BENCH_GIB", "5"))
 ROUNDS = int(os.environ.get("YARD_BENCH_ROUNDS", "2"))
 NOISE = bool(os.environ.get("YARD_BENCH_NOISE"))
 WATCHERS = 50
-LOOK_EVERY_S = 0.1
+SAMPLE_EVERY_S = 0.1
 REST_S = 3.0
-"""After its start a yard is soon at rest."""
+"""A yard is at rest this long after its start."""
 _URL = re.compile(r"OpenAI base URL\s+http://(127\.0\.0\.1:\d+)/v1")
 _HEAD = struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 20) + b"general.architecture"
 
 
 @dataclass
 class Cost:
-    """What one way has taken: time, processor time, and the most memory of all its processes together."""
+    """Time, processor time, and peak memory of all processes of one route."""
 
     seconds: float = 0.0
     cpu_s: float = 0.0
@@ -51,10 +51,10 @@ class Cost:
     pss_mib: float = 0.0
     """As RSS, with shared pages counted once."""
     parts_mib: dict[str, float] = field(default_factory=dict)
-    """What `pss_mib` is made of, by process."""
+    """`pss_mib` by process."""
 
 
-class Seen(NamedTuple):
+class ProcessSample(NamedTuple):
     """A process of a home at one moment."""
 
     pid: int
@@ -64,47 +64,48 @@ class Seen(NamedTuple):
     pss_mib: float
 
 
-class Watch:
-    """Looks at the processes of a home while something runs; what ends between two looks is nearly seen."""
+class ProcessSampler:
+    """Samples the processes of a home; the last interval of a process that exits is missed."""
 
     def __init__(self, home: Path, cost: Cost) -> None:
         self._home = str(home)
         self._cost = cost
-        self._before = {each.pid: each.cpu_s for each in self._look()}
+        self._before = {process.pid: process.cpu_s for process in self._processes()}
         self._latest: dict[int, float] = {}
 
-    async def keep(self) -> None:
-        """Until cancelled."""
+    async def run(self) -> None:
+        """Sample until cancelled."""
         while True:
-            self.note()
-            await asyncio.sleep(LOOK_EVERY_S)
+            self.sample()
+            await asyncio.sleep(SAMPLE_EVERY_S)
 
-    def note(self) -> None:
-        """Look once."""
-        seen = self._look()
-        self._latest |= {each.pid: each.cpu_s for each in seen}
+    def sample(self) -> None:
+        processes = self._processes()
+        self._latest |= {process.pid: process.cpu_s for process in processes}
         used = {pid: cpu_s - self._before.get(pid, 0.0) for pid, cpu_s in self._latest.items()}
         self._cost.cpu_s = sum(used.values())
-        self._cost.rss_mib = max(self._cost.rss_mib, sum(each.rss_mib for each in seen))
-        if (pss_mib := sum(each.pss_mib for each in seen)) > self._cost.pss_mib:
+        self._cost.rss_mib = max(self._cost.rss_mib, sum(process.rss_mib for process in processes))
+        if (pss_mib := sum(process.pss_mib for process in processes)) > self._cost.pss_mib:
             self._cost.pss_mib = pss_mib
-            self._cost.parts_mib = {each.name: each.pss_mib for each in seen}
+            self._cost.parts_mib = {process.name: process.pss_mib for process in processes}
 
-    def _look(self) -> list[Seen]:
-        found = []
+    def _processes(self) -> list[ProcessSample]:
+        samples = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("YARD_HOME") == self._home:
                     times, full = process.cpu_times(), process.memory_full_info()
                     sizes = (full.rss / 2**20, full.pss / 2**20)
-                    found.append(Seen(process.pid, _name(process), times.user + times.system, *sizes))
-        return found
+                    samples.append(
+                        ProcessSample(process.pid, _name(process), times.user + times.system, *sizes)
+                    )
+        return samples
 
 
 def _name(process: psutil.Process) -> str:
     """Its module and verb, or the program."""
-    words = process.cmdline()
-    return " ".join(words[2:4]) if "-m" in words[:2] else Path(words[0]).name
+    argv = process.cmdline()
+    return " ".join(argv[2:4]) if "-m" in argv[:2] else Path(argv[0]).name
 
 
 async def main() -> None:
@@ -135,7 +136,7 @@ def _published(path: Path) -> str:
 
 
 async def _measure(folder: Path, environment: dict[str, str]) -> None:
-    """The ways take turns, so that a busy moment of the machine meets all of them."""
+    """The routes take turns, so that other load on the machine affects all of them."""
     hf: list[Cost] = []
     synced: list[Cost] = []
     pulls: dict[int, list[Cost]] = {0: [], WATCHERS: []}
@@ -148,25 +149,25 @@ async def _measure(folder: Path, environment: dict[str, str]) -> None:
                 async with _watchers(address, watchers):
                     costs.append(await _pull(home, environment))
     table = Table(title=f"A file of {GIB} GiB from a hub on loopback, median of {ROUNDS}")
-    for column in ("way", "seconds", "ratio", "CPU s", "CPU ratio", "RSS MiB", "PSS MiB"):
-        table.add_column(column, justify="left" if column == "way" else "right")
-    ways = {f"yard pull, {watchers} dashboards": costs for watchers, costs in pulls.items()}
-    for name, costs in {"hf download": hf, "hf download, and sync": synced, **ways}.items():
+    for column in ("route", "seconds", "ratio", "CPU s", "CPU ratio", "RSS MiB", "PSS MiB"):
+        table.add_column(column, justify="left" if column == "route" else "right")
+    routes = {f"yard pull, {watchers} dashboards": costs for watchers, costs in pulls.items()}
+    for name, costs in {"hf download": hf, "hf download, and sync": synced, **routes}.items():
         _row(table, name, _median(costs), _median(hf))
     Console().print(table)
-    Console().print(_memory({"at rest": rest, **{name: _median(costs) for name, costs in ways.items()}}))
+    Console().print(_memory({"at rest": rest, **{name: _median(costs) for name, costs in routes.items()}}))
 
 
 async def _rest(home: Path) -> Cost:
-    """What a yard takes that has nothing to do."""
+    """The cost of an idle yard."""
     await asyncio.sleep(REST_S)
     cost = Cost()
-    Watch(home, cost).note()
+    ProcessSampler(home, cost).sample()
     return cost
 
 
 def _memory(costs: dict[str, Cost]) -> Table:
-    """Which process takes what, at the moment when all took most."""
+    """Memory by process, at the peak of the sum."""
     table = Table(title="PSS MiB by process")
     table.add_column("process")
     for name in costs:
@@ -203,44 +204,44 @@ async def _hf(dest: Path, environment: dict[str, str]) -> tuple[Cost, Cost]:
     seconds = await _timed([program, "download", REPO, FILE, "--local-dir", str(dest)], environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    began = time.monotonic()
+    started_at = time.monotonic()
     await asyncio.to_thread(os.sync)
-    synced_s = seconds + time.monotonic() - began
+    synced_s = seconds + time.monotonic() - started_at
     shutil.rmtree(dest)
     shutil.rmtree(environment["HF_HOME"], ignore_errors=True)
     return Cost(seconds, cpu_s), Cost(synced_s, cpu_s)
 
 
 async def _pull(home: Path, environment: dict[str, str]) -> Cost:
-    words = [sys.executable, "-m", "modelyard.cli", "pull", REPO]
+    argv = [sys.executable, "-m", "modelyard.cli", "pull", REPO]
     cost = Cost()
-    watching = asyncio.create_task(Watch(home, cost).keep())
-    cost.seconds = await _timed(words, {**environment, "YARD_HOME": str(home)})
-    watching.cancel()
+    sampling = asyncio.create_task(ProcessSampler(home, cost).run())
+    cost.seconds = await _timed(argv, {**environment, "YARD_HOME": str(home)})
+    sampling.cancel()
     shutil.rmtree(home / "models" / REPO)
     return cost
 
 
 async def _timed(argv: list[str], environment: dict[str, str]) -> float:
-    """How long a command takes; what an earlier one has left to write is written first."""
+    """The duration of a command; pending writes are synced first."""
     await asyncio.to_thread(os.sync)
-    nothing = asyncio.subprocess.DEVNULL
-    began = time.monotonic()
-    process = await asyncio.create_subprocess_exec(*argv, env=environment, stdout=nothing)
+    null = asyncio.subprocess.DEVNULL
+    started_at = time.monotonic()
+    process = await asyncio.create_subprocess_exec(*argv, env=environment, stdout=null)
     if await process.wait() != 0:
         raise RuntimeError(f"{argv} failed")
-    return time.monotonic() - began
+    return time.monotonic() - started_at
 
 
 @contextlib.asynccontextmanager
 async def _yard(home: Path, environment: dict[str, str]) -> AsyncIterator[tuple[Path, str]]:
-    """`yard up`, and where its gateway listens; ended with Ctrl-C."""
+    """`yard up` and the address of its gateway; interrupted at the end."""
     own = {**environment, "YARD_HOME": str(home), "YARD_PORT": "0", "YARD_NATS_PORT": "0"}
     argv = (sys.executable, "-m", "modelyard.cli", "up")
-    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(*argv, env=own, stdout=pipe, stderr=nothing)
+    pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*argv, env=own, stdout=pipe, stderr=null)
     try:
-        yield home, await _line_of(process, lambda line: (found := _URL.search(line)) and found[1])
+        yield home, await _line_of(process, lambda line: (match := _URL.search(line)) and match[1])
     finally:
         process.send_signal(signal.SIGINT)
         await process.communicate()
@@ -248,11 +249,11 @@ async def _yard(home: Path, environment: dict[str, str]) -> AsyncIterator[tuple[
 
 @contextlib.asynccontextmanager
 async def _watchers(address: str, count: int) -> AsyncIterator[None]:
-    """So many open dashboards in a process of their own."""
+    """`count` open dashboards in a process of their own."""
     if not count:
         yield
         return
-    process, _ = await _started("bench.watchers", f"ws://{address}/ws", str(count))
+    process, _ = await _started("bench.dashboard_clients", f"ws://{address}/ws", str(count))
     try:
         yield
     finally:
@@ -260,9 +261,9 @@ async def _watchers(address: str, count: int) -> AsyncIterator[None]:
         await process.wait()
 
 
-async def _started(module: str, *words: str) -> tuple[asyncio.subprocess.Process, str]:
+async def _started(module: str, *arguments: str) -> tuple[asyncio.subprocess.Process, str]:
     """A helper process and its first line."""
-    argv = (sys.executable, "-m", module, *words)
+    argv = (sys.executable, "-m", module, *arguments)
     process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
     return process, await _line_of(process, str.strip)
 
@@ -271,8 +272,8 @@ async def _line_of(process: asyncio.subprocess.Process, find: Callable[[str], st
     assert process.stdout is not None
     async with asyncio.timeout(60):
         async for line in process.stdout:
-            if found := find(line.decode()):
-                return found
+            if value := find(line.decode()):
+                return value
     raise RuntimeError("a process of the benchmark ended early")
 
 

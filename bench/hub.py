@@ -12,7 +12,7 @@ _COMMIT = "a" * 40
 
 
 def main(path: Path, sha256: str) -> None:
-    """Serve until killed; the first line says where."""
+    """Serve until killed; the first line is the address."""
     asyncio.run(_serve(_app(path, sha256)))
 
 

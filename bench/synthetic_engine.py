@@ -1,6 +1,6 @@
-"""An engine faster than any model, with the face of llama-server: what is measured beside it is our own cost.
+"""An engine faster than any model, with the interface of llama-server, to measure the yard's own cost.
 
-Started as llama-server would be (`YARD_LLAMA_SERVER` names `bench/synthetic-engine`). It answers every
+It is started as a llama-server (`YARD_LLAMA_SERVER`) and answers every
 completion with `max_tokens` words, at once or at a pace of `YARD_BENCH_PACE_TOKENS_S` a stream.
 """
 
@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         self._pacing: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are none of asyncio's classes, though they do the same.
+        # uvloop's transports have the methods of asyncio's classes without inheriting from them.
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
@@ -69,20 +69,20 @@ class Connection(asyncio.Protocol):
             (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
         )
         if len(body) >= length:
-            self._answer(head, body)
+            self._respond(head, body)
 
-    def _answer(self, head: bytes, body: bytes) -> None:
+    def _respond(self, head: bytes, body: bytes) -> None:
         assert self._transport is not None
         path = head.split(b" ", 2)[1]
         if path == b"/health":
-            self._whole(b'{"status":"ok"}')
+            self._send(b'{"status":"ok"}')
         elif path == b"/slots":
-            self._whole(b"[]")
+            self._send(b"[]")
         else:
-            asked = json.loads(body)
-            tokens = asked.get("max_tokens") or 1
-            if not asked.get("stream"):
-                self._whole(completion(tokens))
+            request = json.loads(body)
+            tokens = request.get("max_tokens") or 1
+            if not request.get("stream"):
+                self._send(completion(tokens))
                 return
             if PACE_TOKENS_S:
                 self._pacing = asyncio.ensure_future(self._paced(tokens))
@@ -93,17 +93,17 @@ class Connection(asyncio.Protocol):
     async def _paced(self, tokens: int) -> None:
         assert self._transport is not None
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        started_at = loop.time()
         self._transport.write(_EVENTS)
         for number in range(tokens):
             if self._transport.is_closing():
                 return
             self._transport.write(WORD)
-            await asyncio.sleep(began + (number + 1) / PACE_TOKENS_S - loop.time())
+            await asyncio.sleep(started_at + (number + 1) / PACE_TOKENS_S - loop.time())
         self._transport.write(LAST + usage(tokens) + DONE)
         self._transport.close()
 
-    def _whole(self, body: bytes) -> None:
+    def _send(self, body: bytes) -> None:
         assert self._transport is not None
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: "
         self._transport.write(head + str(len(body)).encode() + b"\r\n\r\n" + body)

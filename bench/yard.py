@@ -1,4 +1,4 @@
-"""A yard to be measured: a real `yard up` in a home of its own, with any engine."""
+"""A real `yard up` in a home of its own, with any engine, to be measured."""
 
 import asyncio
 import contextlib
@@ -14,18 +14,18 @@ import aiohttp
 import psutil
 
 from bench.client import Target
-from bench.way import Usage, Way, usage_of
+from bench.route import ProcessUsage, Route, usage_of
 
 _URL = re.compile(r"OpenAI base URL\s+http://127\.0\.0\.1:(\d+)/v1")
 
 
 class MeasuredYard:
-    """The yard's own way to its model, and the direct one."""
+    """The route through the yard, and the direct one to its engine."""
 
     def __init__(self, home: Path, port: int) -> None:
         self._home = home
-        self.through = Way(Target("modelyard", port, "demo"), self._usage)
-        self.direct = Way(Target("engine", 0, "demo"), self._usage)
+        self.through = Route(Target("modelyard", port, "demo"), self._usage)
+        self.direct = Route(Target("engine", 0, "demo"), self._usage)
 
     @property
     def models(self) -> Path:
@@ -33,7 +33,7 @@ class MeasuredYard:
         return self._home / "models" / "modelyard"
 
     async def warm_up(self, slots: int) -> None:
-        """Have the demo model started with so many slots, and find where its engine listens."""
+        """Start the demo model with `slots` slots and find the port of its engine."""
         base = f"http://127.0.0.1:{self.through.target.port}"
         spec = {"name": "demo", "path": "modelyard/demo.gguf", "n_parallel": slots, "n_ctx": 512 * slots}
         body = {"model": "demo", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 1}
@@ -44,14 +44,14 @@ class MeasuredYard:
                 response.raise_for_status()
             async with session.get(f"{base}/api/state/instances") as response:
                 (instance,) = (await response.json()).values()
-        self.direct = Way(Target("engine", instance["port"], "demo"), self._usage)
+        self.direct = Route(Target("engine", instance["port"], "demo"), self._usage)
 
     def process(self, module: str) -> psutil.Process:
-        """The one that runs a module, such as `services.monitor`."""
-        return next(one for one in psutil.process_iter() if self._is_ours(one) and module in one.cmdline())
+        """The process of a module, such as `services.monitor`."""
+        return next(p for p in psutil.process_iter() if self._is_ours(p) and module in p.cmdline())
 
-    def _usage(self) -> Usage:
-        """Of every process of the yard but its engine."""
+    def _usage(self) -> ProcessUsage:
+        """Of every process of the yard except its engine."""
         return usage_of(process for process in psutil.process_iter() if self._is_ours(process))
 
     def _is_ours(self, process: psutil.Process) -> bool:
@@ -62,7 +62,7 @@ class MeasuredYard:
 
 @contextlib.asynccontextmanager
 async def measured_yard(slots: int, **environment: str) -> AsyncIterator[MeasuredYard]:
-    """`yard up`, with its demo model loaded; ended with Ctrl-C."""
+    """`yard up` with its demo model loaded; interrupted at the end."""
     async with started_yard(**environment) as yard:
         await yard.warm_up(slots)
         yield yard
@@ -70,7 +70,7 @@ async def measured_yard(slots: int, **environment: str) -> AsyncIterator[Measure
 
 @contextlib.asynccontextmanager
 async def started_yard(**environment: str) -> AsyncIterator[MeasuredYard]:
-    """`yard up`; ended with Ctrl-C."""
+    """`yard up`; interrupted at the end."""
     with tempfile.TemporaryDirectory(prefix="yard-bench-") as home:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "modelyard.cli", "up"),

@@ -1,6 +1,6 @@
 """Any inference path over plain NATS: .venv/bin/python examples/infer_nats.py [ENDPOINT] [MODEL] [SEED FILE].
 
-The answer comes in several replies, an empty one last; a message to `yard.cancel.ID` gives it up.
+The answer is several replies, the last one empty; a message to `yard.cancel.ID` cancels it.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ async def main() -> None:
         headers={"Yard-Request": request},
     )
     try:
-        while piece := (await replies.next_msg(timeout=600)).data:
-            sys.stdout.write(piece.decode())
+        while part := (await replies.next_msg(timeout=600)).data:
+            sys.stdout.write(part.decode())
     finally:
         await connection.publish(f"yard.cancel.{request}", b"")
         await connection.close()

@@ -1,4 +1,4 @@
-"""What every test may use: a home of its own and a real broker in it."""
+"""Fixtures of all tests: a home of its own and a real broker in it."""
 
 import os
 import signal
@@ -16,11 +16,11 @@ from schemas.base import Role
 from tests.standins import Services, services
 from tests.support import Yard
 
-# The threads of an engine wait for each other by spinning. Where two engines share few processors, that keeps
-# them from what they wait for: a token takes twenty times as long.
+# The threads of an engine wait for each other by spinning. Where two engines share few processors, that makes
+# a token take twenty times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# A shell starts its background jobs deaf to Ctrl-C, and so would be the commands that tests interrupt.
+# A shell starts background jobs with SIGINT ignored; the commands that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -1,7 +1,7 @@
-"""A model server that counts what it answers: `PORT FILE`. The nth answer says it had n prompt tokens.
+"""A model server that counts its answers: `PORT FILE`. The nth answer reports n prompt tokens.
 
-Only requests with COUNT in them are counted; the probe of a runner is none. The number is written before
-the last piece of the answer is sent.
+Only requests that contain COUNT are counted, so a runner's probe is not. The number is written to the file
+before the last chunk of the answer is sent.
 """
 
 import itertools
@@ -12,13 +12,13 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-THINK_S = 0.05
+DELAY_S = 0.05
 numbers = itertools.count(1)
-writing = threading.Lock()
+lock = threading.Lock()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Streams one word and what it used."""
+    """Streams one word and the usage."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -29,25 +29,25 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        self.say({"index": 0, "delta": {"role": "assistant", "content": "Hi"}, "finish_reason": None})
-        time.sleep(THINK_S)
-        self.say({"index": 0, "delta": {}, "finish_reason": "stop"})
-        number = self.count() if b"COUNT" in body else 1
-        self.say(usage={"prompt_tokens": number, "completion_tokens": 2})
+        self.send_chunk({"index": 0, "delta": {"role": "assistant", "content": "Hi"}, "finish_reason": None})
+        time.sleep(DELAY_S)
+        self.send_chunk({"index": 0, "delta": {}, "finish_reason": "stop"})
+        number = self.next_number() if b"COUNT" in body else 1
+        self.send_chunk(usage={"prompt_tokens": number, "completion_tokens": 2})
         self.wfile.write(b"data: [DONE]\n\n")
 
-    def say(self, *choices: object, **more: object) -> None:
+    def send_chunk(self, *choices: object, **more: object) -> None:
         chunk = {"id": "c", "choices": choices, **more}
         self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
-    def count(self) -> int:
-        with writing, Path(sys.argv[2]).open("a") as file:
+    def next_number(self) -> int:
+        with lock, Path(sys.argv[2]).open("a") as file:
             number = next(numbers)
             file.write(f"{number}\n")
         return number
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How often what must always hold is tried: a few times in every run, often by `make endurance`."""
+"""Repetitions of tests of invariants: few in every run, many with `make endurance`."""
 
 import os
 
@@ -6,5 +6,5 @@ LONG = bool(os.environ.get("YARD_ENDURANCE"))
 
 
 def rounds(few: int, many: int) -> int:
-    """`many` only where somebody has the time."""
+    """`many` with `make endurance`."""
     return many if LONG else few

@@ -1,4 +1,4 @@
-"""llama.cpp's programs for tests that need them: from the environment, or as `make engines` built them."""
+"""llama.cpp's programs for tests: from the environment, or built by `make engines`."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,12 @@ _BUILT = Path(__file__).parents[1] / ".engines" / "bin"
 
 
 def llama_server() -> Path:
-    """A llama-server that knows RPC, or the test is skipped."""
+    """A llama-server with RPC; skips the test without one."""
     return _program("YARD_LLAMA_SERVER", "llama-server")
 
 
 def rpc_server() -> Path:
-    """The RPC server of the same build, or the test is skipped."""
+    """The RPC server of the same build; skips the test without one."""
     return _program("YARD_RPC_SERVER", "ggml-rpc-server")
 
 

@@ -1,4 +1,4 @@
-"""GGUF files in memory, byte by byte, so that tests can also write what no tool would."""
+"""GGUF files in memory, byte by byte, so that tests can also write invalid ones."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ def tensor(weight: Weight, offset: int) -> bytes:
 def gguf_bytes(
     values: Mapping[str, Simple | Sequence[Simple]], weights: Sequence[Weight] = (), version: int = 3
 ) -> bytes:
-    """A whole file, its weights all zero."""
+    """A whole file with zero weights."""
     front, size_bytes = gguf_front(values, weights, version)
     return front + bytes(size_bytes - len(front))
 
@@ -68,7 +68,7 @@ def gguf_bytes(
 def gguf_front(
     values: Mapping[str, Simple | Sequence[Simple]], weights: Sequence[Weight] = (), version: int = 3
 ) -> tuple[bytes, int]:
-    """What stands before the weights, and the size that the whole file would have."""
+    """The bytes before the weights, and the size of the whole file."""
     infos, offset = [], 0
     for weight in weights:
         infos.append(tensor(weight, offset))

@@ -1,4 +1,4 @@
-"""The front of a model as large as real ones, without its weights."""
+"""The header of a model of realistic size, without weights."""
 
 from tests.gguf_bytes import Weight, gguf_front
 
@@ -12,7 +12,7 @@ def _weight(name: str, n_elements: int, kind: int) -> Weight:
 
 
 def front_8b(*, kind: int = _Q4_K, n_tokens: int = 128_000, **more: str | int) -> tuple[bytes, int]:
-    """A llama of 8 billion weights, its vocabulary included; the bytes, and the size of the whole file."""
+    """The header of a llama with 8 billion weights and its vocabulary, and the size of the whole file."""
     values: dict[str, object] = {
         "general.architecture": "llama",
         "llama.block_count": N_LAYER,

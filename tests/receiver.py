@@ -1,4 +1,4 @@
-"""A receiver of webhooks on loopback that does as told: takes, refuses, is slow, cuts off, is away."""
+"""A receiver of webhooks on loopback with scripted responses."""
 
 import asyncio
 import base64
@@ -16,10 +16,10 @@ TIMEOUT_S = 30.0
 CUT = -1
 """As a status: the connection is closed without an answer."""
 HANG = -2
-"""As a status: no answer ever."""
+"""As a status: no answer."""
 
 
-class Got(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True):
     """One delivery."""
 
     id: str
@@ -33,26 +33,26 @@ class Got(msgspec.Struct, frozen=True):
 
 
 class Receiver:
-    """Where it listens, what it got, and what it answers next."""
+    """Its URL, its deliveries, and the statuses of its next responses."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.got: list[Got] = []
-        """Taken and refused ones."""
-        self.taken: list[Got] = []
-        self.answers: list[int] = []
-        """Statuses of the next answers; then 204."""
-        self.more = asyncio.Event()
+        self.deliveries: list[Delivery] = []
+        """Accepted and refused ones."""
+        self.taken: list[Delivery] = []
+        self.statuses: list[int] = []
+        """Statuses of the next responses; then 204."""
+        self.changed = asyncio.Event()
 
     async def on_post(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
-        got = Got(headers["webhook-id"], json.loads(body), headers, body)
-        self.got.append(got)
-        status = self.answers.pop(0) if self.answers else 204
+        delivery = Delivery(headers["webhook-id"], json.loads(body), headers, body)
+        self.deliveries.append(delivery)
+        status = self.statuses.pop(0) if self.statuses else 204
         if status in range(200, 300):
-            self.taken.append(got)
-        self.more.set()
+            self.taken.append(delivery)
+        self.changed.set()
         if status == HANG:
             await asyncio.Event().wait()
         if status == CUT:
@@ -63,29 +63,31 @@ class Receiver:
     async def until(self, condition: Callable[["Receiver"], bool]) -> None:
         async with asyncio.timeout(TIMEOUT_S):
             while not condition(self):
-                self.more.clear()
-                await self.more.wait()
+                self.changed.clear()
+                await self.changed.wait()
 
 
-def is_signed(got: Got, secret: str) -> bool:
-    """As a receiver checks it, by the specification."""
-    content = f"{got.headers['webhook-id']}.{got.headers['webhook-timestamp']}.".encode() + got.body
+def is_signed(delivery: Delivery, secret: str) -> bool:
+    """The check of a receiver, by the specification."""
+    content = (
+        f"{delivery.headers['webhook-id']}.{delivery.headers['webhook-timestamp']}.".encode() + delivery.body
+    )
     raw = base64.b64decode(secret.removeprefix("whsec_"))
     digest = base64.b64encode(hmac.new(raw, content, hashlib.sha256).digest()).decode()
-    return got.headers["webhook-signature"] == f"v1,{digest}"
+    return delivery.headers["webhook-signature"] == f"v1,{digest}"
 
 
 @asynccontextmanager
 async def receiver(port: int = 0) -> AsyncIterator[Receiver]:
-    """Listening until the block ends."""
-    told = Receiver()
+    """Listens until the block ends."""
+    hook = Receiver()
     app = web.Application()
-    app.router.add_post("/{path:.*}", told.on_post)
+    app.router.add_post("/{path:.*}", hook.on_post)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    told.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook/s3cret-path"
+    hook.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook/s3cret-path"
     try:
-        yield told
+        yield hook
     finally:
         await runner.cleanup()

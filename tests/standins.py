@@ -1,4 +1,4 @@
-"""Small programs in the place of the four services: they answer commands as the contract says."""
+"""Stand-ins for the four services: they reply to commands as the contract declares."""
 
 import asyncio
 import time
@@ -58,7 +58,7 @@ def card(node: str, temperature_c: float) -> Device:
 
 
 class Supervisor:
-    """Starts `demo`, fails to start `broken`, and leaves `slow` loading until `go_on` is set."""
+    """Starts `demo`, fails to start `broken`, and keeps `slow` loading until `go_on` is set."""
 
     def __init__(self, bus: Bus, tasks: Tasks) -> None:
         self.bus = bus
@@ -114,7 +114,7 @@ class Supervisor:
 
 
 class Downloader:
-    """`demo` arrives, `gone` fails, `long` goes on until cancelled, `quiet` tells its bucket alone."""
+    """`demo` finishes, `gone` fails, `long` runs until cancelled, `quiet` only writes its bucket."""
 
     def __init__(self, bus: Bus, tasks: Tasks) -> None:
         self.bus = bus
@@ -126,17 +126,17 @@ class Downloader:
         await commands.add(subjects.DOWNLOAD_START, self.start)
         await commands.add(subjects.DOWNLOAD_CANCEL, self.cancel)
 
-    async def start(self, wanted: StartDownload) -> Download:
+    async def start(self, command: StartDownload) -> Download:
         first = Download(
-            download=wanted.reference.partition("/")[2],
-            reference=wanted.reference,
-            model=wanted.name or wanted.reference,
+            download=command.reference.partition("/")[2],
+            reference=command.reference,
+            model=command.name or command.reference,
             state=DownloadState.QUEUED,
             created_at=1.0,
             changed_at=1.0,
         )
         if first.download == "wrong":
-            raise BadRequest(f"{wanted.reference} is not on the hub.", param="reference")
+            raise BadRequest(f"{command.reference} is not on the hub.", param="reference")
         await self.downloads.put(first.download, first)
         self._tasks.spawn(self._run(first), f"download {first.download}")
         return first
@@ -184,7 +184,7 @@ class Downloader:
 
 
 class Gateway:
-    """Says `Hello, <last message>!`; breaks off at `break`, is full for `full`, never ends `endless`."""
+    """Answers `Hello, <last message>!`; breaks off at `break`, is full for `full`, never ends `endless`."""
 
     def __init__(self, bus: Bus, tasks: Tasks) -> None:
         self.bus = bus
@@ -204,20 +204,20 @@ class Gateway:
         body = msgspec.json.decode(request.data)
         self.bodies.append(body)
         self.requests.append((request.headers or {})["Yard-Request"])
-        said = body["messages"][-1]["content"].strip()
+        prompt = body["messages"][-1]["content"].strip()
         if body["model"] not in ("demo", "d"):
             raise ModelNotFound(f"There is no model {body['model']}.", param="model")
-        if said == "full":
+        if prompt == "full":
             raise QueueFull("Too many requests wait.")
-        stream = b": waiting\n\n" + b"".join(_chunk(text) for text in ("Hello, ", said, "!"))
-        if said == "break":
+        stream = b": waiting\n\n" + b"".join(_chunk(text) for text in ("Hello, ", prompt, "!"))
+        if prompt == "break":
             stream += b"data: " + EngineFailed("It broke off.").encode() + b"\n\n"
-        if said == "nonsense":
+        if prompt == "nonsense":
             stream = b'{"error":{"message":"Too long.","type":"x","code":"exceed_context_size_error"}}'
         for begin in range(0, len(stream), 50):
             await request.respond(stream[begin : begin + 50])
-        if said != "endless":
-            if said not in ("cut", "nonsense"):
+        if prompt != "endless":
+            if prompt not in ("cut", "nonsense"):
                 await request.respond(b"data: [DONE]\n\n")
             await request.respond(b"")
 
@@ -227,7 +227,7 @@ def _chunk(text: str) -> bytes:
 
 
 class Monitor:
-    """Knows the usage of one model."""
+    """Has the usage of one model."""
 
     def __init__(self, bus: Bus, tasks: Tasks) -> None:
         self.queries: list[UsageQuery] = []
@@ -253,7 +253,7 @@ class Monitor:
 
 
 class Services:
-    """All four, and a runner to print lines."""
+    """The four stand-ins."""
 
     def __init__(
         self, supervisor: Supervisor, downloader: Downloader, gateway: Gateway, monitor: Monitor
@@ -266,7 +266,7 @@ class Services:
 
 @asynccontextmanager
 async def services(yard: Yard) -> AsyncIterator[Services]:
-    """The stand-ins, answering until exit."""
+    """The stand-ins, serving inside the block."""
     async with Tasks() as tasks:
         started = []
         for role, kind in (
@@ -278,13 +278,13 @@ async def services(yard: Yard) -> AsyncIterator[Services]:
             bus = await yard.bus(role)
             service = kind(bus, tasks)
             await service.set_up(await Commands.start(bus, tasks, "stand-in"))
-            await bus.nc.flush()
+            await bus.flush_subscriptions()
             started.append(service)
         yield Services(*started)  # type: ignore[arg-type]  # one of each, in order
 
 
 async def print_lines(yard: Yard, name: str, model: str, *texts: str) -> None:
-    """Lines of an instance, as its runner sends them."""
+    """Publish log lines of an instance with a runner's login."""
     runner = await yard.bus(Role.RUNNER)
     batch = LogBatch(model=model, lines=tuple(LogLine(at=1.0, text=text) for text in texts))
     await runner.emit(subjects.INSTANCE_LOG, batch, node="testnode", instance=name)

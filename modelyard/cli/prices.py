@@ -145,8 +145,8 @@ async def _list(yard: "Client", arguments: argparse.Namespace) -> None:
 async def _show(yard: "Client", arguments: argparse.Namespace) -> None:
     from zoneinfo import ZoneInfo
 
-    from modelyard.exporting import spell_time
     from modelyard.host.settings import load
+    from modelyard.usage_table import format_time
 
     stored = await yard.accounts.price(arguments.model)
     if arguments.json:
@@ -154,7 +154,7 @@ async def _show(yard: "Client", arguments: argparse.Namespace) -> None:
         return
     tz = ZoneInfo(load().time_zone)
     rows = [
-        (spell_time(price.valid_from or 0.0, tz), "now" if price == stored.now else "", spell(price, ""))
+        (format_time(price.valid_from or 0.0, tz), "now" if price == stored.now else "", spell(price, ""))
         for price in stored.prices
     ]
     table(("VALID FROM", "", "PRICE"), rows)

@@ -54,7 +54,7 @@ async def _usage(yard: "Client", arguments: argparse.Namespace) -> None:
 
 def show(arguments: argparse.Namespace, report: "UsageReport", by: "Sequence[str]", *, step: bool) -> None:
     """Print a report as asked for: JSON, CSV or a table."""
-    from modelyard.exporting import report_header, report_rows, write_csv
+    from modelyard.usage_table import report_header, report_rows, write_csv
     from schemas.usage import Dimension
 
     dimensions = tuple(map(Dimension, by))
@@ -77,14 +77,14 @@ def rows(
     """A row a group, and their sum below when there are several."""
     from zoneinfo import ZoneInfo
 
-    from modelyard.exporting import spell_time
+    from modelyard.usage_table import format_time
 
     found = []
     for row in report.rows:
         if not row.requests and row.cost == "0":
             # It was only loaded, for nothing; programs are told that too.
             continue
-        at = [spell_time(row.at, ZoneInfo(report.tz))] if step and row.at is not None else []
+        at = [format_time(row.at, ZoneInfo(report.tz))] if step and row.at is not None else []
         groups = [str(getattr(row, name) or "-") for name in by]
         found.append(((*at, *groups) or ("all",), row))
     cells = [(*group, *_cells(row, report.currency)) for group, row in found]
@@ -138,7 +138,7 @@ async def _forecast(yard: "Client", arguments: argparse.Namespace) -> None:
 
 
 async def _records(yard: "Client", arguments: argparse.Namespace) -> None:
-    from modelyard.exporting import RECORD_HEADER, record_row, write_csv
+    from modelyard.usage_table import RECORD_HEADER, record_row, write_csv
 
     # The currency is the same for every record; a report of nothing tells it.
     currency = (await yard.accounts.prices()).currency if arguments.csv else ""

@@ -160,14 +160,14 @@ async def _remove(yard: "Client", arguments: argparse.Namespace) -> None:
 
 def _take_program(name: str) -> bool:
     """Whether it was one of this machine's file."""
-    from modelyard.host.hooks_file import BadFile, read_hooks, write_hooks
+    from modelyard.host.hooks_file import HooksFileError, read_hooks, write_hooks
     from modelyard.host.settings import load
     from schemas.errors import BadRequest
 
     settings = load()
     try:
         hooks = read_hooks(settings)
-    except BadFile as error:
+    except HooksFileError as error:
         raise BadRequest(str(error)) from error
     left = [hook for hook in hooks if hook.name != name]
     if len(left) < len(hooks):
@@ -177,7 +177,7 @@ def _take_program(name: str) -> bool:
 
 def _exec(arguments: argparse.Namespace) -> int:
     from modelyard.host.home import read_membership
-    from modelyard.host.hooks_file import BadFile, CommandHook, read_hooks, write_hooks
+    from modelyard.host.hooks_file import CommandHook, HooksFileError, read_hooks, write_hooks
     from modelyard.host.settings import SettingsError, load
     from schemas.errors import YardError
 
@@ -189,7 +189,7 @@ def _exec(arguments: argparse.Namespace) -> int:
         hook = CommandHook(name=arguments.name, argv=tuple(arguments.argv), wanted=_wanted(arguments))
         others = [each for each in read_hooks(settings) if each.name != hook.name]
         write_hooks(settings, [*others, hook])
-    except (SettingsError, BadFile, ValueError, OSError, YardError) as error:
+    except (SettingsError, HooksFileError, ValueError, OSError, YardError) as error:
         complain(f"{error}")
         return REFUSED
     say(f"{hook.name} runs {hook.argv[0]} from now on. Try it: yard webhook test {hook.name}")

@@ -1,7 +1,7 @@
-"""Programs that receive events: `YARD_HOME/hooks.toml` on the first machine.
+"""Programs that receive webhook events: `YARD_HOME/hooks.toml` on the first machine.
 
-A hook runs code as the yard's own user, so only this file can define one: no API key and no login of another
-machine can.
+A program runs as the yard's own user. So only a file in its home can name one: no API key and no login of
+another machine.
 """
 
 import os
@@ -37,13 +37,13 @@ class _File(Record):
     hook: tuple[CommandHook, ...] = ()
 
 
-class BadFile(Exception):
-    """The file is invalid; the message says how."""
+class HooksFileError(Exception):
+    """The file is invalid; the message is a sentence."""
 
 
 def read_hooks(settings: Settings) -> tuple[CommandHook, ...]:
-    """The hooks in the file; empty without a file. BadFile if it is invalid."""
-    path = hooks_file(settings)
+    """The programs of the file; none without one. HooksFileError if it is invalid."""
+    path = hooks_path(settings)
     try:
         with path.open("rb") as file:
             _check_owner(os.fstat(file.fileno()), path)
@@ -51,22 +51,22 @@ def read_hooks(settings: Settings) -> tuple[CommandHook, ...]:
     except FileNotFoundError:
         return ()
     except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise BadFile(f"{path} cannot be read: {error}.") from error
+        raise HooksFileError(f"{path} cannot be read: {error}.") from error
 
 
-def _check_owner(found: os.stat_result, path: Path) -> None:
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
-        raise BadFile(f"{path} could be written by others; make it yours alone (chmod 600).")
+def _check_owner(status: os.stat_result, path: Path) -> None:
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
+        raise HooksFileError(f"{path} could be written by others; make it yours alone (chmod 600).")
 
 
-def hooks_file(settings: Settings) -> Path:
+def hooks_path(settings: Settings) -> Path:
     return settings.home / FILE
 
 
 def write_hooks(settings: Settings, hooks: Iterable[CommandHook]) -> None:
-    """Written atomically and readable only by its owner: arguments may be secret."""
-    path = hooks_file(settings)
-    fresh = path.with_suffix(f".{os.getpid()}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    """Replace the file atomically, readable by its owner alone: arguments may be secret."""
+    path = hooks_path(settings)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(tomli_w.dumps({"hook": [msgspec.to_builtins(hook) for hook in hooks]}))
-    fresh.replace(path)
+    temporary.replace(path)

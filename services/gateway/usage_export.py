@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from modelyard.bus.connection import Bus
-from modelyard.exporting import (
+from modelyard.usage_table import (
     RECORD_HEADER,
     Row,
     record_row,

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from schemas.errors import BadRequest
 from schemas.usage import Period, UsageStep
 
-_FINE_S = {UsageStep.MINUTE: 60, UsageStep.HOUR: 3600}
+_CLOCK_STEPS_S = {UsageStep.MINUTE: 60, UsageStep.HOUR: 3600}
 
 
 def zone(name: str) -> ZoneInfo:
@@ -23,7 +23,7 @@ def zone(name: str) -> ZoneInfo:
 
 @lru_cache(maxsize=4096)
 def midnight(day: int, tz: ZoneInfo) -> float:
-    """Where a day (an ordinal of `date`) begins. Where midnight is skipped, the first moment after."""
+    """The start of a day (an ordinal of `date`). Where midnight is skipped, the first moment after it."""
     local = datetime.combine(date.fromordinal(day), time(), tz)
     return local.astimezone(UTC).timestamp()
 
@@ -34,7 +34,7 @@ def day_of(at: float, tz: ZoneInfo) -> int:
 
 
 def first_day(day: int, step: UsageStep | Period) -> int:
-    """The first day of the week or month that `day` is in; a day is its own."""
+    """The first day of the week or month that contains `day`; `day` itself for days."""
     if step == "week":
         return day - date.fromordinal(day).weekday()
     if step == "month":
@@ -43,22 +43,22 @@ def first_day(day: int, step: UsageStep | Period) -> int:
 
 
 def next_first_day(day: int, step: UsageStep | Period) -> int:
-    """The day on which the next day, week or month begins, from a first day."""
+    """The first day of the next day, week or month; `day` is a first day."""
     if step == "month":
         return (date.fromordinal(day) + timedelta(days=32)).replace(day=1).toordinal()
     return day + (7 if step == "week" else 1)
 
 
 def period_of(at: float, period: Period, tz: ZoneInfo) -> tuple[float, float]:
-    """Start and end of the day, week or month that `at` is in."""
+    """Start and end of the day, week or month that contains `at`."""
     first = first_day(day_of(at, tz), period)
     return midnight(first, tz), midnight(next_first_day(first, period), tz)
 
 
 def buckets(start: float, end: float, step: UsageStep, tz: ZoneInfo) -> Iterator[tuple[float, float]]:
-    """The buckets that `start` to `end` touches, whole, in order."""
-    if step in _FINE_S:
-        yield from _fine(start, end, _FINE_S[step], tz)
+    """The whole buckets that intersect `start` to `end`, in order."""
+    if step in _CLOCK_STEPS_S:
+        yield from _clock_buckets(start, end, _CLOCK_STEPS_S[step], tz)
         return
     first = first_day(day_of(start, tz), step)
     while (begin := midnight(first, tz)) < end:
@@ -66,12 +66,11 @@ def buckets(start: float, end: float, step: UsageStep, tz: ZoneInfo) -> Iterator
         yield begin, midnight(first, tz)
 
 
-def _fine(start: float, end: float, width_s: int, tz: ZoneInfo) -> Iterator[tuple[float, float]]:
-    """Minutes and hours on the local clock: where that is shifted, so are they."""
+def _clock_buckets(start: float, end: float, width_s: int, tz: ZoneInfo) -> Iterator[tuple[float, float]]:
     at = start - (start + _offset_s(start, tz)) % width_s
     while at < end:
         after = at + width_s
-        # Where the clock is moved by part of an hour, the bucket goes on to the next full one.
+        # Where the clock moves by part of an hour, the bucket extends to the next full one.
         if moved := (after + _offset_s(after, tz)) % width_s:
             after += width_s - moved
         yield at, after

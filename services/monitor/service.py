@@ -1,4 +1,4 @@
-"""The monitor: what the hardware does, what everything measures, what was used and cost, what to know of."""
+"""The monitor: devices on every node; metrics, accounting, alerts and webhooks on the first."""
 
 import time
 
@@ -10,56 +10,45 @@ from modelyard.host.settings import Settings
 from schemas import buckets
 from schemas.devices import Device
 from schemas.instances import Instance
-from services.monitor.alerts.commands import AlertCommands
-from services.monitor.alerts.keeper import Keeper
-from services.monitor.alerts.rules import Rules
-from services.monitor.alerts.silences import Silences
-from services.monitor.counting import Counting
-from services.monitor.devices.watch import Watch
-from services.monitor.metrics.keeper import Keeper as Metrics
-from services.monitor.metrics.otlp import send_metrics
-from services.monitor.webhooks.hooks import Hooks
+from services.monitor.accounting import Accounting
+from services.monitor.alerts.alerts import Alerts
+from services.monitor.devices.publisher import DevicePublisher
+from services.monitor.metrics.collector import MetricsCollector
+from services.monitor.metrics.otlp import export_metrics
+from services.monitor.webhooks.webhooks import Webhooks
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
-    """Start sampling and counting, then answer."""
-    began_at = time.time()
+    """Start everything, then announce the service."""
+    started_at = time.time()
     instances: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
-    tasks.spawn(Watch(bus, settings, instances).run(), "devices")
+    tasks.spawn(DevicePublisher(bus, settings, instances).run(), "devices")
     if settings.joined:
-        # One machine counts, or every one would know a part; it is also the one that looks after alerts.
+        # Only the first node counts: several counters would each have a part of the usage.
         await Commands.start(bus, tasks, "Devices.")
     else:
-        await _serve_all(bus, settings, tasks, instances, began_at)
+        await _serve_yard(bus, settings, tasks, instances, started_at)
     await bus.flush_subscriptions()
 
 
-async def _serve_all(
-    bus: Bus, settings: Settings, tasks: Tasks, instances: BucketCache[Instance], began_at: float
+async def _serve_yard(
+    bus: Bus, settings: Settings, tasks: Tasks, instances: BucketCache[Instance], started_at: float
 ) -> None:
-    """What one machine does for the whole yard."""
     devices: BucketCache[Device] = await BucketCache.start(bus, buckets.DEVICES, tasks)
-    counting = await Counting.open(bus, settings, tasks, instances, devices)
-    metrics = Metrics(bus, settings, instances, devices, began_at)
-    metrics.add(lambda _now: counting.budgets.samples())
-    metrics.add(lambda _now: counting.disks.samples)
+    accounting = await Accounting.open(bus, settings, tasks, instances, devices)
+    metrics = MetricsCollector(bus, settings, instances, devices, started_at)
+    metrics.add_source(lambda _now: accounting.budgets.samples())
+    metrics.add_source(lambda _now: accounting.disks.samples)
     await metrics.start(tasks)
-    tasks.spawn(send_metrics(lambda: metrics.samples), "otlp")
-    alerts = await _alerts(bus, tasks, metrics)
-    hooks = await Hooks.start(bus, settings, tasks)
+    tasks.spawn(export_metrics(lambda: metrics.samples), "otlp")
+    alerts = await Alerts.open(bus, tasks, lambda: metrics.samples)
+    tasks.spawn(alerts.run(), "alerts")
+    webhooks = await Webhooks.start(bus, settings, tasks)
     commands = Commands.open(
         bus, tasks, "Devices, metrics, usage, costs, budgets, storage, alerts, webhooks."
     )
-    await counting.serve(tasks, commands)
-    await alerts.add_to(commands)
-    await hooks.add_to(commands)
+    await accounting.serve(tasks, commands)
+    await alerts.serve(commands)
+    await webhooks.serve(commands)
     await metrics.serve(commands)
     await commands.announce()
-
-
-async def _alerts(bus: Bus, tasks: Tasks, metrics: Metrics) -> AlertCommands:
-    rules, silences = await Rules.read(bus), await Silences.read(bus)
-    keeper = Keeper(bus, rules, silences, lambda: metrics.samples)
-    await keeper.open()
-    tasks.spawn(keeper.run(), "alerts")
-    return AlertCommands(keeper, rules, silences)

@@ -13,7 +13,7 @@ const week = {
   currency: "EUR",
 };
 
-test("usage is shown by model and day, and what a model did not do is a dash", () => {
+test("usage is shown by model and day, and a day without requests is a dash", () => {
   const state = reduce(initialState, { type: "week", data: week });
   const text = String(view(state));
   assert.match(text, /&lt;a&gt;/);
@@ -22,14 +22,14 @@ test("usage is shown by model and day, and what a model did not do is a dash", (
   assert.match(text, /1\.50 EUR in a week/);
 });
 
-test("a budget that is used up says so", () => {
+test("an exhausted budget shows that requests are refused", () => {
   const budget = {
     budget: "b", unit: "money", used: "20", limit: "20", ratio: 1, level: "exhausted", action: "refuse",
     period: "month", key: "k", model: null,
   };
   const state = reduce(initialState, { type: "delta", data: { spending: { b: budget } } });
   assert.match(String(view(state)), /used up: refused until it ends/);
-  assert.match(String(view(initialState)), /Waiting for the yard/, "what is not known is not nothing");
+  assert.match(String(view(initialState)), /Waiting for the yard/, "unknown usage is not shown as none");
   const nothing = reduce(initialState, { type: "week", data: { ...week, rows: [] } });
-  assert.match(String(view(nothing)), /Nothing was asked/);
+  assert.match(String(view(nothing)), /No requests in the last week/);
 });

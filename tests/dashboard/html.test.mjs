@@ -11,7 +11,7 @@ test("text is escaped, in elements and in quoted attributes", () => {
   assert.equal(text, `<p title="${safe}">${safe}</p>`);
 });
 
-test("what html made is not escaped again, also in lists", () => {
+test("nested html is not escaped again, also in lists", () => {
   const items = ["a", "<b>"].map((item) => html`<li>${item}</li>`);
   assert.equal(String(html`<ul>${items}</ul>`), "<ul><li>a</li><li>&lt;b&gt;</li></ul>");
 });
@@ -20,11 +20,11 @@ test("strings in a list are escaped too", () => {
   assert.equal(String(html`${["<", [">"]]}`), "&lt;&gt;");
 });
 
-test("an object that claims to be markup is text", () => {
+test("an object with the shape of Html is escaped as text", () => {
   assert.equal(String(html`${{ text: "<b>", toString: () => "<i>" }}`), "&lt;i&gt;");
 });
 
-test("null, undefined and booleans are nothing; zero is a number", () => {
+test("null, undefined and booleans render as nothing; zero as a number", () => {
   assert.equal(String(html`${null}${undefined}${false}${true}${0}`), "0");
 });
 

@@ -9,7 +9,7 @@ const run = (state, ...messages) =>
 
 const snapshot = (data) => ["snapshot", { models: {}, instances: {}, nodes: {}, devices: {}, downloads: {}, ...data }];
 
-test("a snapshot replaces everything that was known", () => {
+test("a snapshot replaces all buckets", () => {
   const before = run(initialState, snapshot({ models: { old: { name: "old" } }, devices: { "n.cpu": {} } }));
   const after = run(before, snapshot({ models: { new: { name: "new" } } }));
   assert.deepEqual(Object.keys(after.models), ["new"]);
@@ -17,7 +17,7 @@ test("a snapshot replaces everything that was known", () => {
   assert.equal(after.loaded, true);
 });
 
-test("a delta adds, changes and, with null, removes", () => {
+test("a delta adds, changes and, with null, removes records", () => {
   const state = run(
     initialState,
     snapshot({ instances: { a: { busy: 0 }, b: { busy: 0 } } }),
@@ -26,33 +26,33 @@ test("a delta adds, changes and, with null, removes", () => {
   assert.deepEqual(state.instances, { a: { busy: 1 }, c: { busy: 2 } });
 });
 
-test("a delta leaves alone what it does not mention, so its panels are not painted again", () => {
+test("a delta keeps other buckets identical, so their panels are not painted again", () => {
   const before = run(initialState, snapshot({ models: { m: { name: "m" } } }));
   const after = run(before, ["delta", { downloads: { d: {} } }]);
   assert.equal(after.models, before.models);
   assert.notEqual(after.downloads, before.downloads);
 });
 
-test("nothing is changed in place", () => {
+test("the reducer changes nothing in place", () => {
   const before = Object.freeze(run(initialState, snapshot({ models: Object.freeze({ m: {} }) })));
   run(before, ["delta", { models: { m: null } }], ["tick", { now: 5 }], ["pending", { name: "x" }]);
   assert.deepEqual(before.models, { m: {} });
   assert.deepEqual(before.pending, {});
 });
 
-test("a hostile key is only a key", () => {
+test("a key named __proto__ is an ordinary key", () => {
   const state = run(initialState, ["delta", JSON.parse('{"models": {"__proto__": {"name": "evil"}}}')]);
   assert.equal({}.name, undefined);
   assert.equal(Object.values(state.models)[0].name, "evil");
 });
 
-test("messages that this page does not understand change nothing", () => {
+test("messages of unknown type change nothing", () => {
   for (const type of ["queue", "constructor", "toString", undefined]) {
     assert.equal(reduce(initialState, { type, data: {} }), initialState);
   }
 });
 
-test("only lines of the chosen log are kept, the newest of them, each with its own id", () => {
+test("only the newest lines of the chosen log are retained, each with its own id", () => {
   const lines = (n) => Array.from({ length: n }, (_, index) => ({ at: index, text: `line ${index}` }));
   const chosen = run(initialState, ["logs", { instance: "a" }]);
   assert.equal(run(chosen, ["log", { instance: "b", lines: lines(1) }]), chosen);
@@ -62,7 +62,7 @@ test("only lines of the chosen log are kept, the newest of them, each with its o
   assert.equal(new Set(full.logs.lines.map((line) => line.id)).size, LOG_LINES);
 });
 
-test("another log starts empty and follows; a new connection sends the history again", () => {
+test("another log starts empty and follows; a new connection clears the lines", () => {
   const reading = run(initialState, ["logs", { instance: "a" }], ["log", { instance: "a", lines: [{ at: 1, text: "x" }] }], ["follow", { follow: false }]);
   assert.deepEqual(run(reading, ["logs", { instance: "b" }]).logs.lines, []);
   assert.equal(run(reading, ["logs", { instance: "b" }]).logs.follow, true);
@@ -70,12 +70,12 @@ test("another log starts empty and follows; a new connection sends the history a
   assert.deepEqual([reopened.logs.instance, reopened.logs.lines], ["a", []]);
 });
 
-test("the connection forgets what belonged to its last status", () => {
+test("a new connection status clears the fields of the last one", () => {
   const state = run(initialState, ["connection", { status: "waiting", retryAt: 9 }], ["connection", { status: "open" }]);
   assert.deepEqual(state.connection, { status: "open", retryAt: null, refused: false, broker: true });
 });
 
-test("a button waits until its command is settled", () => {
+test("a command is pending until it is settled", () => {
   const state = run(initialState, ["pending", { name: "start demo" }]);
   assert.ok(state.pending["start demo"]);
   assert.deepEqual(run(state, ["settled", { name: "start demo" }]).pending, {});
@@ -91,21 +91,21 @@ test("the same toast is shown once, the newest four stay, and one can be dismiss
 test("a conversation streams into its last turn and ends", () => {
   const state = run(
     initialState,
-    ["chatAsk", { text: "hi", model: "demo" }],
+    ["chatSend", { text: "hi", model: "demo" }],
     ["chatNote", { note: "2nd in line" }],
-    ["chatPiece", { text: "Hel" }],
-    ["chatPiece", { text: "lo" }],
+    ["chatDelta", { text: "Hel" }],
+    ["chatDelta", { text: "lo" }],
     ["chatEnd", { stats: "2 tokens" }],
   );
-  const answer = state.chat.turns.at(-1);
-  assert.deepEqual([answer.text, answer.note, answer.stats, state.chat.busy], ["Hello", null, "2 tokens", false]);
+  const turn = state.chat.turns.at(-1);
+  assert.deepEqual([turn.text, turn.note, turn.stats, state.chat.busy], ["Hello", null, "2 tokens", false]);
 });
 
-test("while the broker is away the page says that it shows how it was", () => {
+test("without a broker the page shows that its state is stale", () => {
   const open = reduce(initialState, { type: "connection", data: { status: "open" } });
-  const away = reduce(open, { type: "broker", data: { there: false } });
+  const withoutBroker = reduce(open, { type: "broker", data: { there: false } });
   assert.match(String(top({ ...open, loaded: true })), /Live/);
-  assert.match(String(top({ ...away, loaded: true })), /broker is away/);
-  assert.match(String(top(reduce(away, { type: "broker", data: { there: true } }))), /Live/);
-  assert.ok(reduce(away, { type: "connection", data: { status: "open" } }).connection.broker, "a new connection tells anew");
+  assert.match(String(top({ ...withoutBroker, loaded: true })), /broker is unreachable/);
+  assert.match(String(top(reduce(withoutBroker, { type: "broker", data: { there: true } }))), /Live/);
+  assert.ok(reduce(withoutBroker, { type: "connection", data: { status: "open" } }).connection.broker, "a new connection resets the broker state");
 });

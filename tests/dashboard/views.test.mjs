@@ -29,7 +29,7 @@ const evilState = {
   },
   silences: { s: { silence: "s", reason: EVIL, until: 9 } },
   hub: {
-    found: [{ repo: EVIL, task: EVIL, formats: [EVIL], models: [EVIL], gated: true }],
+    results: [{ repo: EVIL, task: EVIL, formats: [EVIL], models: [EVIL], gated: true }],
     offer: { repo: EVIL, mode: EVIL, architecture: EVIL, license: EVIL, problem: EVIL, choices: [{ label: EVIL, reference: EVIL, models: [EVIL], fits: [{ sentence: EVIL }] }] },
   },
   library: { e: { node: EVIL, store: EVIL, entry: EVIL, path: EVIL, name: EVIL, format: EVIL, size_bytes: 1, modified_at: 1, facts: { quant: EVIL, architecture: EVIL }, used_by: [EVIL], verified: EVIL, description: EVIL, description_revision: EVIL, problem: EVIL, mmproj: EVIL } },
@@ -41,45 +41,45 @@ const evilState = {
   toasts: [{ id: 1, tone: "bad", text: EVIL }],
 };
 
-test("no view lets text become markup", () => {
+test("no view renders text as markup", () => {
   for (const { view } of views) assert.ok(!String(view(evilState)).includes("<img"), view.name);
 });
 
-test("every view can show an empty yard, before and after the first snapshot", () => {
+test("every view can render an empty yard, before and after the first snapshot", () => {
   for (const { view } of views) {
     for (const state of [initialState, { ...initialState, loaded: true }]) assert.doesNotThrow(() => view(state));
   }
 });
 
-test("no view needs what the content security policy forbids", () => {
+test("no view has inline styles or handlers, which the content security policy forbids", () => {
   for (const { view } of views) assert.doesNotMatch(String(view(evilState)), /<[^>]*\s(style|on\w+)="/);
 });
 
-test("every view names parts of the state that exist", () => {
+test("every view needs existing parts of the state", () => {
   const state = { ...initialState, origin: "" };
   for (const { needs } of views) for (const path of needs) assert.ok(path.split(".")[0] in state, path);
 });
 
-test("a loading model shows how far it is where its engine tells", () => {
-  const coming = (progress) => ({
+test("a loading model shows progress where its engine reports it", () => {
+  const loading = (progress) => ({
     ...initialState,
     loaded: true,
     models: { m: { name: "m", path: "m" } },
     instances: { i: { instance: "i", model: "m", node: "n", engine: "e", state: "loading", changed_at: 1, progress } },
   });
-  const told = views.map(({ view }) => String(view({ ...coming(0.42), origin: "" }))).join("");
-  assert.equal(told.match(/42 %/g).length, 2, "at the model and at the instance");
-  assert.match(told, /value="0.42"/);
-  const untold = views.map(({ view }) => String(view({ ...coming(null), origin: "" }))).join("");
-  assert.doesNotMatch(untold, /NaN|null| %/);
+  const withProgress = views.map(({ view }) => String(view({ ...loading(0.42), origin: "" }))).join("");
+  assert.equal(withProgress.match(/42 %/g).length, 2, "at the model and at the instance");
+  assert.match(withProgress, /value="0.42"/);
+  const without = views.map(({ view }) => String(view({ ...loading(null), origin: "" }))).join("");
+  assert.doesNotMatch(without, /NaN|null| %/);
 });
 
-test("a download offers what can be done with it, and tells why nothing arrives", () => {
-  const one = (state, more) => ({
+test("a download has the buttons of its state and shows its problem", () => {
+  const withDownload = (state, more) => ({
     ...initialState, loaded: true,
     downloads: { d: { download: "d", reference: "r", model: "r", state, changed_at: 1, created_at: 1, bytes_done: 0, ...more } },
   });
-  const text = (state, more) => String(views[NAMES.indexOf("downloads")].view(one(state, more)));
+  const text = (state, more) => String(views[NAMES.indexOf("downloads")].view(withDownload(state, more)));
   const verbs = (state) => [...text(state).matchAll(/data-verb="(\w+)"/g)].map(([, verb]) => verb);
   assert.deepEqual(verbs("transferring"), ["pause", "cancel"]);
   assert.deepEqual(verbs("queued"), ["move", "pause", "cancel"]);
@@ -89,26 +89,26 @@ test("a download offers what can be done with it, and tells why nothing arrives"
   assert.match(text("transferring", { problem: "The hub <answered> 429." }), /The hub &lt;answered&gt; 429\./);
 });
 
-test("an empty yard teaches the next step", () => {
+test("empty panels teach the next step", () => {
   const texts = Object.fromEntries(NAMES.map((name, index) => [name, String(views[index].view({ ...initialState, loaded: true }))]));
   assert.match(texts.downloads, /yard pull REPO:QUANT/);
   assert.match(texts.models, /yard pull /);
   assert.match(String(views[NAMES.indexOf("connect")].view({ ...initialState, origin: "http://yard:8080" })), /http:\/\/yard:8080\/v1/);
 });
 
-test("a model that cannot be had yet says why", () => {
-  const wait = { model: "big", reason: "its memory is held by <b>small</b>", since: 990 };
+test("a waiting model shows the reason", () => {
+  const waiting = { model: "big", reason: "its memory is held by <b>small</b>", since: 990 };
   const state = {
     ...initialState,
     loaded: true,
     now: 1000,
     models: { big: { name: "big" } },
-    waiting: { big: wait },
+    waiting: { big: waiting },
   };
   const { view } = views[NAMES.indexOf("models")];
   const markup = String(view(state));
-  assert.match(markup, /Asked for 10 s ago: its memory is held by &lt;b&gt;small/);
-  assert.doesNotMatch(String(view({ ...state, waiting: {} })), /Asked for/);
+  assert.match(markup, /Requested 10 s ago: its memory is held by &lt;b&gt;small/);
+  assert.doesNotMatch(String(view({ ...state, waiting: {} })), /Requested/);
 });
 
 test("a refused model shows why it cannot run, and when requests are accepted again", () => {
@@ -128,20 +128,20 @@ test("a refused model shows why it cannot run, and when requests are accepted ag
   assert.doesNotMatch(markup, /Read its log/);
 });
 
-test("a search is shown with what is known, and an offer with what fits", () => {
+test("search results show their facts, and an offer what fits", () => {
   const hub = views.find(({ view }) => String(view(initialState)).includes("Find a model"));
-  const found = [{ repo: "o/n", task: "text-generation", formats: ["gguf"], downloads: 12_345, n_params: 8e9, models: ["m"] }];
-  const listed = String(hub.view({ ...initialState, hub: { found, offer: null } }));
-  for (const word of ["o/n", "12k downloads", "8.0B weights", "Here as m."]) assert.ok(listed.includes(word), word);
+  const results = [{ repo: "o/n", task: "text-generation", formats: ["gguf"], downloads: 12_345, n_params: 8e9, models: ["m"] }];
+  const listed = String(hub.view({ ...initialState, hub: { results, offer: null } }));
+  for (const text of ["o/n", "12k downloads", "8.0B weights", "Here as m."]) assert.ok(listed.includes(text), text);
   const fits = [{ devices: ["GPU-1"], sentence: "fits on it" }, { devices: [], sentence: "does not fit" }];
   const choices = [{ label: "Q4_K_M", reference: "o/n:Q4_K_M", size_bytes: 2 ** 30, is_default: true, fits }];
-  const shown = String(hub.view({ ...initialState, hub: { found, offer: { repo: "o/n", choices } } }));
+  const shown = String(hub.view({ ...initialState, hub: { results, offer: { repo: "o/n", choices } } }));
   assert.match(shown, /fit good">fits on it/);
   assert.match(shown, /fit bad">does not fit/);
   assert.match(shown, /data-action="hub-pull"\s+data-reference="o\/n:Q4_K_M"/);
 });
 
-test("the library sorts by bytes and not by how they are written", () => {
+test("the library sorts by size in bytes, not by its text", () => {
   const entry = (name, size_bytes, modified_at) => ({ node: "n", store: "s", entry: name, path: name, name, format: "gguf", size_bytes, modified_at, facts: {}, used_by: [] });
   const library = { a: entry("two-mb", 2e6, 3), b: entry("ten-gb", 1e10, 2), c: entry("mid", 5e8, 1) };
   const { view } = views[NAMES.indexOf("library")];
@@ -151,7 +151,7 @@ test("the library sorts by bytes and not by how they are written", () => {
   assert.deepEqual(order("name"), ["mid", "ten-gb", "two-mb"]);
 });
 
-test("a deletion asks first, and says who needs the model", () => {
+test("a deletion requires confirmation and shows which models use the entry", () => {
   const library = { k: { node: "n", store: "s", entry: "e", path: "m.gguf", name: "m", format: "gguf", size_bytes: 1024, modified_at: 1, facts: {}, used_by: ["chat"] } };
   const { view } = views[NAMES.indexOf("library")];
   const markup = (open) => String(view({ ...initialState, loaded: true, library, open }));
@@ -159,7 +159,7 @@ test("a deletion asks first, and says who needs the model", () => {
   assert.match(markup({ entry: "n.s.e", what: "delete" }), /<form[^>]*data-action="delete"[\s\S]*though chat need it/);
 });
 
-test("among many models words find some, by name and alias", () => {
+test("the filter matches names and aliases of models", () => {
   const models = Object.fromEntries([...Array(30).keys()].map((n) => [`m${n}`, { name: `org/m${n}`, aliases: [`a${n}`] }]));
   const { view } = views[NAMES.indexOf("models")];
   const shown = (filter) => [...String(view({ ...initialState, loaded: true, models, filter })).matchAll(/data-model="([^"]*)"/g)].map(([, name]) => name);
@@ -167,13 +167,13 @@ test("among many models words find some, by name and alias", () => {
   assert.deepEqual(shown("ORG A17 "), ["org/m17"]);
   assert.deepEqual(shown("nothing"), []);
   const few = { ...initialState, loaded: true, models: { m: { name: "m" } } };
-  assert.doesNotMatch(String(view(few)), /type="search"/, "what is seen at a glance needs no search");
+  assert.doesNotMatch(String(view(few)), /type="search"/, "few models need no filter");
 });
 
-test("every download that is not over is shown, and the newest of those that are", () => {
-  const one = (n, state) => [`d${n}`, { download: `d${n}`, model: `m${n}`, reference: "r", state, created_at: n, changed_at: n, bytes_done: 0 }];
+test("all active downloads are shown, and the newest ended ones", () => {
+  const download = (n, state) => [`d${n}`, { download: `d${n}`, model: `m${n}`, reference: "r", state, created_at: n, changed_at: n, bytes_done: 0 }];
   const numbers = [...Array(40).keys()];
-  const downloads = Object.fromEntries(numbers.map((n) => one(n, n < 20 ? "queued" : "finished")));
+  const downloads = Object.fromEntries(numbers.map((n) => download(n, n < 20 ? "queued" : "finished")));
   const text = String(views[NAMES.indexOf("downloads")].view({ ...initialState, loaded: true, downloads }));
   assert.match(text, /20 running/);
   assert.equal([...text.matchAll(/<li class="card download queued"/g)].length, 20);

@@ -5,18 +5,18 @@ import { protocols } from "../../services/gateway/dashboard/api.js";
 import { backoff } from "../../services/gateway/dashboard/feed.js";
 import { readEvents, takeEvents } from "../../services/gateway/dashboard/sse.js";
 
-test("events are taken whole; the rest waits", () => {
+test("only complete events are taken; the rest stays buffered", () => {
   const { events, rest } = takeEvents('data: {"a":1}\n\n: 2nd in line\n\ndata: half');
   assert.deepEqual(events, [{ data: '{"a":1}' }, { comment: "2nd in line" }]);
   assert.equal(rest, "data: half");
 });
 
-test("data over several lines, line ends of both kinds, names of events and empty comments", () => {
+test("several data lines, both line ends, event names and empty comments", () => {
   const { events } = takeEvents("event: x\r\ndata: a\r\ndata:b\r\n\r\n:\n\n");
   assert.deepEqual(events, [{ data: "a\nb" }]);
 });
 
-test("a stream may be cut anywhere, also inside a character, and end without a blank line", async () => {
+test("a stream may be split anywhere, also inside a character, and end without a blank line", async () => {
   const bytes = new TextEncoder().encode("data: größe\r\n\r\ndata: [DONE]");
   for (let cut = 1; cut < bytes.length; cut += 1) {
     const stream = new ReadableStream({
@@ -32,7 +32,7 @@ test("a stream may be cut anywhere, also inside a character, and end without a b
   }
 });
 
-test("who stops reading closes the stream", async () => {
+test("a reader that stops early closes the stream", async () => {
   let cancelled = false;
   const stream = new ReadableStream({
     pull: (controller) => controller.enqueue(new TextEncoder().encode("data: x\n\n")),
@@ -44,11 +44,11 @@ test("who stops reading closes the stream", async () => {
   assert.equal(cancelled, true);
 });
 
-test("the wait between tries doubles up to ten seconds", () => {
+test("the reconnect back-off doubles up to ten seconds", () => {
   assert.deepEqual([0, 1, 2, 3, 4, 5, 50].map(backoff), [500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
 });
 
-test("a key travels as a subprotocol that is a legal token", () => {
+test("a key is sent as a subprotocol that is a legal token", () => {
   assert.deepEqual(protocols(null), ["yard.v1"]);
   const [version, token] = protocols("kéy?>~~~");
   assert.equal(version, "yard.v1");

@@ -1,4 +1,4 @@
-"""Headless Chromium over its DevTools protocol: open a page, ask it, act on it."""
+"""Headless Chromium over its DevTools protocol: open a page, evaluate expressions, send input."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from tests.support import eventually
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
@@ -32,31 +34,31 @@ class Page:
     """One tab."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         """Uncaught exceptions and errors on the page's console."""
         self._socket = socket
         self._ids = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     async def read(self) -> None:
-        """Take what the browser sends, until it is gone."""
+        """Receive messages until the browser closes the connection."""
         async for message in self._socket:
             content = message.json()
             if "id" in content:
-                if not (answer := self._answers.pop(content["id"])).done():
-                    answer.set_result(content)
+                if not (reply := self._replies.pop(content["id"])).done():
+                    reply.set_result(content)
             elif content["method"] == "Runtime.exceptionThrown":
-                self.complaints.append(str(content["params"]["exceptionDetails"]))
+                self.errors.append(str(content["params"]["exceptionDetails"]))
             elif content["method"] == "Log.entryAdded" and content["params"]["entry"]["level"] == "error":
-                self.complaints.append(content["params"]["entry"]["text"])
+                self.errors.append(content["params"]["entry"]["text"])
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._ids)
-        self._answers[number] = asyncio.get_running_loop().create_future()
+        self._replies[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": params})
-        answer = await asyncio.wait_for(self._answers[number], 20)
-        assert "error" not in answer, answer
-        result: dict[str, Any] = answer["result"]
+        reply = await asyncio.wait_for(self._replies[number], 20)
+        assert "error" not in reply, reply
+        result: dict[str, Any] = reply["result"]
         return result
 
     async def evaluate(self, expression: str) -> Any:
@@ -68,28 +70,26 @@ class Page:
         return result["result"].get("value")
 
     async def until(self, expression: str, timeout_s: float = 20.0) -> None:
-        """Wait until the expression is true; on failure show what the page says."""
+        """Wait until the expression is true; a failure shows the text of the page."""
+        # The elements of the expression may not exist yet.
+        condition = f"(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()"
         try:
-            async with asyncio.timeout(timeout_s):
-                # While the page is still being built, what the expression asks for may not be there.
-                asked = f"(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()"
-                while not await self.evaluate(asked):
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
+            await eventually(lambda: self.evaluate(condition), expression, timeout_s=timeout_s, every_s=0.05)
+        except AssertionError as error:
             text = await self.evaluate("document.body.innerText")
-            raise AssertionError(f"{expression} did not come true; the page says:\n{text}") from None
+            raise AssertionError(f"{error}; the text of the page:\n{text}") from None
 
     async def until_text(self, text: str) -> None:
         await self.until(f"document.body.innerText.includes({text!r})")
 
-    async def click(self, words: str) -> None:
-        """Press the first button with these words."""
-        button = f"[...document.querySelectorAll('button')].find(b => b.innerText.trim() === {words!r})"
+    async def click(self, label: str) -> None:
+        """Press the first button with this label."""
+        button = f"[...document.querySelectorAll('button')].find(b => b.innerText.trim() === {label!r})"
         await self.until(f"!!{button}")
         await self.evaluate(f"{button}.click()")
 
     async def type(self, selector: str, text: str) -> None:
-        """Put text into a field, as typing does."""
+        """Type text into a field."""
         field = f"document.querySelector({selector!r})"
         await self.until(f"!!{field}")
         await self.evaluate(f"{field}.focus()")
@@ -98,7 +98,7 @@ class Page:
 
 @contextlib.asynccontextmanager
 async def browsing(folder: Path, url: str) -> AsyncIterator[Page]:
-    """A browser with `url` open; ended with the block."""
+    """A browser with `url` open; it is terminated at the end of the block."""
     assert CHROMIUM is not None
     process = await asyncio.create_subprocess_exec(
         CHROMIUM,
@@ -126,16 +126,14 @@ async def browsing(folder: Path, url: str) -> AsyncIterator[Page]:
 
 
 async def _target(session: aiohttp.ClientSession, folder: Path) -> str:
-    """Where the first tab listens; the browser writes its port into a file."""
+    """The debugger URL of the first tab; the browser writes its port to a file."""
     file = folder / "DevToolsActivePort"
-    async with asyncio.timeout(30):
-        while not file.exists() or not file.read_text().strip():
-            await asyncio.sleep(0.05)
-        port = file.read_text().split()[0]
-        while True:
-            async with session.get(f"http://127.0.0.1:{port}/json") as response:
-                tabs = [tab for tab in await response.json() if tab["type"] == "page"]
-            if tabs:
-                target: str = tabs[0]["webSocketDebuggerUrl"]
-                return target
-            await asyncio.sleep(0.05)
+    ports = await eventually(
+        lambda: file.exists() and file.read_text().split(), "the browser writes its port", timeout_s=30
+    )
+
+    async def tabs() -> list[str]:
+        async with session.get(f"http://127.0.0.1:{ports[0]}/json") as response:
+            return [tab["webSocketDebuggerUrl"] for tab in await response.json() if tab["type"] == "page"]
+
+    return (await eventually(tabs, "the browser has a tab", timeout_s=30))[0]

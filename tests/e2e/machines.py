@@ -1,6 +1,6 @@
-"""Machines that only share a cable: network namespaces with a pair of virtual interfaces, `a` and `b`.
+"""Two machines as network namespaces `a` and `b`, connected by a pair of virtual interfaces.
 
-The test itself moves into `a` for as long as they are there, so its sockets and children are on that machine.
+The test process is in `a` while they exist: its sockets and child processes are on that machine.
 """
 
 import asyncio
@@ -12,8 +12,6 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from modelyard.tinymodels import write_babbler
-from schemas.models import ModelSpec
 from tests.e2e.yard_process import YardProcess, environment, running_yard
 
 _CLONE_NEWNET = 0x40000000
@@ -21,7 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Cable:
-    """Two namespaces, and what connects them."""
+    """Two namespaces and the link between them."""
 
     a = "10.177.0.1"
     b = "10.177.0.2"
@@ -29,8 +27,8 @@ class Cable:
     def __init__(self) -> None:
         self._names = {side: f"yard{side}{os.getpid()}" for side in "ab"}
 
-    def lay(self) -> None:
-        """OSError or CalledProcessError where this machine cannot."""
+    def set_up(self) -> None:
+        """Raises OSError or CalledProcessError without the needed privileges."""
         for name in self._names.values():
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
@@ -43,15 +41,15 @@ class Cable:
             _ip("-n", self._names[side], "route", "replace", "default", "dev", "wire")
 
     def plug(self, side: str = "b") -> None:
-        """Connect it again."""
+        """Bring the link up."""
         _ip("-n", self._names[side], "link", "set", "wire", "up")
 
     def cut(self) -> None:
-        """From now on nothing passes, and nobody is told."""
+        """Drop all packets from now on, without a connection reset."""
         _ip("-n", self._names["b"], "link", "set", "wire", "down")
 
     def move_in(self, side: str) -> None:
-        """This process, and what it starts from now on, is on that machine."""
+        """Move this process, and its later child processes, to that machine."""
         _enter(Path("/run/netns") / self._names[side])
 
     def remove(self) -> None:
@@ -61,10 +59,10 @@ class Cable:
 
 @contextlib.contextmanager
 def two_machines() -> Iterator[Cable]:
-    """The test is on `a` inside the block."""
+    """The test process is on `a` inside the block."""
     home, cable = os.open("/proc/thread-self/ns/net", os.O_RDONLY), Cable()
     try:
-        cable.lay()
+        cable.set_up()
         cable.move_in("a")
         yield cable
     finally:
@@ -73,27 +71,26 @@ def two_machines() -> Iterator[Cable]:
         cable.remove()
 
 
-def why_not() -> str | None:
-    """Why there can be no such machines here; None if there can."""
+def unavailable_reason() -> str | None:
+    """Why namespaces cannot be used here, or None."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces are for root on Linux"
     try:
         with two_machines():
             return None
     except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None)
-        return f"no network namespaces here: {said or error}"
+        return f"no network namespaces here: {getattr(error, 'stderr', None) or error}"
 
 
 @contextlib.asynccontextmanager
-async def first(home: Path, cable: Cable, **more: str) -> AsyncIterator[YardProcess]:
-    """The yard on `a`, which others may join."""
+async def first_machine(home: Path, cable: Cable, **more: str) -> AsyncIterator[YardProcess]:
+    """The yard on `a`, which other machines may join."""
     async with running_yard(home, "--listen", cable.a, YARD_NODE="a", **more) as yard:
         yield yard
 
 
 @contextlib.asynccontextmanager
-async def second(
+async def second_machine(
     home: Path, yard: YardProcess, cable: Cable, *options: str, node: str = "b", **more: str
 ) -> AsyncIterator[YardProcess]:
     """The machine `b`, invited and joined; `options` come after `--join`."""
@@ -113,7 +110,7 @@ async def second(
 
 @contextlib.asynccontextmanager
 async def invited(yard: YardProcess, *options: str) -> AsyncIterator[str]:
-    """An invitation by `yard invite`, which must end well once somebody came."""
+    """An invitation by `yard invite`, which must exit with 0 after the machine joined."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "modelyard.cli", "invite", *options),
         env=environment(yard.home, YARD_NODE="a"),
@@ -133,10 +130,10 @@ async def invited(yard: YardProcess, *options: str) -> AsyncIterator[str]:
             await process.wait()
 
 
-async def command(yard: YardProcess, *words: str, code: int = 0) -> str:
-    """What a `yard` command says on the machine of the test; it must end with `code`."""
+async def yard_output(yard: YardProcess, *arguments: str, code: int = 0) -> str:
+    """The output of a `yard` command on the machine of the test; it must exit with `code`."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "modelyard.cli", *words),
+        *(sys.executable, "-m", "modelyard.cli", *arguments),
         env=environment(yard.home, YARD_NODE="a"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -146,23 +143,8 @@ async def command(yard: YardProcess, *words: str, code: int = 0) -> str:
     return out.decode()
 
 
-def share(gguf: Path, home: Path, name: str) -> None:
-    """Lay a model's file into the store of `home`."""
-    place = home / "models" / "test" / f"{name}.gguf"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.hardlink_to(gguf)
-
-
-def tiny(home: Path, name: str, *, n_embd: int = 64) -> ModelSpec:
-    """A small model's file in the store of `home`, and what to register it as."""
-    place = home / "models" / "test" / f"{name}.gguf"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_babbler(place, n_embd=n_embd, n_layer=2, n_ff=2 * n_embd)
-    return ModelSpec(name=name, path=f"test/{name}.gguf", n_ctx=512, n_parallel=1)
-
-
-def _ip(*words: str, check: bool = True) -> None:
-    subprocess.run(["ip", *words], check=check, capture_output=True, text=True)
+def _ip(*arguments: str, check: bool = True) -> None:
+    subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True)
 
 
 def _enter(path: Path) -> None:

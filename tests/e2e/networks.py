@@ -1,4 +1,4 @@
-"""Two machines on one: network namespaces with a cable between them. Linux, and only for root."""
+"""Two networks as anonymous namespaces with a link between them. Linux, root only."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ _OURS = Path("/proc/thread-self/ns/net")
 
 
 class TwoNetworks:
-    """This thread and what it starts live at HERE; `there` moves a child process to THERE."""
+    """This thread and its child processes are at HERE; `there` moves a child process to THERE."""
 
     def __init__(self, far: int) -> None:
         self._far = far
@@ -28,9 +28,9 @@ class TwoNetworks:
 
 @contextlib.contextmanager
 def two_networks() -> Iterator[TwoNetworks]:
-    """Both loopbacks are up, and each reaches the other at its address only."""
+    """Both loopbacks are up; each network reaches the other at its address only."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("Networks of one's own take Linux and root.")
+        pytest.skip("Network namespaces need Linux and root.")
     before = os.open(_OURS, os.O_RDONLY)
     try:
         far, near = _new_network(), _new_network()
@@ -49,7 +49,7 @@ def two_networks() -> Iterator[TwoNetworks]:
 
 
 def _new_network() -> int:
-    """Go to a new one; its handle."""
+    """Enter a new network namespace and return its descriptor."""
     _call("unshare", _CLONE_NEWNET)
     _ip("link", "set", "lo", "up")
     return os.open(_OURS, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Usage, prices and budgets on a whole yard: what was answered is counted, priced and limited."""
+"""Usage, prices and budgets on a whole yard: answers are counted, priced and limited."""
 
 import asyncio
 import csv
@@ -21,18 +21,19 @@ from schemas.models import ModelSpec
 from schemas.requests import Outcome
 from schemas.usage import RebuildUsage, RecordsQuery, UsageQuery, UsageReport, UsageUnit
 from tests import counting_engine
-from tests.e2e.chatting import chat, post
+from tests.e2e.chat_client import chat, post
 from tests.e2e.yard_process import YardProcess, running_yard, until_service_restarted, yard_command
 from tests.endurance import rounds
+from tests.support import eventually
 
 KILLS = rounds(5, 20)
-"""More of them take two to three seconds each."""
+"""Each takes two to three seconds."""
 CLIENTS = 6
 TIMEOUT_S = 30.0
-SAY = [{"role": "user", "content": "COUNT"}]
+COUNTED = [{"role": "user", "content": "COUNT"}]
 
 
-def counting(file: Path) -> ModelSpec:
+def counting_model(file: Path) -> ModelSpec:
     program = (sys.executable, "-S", "-u", counting_engine.__file__, "{port}", str(file))
     return ModelSpec(
         name="counting", path="no/file", engine="command", args=program, aliases=("alias",), n_parallel=4
@@ -40,21 +41,21 @@ def counting(file: Path) -> ModelSpec:
 
 
 @pytest.fixture
-async def counted(tmp_path: Path) -> AsyncIterator[tuple[YardProcess, Path]]:
-    file = tmp_path / "answered"
+async def counting_yard(tmp_path: Path) -> AsyncIterator[tuple[YardProcess, Path]]:
+    file = tmp_path / "answers"
     file.touch()
     async with running_yard(tmp_path / "home", YARD_TIME_ZONE="Europe/Berlin", YARD_CURRENCY="CHF") as yard:
-        await yard.put(counting(file))
+        await yard.put(counting_model(file))
         yield yard, file
 
 
-def answered(file: Path) -> list[int]:
+def answer_numbers(file: Path) -> list[int]:
     return [int(line) for line in file.read_text().split()]
 
 
-async def ask_on_and_on(yard: YardProcess, stop: asyncio.Event) -> None:
-    """One client: asks again whatever happens to its connection."""
-    body = json.dumps({"model": "alias", "messages": SAY, "stream": True}).encode()
+async def request_until(yard: YardProcess, stop: asyncio.Event) -> None:
+    """One client: sends requests until `stop`, also after a lost connection."""
+    body = json.dumps({"model": "alias", "messages": COUNTED, "stream": True}).encode()
     async with aiohttp.ClientSession() as session:
         while not stop.is_set():
             try:
@@ -67,50 +68,52 @@ async def ask_on_and_on(yard: YardProcess, stop: asyncio.Event) -> None:
                 await asyncio.sleep(0.05)
 
 
-async def records(yard: YardProcess) -> list[int]:
-    """The numbers of all answers that were counted as good."""
-    found, query = list[int](), RecordsQuery(outcome=Outcome.OK, model="counting")
+async def recorded_numbers(yard: YardProcess) -> list[int]:
+    """The numbers of all answers with a usage record."""
+    numbers, query = list[int](), RecordsQuery(outcome=Outcome.OK, model="counting")
     while True:
         page = await yard.bus.call(subjects.USAGE_RECORDS, query)
-        found += [each.record.prompt_tokens for each in page.records]
+        numbers += [row.record.prompt_tokens for row in page.records]
         if page.next is None:
-            return found
+            return numbers
         query = RecordsQuery(outcome=Outcome.OK, model="counting", after=page.next)
 
 
-async def until_counted(yard: YardProcess, count: int, **asked: Any) -> UsageReport:
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            report = await yard.bus.call(subjects.USAGE_QUERY, UsageQuery(**asked))
-            if report.total.requests >= count:
-                return report
-            await asyncio.sleep(0.05)
+async def until_counted(yard: YardProcess, count: int, **query: Any) -> UsageReport:
+    async def report() -> UsageReport | None:
+        report = await yard.bus.call(subjects.USAGE_QUERY, UsageQuery(**query))
+        return report if report.total.requests >= count else None
+
+    return await eventually(report, f"{count} requests are counted", timeout_s=TIMEOUT_S, every_s=0.05)
 
 
 @pytest.mark.timeout(60 + 6 * KILLS)
-async def test_usage_is_what_the_engine_answered_whatever_is_killed_and_when(
-    counted: tuple[YardProcess, Path],
+async def test_usage_equals_the_engines_answers_after_kills_of_monitor_and_gateway(
+    counting_yard: tuple[YardProcess, Path],
 ) -> None:
-    yard, file = counted
+    yard, file = counting_yard
     stop, rng = asyncio.Event(), random.Random(KILLS)
-    clients = [asyncio.create_task(ask_on_and_on(yard, stop)) for _ in range(CLIENTS)]
+    clients = [asyncio.create_task(request_until(yard, stop)) for _ in range(CLIENTS)]
     for _ in range(KILLS):
-        wanted = len(answered(file)) + rng.randrange(5, 25)
-        async with asyncio.timeout(TIMEOUT_S):
-            while len(answered(file)) < wanted:
-                await asyncio.sleep(0.005)
+        count = len(answer_numbers(file)) + rng.randrange(5, 25)
+        await eventually(
+            lambda count=count: len(answer_numbers(file)) >= count,
+            f"{count} answers",
+            timeout_s=TIMEOUT_S,
+            every_s=0.005,
+        )
         name = rng.choice(["monitor", "gateway"])
         process = yard.service(name)
         process.kill()
         await until_service_restarted(yard, name, process.pid)
     stop.set()
     await asyncio.gather(*clients)
-    await until_counted(yard, len(answered(file)), by=(), outcome=Outcome.OK)
-    numbers = answered(file)
-    assert sorted(await records(yard)) == numbers
+    await until_counted(yard, len(answer_numbers(file)), by=(), outcome=Outcome.OK)
+    numbers = answer_numbers(file)
+    assert sorted(await recorded_numbers(yard)) == numbers
     total = (await yard.bus.call(subjects.USAGE_QUERY, UsageQuery(by=(), outcome=Outcome.OK))).total
     assert (total.prompt_tokens, total.completion_tokens) == (sum(numbers), 2 * len(numbers))
-    # Thrown away and made anew, it says the same.
+    # A rebuild from the stream has the same sums.
     rebuilt = await yard.bus.call(subjects.USAGE_REBUILD, RebuildUsage(discard_older=True))
     assert (rebuilt.added, rebuilt.discarded) == (0, 0)
     assert (await yard.bus.call(subjects.USAGE_QUERY, UsageQuery(by=(), outcome=Outcome.OK))).total == total
@@ -125,10 +128,10 @@ async def get(yard: YardProcess, path: str) -> tuple[int, str, str]:
         return response.status, response.content_type, await response.text()
 
 
-async def test_what_was_asked_for_has_its_price_and_can_be_taken_away_as_a_file(
-    counted: tuple[YardProcess, Path],
+async def test_usage_has_its_price_and_can_be_exported(
+    counting_yard: tuple[YardProcess, Path],
 ) -> None:
-    yard, _ = counted
+    yard, _ = counting_yard
     code, out, err = await yard_command(
         yard, "price", "set", "alias", "--input", "1000000", "--output", "0.5"
     )
@@ -137,7 +140,7 @@ async def test_what_was_asked_for_has_its_price_and_can_be_taken_away_as_a_file(
     assert code == 1
     assert "no tier has a price for 11 or more prompt tokens" in err
     for _ in range(3):
-        assert (await chat(yard.url, "alias", messages=SAY))[0] == 200
+        assert (await chat(yard.url, "alias", messages=COUNTED))[0] == 200
     report = await until_counted(yard, 3)
     (row,) = report.rows
     assert (row.model, row.requests, row.cost, report.currency) == ("counting", 3, "6.000003", "CHF")
@@ -148,36 +151,36 @@ async def test_what_was_asked_for_has_its_price_and_can_be_taken_away_as_a_file(
     status, kind, text = await get(yard, "/api/usage/export?format=csv&model=counting&outcome=ok")
     assert (status, kind, text.count("\n")) == (200, "text/csv", 4)
     status, kind, text = await get(yard, "/api/usage/export?format=json&since=0&limit=2")
-    assert [each["prompt_tokens"] for each in json.loads(text)] == [1, 2, 3]
+    assert [record["prompt_tokens"] for record in json.loads(text)] == [1, 2, 3]
     status, _, text = await get(yard, "/api/usage/export?by=key,outcome&step=hour&format=json")
     assert json.loads(text)[0]["outcome"] == "ok"
     for wrong in ("format=xml", "since=soon", "by=colour", "colour=red"):
         status, _, text = await get(yard, f"/api/usage/export?{wrong}")
         assert status == 400, text
-    status, told = await post(yard.url, "/api/command/usage/forecast", b'{"unit": "requests"}')
-    assert (status, told["so_far"]) == (200, 3.0)
-    for words in (
+    status, forecast = await post(yard.url, "/api/command/usage/forecast", b'{"unit": "requests"}')
+    assert (status, forecast["so_far"]) == (200, 3.0)
+    for arguments in (
         ["save", "mine", "--by", "key", "--period", "day"],
         ["list"],
         ["run", "mine"],
         ["rm", "mine"],
     ):
-        code, out, err = await yard_command(yard, "report", *words)
+        code, out, err = await yard_command(yard, "report", *arguments)
         assert code == 0, err
         assert "mine" in out or "anyone" in out
 
 
-async def until_status(yard: YardProcess, wanted: int) -> dict[str, Any]:
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            status, answer = await chat(yard.url, "alias", messages=SAY)
-            if status == wanted:
-                return answer
+async def until_status(yard: YardProcess, expected: int) -> dict[str, Any]:
+    async def body() -> dict[str, Any] | None:
+        status, body = await chat(yard.url, "alias", messages=COUNTED)
+        return body if status == expected else None
+
+    return await eventually(body, f"status {expected}", timeout_s=TIMEOUT_S)
 
 
-async def assert_no_way_in(yard: YardProcess) -> None:
-    """Refused over both dialects and over NATS, and shown as used up."""
-    url, body = f"{yard.url}/v1/chat/completions", {"model": "counting", "messages": SAY, "stream": True}
+async def assert_refused_everywhere(yard: YardProcess) -> None:
+    """Refused over both HTTP APIs and over NATS, and shown as exhausted."""
+    url, body = f"{yard.url}/v1/chat/completions", {"model": "counting", "messages": COUNTED, "stream": True}
     async with aiohttp.ClientSession() as session:
         async with session.post(url, json=body) as response:
             assert response.status == 429
@@ -191,42 +194,44 @@ async def assert_no_way_in(yard: YardProcess) -> None:
 
 
 async def first_status(yard: YardProcess) -> int:
-    """What a gateway that is just coming back answers first."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            try:
-                return (await chat(yard.url, "alias", messages=SAY))[0]
-            except aiohttp.ClientError:
-                await asyncio.sleep(0.05)
+    """The first status of a gateway that restarts."""
+
+    async def status() -> int | None:
+        try:
+            return (await chat(yard.url, "alias", messages=COUNTED))[0]
+        except aiohttp.ClientError:
+            return None
+
+    return await eventually(status, "the gateway replies", timeout_s=TIMEOUT_S, every_s=0.05)
 
 
-async def test_a_used_up_budget_refuses_every_way_in_until_it_is_raised(
-    counted: tuple[YardProcess, Path],
+async def test_an_exhausted_budget_refuses_every_api_until_it_is_raised(
+    counting_yard: tuple[YardProcess, Path],
 ) -> None:
-    yard, _ = counted
+    yard, _ = counting_yard
     events = asyncio.Queue[str]()
 
     async def on_event(tokens: dict[str, str], _state: object) -> None:
         events.put_nowait(tokens["level"])
 
     await yard.bus.subscribe(subjects.BUDGET_CROSSED, on_event)
-    assert (await chat(yard.url, "alias", messages=SAY))[0] == 200
+    assert (await chat(yard.url, "alias", messages=COUNTED))[0] == 200
     await until_counted(yard, 1)
-    # What was used before the budget counts too.
+    # Usage before the budget counts too.
     await yard.bus.call(
         subjects.BUDGET_PUT,
         PutBudget(budget="guests", limit=Decimal(2), unit=UsageUnit.REQUESTS, key="anyone", model="alias"),
     )
-    assert (await chat(yard.url, "alias", messages=SAY))[0] == 200
+    assert (await chat(yard.url, "alias", messages=COUNTED))[0] == 200
     refused = await until_status(yard, 429)
     assert refused["error"]["code"] == "budget_exceeded"
     assert "The budget guests of key anyone for counting is used up" in refused["error"]["message"]
     assert await asyncio.wait_for(events.get(), TIMEOUT_S) == "exhausted"
-    await assert_no_way_in(yard)
+    await assert_refused_everywhere(yard)
     killed = yard.service("gateway")
     killed.kill()
     await until_service_restarted(yard, "gateway", killed.pid)
-    assert await first_status(yard) == 429, "a new gateway knows it too"
+    assert await first_status(yard) == 429, "a new gateway refuses too"
     code, out, err = await yard_command(
         yard, "budget", "set", "guests", "--limit", "1000", "--unit", "requests"
     )

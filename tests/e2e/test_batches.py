@@ -1,6 +1,5 @@
-"""Batches with the real client: whole, in order, once, whatever dies."""
+"""Batches with the real client: complete, in order, each line once, also after kills."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,19 +17,14 @@ from modelyard.tinymodels import DEMO_SENTENCE
 from schemas import buckets
 from schemas.base import Role
 from schemas.batches import BatchState
-from tests.e2e.chatting import HELLO, post
-from tests.e2e.conftest import SLOW, put_slow
-from tests.e2e.yard_process import YardProcess, running_yard, settings_of
+from tests.e2e.chat_client import HELLO, post
+from tests.e2e.models import SLOW, put_slow
+from tests.e2e.yard_process import YardProcess, settings_of
+from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CHAT = "/v1/chat/completions"
 ENDED = {"completed", "failed", "cancelled", "expired"}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardProcess]:
-    async with running_yard(tmp_path_factory.mktemp("yard") / "home") as yard:
-        yield yard
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -47,7 +41,7 @@ def lines(count: int, model: str, **params: Any) -> list[dict[str, Any]]:
     ]
 
 
-async def begin(client: openai.AsyncOpenAI, requests: list[dict[str, Any]]) -> Batch:
+async def create_batch(client: openai.AsyncOpenAI, requests: list[dict[str, Any]]) -> Batch:
     data = "\n".join(json.dumps(request) for request in requests).encode()
     file = await client.files.create(file=("requests.jsonl", data), purpose="batch")
     assert file.bytes == len(data)
@@ -56,16 +50,16 @@ async def begin(client: openai.AsyncOpenAI, requests: list[dict[str, Any]]) -> B
     )
 
 
-async def until(client: openai.AsyncOpenAI, batch: Batch, *, answered: int | None = None) -> Batch:
-    """Until it has ended, or so many lines are answered."""
-    async with asyncio.timeout(90):
-        while True:
-            now = await client.batches.retrieve(batch.id)
-            assert now.request_counts is not None
-            done = now.request_counts.completed + now.request_counts.failed
-            if now.status in ENDED or (answered is not None and done >= answered):
-                return now
-            await asyncio.sleep(0.1)
+async def until_ended(client: openai.AsyncOpenAI, batch: Batch, *, answered: int | None = None) -> Batch:
+    """The batch once it has ended, or has `answered` lines."""
+
+    async def current() -> Batch | None:
+        now = await client.batches.retrieve(batch.id)
+        assert now.request_counts is not None
+        count = now.request_counts.completed + now.request_counts.failed
+        return now if now.status in ENDED or (answered is not None and count >= answered) else None
+
+    return await eventually(current, "the batch ends", timeout_s=90, every_s=0.1)
 
 
 async def results(client: openai.AsyncOpenAI, file: str | None) -> list[dict[str, Any]]:
@@ -76,9 +70,9 @@ async def results(client: openai.AsyncOpenAI, file: str | None) -> list[dict[str
 
 async def test_a_batch_is_answered_line_by_line(client: openai.AsyncOpenAI) -> None:
     requests = lines(20, "demo")
-    requests[3]["body"] = {"model": "nobody", "messages": HELLO}
+    requests[3]["body"] = {"model": "no-such-model", "messages": HELLO}
     requests[7]["body"] = {"model": "demo", "messages": 7}
-    batch = await until(client, await begin(client, requests))
+    batch = await until_ended(client, await create_batch(client, requests))
     assert batch.status == "completed"
     assert batch.metadata == {"who": "test"}
     assert batch.request_counts is not None
@@ -93,52 +87,54 @@ async def test_a_batch_is_answered_line_by_line(client: openai.AsyncOpenAI) -> N
         ("line-3", 404),
         ("line-7", 400),
     ]
-    assert batch.id in [one.id async for one in client.batches.list()]
+    assert batch.id in [listed.id async for listed in client.batches.list()]
 
 
-async def test_a_file_that_is_no_batch_fails_with_its_lines(client: openai.AsyncOpenAI) -> None:
+async def test_an_invalid_batch_file_fails_with_its_lines(client: openai.AsyncOpenAI) -> None:
     requests = lines(2, "demo")
     requests[1]["custom_id"] = "line-0"
-    batch = await until(client, await begin(client, requests))
+    batch = await until_ended(client, await create_batch(client, requests))
     assert batch.status == "failed"
     assert batch.errors is not None
     assert [(error.code, error.line) for error in batch.errors.data or ()] == [("duplicate_custom_id", 2)]
 
 
-async def test_a_gateway_killed_in_the_middle_costs_no_line_and_doubles_none(
+async def test_a_killed_gateway_loses_and_duplicates_no_line_of_a_batch(
     yard: YardProcess, client: openai.AsyncOpenAI, slow_gguf: Path
 ) -> None:
     await put_slow(yard, slow_gguf)
-    begun = await begin(client, lines(24, SLOW, max_tokens=30))
-    await until(client, begun, answered=4)
+    created = await create_batch(client, lines(24, SLOW, max_tokens=30))
+    await until_ended(client, created, answered=4)
     yard.service("gateway").kill()
-    batch = await until(client, begun)
+    batch = await until_ended(client, created)
     assert batch.status == "completed"
     good = await results(client, batch.output_file_id)
     assert [line["custom_id"] for line in good] == [f"line-{number}" for number in range(24)]
 
 
-async def test_a_cancelled_batch_keeps_what_was_answered(
+async def test_a_cancelled_batch_retains_its_answers(
     yard: YardProcess, client: openai.AsyncOpenAI, slow_gguf: Path
 ) -> None:
     await put_slow(yard, slow_gguf)
-    begun = await begin(client, lines(200, SLOW, max_tokens=30))
-    await until(client, begun, answered=2)
-    assert (await client.batches.cancel(begun.id)).status == "cancelling"
-    batch = await until(client, begun)
+    created = await create_batch(client, lines(200, SLOW, max_tokens=30))
+    await until_ended(client, created, answered=2)
+    assert (await client.batches.cancel(created.id)).status == "cancelling"
+    batch = await until_ended(client, created)
     assert batch.status == "cancelled"
     assert 2 <= len(await results(client, batch.output_file_id)) < 200
-    async with asyncio.timeout(20):
-        while (await yard.bus.js.stream_info("INFER")).state.messages:
-            await asyncio.sleep(0.05)
+
+    async def is_queue_empty() -> bool:
+        return not (await yard.bus.js.stream_info("INFER")).state.messages
+
+    await eventually(is_queue_empty, "the queue is empty", timeout_s=20, every_s=0.05)
 
 
-async def test_files_come_and_go(client: openai.AsyncOpenAI) -> None:
+async def test_files_are_stored_listed_and_deleted(client: openai.AsyncOpenAI) -> None:
     data = b"x" * 3_000_000
     file = await client.files.create(file=("large.bin", data), purpose="user_data")
     assert (await client.files.retrieve(file.id)).filename == "large.bin"
     assert (await client.files.content(file.id)).content == data
-    assert [one.id async for one in client.files.list(purpose="user_data")] == [file.id]
+    assert [listed.id async for listed in client.files.list(purpose="user_data")] == [file.id]
     with pytest.raises(openai.BadRequestError, match="user_data"):
         await client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
     assert (await client.files.delete(file.id)).deleted
@@ -146,18 +142,20 @@ async def test_files_come_and_go(client: openai.AsyncOpenAI) -> None:
         await client.files.retrieve(file.id)
 
 
-async def test_a_file_is_kept_while_a_batch_needs_it(yard: YardProcess, client: openai.AsyncOpenAI) -> None:
-    """Without it a batch that changes hands began anew for ever."""
-    batch = await begin(client, lines(2, "demo"))
+async def test_a_file_cannot_be_deleted_while_a_batch_needs_it(
+    yard: YardProcess, client: openai.AsyncOpenAI
+) -> None:
+    """Without its file a batch that another gateway takes over would restart for ever."""
+    batch = await create_batch(client, lines(2, "demo"))
     with pytest.raises(openai.ConflictError, match="needs"):
         await client.with_options(max_retries=0).files.delete(batch.input_file_id)
-    assert (await until(client, batch)).status == "completed"
+    assert (await until_ended(client, batch)).status == "completed"
     assert (await client.files.delete(batch.input_file_id)).deleted
 
 
-async def test_a_batch_whose_file_is_gone_fails(yard: YardProcess, client: openai.AsyncOpenAI) -> None:
-    first = await begin(client, lines(1, "demo"))
-    await until(client, first)
+async def test_a_batch_with_a_deleted_file_fails(yard: YardProcess, client: openai.AsyncOpenAI) -> None:
+    first = await create_batch(client, lines(1, "demo"))
+    await until_ended(client, first)
     await client.files.delete(first.input_file_id)
     bus = await Bus.connect(settings_of(yard.home, yard.nats_url), Role.GATEWAY, url=yard.nats_url)
     store = BucketStore(bus, buckets.BATCHES)
@@ -166,13 +164,13 @@ async def test_a_batch_whose_file_is_gone_fails(yard: YardProcess, client: opena
     gone = msgspec.structs.replace(ended, batch="batch_gone", state=BatchState.VALIDATING)
     await store.put("batch_gone", gone)
     await bus.nc.close()
-    shown = await until(client, await client.batches.retrieve("batch_gone"))
-    assert shown.errors is not None
-    assert shown.errors.data is not None
-    assert (shown.status, shown.errors.data[0].code) == ("failed", "not_found")
+    ended_batch = await until_ended(client, await client.batches.retrieve("batch_gone"))
+    assert ended_batch.errors is not None
+    assert ended_batch.errors.data is not None
+    assert (ended_batch.status, ended_batch.errors.data[0].code) == ("failed", "not_found")
 
 
-async def test_odd_names_and_forms_are_refused_as_such(yard: YardProcess, client: openai.AsyncOpenAI) -> None:
+async def test_invalid_ids_and_forms_are_refused(yard: YardProcess, client: openai.AsyncOpenAI) -> None:
     for name in ("a b", "*", ">", "file.x"):
         with pytest.raises(openai.NotFoundError):
             await client.batches.retrieve(name)

@@ -1,4 +1,4 @@
-"""The real client libraries over every endpoint: the same texts everywhere, streamed or not."""
+"""The official client libraries over every endpoint: equal texts, streamed or not."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from modelyard.tinymodels import DEMO_SENTENCE
-from tests.e2e.chatting import HELLO, post
-from tests.e2e.conftest import put_vectors
+from tests.e2e.chat_client import HELLO, post
+from tests.e2e.models import put_vectors
 from tests.e2e.yard_process import YardProcess, running_yard
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -39,13 +39,13 @@ async def claude(yard: YardProcess) -> AsyncIterator[anthropic.AsyncAnthropic]:
         yield client
 
 
-async def test_models_are_listed_and_found_by_name_and_alias(client: openai.AsyncOpenAI) -> None:
+async def test_models_are_listed_and_retrieved_by_name_and_alias(client: openai.AsyncOpenAI) -> None:
     names = [model.id async for model in client.models.list()]
     assert {"demo", "vectors", "rerank"} <= set(names), "the first alias is the id that is shown"
     assert (await client.models.retrieve("demo")).id == "demo"
     assert (await client.models.retrieve("embed")).id == "vectors"
     with pytest.raises(openai.NotFoundError):
-        await client.models.retrieve("nobody")
+        await client.models.retrieve("no-such-model")
 
 
 async def test_chat_completions(client: openai.AsyncOpenAI) -> None:
@@ -144,14 +144,14 @@ async def test_ollamas_lists(llama: ollama.AsyncClient) -> None:
     assert {"demo", "vectors", "rerank"} <= {model.model for model in (await llama.list()).models}
     assert "demo" in {model.model for model in (await llama.ps()).models}
     assert (await llama.show("demo")).capabilities == ["completion"]
-    with pytest.raises(ollama.ResponseError, match="nobody") as caught:
-        await llama.chat(model="nobody", messages=HELLO)
+    with pytest.raises(ollama.ResponseError, match="no-such-model") as caught:
+        await llama.chat(model="no-such-model", messages=HELLO)
     assert caught.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="embedding"):
         await llama.embed(model="demo", input="x")
 
 
-async def test_paths_of_the_engine_itself(yard: YardProcess) -> None:
+async def test_paths_of_the_engine(yard: YardProcess) -> None:
     status, scores = await post(
         yard.url,
         "/v1/rerank",
@@ -167,13 +167,13 @@ async def test_paths_of_the_engine_itself(yard: YardProcess) -> None:
         yard.url, "/apply-template", msgspec.json.encode({"model": "demo", "messages": HELLO})
     )
     assert "Hello!" in prompt["prompt"]
-    status, refused = await post(yard.url, "/v1/of/nobody", b'{"model":"demo"}')
+    status, refused = await post(yard.url, "/v1/no/such/path", b'{"model":"demo"}')
     assert status == 404
     assert set(refused["error"]) == {"message", "type", "param", "code"}
 
 
 @pytest.mark.parametrize(
-    ("path", "model", "right"),
+    ("path", "model", "expected"),
     [
         ("/v1/embeddings", "demo", "/v1/chat/completions"),
         ("/v1/chat/completions", "embed", "/v1/embeddings"),
@@ -181,24 +181,24 @@ async def test_paths_of_the_engine_itself(yard: YardProcess) -> None:
         ("/v1/audio/transcriptions", "demo", "/v1/responses"),
     ],
 )
-async def test_the_wrong_mode_is_told_the_right_path(
-    yard: YardProcess, path: str, model: str, right: str
+async def test_a_wrong_mode_is_refused_with_the_right_path(
+    yard: YardProcess, path: str, model: str, expected: str
 ) -> None:
     status, answer = await post(yard.url, path, msgspec.json.encode({"model": model, "input": "x"}))
     assert (status, answer["error"]["code"]) == (400, "wrong_mode")
-    assert right in answer["error"]["message"]
+    assert expected in answer["error"]["message"]
 
 
-async def test_errors_of_messages_are_said_in_anthropics_words(claude: anthropic.AsyncAnthropic) -> None:
+async def test_errors_of_messages_have_anthropics_shape(claude: anthropic.AsyncAnthropic) -> None:
     async def refused(model: str, message: dict[str, str]) -> anthropic.APIStatusError:
         with pytest.raises(anthropic.APIStatusError) as caught:
             await claude.messages.create(model=model, messages=[message], max_tokens=3)  # type: ignore[list-item]
         return caught.value
 
     for error, status, kind in (
-        (await refused("nobody", HELLO[0]), 404, "not_found_error"),
+        (await refused("no-such-model", HELLO[0]), 404, "not_found_error"),
         (await refused("embed", HELLO[0]), 400, "invalid_request_error"),
-        # This one the engine finds.
+        # The engine refuses this one.
         (await refused("demo", {"role": "user"}), 400, "invalid_request_error"),
     ):
         assert isinstance(error.body, dict)
@@ -279,7 +279,7 @@ async def _llama_generate_stream(to: Clients, model: str) -> str:
     return "".join([part.response async for part in stream])
 
 
-TALKS = [
+CHATS = [
     _gpt_chat,
     _gpt_chat_stream,
     _gpt_responses,
@@ -348,28 +348,28 @@ OTHERS = [_gpt_model, _claude_count, _llama_show]
 Call = Callable[[Clients, str], Awaitable[Any]]
 
 
-def named(call: Call) -> str:
+def call_name(call: Call) -> str:
     return call.__name__.strip("_")
 
 
-async def test_every_api_says_the_same(clients: Clients) -> None:
-    assert {named(call): await call(clients, "demo") for call in TALKS} == {
-        named(call): DEMO_SENTENCE for call in TALKS
+async def test_every_api_returns_the_same(clients: Clients) -> None:
+    assert {call_name(call): await call(clients, "demo") for call in CHATS} == {
+        call_name(call): DEMO_SENTENCE for call in CHATS
     }
-    texts = {named(call): await call(clients, "demo") for call in TEXTS}
+    texts = {call_name(call): await call(clients, "demo") for call in TEXTS}
     assert len(set(texts.values())) == 1, texts
     first, *others = [await call(clients, "vectors") for call in VECTORS]
     assert others == [pytest.approx(first)] * 2
 
 
-@pytest.mark.parametrize("call", TALKS + TEXTS + VECTORS + OTHERS, ids=named)
-async def test_a_model_that_is_not_there_is_404(clients: Clients, call: Call) -> None:
-    with pytest.raises(STATUS_ERRORS, match="nobody") as caught:
-        await call(clients, "nobody")
+@pytest.mark.parametrize("call", CHATS + TEXTS + VECTORS + OTHERS, ids=call_name)
+async def test_an_unknown_model_is_404(clients: Clients, call: Call) -> None:
+    with pytest.raises(STATUS_ERRORS, match="no-such-model") as caught:
+        await call(clients, "no-such-model")
     assert caught.value.status_code == 404
 
 
-@pytest.mark.parametrize("call", TALKS + TEXTS + VECTORS + [_claude_count], ids=named)
+@pytest.mark.parametrize("call", CHATS + TEXTS + VECTORS + [_claude_count], ids=call_name)
 async def test_a_model_of_another_mode_is_400_with_the_right_path(clients: Clients, call: Call) -> None:
     with pytest.raises(STATUS_ERRORS, match="/v1/rerank") as caught:
         await call(clients, "rerank")

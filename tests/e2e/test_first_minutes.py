@@ -1,4 +1,4 @@
-"""What a newcomer does first, as they would."""
+"""The first steps of a new user."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tests.e2e.yard_process import YardProcess, running_yard
 HELLO = [{"role": "user", "content": "Hello!"}]
 
 
-async def test_the_printed_curl_streams_a_readable_answer_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+async def test_the_printed_curl_streams_an_answer_and_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     async with running_yard(tmp_path / "home") as yard:
         assert yard.curl.startswith("curl -sN http://127.0.0.1:")
         curl = await asyncio.create_subprocess_shell(yard.curl, stdout=asyncio.subprocess.PIPE)
@@ -35,8 +35,8 @@ def text_of(stream: str) -> str:
     return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
 
 
-async def test_openai_clients_get_the_same_text_streamed_and_whole_and_usage(yard: YardProcess) -> None:
-    client = AsyncOpenAI(base_url=f"{yard.url}/v1", api_key="none", max_retries=0)
+async def test_openai_clients_get_equal_text_streamed_and_whole_with_usage(new_yard: YardProcess) -> None:
+    client = AsyncOpenAI(base_url=f"{new_yard.url}/v1", api_key="none", max_retries=0)
     whole = await client.chat.completions.create(model="demo", messages=HELLO, temperature=0)
     assert whole.choices[0].message.content == DEMO_SENTENCE
     assert whole.choices[0].finish_reason == "stop"
@@ -50,8 +50,10 @@ async def test_openai_clients_get_the_same_text_streamed_and_whole_and_usage(yar
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == DEMO_SENTENCE
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 29
-    quiet = await client.chat.completions.create(model="demo", messages=HELLO, temperature=0, stream=True)
-    assert all(chunk.choices for chunk in [chunk async for chunk in quiet]), "no usage chunk unasked"
+    plain = await client.chat.completions.create(model="demo", messages=HELLO, temperature=0, stream=True)
+    assert all(chunk.choices for chunk in [chunk async for chunk in plain]), (
+        "no usage chunk without include_usage"
+    )
     models = await client.models.list()
     assert [model.id for model in models.data] == ["demo"]
     await client.close()

@@ -1,4 +1,4 @@
-"""A yard that is watched: simulated cards, an instance at work, and a monitor that dies."""
+"""Metrics of a yard: simulated cards, a busy instance, and a killed monitor."""
 
 import asyncio
 import json
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.e2e.chatting import chat
+from tests.e2e.chat_client import chat
 from tests.e2e.yard_process import YardProcess, running_yard
+from tests.support import eventually
 
 CARD = """
 [[devices]]
@@ -24,26 +25,25 @@ utilization_pct = [10, 90]
 TIMEOUT_S = 30.0
 
 
-async def scraped(session: aiohttp.ClientSession, yard: YardProcess) -> dict[str, float]:
-    """The samples of /metrics by name and labels; none while the monitor is away."""
+async def scrape(session: aiohttp.ClientSession, yard: YardProcess) -> dict[str, float]:
+    """The samples of /metrics by name and labels; none while the monitor is down."""
     async with session.get(f"{yard.url}/metrics") as response:
         text = await response.text() if response.status == 200 else ""
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {series: float(value) for series, _, value in lines}
 
 
-async def scraped_until(session: aiohttp.ClientSession, yard: YardProcess, *lines: str) -> dict[str, float]:
-    """The first scrape in which every one of these patterns fits a series and its value."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            series = await scraped(session, yard)
-            told = [f"{name} {value:g}" for name, value in series.items()]
-            if all(any(re.fullmatch(line, one) for one in told) for line in lines):
-                return series
-            await asyncio.sleep(0.1)
+async def until_scraped(session: aiohttp.ClientSession, yard: YardProcess, *patterns: str) -> None:
+    """Wait for a scrape in which every pattern matches a series with its value."""
+
+    async def matches() -> bool:
+        lines = [f"{name} {value:g}" for name, value in (await scrape(session, yard)).items()]
+        return all(any(re.fullmatch(pattern, line) for line in lines) for pattern in patterns)
+
+    await eventually(matches, f"samples match {patterns}", timeout_s=TIMEOUT_S, every_s=0.1)
 
 
-async def test_a_yard_at_work_is_seen_by_prometheus_and_by_a_page_also_after_its_monitor_died(
+async def test_prometheus_and_the_page_get_samples_also_after_a_killed_monitor(
     tmp_path: Path,
 ) -> None:
     cards = tmp_path / "cards.toml"
@@ -56,14 +56,14 @@ async def test_a_yard_at_work_is_seen_by_prometheus_and_by_a_page_also_after_its
         await chat(yard.url, "demo")
         served = r'yard_instance_requests_total\{.*model="demo".*\} 1', r"yard_requests_total\{.*\} 1"
         simulated = r'yard_device_info\{.*device="SIM-0".*simulated="true"\} 1'
-        await scraped_until(session, yard, *served, simulated)
-        seen: dict[str, set[str]] = {}
+        await until_scraped(session, yard, *served, simulated)
+        keys: dict[str, set[str]] = {}
         async with asyncio.timeout(TIMEOUT_S):
-            while not {"activity", "devices", "adapters"} <= seen.keys():
+            while not {"activity", "devices", "adapters"} <= keys.keys():
                 for bucket, values in json.loads((await page.receive()).data)["data"].items():
                     if values:
-                        seen.setdefault(bucket, set()).update(values)
-        assert any(name.endswith(".SIM-0") for name in seen["devices"])
+                        keys.setdefault(bucket, set()).update(values)
+        assert any(name.endswith(".SIM-0") for name in keys["devices"])
         os.kill(yard.service("monitor").pid, signal.SIGKILL)
-        # What it counted comes back with it: the events are kept.
-        await scraped_until(session, yard, *served, simulated)
+        # Its counters are restored from the stored events.
+        await until_scraped(session, yard, *served, simulated)

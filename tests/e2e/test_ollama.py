@@ -1,4 +1,4 @@
-"""Ollama's API as its clients use it beside the plain case: loading, breaking off, keys and errors."""
+"""Ollama's API beyond the plain case: loading, interrupted streams, keys and errors."""
 
 import asyncio
 import contextlib
@@ -17,9 +17,9 @@ from schemas import subjects
 from schemas.instances import InstanceState
 from schemas.models import Mode, ModelSpec
 from schemas.requests import Outcome
-from tests.e2e.chatting import HELLO
-from tests.e2e.conftest import SLOW, put_slow
-from tests.e2e.yard_process import YardProcess, running_yard, until_idle, watching
+from tests.e2e.chat_client import HELLO
+from tests.e2e.models import SLOW, put_slow
+from tests.e2e.yard_process import YardProcess, running_yard, until_idle, watch_instances
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEMO = "modelyard/demo.gguf"
@@ -42,17 +42,17 @@ async def llama(yard: YardProcess) -> AsyncIterator[ollama.AsyncClient]:
 
 
 async def post(url: str, path: str, data: bytes, method: str = "POST") -> tuple[int, str, bytes]:
-    """Status, content type and body, with no content type sent: so does curl in Ollama's own examples."""
+    """Status, content type and body, sent without a content type, as curl does in Ollama's examples."""
     async with aiohttp.ClientSession() as session, session.request(method, url + path, data=data) as response:
         return response.status, response.content_type, await response.read()
 
 
-async def test_nothing_said_loads_the_model(yard: YardProcess, llama: ollama.AsyncClient) -> None:
-    async with watching(yard.bus) as instances:
+async def test_an_empty_prompt_loads_the_model(yard: YardProcess, llama: ollama.AsyncClient) -> None:
+    async with watch_instances(yard.bus) as instances:
         assert instances.of("base") == []
-        gone = await llama.generate(model="base", keep_alive=0)
-        assert (gone.response, gone.done_reason) == ("", "unload")
-        assert instances.of("base") == [], "it is not started to go at once"
+        unloaded = await llama.generate(model="base", keep_alive=0)
+        assert (unloaded.response, unloaded.done_reason) == ("", "unload")
+        assert instances.of("base") == [], "it is not started only to be unloaded"
         loaded = await llama.generate(model="base:latest")
         assert (loaded.response, loaded.done, loaded.done_reason) == ("", True, "load")
         assert [instance.state for instance in instances.of("base")] == [InstanceState.READY]
@@ -65,12 +65,12 @@ async def test_nothing_said_loads_the_model(yard: YardProcess, llama: ollama.Asy
     assert {"text", "demo", "embed"} <= running.keys()
 
 
-async def test_a_model_without_a_template_goes_on_with_the_prompt(llama: ollama.AsyncClient) -> None:
+async def test_a_model_without_a_template_continues_the_prompt(llama: ollama.AsyncClient) -> None:
     options = {"num_predict": 8, "temperature": 0}
     texts = []
-    for asked in ({"model": "text"}, {"model": "base", "raw": True}, {"model": "demo", "raw": True}):
-        whole = await llama.generate(prompt="Hello", options=options, **asked)
-        stream = await llama.generate(prompt="Hello", options=options, stream=True, **asked)
+    for fields in ({"model": "text"}, {"model": "base", "raw": True}, {"model": "demo", "raw": True}):
+        whole = await llama.generate(prompt="Hello", options=options, **fields)
+        stream = await llama.generate(prompt="Hello", options=options, stream=True, **fields)
         texts += [whole.response, "".join([part.response async for part in stream])]
         assert (whole.eval_count, whole.done_reason) == (8, "length")
         assert (whole.eval_duration or 0) > 0
@@ -78,7 +78,7 @@ async def test_a_model_without_a_template_goes_on_with_the_prompt(llama: ollama.
     assert DEMO_SENTENCE.startswith(f"Hello{texts[0]}")
 
 
-async def test_formats_and_tools_and_thinking_are_taken(llama: ollama.AsyncClient) -> None:
+async def test_formats_tools_and_thinking_are_accepted(llama: ollama.AsyncClient) -> None:
     schema = {"type": "object", "properties": {}, "additionalProperties": False}
     for shape in ("json", schema):
         for raw in (False, True):
@@ -95,7 +95,7 @@ async def test_formats_and_tools_and_thinking_are_taken(llama: ollama.AsyncClien
     assert answer.message.content == DEMO_SENTENCE
 
 
-async def test_a_hole_is_refused_by_a_model_that_fills_none(llama: ollama.AsyncClient) -> None:
+async def test_a_suffix_is_refused_by_a_model_without_infill(llama: ollama.AsyncClient) -> None:
     for stream in (False, True):
         with pytest.raises(ollama.ResponseError, match="not supported by this model") as caught:
             answer = await llama.generate(model="demo", prompt="a", suffix="b", stream=stream)  # type: ignore[call-overload]
@@ -118,27 +118,27 @@ BAD = [
     ("/api/chat", b'{"model":"demo","messages":7}', 400, "messages"),
     ("/api/chat", b'{"model":"demo","messages":[{"role":"user"}],"format":"yaml"}', 400, "yaml"),
     ("/api/chat", b'{"model":"demo","options":{"num_predict":"x"}}', 400, "num_predict"),
-    ("/api/chat", b'{"model":"nobody"}', 404, "nobody"),
+    ("/api/chat", b'{"model":"no-such-model"}', 404, "no-such-model"),
     ("/api/chat", b'{"model":"embed","messages":[{"role":"user","content":"x"}]}', 400, "/v1/embeddings"),
-    ("/api/generate", b'{"model":"nobody","keep_alive":0}', 404, "nobody"),
+    ("/api/generate", b'{"model":"no-such-model","keep_alive":0}', 404, "no-such-model"),
     ("/api/generate", b'{"model":"embed","prompt":"x"}', 400, "/v1/embeddings"),
     ("/api/embed", b'{"model":"demo","input":"x"}', 400, "/v1/chat/completions"),
-    ("/api/embeddings", b'{"model":"nobody","prompt":"x"}', 404, "nobody"),
+    ("/api/embeddings", b'{"model":"no-such-model","prompt":"x"}', 404, "no-such-model"),
     ("/api/show", b"{", 400, "/api/show"),
     ("/api/show", b"{}", 400, "model"),
-    ("/api/show", b'{"name":"nobody"}', 404, "nobody"),
+    ("/api/show", b'{"name":"no-such-model"}', 404, "no-such-model"),
 ]
 
 
-@pytest.mark.parametrize(("path", "data", "status", "words"), BAD)
+@pytest.mark.parametrize(("path", "data", "status", "text"), BAD)
 async def test_errors_are_sentences(
-    yard: YardProcess, path: str, data: bytes, status: int, words: str
+    yard: YardProcess, path: str, data: bytes, status: int, text: str
 ) -> None:
     answered, kind, body = await post(yard.url, path, data)
     assert (answered, kind) == (status, "application/json"), body
-    told = json.loads(body)
-    assert set(told) == {"error"}
-    assert words in told["error"]
+    error = json.loads(body)
+    assert set(error) == {"error"}
+    assert text in error["error"]
 
 
 async def test_other_methods_and_paths(yard: YardProcess) -> None:
@@ -153,52 +153,50 @@ async def test_other_methods_and_paths(yard: YardProcess) -> None:
 
 
 @contextlib.asynccontextmanager
-async def cut(yard: YardProcess, slow_gguf: Path) -> AsyncIterator[tuple[str, aiohttp.StreamReader]]:
-    """A stream that has begun and would go on for long, and its request; afterwards it must be recorded."""
+async def long_stream(yard: YardProcess, slow_gguf: Path) -> AsyncIterator[tuple[str, aiohttp.StreamReader]]:
+    """The id and content of a long stream; after the block its record must be stored."""
     await put_slow(yard, slow_gguf)
     finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
-    await yard.bus.nc.flush()
-    asked = {"model": SLOW, "messages": HELLO, "options": {"num_predict": 6000}}
-    async with aiohttp.ClientSession() as session, session.post(f"{yard.url}/api/chat", json=asked) as stream:
+    await yard.bus.flush_subscriptions()
+    body = {"model": SLOW, "messages": HELLO, "options": {"num_predict": 6000}}
+    async with aiohttp.ClientSession() as session, session.post(f"{yard.url}/api/chat", json=body) as stream:
         assert (stream.status, stream.content_type) == (200, "application/x-ndjson")
         assert json.loads(await stream.content.readline())["done"] is False
         yield (request := stream.headers["X-Request-Id"]), stream.content
     record = subjects.REQUEST_FINISHED.decode((await finished.next_msg(timeout=20)).data)
     assert (record.request, record.outcome) == (request, Outcome.CANCELLED)
-    async with watching(yard.bus) as instances:
+    async with watch_instances(yard.bus) as instances:
         await until_idle((await instances.until(SLOW, InstanceState.READY)).port or 0, 10)
 
 
-async def test_a_stream_that_is_cut_ends_with_an_error(yard: YardProcess, slow_gguf: Path) -> None:
-    async with cut(yard, slow_gguf) as (request, stream):
+async def test_a_cancelled_stream_ends_with_an_error(yard: YardProcess, slow_gguf: Path) -> None:
+    async with long_stream(yard, slow_gguf) as (request, stream):
         assert (await post(yard.url, f"/api/queue/{request}", b"", "DELETE"))[0] == 200
         lines = [json.loads(line) async for line in stream]
         assert lines[-1] == {"error": "The request was cancelled."}
         assert not [line for line in lines[:-1] if line["done"]]
 
 
-async def test_a_client_that_leaves_ends_the_work(yard: YardProcess, slow_gguf: Path) -> None:
-    async with cut(yard, slow_gguf) as (_, stream):
+async def test_a_disconnected_client_cancels_its_request(yard: YardProcess, slow_gguf: Path) -> None:
+    async with long_stream(yard, slow_gguf) as (_, stream):
         assert await stream.readline()
 
 
-async def test_an_engine_that_dies_in_the_middle_is_told_in_the_last_line(
-    yard: YardProcess, slow_gguf: Path
-) -> None:
-    """With tools nobody can go on where it broke off."""
+async def test_the_last_line_reports_an_engine_that_died(yard: YardProcess, slow_gguf: Path) -> None:
+    """An answer with tools cannot be continued."""
     await put_slow(yard, slow_gguf)
     finished = await yard.bus.nc.subscribe(subjects.REQUEST_FINISHED.wildcard)
-    await yard.bus.nc.flush()
-    asked = {"model": SLOW, "messages": HELLO, "tools": [TOOL], "options": {"num_predict": 6000}}
-    async with aiohttp.ClientSession() as session, session.post(f"{yard.url}/api/chat", json=asked) as stream:
+    await yard.bus.flush_subscriptions()
+    body = {"model": SLOW, "messages": HELLO, "tools": [TOOL], "options": {"num_predict": 6000}}
+    async with aiohttp.ClientSession() as session, session.post(f"{yard.url}/api/chat", json=body) as stream:
         await stream.content.readline()
-        async with watching(yard.bus) as instances:
+        async with watch_instances(yard.bus) as instances:
             engine = (await instances.until(SLOW, InstanceState.READY)).engine_pid
         psutil.Process(engine).kill()
         lines = [json.loads(line) async for line in stream.content]
     assert "broke off" in lines[-1]["error"]
     assert not [line for line in lines[:-1] if line["done"]]
-    # Records of requests before this one may still be on their way.
+    # Records of earlier requests may still arrive.
     record = None
     while record is None or record.request != stream.headers["X-Request-Id"]:
         record = subjects.REQUEST_FINISHED.decode((await finished.next_msg(timeout=20)).data)
@@ -206,7 +204,7 @@ async def test_an_engine_that_dies_in_the_middle_is_told_in_the_last_line(
     assert (record.outcome, record.error.code) == (Outcome.FAILED, "engine_failed")
 
 
-async def test_the_key_is_asked_for_in_ollamas_words(tmp_path: Path) -> None:
+async def test_a_missing_key_is_refused_in_ollamas_shape(tmp_path: Path) -> None:
     keys = tmp_path / "home" / "keys"
     keys.mkdir(parents=True, mode=0o700)
     (keys / "api-keys").write_text("sesame\n")
@@ -215,10 +213,10 @@ async def test_the_key_is_asked_for_in_ollamas_words(tmp_path: Path) -> None:
             status, _, body = await post(yard.url, path, b"", "GET")
             assert (status, list(json.loads(body))) == (401, ["error"])
             assert "API key" in json.loads(body)["error"]
-        async with ollama.AsyncClient(host=yard.url) as nobody:
+        async with ollama.AsyncClient(host=yard.url) as anonymous:
             with pytest.raises(ollama.ResponseError, match="API key") as caught:
-                await nobody.chat(model="demo", messages=HELLO)
+                await anonymous.chat(model="demo", messages=HELLO)
             assert caught.value.status_code == 401
         headers = {"Authorization": "Bearer sesame"}
-        async with ollama.AsyncClient(host=yard.url, headers=headers) as known, asyncio.timeout(30):
-            assert (await known.chat(model="demo", messages=HELLO)).message.content == DEMO_SENTENCE
+        async with ollama.AsyncClient(host=yard.url, headers=headers) as client, asyncio.timeout(30):
+            assert (await client.chat(model="demo", messages=HELLO)).message.content == DEMO_SENTENCE

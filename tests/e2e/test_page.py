@@ -1,29 +1,23 @@
 """The dashboard in a real browser, on a real yard."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from modelyard.tinymodels import DEMO_SENTENCE
 from tests.e2e.browser import CHROMIUM, browsing
 from tests.e2e.yard_process import YardProcess, running_yard
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
     pytest.mark.asyncio(loop_scope="module"),
 ]
 BADGE = "document.querySelector('[data-key=demo]').innerText"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def yard(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[YardProcess]:
-    async with running_yard(tmp_path_factory.mktemp("yard") / "home") as yard:
-        yield yard
-
-
-async def test_a_person_starts_chats_reads_the_log_and_stops(yard: YardProcess, tmp_path: Path) -> None:
+async def test_a_user_starts_a_model_chats_reads_its_log_and_stops_it(
+    yard: YardProcess, tmp_path: Path
+) -> None:
     async with browsing(tmp_path / "profile", f"{yard.url}/") as page:
         await page.until_text("No model loaded")
         await page.until_text("Live")
@@ -37,22 +31,20 @@ async def test_a_person_starts_chats_reads_the_log_and_stops(yard: YardProcess, 
         await page.until("document.body.innerText.includes('1 request')")
         await page.click("Stop")
         await page.until(f"{BADGE}.includes('Start') && !{BADGE}.includes('Ready')")
-        assert page.complaints == []
+        assert page.errors == []
 
 
-async def test_a_pull_that_fails_says_why(yard: YardProcess, tmp_path: Path) -> None:
+async def test_a_failed_pull_shows_its_reason(yard: YardProcess, tmp_path: Path) -> None:
     async with browsing(tmp_path / "profile", f"{yard.url}/") as page:
         await page.type("textarea[name=reference]", "org/nowhere")
         await page.click("Pull")
         await page.until_text("org/nowhere")
         await page.until_text("Failed")
         await page.until_text("Nobody answers at 127.0.0.1")
-        assert page.complaints == []
+        assert page.errors == []
 
 
-async def test_the_page_comes_back_by_itself_after_the_gateway_died(
-    yard: YardProcess, tmp_path: Path
-) -> None:
+async def test_the_page_reconnects_after_the_gateway_was_killed(yard: YardProcess, tmp_path: Path) -> None:
     async with browsing(tmp_path / "profile", f"{yard.url}/") as page:
         await page.until_text("Live")
         yard.service("gateway").kill()
@@ -62,7 +54,7 @@ async def test_the_page_comes_back_by_itself_after_the_gateway_died(
         await page.until(f"{BADGE}.includes('Ready')")
 
 
-async def test_with_a_key_the_page_asks_for_it(tmp_path: Path) -> None:
+async def test_the_page_asks_for_a_required_key(tmp_path: Path) -> None:
     keys = tmp_path / "home" / "keys"
     keys.mkdir(parents=True)
     (keys / "api-keys").write_text("sesame-sesame\n")

@@ -6,17 +6,17 @@ import pytest
 
 from modelyard.tinymodels import write_reciter
 from tests.e2e.browser import CHROMIUM, browsing
-from tests.e2e.chatting import chat
+from tests.e2e.chat_client import chat
 from tests.e2e.yard_process import running_yard
 from tests.hub import About, Hub
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 REPO = "tiny/found-GGUF"
 HUB = "document.querySelector('#hub').innerText"
 
 
-async def test_a_person_searches_chooses_a_quant_that_fits_and_pulls_it(tmp_path: Path) -> None:
-    write_reciter(tmp_path / "m.gguf", "Found and fetched.")
+async def test_a_user_searches_chooses_a_fitting_quant_and_pulls_it(tmp_path: Path) -> None:
+    write_reciter(tmp_path / "m.gguf", "Found and pulled.")
     async with Hub() as hub:
         files = {f"m-{quant}.gguf": tmp_path / "m.gguf" for quant in ("Q4_K_M", "Q8_0")}
         hub.add_repo(REPO, files, about=About(task="text-generation", downloads=1234, likes=5))
@@ -34,5 +34,5 @@ async def test_a_person_searches_chooses_a_quant_that_fits_and_pulls_it(tmp_path
             await page.evaluate(f"document.querySelector({pull!r}).click()")
             await page.until(f"document.querySelector('#downloads').innerText.includes('{REPO}:Q8_0')")
             await page.until(f"document.querySelector('#models').innerText.includes('{REPO}:Q8_0')")
-            assert page.complaints == []
+            assert page.errors == []
             assert (await chat(yard.url, f"{REPO}:Q8_0"))[0] == 200

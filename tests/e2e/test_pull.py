@@ -1,4 +1,4 @@
-"""From the hub to a chat, as a person types it."""
+"""From the hub to a chat, by the `yard` command."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest_asyncio
 from modelyard.tinymodels import write_babbler, write_reciter
 from schemas import subjects
 from schemas.downloads import Download, DownloadState, StartDownload
-from tests.e2e.chatting import chat
+from tests.e2e.chat_client import chat
 from tests.e2e.yard_process import YardProcess, running_yard, yard_command
 from tests.hub import Hub
 
@@ -40,7 +40,7 @@ async def yard(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> AsyncItera
         yield yard
 
 
-async def test_a_pulled_model_can_be_chatted_with(yard: YardProcess, hub: Hub) -> None:
+async def test_a_pulled_model_answers_a_chat(yard: YardProcess, hub: Hub) -> None:
     code, out, err = await yard_command(yard, "pull", "tiny/small-GGUF:Q8_0")
     assert code == 0, err
     assert "tiny/small-GGUF:Q8_0" in out
@@ -58,7 +58,7 @@ async def test_a_pulled_model_can_be_chatted_with(yard: YardProcess, hub: Hub) -
 
 
 @pytest.mark.parametrize(
-    ("reference", "words"),
+    ("reference", "text"),
     [
         ("tiny/nowhere", "tiny/nowhere"),
         ("tiny/small-GGUF:Q2_K", "Q8_0"),
@@ -68,20 +68,20 @@ async def test_a_pulled_model_can_be_chatted_with(yard: YardProcess, hub: Hub) -
         ("../etc/passwd", "org/name"),
     ],
 )
-async def test_what_cannot_be_pulled_is_one_sentence_and_nothing_is_registered(
-    yard: YardProcess, reference: str, words: str
+async def test_a_failed_pull_is_one_sentence_and_registers_nothing(
+    yard: YardProcess, reference: str, text: str
 ) -> None:
     code, _, err = await yard_command(yard, "pull", reference)
     assert code == 1
-    assert words in err
+    assert text in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
     _, out, _ = await yard_command(yard, "list", "--json")
     assert reference not in [model["name"] for model in json.loads(out)]
 
 
-async def test_a_disk_too_small_is_told_before_the_first_byte(yard: YardProcess, hub: Hub) -> None:
-    """The file is sparse and its hash made up: only its size is ever asked for."""
+async def test_a_disk_too_small_is_reported_before_the_first_byte(yard: YardProcess, hub: Hub) -> None:
+    """Only the size of the file is requested; its content and hash do not exist."""
     free_bytes = psutil.disk_usage(str(yard.home)).free
     file = hub.add_repo("tiny/vast-GGUF", {"vast-Q8_0.gguf": b"GGUF"}).files["vast-Q8_0.gguf"]
     file.size_bytes = 2 * free_bytes
@@ -91,30 +91,29 @@ async def test_a_disk_too_small_is_told_before_the_first_byte(yard: YardProcess,
     assert file.requests == 0
 
 
-async def test_progress_is_told_at_most_twice_a_second_and_the_end_at_once(
+async def test_progress_is_published_at_most_twice_a_second_and_the_end_at_once(
     yard: YardProcess, hub: Hub
 ) -> None:
     file = hub.file("tiny/large-GGUF", "large-F32.gguf")
     file.faults.bytes_per_s = 5_000_000
-    seen: list[tuple[float, Download]] = []
+    updates: list[tuple[float, Download]] = []
 
     async def on_progress(_tokens: dict[str, str], download: Download) -> None:
-        seen.append((time.monotonic(), download))
+        updates.append((time.monotonic(), download))
 
     await yard.bus.subscribe(subjects.DOWNLOAD_PROGRESS, on_progress)
-    await yard.bus.nc.flush()
     code, _, err = await yard_command(yard, "pull", "tiny/large-GGUF", "--name", "large")
     assert code == 0, err
-    moving = [(at, d) for at, d in seen if d.state is DownloadState.TRANSFERRING and d.bytes_done]
+    moving = [(at, d) for at, d in updates if d.state is DownloadState.TRANSFERRING and d.bytes_done]
     assert len(moving) >= 3
-    assert len(moving) <= (moving[-1][0] - moving[0][0]) / 0.5 + 2, "they may bunch up on the way"
+    assert len(moving) <= (moving[-1][0] - moving[0][0]) / 0.5 + 2, "they may arrive in bursts"
     assert [d.bytes_done for _, d in moving] == sorted(d.bytes_done for _, d in moving)
     assert moving[-1][1].speed_bytes_s is not None
-    assert seen[-1][1].state is DownloadState.FINISHED
-    assert seen[-1][1].bytes_done == file.size_bytes
+    assert updates[-1][1].state is DownloadState.FINISHED
+    assert updates[-1][1].bytes_done == file.size_bytes
 
 
-async def test_a_killed_downloader_goes_on_where_it_was(yard: YardProcess, hub: Hub) -> None:
+async def test_a_killed_downloader_resumes_its_download(yard: YardProcess, hub: Hub) -> None:
     file = hub.file("tiny/large-GGUF", "large-F32.gguf")
     (yard.models / "tiny" / "large-GGUF" / "large-F32.gguf").unlink()
     file.faults.bytes_per_s = 25_000_000
@@ -124,15 +123,15 @@ async def test_a_killed_downloader_goes_on_where_it_was(yard: YardProcess, hub: 
     )
     await hub.wait_until(lambda: file.bytes_sent > before + file.size_bytes // 3)
     yard.service("downloader").kill()
-    ended = await yard.bus.nc.subscribe(
+    finished = await yard.bus.nc.subscribe(
         subjects.DOWNLOAD_CHANGED.matching(download=started.download, state="finished")
     )
-    await ended.next_msg(timeout=60)
+    await finished.next_msg(timeout=60)
     assert file.bytes_sent - before <= 1.05 * file.size_bytes
     assert (await chat(yard.url, "again", max_tokens=2))[0] == 200
 
 
-async def test_the_token_of_the_hub_is_in_no_log(tmp_path: Path, hub: Hub) -> None:
+async def test_the_hub_token_is_in_no_log_and_no_runner(tmp_path: Path, hub: Hub) -> None:
     secret = "hf_" + "s3cret" * 5
     async with running_yard(tmp_path / "home", HF_ENDPOINT=hub.url, HF_TOKEN=secret) as yard:
         assert (await yard_command(yard, "pull", "tiny/small-GGUF"))[0] == 0

@@ -1,4 +1,4 @@
-"""The tiny models in the real engine: llama.cpp's server in a child process."""
+"""The tiny models in llama.cpp's server, run in a child process."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ from modelyard.tinymodels import (
     write_reranker,
 )
 
-# The engine ends when its standard input does, so it never outlives the test run.
+# The engine exits at the end of its standard input, so it never outlives the test run.
 ENGINE = """
 import json, os, sys
 import xllamacpp
@@ -39,7 +39,7 @@ sys.stdin.read()
 os._exit(0)
 """
 POOLING_RANK = 4
-READY_WITHIN_S = 20
+TIMEOUT_S = 20
 
 Json = dict[str, Any]
 
@@ -59,16 +59,16 @@ def engine(model: Path, **settings: object) -> Iterator[str]:
             process.kill()
 
 
-def wait_until(holds: Callable[[], bool], within_s: float = READY_WITHIN_S) -> None:
-    """Ask again and again, each time over HTTP, until it holds."""
-    deadline = time.monotonic() + within_s
-    while not holds():
+def wait_until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
+    """Poll a condition that queries the engine over HTTP."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
         assert time.monotonic() < deadline
 
 
 def get(url: str) -> Any:
     try:
-        with urllib.request.urlopen(url, timeout=READY_WITHIN_S) as response:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
         with error:
@@ -77,7 +77,7 @@ def get(url: str) -> Any:
 
 def post(url: str, body: Json) -> Json:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=READY_WITHIN_S) as response:
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
         answer: Json = json.load(response)
         return answer
 
@@ -86,14 +86,14 @@ def stream(url: str, body: Json) -> Generator[Json, None, None]:
     request = urllib.request.Request(
         url, json.dumps({**body, "stream": True}).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=READY_WITHIN_S) as response:
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
         for line in response:
             data = line.decode().strip().removeprefix("data: ")
             if data.startswith("{"):
                 yield json.loads(data)
 
 
-def said(role: str, content: object) -> Json:
+def message(role: str, content: object) -> Json:
     return {"role": role, "content": content}
 
 
@@ -128,14 +128,14 @@ def assert_recited(answer: Json, sentence: str = DEMO_SENTENCE) -> None:
     assert choice["finish_reason"] == "stop"
 
 
-def test_reciter_says_the_sentence_and_stops(reciter: str) -> None:
-    answer = post(reciter, {"messages": [said("user", "Hi!")], "temperature": 0})
+def test_reciter_generates_its_sentence_and_stops(reciter: str) -> None:
+    answer = post(reciter, {"messages": [message("user", "Hi!")], "temperature": 0})
     assert_recited(answer)
     assert answer["usage"]["completion_tokens"] == len(DEMO_SENTENCE.split()) + 1
 
 
 def test_reciter_streams_one_word_at_a_time(reciter: str) -> None:
-    chunks = [only_choice(chunk) for chunk in stream(reciter, {"messages": [said("user", "Hi!")]})]
+    chunks = [only_choice(chunk) for chunk in stream(reciter, {"messages": [message("user", "Hi!")]})]
     words = [chunk["delta"]["content"] for chunk in chunks if chunk["delta"].get("content")]
     assert "".join(words) == DEMO_SENTENCE
     assert [word.strip() for word in words] == DEMO_SENTENCE.split()
@@ -144,57 +144,62 @@ def test_reciter_streams_one_word_at_a_time(reciter: str) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 1.5, "top_k": 0, "top_p": 1, "min_p": 0}])
-def test_reciter_says_the_sentence_at_every_seed(reciter: str, seed: int, sampling: Json) -> None:
-    assert_recited(post(reciter, {"messages": [said("user", "Hi!")], "seed": seed, **sampling}))
+def test_reciter_generates_its_sentence_with_every_seed(reciter: str, seed: int, sampling: Json) -> None:
+    assert_recited(post(reciter, {"messages": [message("user", "Hi!")], "seed": seed, **sampling}))
 
 
 @pytest.mark.parametrize(
     "messages",
     [
-        pytest.param([said("system", "Be brief."), said("user", "Hi!")], id="system"),
+        pytest.param([message("system", "Be brief."), message("user", "Hi!")], id="system"),
         pytest.param(
-            [said("user", "Hi!"), said("assistant", DEMO_SENTENCE), said("user", "Again?")], id="second turn"
+            [message("user", "Hi!"), message("assistant", DEMO_SENTENCE), message("user", "Again?")],
+            id="second turn",
         ),
-        pytest.param([said("user", "Grüße, 日本 👩‍🚀 \x07 \u2581 مرحبا")], id="unicode"),
-        pytest.param([said("user", "Hello from Modelyard, your")], id="words of the sentence"),
-        pytest.param([said("user", "")], id="empty"),
+        pytest.param([message("user", "Grüße, 日本 👩‍🚀 \x07 \u2581 مرحبا")], id="unicode"),
+        pytest.param([message("user", "Hello from Modelyard, your")], id="words of the sentence"),
+        pytest.param([message("user", "")], id="empty"),
         pytest.param(
-            [said("user", [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}])], id="parts"
+            [message("user", [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}])], id="parts"
         ),
-        pytest.param([said("user", "Hi! " * 900)], id="long"),
-        pytest.param([said("assistant", None), said("tool", "42"), said("user", "Hi!")], id="no content"),
+        pytest.param([message("user", "Hi! " * 900)], id="long"),
+        pytest.param(
+            [message("assistant", None), message("tool", "42"), message("user", "Hi!")], id="no content"
+        ),
     ],
 )
 def test_reciter_answers_every_prompt_from_the_first_word(reciter: str, messages: list[Json]) -> None:
     assert_recited(post(reciter, {"messages": messages}))
 
 
-def test_reciter_continues_where_an_answer_was_cut(reciter: str) -> None:
+def test_reciter_continues_an_interrupted_answer(reciter: str) -> None:
     words = DEMO_SENTENCE.split()
     for cut in range(1, len(words)):
-        messages = [said("user", "Hi!"), said("assistant", " ".join(words[:cut]))]
+        messages = [message("user", "Hi!"), message("assistant", " ".join(words[:cut]))]
         chunks = [only_choice(chunk) for chunk in stream(reciter, {"messages": messages})]
         rest = "".join(chunk["delta"].get("content") or "" for chunk in chunks)
         assert rest == " " + " ".join(words[cut:])
 
 
-def test_reciter_says_a_sentence_with_repeated_words(folder: Path) -> None:
+def test_reciter_generates_a_sentence_with_repeated_words(folder: Path) -> None:
     sentence = "The yard keeps the models, the queue and the\nlogs: the models and the queue.  Done."
     write_reciter(folder / "repeating.gguf", sentence)
     with engine(folder / "repeating.gguf") as address:
-        assert_recited(post(f"{address}/v1/chat/completions", {"messages": [said("user", "Hi!")]}), sentence)
+        assert_recited(
+            post(f"{address}/v1/chat/completions", {"messages": [message("user", "Hi!")]}), sentence
+        )
 
 
-def test_reciter_says_a_long_text(folder: Path) -> None:
+def test_reciter_generates_a_long_text(folder: Path) -> None:
     text = " ".join(f"word{number}" for number in range(300))
     write_reciter(folder / "long.gguf", text)
     with engine(folder / "long.gguf") as address:
-        assert_recited(post(f"{address}/v1/chat/completions", {"messages": [said("user", "Hi!")]}), text)
+        assert_recited(post(f"{address}/v1/chat/completions", {"messages": [message("user", "Hi!")]}), text)
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0}, {}, {"temperature": 2, "top_k": 0, "min_p": 0}])
-def test_babbler_talks_up_to_the_limit(babbler: str, sampling: Json) -> None:
-    body = {"messages": [said("user", "Hi!")], "max_tokens": 50, **sampling}
+def test_babbler_generates_up_to_the_limit(babbler: str, sampling: Json) -> None:
+    body = {"messages": [message("user", "Hi!")], "max_tokens": 50, **sampling}
     answer = post(f"{babbler}/v1/chat/completions", body)
     choice = only_choice(answer)
     assert choice["finish_reason"] == "length"
@@ -202,23 +207,23 @@ def test_babbler_talks_up_to_the_limit(babbler: str, sampling: Json) -> None:
     assert choice["message"]["content"].replace(" ", "").isalpha()
 
 
-def test_babbler_never_stops_by_itself(babbler: str) -> None:
-    body = {"messages": [said("user", "Hi!")], "max_tokens": 1000, "temperature": 1.5}
+def test_babbler_never_generates_an_end(babbler: str) -> None:
+    body = {"messages": [message("user", "Hi!")], "max_tokens": 1000, "temperature": 1.5}
     assert post(f"{babbler}/v1/chat/completions", body)["usage"]["completion_tokens"] == 1000
 
 
 def test_closing_the_stream_frees_the_slot(folder: Path) -> None:
-    """This model needs far more time for the whole answer than the slot may take to become free."""
+    """The whole answer takes much longer than the slot may take to become free."""
     write_babbler(folder / "slow.gguf", n_embd=512, n_layer=2, n_ff=1024)
     with engine(folder / "slow.gguf", n_ctx=32768) as address:
-        chunks = stream(f"{address}/v1/chat/completions", {"messages": [said("user", "Hi!")]})
+        chunks = stream(f"{address}/v1/chat/completions", {"messages": [message("user", "Hi!")]})
         next(chunks)
         assert get(f"{address}/slots")[0]["is_processing"]
         chunks.close()
-        wait_until(lambda: not get(f"{address}/slots")[0]["is_processing"], within_s=5)
+        wait_until(lambda: not get(f"{address}/slots")[0]["is_processing"], timeout_s=5)
 
 
-def test_embedder_places_texts_that_share_words_close_together(folder: Path) -> None:
+def test_embedder_places_texts_with_shared_words_close_together(folder: Path) -> None:
     write_embedder(folder / "embedder.gguf")
     texts = ["fetch a model", "how to fetch the models", "bananas are yellow", "fetch a model", "日本"]
     with engine(folder / "embedder.gguf", embedding=True, n_ctx=512) as address:
@@ -236,7 +241,7 @@ def cosine(one: list[float], other: list[float]) -> float:
     return sum(left * right for left, right in zip(one, other, strict=True))
 
 
-def test_reranker_puts_the_document_that_shares_most_first(folder: Path) -> None:
+def test_reranker_ranks_the_document_with_most_shared_words_first(folder: Path) -> None:
     write_reranker(folder / "reranker.gguf")
     documents = ["Bananas are yellow and sweet.", "How do I fetch a model?", "Fetch a model with yard pull."]
     settings = {"embedding": True, "pooling_type": POOLING_RANK, "n_ctx": 512}

@@ -1,4 +1,4 @@
-"""Spans of one request, as a collector gets them from a real yard."""
+"""Spans of a request, as a collector receives them."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.e2e.chatting import HELLO
+from tests.e2e.chat_client import HELLO
 from tests.e2e.yard_process import running_yard
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -53,10 +53,10 @@ async def test_a_request_is_one_trace_from_its_client_to_its_engine(tmp_path: Pa
         async with session.post(f"{yard.url}/v1/chat/completions", json=body, headers=headers) as response:
             assert response.status == 200
         async with asyncio.timeout(20):
-            found = {span.name: span for span in (await spans.get(), await spans.get())}
-    asked, answered = found["/v1/chat/completions"], found["engine /v1/chat/completions"]
-    assert asked.trace_id.hex() == answered.trace_id.hex() == TRACE
-    assert asked.parent_span_id.hex() == PARENT
-    assert answered.parent_span_id == asked.span_id
-    noted = {attribute.key: attribute.value for attribute in answered.attributes}
-    assert noted["gen_ai.usage.output_tokens"].int_value == 3
+            by_name = {span.name: span for span in (await spans.get(), await spans.get())}
+    gateway, runner = by_name["/v1/chat/completions"], by_name["engine /v1/chat/completions"]
+    assert gateway.trace_id.hex() == runner.trace_id.hex() == TRACE
+    assert gateway.parent_span_id.hex() == PARENT
+    assert runner.parent_span_id == gateway.span_id
+    attributes = {attribute.key: attribute.value for attribute in runner.attributes}
+    assert attributes["gen_ai.usage.output_tokens"].int_value == 3

@@ -1,4 +1,4 @@
-"""Starting and stopping the yard: settings, ports, homes, and the death of `yard up` itself."""
+"""Start and stop of a yard: settings, ports, homes, and a killed `yard up`."""
 
 import asyncio
 import os
@@ -8,16 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from openai import AsyncOpenAI, AuthenticationError
 
 from modelyard.host.processes import wait_until_gone
 from modelyard.up.child import claim_port
 from schemas.instances import InstanceState
-from tests.e2e.chatting import chat
-from tests.e2e.yard_process import environment, running_yard, watching
+from tests.e2e.chat_client import chat
+from tests.e2e.yard_process import environment, running_yard, watch_instances
 
 
 async def yard_up(home: Path, **more: str) -> tuple[int, str]:
-    """`yard up` where it must refuse: exit code and what it said."""
+    """`yard up` with an invalid environment: exit code and output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -33,14 +34,14 @@ async def yard_up(home: Path, **more: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("setting", ["YARD_PORT", "YARD_NATS_PORT"])
-async def test_a_taken_port_is_one_clear_sentence(tmp_path: Path, setting: str) -> None:
+async def test_a_port_in_use_is_one_sentence(tmp_path: Path, setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, said = await yard_up(tmp_path / "home", **{setting: str(port)})
+        code, text = await yard_up(tmp_path / "home", **{setting: str(port)})
     assert code == 78
-    assert f"Port {port}" in said
-    assert setting in said
-    assert "Traceback" not in said
+    assert f"Port {port}" in text
+    assert setting in text
+    assert "Traceback" not in text
 
 
 @pytest.mark.parametrize(
@@ -54,31 +55,31 @@ async def test_a_taken_port_is_one_clear_sentence(tmp_path: Path, setting: str) 
         ("YARD_HOST", "0.0.0.0"),
     ],
 )
-async def test_a_wrong_setting_is_one_clear_sentence(tmp_path: Path, name: str, value: str) -> None:
-    code, said = await yard_up(tmp_path / "home", **{name: value})
+async def test_an_invalid_setting_is_one_sentence(tmp_path: Path, name: str, value: str) -> None:
+    code, text = await yard_up(tmp_path / "home", **{name: value})
     assert code == 78
-    assert name in said
-    assert value in said
-    assert "Traceback" not in said
+    assert name in text
+    assert value in text
+    assert "Traceback" not in text
 
 
-async def test_one_home_holds_one_yard(tmp_path: Path) -> None:
+async def test_a_home_runs_one_yard(tmp_path: Path) -> None:
     async with running_yard(tmp_path / "home") as yard:
-        code, said = await yard_up(tmp_path / "home")
+        code, text = await yard_up(tmp_path / "home")
         assert code == 78
-        assert f"process {yard.process.pid}" in said
+        assert f"process {yard.process.pid}" in text
         assert (await chat(yard.url, "demo"))[0] == 200
 
 
-async def test_a_yard_whose_head_was_killed_is_adopted_by_the_next(tmp_path: Path) -> None:
-    """Broker and services go with `yard up`; the runner waits, and its model is not loaded again."""
+async def test_runners_of_a_killed_yard_up_are_adopted_by_the_next(tmp_path: Path) -> None:
+    """Broker and services end with `yard up`; the runner waits, and its model is not loaded again."""
     ports = {
         "YARD_PORT": str(claim_port("127.0.0.1", 0, "")),
         "YARD_NATS_PORT": str(claim_port("127.0.0.1", 0, "")),
     }
     async with running_yard(tmp_path / "home", **ports) as first:
         assert (await chat(first.url, "demo"))[0] == 200
-        async with watching(first.bus) as instances:
+        async with watch_instances(first.bus) as instances:
             loaded = await instances.until("demo", InstanceState.READY)
         children = [first.service(name) for name in ("gateway", "downloader", "supervisor", "monitor")]
         os.kill(first.process.pid, signal.SIGKILL)
@@ -87,7 +88,7 @@ async def test_a_yard_whose_head_was_killed_is_adopted_by_the_next(tmp_path: Pat
             for child in children:
                 await wait_until_gone(child.pid, child.create_time())
         async with running_yard(tmp_path / "home", **ports) as second:
-            async with watching(second.bus) as instances:
+            async with watch_instances(second.bus) as instances:
                 again = await instances.until("demo", InstanceState.READY)
             assert (again.instance, again.pid) == (loaded.instance, loaded.pid)
             assert (await chat(second.url, "demo"))[0] == 200
@@ -97,7 +98,7 @@ async def test_a_yard_whose_head_was_killed_is_adopted_by_the_next(tmp_path: Pat
             await asyncio.wait_for(wait_until_gone(again.pid, again.pid_started_at), 1)
 
 
-async def test_with_keys_the_gateway_listens_for_others_and_asks_for_them(tmp_path: Path) -> None:
+async def test_a_gateway_with_keys_listens_beyond_loopback_and_requires_them(tmp_path: Path) -> None:
     keys = tmp_path / "home" / "keys"
     keys.mkdir(parents=True)
     (keys / "api-keys").write_text("# mine\nsesame-sesame\n")
@@ -106,10 +107,8 @@ async def test_with_keys_the_gateway_listens_for_others_and_asks_for_them(tmp_pa
         assert (status, body["error"]["code"]) == (401, "invalid_api_key")
         curl = await asyncio.create_subprocess_shell(yard.curl, stdout=asyncio.subprocess.PIPE)
         out, _ = await asyncio.wait_for(curl.communicate(), 20)
-        assert b"data: [DONE]" in out, "the printed line works with a key too, and does not show it"
+        assert b"data: [DONE]" in out, "the printed command works with a key and does not show it"
         assert "sesame" not in yard.curl
-        from openai import AsyncOpenAI, AuthenticationError
-
         async with AsyncOpenAI(base_url=f"{yard.url}/v1", api_key="sesame-sesame", max_retries=0) as client:
             assert [model.id for model in (await client.models.list()).data] == ["demo"]
         async with AsyncOpenAI(base_url=f"{yard.url}/v1", api_key="wrong", max_retries=0) as client:

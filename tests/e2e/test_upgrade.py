@@ -1,4 +1,4 @@
-"""A home that the version before wrote is started by this one, and nothing of it is lost."""
+"""A home of the previous version starts under this one without a loss."""
 
 import json
 import tarfile
@@ -8,7 +8,7 @@ from typing import Any
 from modelyard.bus.reads import read_bucket
 from schemas import buckets
 from schemas.downloads import DownloadState
-from tests.e2e.chatting import chat
+from tests.e2e.chat_client import chat
 from tests.e2e.yard_process import running_yard, yard_command
 
 RECORDED = Path(__file__).parents[1] / "data" / "home-0.1.tar.xz"
@@ -22,11 +22,11 @@ COMMANDS = {
     "reports": ("report", "list"),
     "history": ("history", "small"),
 }
-"""What `yard WORDS --json` printed before, in `before.json` beside the home."""
+"""Commands whose JSON output before the upgrade is in `before.json`."""
 
 
 def comparable(name: str, text: str) -> Any:
-    """The document without what depends on the moment, under the names of today."""
+    """The document without time-dependent fields, with the current field names."""
     if name == "downloads":
         text = text.replace('"wishes":', '"overrides":').replace('"trouble":', '"problem":')
     document = json.loads(text)
@@ -35,15 +35,15 @@ def comparable(name: str, text: str) -> Any:
     return document
 
 
-async def test_a_home_of_the_previous_version_keeps_its_models_usage_prices_and_downloads(
+async def test_a_home_of_the_previous_version_retains_its_models_usage_prices_and_downloads(
     tmp_path: Path,
 ) -> None:
     with tarfile.open(RECORDED) as archive:
         archive.extractall(tmp_path, filter="data")
     before = json.loads((tmp_path / "before.json").read_text())
     async with running_yard(tmp_path / "home") as yard:
-        for name, words in COMMANDS.items():
-            code, out, err = await yard_command(yard, *words, "--json")
+        for name, arguments in COMMANDS.items():
+            code, out, err = await yard_command(yard, *arguments, "--json")
             assert code == 0, err
             assert comparable(name, out) == comparable(name, before[name]), name
         downloads = {

@@ -1,4 +1,4 @@
-"""A yard with a second node on a machine of its own, and what both of them run."""
+"""A yard with a second node in a network of its own, and the processes of both."""
 
 import asyncio
 import contextlib
@@ -19,10 +19,11 @@ from services.supervisor.rpc.connections import pipe
 from tests.e2e.networks import HERE, THERE, two_networks
 from tests.e2e.yard_process import YardProcess, environment, running_yard, settings_of
 from tests.engines import llama_server, rpc_server
+from tests.support import eventually
 
 FAR = "far"
 _MARK = "LC_TEST_YARD"
-"""A variable that engines get to see too, by which their processes are found."""
+"""An environment variable that is passed on to engines, to find their processes."""
 
 
 class TwoNodes:
@@ -34,32 +35,33 @@ class TwoNodes:
         self._mark = mark
 
     def workers(self) -> list[psutil.Process]:
-        """The guards."""
-        return [one for one, words in self._all() if words[-2:] == ["-m", "services.supervisor.rpc"]]
+        """The guards of RPC servers."""
+        return [process for process, argv in self._all() if argv[-2:] == ["-m", "services.supervisor.rpc"]]
 
     def rpc_servers(self) -> list[psutil.Process]:
-        return [one for one, words in self._all() if "rpc-server" in words[0]]
+        return [process for process, argv in self._all() if "rpc-server" in argv[0]]
 
     async def until_no_workers(self, timeout_s: float) -> None:
-        """Wait until neither a process nor an entry in a book is left."""
+        """Wait until no process and no reservation of a worker is left."""
         async with asyncio.timeout(timeout_s):
-            while self.workers() or self.rpc_servers():
-                await asyncio.sleep(0.02)
+            await eventually(
+                lambda: not (self.workers() or self.rpc_servers()), "no worker process", timeout_s=timeout_s
+            )
             await self.nodes.until(lambda nodes: not any(node.workers for node in nodes.values()))
 
     def _all(self) -> list[tuple[psutil.Process, list[str]]]:
-        """Every living process with its words."""
-        found = []
+        """Every live process of the yard with its argv."""
+        processes = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(_MARK) == self._mark and (words := process.cmdline()):
-                    found.append((process, words))
-        return found
+                if process.environ().get(_MARK) == self._mark and (argv := process.cmdline()):
+                    processes.append((process, argv))
+        return processes
 
 
 @contextlib.asynccontextmanager
 async def two_nodes(folder: Path, **more: str) -> AsyncIterator[TwoNodes]:
-    """The yard is HERE, the node `far` THERE; that has no models, and reaches the broker alone."""
+    """The yard is HERE, the node `far` THERE; it has no models and reaches only the broker."""
     mark = {
         _MARK: str(folder),
         "YARD_LLAMA_SERVER": str(llama_server()),
@@ -92,7 +94,7 @@ async def two_nodes(folder: Path, **more: str) -> AsyncIterator[TwoNodes]:
 
 @contextlib.asynccontextmanager
 async def _broker_for_all(yard: YardProcess) -> AsyncIterator[str]:
-    """The broker of `yard up` listens on loopback alone; here it is let out."""
+    """Forward HERE to the broker of `yard up`, which listens on loopback only."""
     port = int(yard.nats_url.rpartition(":")[2])
 
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""`yard up` as a person starts it: a real process, found and ended by its own handle."""
+"""`yard up` as a user starts it: a real process, stopped by its own handle."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
+import nats.errors
 import psutil
 
 from modelyard.bus.connection import Bus
@@ -19,6 +20,7 @@ from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.instances import Instance, InstanceState
 from schemas.models import ModelSpec
+from tests.support import eventually
 
 UP_S = 30.0
 
@@ -53,14 +55,14 @@ class YardProcess:
         return line.strip().removeprefix(label).strip()
 
     def processes(self) -> dict[int, psutil.Process]:
-        """Every process of this home, whoever its parent is."""
-        found = {}
+        """Every process of this home, with any parent."""
+        processes = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                words = [process.environ().get("YARD_HOME", ""), *process.cmdline()]
-                if any(str(self.home) in word for word in words):
-                    found[process.pid] = process
-        return found
+                texts = [process.environ().get("YARD_HOME", ""), *process.cmdline()]
+                if any(str(self.home) in text for text in texts):
+                    processes[process.pid] = process
+        return processes
 
     def service(self, name: str) -> psutil.Process:
         """The process of one service."""
@@ -74,14 +76,14 @@ class YardProcess:
         await self.bus.call(subjects.MODEL_PUT, spec)
 
     async def interrupt(self) -> int:
-        """Ctrl-C, and wait for the end."""
+        """Press Ctrl-C and return the exit code."""
         await self.bus.close()
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGINT)
         return await asyncio.wait_for(self.process.wait(), 30)
 
     async def kill_everything(self) -> None:
-        """For the end of a test that went wrong: nothing of this home stays."""
+        """Kill every process of this home."""
         for process in self.processes().values():
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -89,7 +91,7 @@ class YardProcess:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """A person's environment with a home of its own and any free ports."""
+    """The environment of a user, with a home of its own and free ports."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("YARD_", "HF_"))}
     own = {
         "YARD_HOME": str(home),
@@ -110,7 +112,7 @@ async def running_yard(
     preexec_fn: Callable[[], None] | None = None,
     **more: str,
 ) -> AsyncIterator[YardProcess]:
-    """Start `yard up` and wait for its banner; on exit it is interrupted, and everything must be gone."""
+    """Start `yard up` and wait for its banner; on exit interrupt it and wait for its end."""
     env = environment(home, **more)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -128,7 +130,7 @@ async def running_yard(
     process.stdin.write(stdin.encode())
     process.stdin.close()
     screen = await asyncio.wait_for(_until_up(process), UP_S)
-    reading = asyncio.create_task(_read_on(process, screen))
+    reading = asyncio.create_task(_append_lines(process, screen))
     yard = YardProcess(home, process, screen, await _login(home, screen))
     try:
         yield yard
@@ -150,7 +152,7 @@ async def _until_up(process: asyncio.subprocess.Process) -> list[str]:
     raise AssertionError("yard up ended:\n" + "\n".join(screen))
 
 
-async def _read_on(process: asyncio.subprocess.Process, screen: list[str]) -> None:
+async def _append_lines(process: asyncio.subprocess.Process, screen: list[str]) -> None:
     assert process.stdout is not None
     async for line in process.stdout:
         screen.append(line.decode().rstrip())
@@ -165,30 +167,30 @@ async def _login(home: Path, screen: list[str]) -> Bus:
     return await Bus.connect(settings_of(home, url), Role.OPERATOR, url=url)
 
 
-class Watching:
-    """The instances of a yard, as they change."""
+class InstanceWatch:
+    """The instances of a yard, followed."""
 
-    def __init__(self, mirror: BucketCache[Instance]) -> None:
-        self.mirror = mirror
+    def __init__(self, cache: BucketCache[Instance]) -> None:
+        self.cache = cache
 
     def of(self, model: str) -> list[Instance]:
-        return [instance for instance in self.mirror.values.values() if instance.model == model]
+        return [instance for instance in self.cache.values.values() if instance.model == model]
 
     async def until(self, model: str, *states: InstanceState, timeout_s: float = 20.0) -> Instance:
         """Wait until an instance of `model` is in one of `states`."""
         async with asyncio.timeout(timeout_s):
-            await self.mirror.until(lambda _: any(i.state in states for i in self.of(model)))
+            await self.cache.until(lambda _: any(i.state in states for i in self.of(model)))
         return next(instance for instance in self.of(model) if instance.state in states)
 
 
 @contextlib.asynccontextmanager
-async def watching(bus: Bus) -> AsyncIterator[Watching]:
+async def watch_instances(bus: Bus) -> AsyncIterator[InstanceWatch]:
     async with Tasks() as tasks:
-        yield Watching(await BucketCache.start(bus, buckets.INSTANCES, tasks))
+        yield InstanceWatch(await BucketCache.start(bus, buckets.INSTANCES, tasks))
 
 
 async def busy_slots(port: int) -> int:
-    """What the engine itself says."""
+    """The number of busy slots, from the engine."""
     async with (
         aiohttp.ClientSession() as session,
         session.get(f"http://127.0.0.1:{port}/slots") as response,
@@ -197,31 +199,34 @@ async def busy_slots(port: int) -> int:
 
 
 async def until_idle(port: int, timeout_s: float) -> None:
-    """Wait until no slot of the engine works."""
-    async with asyncio.timeout(timeout_s):
-        while await busy_slots(port):
-            await asyncio.sleep(0.02)
+    """Wait until no slot of the engine is busy."""
+
+    async def is_idle() -> bool:
+        return not await busy_slots(port)
+
+    await eventually(is_idle, "every slot of the engine is idle", timeout_s=timeout_s)
 
 
 async def until_service_restarted(yard: YardProcess, name: str, old: int) -> None:
-    """Wait until the killed service answers again as another process."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await yard.bus.nc.request(f"$SRV.PING.{name}", b"", timeout=1)
-                if yard.service(name).pid != old:
-                    return
-            except Exception:  # noqa: BLE001 - not there yet, in one of many ways
-                await asyncio.sleep(0.05)
+    """Wait until the killed service replies again as another process."""
+
+    async def has_restarted() -> bool:
+        try:
+            await yard.bus.nc.request(f"$SRV.PING.{name}", b"", timeout=1)
+            return yard.service(name).pid != old
+        except (nats.errors.Error, psutil.Error, StopIteration):
+            return False
+
+    await eventually(has_restarted, f"a new {name} replies", timeout_s=20, every_s=0.05)
 
 
-async def yard_command(yard: YardProcess, *words: str) -> tuple[int, str, str]:
-    """Run the `yard` command as a person does: exit code, output, errors."""
+async def yard_command(yard: YardProcess, *arguments: str) -> tuple[int, str, str]:
+    """Run a `yard` command: exit code, output, errors."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "modelyard.cli",
-        *words,
+        *arguments,
         env=environment(yard.home),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

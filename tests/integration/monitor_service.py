@@ -1,10 +1,9 @@
-"""The monitor in the test's process, and how it is asked and told."""
+"""The monitor in the process of the test or in one of its own, with events for it and queries of it."""
 
-import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,16 +16,15 @@ from schemas.errors import BrokerUnavailable, DeadlineExceeded, ServiceUnavailab
 from schemas.requests import Lane, Outcome, RequestFinished
 from schemas.usage import UsageQuery, UsageReport
 from services.monitor.service import main
-from tests.support import Yard
+from tests.support import Yard, eventually
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 20.0
-POLL_S = 0.02
 
 
 @asynccontextmanager
 async def monitor(yard: Yard) -> AsyncIterator[Bus]:
-    """The service in this process, from its start to a clean stop."""
+    """The service in this process, stopped at the end."""
     bus = await yard.bus(Role.MONITOR)
     async with Tasks() as tasks:
         await main(bus, yard.settings, tasks)
@@ -63,17 +61,19 @@ async def emit(bus: Bus, requests: Iterable[str]) -> None:
         await bus.emit(subjects.REQUEST_FINISHED, record(request), model="demo", request=request)
 
 
-async def usage(operator: Bus, until: Callable[[UsageReport], bool], recent: int = 0) -> UsageReport:
-    """The first report that fulfils the condition. Nothing announces a commit, so it is asked for again."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            try:
-                report = await operator.call(subjects.USAGE_QUERY, UsageQuery(recent=recent))
-                if until(report):
-                    return report
-            except (ServiceUnavailable, DeadlineExceeded, BrokerUnavailable):
-                pass
-            await asyncio.sleep(POLL_S)
+async def usage(operator: Bus, condition: Callable[[UsageReport], bool], recent: int = 0) -> UsageReport:
+    """The first report that fulfils the condition; no event announces a commit."""
+
+    async def report() -> UsageReport | None:
+        try:
+            answer = await operator.call(subjects.USAGE_QUERY, UsageQuery(recent=recent))
+        except (ServiceUnavailable, DeadlineExceeded, BrokerUnavailable):
+            return None
+        return answer if condition(answer) else None
+
+    found = await eventually(report, "a usage report that fulfils the condition", timeout_s=TIMEOUT_S)
+    assert found is not None
+    return found
 
 
 def at_least(count: int) -> Callable[[UsageReport], bool]:
@@ -85,10 +85,3 @@ async def restart_broker(yard: Yard) -> None:
     os.kill(yard.broker.pid, signal.SIGKILL)
     await yard.broker.wait()
     await yard.broker.start()
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Where nothing announces it, it is asked for again."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not await condition():
-            await asyncio.sleep(POLL_S)

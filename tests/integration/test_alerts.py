@@ -1,8 +1,9 @@
-"""Alerts on a real broker, whoever dies."""
+"""Alerts on a real broker: rules, silences, events, across restarts."""
 
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
 from decimal import Decimal
 
 import msgspec
@@ -14,40 +15,41 @@ from modelyard.bus.records import BucketCache, BucketStore
 from modelyard.bus.tasks import Tasks
 from modelyard.client import Client
 from schemas import buckets, subjects
-from schemas.alerts import Alert, AlertRule, AlertState, PutAlertRule, SilenceAlerts
+from schemas.alerts import Alert, AlertRule, AlertState, ListAlerts, PutAlertRule, SilenceAlerts
 from schemas.base import Role
 from schemas.budgets import PutBudget
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.metrics import Sample
 from schemas.webhooks import PutWebhook
-from services.monitor.alerts.keeper import Keeper
-from services.monitor.alerts.rules import Rules
-from services.monitor.alerts.silences import Silences
+from services.monitor.alerts.alerts import Alerts
 from services.monitor.service import main
 from tests.commands import refused, run
-from tests.integration.monitor_service import eventually, monitor
+from tests.integration.monitor_service import TIMEOUT_S, monitor
 from tests.receiver import is_signed, receiver
 from tests.standins import card
-from tests.support import Yard
+from tests.support import Yard, eventually
 
 METRIC = "yard_device_power_watts"
-"""One that no shipped rule looks at."""
+"""A metric without a shipped rule."""
 HOT = PutAlertRule(name="hot", metric=METRIC, threshold=90, sentence="{node} is at {value}.")
 
 
-async def keeper(yard: Yard, *rules: AlertRule, samples: list[Sample]) -> Keeper:
-    """One that looks when it is told to, and sees `samples`."""
-    bus = await yard.bus(Role.MONITOR)
-    known = await Rules.read(bus)
+@pytest.fixture
+async def tasks() -> AsyncIterator[Tasks]:
+    async with Tasks() as tasks:
+        yield tasks
+
+
+async def open_alerts(yard: Yard, tasks: Tasks, *rules: AlertRule, samples: list[Sample]) -> Alerts:
+    """Alerts over `samples`, evaluated by the test."""
+    alerts = await Alerts.open(await yard.bus(Role.MONITOR), tasks, lambda: samples)
     for rule in rules:
-        await known.put(PutAlertRule(**msgspec.structs.asdict(rule)))
-    made = Keeper(bus, known, await Silences.read(bus), lambda: samples)
-    await made.open()
-    return made
+        await alerts.rules.put(PutAlertRule(**msgspec.structs.asdict(rule)))
+    return alerts
 
 
-async def told(bus: Bus) -> list[tuple[str, AlertState]]:
-    """Every event about alerts, with the id of its alert."""
+async def alert_events(bus: Bus) -> list[tuple[str, AlertState]]:
+    """The id and the state of every alert event."""
     events = replay(bus, subjects.ALERT_CHANGED, follow=False)
     return [(event.payload.alert, event.payload.state) async for event in events]
 
@@ -59,26 +61,26 @@ def temperature(value: float) -> Sample:
 RULE = AlertRule(name="hot", metric=METRIC, threshold=90)
 
 
-async def test_a_restart_neither_loses_nor_doubles_a_firing_alert(yard: Yard) -> None:
+async def test_a_restart_neither_loses_nor_duplicates_an_alert(yard: Yard, tasks: Tasks) -> None:
     operator = await yard.bus()
     samples = [temperature(95)]
-    first = await keeper(yard, RULE, samples=samples)
-    await first.round()
-    await first.round()
-    ((name, _),) = await told(operator)
-    second = await keeper(yard, samples=samples)
-    await second.round()
-    assert [alert.alert for alert in second.alerts()] == [name]
+    first = await open_alerts(yard, tasks, RULE, samples=samples)
+    await first.evaluate()
+    await first.evaluate()
+    ((name, _),) = await alert_events(operator)
+    second = await open_alerts(yard, tasks, samples=samples)
+    await second.evaluate()
+    assert [alert.alert for alert in (await second.list(ListAlerts())).alerts] == [name]
     samples[:] = [temperature(20)]
-    third = await keeper(yard, samples=samples)
-    await third.round()
-    assert await told(operator) == [(name, AlertState.FIRING), (name, AlertState.RESOLVED)]
+    third = await open_alerts(yard, tasks, samples=samples)
+    await third.evaluate()
+    assert await alert_events(operator) == [(name, AlertState.FIRING), (name, AlertState.RESOLVED)]
 
 
 @pytest.mark.parametrize("stored", [True, False], ids=["after its event", "before its event"])
-async def test_who_died_between_two_writes_has_told_it_once(yard: Yard, stored: bool) -> None:
+async def test_a_death_between_two_writes_publishes_one_event(yard: Yard, tasks: Tasks, stored: bool) -> None:
     operator, bus = await yard.bus(), await yard.bus(Role.MONITOR)
-    half = Alert(
+    unpublished = Alert(
         alert="a1",
         rule="hot",
         labels={"node": "n"},
@@ -91,53 +93,60 @@ async def test_who_died_between_two_writes_has_told_it_once(yard: Yard, stored: 
         seen_at=time.time(),
         published=False,
     )
-    await BucketStore(bus, buckets.ALERT_STATES).put("k", half)
+    await BucketStore(bus, buckets.ALERT_STATES).put("k", unpublished)
     if stored:
-        # Longer ago than the broker remembers ids, as far as it is concerned.
+        # Without a message id, as if the broker had forgotten it.
         subject = subjects.ALERT_CHANGED(alert="a1", state="firing")
-        await bus.js.publish(subject, subjects.ALERT_CHANGED.encode(half), headers={"ce-id": "a1.firing"})
-    await keeper(yard, RULE, samples=[temperature(95)])
-    assert await told(operator) == [("a1", AlertState.FIRING)]
-    kept = await BucketStore(operator, buckets.ALERT_STATES).get("k")
-    assert kept is not None
-    assert kept.published
+        await bus.js.publish(
+            subject, subjects.ALERT_CHANGED.encode(unpublished), headers={"ce-id": "a1.firing"}
+        )
+    await open_alerts(yard, tasks, RULE, samples=[temperature(95)])
+    assert await alert_events(operator) == [("a1", AlertState.FIRING)]
+    stored_alert = await BucketStore(operator, buckets.ALERT_STATES).get("k")
+    assert stored_alert is not None
+    assert stored_alert.published
 
 
-async def test_what_happens_while_the_broker_is_away_is_told_in_order(yard: Yard) -> None:
+async def test_events_of_an_outage_are_published_in_order(yard: Yard, tasks: Tasks) -> None:
     samples = [temperature(95)]
-    watching = await keeper(yard, RULE, samples=samples)
+    alerts = await open_alerts(yard, tasks, RULE, samples=samples)
     assert yard.broker.pid is not None
     os.kill(yard.broker.pid, signal.SIGKILL)
     await yard.broker.wait()
-    await watching.round()
+    await alerts.evaluate()
     samples[:] = [temperature(20)]
-    await watching.round()
+    await alerts.evaluate()
     await yard.broker.start()
 
     async def both() -> bool:
-        await watching.round()
+        await alerts.evaluate()
         operator = await yard.bus()
-        return [state for _, state in await told(operator)] == [AlertState.FIRING, AlertState.RESOLVED]
+        return [state for _, state in await alert_events(operator)] == [
+            AlertState.FIRING,
+            AlertState.RESOLVED,
+        ]
 
-    await eventually(both)
+    await eventually(both, "both events are published", timeout_s=TIMEOUT_S)
 
 
-async def test_rules_are_changed_switched_off_reset_and_guarded(yard: Yard, client: Client) -> None:
+async def test_rules_are_changed_disabled_reset_and_guarded_by_revision(yard: Yard, client: Client) -> None:
     async with monitor(yard):
         alerting = client.alerting
-        rules = {each.rule.name: each for each in (await alerting.alerts()).rules}
+        rules = {record.rule.name: record for record in (await alerting.alerts()).rules}
         shipped = rules["device-hot"]
         assert (shipped.default, shipped.revision) == (True, 0)
         off = PutAlertRule(**{**msgspec.structs.asdict(shipped.rule), "enabled": False, "revision": 0})
         stored = await alerting.put_rule(off)
-        with pytest.raises(Conflict, match="somebody changed it"):
+        with pytest.raises(Conflict, match="changed in the meantime"):
             await alerting.put_rule(off)
-        now = {each.rule.name: each for each in (await alerting.alerts()).rules}["device-hot"]
+        now = {record.rule.name: record for record in (await alerting.alerts()).rules}["device-hot"]
         assert (now.rule.enabled, now.revision) == (False, stored.revision)
         with pytest.raises(BadRequest, match="switch it off"):
             await alerting.delete_rule("device-hot")
         await alerting.reset_rule("device-hot")
-        assert {each.rule.name: each for each in (await alerting.alerts()).rules}["device-hot"] == shipped
+        assert {record.rule.name: record for record in (await alerting.alerts()).rules}[
+            "device-hot"
+        ] == shipped
         await alerting.put_rule(HOT)
         await alerting.delete_rule("hot")
         with pytest.raises(NotFound):
@@ -147,7 +156,7 @@ async def test_rules_are_changed_switched_off_reset_and_guarded(yard: Yard, clie
             await alerting.reset_rule("hot")
 
 
-async def test_rules_outlive_the_monitor_and_a_test_shows_what_they_find(yard: Yard, client: Client) -> None:
+async def test_rules_are_stored_and_can_be_tested(yard: Yard, client: Client) -> None:
     cold = AlertRule(
         name="any", metric="yard_device_memory_used_ratio", threshold=0, labels={"device": "cpu"}
     )
@@ -155,36 +164,38 @@ async def test_rules_outlive_the_monitor_and_a_test_shows_what_they_find(yard: Y
         await client.alerting.put_rule(PutAlertRule(**msgspec.structs.asdict(cold)))
     async with monitor(yard):
 
-        async def found() -> bool:
+        async def has_sample() -> bool:
             return bool((await client.alerting.test_rule("any")).series)
 
-        await eventually(found)
+        await eventually(has_sample, "the metric has a sample", timeout_s=TIMEOUT_S)
         (series,) = (await client.alerting.test_rule(rule=cold)).series
         assert (series.holds, series.labels) == (True, {"node": "testnode", "device": "cpu"})
 
 
-async def test_a_budget_is_seen_by_its_rules(yard: Yard, client: Client) -> None:
+async def test_budgets_have_alert_rules(yard: Yard, client: Client) -> None:
     async with monitor(yard):
         budget = PutBudget(budget="house", limit=Decimal(5))
         await client.bus.call(subjects.BUDGET_PUT, budget)
-        await eventually(lambda: has_series(client, "budget-used"))
+        await eventually(
+            lambda: has_series(client, "budget-used"), "the budget is sampled", timeout_s=TIMEOUT_S
+        )
         (series,) = (await client.alerting.test_rule("budget-used")).series
         assert (series.value, series.holds, series.labels["budget"]) == (0.0, False, "house")
 
 
-async def test_a_silence_needs_an_end_a_reason_and_something_to_silence(yard: Yard, client: Client) -> None:
+async def test_silences_are_validated_stored_and_ended(yard: Yard, client: Client) -> None:
     async with monitor(yard):
         good = {"for_s": 60.0, "reason": "Cleaning.", "rule": "device-hot"}
-        wrong: list[dict[str, object]] = [{"for_s": 0}, {"for_s": 1e12}, {"reason": " "}, {"rule": None}]
-        for each in wrong:
+        invalid: list[dict[str, object]] = [{"for_s": 0}, {"for_s": 1e12}, {"reason": " "}, {"rule": None}]
+        for fields in invalid:
             with pytest.raises(BadRequest):
-                await client.alerting.silence(msgspec.convert({**good, **each}, SilenceAlerts))
+                await client.alerting.silence(msgspec.convert({**good, **fields}, SilenceAlerts))
         with pytest.raises(NotFound):
             await client.alerting.silence(msgspec.convert({**good, "rule": "none"}, SilenceAlerts))
         silence = await client.alerting.silence(msgspec.convert(good, SilenceAlerts))
         bucket = buckets.SILENCES
-        kept = await client.bus.js.get_last_msg(bucket.stream, bucket.subject(silence.silence))
-        assert (kept.headers or {})["Nats-TTL"] == "61s"
+        stored = await client.bus.js.get_last_msg(bucket.stream, bucket.subject(silence.silence))
+        assert (stored.headers or {})["Nats-TTL"] == "61s"
     async with monitor(yard):
         assert (await client.alerting.alerts()).silences == (silence,)
         await client.alerting.unsilence(silence.silence)
@@ -198,10 +209,10 @@ async def has_series(client: Client, rule: str) -> bool:
 
 
 async def shipped(client: Client, name: str) -> AlertRule:
-    return next(each.rule for each in (await client.alerting.alerts()).rules if each.rule.name == name)
+    return next(record.rule for record in (await client.alerting.alerts()).rules if record.rule.name == name)
 
 
-async def test_a_machine_that_joined_leaves_alerts_to_the_first(yard: Yard) -> None:
+async def test_a_joined_node_has_no_alerts(yard: Yard) -> None:
     joined = msgspec.structs.replace(yard.settings, joined=True)
     bus, operator = await yard.bus(Role.MONITOR), await yard.bus()
     async with Tasks() as tasks:
@@ -214,9 +225,7 @@ async def test_a_machine_that_joined_leaves_alerts_to_the_first(yard: Yard) -> N
         assert b"alert-list" not in msg.data
 
 
-async def test_a_device_that_gets_hot_is_told_by_webhook_and_so_is_its_end(
-    yard: Yard, client: Client
-) -> None:
+async def test_an_alert_is_sent_to_webhooks_when_it_fires_and_resolves(yard: Yard, client: Client) -> None:
     async with receiver() as hook, monitor(yard) as bus:
         stored = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
         assert stored.secret is not None
@@ -236,7 +245,7 @@ async def test_a_device_that_gets_hot_is_told_by_webhook_and_so_is_its_end(
     assert not is_signed(firing, stored.secret.replace("whsec_", "whsec_AAAA"))
 
 
-async def test_the_commands_of_a_person(yard: Yard, client: Client) -> None:
+async def test_alert_and_webhook_commands_of_the_cli(yard: Yard, client: Client) -> None:
     async with receiver() as hook, monitor(yard):
         made = await run(
             yard,

@@ -162,14 +162,15 @@ async def test_the_exit_of_an_engine_is_noticed_though_its_child_holds_the_pipe(
             await wait_until_gone(*worker)
 
 
-async def test_an_engine_whose_port_was_taken_is_restarted(yard: Yard, tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"], ids=["still taken", "free again"])
+async def test_an_engine_whose_port_was_taken_is_restarted(yard: Yard, tmp_path: Path, address: str) -> None:
     for name in ("port", "taken"):
         os.mkfifo(tmp_path / name)
     spec = msgspec.structs.replace(SPEC, env={"STANDIN_LOSES": str(tmp_path)})
     async with running(yard, spec) as runner:
         lost = int(await asyncio.to_thread((tmp_path / "port").read_text))
         (tmp_path / "port").unlink()
-        with socket.create_server(("127.0.0.1", lost)):
+        with socket.create_server((address, lost)):
             await asyncio.to_thread((tmp_path / "taken").write_text, "")
             ready = await runner.state(InstanceState.READY)
         assert ready.port != lost

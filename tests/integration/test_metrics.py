@@ -1,4 +1,4 @@
-"""Metrics on a real broker: gathered, kept across the death of a monitor, told over NATS and HTTP."""
+"""Metrics on a real broker: collected, restored after a restart, served over NATS, HTTP and OTLP."""
 
 import asyncio
 import time
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
+import nats.errors
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -17,32 +18,32 @@ from modelyard.bus.records import BucketCache, BucketStore
 from modelyard.bus.tasks import Tasks
 from schemas import buckets, streams, subjects
 from schemas.base import Role
-from schemas.errors import BadRequest
+from schemas.errors import BadRequest, YardError
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.metrics import AskSamples, InstanceMetrics, MetricsQuery, Sample, Samples
 from schemas.models import ModelSpec
 from services.gateway.access import ApiKeys, Origins
 from services.gateway.http import guard, handle_errors
 from services.gateway.metrics import MetricsApi
-from services.monitor.metrics.ended import Ended
-from services.monitor.metrics.history import History
-from services.monitor.metrics.past import CHUNK_S, Past
-from services.monitor.metrics.requests import Requests
+from services.monitor.metrics.event_counters import RequestCounters
+from services.monitor.metrics.finished_requests import RequestConsumer
+from services.monitor.metrics.history import MetricsHistory
+from services.monitor.metrics.history_archive import CHUNK_S, HistoryArchive
 from services.supervisor.engines.llama_cpp import LLAMA_API
 from services.supervisor.runner import metrics as instance_metrics
 from services.supervisor.runner.metrics import InstanceMetricsPublisher
 from services.supervisor.runner.record import InstanceRecord
 from services.supervisor.runner.slot_pool import SlotPool
 from services.supervisor.runner.upstream import Upstream
-from tests.integration.monitor_service import POLL_S, TIMEOUT_S, emit, monitor, record, restart_broker
-from tests.support import Yard
+from tests.integration.monitor_service import TIMEOUT_S, emit, monitor, record, restart_broker
+from tests.support import Yard, eventually
 
 Http = TestClient[web.Request, web.Application]
 TOTAL = "yard_requests_total"
 TOKENS = "yard_instance_completion_tokens_per_second"
 
 
-def told_by_runner(at: float, tokens_per_s: float = 40.0) -> InstanceMetrics:
+def runner_metrics(at: float, tokens_per_s: float = 40.0) -> InstanceMetrics:
     return InstanceMetrics(
         instance="i1",
         model="demo",
@@ -53,44 +54,53 @@ def told_by_runner(at: float, tokens_per_s: float = 40.0) -> InstanceMetrics:
     )
 
 
-async def tell(bus: Bus, metrics: InstanceMetrics) -> None:
+async def publish(bus: Bus, metrics: InstanceMetrics) -> None:
     await bus.publish(subjects.INSTANCE_METRIC, metrics, node="testnode", instance="i1")
     await bus.nc.flush()
 
 
 async def until(operator: Bus, condition: Callable[[dict[str, Sample]], bool]) -> dict[str, Sample]:
-    """The first samples that fulfil the condition, the last of each name; they change once a second."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
+    """The first samples that fulfil the condition, the last of each name."""
+
+    async def sampled() -> dict[str, Sample] | None:
+        try:
             samples: Samples = await operator.call(subjects.METRICS_NOW, AskSamples())
-            by_name = {one.name: one for one in samples.samples}
-            if condition(by_name):
-                return by_name
-            await asyncio.sleep(POLL_S)
+        except (YardError, TimeoutError, nats.errors.Error):
+            return None  # the broker restarts
+        by_name = {sample.name: sample for sample in samples.samples}
+        return by_name if condition(by_name) else None
+
+    found = await eventually(sampled, "samples that fulfil the condition", timeout_s=TIMEOUT_S)
+    assert found is not None
+    return found
 
 
-async def test_what_happens_shows_within_a_second_as_samples_and_as_history(yard: Yard) -> None:
+async def test_events_are_sampled_and_added_to_the_history(yard: Yard) -> None:
     runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
     async with monitor(yard):
         await until(operator, lambda now: "yard_device_memory_used_bytes" in now)
         await emit(runner, ["r1", "r2", "r2"])
-        await tell(runner, told_by_runner(time.time()))
+        await publish(runner, runner_metrics(time.time()))
         samples = await until(operator, lambda now: {"yard_requests_total", TOKENS} <= now.keys())
-        assert samples["yard_requests_total"].value == 2, "the same event twice is one request"
+        assert samples["yard_requests_total"].value == 2, "a duplicate event is one request"
         assert samples["yard_requests_total"].labels == {"model": "demo", "node": "", "outcome": "ok"}
         assert samples["yard_broker_round_trip_seconds"].value > 0
         query = MetricsQuery(names=("yard_requests_total", TOKENS), since=time.time() - 60)
         answer = await operator.call(subjects.METRICS_QUERY, query)
-        assert {one.name for one in answer.series} == {"yard_requests_total", TOKENS}
-        told = [
-            value for one in answer.series if one.name == TOKENS for value in one.max if value is not None
+        assert {series.name for series in answer.series} == {"yard_requests_total", TOKENS}
+        values = [
+            value
+            for series in answer.series
+            if series.name == TOKENS
+            for value in series.max
+            if value is not None
         ]
-        assert told == [40.0]
+        assert values == [40.0]
         with pytest.raises(BadRequest, match="no metric"):
             await operator.call(subjects.METRICS_NOW, AskSamples(names=("yard_nothing",)))
 
 
-async def test_starts_and_ends_of_instances_are_counted_and_queues_are_seen(yard: Yard) -> None:
+async def test_starts_ends_and_queues_are_sampled(yard: Yard) -> None:
     runner, gateway, operator = await yard.bus(Role.RUNNER), await yard.bus(Role.GATEWAY), await yard.bus()
     store = BucketStore(runner, buckets.INSTANCES)
     instance = Instance(
@@ -117,70 +127,59 @@ async def test_starts_and_ends_of_instances_are_counted_and_queues_are_seen(yard
     assert samples["yard_model_queue"].value == 1
 
 
-async def test_a_new_monitor_knows_what_the_old_one_knew_and_what_was_told_meanwhile(yard: Yard) -> None:
+async def test_the_history_is_restored_with_what_followed(yard: Yard) -> None:
     runner, operator, bus = await yard.bus(Role.RUNNER), await yard.bus(), await yard.bus(Role.MONITOR)
-    old, until_at = History(), int(time.time()) // CHUNK_S * CHUNK_S
+    old, until_at = MetricsHistory(), int(time.time()) // CHUNK_S * CHUNK_S
     labels = {"instance_id": "i1", "model": "demo", "node": "testnode"}
     for at in range(until_at - 4 * CHUNK_S, until_at):
-        old.observe(at, [Sample(name=TOKENS, value=30.0, labels=labels)])
-    await Past(bus, old, "testnode", 0.0).tell(until_at - 4 * CHUNK_S, until_at)
+        old.add(at, [Sample(name=TOKENS, value=30.0, labels=labels)])
+    await HistoryArchive(bus, old, "testnode", 0.0).store(until_at - 4 * CHUNK_S, until_at)
     await emit(runner, ["r1"])
-    await tell(runner, told_by_runner(time.time(), 99.0))
+    await publish(runner, runner_metrics(time.time(), 99.0))
     async with monitor(yard):
         samples = await until(operator, lambda now: "yard_requests_total" in now)
         query = MetricsQuery(names=(TOKENS,), since=until_at - 4 * CHUNK_S)
         (series,) = (await operator.call(subjects.METRICS_QUERY, query)).series
     assert samples["yard_requests_total"].value == 1
-    told = [value for value in series.avg if value is not None]
-    assert len(told) > 100
-    assert (told[0], told[-1]) == (30.0, 99.0)
+    values = [value for value in series.avg if value is not None]
+    assert len(values) > 100
+    assert (values[0], values[-1]) == (30.0, 99.0)
 
 
 @pytest.mark.parametrize(("since", "total"), [("start", 3), ("middle", 1)])
-async def test_counters_go_on_or_begin_anew_but_count_nothing_twice(
-    yard: Yard, since: str, total: int
-) -> None:
+async def test_restored_counters_count_no_request_twice(yard: Yard, since: str, total: int) -> None:
     runner, bus, requests, history = (
         await yard.bus(Role.RUNNER),
         await yard.bus(Role.MONITOR),
-        Requests(),
-        History(),
+        RequestCounters(),
+        MetricsHistory(),
     )
     moments = {"start": time.time()}
     for name, request in (("middle", "r1"), ("end", "r2")):
         await emit(runner, [request])
         moments[name] = time.time()
     await emit(runner, ["r3"])
-    past, ended = Past(bus, history, "testnode", time.time()), Ended(bus, requests.add)
-    await past._replay_requests(moments[since], moments["end"], ended, requests)
-    assert [one.value for one in requests.samples(time.time()) if one.name == TOTAL] == [total]
+    archive = HistoryArchive(bus, history, "testnode", time.time())
+    consumer = RequestConsumer(bus, requests.add)
+    await archive._replay_requests(moments[since], moments["end"], consumer, requests)
+    assert [sample.value for sample in requests.samples(time.time()) if sample.name == TOTAL] == [total]
 
 
-async def test_gathering_goes_on_after_the_broker_was_killed(yard: Yard) -> None:
+async def test_sampling_resumes_after_a_restart_of_the_broker(yard: Yard) -> None:
     runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
     async with monitor(yard):
         await emit(runner, ["before"])
         await until(operator, lambda now: "yard_requests_total" in now)
         await restart_broker(yard)
         await emit(runner, ["after"])
-        samples = await until_again(operator, lambda now: now["yard_requests_total"].value == 2)
+        samples = await until(operator, lambda now: now["yard_requests_total"].value == 2)
     assert samples["yard_broker_reconnects_total"].value >= 1
 
 
-async def until_again(operator: Bus, condition: Callable[[dict[str, Sample]], bool]) -> dict[str, Sample]:
-    """As `until`, while the broker and its clients find each other again."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            try:
-                return await until(operator, condition)
-            except Exception:  # noqa: BLE001 - whatever a broker that is away makes of a question
-                await asyncio.sleep(POLL_S)
-
-
-async def test_a_plugin_joins_leaves_and_says_what_is_wrong_with_it_without_a_restart(
+async def test_plugins_are_added_fixed_and_removed_without_a_restart(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.monitor.devices.watch.LOOK_S", 0.05)
+    monkeypatch.setattr("services.monitor.devices.publisher.SCAN_S", 0.05)
     operator = await yard.bus()
     folder = yard.settings.device_plugins
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -213,10 +212,10 @@ class Mine(DeviceAdapter):
 """
 
 
-async def test_a_stream_that_a_version_of_before_made_is_lengthened_by_the_monitor_alone(yard: Yard) -> None:
+async def test_only_the_monitor_updates_the_config_of_its_stream(yard: Yard) -> None:
     bus = await yard.bus(Role.MONITOR)
-    kept = (await bus.js.stream_info(streams.METRICS.name)).config
-    old = kept.evolve(max_bytes=128 * 2**20, compression=api.StoreCompression.NONE)
+    config = (await bus.js.stream_info(streams.METRICS.name)).config
+    old = config.evolve(max_bytes=128 * 2**20, compression=api.StoreCompression.NONE)
     await bus.js.update_stream(old)
     await ensure_all(await yard.bus(Role.GATEWAY))
     assert (await bus.js.stream_info(streams.METRICS.name)).config.max_bytes == 128 * 2**20
@@ -227,7 +226,7 @@ async def test_a_stream_that_a_version_of_before_made_is_lengthened_by_the_monit
 
 @asynccontextmanager
 async def gateway(yard: Yard, *keys: str) -> AsyncIterator[Http]:
-    """The routes of metrics, behind the gateway's own guard."""
+    """The metrics routes behind the guard of the gateway."""
     file = yard.settings.credentials / "api-keys"
     file.write_text("\n".join(keys))
     async with Tasks() as tasks:
@@ -243,7 +242,7 @@ async def gateway(yard: Yard, *keys: str) -> AsyncIterator[Http]:
             yield client
 
 
-async def test_prometheus_and_programs_are_told_over_http(yard: Yard) -> None:
+async def test_metrics_over_http(yard: Yard) -> None:
     operator = await yard.bus()
     async with monitor(yard), gateway(yard) as http:
         await until(operator, lambda now: "yard_device_info" in now)
@@ -251,8 +250,8 @@ async def test_prometheus_and_programs_are_told_over_http(yard: Yard) -> None:
             text = await response.text()
             assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         assert 'yard_device_info{node="testnode",device="cpu",kind="cpu"' in text
-        asked = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
-        async with http.get("/metrics", headers=asked) as response:
+        accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+        async with http.get("/metrics", headers=accept) as response:
             assert response.headers["Content-Type"].startswith("application/openmetrics-text")
             assert (await response.text()).endswith("# EOF\n")
         async with http.get("/api/metrics?names=yard_host_cores") as response:
@@ -266,10 +265,10 @@ async def test_prometheus_and_programs_are_told_over_http(yard: Yard) -> None:
         async with http.get("/api/metrics/history?names=yard_nothing&since=x") as response:
             assert (response.status, (await response.json())["error"]["param"]) == (400, "since")
         async with http.get("/api/devices") as response:
-            assert [one["device"] for one in (await response.json())["devices"]] == ["cpu"]
+            assert [device["device"] for device in (await response.json())["devices"]] == ["cpu"]
 
 
-async def test_metrics_want_a_key_where_keys_are_in_use_and_a_monitor_that_is_there(yard: Yard) -> None:
+async def test_metrics_need_a_key_and_a_running_monitor(yard: Yard) -> None:
     async with gateway(yard, "sk-one") as http:
         async with http.get("/metrics") as response:
             assert (response.status, (await response.json())["error"]["code"]) == (401, "invalid_api_key")
@@ -279,11 +278,11 @@ async def test_metrics_want_a_key_where_keys_are_in_use_and_a_monitor_that_is_th
 
 @asynccontextmanager
 async def engine() -> AsyncIterator[tuple[int, list[str]]]:
-    """A server that tells its metrics; what it was asked."""
-    asked: list[str] = []
+    """An engine with metrics; yields its port and the requested paths."""
+    requested: list[str] = []
 
     async def on_get(request: web.Request) -> web.Response:
-        asked.append(request.path)
+        requested.append(request.path)
         slots = b'[{"n_ctx": 100, "n_prompt_tokens": 25}]'
         return web.Response(body=slots if request.path == "/slots" else b"llamacpp:requests_deferred 2\n")
 
@@ -293,49 +292,45 @@ async def engine() -> AsyncIterator[tuple[int, list[str]]]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
-        yield runner.addresses[0][1], asked
+        yield runner.addresses[0][1], requested
     finally:
         await runner.cleanup()
 
 
-async def test_an_engine_is_asked_while_it_works_and_left_in_peace_while_it_rests(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_engine_is_polled_only_while_it_works(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instance_metrics, "ENGINE_INTERVAL_S", 0.02)
     monkeypatch.setattr(instance_metrics, "INTERVAL_S", 0.05)
     bus, operator = await yard.bus(Role.RUNNER), await yard.bus()
-    told: asyncio.Queue[InstanceMetrics] = asyncio.Queue()
+    published: asyncio.Queue[InstanceMetrics] = asyncio.Queue()
 
     async def on_metric(_tokens: dict[str, str], metrics: InstanceMetrics) -> None:
-        told.put_nowait(metrics)
+        published.put_nowait(metrics)
 
     await operator.subscribe(subjects.INSTANCE_METRIC, on_metric)
     instance = Instance(
         instance="i1", model="demo", node="n", engine="e", revision=1, state=InstanceState.READY,
         reason=Reason.REQUESTED, changed_at=1.0,
     )  # fmt: skip
-    async with engine() as (port, asked), Tasks() as tasks, asyncio.timeout(TIMEOUT_S):
+    async with engine() as (port, requested), Tasks() as tasks, asyncio.timeout(TIMEOUT_S):
         upstream = Upstream(port, LLAMA_API)
-        desk = SlotPool(
+        slots = SlotPool(
             bus, tasks, InstanceRecord(bus, tasks, instance), upstream, ModelSpec(name="demo", path="d")
         )
-        tasks.spawn(InstanceMetricsPublisher(bus, desk, upstream).run(), "activity")
+        tasks.spawn(InstanceMetricsPublisher(bus, slots, upstream).run(), "metrics")
         for _ in range(10):
-            assert (await told.get()).engine == {}
-        assert asked == [], "nothing was ever asked of it"
-        desk.taken += 1
-        while (metrics := await told.get()).kv_used_ratio is None:
+            assert (await published.get()).engine == {}
+        assert requested == [], "it never had a request"
+        slots.taken += 1
+        while (metrics := await published.get()).kv_used_ratio is None:
             pass
         assert (metrics.kv_used_ratio, metrics.engine) == (0.25, {"waiting": 2.0})
         for _ in range(10):
-            await told.get()
-        assert sorted(asked) == ["/metrics", "/slots"], "once after its work, and not again"
+            await published.get()
+        assert sorted(requested) == ["/metrics", "/slots"], "once after its work, and not again"
         await upstream.close()
 
 
-async def test_a_collector_gets_the_metrics_where_one_is_named(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_metrics_are_exported_by_otlp(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     service = pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
     exported: asyncio.Queue[bytes] = asyncio.Queue()
 

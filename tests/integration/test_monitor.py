@@ -1,4 +1,4 @@
-"""The monitor on a real broker: devices, usage, and what dies under it."""
+"""The monitor on a real broker: devices, usage, and restarts of the broker and the monitor."""
 
 import asyncio
 import os
@@ -22,16 +22,14 @@ from schemas.devices import Device, DeviceKind
 from schemas.errors import BadRequest, InternalError
 from schemas.requests import RequestFinished
 from schemas.usage import UsageQuery
-from services.monitor.costs.book import PriceBook
-from services.monitor.counting import CONSUMER, USAGE_FILE
-from services.monitor.devices.watch import Watch
-from services.monitor.folding import Folder
-from services.monitor.thread import OwnThread
-from services.monitor.usage.keeper import UsageKeeper
-from services.monitor.usage.reader import UsageReader
-from services.monitor.usage.store import Counted, UsageStore
+from services.monitor.accounting import CONSUMER, USAGE_FILE
+from services.monitor.costs.pricing import PriceBook
+from services.monitor.devices.publisher import DevicePublisher
+from services.monitor.projector import UsageProjector
+from services.monitor.usage import database
+from services.monitor.usage.database import UsageDatabase
+from services.monitor.usage.store import UsageIncrement, UsageStore
 from tests.integration.monitor_service import (
-    POLL_S,
     TIMEOUT_S,
     at_least,
     emit,
@@ -40,12 +38,12 @@ from tests.integration.monitor_service import (
     restart_broker,
     usage,
 )
-from tests.support import Yard
+from tests.support import Yard, eventually
 
 UTC = ZoneInfo("UTC")
 
 
-async def test_devices_stand_in_the_bucket_and_are_kept_as_metrics(yard: Yard) -> None:
+async def test_devices_are_published_in_the_bucket_and_as_metrics(yard: Yard) -> None:
     operator = await yard.bus()
     async with (
         monitor(yard),
@@ -59,23 +57,23 @@ async def test_devices_stand_in_the_bucket_and_are_kept_as_metrics(yard: Yard) -
         await devices.until(lambda values: values["testnode.cpu"].sampled_at > first.sampled_at)
         second = devices.values["testnode.cpu"]
         assert second.sampled_at - first.sampled_at > 0.5
-        kept = [metric async for metric in replay(operator, subjects.DEVICE_METRIC, follow=False)]
-        assert kept[0].tokens == {"node": "testnode", "device": "cpu"}
-        assert first in [metric.payload for metric in kept]
+        metrics = [metric async for metric in replay(operator, subjects.DEVICE_METRIC, follow=False)]
+        assert metrics[0].tokens == {"node": "testnode", "device": "cpu"}
+        assert first in [metric.payload for metric in metrics]
 
 
-async def test_a_device_that_nobody_samples_any_more_expires(yard: Yard) -> None:
+async def test_a_device_without_samples_expires(yard: Yard) -> None:
     operator = await yard.bus()
     async with monitor(yard), Tasks() as tasks:
         devices = await BucketCache.start(operator, buckets.DEVICES, tasks)
         await devices.until(lambda values: "testnode.cpu" in values)
         bucket = buckets.DEVICES
-        kept = await operator.js.get_last_msg(bucket.stream, bucket.subject("testnode.cpu"))
-        assert (kept.headers or {})["Nats-TTL"] == "10s"
+        stored = await operator.js.get_last_msg(bucket.stream, bucket.subject("testnode.cpu"))
+        assert (stored.headers or {})["Nats-TTL"] == "10s"
 
 
 class Scripted(DeviceAdapter):
-    """An adapter that does as told."""
+    """An adapter with a scripted sample."""
 
     def __init__(self, name: str, sample: Callable[[], list[Device]]) -> None:
         self.name = name
@@ -96,7 +94,7 @@ def device(name: str) -> Device:
     )
 
 
-async def test_an_adapter_that_hangs_or_fails_stops_no_other(yard: Yard) -> None:
+async def test_a_hung_or_failing_adapter_affects_no_other(yard: Yard) -> None:
     bus, operator = await yard.bus(Role.MONITOR), await yard.bus()
     release, failures = threading.Event(), [RuntimeError("first"), RuntimeError("second")]
 
@@ -109,26 +107,26 @@ async def test_an_adapter_that_hangs_or_fails_stops_no_other(yard: Yard) -> None
             raise failures.pop()
         return [device("recovered")]
 
-    adapters = {one.name: one for one in (Scripted("hangs", hang), Scripted("fails", recover))}
+    adapters = {adapter.name: adapter for adapter in (Scripted("hangs", hang), Scripted("fails", recover))}
     async with Tasks() as tasks:
         instances = await BucketCache.start(bus, buckets.INSTANCES, tasks)
         devices = await BucketCache.start(operator, buckets.DEVICES, tasks)
-        watch = Watch(bus, yard.settings, instances, period_s=0.05)
-        tasks.spawn(watch.send(), "samples")
-        watch.look(DiscoveredPlugins(adapters, ()))
+        publisher = DevicePublisher(bus, yard.settings, instances, period_s=0.05)
+        tasks.spawn(publisher.publish(), "samples")
+        publisher.update(DiscoveredPlugins(adapters, ()))
         async with asyncio.timeout(TIMEOUT_S):
             await devices.until(lambda values: set(values) == {"testnode.recovered"})
             release.set()
             await devices.until(lambda values: set(values) == {"testnode.recovered", "testnode.slow"})
-        watch.stop()
+        publisher.stop()
 
 
-async def test_a_request_that_is_reported_twice_counts_once(yard: Yard) -> None:
+async def test_a_request_reported_twice_counts_once(yard: Yard) -> None:
     runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
     async with monitor(yard):
         await emit(runner, ["r1", "r1", "r2"])
         report = await usage(operator, at_least(2), recent=10)
-        assert {one.request for one in report.recent} == {"r1", "r2"}
+        assert {request.request for request in report.recent} == {"r1", "r2"}
         (model,) = report.rows
         assert (model.model, model.requests, model.prompt_tokens, model.completion_tokens) == (
             "demo",
@@ -138,7 +136,7 @@ async def test_a_request_that_is_reported_twice_counts_once(yard: Yard) -> None:
         )
 
 
-async def test_a_question_out_of_bounds_is_refused(yard: Yard) -> None:
+async def test_a_query_out_of_bounds_is_refused(yard: Yard) -> None:
     operator = await yard.bus()
     async with monitor(yard):
         for recent in (-1, 100_000):
@@ -146,7 +144,7 @@ async def test_a_question_out_of_bounds_is_refused(yard: Yard) -> None:
                 await operator.call(subjects.USAGE_QUERY, UsageQuery(recent=recent))
 
 
-async def test_what_happens_while_the_monitor_is_away_is_counted_when_it_is_back(yard: Yard) -> None:
+async def test_requests_during_a_downtime_are_counted_afterwards(yard: Yard) -> None:
     runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
     await emit(runner, ["before"])
     async with monitor(yard):
@@ -154,25 +152,21 @@ async def test_what_happens_while_the_monitor_is_away_is_counted_when_it_is_back
     await emit(runner, ["between"])
     async with monitor(yard):
         report = await usage(operator, at_least(2), recent=10)
-    assert {one.request for one in report.recent} == {"before", "between"}
+    assert {request.request for request in report.recent} == {"before", "between"}
 
 
 @pytest.mark.parametrize("data", [b"nonsense", b'{"request": 3}', b'{"model": "\xff"}'])
-async def test_a_record_that_cannot_be_read_is_given_up_and_holds_up_no_other(
-    yard: Yard, data: bytes
-) -> None:
+async def test_an_invalid_record_is_dropped_and_blocks_no_other(yard: Yard, data: bytes) -> None:
     runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
     async with monitor(yard):
         await runner.js.publish(subjects.REQUEST_FINISHED(model="demo", request="bad"), data)
         await emit(runner, ["good"])
         report = await usage(operator, at_least(1), recent=10)
-        assert {one.request for one in report.recent} == {"good"}
-        async with asyncio.timeout(TIMEOUT_S):
-            while (await operator.js.consumer_info(streams.EVENTS.name, CONSUMER)).num_ack_pending:
-                await asyncio.sleep(POLL_S)
+        assert {request.request for request in report.recent} == {"good"}
+        await all_acknowledged(operator)
 
 
-async def test_a_consumer_that_was_removed_is_made_anew(yard: Yard) -> None:
+async def test_a_deleted_consumer_is_created_again(yard: Yard) -> None:
     runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
     async with monitor(yard):
         await emit(runner, ["r1"])
@@ -183,74 +177,87 @@ async def test_a_consumer_that_was_removed_is_made_anew(yard: Yard) -> None:
         assert report.rows[0].requests == 2
 
 
-class FullDisk(UsageStore):
-    """A store that cannot write at first."""
+class FullStore(UsageStore):
+    """A store whose first write fails."""
 
-    refusals = 1
+    failures = 1
 
-    def add(self, records: Iterable[RequestFinished]) -> list[Counted]:
+    def add(self, records: Iterable[RequestFinished]) -> list[UsageIncrement]:
         listed = list(records)
-        if listed and self.refusals:
-            self.refusals -= 1
+        if listed and self.failures:
+            self.failures -= 1
             raise sqlite3.OperationalError("database or disk is full")
         return super().add(listed)
 
 
-def empty_book() -> PriceBook:
+def free() -> PriceBook:
     return PriceBook({})
 
 
-async def test_a_record_that_the_disk_does_not_take_comes_again(yard: Yard) -> None:
+async def open_database(yard: Yard, bus: Bus, store: type[UsageStore]) -> UsageDatabase:
+    """A database whose store is of this class."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "UsageStore", store)
+        return await UsageDatabase.open(bus, yard.settings.home / USAGE_FILE, UTC, free, "EUR")
+
+
+async def counted(usage: UsageDatabase, count: int) -> None:
+    async def is_counted() -> bool:
+        return at_least(count)(await usage.report(UsageQuery()))
+
+    await eventually(is_counted, f"{count} counted requests", timeout_s=TIMEOUT_S)
+
+
+async def all_acknowledged(bus: Bus) -> None:
+    async def is_acknowledged() -> bool:
+        info = await bus.js.consumer_info(streams.EVENTS.name, CONSUMER)
+        return not info.num_ack_pending
+
+    await eventually(is_acknowledged, "no message waits for an ack", timeout_s=TIMEOUT_S)
+
+
+async def test_a_record_is_redelivered_after_a_failed_write(yard: Yard) -> None:
     runner, bus = await yard.bus(Role.RUNNER), await yard.bus(Role.MONITOR)
-    writing, reading, path = OwnThread("usage"), OwnThread("queries"), yard.settings.home / USAGE_FILE
-    store = await writing.run(FullDisk, path, UTC, empty_book)
-    reader = await reading.run(UsageReader, path, UTC)
-    keeper = UsageKeeper(bus, store, reader, writing, reading, "EUR")
+    usage_db = await open_database(yard, bus, FullStore)
     async with Tasks() as tasks:
-        tasks.spawn(Folder(bus, CONSUMER, subjects.REQUEST_FINISHED, keeper.take).run(), "usage")
+        projector = UsageProjector(bus, CONSUMER, subjects.REQUEST_FINISHED, usage_db.store)
+        tasks.spawn(projector.run(), "usage")
         await emit(runner, ["r1", "r2"])
-        async with asyncio.timeout(TIMEOUT_S):
-            while not at_least(2)(await keeper.report(UsageQuery())):
-                await asyncio.sleep(POLL_S)
-    keeper.close()
-    assert store.refusals == 0
+        await counted(usage_db, 2)
+    assert await usage_db.write(lambda store: store.failures) == 0  # type: ignore[attr-defined]
+    usage_db.close()
 
 
-class Choosy(UsageStore):
-    """A store that one record is too much for."""
+class FailingStore(UsageStore):
+    """A store that fails with one record."""
 
-    def add(self, records: Iterable[RequestFinished]) -> list[Counted]:
+    def add(self, records: Iterable[RequestFinished]) -> list[UsageIncrement]:
         listed = list(records)
-        if any(each.request == "bad" for each in listed):
+        if any(record.request == "bad" for record in listed):
             raise OverflowError("cannot convert float infinity to integer")
         return super().add(listed)
 
 
-async def test_a_record_that_cannot_be_stored_holds_up_no_other(yard: Yard) -> None:
+async def test_a_record_that_cannot_be_stored_blocks_no_other(yard: Yard) -> None:
     runner, bus = await yard.bus(Role.RUNNER), await yard.bus(Role.MONITOR)
-    writing, reading, path = OwnThread("usage"), OwnThread("queries"), yard.settings.home / USAGE_FILE
-    store = await writing.run(Choosy, path, UTC, empty_book)
-    reader = await reading.run(UsageReader, path, UTC)
-    keeper = UsageKeeper(bus, store, reader, writing, reading, "EUR")
+    usage_db = await open_database(yard, bus, FailingStore)
     await emit(runner, ["r1", "bad", "r2"])
     async with Tasks() as tasks:
-        tasks.spawn(Folder(bus, CONSUMER, subjects.REQUEST_FINISHED, keeper.take).run(), "usage")
-        async with asyncio.timeout(TIMEOUT_S):
-            while not at_least(2)(await keeper.report(UsageQuery())):
-                await asyncio.sleep(POLL_S)
-            while (await bus.js.consumer_info(streams.EVENTS.name, CONSUMER)).num_ack_pending:
-                await asyncio.sleep(POLL_S)
-    keeper.close()
+        projector = UsageProjector(bus, CONSUMER, subjects.REQUEST_FINISHED, usage_db.store)
+        tasks.spawn(projector.run(), "usage")
+        await counted(usage_db, 2)
+        await all_acknowledged(bus)
+    usage_db.close()
 
 
-async def test_a_file_that_is_no_database_is_refused_with_a_sentence(yard: Yard) -> None:
+async def test_a_damaged_file_is_refused_with_a_sentence(yard: Yard) -> None:
     path = yard.settings.home / USAGE_FILE
-    path.write_text("this is no database" * 100)
-    with pytest.raises(InternalError, match=r"usage\.sqlite cannot be opened: .*\. Moved away"):
-        await UsageKeeper.open(await yard.bus(Role.MONITOR), path, UTC, empty_book, "EUR")
+    path.write_text("not a database" * 100)
+    with pytest.raises(InternalError, match=r"usage\.sqlite cannot be opened: .*\. Move the file away"):
+        await UsageDatabase.open(await yard.bus(Role.MONITOR), path, UTC, free, "EUR")
 
 
-async def test_sampling_and_counting_go_on_after_the_broker_was_killed(yard: Yard) -> None:
+async def test_sampling_and_projection_resume_after_a_restart_of_the_broker(yard: Yard) -> None:
     runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
     async with (
         monitor(yard),
@@ -265,11 +272,11 @@ async def test_sampling_and_counting_go_on_after_the_broker_was_killed(yard: Yar
         await emit(runner, ["after"])
         await devices.until(lambda values: values["testnode.cpu"].sampled_at > last + 2)
         report = await usage(operator, at_least(2), recent=10)
-        assert {one.request for one in report.recent} == {"before", "after"}
+        assert {request.request for request in report.recent} == {"before", "after"}
 
 
 async def emit_until(stop: asyncio.Event, bus: Bus) -> set[str]:
-    """A request every few milliseconds; all that there were."""
+    """Emit a request every few milliseconds; returns all of them."""
     requests: set[str] = set()
     while not stop.is_set():
         request = f"r{len(requests)}"
@@ -279,7 +286,7 @@ async def emit_until(stop: asyncio.Event, bus: Bus) -> set[str]:
     return requests
 
 
-async def test_a_monitor_that_is_killed_while_requests_finish_loses_and_doubles_none(yard: Yard) -> None:
+async def test_a_killed_monitor_neither_loses_nor_duplicates_requests(yard: Yard) -> None:
     runner, operator = await yard.bus(Role.RUNNER), await yard.bus()
     process = monitor_process(yard)
     await process.start()
@@ -305,7 +312,7 @@ async def test_a_monitor_that_is_killed_while_requests_finish_loses_and_doubles_
     db.close()
 
 
-async def test_a_monitor_that_is_told_to_stop_ends_at_once_and_well(yard: Yard) -> None:
+async def test_the_monitor_stops_cleanly_on_sigterm(yard: Yard) -> None:
     operator = await yard.bus()
     process = monitor_process(yard)
     await process.start()

@@ -1,4 +1,4 @@
-"""Webhooks and programs are told, whoever dies."""
+"""Webhooks on a real broker: delivery to URLs and programs across restarts."""
 
 import json
 import os
@@ -8,39 +8,38 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from nats.aio.msg import Msg
 
 from modelyard.bus.connection import Bus
 from modelyard.bus.reads import read_stream
 from modelyard.bus.records import BucketStore
 from modelyard.client import Client
-from modelyard.host.hooks_file import CommandHook, hooks_file, read_hooks, write_hooks
+from modelyard.host.hooks_file import CommandHook, hooks_path, read_hooks, write_hooks
 from schemas import buckets, streams, subjects
 from schemas.base import Role
 from schemas.errors import BadRequest, NotFound, YardError
 from schemas.instances import InstanceState
 from schemas.webhooks import HookEvent, HookKind, PutWebhook, Webhook, WebhookFilter, WebhookState
-from services.monitor.webhooks import delivery, hooks
-from services.monitor.webhooks.http import ForbiddenAddress, Resolver
+from services.monitor.webhooks import delivery, webhooks
+from services.monitor.webhooks.http_sender import ForbiddenAddress, GuardedResolver
 from tests.commands import refused, run
-from tests.integration.monitor_service import eventually, monitor, monitor_process
+from tests.integration.monitor_service import TIMEOUT_S, monitor, monitor_process
 from tests.receiver import CUT, HANG, Receiver, is_signed, receiver
 from tests.standins import instance
-from tests.support import Yard
+from tests.support import Yard, eventually
 
 
 async def ready(bus: Bus, *models: str) -> None:
-    """A model each gets ready."""
+    """Emit the event of a ready instance of each model."""
     for model in models:
         record = instance(f"i-{model}", model, InstanceState.READY)
         await bus.emit(subjects.INSTANCE_CHANGED, record, instance=record.instance, state=record.state)
 
 
 def models_of(hook: Receiver) -> list[str]:
-    return [got.event["data"]["model"] for got in hook.taken]
+    return [delivered.event["data"]["model"] for delivered in hook.taken]
 
 
-async def test_a_hook_hears_what_it_wants_from_when_it_is_there(yard: Yard, client: Client) -> None:
+async def test_a_webhook_gets_matching_events_since_its_creation(yard: Yard, client: Client) -> None:
     runner = await yard.bus(Role.RUNNER)
     async with receiver() as hook, monitor(yard):
         await ready(runner, "before")
@@ -48,44 +47,42 @@ async def test_a_hook_hears_what_it_wants_from_when_it_is_there(yard: Yard, clie
         await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url, wanted=wanted))
         await ready(runner, "a", "b", "c")
         await hook.until(lambda hook: sorted(models_of(hook)) == ["a", "c"])
-        more = WebhookFilter(events=(HookEvent.READY,), models=("d",))
-        again = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url, wanted=more))
-        assert again.secret is None, "that of before goes on"
+        changed = WebhookFilter(events=(HookEvent.READY,), models=("d",))
+        again = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url, wanted=changed))
+        assert again.secret is None, "the secret stays"
         await ready(runner, "a", "d")
         await hook.until(lambda hook: sorted(models_of(hook)) == ["a", "c", "d"])
 
 
 @pytest.mark.parametrize("answer", [500, 404, 302, CUT])
-async def test_what_is_not_taken_comes_again_with_the_same_id(
-    yard: Yard, client: Client, answer: int
-) -> None:
+async def test_a_refused_event_is_retried_with_the_same_id(yard: Yard, client: Client, answer: int) -> None:
     runner = await yard.bus(Role.RUNNER)
     async with receiver() as hook, monitor(yard):
-        hook.answers = [answer]
+        hook.statuses = [answer]
         await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
         await ready(runner, "a")
         await hook.until(lambda hook: len(hook.taken) == 1)
-        assert len(hook.got) == 2
-        assert len({got.id for got in hook.got}) == 1
-        assert all(got.headers["webhook-id"] == got.event["id"] for got in hook.got)
-        assert all("elsewhere" not in got.headers["host"] for got in hook.got)
+        assert len(hook.deliveries) == 2
+        assert len({delivered.id for delivered in hook.deliveries}) == 1
+        assert all(delivered.headers["webhook-id"] == delivered.event["id"] for delivered in hook.deliveries)
+        assert all("elsewhere" not in delivered.headers["host"] for delivered in hook.deliveries)
 
 
-async def test_a_receiver_that_hangs_holds_up_no_other(yard: Yard, client: Client) -> None:
+async def test_a_hung_receiver_delays_no_other(yard: Yard, client: Client) -> None:
     runner = await yard.bus(Role.RUNNER)
     async with receiver() as slow, receiver() as quick, monitor(yard):
-        slow.answers = [HANG] * 100
+        slow.statuses = [HANG] * 100
         await client.alerting.put_webhook(PutWebhook(name="slow", url=slow.url))
         await client.alerting.put_webhook(PutWebhook(name="quick", url=quick.url))
         names = [f"m{number}" for number in range(20)]
         await ready(runner, *names)
         await quick.until(lambda hook: sorted(models_of(hook)) == sorted(names))
-        await slow.until(lambda hook: len(hook.got) == delivery.AT_ONCE)
-        assert len(slow.got) == delivery.AT_ONCE, "and it is not flooded itself"
+        await slow.until(lambda hook: len(hook.deliveries) == delivery.CONCURRENCY)
+        assert len(slow.deliveries) == delivery.CONCURRENCY, "the deliveries to it are limited"
         await client.alerting.delete_webhook("slow")
 
 
-async def test_a_receiver_that_is_away_for_a_while_misses_nothing(yard: Yard, client: Client) -> None:
+async def test_a_receiver_gets_the_events_of_its_downtime(yard: Yard, client: Client) -> None:
     runner = await yard.bus(Role.RUNNER)
     async with receiver() as first:
         url = first.url
@@ -98,7 +95,7 @@ async def test_a_receiver_that_is_away_for_a_while_misses_nothing(yard: Yard, cl
             (record,) = await client.alerting.webhooks()
             return record.state.failing_since is not None
 
-        await eventually(failing)
+        await eventually(failing, "the webhook fails", timeout_s=TIMEOUT_S)
         (record,) = await client.alerting.webhooks()
         assert record.state.error is not None
         assert "cannot be reached" in record.state.error
@@ -106,7 +103,7 @@ async def test_a_receiver_that_is_away_for_a_while_misses_nothing(yard: Yard, cl
             await back.until(lambda hook: {"a", "b"} <= set(models_of(hook)))
 
 
-async def test_a_hook_goes_on_after_the_broker_was_killed(yard: Yard, client: Client) -> None:
+async def test_delivery_resumes_after_a_restart_of_the_broker(yard: Yard, client: Client) -> None:
     runner = await yard.bus(Role.RUNNER)
     async with receiver() as hook, monitor(yard):
         await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
@@ -120,11 +117,13 @@ async def test_a_hook_goes_on_after_the_broker_was_killed(yard: Yard, client: Cl
         await hook.until(lambda hook: "after" in models_of(hook))
 
 
-async def test_what_is_given_up_is_shown(yard: Yard, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_undelivered_events_are_listed(
+    yard: Yard, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(delivery, "MAX_ATTEMPTS", 2)
     runner = await yard.bus(Role.RUNNER)
     async with receiver() as hook, monitor(yard):
-        hook.answers = [410, 410]
+        hook.statuses = [410, 410]
         await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
         await ready(runner, "a")
 
@@ -132,29 +131,29 @@ async def test_what_is_given_up_is_shown(yard: Yard, client: Client, monkeypatch
             (record,) = await client.alerting.webhooks()
             return bool(record.state.dead)
 
-        await eventually(dead)
+        await eventually(dead, "the event is undelivered", timeout_s=TIMEOUT_S)
         (record,) = await client.alerting.webhooks()
         (undelivered,) = record.state.dead
-        assert (undelivered.id, undelivered.attempts) == (hook.got[0].id, 2)
+        assert (undelivered.id, undelivered.attempts) == (hook.deliveries[0].id, 2)
         assert undelivered.error == "It answered 410."
         states = BucketStore(client.bus, buckets.WEBHOOK_STATES)
-        kept = await states.get("me")
-        assert isinstance(kept, WebhookState)
-        assert kept.dead == (undelivered,)
+        stored = await states.get("me")
+        assert isinstance(stored, WebhookState)
+        assert stored.dead == (undelivered,)
 
 
-async def test_no_secret_is_anywhere_but_in_its_file(yard: Yard, client: Client) -> None:
+async def test_secrets_are_only_in_their_files(yard: Yard, client: Client) -> None:
     async with receiver() as hook, monitor(yard):
         stored = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
         assert stored.secret is not None
         assert (await client.alerting.test_webhook("me")).delivered
         public = msgspec.json.encode(await client.alerting.webhooks()).decode()
-        kept = [
+        stored_texts = [
             msg.data.decode()
             for stream in (streams.EVENTS.name, buckets.WEBHOOKS.stream, buckets.WEBHOOK_STATES.stream)
-            for msg in await everything(client.bus, stream)
+            for msg in await read_stream(client.bus, stream, ">")
         ]
-        for text in (public, *kept):
+        for text in (public, *stored_texts):
             assert "s3cret-path" not in text
             assert stored.secret not in text
     folder = yard.settings.credentials / "webhooks"
@@ -169,20 +168,16 @@ async def test_no_secret_is_anywhere_but_in_its_file(yard: Yard, client: Client)
             await client.alerting.test_webhook("me")
 
 
-async def everything(bus: Bus, stream: str) -> list[Msg]:
-    return list(await read_stream(bus, stream, ">"))
-
-
-async def test_a_program_of_the_machines_own_file_is_told(
+async def test_programs_of_the_hooks_file_receive_events(
     yard: Yard, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hooks, "LOOK_S", 0.05)
+    monkeypatch.setattr(webhooks, "FILE_CHECK_S", 0.05)
     runner = await yard.bus(Role.RUNNER)
-    seen = tmp_path / "seen"
+    output = tmp_path / "output"
     script = (
         "import os, sys; open(sys.argv[1], 'a').write(sys.stdin.read() + '|' + ','.join(sorted(os.environ)))"
     )
-    argv = (sys.executable, "-c", script, str(seen))
+    argv = (sys.executable, "-c", script, str(output))
     bell = CommandHook(name="bell", argv=argv)
     write_hooks(yard.settings, [bell])
     async with monitor(yard):
@@ -191,10 +186,10 @@ async def test_a_program_of_the_machines_own_file_is_told(
         await ready(runner, "a")
 
         async def ran() -> bool:
-            return seen.exists() and "|" in seen.read_text()
+            return output.exists() and "|" in output.read_text()
 
-        await eventually(ran)
-        body, _, names = seen.read_text().partition("|")
+        await eventually(ran, "the program ran", timeout_s=TIMEOUT_S)
+        body, _, names = output.read_text().partition("|")
         assert json.loads(body)["data"]["model"] == "a"
         assert not [name for name in names.split(",") if name.startswith("YARD_")]
         with pytest.raises(BadRequest, match=r"hooks\.toml"):
@@ -206,14 +201,14 @@ async def test_a_program_of_the_machines_own_file_is_told(
         async def both() -> bool:
             return len(await client.alerting.webhooks()) == 2
 
-        await eventually(both)
-    # A file that is taken away while nobody looks counts, too.
-    hooks_file(yard.settings).unlink()
+        await eventually(both, "both programs are listed", timeout_s=TIMEOUT_S)
+    # A file that is removed during the downtime counts, too.
+    hooks_path(yard.settings).unlink()
     async with monitor(yard):
         assert await client.alerting.webhooks() == ()
 
 
-async def test_a_program_that_fails_or_cannot_be_run_is_said_to(yard: Yard, client: Client) -> None:
+async def test_a_failing_or_missing_program_is_reported(yard: Yard, client: Client) -> None:
     programs = [
         CommandHook(name="fails", argv=("/bin/false",)),
         CommandHook(name="missing", argv=("/nowhere/program",)),
@@ -224,25 +219,23 @@ async def test_a_program_that_fails_or_cannot_be_run_is_said_to(yard: Yard, clie
         assert "cannot be run" in ((await client.alerting.test_webhook("missing")).error or "")
 
 
-async def test_a_monitor_killed_between_event_and_delivery_tells_it_all_the_same(
-    yard: Yard, client: Client
-) -> None:
+async def test_a_monitor_killed_before_a_delivery_repeats_it(yard: Yard, client: Client) -> None:
     runner = await yard.bus(Role.RUNNER)
     process = monitor_process(yard)
     await process.start()
     async with receiver() as hook:
 
-        async def there() -> bool:
+        async def served() -> bool:
             try:
                 return await client.alerting.webhooks() is not None
             except YardError:
                 return False
 
-        await eventually(there)
+        await eventually(served, "the monitor answers", timeout_s=TIMEOUT_S)
         stored = await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
-        hook.answers = [HANG, HANG]
+        hook.statuses = [HANG, HANG]
         await ready(runner, "a", "b")
-        await hook.until(lambda hook: len(hook.got) == 2)
+        await hook.until(lambda hook: len(hook.deliveries) == 2)
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         await process.wait()
@@ -250,18 +243,16 @@ async def test_a_monitor_killed_between_event_and_delivery_tells_it_all_the_same
         await process.start()
         await hook.until(lambda hook: set(models_of(hook)) == {"a", "b", "c"})
         assert stored.secret is not None
-        assert all(is_signed(got, stored.secret) for got in hook.got)
-        assert {got.id for got in hook.got} == {got.id for got in hook.taken}
+        assert all(is_signed(delivered, stored.secret) for delivered in hook.deliveries)
+        assert {delivered.id for delivered in hook.deliveries} == {delivered.id for delivered in hook.taken}
         await process.stop(5.0)
 
 
-async def test_a_hook_that_takes_the_name_of_one_before_hears_only_of_what_comes(
-    yard: Yard, client: Client
-) -> None:
+async def test_a_webhook_with_a_reused_name_gets_no_old_events(yard: Yard, client: Client) -> None:
     runner = await yard.bus(Role.RUNNER)
     async with receiver() as hook, monitor(yard) as bus:
         stale = msgspec.structs.replace(_hook("me"), created_at=1.0)
-        await bus.js.add_consumer(streams.EVENTS.name, delivery._consumer(stale))
+        await bus.js.add_consumer(streams.EVENTS.name, delivery._consumer_config(stale))
         await ready(runner, "before")
         await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
         await ready(runner, "after")
@@ -273,14 +264,14 @@ def _hook(name: str) -> Webhook:
     return Webhook(name=name, kind=HookKind.HTTP, target="http://h", wanted=WebhookFilter(), created_at=2.0)
 
 
-async def test_a_name_that_leads_to_a_link_local_address_leads_nowhere() -> None:
-    # What the system makes of this number is 169.254.169.254.
+async def test_names_of_link_local_addresses_are_not_resolved() -> None:
+    # The resolver turns this number into 169.254.169.254.
     with pytest.raises(ForbiddenAddress):
-        await Resolver().resolve("2852039166", 80)
-    assert [each["host"] for each in await Resolver().resolve("localhost", 80)] == ["127.0.0.1"]
+        await GuardedResolver().resolve("2852039166", 80)
+    assert [result["host"] for result in await GuardedResolver().resolve("localhost", 80)] == ["127.0.0.1"]
 
 
-async def test_what_was_lost_from_the_disk_is_said_and_can_be_put_again(yard: Yard, client: Client) -> None:
+async def test_a_lost_secret_is_reported_and_can_be_put_again(yard: Yard, client: Client) -> None:
     async with receiver() as hook:
         async with monitor(yard):
             await client.alerting.put_webhook(PutWebhook(name="me", url=hook.url))
@@ -292,7 +283,7 @@ async def test_what_was_lost_from_the_disk_is_said_and_can_be_put_again(yard: Ya
             assert (await client.alerting.test_webhook("me")).delivered
 
 
-async def test_a_program_is_named_on_its_machine_without_a_yard(yard: Yard) -> None:
+async def test_the_cli_edits_the_hooks_file(yard: Yard) -> None:
     program = await run(
         yard, "webhook", "exec", "bell", "--severity", "critical", "--", "/bin/true", "--loud"
     )
@@ -305,9 +296,9 @@ async def test_a_program_is_named_on_its_machine_without_a_yard(yard: Yard) -> N
     assert read_hooks(yard.settings) == ()
 
 
-async def test_a_receiver_that_says_no_is_no_fault_of_the_yard(yard: Yard) -> None:
+async def test_the_cli_reports_a_refusing_receiver(yard: Yard) -> None:
     async with receiver() as hook, monitor(yard):
-        hook.answers = [500, 500]
+        hook.statuses = [500, 500]
         assert (await run(yard, "webhook", "add", "me", hook.url)).code == 0
         assert await refused(yard, "webhook", "test", "me") == "webhook_refused"
         assert (await run(yard, "webhook", "test", "me")).code == 0

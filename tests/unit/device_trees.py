@@ -1,4 +1,4 @@
-"""What Linux shows of graphics cards in /sys and /proc, as on real machines: paths and what is in them."""
+"""Recorded files of graphics cards in /sys and /proc."""
 
 from pathlib import Path
 
@@ -52,19 +52,19 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 
 def add_card(root: Path, number: int, files: dict[str, str], address: str) -> Path:
-    """A card as the kernel shows it; the folder of its PCI device."""
+    """Write the files of a card; returns the folder of its PCI device."""
     device = root / "sys/devices/pci0000:00" / address
     write(device, files)
     drm = root / "sys/class/drm" / f"card{number}"
     drm.mkdir(parents=True)
     (drm / "device").symlink_to(device)
-    # Outputs stand beside cards.
+    # Outputs are listed beside cards.
     (root / "sys/class/drm" / f"card{number}-DP-1").mkdir()
     return device
 
 
 def add_client(root: Path, pid: int, number: int, text: str) -> None:
-    """A process that has opened a card."""
+    """Write the files of a process that has opened a card."""
     process = root / "proc" / str(pid)
     (process / "fd").mkdir(parents=True, exist_ok=True)
     (process / "fdinfo").mkdir(exist_ok=True)

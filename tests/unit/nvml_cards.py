@@ -1,14 +1,14 @@
-"""What NVML answered for real cards, as plain data: by function, the value or what it raises."""
+"""Recorded results of NVML for real cards: by function, the value or the error."""
 
 from types import SimpleNamespace
 from typing import Any
 
 GIB, MIB = 2**30, 2**20
-Answers = dict[str, Any]
+Results = dict[str, Any]
 
 
 class NVMLError(Exception):
-    """As in pynvml: the base of all its errors."""
+    """The base class of pynvml's errors."""
 
 
 class NotSupported(NVMLError):
@@ -27,8 +27,8 @@ def process(pid: int, used_bytes: int | None) -> SimpleNamespace:
     return SimpleNamespace(pid=pid, usedGpuMemory=used_bytes)
 
 
-def rtx_4090(uuid: str = "GPU-1", **changes: Any) -> Answers:
-    """A desktop's card at work: it draws the screen too, and has a fan."""
+def rtx_4090(uuid: str = "GPU-1", **changes: Any) -> Results:
+    """A desktop card under load, with graphics processes and a fan."""
     return {
         "nvmlDeviceGetUUID": uuid,
         "nvmlDeviceGetName": "NVIDIA GeForce RTX 4090",
@@ -50,11 +50,11 @@ def rtx_4090(uuid: str = "GPU-1", **changes: Any) -> Answers:
         "nvmlDeviceGetComputeRunningProcesses": [process(4711, 3 * GIB)],
         "nvmlDeviceGetGraphicsRunningProcesses": [process(1400, 210 * MIB)],
         **changes,
-    }  # type: ignore[dict-item]  # some answers depend on an argument
+    }  # type: ignore[dict-item]  # some results depend on an argument
 
 
-def h200(uuid: str = "GPU-5d3c6a40-8b0e-7f6f-2f7a-6f1f5a2f0b11", **changes: Any) -> Answers:
-    """A data centre's card at rest: no fan of its own, low clocks, nothing to do."""
+def h200(uuid: str = "GPU-5d3c6a40-8b0e-7f6f-2f7a-6f1f5a2f0b11", **changes: Any) -> Results:
+    """An idle data centre card without a fan."""
     return rtx_4090(uuid) | {
         "nvmlDeviceGetName": "NVIDIA H200",
         "memory_v2": memory(total=143771 * MIB, reserved=613 * MIB, free=143155 * MIB, used=3 * MIB),
@@ -75,10 +75,10 @@ def h200(uuid: str = "GPU-5d3c6a40-8b0e-7f6f-2f7a-6f1f5a2f0b11", **changes: Any)
     }
 
 
-def mig_part(uuid: str = "MIG-1c2d3e4f-0a1b-5c2d-8e3f-4a5b6c7d8e9f", **changes: Any) -> Answers:
-    """A part of an A100: it knows its memory and its processes, and of the rest nothing."""
-    silent = dict.fromkeys(rtx_4090(), NotSupported("Not Supported"))
-    return silent | {
+def mig_partition(uuid: str = "MIG-1c2d3e4f-0a1b-5c2d-8e3f-4a5b6c7d8e9f", **changes: Any) -> Results:
+    """A MIG partition of an A100, which reports memory and processes only."""
+    unsupported = dict.fromkeys(rtx_4090(), NotSupported("Not Supported"))
+    return unsupported | {
         "nvmlDeviceGetUUID": uuid,
         "nvmlDeviceGetName": "NVIDIA A100-SXM4-80GB MIG 3g.40gb",
         "memory_v2": memory(total=40192 * MIB, reserved=0, free=39000 * MIB, used=1192 * MIB),
@@ -87,40 +87,40 @@ def mig_part(uuid: str = "MIG-1c2d3e4f-0a1b-5c2d-8e3f-4a5b6c7d8e9f", **changes: 
     }
 
 
-def a100_in_parts(*parts: Answers, **changes: Any) -> Answers:
-    """An A100 with MIG on."""
+def a100_with_mig(*partitions: Results, **changes: Any) -> Results:
+    """An A100 with MIG enabled."""
     return h200("GPU-0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9") | {
         "nvmlDeviceGetName": "NVIDIA A100-SXM4-80GB",
         "memory_v2": memory(total=81920 * MIB, reserved=600 * MIB, free=80000 * MIB, used=1320 * MIB),
         "nvmlDeviceGetUtilizationRates": NotSupported("Not Supported"),
         "nvmlDeviceGetMigMode": [1, 1],
         "nvmlDeviceGetMaxMigDeviceCount": 7,
-        "parts": list(parts),
+        "partitions": list(partitions),
         **changes,
     }
 
 
 class RecordedNvml:
-    """Answers as the module does, for the cards given."""
+    """Replays the results in place of the module."""
 
     NVMLError = NVMLError
     NVML_TEMPERATURE_GPU = 0
     nvmlMemory_v2 = 0x2000028  # noqa: N815 - pynvml's own name
 
-    def __init__(self, cards: list[Answers], init: Exception | None = None) -> None:
+    def __init__(self, cards: list[Results], init: Exception | None = None) -> None:
         self.cards = cards
         self.calls: list[str] = []
         self._init = init
 
     def __getattr__(self, function: str) -> Any:
-        def answer(handle: Answers, *arguments: Any) -> Any:
+        def call(handle: Results, *arguments: Any) -> Any:
             if function == "nvmlDeviceGetMemoryInfo" and self.nvmlMemory_v2 in arguments:
-                return told(handle, "memory_v2")
+                return result(handle, "memory_v2")
             if arguments and (function, arguments[0]) in handle:
-                return told(handle, (function, arguments[0]))
-            return told(handle, function)
+                return result(handle, (function, arguments[0]))
+            return result(handle, function)
 
-        return answer
+        return call
 
     def nvmlInit(self) -> None:  # noqa: N802 - pynvml's own name
         self.calls.append("nvmlInit")
@@ -133,19 +133,19 @@ class RecordedNvml:
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802 - pynvml's own name
         return len(self.cards)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> Answers:  # noqa: N802 - pynvml's own name
-        told(self.cards[index], "handle")
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Results:  # noqa: N802 - pynvml's own name
+        result(self.cards[index], "handle")
         return self.cards[index]
 
-    def nvmlDeviceGetMigDeviceHandleByIndex(self, card: Answers, index: int) -> Answers:  # noqa: N802
-        if index >= len(card["parts"]):
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, card: Results, index: int) -> Results:  # noqa: N802
+        if index >= len(card["partitions"]):
             raise NVMLError("Not Found")
-        part: Answers = card["parts"][index]
-        return part
+        partition: Results = card["partitions"][index]
+        return partition
 
 
-def told(answers: Answers, function: Any) -> Any:
-    value = answers.get(function)
+def result(card: Results, function: Any) -> Any:
+    value = card.get(function)
     if isinstance(value, Exception):
         raise value
     return value

@@ -1,4 +1,4 @@
-"""What an audit event shows, and what it does not."""
+"""Audit events: differing fields, hidden secrets, verified actors."""
 
 import msgspec
 import pytest
@@ -69,6 +69,6 @@ def test_the_key_is_accepted_from_the_gateway_only_and_the_user_from_the_others(
     assert verified_actor(Role.DOWNLOADER, None) == Actor(role=Role.DOWNLOADER)
 
 
-@pytest.mark.parametrize("said", ["", "nonsense", '{"role": "god"}', '{"role": 3}'])
-def test_an_undecodable_actor_header_is_ignored(said: str) -> None:
-    assert verified_actor(Role.OPERATOR, {"Yard-Actor": said}) == Actor(role=Role.OPERATOR)
+@pytest.mark.parametrize("header", ["", "nonsense", '{"role": "god"}', '{"role": 3}'])
+def test_an_undecodable_actor_header_is_ignored(header: str) -> None:
+    assert verified_actor(Role.OPERATOR, {"Yard-Actor": header}) == Actor(role=Role.OPERATOR)

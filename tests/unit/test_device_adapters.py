@@ -1,4 +1,4 @@
-"""Adapters: found, read again, simulated, on their own threads, and never in the way of the others."""
+"""Device adapters: plugins, simulated devices, samplers, and owners of processes."""
 
 import os
 import subprocess
@@ -15,11 +15,11 @@ from modelyard.host.settings import SettingsError, load
 from modelyard.plugins import DeviceAdapter
 from modelyard.plugins.devices import ADAPTERS
 from schemas.devices import Device, DeviceKind, DeviceProcess
-from schemas.instances import Instance
-from services.monitor.devices.sampling import Sampler
+from schemas.instances import Instance, InstanceState
+from services.monitor.devices.process_owners import ProcessOwners
+from services.monitor.devices.sampler import Sampler
 from services.monitor.devices.simulated import SimulatedAdapter
-from services.monitor.devices.tenants import Tenants
-from tests.unit.test_metrics_gather import instance
+from tests import standins
 
 PLUGIN = """
 from modelyard.plugins import Device, DeviceAdapter, DeviceKind
@@ -54,7 +54,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_built_in_adapters_are_the_entry_points() -> None:
+def test_built_in_adapters_are_entry_points() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     discovered = ADAPTERS.discover(Path("/nowhere"))
     assert (sorted(discovered.plugins), discovered.errors) == (sorted(project["entry-points"][GROUP]), ())
@@ -62,10 +62,10 @@ def test_the_built_in_adapters_are_the_entry_points() -> None:
     assert modules == {"services"}
 
 
-def test_a_plugin_is_an_adapter_like_any_other_and_is_read_again_when_it_changes(folder: Path) -> None:
+def test_a_changed_plugin_is_loaded_again(folder: Path) -> None:
     write(folder / "mine.py", PLUGIN)
     first = ADAPTERS.discover(folder).plugins["mine"]
-    assert ADAPTERS.discover(folder).plugins["mine"] is first, "not read without need"
+    assert ADAPTERS.discover(folder).plugins["mine"] is first, "not loaded again without a change"
     write(folder / "mine.py", PLUGIN.replace("VERSION = 1", "VERSION = 2"))
     device = ADAPTERS.discover(folder).plugins["mine"].sample()
     assert isinstance(device, Device)
@@ -75,7 +75,7 @@ def test_a_plugin_is_an_adapter_like_any_other_and_is_read_again_when_it_changes
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "message"),
     [
         ("def", "SyntaxError"),
         ("x = 1", "define `adapter`"),
@@ -85,12 +85,12 @@ def test_a_plugin_is_an_adapter_like_any_other_and_is_read_again_when_it_changes
         ("class adapter:\n    name = 'mine'\n", "lacks simulated, open, sample, close"),
     ],
 )
-def test_a_broken_plugin_is_left_out_with_its_reason(folder: Path, text: str, word: str) -> None:
+def test_a_broken_plugin_is_reported_with_its_problem(folder: Path, text: str, message: str) -> None:
     write(folder / "broken.py", text)
     write(folder / "mine.py", PLUGIN)
-    found = ADAPTERS.discover(folder)
-    assert "mine" in found.plugins
-    assert [one.problem for one in found.errors if word in one.problem]
+    discovered = ADAPTERS.discover(folder)
+    assert "mine" in discovered.plugins
+    assert [error.problem for error in discovered.errors if message in error.problem]
 
 
 def simulated(path: Path) -> SimulatedAdapter:
@@ -120,27 +120,27 @@ memory_used_bytes = 3
         ),
     ],
 )
-def test_a_file_of_devices_is_read_in_three_formats_and_marked(tmp_path: Path, name: str, text: str) -> None:
+def test_simulated_devices_from_three_formats(tmp_path: Path, name: str, text: str) -> None:
     (device,) = simulated(write(tmp_path / name, text)).sample()
     assert (device.device, device.memory_free_bytes, device.simulated) == ("SIM-0", 5, True)
 
 
-def test_a_list_of_numbers_is_told_one_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_numbers_is_repeated_by_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = simulated(write(tmp_path / "d.toml", TOML + "power_w = [10, 20]\nthrottled_by = ['thermal']\n"))
-    told = []
+    power = []
     for second in (100.0, 101.2, 102.0):
         monkeypatch.setattr("services.monitor.devices.simulated.time.time", lambda second=second: second)
-        told.append(adapter.sample()[0].power_w)
-    assert told == [10.0, 20.0, 10.0]
+        power.append(adapter.sample()[0].power_w)
+    assert power == [10.0, 20.0, 10.0]
 
 
-def test_a_changed_file_is_read_again_and_a_broken_one_says_what_is_wrong(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again_and_an_invalid_one_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "d.toml", TOML)
     adapter = simulated(path)
     assert len(adapter.sample()) == 1
     write(path, TOML + TOML.replace("SIM-0", "SIM-1"))
     assert len(adapter.sample()) == 2
-    for text, word in (
+    for text, message in (
         (TOML + TOML, "twice"),
         (TOML + "heat = 4\n", "no field heat"),
         (TOML.replace('"gpu"', '"tpu"'), "tpu"),
@@ -150,14 +150,14 @@ def test_a_changed_file_is_read_again_and_a_broken_one_says_what_is_wrong(tmp_pa
         ("[[", "Invalid"),
     ):
         write(path, text)
-        with pytest.raises(ValueError, match=word):
+        with pytest.raises(ValueError, match=message):
             adapter.sample()
     path.unlink()
     with pytest.raises(OSError, match=r"d\.toml"):
         adapter.sample()
 
 
-def test_without_a_file_nothing_is_simulated() -> None:
+def test_without_a_file_there_are_no_simulated_devices() -> None:
     adapter = SimulatedAdapter()
     adapter.open(load({}))
     assert adapter.sample() == []
@@ -166,7 +166,7 @@ def test_without_a_file_nothing_is_simulated() -> None:
 
 
 class Scripted(DeviceAdapter):
-    """Does as told, one after the other, and then the last again."""
+    """Runs its steps one after the other, and then repeats the last."""
 
     name = "scripted"
 
@@ -176,7 +176,7 @@ class Scripted(DeviceAdapter):
 
     def sample(self) -> Device:
         step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
-        return step()  # type: ignore[return-value]  # what a stranger's adapter returns, nobody knows
+        return step()  # type: ignore[return-value]  # a plugin may return anything
 
     def close(self) -> None:
         self.closed.set()
@@ -186,8 +186,8 @@ def card(**changes: object) -> Device:
     return msgspec.convert({**CARD, "memory_free_bytes": 5, **changes}, Device)
 
 
-class Taken:
-    """What a sampler gave, until there are so many."""
+class Recorder:
+    """Records the samples of a sampler and stops it after `count`."""
 
     def __init__(self, count: int) -> None:
         self.all: list[list[Device]] = []
@@ -206,49 +206,49 @@ class Taken:
         assert self._enough.wait(TIMEOUT_S)
 
 
-def sampled(adapter: DeviceAdapter, count: int) -> Taken:
-    taken = Taken(count)
-    Sampler(adapter, load({"YARD_NODE": "n1"}), taken, period_s=0.01).start()
-    taken.wait()
-    return taken
+def sampled(adapter: DeviceAdapter, count: int) -> Recorder:
+    recorder = Recorder(count)
+    Sampler(adapter, load({"YARD_NODE": "n1"}), recorder, period_s=0.01).start()
+    recorder.wait()
+    return recorder
 
 
-def test_samples_get_node_and_time_and_the_adapter_is_closed_in_the_end() -> None:
+def test_samples_get_node_and_time_and_the_adapter_is_closed() -> None:
     adapter = Scripted(card)
-    taken = sampled(adapter, 2)
-    (device,) = taken.all[0]
+    recorder = sampled(adapter, 2)
+    (device,) = recorder.all[0]
     assert (device.node, device.sampled_at > 0, device.simulated) == ("n1", True, False)
     assert adapter.closed.wait(TIMEOUT_S)
 
 
-def test_an_adapter_that_is_simulated_marks_what_it_tells() -> None:
+def test_devices_of_a_simulated_adapter_are_marked() -> None:
     adapter = Scripted(card)
     adapter.simulated = True
     assert sampled(adapter, 1).all[0][0].simulated
 
 
-def test_an_adapter_that_fails_or_tells_nonsense_says_why_and_is_asked_again() -> None:
+def test_a_failing_adapter_has_a_problem_and_is_sampled_again() -> None:
     def fail() -> Device:
         raise RuntimeError("the bus is gone")
 
     def leave() -> Device:
         raise SystemExit("no licence")
 
-    adapter = Scripted(fail, leave, lambda: ["nonsense"], lambda: card(device="not a token"), card)
-    taken = sampled(adapter, 5)
-    assert [len(devices) for devices in taken.all] == [0, 0, 0, 0, 1]
-    words = ("bus is gone", "no licence", "no Device", "subject token")
-    wrong = zip(words, taken.problems[:4], strict=True)
-    assert all(word in (problem or "") for word, problem in wrong)
-    assert taken.problems[4] is None
+    adapter = Scripted(fail, leave, lambda: ["invalid"], lambda: card(device="not a token"), card)
+    recorder = sampled(adapter, 5)
+    assert [len(devices) for devices in recorder.all] == [0, 0, 0, 0, 1]
+    messages = ("bus is gone", "no licence", "not a Device", "subject token")
+    problems = zip(messages, recorder.problems[:4], strict=True)
+    assert all(message in (problem or "") for message, problem in problems)
+    assert recorder.problems[4] is None
 
 
-def test_an_adapter_that_hangs_keeps_no_process_from_its_end() -> None:
+def test_a_hung_adapter_does_not_keep_the_process_alive() -> None:
     program = """
 import time
 from modelyard.host.settings import load
 from modelyard.plugins import DeviceAdapter
-from services.monitor.devices.sampling import Sampler
+from services.monitor.devices.sampler import Sampler
 
 class Hangs(DeviceAdapter):
     name = "hangs"
@@ -258,7 +258,7 @@ class Hangs(DeviceAdapter):
 
 sampler = Sampler(Hangs(), load({}), lambda *_: None, period_s=0.01)
 sampler.start()
-while sampler._begun_at is None:
+while sampler._called_at is None:
     time.sleep(0.01)
 """
     root = Path(__file__).parents[2]
@@ -268,16 +268,21 @@ while sampler._begun_at is None:
     assert (ran.returncode, ran.stdout.strip()) == (0, "hangs"), ran.stderr
 
 
-def test_processes_are_named_by_the_engine_that_they_descend_from() -> None:
+def test_processes_are_attributed_to_the_instance_of_their_ancestor() -> None:
     own, parent = os.getpid(), os.getppid()
-    known: dict[str, Instance] = {"i1": instance(engine_pid=parent)}
-    tenants = Tenants("n1", known)
+
+    def instance(node: str) -> Instance:
+        record = standins.instance("i1", "m", InstanceState.READY)
+        return msgspec.structs.replace(record, node=node, engine_pid=parent)
+
+    instances = {"i1": instance("n1")}
+    owners = ProcessOwners("n1", instances)
     processes = (DeviceProcess(pid=parent), DeviceProcess(pid=own), DeviceProcess(pid=2**22 + 1))
     device = msgspec.structs.replace(card(kind=DeviceKind.GPU), node="n1", processes=processes)
 
-    def named() -> list[str | None]:
-        return [one.instance for one in tenants.named([device])[0].processes]
+    def attributed() -> list[str | None]:
+        return [process.instance for process in owners.attribute([device])[0].processes]
 
-    assert named() == ["i1", "i1", None]
-    known["i1"] = instance(engine_pid=parent, node="n2")
-    assert named() == [None, None, None], "a process of another machine has the same number by chance"
+    assert attributed() == ["i1", "i1", None]
+    instances["i1"] = instance("n2")
+    assert attributed() == [None, None, None], "the process id belongs to another node"

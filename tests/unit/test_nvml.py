@@ -1,4 +1,4 @@
-"""The NVML adapter against what real cards answered."""
+"""The NVML adapter with recorded results of real cards."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ import pytest
 from modelyard.host.settings import load
 from schemas.base import check_token
 from schemas.devices import Device, DeviceKind, DeviceProcess
-from services.monitor.devices.nvml import LOOK_AGAIN_S, NvmlAdapter, held_down_by
+from services.monitor.devices.nvml import SCAN_S, NvmlAdapter, throttle_reasons
 from tests.unit.nvml_cards import (
     MIB,
-    Answers,
     GpuIsLost,
     NotSupported,
     NVMLError,
     RecordedNvml,
-    a100_in_parts,
+    Results,
+    a100_with_mig,
     h200,
-    mig_part,
+    mig_partition,
     process,
     rtx_4090,
 )
@@ -29,11 +29,11 @@ def opened(nvml: RecordedNvml) -> NvmlAdapter:
     return adapter
 
 
-def sample(*cards: Answers) -> list[Device]:
+def sample(*cards: Results) -> list[Device]:
     return list(opened(RecordedNvml(list(cards))).sample())
 
 
-def test_a_card_tells_everything_it_knows() -> None:
+def test_all_sensors_of_a_card() -> None:
     (device,) = sample(rtx_4090())
     assert device == Device(
         device="GPU-1",
@@ -61,37 +61,40 @@ def test_a_card_tells_everything_it_knows() -> None:
     )
 
 
-def test_a_card_at_rest_is_not_throttled_and_one_without_a_fan_has_no_fan_speed() -> None:
+def test_an_idle_card_without_a_fan() -> None:
     (device,) = sample(h200())
     assert (device.throttled_by, device.fan_pct) == ((), None)
     assert (device.clock_mhz, device.pcie_generation, device.power_w) == (345.0, 5, 76.214)
 
 
-def test_parts_of_a_card_are_devices_and_the_whole_says_that_it_is_in_parts() -> None:
-    whole, first, second = sample(a100_in_parts(mig_part(), mig_part("MIG-2")))
-    assert whole.partitioned
-    assert whole.power_w is not None
-    for part in (first, second):
-        assert part.part_of == whole.device
-        assert part.memory_total_bytes == 40192 * MIB
-        assert part.processes == (DeviceProcess(pid=990, memory_bytes=1100 * MIB),)
-        assert part.power_w is None, "what the whole draws is counted once"
-    assert [part.device for part in (first, second)] == ["MIG-1c2d3e4f-0a1b-5c2d-8e3f-4a5b6c7d8e9f", "MIG-2"]
+def test_mig_partitions_are_devices_of_a_partitioned_card() -> None:
+    card, first, second = sample(a100_with_mig(mig_partition(), mig_partition("MIG-2")))
+    assert card.partitioned
+    assert card.power_w is not None
+    for partition in (first, second):
+        assert partition.part_of == card.device
+        assert partition.memory_total_bytes == 40192 * MIB
+        assert partition.processes == (DeviceProcess(pid=990, memory_bytes=1100 * MIB),)
+        assert partition.power_w is None, "the power of the card is counted once"
+    assert [partition.device for partition in (first, second)] == [
+        "MIG-1c2d3e4f-0a1b-5c2d-8e3f-4a5b6c7d8e9f",
+        "MIG-2",
+    ]
 
 
-def test_parts_come_and_go_while_the_driver_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = a100_in_parts()
+def test_new_partitions_are_found_by_the_next_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = a100_with_mig()
     adapter = opened(RecordedNvml([card]))
     now = 1000.0
     monkeypatch.setattr("services.monitor.devices.nvml.time.monotonic", lambda: now)
     assert len(adapter.sample()) == 1
-    card["parts"].append(mig_part())
-    assert len(adapter.sample()) == 1, "looking takes long, so it is not done every second"
-    now += LOOK_AGAIN_S + 1
+    card["partitions"].append(mig_partition())
+    assert len(adapter.sample()) == 1, "scans are slow and not done every second"
+    now += SCAN_S + 1
     assert len(adapter.sample()) == 2
 
 
-def test_without_a_driver_there_are_no_devices_and_it_is_asked_for_once() -> None:
+def test_without_a_driver_there_are_no_devices() -> None:
     nvml = RecordedNvml([], init=NVMLError("NVML Shared Library Not Found"))
     adapter = opened(nvml)
     assert [adapter.sample(), adapter.sample()] == [[], []]
@@ -99,7 +102,7 @@ def test_without_a_driver_there_are_no_devices_and_it_is_asked_for_once() -> Non
     assert nvml.calls == ["nvmlInit"]
 
 
-def test_the_real_module_agrees_where_there_is_no_driver() -> None:
+def test_pynvml_without_a_driver() -> None:
     import pynvml
 
     try:
@@ -112,18 +115,18 @@ def test_the_real_module_agrees_where_there_is_no_driver() -> None:
         pytest.skip("this machine has a driver")
 
 
-def test_the_real_module_has_every_function_that_is_asked() -> None:
+def test_pynvml_has_every_called_function() -> None:
     import pynvml
 
-    recorded = {key if isinstance(key, str) else key[0] for key in a100_in_parts()}
+    recorded = {key if isinstance(key, str) else key[0] for key in a100_with_mig()}
     functions = {name for name in recorded if name.startswith("nvml")}
     assert [name for name in sorted(functions) if not hasattr(pynvml, name)] == []
 
 
-def test_sensors_that_are_not_supported_are_none() -> None:
-    kept = ("nvmlDeviceGetUUID", "nvmlDeviceGetName", "memory_v2", "nvmlDeviceGetMemoryInfo")
-    silent = {name: NotSupported() for name in rtx_4090() if name not in kept}
-    (device,) = sample(rtx_4090() | silent)
+def test_unsupported_sensors_are_none() -> None:
+    supported = ("nvmlDeviceGetUUID", "nvmlDeviceGetName", "memory_v2", "nvmlDeviceGetMemoryInfo")
+    unsupported = {name: NotSupported() for name in rtx_4090() if name not in supported}
+    (device,) = sample(rtx_4090() | unsupported)
     assert device == Device(
         device="GPU-1",
         kind=DeviceKind.GPU,
@@ -134,12 +137,12 @@ def test_sensors_that_are_not_supported_are_none() -> None:
     )
 
 
-def test_a_process_whose_memory_is_not_known_is_still_named() -> None:
+def test_a_process_with_unknown_memory_is_listed() -> None:
     (device,) = sample(h200(nvmlDeviceGetComputeRunningProcesses=[process(1, None)]))
     assert device.processes == (DeviceProcess(pid=1, memory_bytes=None),)
 
 
-def test_a_process_that_computes_and_draws_is_one() -> None:
+def test_a_compute_and_graphics_process_is_one() -> None:
     both = {
         "nvmlDeviceGetComputeRunningProcesses": [process(1, 5 * MIB)],
         "nvmlDeviceGetGraphicsRunningProcesses": [process(1, 7 * MIB)],
@@ -154,12 +157,12 @@ def test_two_equal_cards_are_two_devices() -> None:
     assert devices[0].name == devices[1].name
 
 
-def test_an_old_driver_is_asked_the_old_way() -> None:
+def test_an_old_driver_without_memory_v2() -> None:
     (device,) = sample(rtx_4090(memory_v2=NotSupported()))
     assert (device.memory_used_bytes, device.memory_free_bytes) == (4475 * MIB, 20089 * MIB)
 
 
-def test_a_lost_card_is_left_out_until_it_answers_again_and_hides_no_other() -> None:
+def test_a_lost_card_affects_no_other_and_returns() -> None:
     card = rtx_4090("GPU-1", memory_v2=GpuIsLost(), nvmlDeviceGetMemoryInfo=GpuIsLost())
     adapter = opened(RecordedNvml([card, rtx_4090("GPU-2")]))
     assert [device.device for device in adapter.sample()] == ["GPU-2"]
@@ -167,7 +170,7 @@ def test_a_lost_card_is_left_out_until_it_answers_again_and_hides_no_other() -> 
     assert [device.device for device in adapter.sample()] == ["GPU-1", "GPU-2"]
 
 
-def test_a_card_that_may_not_be_opened_hides_no_other() -> None:
+def test_an_unusable_card_affects_no_other() -> None:
     devices = sample(rtx_4090("GPU-1", handle=NotSupported()), rtx_4090("GPU-2"))
     assert [device.device for device in devices] == ["GPU-2"]
 
@@ -180,11 +183,11 @@ def test_a_card_that_may_not_be_opened_hides_no_other() -> None:
         (NotSupported(), "gpu0"),
     ],
 )
-def test_a_device_id_is_a_token_whatever_the_uuid(uuid: Any, device: str) -> None:
+def test_device_ids_are_tokens(uuid: Any, device: str) -> None:
     (sampled,) = sample(rtx_4090(uuid))
     assert sampled.device == check_token(device)
 
 
-def test_reasons_for_low_clocks_have_names_but_idling_is_none() -> None:
-    assert held_down_by(0x1 | 0x20 | 0x80) == ("thermal", "power_brake")
-    assert held_down_by(None) == ()
+def test_names_of_throttle_reasons() -> None:
+    assert throttle_reasons(0x1 | 0x20 | 0x80) == ("thermal", "power_brake")
+    assert throttle_reasons(None) == ()

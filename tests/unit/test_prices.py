@@ -1,4 +1,4 @@
-"""Prices: exact, by the first tier that fits, with no gap and no overlap."""
+"""Prices: exact, by the first matching tier, without gap and overlap."""
 
 from decimal import Decimal
 from fractions import Fraction
@@ -12,12 +12,17 @@ from schemas.devices import Device, DeviceKind
 from schemas.errors import BadRequest
 from schemas.instances import Instance, InstanceState, Reason, Reserved
 from schemas.prices import Method, Price, PriceList, Tier, spell_money
-from services.monitor.costs.book import PriceBook
-from services.monitor.costs.money import from_amount, to_amount
-from services.monitor.costs.pricing import request_cost, time_cost, valid_at
-from services.monitor.costs.sharing import share
-from services.monitor.costs.tiers import check_tiers
-from tests.unit.accounts import record
+from services.monitor.costs.metering import energy_shares
+from services.monitor.costs.pricing import (
+    PriceBook,
+    check_tiers,
+    from_amount,
+    request_cost,
+    time_cost,
+    to_amount,
+    valid_at,
+)
+from tests.unit.usage_records import record
 
 AMOUNTS = st.decimals(0, 1_000_000, places=6, allow_nan=False, allow_infinity=False)
 SIZES = st.integers(0, 200_000)
@@ -25,9 +30,9 @@ SIZES = st.integers(0, 200_000)
 
 @st.composite
 def tilings(draw: st.DrawFn) -> tuple[Tier, ...]:
-    """Tiers that cover every size once: cut by prompt, and each of these by completion."""
+    """Tiers that cover every size once: split by prompt, and each of these by completion."""
 
-    def spans() -> list[tuple[int, int | None]]:
+    def intervals() -> list[tuple[int, int | None]]:
         cuts = sorted(draw(st.sets(st.integers(1, 100_000), max_size=3)))
         return list(zip([0, *cuts], [*(cut - 1 for cut in cuts), None], strict=True))
 
@@ -42,14 +47,14 @@ def tilings(draw: st.DrawFn) -> tuple[Tier, ...]:
             cached_read=draw(st.none() | AMOUNTS),
             cache_write=draw(AMOUNTS),
         )
-        for prompt in spans()
-        for completion in spans()
+        for prompt in intervals()
+        for completion in intervals()
     ]
     return tuple(draw(st.permutations(tiers)))
 
 
-def slowly(tiers: tuple[Tier, ...], prompt: int, cached: int, completion: int) -> Fraction:
-    """What a request costs, token by token in kind, in fractions."""
+def reference_cost(tiers: tuple[Tier, ...], prompt: int, cached: int, completion: int) -> Fraction:
+    """The reference: the cost of a request in fractions."""
     for tier in tiers:
         too_long = tier.max_prompt_tokens is not None and prompt > tier.max_prompt_tokens
         too_much = tier.max_completion_tokens is not None and completion > tier.max_completion_tokens
@@ -64,26 +69,26 @@ def slowly(tiers: tuple[Tier, ...], prompt: int, cached: int, completion: int) -
         ):
             cost += Fraction(tokens) * Fraction(price) / Fraction(1_000_000)
         return cost
-    raise AssertionError("no tier fits")
+    raise AssertionError("no tier matches")
 
 
 @given(tilings(), SIZES, SIZES, SIZES)
-def test_a_request_costs_what_the_slow_and_obvious_way_comes_to(
+def test_request_costs_equal_the_reference(
     tiers: tuple[Tier, ...], prompt: int, cached: int, completion: int
 ) -> None:
     price = Price(tiers=tiers)
     check_tiers(price)
     finished = record("r", prompt_tokens=prompt, cached_tokens=cached, completion_tokens=completion)
     cost = request_cost(price, finished)
-    expected = slowly(tiers, prompt, min(cached, prompt), completion)
+    expected = reference_cost(tiers, prompt, min(cached, prompt), completion)
     assert Fraction(cost) == expected
-    assert Fraction(from_amount(*to_amount(cost))) == expected, "and it is kept so"
+    assert Fraction(from_amount(*to_amount(cost))) == expected, "and it is stored so"
     assert Fraction(Decimal(spell_money(cost))) == expected
     assert "E" not in spell_money(cost)
 
 
 @given(tilings(), st.data())
-def test_whatever_tier_is_left_out_leaves_a_gap_and_whatever_is_doubled_overlaps(
+def test_a_removed_tier_is_a_gap_and_a_repeated_one_an_overlap(
     tiers: tuple[Tier, ...], data: st.DataObject
 ) -> None:
     chosen = data.draw(st.integers(0, len(tiers) - 1))
@@ -94,7 +99,7 @@ def test_whatever_tier_is_left_out_leaves_a_gap_and_whatever_is_doubled_overlaps
         check_tiers(Price(tiers=(*tiers, tiers[chosen])))
 
 
-def test_a_gap_and_an_overlap_are_named() -> None:
+def test_errors_name_the_gap_or_overlap() -> None:
     low = Tier(max_prompt_tokens=32_768, input=Decimal(1))
     with pytest.raises(BadRequest) as gap:
         check_tiers(Price(tiers=(low, Tier(min_prompt_tokens=40_000))))
@@ -109,7 +114,7 @@ def test_a_gap_and_an_overlap_are_named() -> None:
     check_tiers(Price(tiers=(low, Tier(min_prompt_tokens=32_769))))
 
 
-def test_answers_without_tokens_and_prompts_of_any_length_have_a_price() -> None:
+def test_any_number_of_tokens_has_a_price() -> None:
     price = Price(tiers=(Tier(input=Decimal(1)),))
     assert request_cost(price, record("embedding", prompt_tokens=500_000, completion_tokens=0)) == Decimal(
         "0.5"
@@ -119,7 +124,7 @@ def test_answers_without_tokens_and_prompts_of_any_length_have_a_price() -> None
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"tiers": [{"input": "-1"}]},
         {"tiers": [{"input": "NaN"}]},
@@ -133,16 +138,16 @@ def test_answers_without_tokens_and_prompts_of_any_length_have_a_price() -> None
         {"tiers": [{}] * 33},
     ],
 )
-def test_what_is_no_price_is_refused(wrong: dict[str, object]) -> None:
+def test_invalid_prices_are_refused(invalid: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(wrong, Price)
+        msgspec.convert(invalid, Price)
 
 
 def priced(valid_from: float, price: str) -> Price:
     return Price(valid_from=valid_from, tiers=(Tier(input=Decimal(price)),))
 
 
-def test_a_price_is_valid_until_the_next_and_a_model_without_one_has_the_default() -> None:
+def test_prices_are_valid_until_the_next_and_fall_back_to_the_default() -> None:
     prices = (priced(100, "1"), priced(200, "2"))
     assert [valid_at(prices, at) for at in (99, 100, 199.9, 200, 1e9)] == [
         None,
@@ -161,7 +166,7 @@ def test_a_price_is_valid_until_the_next_and_a_model_without_one_has_the_default
     assert (book.has("a"), book.has("b")) == (True, False)
 
 
-def test_time_and_energy_cost_what_passed() -> None:
+def test_time_and_energy_costs() -> None:
     hourly, energy = (
         Price(method=Method.HOURLY, per_hour=Decimal("1.2")),
         Price(method=Method.ENERGY, per_kwh=Decimal("0.3")),
@@ -189,7 +194,7 @@ def instance(
     )
 
 
-def test_what_a_device_draws_is_shared_by_load() -> None:
+def test_energy_is_shared_by_busy_slots() -> None:
     device = Device(
         node="n",
         device="gpu0",
@@ -202,10 +207,10 @@ def test_what_a_device_draws_is_shared_by_load() -> None:
         power_w=100.0,
     )
     others = [instance("else", 5, node="other"), instance("cpu", 5, device="cpu")]
-    assert share(device, [instance("a", 3), instance("b", 1), instance("c", 0), *others]) == {
+    assert energy_shares(device, [instance("a", 3), instance("b", 1), instance("c", 0), *others]) == {
         "a": 0.75,
         "b": 0.25,
     }
-    assert share(device, [instance("a", 0), instance("b", 0)]) == {"a": 0.5, "b": 0.5}
-    assert share(device, [instance("far", 2, node="other", worker="n")]) == {"far": 1.0}
-    assert share(device, others) == {}
+    assert energy_shares(device, [instance("a", 0), instance("b", 0)]) == {"a": 0.5, "b": 0.5}
+    assert energy_shares(device, [instance("far", 2, node="other", worker="n")]) == {"far": 1.0}
+    assert energy_shares(device, others) == {}

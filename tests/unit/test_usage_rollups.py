@@ -1,4 +1,4 @@
-"""Sums of sums: whatever happens to records, every table is what a recount from below makes of it."""
+"""Rollups: after any change of records, every derived table equals one that is rebuilt."""
 
 import random
 import sqlite3
@@ -10,19 +10,34 @@ import pytest
 from schemas.prices import Price, Reprice
 from schemas.requests import Outcome
 from schemas.usage import Dimension, UsageStep
-from services.monitor.costs.reprice import reprice
-from services.monitor.storage import retention
-from services.monitor.storage.retention import Keep
-from services.monitor.usage import rebuild
-from services.monitor.usage.levels import QUARTER_S, Unit, parts
-from services.monitor.usage.loaded import Stay, pass_time
-from services.monitor.usage.rollups import DERIVED, DERIVED_LATENCIES, LATENCY, SUMS, chosen
-from services.monitor.usage.sums import derive
-from tests.unit.accounts import UTC, Kept, book, kept, record
-from tests.unit.test_costs_kept import HOUR, ONE, TWO, Keeper
-from tests.unit.test_usage import sums_of
+from services.monitor import storage
+from services.monitor.costs.repricing import reprice
+from services.monitor.storage import RetentionPolicy
+from services.monitor.usage.loaded_time import LoadedInterval, charge_loaded_time
+from services.monitor.usage.rollup_rebuild import rebuild_derived
+from services.monitor.usage.rollups import (
+    ALL_LATENCIES,
+    DERIVED,
+    DERIVED_LATENCIES,
+    QUARTER_S,
+    SUMS,
+    TimeUnit,
+    select_rollups,
+    split,
+)
+from tests.unit.usage_records import (
+    CHEAP,
+    DAY_S,
+    DEAR,
+    HOURLY,
+    UTC,
+    UsageFile,
+    price_book,
+    record,
+    stored_sums,
+    usage_file,
+)
 
-DAY_S = 86400.0
 NOW = 1e9
 KATHMANDU = ZoneInfo("Asia/Kathmandu")
 
@@ -36,40 +51,42 @@ KATHMANDU = ZoneInfo("Asia/Kathmandu")
         ({"outcome"}, ["blocks", "days", "quarters"]),
     ],
 )
-def test_the_smallest_sums_that_tell_enough_apart_are_asked(needed: set[str], tables: list[str]) -> None:
-    assert [rollup.table for rollup in chosen(SUMS, needed)] == tables
+def test_the_smallest_sufficient_rollups_are_selected(needed: set[str], tables: list[str]) -> None:
+    assert [rollup.table for rollup in select_rollups(SUMS, needed)] == tables
 
 
-def test_latencies_are_asked_of_the_smallest_bins() -> None:
-    assert [each.table for each in chosen(LATENCY, {"model"})] == ["model_block_latencies", "model_latencies"]
-    assert [each.table for each in chosen(LATENCY, {"key"})] == ["latencies"]
+def test_the_smallest_sufficient_latency_rollups_are_selected() -> None:
+    assert [rollup.table for rollup in select_rollups(ALL_LATENCIES, {"model"})] == [
+        "model_block_latencies",
+        "model_latencies",
+    ]
+    assert [rollup.table for rollup in select_rollups(ALL_LATENCIES, {"key"})] == ["latencies"]
 
 
-def test_a_period_is_cut_once_with_the_widest_units_in_its_middle() -> None:
-    units = (Unit.BLOCK, Unit.DAY, Unit.HOUR, Unit.QUARTER)
-    found = parts(NOW - 100 * DAY_S + 1, NOW + 1, KATHMANDU, units)
-    assert {part.unit for part in found} == {None, *units}
-    assert sum(part.high - part.low for part in found if part.unit is None) < 2 * QUARTER_S
+def test_a_period_is_split_with_the_widest_units_in_its_middle() -> None:
+    units = (TimeUnit.BLOCK, TimeUnit.DAY, TimeUnit.HOUR, TimeUnit.QUARTER)
+    ranges = split(NOW - 100 * DAY_S + 1, NOW + 1, KATHMANDU, units)
+    assert {part.unit for part in ranges} == {None, *units}
+    assert sum(part.high - part.low for part in ranges if part.unit is None) < 2 * QUARTER_S
 
 
-def all_sums(path: Path) -> dict[str, list[tuple[object, ...]]]:
+def derived_sums(path: Path) -> dict[str, list[tuple[object, ...]]]:
     db = sqlite3.connect(path)
     names = {number: series for number, *series in db.execute("SELECT * FROM series")}
-    found = {}
+    tables = {}
     for rollup in (*DERIVED, *DERIVED_LATENCIES):
         cursor = db.execute(f"SELECT * FROM {rollup.table}")
         at = [column[0] for column in cursor.description].index("series")
         rows = [(*row[:at], tuple(names[row[at]]), *row[at + 1 :]) for row in cursor]
-        # Where all was taken away again, a recount has no row.
-        found[rollup.table] = sorted(rows, key=repr)
+        tables[rollup.table] = sorted(rows, key=repr)
     db.close()
-    return found
+    return tables
 
 
-def add_some(usage: Kept, rng: random.Random, number: int) -> None:
+def add_records(usage: UsageFile, rng: random.Random, number: int) -> None:
     usage.store.add(
         record(
-            f"{number}-{each}",
+            f"{number}-{index}",
             rng.choice("abc"),
             NOW - rng.random() * 90 * DAY_S,
             key=rng.choice(["k1", "k2", None]),
@@ -78,86 +95,85 @@ def add_some(usage: Kept, rng: random.Random, number: int) -> None:
             first_token_ms=rng.random() * 900,
             prompt_tokens=rng.randrange(10**6),
         )
-        for each in range(rng.randrange(60))
+        for index in range(rng.randrange(60))
     )
 
 
-async def change(usage: Kept, rng: random.Random, number: int) -> None:
-    price: list[Price] = [ONE, TWO, HOUR]
+async def change(usage: UsageFile, rng: random.Random, number: int) -> None:
+    prices: list[Price] = [CHEAP, DEAR, HOURLY]
     at = NOW - rng.random() * 90 * DAY_S
-    match rng.choice(["add", "add", "time", "reprice", "forget", "records", "sums", "rebuild", "discard"]):
+    match rng.choice(["add", "add", "time", "reprice", "remove", "records", "sums", "rebuild", "discard"]):
         case "add":
-            add_some(usage, rng, number)
+            add_records(usage, rng, number)
         case "time":
-            pass_time(
-                usage.store, [Stay(instance=f"i{number}", model="a", node="n1", since=at)], at + 9e3, {}
-            )
+            interval = LoadedInterval(instance=f"i{number}", model="a", node="n1", since=at)
+            charge_loaded_time(usage.store, [interval], at + 9e3, {})
         case "reprice":
-            usage.prices = book(a=rng.choice(price), b=rng.choice(price))
-            await reprice(Keeper(usage), Reprice(since=at))  # type: ignore[arg-type]
-        case "forget":
-            retention.forget_model(usage.store, "c")
+            usage.prices = price_book(a=rng.choice(prices), b=rng.choice(prices))
+            await reprice(usage, Reprice(since=at))  # type: ignore[arg-type]
+        case "remove":
+            storage.remove_model(usage.store, "c")
         case "records":
-            keep = Keep(records_days=rng.randrange(70, 90), records_mib=0, trends_days=0)
-            retention.move_horizon(usage.store, retention.horizon_of(usage.store, keep, NOW))
-            retention.remove_some_records(usage.store)
+            policy = RetentionPolicy(records_days=rng.randrange(70, 90), records_mib=0, trends_days=0)
+            storage.move_horizon(usage.store, storage.target_horizon(usage.store, policy, NOW))
+            storage.remove_record_batch(usage.store)
         case "sums":
-            keep = Keep(records_days=0, records_mib=0, trends_days=rng.randrange(70, 90))
-            retention.remove_old_sums(usage.store, keep, NOW)
-        case end:
-            rebuild.begin(usage.store)
-            rebuild.finish(usage.store, at if end == "discard" else None)
+            policy = RetentionPolicy(records_days=0, records_mib=0, trends_days=rng.randrange(70, 90))
+            storage.remove_old_sums(usage.store, policy, NOW)
+        case kind:
+            usage.store.begin_rebuild()
+            usage.store.finish_rebuild(at if kind == "discard" else None)
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_whatever_is_done_every_sum_is_that_of_a_recount(tmp_path: Path, seed: int) -> None:
+async def test_derived_sums_equal_a_rebuild_after_any_changes(tmp_path: Path, seed: int) -> None:
     rng, path = random.Random(seed), tmp_path / "u.sqlite"
-    with kept(path, rng.choice([UTC, KATHMANDU]), book(a=ONE, b=TWO)) as usage:
-        add_some(usage, rng, -1)
+    with usage_file(path, rng.choice([UTC, KATHMANDU]), price_book(a=CHEAP, b=DEAR)) as usage:
+        add_records(usage, rng, -1)
         for number in range(15):
             await change(usage, rng, number)
-            before = all_sums(path)
+            before = derived_sums(path)
             with usage.store.transaction():
-                derive(usage.store.db)
-            assert all_sums(path) == before, number
+                rebuild_derived(usage.store.db)
+            assert derived_sums(path) == before, number
 
 
-async def test_sums_below_are_those_of_the_records(tmp_path: Path) -> None:
+async def test_plain_sums_equal_a_rebuild_from_records(tmp_path: Path) -> None:
     rng, path = random.Random(9), tmp_path / "u.sqlite"
-    with kept(path, prices=book(a=ONE)) as usage:
+    with usage_file(path, prices=price_book(a=CHEAP)) as usage:
         for number in range(5):
-            add_some(usage, rng, number)
-            usage.prices = book(a=TWO, b=ONE) if number % 2 else book(a=ONE)
-            await reprice(Keeper(usage), Reprice(since=NOW - 50 * DAY_S))  # type: ignore[arg-type]
-        before = sums_of(path), all_sums(path)
-        rebuild.begin(usage.store)
-        rebuild.finish(usage.store, None)
-        assert (sums_of(path), all_sums(path)) == before
+            add_records(usage, rng, number)
+            usage.prices = price_book(a=DEAR, b=CHEAP) if number % 2 else price_book(a=CHEAP)
+            await reprice(usage, Reprice(since=NOW - 50 * DAY_S))  # type: ignore[arg-type]
+        before = stored_sums(path), derived_sums(path)
+        usage.store.begin_rebuild()
+        usage.store.finish_rebuild(None)
+        assert (stored_sums(path), derived_sums(path)) == before
 
 
-def test_every_question_is_answered_alike_from_small_sums_and_from_large_ones(tmp_path: Path) -> None:
+def test_small_and_large_rollups_give_the_same_totals(tmp_path: Path) -> None:
     rng = random.Random(4)
-    with kept(tmp_path / "u.sqlite") as usage:
+    with usage_file(tmp_path / "u.sqlite") as usage:
         for number in range(10):
-            add_some(usage, rng, number)
+            add_records(usage, rng, number)
         for step in (None, UsageStep.HOUR, UsageStep.DAY, UsageStep.MONTH):
             for tz in ("UTC", "Asia/Kathmandu", "America/New_York"):
-                asked = {"step": step, "tz": tz, "since": NOW - 70 * DAY_S, "until": NOW - 777.7}
-                small = usage.ask(**asked, latency=True)
-                large = usage.ask(**asked, latency=True, by=(Dimension.MODEL, Dimension.OUTCOME))
+                query = {"step": step, "tz": tz, "since": NOW - 70 * DAY_S, "until": NOW - 777.7}
+                small = usage.report(**query, latency=True)
+                large = usage.report(**query, latency=True, by=(Dimension.MODEL, Dimension.OUTCOME))
                 assert small.total == large.total
                 assert sum(row.failed for row in small.rows) == sum(row.failed for row in large.rows)
 
 
-def test_a_file_without_sums_of_sums_gets_them_when_it_is_opened(tmp_path: Path) -> None:
+def test_a_file_of_version_2_gets_derived_sums(tmp_path: Path) -> None:
     rng, path = random.Random(2), tmp_path / "u.sqlite"
-    with kept(path, prices=book(a=ONE)) as usage:
-        add_some(usage, rng, 0)
-        add_some(usage, rng, 1)
-        before, answer = all_sums(path), usage.ask(latency=True)
+    with usage_file(path, prices=price_book(a=CHEAP)) as usage:
+        add_records(usage, rng, 0)
+        add_records(usage, rng, 1)
+        before, answer = derived_sums(path), usage.report(latency=True)
         for rollup in (*DERIVED, *DERIVED_LATENCIES):
             usage.store.db.execute(f"DROP TABLE {rollup.table}")
         usage.store.db.execute("PRAGMA user_version = 2")
-    with kept(path) as usage:
-        assert all_sums(path) == before
-        assert usage.ask(latency=True) == answer
+    with usage_file(path) as usage:
+        assert derived_sums(path) == before
+        assert usage.report(latency=True) == answer

@@ -3,11 +3,11 @@
 import { command, saveKey } from "./api.js";
 import { copyText } from "./clipboard.js";
 
-/** `app` has `store`, `feed`, `talk` and `toast`; actions reach the outside only through it. */
+/** `app` has `store`, `feed`, `chatSession` and `toast`; actions reach the outside only through it. */
 export function createActions(app) {
-  const { store, feed, talk, toast } = app;
+  const { store, feed, chatSession, toast } = app;
 
-  /** Runs `work` once at a time under `name`; what goes wrong is told. True if it worked. */
+  /** Runs `work` unless `name` is pending already; an error becomes a toast. Resolves to whether `work` succeeded. */
   async function once(name, work) {
     if (store.state.pending[name]) return false;
     store.dispatch("pending", { name });
@@ -15,7 +15,7 @@ export function createActions(app) {
       await work();
       return true;
     } catch (error) {
-      app.failed(error);
+      app.showError(error);
       return false;
     } finally {
       store.dispatch("settled", { name });
@@ -39,10 +39,10 @@ export function createActions(app) {
     for (const { reference, error } of refused) toast("bad", `${reference}: ${error.message}`);
   }
 
-  /** A command of the library; what it was opened for is closed when it worked. */
+  /** A library command; on success the open form is closed. */
   async function library(verb, body, done) {
-    const worked = await once(`library ${body.entry ?? body.item}`, () => command("library", verb, body));
-    if (!worked) return;
+    const succeeded = await once(`library ${body.entry ?? body.item}`, () => command("library", verb, body));
+    if (!succeeded) return;
     store.dispatch("open", { open: null });
     if (done) toast("good", done);
   }
@@ -60,23 +60,23 @@ export function createActions(app) {
 
     "hub-search": ({ words, sort, format }) =>
       once("hub", async () => {
-        const found = await command("hub", "search", { words: words.trim(), sort, format: format || null });
-        store.dispatch("hubFound", found);
+        const results = await command("hub", "search", { words: words.trim(), sort, format: format || null });
+        store.dispatch("hubResults", results);
       }),
     "hub-offer": ({ reference }) =>
       once("hub", async () => store.dispatch("hubOffer", { offer: await command("hub", "offer", { reference }) })),
     "hub-back": () => store.dispatch("hubOffer", { offer: null }),
     "hub-pull": ({ reference }) => pull(reference, null),
     sort: ({ value }) => store.dispatch("sort", { by: value }),
-    filter: ({ value }) => store.dispatch("filter", { words: value }),
+    filter: ({ value }) => store.dispatch("filter", { text: value }),
     open: ({ entry, what, revision }) => store.dispatch("open", { open: { entry, what, revision } }),
     close: () => store.dispatch("open", { open: null }),
     describe: ({ entry, revision, description }) => library("describe", { entry, revision, description }),
     verify: ({ entry }) => library("verify", { entry }, "Checking every byte"),
-    repair: ({ entry }) => library("repair", { entry }, "Fetching what is damaged again"),
+    repair: ({ entry }) => library("repair", { entry }, "Fetching the damaged files again"),
     delete: ({ entry, force }) => library("delete", { entry, force: force === "on" }, "In the trash for 24 hours"),
     "cancel-job": ({ job }) => once(`cancel ${job}`, () => command("library", "cancel", { job })),
-    restore: ({ item }) => library("restore", { item }, "It is back"),
+    restore: ({ item }) => library("restore", { item }, "Restored"),
 
     logs({ instance, value }) {
       chooseLog(instance ?? value);
@@ -87,13 +87,13 @@ export function createActions(app) {
 
     chatModel: ({ value }) => store.dispatch("chatModel", { model: value }),
     "chat-clear": () => store.dispatch("chatClear"),
-    "chat-stop": () => talk.stop(),
-    ask({ prompt, text }, form) {
+    "chat-stop": () => chatSession.stop(),
+    "chat-send"({ prompt, text }, form) {
       if (store.state.chat.busy) return;
       const question = (prompt ?? text).trim();
       if (!question) return;
       form?.reset();
-      talk.ask(question);
+      chatSession.send(question);
     },
 
     silence: ({ alert, rule, labels }) =>
@@ -111,13 +111,13 @@ export function createActions(app) {
     reconnect: () => feed.connect(),
     "use-key"({ key }, form) {
       saveKey(key.trim());
-      store.dispatch("keyed", { keyed: true });
+      store.dispatch("hasKey", { hasKey: true });
       form.reset();
       feed.connect();
     },
     "forget-key"() {
       saveKey(null);
-      store.dispatch("keyed", { keyed: false });
+      store.dispatch("hasKey", { hasKey: false });
       feed.connect();
     },
   };

@@ -1,4 +1,4 @@
-/** The gateway over HTTP: commands, the chat stream, and the key that goes with both. */
+/** The gateway over HTTP: commands, the chat stream, and the API key for both. */
 
 import { readEvents } from "./sse.js";
 
@@ -21,7 +21,7 @@ export function saveKey(key) {
   else sessionStorage.removeItem(KEY);
 }
 
-/** A WebSocket cannot carry headers, so the key travels as a subprotocol, in characters that one may have. */
+/** A WebSocket has no request headers, so the key is sent as a subprotocol, base64url encoded. */
 export function protocols(key) {
   if (!key) return ["yard.v1"];
   const raw = String.fromCharCode(...new TextEncoder().encode(key));
@@ -40,8 +40,8 @@ async function post(path, body, signal) {
     throw new ApiError(0, { message: "The gateway cannot be reached. Is Modelyard still running?" });
   }
   if (response.ok) return response;
-  const answer = await response.json().catch(() => null);
-  throw new ApiError(response.status, answer?.error);
+  const errorBody = await response.json().catch(() => null);
+  throw new ApiError(response.status, errorBody?.error);
 }
 
 /** `command("model", "start", {model})`: any command of the contract. */

@@ -1,11 +1,11 @@
-/** Puts the page together: the feed fills the store, the store repaints panels, events call actions. */
+/** Wires the page: the feed updates the store, the store repaints panels, DOM events call actions. */
 
 import { createActions } from "./actions.js";
 import { command, loadKey, protocols } from "./api.js";
 import { Feed } from "./feed.js";
 import { atBottom, Painter } from "./paint.js";
 import { createStore } from "./store.js";
-import { Talk } from "./talk.js";
+import { ChatSession } from "./chat_session.js";
 import * as accounts from "./views/accounts.js";
 import { METRICS, SPAN_S } from "./trends.js";
 import * as alerts from "./views/alerts.js";
@@ -31,14 +31,14 @@ const TOAST_MS = { good: 3_000, bad: 9_000 };
 const painter = new Painter(PANELS, () => ({ ...store.state, origin: location.origin }));
 const store = createStore(() => painter.schedule());
 
-let toasted = 0;
+let toastCount = 0;
 function toast(tone, text) {
-  const id = (toasted += 1);
+  const id = (toastCount += 1);
   store.dispatch("toast", { id, tone, text });
   setTimeout(() => store.dispatch("dismiss", { id }), TOAST_MS[tone]);
 }
 
-function status(connection) {
+function setConnection(connection) {
   const locked = connection.status === "locked";
   document.body.classList.toggle("locked", locked);
   document.body.classList.toggle("stale", connection.status !== "open");
@@ -49,43 +49,43 @@ function status(connection) {
 
 function lock() {
   feed.close();
-  status({ status: "locked" });
+  setConnection({ status: "locked" });
 }
 
-function failed(error) {
+function showError(error) {
   if (error.status === 401) lock();
   else toast("bad", error.message);
 }
 
 async function refreshUsage() {
   if (document.hidden || store.state.connection.status !== "open") return;
-  // Usage is an extra: a monitor that is away must not disturb anybody.
+  // Usage is optional: an unreachable monitor shows no error.
   const report = await command("usage", "query", {}).catch(() => null);
   if (report) store.dispatch("usage", report);
   const week = await command("usage", "query", { step: "day", last_s: WEEK_S }).catch(() => null);
   if (week) store.dispatch("week", week);
 }
 
-async function refreshPast() {
-  // The points of the next minutes come by themselves; these are the ones before.
+async function loadHistory() {
+  // Points before the snapshot; later ones arrive with the feed.
   const query = { names: METRICS, since: Date.now() / 1000 - SPAN_S, step_s: 10 };
-  const answer = await command("metrics", "query", query).catch(() => null);
-  if (answer) store.dispatch("past", answer);
+  const history = await command("metrics", "query", query).catch(() => null);
+  if (history) store.dispatch("history", history);
 }
 
 const feed = new Feed({
   url: `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`,
   protocols: () => protocols(loadKey()),
-  onStatus: status,
+  onStatus: setConnection,
   onMessage(message) {
     if (message.error) toast("bad", message.error.message);
     else if (FROM_GATEWAY.includes(message.type)) store.dispatch(message.type, message.data);
-    // Not before the gateway has let us in.
-    if (message.type === "snapshot") refreshUsage().then(refreshPast);
+    // The first snapshot shows that the key was accepted.
+    if (message.type === "snapshot") refreshUsage().then(loadHistory);
   },
 });
-const talk = new Talk({ store, onUnauthorized: lock, onAnswered: refreshUsage });
-const actions = createActions({ store, feed, talk, toast, failed });
+const chatSession = new ChatSession({ store, onUnauthorized: lock, onAnswer: refreshUsage });
+const actions = createActions({ store, feed, chatSession, toast, showError });
 
 document.addEventListener("click", (event) => {
   const element = event.target.closest("button[data-action]");
@@ -107,9 +107,9 @@ document.addEventListener("input", ({ target }) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  const sends = event.target.dataset?.enter === "submit" && event.key === "Enter";
-  // During composition Enter picks a word, it does not send.
-  if (!sends || event.shiftKey || event.isComposing) return;
+  const submits = event.target.dataset?.enter === "submit" && event.key === "Enter";
+  // During IME composition Enter picks a word.
+  if (!submits || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   event.target.form.requestSubmit();
 });
@@ -128,5 +128,5 @@ setInterval(() => store.dispatch("tick", { now: Date.now() / 1000 }), 1000);
 setInterval(refreshUsage, USAGE_EVERY_MS);
 
 store.dispatch("tick", { now: Date.now() / 1000 });
-store.dispatch("keyed", { keyed: loadKey() !== null });
+store.dispatch("hasKey", { hasKey: loadKey() !== null });
 feed.connect();

@@ -1,4 +1,4 @@
-/** The "try it" conversation: its part of the state, and what of it is sent to the model. Pure. */
+/** The "try it" conversation: its part of the state, and the messages sent to the model. Pure. */
 
 export const emptyChat = { model: null, turns: [], busy: false };
 
@@ -14,13 +14,13 @@ export const chatHandlers = {
     return { ...state, chat: { ...state.chat, model } };
   },
 
-  chatAsk(state, { text, model }) {
+  chatSend(state, { text, model }) {
     const question = { role: "user", text };
-    const answer = { role: "assistant", model, text: "", thinking: "", note: null, error: null, stats: null };
-    return { ...state, chat: { ...state.chat, busy: true, turns: [...state.chat.turns, question, answer] } };
+    const reply = { role: "assistant", model, text: "", thinking: "", note: null, error: null, stats: null };
+    return { ...state, chat: { ...state.chat, busy: true, turns: [...state.chat.turns, question, reply] } };
   },
 
-  chatPiece(state, { text = "", thinking = "" }) {
+  chatDelta(state, { text = "", thinking = "" }) {
     return changeLast(state, (turn) => ({
       text: turn.text + text,
       thinking: turn.thinking + thinking,
@@ -42,18 +42,18 @@ export const chatHandlers = {
   },
 };
 
-/** The messages for the model. A question that got no answer is left out: templates want roles to alternate. */
+/** The messages for the model. A turn without an answer is left out: chat templates require alternating roles. */
 export function conversation(turns, question) {
   const messages = [];
   for (let index = 0; index + 1 < turns.length; index += 2) {
-    const [asked, answered] = [turns[index], turns[index + 1]];
-    if (!answered.text) continue;
-    messages.push({ role: "user", content: asked.text }, { role: "assistant", content: answered.text });
+    const [user, assistant] = [turns[index], turns[index + 1]];
+    if (!assistant.text) continue;
+    messages.push({ role: "user", content: user.text }, { role: "assistant", content: assistant.text });
   }
   return [...messages, { role: "user", content: question }];
 }
 
-/** What one chunk of a chat completion stream says, in the words of this page. */
+/** Text, thinking, token count and error of one chunk of a chat completion stream. */
 export function readChunk(chunk) {
   const delta = chunk.choices?.[0]?.delta ?? {};
   return {

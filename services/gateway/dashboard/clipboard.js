@@ -1,4 +1,4 @@
-/** Copying text, also where the clipboard API is missing: a page served over plain HTTP to another machine. */
+/** Copies text, also without the clipboard API, which plain HTTP from another machine does not have. */
 
 export async function copyText(text) {
   try {

@@ -1,12 +1,12 @@
-/** The live feed: one WebSocket that comes back by itself, each time with a fresh snapshot. */
+/** The live feed: one WebSocket that reconnects, each time with a new snapshot. */
 
 const UNAUTHORIZED = 4401;
-const FIRST_MS = 500;
-const LONGEST_MS = 10_000;
+const BACKOFF_MIN_MS = 500;
+const BACKOFF_MAX_MS = 10_000;
 
-/** How long to wait before try number `attempt` (from 0). */
+/** Milliseconds before reconnect `attempt`, counted from 0. */
 export function backoff(attempt) {
-  return Math.min(LONGEST_MS, FIRST_MS * 2 ** attempt);
+  return Math.min(BACKOFF_MAX_MS, BACKOFF_MIN_MS * 2 ** attempt);
 }
 
 export class Feed {
@@ -14,7 +14,7 @@ export class Feed {
   #timer = null;
   #attempt = 0;
 
-  /** `protocols` is asked anew for every connection: the key may have changed. */
+  /** `protocols` is called for every connection: the key may have changed. */
   constructor({ url, protocols, onMessage, onStatus }) {
     Object.assign(this, { url, protocols, onMessage, onStatus });
   }
@@ -26,7 +26,7 @@ export class Feed {
     this.#socket = socket;
     socket.onopen = () => this.onStatus({ status: "open" });
     socket.onmessage = ({ data }) => {
-      // Only an answer counts as success: a gateway that accepts and hangs up must not be hammered.
+      // Only a message counts as success: a gateway that accepts and closes at once must not reset the back-off.
       this.#attempt = 0;
       this.onMessage(JSON.parse(data));
     };

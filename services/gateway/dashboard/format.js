@@ -1,4 +1,4 @@
-/** Numbers as people say them. A value that is not known is "" here; the view decides what to show instead. */
+/** Numbers formatted for people. An unknown value is ""; the view decides what to show instead. */
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 const ANSI = /\u001b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)|[@-Z\\-_])/g;
@@ -9,7 +9,7 @@ export function bytes(count) {
   if (!known(count)) return "";
   let value = Math.max(0, count);
   let unit = 0;
-  // 1023.95 would be printed as 1024.0
+  // 1023.95 would round to 1024.0
   while (value >= (unit ? 1023.95 : 1024) && unit < UNITS.length - 1) {
     value /= 1024;
     unit += 1;
@@ -55,7 +55,7 @@ export function count(number) {
   return number < 999_950_000 ? `${(number / 1e6).toFixed(1)}M` : `${(number / 1e9).toFixed(1)}B`;
 }
 
-/** All digits, in groups: for numbers that people compare with a setting. */
+/** All digits, grouped: for numbers that are compared with a setting. */
 export function exact(number) {
   return known(number) ? number.toLocaleString("en") : "";
 }
@@ -69,12 +69,12 @@ export function clock(at) {
   return [time.getHours(), time.getMinutes(), time.getSeconds()].map((n) => String(n).padStart(2, "0")).join(":");
 }
 
-/** What an engine printed, without its colours. */
+/** Engine output without terminal escape sequences. */
 export function plainText(text) {
   return String(text).replace(ANSI, "");
 }
 
-/** An instance's `error`: the sentence for people, then the engine's last lines. */
+/** An instance's `error`: the sentence, then the engine's last output. */
 export function splitError(error) {
   const [sentence, ...lines] = plainText(error ?? "").trim().split("\n");
   return { sentence: sentence.trim(), lines: lines.join("\n").trim() };

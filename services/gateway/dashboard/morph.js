@@ -1,26 +1,26 @@
-/** Brings an element to new content by changing only what differs, so focus, typed text and scrolling stay. */
+/** Updates an element to new content by changing only the differences: focus, typed text and scrolling stay. */
 
 const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE ? node.getAttribute("data-key") : null);
 
-/** `markup` is what the `html` tag made; a template's content is inert until it is moved over. */
+/** `markup`: a result of the `html` tag; the content of a template element is inert until it is moved. */
 export function render(root, markup) {
   const template = document.createElement("template");
   template.innerHTML = String(markup);
   morphChildren(root, template.content);
 }
 
-function morphChildren(parent, wanted) {
-  const nodes = [...wanted.childNodes];
-  const kept = new Set(nodes.map(keyOf).filter(Boolean));
-  const keyed = new Map();
+function morphChildren(parent, target) {
+  const nodes = [...target.childNodes];
+  const targetKeys = new Set(nodes.map(keyOf).filter(Boolean));
+  const hasKey = new Map();
   for (const child of [...parent.childNodes]) {
     const key = keyOf(child);
-    if (key !== null && kept.has(key)) keyed.set(key, child);
+    if (key !== null && targetKeys.has(key)) hasKey.set(key, child);
     else if (key !== null) child.remove();
   }
   let cursor = parent.firstChild;
   for (const node of nodes) {
-    const match = findMatch(node, cursor, keyed);
+    const match = findMatch(node, cursor, hasKey);
     if (match === null) {
       parent.insertBefore(node, cursor);
       continue;
@@ -36,32 +36,32 @@ function morphChildren(parent, wanted) {
   }
 }
 
-function findMatch(node, cursor, keyed) {
+function findMatch(node, cursor, hasKey) {
   const key = keyOf(node);
   if (key !== null) {
-    const match = keyed.get(key);
+    const match = hasKey.get(key);
     return match && match.nodeName === node.nodeName ? match : null;
   }
   return cursor && keyOf(cursor) === null && cursor.nodeName === node.nodeName ? cursor : null;
 }
 
-function morphNode(node, wanted) {
+function morphNode(node, target) {
   if (node.nodeType !== Node.ELEMENT_NODE) {
-    if (node.nodeValue !== wanted.nodeValue) node.nodeValue = wanted.nodeValue;
+    if (node.nodeValue !== target.nodeValue) node.nodeValue = target.nodeValue;
     return;
   }
-  morphAttributes(node, wanted);
-  morphChildren(node, wanted);
-  // Once a person has chosen, a select no longer follows its options' attributes.
+  morphAttributes(node, target);
+  morphChildren(node, target);
+  // After a user's choice a select ignores its options' attributes.
   if (node.dataset.value !== undefined && node.value !== node.dataset.value) node.value = node.dataset.value;
 }
 
-function morphAttributes(node, wanted) {
-  for (const { name, value } of wanted.attributes) {
+function morphAttributes(node, target) {
+  for (const { name, value } of target.attributes) {
     if (node.getAttribute(name) !== value) node.setAttribute(name, value);
   }
   for (const { name } of [...node.attributes]) {
-    const belongsToPerson = name === "open" && node.nodeName === "DETAILS";
-    if (!wanted.hasAttribute(name) && !belongsToPerson) node.removeAttribute(name);
+    const isSetByUser = name === "open" && node.nodeName === "DETAILS";
+    if (!target.hasAttribute(name) && !isSetByUser) node.removeAttribute(name);
   }
 }

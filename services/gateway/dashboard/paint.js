@@ -1,4 +1,4 @@
-/** Paints the panels: each only when a part of the state that it needs has changed, at most once a frame. */
+/** Paints panels: each only after a change of the state that it needs, at most once a frame. */
 
 import { render } from "./morph.js";
 
@@ -11,8 +11,8 @@ export function atBottom(element) {
 }
 
 export class Painter {
-  #seen = new Map();
-  #due = false;
+  #painted = new Map();
+  #scheduled = false;
 
   /** `panels`: element id -> view module with `needs` and `view`. */
   constructor(panels, getState) {
@@ -21,10 +21,10 @@ export class Painter {
   }
 
   schedule() {
-    if (this.#due) return;
-    this.#due = true;
+    if (this.#scheduled) return;
+    this.#scheduled = true;
     requestAnimationFrame(() => {
-      this.#due = false;
+      this.#scheduled = false;
       this.paint(this.getState());
     });
   }
@@ -32,9 +32,9 @@ export class Painter {
   paint(state) {
     for (const [id, panel] of this.panels) {
       const parts = panel.needs.map((path) => pick(state, path));
-      const seen = this.#seen.get(id);
-      if (seen && parts.every((part, index) => part === seen[index])) continue;
-      this.#seen.set(id, parts);
+      const last = this.#painted.get(id);
+      if (last && parts.every((part, index) => part === last[index])) continue;
+      this.#painted.set(id, parts);
       paintPanel(document.getElementById(id), panel.view(state), state);
     }
   }

@@ -1,6 +1,6 @@
 /** Server-sent events from a fetch body; EventSource cannot POST. */
 
-/** Takes the whole events off the front of `buffer`; `rest` waits for more bytes. */
+/** Complete events of `buffer`; `rest` is the incomplete remainder. */
 export function takeEvents(buffer) {
   // A lone CR at the end may be the first half of a CRLF.
   const blocks = buffer.replace(/\r\n/g, "\n").split("\n\n");
@@ -33,7 +33,7 @@ export async function* readEvents(stream) {
       if (done) return;
     }
   } finally {
-    // Whoever stops reading early closes the connection, and the engine stops too.
+    // A reader that stops early closes the connection, which cancels the request.
     reader.cancel().catch(() => {});
   }
 }

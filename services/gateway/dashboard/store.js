@@ -1,9 +1,9 @@
-/** Everything the page knows, and how each message changes it. `reduce` is pure; time arrives as a message. */
+/** The state of the page and its reducer. `reduce` is pure; time arrives as a message. */
 
 import { chatHandlers, emptyChat } from "./chat.js";
-import { ACTIVITY_TRENDS, DEVICE_TRENDS, follow, withPast } from "./trends.js";
+import { ACTIVITY_TRENDS, DEVICE_TRENDS, appendSamples, prependHistory } from "./trends.js";
 
-/** What the gateway sends by key; `activity` is no bucket, but comes like one. */
+/** Sent by the gateway by key; `activity` is not a bucket but has the same shape. */
 export const BUCKETS = [
   ...["models", "instances", "activity", "waiting", "nodes", "devices", "adapters"],
   ...["downloads", "library", "stores", "trash", "jobs", "spending", "alert_states", "silences"],
@@ -33,13 +33,13 @@ export const initialState = {
   open: null,
   spending: {},
   usage: {},
-  hub: { found: null, offer: null },
+  hub: { results: null, offer: null },
   week: null,
   logs: { instance: null, lines: [], next: 0, follow: true },
   chat: emptyChat,
   pending: {},
   toasts: [],
-  keyed: false,
+  hasKey: false,
   now: 0,
 };
 
@@ -49,15 +49,15 @@ function merge(bucket, changes) {
 }
 
 function appendLines(logs, lines) {
-  const fresh = lines.map((line, index) => ({ at: line.at, text: line.text, id: logs.next + index }));
-  return { ...logs, lines: [...logs.lines, ...fresh].slice(-LOG_LINES), next: logs.next + fresh.length };
+  const added = lines.map((line, index) => ({ at: line.at, text: line.text, id: logs.next + index }));
+  return { ...logs, lines: [...logs.lines, ...added].slice(-LOG_LINES), next: logs.next + added.length };
 }
 
 const without = (record, name) => Object.fromEntries(Object.entries(record).filter(([key]) => key !== name));
 
-function followed(trends, { devices, activity }) {
-  const of = (samples, fields, before) => (samples ? follow(before, samples, fields) : before);
-  return of(activity, ACTIVITY_TRENDS, of(devices, DEVICE_TRENDS, trends));
+function updateTrends(trends, { devices, activity }) {
+  const append = (before, samples, fields) => (samples ? appendSamples(before, samples, fields) : before);
+  return append(append(trends, devices, DEVICE_TRENDS), activity, ACTIVITY_TRENDS);
 }
 
 const handlers = {
@@ -65,32 +65,32 @@ const handlers = {
 
   snapshot(state, data) {
     const fresh = Object.fromEntries(BUCKETS.map((name) => [name, data[name] ?? {}]));
-    return { ...state, ...fresh, trends: followed({}, fresh), loaded: true };
+    return { ...state, ...fresh, trends: updateTrends({}, fresh), loaded: true };
   },
 
   delta(state, data) {
-    const touched = BUCKETS.filter((name) => data[name]);
-    const fresh = Object.fromEntries(touched.map((name) => [name, merge(state[name], data[name])]));
-    return { ...state, ...fresh, trends: followed(state.trends, data) };
+    const changed = BUCKETS.filter((name) => data[name]);
+    const fresh = Object.fromEntries(changed.map((name) => [name, merge(state[name], data[name])]));
+    return { ...state, ...fresh, trends: updateTrends(state.trends, data) };
   },
 
-  past(state, answer) {
-    return { ...state, trends: withPast(state.trends, answer) };
+  history(state, series) {
+    return { ...state, trends: prependHistory(state.trends, series) };
   },
 
   log(state, { instance, lines }) {
-    // Lines of an instance that nobody looks at any more may still be on their way.
+    // Lines of an instance that is no longer selected may still arrive.
     if (instance !== state.logs.instance) return state;
     return { ...state, logs: appendLines(state.logs, lines) };
   },
 
   connection(state, connection) {
     const next = { ...state, connection: { retryAt: null, refused: false, broker: true, ...connection } };
-    // The history of the log is sent again on a new connection.
+    // The gateway sends the log history again on a new connection.
     return connection.status === "open" ? { ...next, logs: { ...state.logs, lines: [] } } : next;
   },
 
-  /** Whether the gateway hears from the broker; else nothing that is shown is of now. */
+  /** Whether the gateway is connected to the broker; without it the state shown is stale. */
   broker(state, { there }) {
     return { ...state, connection: { ...state.connection, broker: there } };
   },
@@ -112,8 +112,8 @@ const handlers = {
     return { ...state, week };
   },
 
-  hubFound(state, { models }) {
-    return { ...state, hub: { found: models, offer: null } };
+  hubResults(state, { models }) {
+    return { ...state, hub: { results: models, offer: null } };
   },
 
   hubOffer(state, { offer }) {
@@ -124,11 +124,11 @@ const handlers = {
     return { ...state, sort: by };
   },
 
-  filter(state, { words }) {
-    return { ...state, filter: words };
+  filter(state, { text }) {
+    return { ...state, filter: text };
   },
 
-  /** What a person is about to change: `{entry, what, revision}`, with what `describe` or `delete`. */
+  /** The open form of the library: `{entry, what, revision}`; `what` is `describe` or `delete`. */
   open(state, { open }) {
     return { ...state, open };
   },
@@ -149,8 +149,8 @@ const handlers = {
     return { ...state, toasts: state.toasts.filter((toast) => toast.id !== id) };
   },
 
-  keyed(state, { keyed }) {
-    return { ...state, keyed };
+  hasKey(state, { hasKey }) {
+    return { ...state, hasKey };
   },
 
   tick(state, { now }) {
@@ -158,7 +158,7 @@ const handlers = {
   },
 };
 
-/** Messages of an unknown type change nothing: a newer gateway may say more than this page understands. */
+/** Messages of unknown type are ignored: the gateway may be newer than this page. */
 export function reduce(state, message) {
   return Object.hasOwn(handlers, message.type) ? handlers[message.type](state, message.data) : state;
 }

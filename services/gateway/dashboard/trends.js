@@ -1,8 +1,8 @@
-/** The last minutes of devices and instances, as points of time and value. Pure. */
+/** Recent samples of devices and instances as [time, value] points. Pure. */
 
 export const SPAN_S = 300;
 
-/** Field of a device or an instance -> the metric that tells its past, and how one follows from the other. */
+/** Field of a device or an instance -> the metric with its history, and the factor from metric to field. */
 export const DEVICE_TRENDS = {
   memory_used_bytes: { metric: "yard_device_memory_used_bytes", factor: 1 },
   utilization_pct: { metric: "yard_device_utilization_ratio", factor: 100 },
@@ -17,30 +17,30 @@ const ALL = { ...DEVICE_TRENDS, ...ACTIVITY_TRENDS };
 
 export const METRICS = Object.values(ALL).map(({ metric }) => metric);
 
-/** `samples`: by key, the newest of each, null for one that is gone. */
-export function follow(trends, samples, fields) {
+/** `samples`: the newest sample by key, null for a removed one. */
+export function appendSamples(trends, samples, fields) {
   const next = { ...trends };
   for (const [key, sample] of Object.entries(samples)) {
     if (sample === null) delete next[key];
-    else next[key] = grown(next[key] ?? {}, sample, fields);
+    else next[key] = extendLines(next[key] ?? {}, sample, fields);
   }
   return next;
 }
 
-function grown(lines, sample, fields) {
+function extendLines(lines, sample, fields) {
   const at = sample.sampled_at;
   const next = { ...lines };
   for (const field of Object.keys(fields)) {
     const value = sample[field];
     const line = next[field] ?? [];
     if (typeof value !== "number" || (line.length > 0 && line.at(-1)[0] >= at)) continue;
-    next[field] = [...line.filter(([then]) => then > at - SPAN_S), [at, value]];
+    next[field] = [...line.filter(([time]) => time > at - SPAN_S), [at, value]];
   }
   return next;
 }
 
-/** What an answer of `metrics.query` says of the time before the points that are there. */
-export function withPast(trends, { since, step_s: stepS, series }) {
+/** Adds the points of a `metrics.query` reply that are older than the known ones. */
+export function prependHistory(trends, { since, step_s: stepS, series }) {
   const next = { ...trends };
   for (const { name, labels, avg } of series) {
     const key = labels.instance_id ?? `${labels.node}.${labels.device}`;
@@ -48,11 +48,11 @@ export function withPast(trends, { since, step_s: stepS, series }) {
     if (field === null || !next[key]) continue;
     const line = next[key][field] ?? [];
     const first = line[0]?.[0] ?? Infinity;
-    const past = avg.flatMap((value, index) => {
+    const older = avg.flatMap((value, index) => {
       const at = since + (index + 0.5) * stepS;
       return value === null || at >= first ? [] : [[at, value * factor]];
     });
-    next[key] = { ...next[key], [field]: [...past, ...line] };
+    next[key] = { ...next[key], [field]: [...older, ...line] };
   }
   return next;
 }

@@ -1,1 +1,1 @@
-"""Alerts: rules over samples, evaluated by a pure function, kept so that no restart loses or doubles one."""
+"""Alerts: rules over samples, evaluated by a pure function; each change is published exactly once."""

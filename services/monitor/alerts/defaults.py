@@ -1,4 +1,4 @@
-"""The rules that are shipped. Each may be changed or switched off, and comes back by a reset."""
+"""The shipped alert rules. Each can be changed or switched off; a reset restores it."""
 
 from schemas.alerts import AlertRule, Comparison, Severity
 
@@ -66,7 +66,7 @@ DEFAULTS = {
             metric="yard_model_blocked_seconds",
             threshold=120,
             for_s=30,
-            sentence="{model} has been waited for {value} s.",
+            sentence="Requests have waited {value} s for {model}.",
         ),
         AlertRule(
             name="request-errors",
@@ -98,7 +98,7 @@ DEFAULTS = {
             comparison=Comparison.BELOW,
             for_s=30,
             severity=_CRITICAL,
-            sentence="The machine {node} is not heard of any more.",
+            sentence="The machine {node} does not report any more.",
         ),
         AlertRule(
             name="broker-slow",

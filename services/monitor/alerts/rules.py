@@ -1,33 +1,40 @@
-"""The rules as they hold: those shipped, with what was changed of them, and one's own."""
+"""Alert rules, shipped ones with their changes and own ones, and silences."""
+
+import time
 
 import msgspec
 
-from modelyard.bus import audit
-from modelyard.bus.connection import Bus
-from schemas import buckets
-from schemas.alerts import AlertRule, AlertRuleRef, AlertRuleStored, PutAlertRule, RuleRecord
+from modelyard.bus.records import Records
+from schemas.alerts import (
+    MAX_SILENCE_S,
+    AlertRule,
+    AlertRuleRef,
+    AlertRuleStored,
+    PutAlertRule,
+    RuleRecord,
+    Silence,
+    SilenceAlerts,
+    SilenceRef,
+)
+from schemas.base import new_id
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.metric_names import BY_SAMPLE_NAME
 from services.monitor.alerts.defaults import DEFAULTS
-from services.monitor.owned import Owned
 
 MAX_RULES = 500
+MAX_SILENCES = 200
+_MAX_REASON = 500
 
 
-class Rules:
-    """Reads and changes them."""
+class AlertRules:
+    """The bucket `alerts` over the shipped rules."""
 
-    def __init__(self, own: Owned[AlertRule]) -> None:
-        self._own = own
-
-    @classmethod
-    async def read(cls, bus: Bus) -> "Rules":
-        """As they are stored."""
-        return cls(await Owned.read(bus, buckets.ALERTS))
+    def __init__(self, records: Records[AlertRule]) -> None:
+        self._records = records
 
     def all(self) -> dict[str, AlertRule]:
-        """Every rule by its name, those that are switched off too."""
-        return {**DEFAULTS, **self._own.values}
+        """Every rule by its name, including those that are switched off."""
+        return {**DEFAULTS, **self._records.values}
 
     def find(self, name: str) -> AlertRule:
         """NotFound if there is none."""
@@ -38,60 +45,90 @@ class Rules:
             )
         return rule
 
-    async def records(self) -> tuple[RuleRecord, ...]:
-        """By name, with the revisions that compare-and-set refers to."""
+    def list(self) -> tuple[RuleRecord, ...]:
+        """By name, with the revisions for compare-and-set."""
         return tuple(
-            [
-                RuleRecord(
-                    rule=rule,
-                    revision=await self._own.revision(name) if name in self._own.values else 0,
-                    default=name in DEFAULTS,
-                )
-                for name, rule in sorted(self.all().items())
-            ]
+            RuleRecord(rule=rule, revision=self._records.revision(name), default=name in DEFAULTS)
+            for name, rule in sorted(self.all().items())
         )
 
-    async def put(self, asked: PutAlertRule) -> AlertRuleStored:
-        """A rule, new or changed."""
-        if asked.metric not in BY_SAMPLE_NAME:
+    async def put(self, command: PutAlertRule) -> AlertRuleStored:
+        """Create or change a rule."""
+        if command.metric not in BY_SAMPLE_NAME:
             raise BadRequest(
-                f"There is no metric {asked.metric!r}; docs/metrics.md has them all.", param="metric"
+                f"There is no metric {command.metric!r}; docs/metrics.md has them all.", param="metric"
             )
-        if asked.name not in self.all() and len(self.all()) >= MAX_RULES:
+        if command.name not in self.all() and len(self.all()) >= MAX_RULES:
             raise Conflict(f"There are {MAX_RULES} alert rules already; delete one first.")
-        rule = _plain(asked)
-        before = self.all().get(rule.name)
-        revision = await self._own.put(rule.name, rule, expected=asked.revision)
-        audit.changed(f"alert rule {rule.name}", before, rule)
-        return AlertRuleStored(name=rule.name, revision=revision)
+        fields = msgspec.structs.asdict(command)
+        del fields["revision"]
+        revision = await self._records.put(command.name, AlertRule(**fields), expected=command.revision)
+        return AlertRuleStored(name=command.name, revision=revision)
 
     async def delete(self, ref: AlertRuleRef) -> AlertRuleStored:
-        """Take one of one's own away."""
+        """Delete an own rule."""
         if ref.name in DEFAULTS:
             raise BadRequest(
                 f"{ref.name} was shipped; switch it off with `yard alert set {ref.name} enabled=false`.",
                 param="name",
             )
-        return await self._take(ref, self.find(ref.name))
+        self.find(ref.name)
+        return await self._remove(ref)
 
     async def reset(self, ref: AlertRuleRef) -> AlertRuleStored:
-        """Have one that was shipped as it was."""
+        """Restore a shipped rule."""
         if ref.name not in DEFAULTS:
             self.find(ref.name)
             raise BadRequest(
                 f"{ref.name} is a rule of your own; there is nothing to go back to.", param="name"
             )
-        if ref.name not in self._own.values:
+        if ref.name not in self._records.values:
             return AlertRuleStored(name=ref.name, revision=0)
-        return await self._take(ref, self._own.values[ref.name])
+        return await self._remove(ref)
 
-    async def _take(self, ref: AlertRuleRef, before: AlertRule) -> AlertRuleStored:
-        await self._own.delete(ref.name, expected=ref.revision)
-        audit.changed(f"alert rule {ref.name}", before, DEFAULTS.get(ref.name))
+    async def _remove(self, ref: AlertRuleRef) -> AlertRuleStored:
+        await self._records.delete(ref.name, expected=ref.revision)
         return AlertRuleStored(name=ref.name, revision=0)
 
 
-def _plain(asked: PutAlertRule) -> AlertRule:
-    fields = msgspec.structs.asdict(asked)
-    del fields["revision"]
-    return AlertRule(**fields)
+class Silences:
+    """The bucket `silences`, whose records expire."""
+
+    def __init__(self, records: Records[Silence]) -> None:
+        self._records = records
+
+    def active(self) -> tuple[Silence, ...]:
+        """The active silences, the first to end first."""
+        now = time.time()
+        active = [silence for silence in self._records.values.values() if silence.until > now]
+        return tuple(sorted(active, key=lambda silence: silence.until))
+
+    async def put(self, command: SilenceAlerts) -> Silence:
+        """Begin a silence now."""
+        if not 1 <= command.for_s <= MAX_SILENCE_S:
+            raise BadRequest("A silence lasts from one second to 366 days.", param="for_s")
+        if not command.reason.strip() or len(command.reason) > _MAX_REASON:
+            raise BadRequest(f"Say why, in at most {_MAX_REASON} characters.", param="reason")
+        if command.rule is None and not command.labels:
+            raise BadRequest("Say what is to be silent: a rule, labels, or both.", param="rule")
+        if len(self.active()) >= MAX_SILENCES:
+            raise Conflict(f"There are {MAX_SILENCES} silences already; end one first.")
+        now = time.time()
+        silence = Silence(
+            silence=new_id(),
+            until=now + command.for_s,
+            reason=command.reason.strip(),
+            created_at=now,
+            rule=command.rule,
+            labels=command.labels,
+        )
+        await self._records.put(silence.silence, silence, ttl_s=int(command.for_s) + 1)
+        return silence
+
+    async def end(self, ref: SilenceRef) -> Silence:
+        """End a silence now; NotFound."""
+        silence = next((silence for silence in self.active() if silence.silence == ref.silence), None)
+        if silence is None:
+            raise NotFound(f"There is no silence {ref.silence!r}; `yard alerts` lists them.", param="silence")
+        await self._records.delete(silence.silence)
+        return silence

@@ -1,1 +1,1 @@
-"""Budgets: running totals of what may be used."""
+"""Budgets: limits on usage, with running totals."""

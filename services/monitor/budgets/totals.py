@@ -1,21 +1,28 @@
-"""How much of each budget is used, added up as requests are counted. Pure."""
+"""Running totals of budgets: loaded from stored sums, incremented as usage is counted, sampled as metrics."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from schemas.budgets import Budget, BudgetLevel, BudgetState
+from schemas.metrics import Sample
 from schemas.prices import spell_money
 from schemas.usage import UsageUnit
 from services.monitor.calendar import period_of
-from services.monitor.costs.money import EXACT, from_amount
-from services.monitor.usage.store import Counted
+from services.monitor.costs.pricing import EXACT, from_amount
+from services.monitor.usage.rollups import quarter_of
+from services.monitor.usage.store import UsageIncrement, UsageStore
+
+_SELECT_USED = """
+SELECT SUM(requests), SUM(prompt_tokens + completion_tokens), SUM(cost_whole), SUM(cost_pico)
+FROM quarters JOIN series USING (series)
+WHERE quarter >= ? AND quarter < ? AND (? IS NULL OR model = ?) AND (? IS NULL OR key = ?)
+"""
 
 
 @dataclass
-class Total:
-    """One budget in one period."""
+class BudgetTotal:
+    """The usage of one budget in one period."""
 
     budget: Budget
     tz: ZoneInfo
@@ -23,26 +30,31 @@ class Total:
     ends_at: float
     used: Decimal = Decimal(0)
     serial: int = -1
-    """What was counted up to this transaction is in it."""
+    """Increments of transactions up to this one are included."""
 
-    def add(self, counted: Counted) -> None:
-        """Take what was counted, if it is of this budget and period."""
+    @classmethod
+    def start(cls, budget: Budget, tz: ZoneInfo, now: float) -> "BudgetTotal":
+        """The current period with nothing used."""
+        return cls(budget, tz, *period_of(now, budget.period, tz))
+
+    def add(self, increment: UsageIncrement) -> None:
+        """Add an increment if it belongs to this budget and period."""
         budget = self.budget
-        mine = (
-            counted.serial > self.serial
-            and budget.key in (None, counted.key)
-            and budget.model in (None, counted.model)
+        applies = (
+            increment.serial > self.serial
+            and budget.key in (None, increment.key)
+            and budget.model in (None, increment.model)
         )
-        if mine and self.starts_at <= counted.at < self.ends_at:
-            self.used = EXACT.add(self.used, amount(budget.unit, counted))
+        if applies and self.starts_at <= increment.at < self.ends_at:
+            self.used = EXACT.add(self.used, amount(budget.unit, increment))
 
     def state(self) -> BudgetState:
-        """As it is told to others."""
+        """The total as it is published."""
         budget = self.budget
         ratio = EXACT.divide(self.used, budget.limit)
         return BudgetState(
             budget=budget.budget,
-            level=level(ratio, budget.warn_at),
+            level=level_of(ratio, budget.warn_at),
             starts_at=self.starts_at,
             ends_at=self.ends_at,
             used=spell_money(self.used),
@@ -57,39 +69,53 @@ class Total:
         )
 
 
-def begin(budget: Budget, tz: ZoneInfo, now: float) -> Total:
-    """The period that is now, with nothing used."""
-    return Total(budget, tz, *period_of(now, budget.period, tz))
+def load_used(store: UsageStore, budget: Budget, starts_at: float, ends_at: float) -> tuple[int, Decimal]:
+    """The last included transaction and the amount used. Periods begin on quarters of an hour."""
+    bounds = (quarter_of(starts_at), quarter_of(ends_at))
+    filters = (budget.model, budget.model, budget.key, budget.key)
+    requests, tokens, whole, pico = store.db.execute(_SELECT_USED, (*bounds, *filters)).fetchone()
+    cost = (whole or 0, pico or 0)
+    used = UsageIncrement(store.serial, starts_at, "", "", requests or 0, tokens or 0, cost)
+    return store.serial, amount(budget.unit, used)
 
 
-def amount(unit: UsageUnit, counted: Counted) -> Decimal:
-    """How much of a budget in this unit was used."""
+def amount(unit: UsageUnit, increment: UsageIncrement) -> Decimal:
+    """An increment in the unit of a budget."""
     match unit:
         case UsageUnit.MONEY:
-            return from_amount(*counted.cost)
+            return from_amount(*increment.cost)
         case UsageUnit.TOKENS:
-            return Decimal(counted.tokens)
+            return Decimal(increment.tokens)
         case UsageUnit.REQUESTS:
-            return Decimal(counted.requests)
+            return Decimal(increment.requests)
 
 
-def level(ratio: Decimal, warn_at: Decimal) -> BudgetLevel:
-    """What a share of the limit means."""
+def level_of(ratio: Decimal, warn_at: Decimal) -> BudgetLevel:
+    """The level of a used share of the limit."""
     if ratio >= 1:
         return BudgetLevel.EXHAUSTED
     return BudgetLevel.WARNED if ratio >= warn_at else BudgetLevel.WITHIN
 
 
-def crossed(before: BudgetState | None, now: BudgetState) -> bool:
-    """Whether a level was reached that is worth telling: not that a new budget is within its limit."""
+def level_crossed(before: BudgetState | None, now: BudgetState) -> bool:
+    """Whether a level is worth an event: a new period or budget that is within its limit is not."""
     same = before is not None and before.starts_at == now.starts_at and before.level is now.level
-    begins = before is None or before.level is BudgetLevel.WITHIN
-    return not same and not (begins and now.level is BudgetLevel.WITHIN)
+    was_within = before is None or before.level is BudgetLevel.WITHIN
+    return not same and not (was_within and now.level is BudgetLevel.WITHIN)
 
 
-def add_all(totals: Iterable[Total], counted: Iterable[Counted]) -> None:
-    """Every counted thing to every total."""
-    listed = list(counted)
-    for total in totals:
-        for each in listed:
-            total.add(each)
+def budget_samples(state: BudgetState) -> list[Sample]:
+    """A budget as metrics."""
+    labels = {
+        "budget": state.budget,
+        "key": state.key or "",
+        "model": state.model or "",
+        "unit": state.unit.value,
+        "period": state.period.value,
+    }
+    values = {
+        "yard_budget_used_ratio": state.ratio,
+        "yard_budget_used": float(state.used),
+        "yard_budget_limit": float(state.limit),
+    }
+    return [Sample(name=name, value=value, labels=labels) for name, value in values.items()]

@@ -1,1 +1,1 @@
-"""What models cost: prices with their validity, and the arithmetic on them."""
+"""Costs of models: prices with their validity, exact amounts, metering and repricing."""

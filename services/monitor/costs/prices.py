@@ -1,23 +1,19 @@
-"""The prices of models, and the commands that change them."""
+"""The price lists of models and the commands that change them."""
 
-import asyncio
-import contextlib
 import time
 
 import msgspec
 
-from modelyard.bus import audit
 from modelyard.bus.connection import Bus
-from modelyard.bus.records import BucketCache, BucketStore
+from modelyard.bus.records import Records
 from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.base import check_model_name
-from schemas.errors import BadRequest, Conflict, NotFound
+from schemas.errors import BadRequest, NotFound
 from schemas.prices import (
     DEFAULT,
     DeletePrice,
     ListPrices,
-    Price,
     PriceList,
     PriceRef,
     PricesAnswer,
@@ -26,113 +22,87 @@ from schemas.prices import (
     StoredPrices,
 )
 from schemas.registry import ModelChange, ModelChanged
-from services.monitor.costs.book import PriceBook, price_key
-from services.monitor.costs.pricing import valid_at
-from services.monitor.costs.tiers import check_tiers
-
-_MIRROR_S = 3.0
-"""How long the broker may take to tell us what we wrote."""
+from services.monitor.costs.pricing import PriceBook, check_tiers, price_key, valid_at
 
 
 class Prices:
-    """The bucket `prices`, with a book of it that is always ready."""
+    """The bucket `prices`, with a price book that is always current."""
 
-    def __init__(self, bus: Bus, mirror: BucketCache[PriceList], currency: str) -> None:
-        self.book = PriceBook(mirror.values)
-        self._mirror = mirror
-        self._store = BucketStore(bus, buckets.PRICES)
+    def __init__(self, records: Records[PriceList], currency: str) -> None:
+        self.book = PriceBook(records.values)
+        self._records = records
         self._currency = currency
-        mirror.listen(self._on_change)
+        records.cache.listen(self._on_change)
 
     @classmethod
     async def open(cls, bus: Bus, tasks: Tasks, currency: str) -> "Prices":
-        prices = cls(bus, await BucketCache.start(bus, buckets.PRICES, tasks), currency)
+        records = await Records.start(bus, buckets.PRICES, tasks, "price list of", key_of=price_key)
+        prices = cls(records, currency)
         await bus.subscribe(subjects.MODEL_CHANGED, prices._on_renamed, change=ModelChange.RENAMED)
         return prices
 
+    def _on_change(self, _key: str, _prices: PriceList | None) -> None:
+        self.book = PriceBook(self._records.values)
+
     async def _on_renamed(self, _tokens: dict[str, str], changed: ModelChanged) -> None:
-        """A model that is called otherwise costs what it did; a price that the new name has stays."""
+        """Move the price list to the new name, unless that has one of its own."""
         if changed.before is None or changed.after is None:
             return
-        old, new = price_key(changed.before.name), price_key(changed.after.name)
-        (value, revision), (taken, last) = await self._store.head(old), await self._store.head(new)
-        if value is not None and taken is None:
-            await self._store.put(new, msgspec.structs.replace(value, model=changed.after.name), last=last)
-            await self._store.delete(old, last=revision)
+        old = await self._records.head(changed.before.name)
+        new = await self._records.head(changed.after.name)
+        if old.value is not None and new.value is None:
+            await self._records.replace(new, msgspec.structs.replace(old.value, model=new.name))
+            await self._records.replace(old, None)
 
-    def _on_change(self, _key: str, _prices: PriceList | None) -> None:
-        self.book = PriceBook(self._mirror.values)
-
-    async def put(self, asked: PutPrice) -> PriceStored:
+    async def put(self, command: PutPrice) -> PriceStored:
         """Add a price, or replace the one that is valid from the same moment."""
-        check_tiers(asked.price)
-        check_name(asked.model)
-        key, since = price_key(asked.model), asked.price.valid_from
-        before, revision = await self._store.head(key)
-        _check_revision(asked.model, asked.revision, revision if before else 0)
-        price = msgspec.structs.replace(
-            asked.price, valid_from=round(time.time(), 3) if since is None else since
+        check_tiers(command.price)
+        _check_model(command.model)
+        head = await self._records.head(command.model, expected=command.revision)
+        since = command.price.valid_from
+        new = msgspec.structs.replace(
+            command.price, valid_from=round(time.time(), 3) if since is None else since
         )
-        kept = [each for each in (before.prices if before else ()) if each.valid_from != price.valid_from]
-        changed = sorted([*kept, price], key=lambda each: each.valid_from or 0.0)
-        after = PriceList(model=asked.model, prices=tuple(changed))
-        stored = await self._store.put(key, after, last=revision)
-        audit.changed(f"prices of {asked.model}", before, after)
-        await self._known(key, stored)
-        return PriceStored(model=asked.model, revision=stored)
+        stored = head.value.prices if head.value else ()
+        prices = [*(price for price in stored if price.valid_from != new.valid_from), new]
+        prices.sort(key=lambda price: price.valid_from or 0.0)
+        changed = PriceList(model=command.model, prices=tuple(prices))
+        revision = await self._records.replace(head, changed)
+        return PriceStored(model=command.model, revision=revision)
 
     async def get(self, ref: PriceRef) -> StoredPrices:
         """The prices of one model; NotFound if it has none of its own."""
-        check_name(ref.model)
-        value, revision = await self._store.head(price_key(ref.model))
-        if value is None:
+        _check_model(ref.model)
+        head = await self._records.head(ref.model)
+        if head.value is None:
             raise NotFound(f"{ref.model} has no price of its own.", param="model")
-        return _stored(value, revision)
+        return _stored(head.value, head.revision)
 
-    async def all(self, _wanted: ListPrices) -> PricesAnswer:
-        """Every price."""
-        found = sorted(self._mirror.values.items(), key=lambda item: item[1].model)
+    async def list(self, _query: ListPrices) -> PricesAnswer:
+        """All price lists, by model."""
+        lists = sorted(self._records.values.values(), key=lambda prices: prices.model)
         return PricesAnswer(
-            prices=tuple(_stored(value, self._mirror.revisions[key]) for key, value in found),
+            prices=tuple(_stored(prices, self._records.revision(prices.model)) for prices in lists),
             currency=self._currency,
         )
 
-    async def delete(self, asked: DeletePrice) -> PriceStored:
-        """Take one or all away; what was counted keeps its cost."""
-        check_name(asked.model)
-        key = price_key(asked.model)
-        before, revision = await self._store.head(key)
-        if before is None:
-            raise NotFound(f"{asked.model} has no price of its own.", param="model")
-        _check_revision(asked.model, asked.revision, revision)
-        kept = tuple(each for each in before.prices if each.valid_from != asked.valid_from)
-        if asked.valid_from is not None and len(kept) == len(before.prices):
-            raise NotFound(f"{asked.model} has no price that begins then.", param="valid_from")
-        if asked.valid_from is None or not kept:
-            stored = await self._store.delete(key, last=revision)
-            audit.changed(f"prices of {asked.model}", before, None)
-            await self._unknown(key)
-        else:
-            after = PriceList(model=asked.model, prices=kept)
-            stored = await self._store.put(key, after, last=revision)
-            audit.changed(f"prices of {asked.model}", before, after)
-            await self._known(key, stored)
-        return PriceStored(model=asked.model, revision=stored)
-
-    async def _known(self, key: str, revision: int) -> None:
-        """Wait until the book has it: what is counted from now on has the new price."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_MIRROR_S):
-                await self._mirror.until(lambda _: self._mirror.revisions.get(key, 0) >= revision)
-
-    async def _unknown(self, key: str) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_MIRROR_S):
-                await self._mirror.until(lambda values: key not in values)
+    async def delete(self, command: DeletePrice) -> PriceStored:
+        """Delete one price or all of a model; counted usage keeps its cost."""
+        _check_model(command.model)
+        head = await self._records.head(command.model)
+        if head.value is None:
+            raise NotFound(f"{command.model} has no price of its own.", param="model")
+        head = await self._records.head(command.model, expected=command.revision)
+        stored = head.value.prices if head.value else ()
+        rest = tuple(price for price in stored if price.valid_from != command.valid_from)
+        if command.valid_from is not None and len(rest) == len(stored):
+            raise NotFound(f"{command.model} has no price that begins then.", param="valid_from")
+        emptied = command.valid_from is None or not rest
+        changed = None if emptied else PriceList(model=command.model, prices=rest)
+        return PriceStored(model=command.model, revision=await self._records.replace(head, changed))
 
 
-def check_name(model: str) -> None:
-    """BadRequest if no model can be called so."""
+def _check_model(model: str) -> None:
     try:
         if model != DEFAULT:
             check_model_name(model)
@@ -140,11 +110,6 @@ def check_name(model: str) -> None:
         raise BadRequest(f"{error}.", param="model") from error
 
 
-def _check_revision(model: str, seen: int | None, there: int) -> None:
-    if seen is not None and seen != there:
-        raise Conflict(f"The prices of {model} were changed meanwhile; read them again.", param="revision")
-
-
-def _stored(value: PriceList, revision: int) -> StoredPrices:
-    now: Price | None = valid_at(value.prices, time.time())
-    return StoredPrices(model=value.model, prices=value.prices, revision=revision, now=now)
+def _stored(prices: PriceList, revision: int) -> StoredPrices:
+    now = valid_at(prices.prices, time.time())
+    return StoredPrices(model=prices.model, prices=prices.prices, revision=revision, now=now)

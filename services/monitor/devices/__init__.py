@@ -1,1 +1,1 @@
-"""What a node computes on: one adapter for each way of asking about it."""
+"""Devices of a node: an adapter for each source of samples, and their publication."""

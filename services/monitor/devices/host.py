@@ -1,4 +1,4 @@
-"""The machine itself: processor, main memory, swap, disk and network, by psutil."""
+"""The host: processor, main memory, swap, disk and network, by psutil."""
 
 import os
 import platform
@@ -12,13 +12,13 @@ import psutil
 from modelyard.host.settings import Settings
 from modelyard.plugins import DeviceAdapter
 from schemas.devices import Device, DeviceKind, Host
-from services.monitor.devices.files import read_number, read_text
+from services.monitor.devices.kernel_files import read_float, read_text
 
-_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
-"""Where Linux keeps a processor's temperature, best first."""
+_CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
+"""Linux' names of the sensors of a processor, best first."""
 T = TypeVar("T")
-_SLOW_S = 5.0
-"""Swap and the size of a disk change slowly."""
+_SIZES_S = 5.0
+"""How often the sizes of swap and disk are read."""
 
 
 class HostAdapter(DeviceAdapter):
@@ -31,21 +31,21 @@ class HostAdapter(DeviceAdapter):
         self._sensors = temperature_files(root)
         self._home = Path("/")
         self._measuring = False
-        self._rates = Rates()
-        self._slow: tuple[float, dict[str, int]] | None = None
+        self._rates = CounterRates()
+        self._sizes: tuple[float, dict[str, int]] | None = None
 
     def open(self, settings: Settings) -> None:
         self._home = settings.home
 
     def sample(self) -> Device:
-        """The processor and the main memory, and what else the machine has."""
+        """Processor and main memory, with swap, disk and network of the host."""
         memory = psutil.virtual_memory()
         return Device(
             device="cpu",
             kind=DeviceKind.CPU,
             name=self._model,
             memory_total_bytes=memory.total,
-            # What "available" leaves out of "free" (caches) is given back on demand.
+            # Caches are not "free", but "available": the system frees them on demand.
             memory_used_bytes=memory.total - memory.available,
             memory_free_bytes=memory.available,
             utilization_pct=self._utilization(),
@@ -54,67 +54,67 @@ class HostAdapter(DeviceAdapter):
         )
 
     def _utilization(self) -> float | None:
-        # psutil measures since the last call from the same thread; the first one has nothing to go by.
+        # psutil measures since the last call of the same thread; the first one has no reference.
         percent = psutil.cpu_percent(interval=None)
-        known, self._measuring = self._measuring, True
-        return percent if known else None
+        measured, self._measuring = self._measuring, True
+        return percent if measured else None
 
     def _host(self, now: float) -> Host:
-        if self._slow is None or now - self._slow[0] >= _SLOW_S:
-            self._slow = (now, _slow_sizes(self._home))
-        told = {**self._slow[1], **self._rates.at(now, _counters())}
-        return Host(**told, load1=_told(lambda: os.getloadavg()[0]), cores=os.cpu_count())  # type: ignore[arg-type]  # named so by us
+        if self._sizes is None or now - self._sizes[0] >= _SIZES_S:
+            self._sizes = (now, _read_sizes(self._home))
+        values = {**self._sizes[1], **self._rates.at(now, _counters())}
+        return Host(**values, load1=_supported(lambda: os.getloadavg()[0]), cores=os.cpu_count())  # type: ignore[arg-type]  # names of its fields
 
 
-class Rates:
-    """How fast counters grow; one that starts anew, or is not there, has no rate."""
+class CounterRates:
+    """Rates of counters; one that is new or was reset has none."""
 
     def __init__(self) -> None:
         self._before: tuple[float, dict[str, int]] | None = None
 
     def at(self, now: float, counters: dict[str, int]) -> dict[str, float]:
-        """Of every counter that was there before, its growth a second."""
+        """The increase per second of every counter that was there before."""
         before, self._before = self._before, (now, counters)
         if before is None or now <= before[0]:
             return {}
-        grown = {name: count - before[1][name] for name, count in counters.items() if name in before[1]}
-        return {name: count / (now - before[0]) for name, count in grown.items() if count >= 0}
+        increases = {name: count - before[1][name] for name, count in counters.items() if name in before[1]}
+        return {name: count / (now - before[0]) for name, count in increases.items() if count >= 0}
 
 
 def _counters() -> dict[str, int]:
-    found: dict[str, int] = {}
-    if disk := _told(lambda: psutil.disk_io_counters(perdisk=False)):
-        found |= {"disk_read_bytes_s": disk.read_bytes, "disk_write_bytes_s": disk.write_bytes}
-    if cards := _told(lambda: psutil.net_io_counters(pernic=True)):
-        real = [card for name, card in cards.items() if not name.startswith("lo")]
-        found["network_receive_bytes_s"] = sum(card.bytes_recv for card in real)
-        found["network_transmit_bytes_s"] = sum(card.bytes_sent for card in real)
-    return found
+    counters: dict[str, int] = {}
+    if disk := _supported(lambda: psutil.disk_io_counters(perdisk=False)):
+        counters |= {"disk_read_bytes_s": disk.read_bytes, "disk_write_bytes_s": disk.write_bytes}
+    if interfaces := _supported(lambda: psutil.net_io_counters(pernic=True)):
+        external = [interface for name, interface in interfaces.items() if not name.startswith("lo")]
+        counters["network_receive_bytes_s"] = sum(interface.bytes_recv for interface in external)
+        counters["network_transmit_bytes_s"] = sum(interface.bytes_sent for interface in external)
+    return counters
 
 
-def _slow_sizes(home: Path) -> dict[str, int]:
-    found: dict[str, int] = {}
-    if swap := _told(psutil.swap_memory):
-        found |= {"swap_total_bytes": swap.total, "swap_used_bytes": swap.used}
-    if disk := _told(lambda: psutil.disk_usage(str(home))):
-        found |= {
+def _read_sizes(home: Path) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    if swap := _supported(psutil.swap_memory):
+        sizes |= {"swap_total_bytes": swap.total, "swap_used_bytes": swap.used}
+    if disk := _supported(lambda: psutil.disk_usage(str(home))):
+        sizes |= {
             "disk_total_bytes": disk.total,
             "disk_used_bytes": disk.used,
             "disk_free_bytes": disk.free,
         }
-    return found
+    return sizes
 
 
-def _told(ask: Callable[[], T]) -> T | None:
-    """What a system tells; not every one tells everything."""
+def _supported(call: Callable[[], T]) -> T | None:
+    """The result, or None where the platform does not support it."""
     try:
-        return ask()
+        return call()
     except (OSError, RuntimeError, AttributeError, ValueError, NotImplementedError):
         return None
 
 
 def cpu_model(cpuinfo: Path) -> str:
-    """What the processor calls itself, else its architecture."""
+    """The name of the processor, else its architecture."""
     for line in (read_text(cpuinfo) or "").splitlines():
         label, _, value = line.partition(":")
         if label.strip() == "model name" and value.strip():
@@ -123,15 +123,15 @@ def cpu_model(cpuinfo: Path) -> str:
 
 
 def temperature_files(root: Path) -> list[Path]:
-    """The sensors of the first chip that measures a processor; found once, since looking takes long."""
+    """The temperature files of the first sensor of a processor; the scan is slow, so it is done once."""
     chips = sorted((root / "sys/class/hwmon").glob("hwmon*"))
     named = {read_text(chip / "name"): chip for chip in reversed(chips)}
-    for name in _CHIPS:
+    for name in _CPU_SENSORS:
         if name in named and (files := sorted(named[name].glob("temp*_input"))):
             return files
     return []
 
 
 def hottest(files: list[Path]) -> float | None:
-    """The highest temperature that the sensors tell."""
-    return max((degrees for file in files if (degrees := read_number(file, 1e-3)) is not None), default=None)
+    """The highest temperature of the sensors."""
+    return max((degrees for file in files if (degrees := read_float(file, 1e-3)) is not None), default=None)

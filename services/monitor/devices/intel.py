@@ -1,18 +1,23 @@
-"""Intel cards, by what the kernel's xe and i915 drivers show in files.
+"""Intel cards, from the files of the kernel's xe and i915 drivers.
 
-A processor's own graphics has no memory but the main one, and shows with none. How busy a card is, neither
-driver tells in files.
+Integrated graphics have no memory of their own and show none. The drivers report no utilization in files.
 """
 
 from pathlib import Path
 
 from schemas.devices import Device, DeviceKind
-from services.monitor.devices.cards import Card, CardsAdapter, link_generation, link_width, sensor
-from services.monitor.devices.drm_clients import processes
-from services.monitor.devices.files import read_number, read_text, read_whole
+from services.monitor.devices.drm_cards import (
+    DrmAdapter,
+    DrmCard,
+    device_processes,
+    link_generation,
+    link_width,
+    sensor,
+)
+from services.monitor.devices.kernel_files import read_float, read_int, read_text
 
 
-class IntelAdapter(CardsAdapter):
+class IntelAdapter(DrmAdapter):
     """Every card of these drivers."""
 
     name = "intel"
@@ -22,9 +27,9 @@ class IntelAdapter(CardsAdapter):
         super().__init__(root)
         self._energy: dict[str, tuple[float, float]] = {}
 
-    def device(self, card: Card, now: float) -> Device:
-        taken = self.taken(card)
-        total, used = _memory(card, sum(taken.values()))
+    def device(self, card: DrmCard, now: float) -> Device:
+        by_process = self.client_memory(card)
+        total, used = _memory(card, sum(by_process.values()))
         return Device(
             device=f"INTEL-{card.token}",
             kind=DeviceKind.GPU,
@@ -38,11 +43,11 @@ class IntelAdapter(CardsAdapter):
             clock_mhz=_clock_mhz(card),
             pcie_generation=link_generation(card),
             pcie_width=link_width(card),
-            processes=processes(taken),
+            processes=device_processes(by_process),
         )
 
-    def _power_w(self, card: Card, now: float) -> float | None:
-        """The drivers count energy; what is drawn is how it grows."""
+    def _power_w(self, card: DrmCard, now: float) -> float | None:
+        """The drivers count energy; power is its increase."""
         energy_j = sensor(card, "energy1_input", factor=1e-6)
         if energy_j is None:
             return sensor(card, "power1_input", factor=1e-6)
@@ -52,18 +57,17 @@ class IntelAdapter(CardsAdapter):
         return (energy_j - before[1]) / (now - before[0])
 
 
-def _memory(card: Card, of_clients: int) -> tuple[int, int]:
-    """Total and used bytes. i915 tells what is available, of xe we know what processes say they have."""
-    total = read_whole(card.drm / "lmem_total_bytes")
-    available = read_whole(card.drm / "lmem_avail_bytes")
+def _memory(card: DrmCard, client_bytes: int) -> tuple[int, int]:
+    """Total and used bytes: i915 reports available bytes, with xe the memory of the clients is used."""
+    total = read_int(card.drm / "lmem_total_bytes")
+    available = read_int(card.drm / "lmem_avail_bytes")
     if total is not None and available is not None:
         return total, max(total - available, 0)
-    sizes = [read_whole(path) for path in sorted(card.folder.glob("tile*/physical_vram_size_bytes"))]
+    sizes = [read_int(path) for path in sorted(card.folder.glob("tile*/physical_vram_size_bytes"))]
     total = total or sum(size for size in sizes if size is not None)
-    return total, min(of_clients, total)
+    return total, min(client_bytes, total)
 
 
-def _clock_mhz(card: Card) -> float | None:
-    xe = card.folder / "tile0/gt0/freq0/act_freq"
-    clock = read_number(xe)
-    return read_number(card.drm / "gt_act_freq_mhz") if clock is None else clock
+def _clock_mhz(card: DrmCard) -> float | None:
+    clock = read_float(card.folder / "tile0/gt0/freq0/act_freq")
+    return read_float(card.drm / "gt_act_freq_mhz") if clock is None else clock

@@ -1,7 +1,7 @@
-"""Devices out of a file, for demonstrations and tests: YARD_SIMULATED_DEVICES names it.
+"""Simulated devices from the file YARD_SIMULATED_DEVICES, for demonstrations and tests.
 
-The file is YAML, TOML or JSON and has a list `devices`, each with the fields of `schemas.devices.Device`. In
-place of a number there may be a list of numbers: one a second, and then from the start.
+The file is YAML, TOML or JSON with a list `devices`, each with the fields of `schemas.devices.Device`. In
+place of a number there may be a list of numbers: one per second, repeated.
 """
 
 import time
@@ -22,14 +22,14 @@ class _File(Record):
 
 
 class SimulatedAdapter(DeviceAdapter):
-    """What the file says; it is read again when it changes."""
+    """The devices of the file; it is read again when it changes."""
 
     name = "simulated"
     simulated = True
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        self._changed: tuple[int, int] | None = None
+        self._version: tuple[int, int] | None = None
         self._devices: list[dict[str, Any]] = []
 
     def open(self, settings: Settings) -> None:
@@ -40,37 +40,36 @@ class SimulatedAdapter(DeviceAdapter):
         if self._path is None:
             return []
         status = self._path.stat()
-        if self._changed != (changed := (status.st_mtime_ns, status.st_size)):
+        if self._version != (version := (status.st_mtime_ns, status.st_size)):
             self._devices = read_devices(self._path)
-            self._changed = changed
+            self._version = version
         second = int(time.time())
         return [device_at(fields, second) for fields in self._devices]
 
 
 def read_devices(path: Path) -> list[dict[str, Any]]:
-    """The devices of a file, checked; ValueError with a sentence if they are none."""
+    """The validated devices of a file; ValueError with a sentence."""
     try:
         devices = msgspec.convert(_parser(path)(path.read_bytes()), _File).devices
-        known = [device_at(fields, second) for fields in devices for second in (0, 1)]
+        samples = [device_at(fields, second) for fields in devices for second in (0, 1)]
     except Exception as error:
-        raise ValueError(f"{path} does not tell simulated devices: {error}") from error
-    for device in known:
+        raise ValueError(f"{path} has no valid simulated devices: {error}") from error
+    for device in samples:
         check_token(device.device)
-    if len({device.device for device in known}) != len(devices):
+    if len({device.device for device in samples}) != len(devices):
         raise ValueError(f"{path} names a device twice; each needs an id of its own.")
     return devices
 
 
 def device_at(fields: dict[str, Any], second: int) -> Device:
-    """The device at one second."""
+    """The sample of a device at one second."""
     now = {name: _at(name, value, second) for name, value in fields.items()}
     if unknown := now.keys() - set(Device.__struct_fields__):
         raise ValueError(f"there is no field {', '.join(sorted(unknown))}")
-    follows = "memory_free_bytes" not in now and {"memory_total_bytes", "memory_used_bytes"} <= now.keys()
-    device = msgspec.convert(
-        {**now, **({"memory_free_bytes": 0} if follows else {}), "simulated": True}, Device
-    )
-    if not follows:
+    derived = "memory_free_bytes" not in now and {"memory_total_bytes", "memory_used_bytes"} <= now.keys()
+    defaults = {"memory_free_bytes": 0} if derived else {}
+    device = msgspec.convert({**now, **defaults, "simulated": True}, Device)
+    if not derived:
         return device
     free = max(device.memory_total_bytes - device.memory_used_bytes, 0)
     return msgspec.structs.replace(device, memory_free_bytes=free)

@@ -1,1 +1,1 @@
-"""What the monitor knows in numbers: gathered once a second, kept for a day, told to who asks."""
+"""Metrics: collected every second, with a history of a day, for Prometheus, OpenTelemetry and alerts."""

@@ -1,4 +1,4 @@
-"""Samples as text for Prometheus: https://prometheus.io/docs/instrumenting/exposition_formats/."""
+"""Samples in Prometheus' text format: https://prometheus.io/docs/instrumenting/exposition_formats/."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 
 def render(samples: Iterable[Sample], *, openmetrics: bool = False) -> str:
-    """One family after the other, in the order of the table; OpenMetrics ends with its own end mark."""
+    """Family by family, in the order of METRICS; OpenMetrics text has an end mark."""
     families: dict[str, list[Sample]] = {metric.name: [] for metric in METRICS}
     for sample in samples:
         metric = BY_SAMPLE_NAME.get(sample.name)
@@ -24,17 +24,14 @@ def render(samples: Iterable[Sample], *, openmetrics: bool = False) -> str:
 def _family(metric: Metric, samples: list[Sample], openmetrics: bool) -> Iterator[str]:
     if not samples:
         return
-    counted = openmetrics and metric.type is MetricType.COUNTER
-    name = metric.name.removesuffix("_total") if counted else metric.name
+    stripped = openmetrics and metric.type is MetricType.COUNTER
+    name = metric.name.removesuffix("_total") if stripped else metric.name
     yield f"# HELP {name} {metric.help.translate(_HELP_ESCAPES)}"
     yield f"# TYPE {name} {metric.type}"
     for sample in samples:
-        labels = ",".join(f'{label}="{text.translate(_ESCAPES)}"' for label, text in sample.labels.items())
-        yield (
-            f"{sample.name}{{{labels}}} {_number(sample.value)}"
-            if labels
-            else (f"{sample.name} {_number(sample.value)}")
-        )
+        pairs = ",".join(f'{label}="{text.translate(_ESCAPES)}"' for label, text in sample.labels.items())
+        labels = f"{{{pairs}}}" if pairs else ""
+        yield f"{sample.name}{labels} {_number(sample.value)}"
 
 
 def _number(value: float) -> str:

@@ -1,53 +1,56 @@
-"""Metrics over OpenTelemetry's protocol, where OTEL_EXPORTER_OTLP_ENDPOINT says where to send them."""
+"""Export of metrics by OTLP, where OTEL_EXPORTER_OTLP_ENDPOINT is set."""
 
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from modelyard.bus import logs
 from modelyard.bus.tracing import ENDPOINT
 from modelyard.host.settings import SettingsError
 from schemas.metrics import Sample
-from services.monitor.thread import OwnThread
 
 log = logs.get(__name__)
 
-_OWN_ENDPOINT = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+_METRICS_ENDPOINT = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 _INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
 """Milliseconds, as OpenTelemetry has it."""
 _DEFAULT_INTERVAL_MS = "60000"
 
 
-async def send_metrics(
+async def export_metrics(
     samples: Callable[[], tuple[Sample, ...]], environ: Mapping[str, str] = os.environ
 ) -> None:
-    """Send what `samples` gives at every interval, until cancelled; return at once where nobody wants it."""
-    if not is_wanted(environ):
+    """Export `samples()` at every interval until cancelled; return at once where no endpoint is set."""
+    if not is_enabled(environ):
         return
     try:
-        from services.monitor.metrics.otlp_live import Exporter
+        from services.monitor.metrics.otlp_exporter import OtlpExporter
     except ImportError:
-        log.warning("no_metrics_sent", reason=f"{ENDPOINT} is set; install modelyard[otel] to send there.")
+        reason = f"{ENDPOINT} is set; install modelyard[otel] to send there."
+        log.warning("metrics_export_unavailable", reason=reason)
         return
-    every_s, thread = interval_s(environ), OwnThread("otlp")
-    exporter = await thread.run(Exporter)
+    period_s = interval_s(environ)
+    loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "otlp")
+    exporter = await loop.run_in_executor(thread, OtlpExporter)
     try:
         while True:
-            await asyncio.sleep(every_s)
-            if not await thread.run(exporter.send, samples()):
-                log.warning("metrics_not_sent")
+            await asyncio.sleep(period_s)
+            if not await loop.run_in_executor(thread, exporter.export, samples()):
+                log.warning("metrics_export_failed")
     finally:
-        thread.end(exporter.close)
+        thread.submit(exporter.close)
+        thread.shutdown(wait=False)
 
 
-def is_wanted(environ: Mapping[str, str]) -> bool:
-    """Whether there is somebody to send to; OTEL_METRICS_EXPORTER=none says no."""
-    endpoint = environ.get(_OWN_ENDPOINT) or environ.get(ENDPOINT)
+def is_enabled(environ: Mapping[str, str]) -> bool:
+    """Whether an endpoint is set and OTEL_METRICS_EXPORTER does not disable the export."""
+    endpoint = environ.get(_METRICS_ENDPOINT) or environ.get(ENDPOINT)
     return bool(endpoint) and environ.get("OTEL_METRICS_EXPORTER", "otlp") == "otlp"
 
 
 def interval_s(environ: Mapping[str, str]) -> float:
-    """SettingsError if it is no time."""
+    """SettingsError unless it is a positive number of milliseconds."""
     value = environ.get(_INTERVAL) or _DEFAULT_INTERVAL_MS
     try:
         interval_ms = float(value)

@@ -1,1 +1,1 @@
-"""What was used: folded from the event stream into SQLite, and asked for there."""
+"""Usage: a read model in SQLite, projected from the event stream, and its queries."""

@@ -1,4 +1,4 @@
-"""Usage on disk, the reading side: sums by any group and step of time, latencies, and single records."""
+"""Usage on disk, the reading side: sums by group and step of time, latencies, and single records."""
 
 import json
 import sqlite3
@@ -13,24 +13,36 @@ from zoneinfo import ZoneInfo
 from schemas.requests import Outcome, RequestFinished
 from schemas.subjects import REQUEST_FINISHED
 from schemas.usage import CountedRequest
-from services.monitor.costs.money import spelled
-from services.monitor.usage.levels import QUARTER_S, START, Part, Unit, parts
-from services.monitor.usage.rollups import ALL, DERIVED, DERIVED_LATENCIES, LATENCY, SUMS, Rollup, chosen
+from services.monitor.costs.pricing import format_amount
+from services.monitor.usage.rollups import (
+    ALL_FIELDS,
+    ALL_LATENCIES,
+    DERIVED,
+    DERIVED_LATENCIES,
+    QUARTER_S,
+    START,
+    SUMS,
+    Rollup,
+    TimeRange,
+    TimeUnit,
+    select_rollups,
+    split,
+)
 from services.monitor.usage.schema import DERIVED_COLUMNS, SUM_COLUMNS
-from services.monitor.usage.series import SeriesTable, narrowed
+from services.monitor.usage.series import SeriesTable
 from services.monitor.usage.store import HORIZON
 
 Sums = tuple[int, ...]
-"""In the order of DERIVED_COLUMNS: failed and cancelled ones, then all that is summed up."""
-_ENDS = "SUM(requests * failed_here), SUM(requests * cancelled_here)"
-_SUMMED = ", ".join(f"SUM({name})" for name in SUM_COLUMNS)
-_SUMMED_DERIVED = ", ".join(f"SUM({name})" for name in DERIVED_COLUMNS)
-_OF_REQUESTS = """
+"""In the order of DERIVED_COLUMNS."""
+_OUTCOMES = "SUM(requests * failed_here), SUM(requests * cancelled_here)"
+_PLAIN_SUMS = ", ".join(f"SUM({name})" for name in SUM_COLUMNS)
+_DERIVED_SUMS = ", ".join(f"SUM({name})" for name in DERIVED_COLUMNS)
+_FROM_REQUESTS = """
 SELECT cell, SUM(failed_here), SUM(cancelled_here), COUNT(*), SUM(prompt_tokens), SUM(cached_tokens),
     SUM(completion_tokens), 0, 0, SUM(cost_whole), SUM(cost_pico)
 FROM requests CROSS JOIN cells USING (series) WHERE finished_at >= ? AND finished_at < ? GROUP BY cell
 """
-_OF_CHARGES = """
+_FROM_CHARGES = """
 SELECT cell, 0, 0, 0, 0, 0, 0, SUM(loaded_ms), SUM(energy_mwh), SUM(cost_whole), SUM(cost_pico)
 FROM charges CROSS JOIN cells USING (series)
 WHERE quarter BETWEEN ? / 900 - 1 AND ? / 900 AND at >= ? AND at < ? GROUP BY cell
@@ -46,114 +58,114 @@ ORDER BY finished_at DESC, request LIMIT ?
 """
 
 _PAGE_CHARACTERS = 256 * 1024
-"""Of records in a page: with the longest errors and letters of four bytes it is still below a MiB."""
+"""Records in a page: with the longest errors and characters of four bytes it is still below a MiB."""
 
 
 class UsageReader:
-    """One connection that only reads, to be used from the thread that made it. It sees whole transactions."""
+    """One read-only connection, for the thread that opened it. It sees whole transactions."""
 
     def __init__(self, path: Path, tz: ZoneInfo) -> None:
         self._tz = tz
         self.db = sqlite3.connect(path, isolation_level=None)
-        # A million records are some hundred MiB: what was read once is at hand again.
+        # A million records are some hundred MiB: pages that were read once stay in the page cache.
         self.db.execute("PRAGMA mmap_size = 1073741824")
         self.series = SeriesTable(self.db)
         self._horizon = START
-        self._sums: dict[Unit, Rollup] = {}
-        self._latencies: dict[Unit, Rollup] = {}
+        self._sums: dict[TimeUnit, Rollup] = {}
+        self._latencies: dict[TimeUnit, Rollup] = {}
 
     def begin(self) -> None:
-        """From now on everything is as it is now."""
+        """Begin a snapshot: all reads until `end` see one state of the file."""
         self.end()
         self.db.execute("BEGIN")
 
     def end(self) -> None:
-        """See what comes again."""
+        """End the snapshot."""
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
 
     def group(self, fields: Collection[str], cells: Mapping[int, int]) -> None:
-        """Until the end of this state: the series asked about, and the cell that each is counted in.
+        """Set, for this snapshot, the cell in which each series is counted; series without one are left out.
 
-        `fields` are those by which they are chosen or told apart.
+        `fields`: those that the series are filtered or grouped by.
         """
         self._horizon = float(self._fact(HORIZON) or START)
-        self._sums = {rollup.unit: rollup for rollup in chosen(SUMS, fields)}
-        self._latencies = {rollup.unit: rollup for rollup in chosen(LATENCY, fields)}
-        kept = {rollup.fields for rollup in (*self._sums.values(), *self._latencies.values())}
-        for told in kept:
-            self._group(told, cells)
+        self._sums = {rollup.unit: rollup for rollup in select_rollups(SUMS, fields)}
+        self._latencies = {rollup.unit: rollup for rollup in select_rollups(ALL_LATENCIES, fields)}
+        used = (*self._sums.values(), *self._latencies.values())
+        for rollup_fields in {rollup.fields for rollup in used}:
+            self._create_cells(rollup_fields, cells)
 
-    def _group(self, told: tuple[str, ...], cells: Mapping[int, int]) -> None:
-        table = _cells(told)
+    def _create_cells(self, fields: tuple[str, ...], cells: Mapping[int, int]) -> None:
+        table = _cells_table(fields)
         self.db.execute(
             f"CREATE TEMP TABLE {table} (series INTEGER PRIMARY KEY, cell INTEGER NOT NULL, "
             "failed_here INTEGER NOT NULL, cancelled_here INTEGER NOT NULL)"
         )
-        named = self.series.all()
+        by_number = self.series.all()
         rows = []
         for number, cell in cells.items():
-            series = named[number]
-            if narrowed(series, told) == series:
-                ended = series.outcome
-                rows.append((number, cell, ended == Outcome.FAILED, ended == Outcome.CANCELLED))
+            series = by_number[number]
+            if series.narrowed(fields) == series:
+                outcome = series.outcome
+                rows.append((number, cell, outcome == Outcome.FAILED, outcome == Outcome.CANCELLED))
         self.db.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", rows)  # noqa: S608 - our own names
 
     def sums(self, start: float, end: float) -> dict[int, Sums]:
-        """What there was in a period, by cell."""
-        found: dict[int, Sums] = {}
-        for part in self._parts(start, end, self._sums):
-            for cell, *values in self._sum_rows(part):
-                before = found.get(cell)
-                found[cell] = tuple(values) if before is None else tuple(map(add, before, values))
-        return found
+        """The sums of a period, by cell."""
+        sums: dict[int, Sums] = {}
+        for bounds in self._split(start, end, self._sums):
+            for cell, *values in self._sum_rows(bounds):
+                before = sums.get(cell)
+                sums[cell] = tuple(values) if before is None else tuple(map(add, before, values))
+        return sums
 
-    def _parts(self, start: float, end: float, rollups: Mapping[Unit, Rollup]) -> list[Part]:
+    def _split(self, start: float, end: float, rollups: Mapping[TimeUnit, Rollup]) -> list[TimeRange]:
         if start < self._horizon:
-            # Single records of that time are gone: a quarter of an hour counts where it begins.
+            # Without single records of that time, a quarter of an hour counts where it begins.
             start -= start % QUARTER_S
         if end < self._horizon:
             end -= end % QUARTER_S
-        return parts(start, end, self._tz, tuple(rollups))
+        return split(start, end, self._tz, tuple(rollups))
 
     def _fact(self, name: str) -> Any:
         row = self.db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
 
-    def _sum_rows(self, part: Part) -> Iterator[Any]:
-        low, high = part.low, part.high
-        if part.unit is None:
-            yield from self.db.execute(_OF_REQUESTS, (low, high))
-            yield from self.db.execute(_OF_CHARGES, (low, high, low, high))
+    def _sum_rows(self, bounds: TimeRange) -> Iterator[Any]:
+        low, high = bounds.low, bounds.high
+        if bounds.unit is None:
+            yield from self.db.execute(_FROM_REQUESTS, (low, high))
+            yield from self.db.execute(_FROM_CHARGES, (low, high, low, high))
             return
-        yield from self.db.execute(_sums_of(self._sums[part.unit]), (low, high))
+        yield from self.db.execute(_select_sums(self._sums[bounds.unit]), (low, high))
 
     def latencies(self, kind: str, start: float, end: float) -> dict[int, Counter[int]]:
-        """How many times of one kind were in which bin, by cell."""
-        found: dict[int, Counter[int]] = defaultdict(Counter)
-        for part in self._parts(start, end, self._latencies):
-            for cell, number, count in self._latency_rows(kind, part):
-                found[cell][number] += count
-        return found
+        """The number of durations of one kind in each bin, by cell."""
+        bins: dict[int, Counter[int]] = defaultdict(Counter)
+        for bounds in self._split(start, end, self._latencies):
+            for cell, number, count in self._latency_rows(kind, bounds):
+                bins[cell][number] += count
+        return bins
 
-    def _latency_rows(self, kind: str, part: Part) -> Iterator[Any]:
-        low, high = part.low, part.high
-        if part.unit is None:
+    def _latency_rows(self, kind: str, bounds: TimeRange) -> Iterator[Any]:
+        low, high = bounds.low, bounds.high
+        if bounds.unit is None:
             return self.db.execute(
                 f"SELECT cell, {kind}_bin, COUNT(*) FROM requests CROSS JOIN cells USING (series) "  # noqa: S608 - our own names
                 f"WHERE finished_at >= ? AND finished_at < ? AND {kind}_bin IS NOT NULL "
                 f"GROUP BY cell, {kind}_bin",
                 (low, high),
             )
-        return self.db.execute(_latencies_of(self._latencies[part.unit]), (kind, low, high))
+        return self.db.execute(_select_latencies(self._latencies[bounds.unit]), (kind, low, high))
 
     def oldest(self) -> float | None:
-        """When the first thing was that is still known."""
+        """The start of the first stored quarter of an hour."""
         (quarter,) = self.db.execute("SELECT MIN(quarter) FROM quarters").fetchone()
         return None if quarter is None else float(quarter * QUARTER_S)
 
     def newest(self) -> float | None:
-        """The end of the last quarter of an hour in which there was anything."""
+        """The end of the last stored quarter of an hour."""
         (quarter,) = self.db.execute("SELECT MAX(quarter) FROM quarters").fetchone()
         return None if quarter is None else float((quarter + 1) * QUARTER_S)
 
@@ -161,57 +173,55 @@ class UsageReader:
         self, start: float, end: float, only: Collection[int] | None, limit: int
     ) -> tuple[RequestFinished, ...]:
         """The newest records, newest first."""
-        condition, chosen = _only(only)
-        rows = self.db.execute(_RECENT.format(condition), (start, end, *chosen, limit))
+        condition, values = _series_filter(only)
+        rows = self.db.execute(_RECENT.format(condition), (start, end, *values, limit))
         return tuple(REQUEST_FINISHED.decode(record.encode()) for (record,) in rows)
 
     def page(
         self, start: float, end: float, only: Collection[int] | None, after: tuple[float, str], limit: int
     ) -> tuple[list[CountedRequest], tuple[float, str] | None]:
-        """Records in order of time after the one that is named by its time and id, and where to go on.
+        """Records in order of time after the cursor (time and id), and the cursor of the next page.
 
         Fewer than the limit where they would not fit into a message.
         """
-        condition, chosen = _only(only)
-        rows = self.db.execute(_RECORDS.format(condition), (start, end, *after, *chosen, limit))
-        found: list[CountedRequest] = []
+        condition, values = _series_filter(only)
+        rows = self.db.execute(_RECORDS.format(condition), (start, end, *after, *values, limit))
+        records: list[CountedRequest] = []
         size = 0
         for request, at, record, whole, pico in rows:
-            found.append(
-                CountedRequest(record=REQUEST_FINISHED.decode(record.encode()), cost=spelled(whole, pico))
-            )
+            cost = format_amount(whole, pico)
+            records.append(CountedRequest(record=REQUEST_FINISHED.decode(record.encode()), cost=cost))
             size += len(record)
-            if size > _PAGE_CHARACTERS or len(found) == limit:
-                return found, (at, request)
-        return found, None
+            if size > _PAGE_CHARACTERS or len(records) == limit:
+                return records, (at, request)
+        return records, None
 
     def close(self) -> None:
-        """Give the file free."""
         self.db.close()
 
 
-def _cells(told: tuple[str, ...]) -> str:
-    """The table of cells for sums by these fields. That of all fields is for single requests too."""
-    return "cells" if told == ALL else f"cells_of_{'_'.join(told)}"
+def _cells_table(fields: tuple[str, ...]) -> str:
+    """The table of cells for rollups by these fields; that of all fields is for single requests too."""
+    return "cells" if fields == ALL_FIELDS else f"cells_of_{'_'.join(fields)}"
 
 
 @cache
-def _sums_of(rollup: Rollup) -> str:
-    unit, cells = rollup.unit, _cells(rollup.fields)
+def _select_sums(rollup: Rollup) -> str:
+    unit, cells = rollup.unit, _cells_table(rollup.fields)
     if rollup in DERIVED:
         return (
-            f"SELECT cell, {_SUMMED_DERIVED} FROM {cells} CROSS JOIN {rollup.table} USING (series) "  # noqa: S608 - our own names
+            f"SELECT cell, {_DERIVED_SUMS} FROM {cells} CROSS JOIN {rollup.table} USING (series) "  # noqa: S608 - our own names
             f"WHERE {unit} >= ? AND {unit} < ? GROUP BY series"
         )
     return (
-        f"SELECT cell, {_ENDS}, {_SUMMED} FROM {rollup.table} CROSS JOIN {cells} USING (series) "  # noqa: S608 - as above
+        f"SELECT cell, {_OUTCOMES}, {_PLAIN_SUMS} FROM {rollup.table} CROSS JOIN {cells} USING (series) "  # noqa: S608 - as above
         f"WHERE {unit} >= ? AND {unit} < ? GROUP BY cell"
     )
 
 
 @cache
-def _latencies_of(rollup: Rollup) -> str:
-    unit, cells = rollup.unit, _cells(rollup.fields)
+def _select_latencies(rollup: Rollup) -> str:
+    unit, cells = rollup.unit, _cells_table(rollup.fields)
     joined = (
         f"{cells} CROSS JOIN {rollup.table}"
         if rollup in DERIVED_LATENCIES
@@ -223,7 +233,7 @@ def _latencies_of(rollup: Rollup) -> str:
     )
 
 
-def _only(series: Collection[int] | None) -> tuple[str, tuple[str, ...]]:
+def _series_filter(series: Collection[int] | None) -> tuple[str, tuple[str, ...]]:
     if series is None:
         return "", ()
     return "AND series IN (SELECT value FROM json_each(?))", (json.dumps(list(series)),)

@@ -1,57 +1,128 @@
-"""Which sums are kept, and which of them answer a question with the fewest rows. Pure."""
+"""Rollups: sums by unit of time and by fields of the series, and which of them answer a query."""
 
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection, Iterable, Sequence
+from enum import StrEnum
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
-from services.monitor.usage.levels import BLOCK_DAYS, HOUR_QUARTERS, WIDEST_FIRST, Unit
-from services.monitor.usage.series import Series
+from services.monitor.calendar import day_of, midnight
+from services.monitor.usage.series import UsageSeries
 
-ALL = Series._fields
+QUARTER_S = 900
+"""In every time zone, hours and days begin on a multiple of this."""
+HOUR_QUARTERS, BLOCK_DAYS = 4, 32
+START, END = 0.0, 4102444800.0
+"""1970 and 2100: the bounds of valid timestamps."""
+
+
+class TimeUnit(StrEnum):
+    """A unit of stored sums; the value is the name of its column."""
+
+    QUARTER = "quarter"
+    """Quarters of an hour since 1970."""
+    HOUR = "hour"
+    """Hours since 1970, in UTC."""
+    DAY = "day"
+    """Days of the yard's own time zone, as ordinals."""
+    BLOCK = "block"
+    """32 of these days each, which need no calendar."""
+
+
+WIDEST_FIRST = (TimeUnit.BLOCK, TimeUnit.DAY, TimeUnit.HOUR, TimeUnit.QUARTER)
+
+
+class TimeRange(NamedTuple):
+    """From `low` to before `high`: numbers of `unit`, or (None) unix seconds of single requests."""
+
+    unit: TimeUnit | None
+    low: float
+    high: float
+
+
+def quarter_of(at: float) -> int:
+    """The quarter of an hour of a moment, since 1970."""
+    return math.floor(at / QUARTER_S)
+
+
+def number_of(unit: TimeUnit, at: float, tz: ZoneInfo) -> int:
+    """The number of the unit that contains a moment. `tz`: of the stored days."""
+    if unit in (TimeUnit.QUARTER, TimeUnit.HOUR):
+        return quarter_of(at) // (HOUR_QUARTERS if unit is TimeUnit.HOUR else 1)
+    return day_of(at, tz) // (BLOCK_DAYS if unit is TimeUnit.BLOCK else 1)
+
+
+def start_of(unit: TimeUnit, number: int, tz: ZoneInfo) -> float:
+    """The moment at which a unit begins."""
+    if unit in (TimeUnit.QUARTER, TimeUnit.HOUR):
+        return float(number * QUARTER_S * (HOUR_QUARTERS if unit is TimeUnit.HOUR else 1))
+    return midnight(number * (BLOCK_DAYS if unit is TimeUnit.BLOCK else 1), tz)
+
+
+def split(start: float, end: float, tz: ZoneInfo, units: Sequence[TimeUnit]) -> list[TimeRange]:
+    """Disjoint ranges that cover a period: the first unit in the middle, the next ones at its edges."""
+    if start >= end:
+        return []
+    if not units:
+        return [TimeRange(None, start, end)]
+    unit, *finer = units
+    low, high = number_of(unit, start, tz), number_of(unit, end, tz)
+    if start_of(unit, low, tz) < start:
+        low += 1
+    if low >= high:
+        return split(start, end, tz, finer)
+    return [
+        *split(start, start_of(unit, low, tz), tz, finer),
+        TimeRange(unit, low, high),
+        *split(start_of(unit, high, tz), end, tz, finer),
+    ]
+
+
+ALL_FIELDS = UsageSeries._fields
 
 
 class Rollup(NamedTuple):
-    """A table of sums: by a unit of time, and by those fields of series that are told apart in it.
+    """A table of sums by a unit of time and by some fields of the series.
 
-    A row's series is one in which all other fields are empty.
+    The series of a row has all other fields empty.
     """
 
     table: str
-    unit: Unit
+    unit: TimeUnit
     fields: tuple[str, ...]
     base: str
-    """The table that it is made anew from: each row of it goes into one row here."""
+    """The table it is derived from: each row of that one contributes to one row here."""
 
     @property
     def width(self) -> int:
-        """How many units of the base are one unit here."""
-        return {Unit.HOUR: HOUR_QUARTERS, Unit.BLOCK: BLOCK_DAYS}.get(self.unit, 1)
+        """Units of the base in one unit here."""
+        return {TimeUnit.HOUR: HOUR_QUARTERS, TimeUnit.BLOCK: BLOCK_DAYS}.get(self.unit, 1)
 
     @property
-    def base_unit(self) -> Unit:
-        """The unit of the base."""
-        return Unit.QUARTER if self.unit in (Unit.QUARTER, Unit.HOUR) else Unit.DAY
+    def base_unit(self) -> TimeUnit:
+        return TimeUnit.QUARTER if self.unit in (TimeUnit.QUARTER, TimeUnit.HOUR) else TimeUnit.DAY
 
 
-QUARTERS = Rollup("quarters", Unit.QUARTER, ALL, "requests")
-DAYS = Rollup("days", Unit.DAY, ALL, "requests")
+QUARTERS = Rollup("quarters", TimeUnit.QUARTER, ALL_FIELDS, "requests")
+DAYS = Rollup("days", TimeUnit.DAY, ALL_FIELDS, "requests")
 DERIVED = (
-    Rollup("model_hours", Unit.HOUR, ("model",), "quarters"),
-    Rollup("model_days", Unit.DAY, ("model",), "days"),
-    Rollup("blocks", Unit.BLOCK, ALL, "days"),
+    Rollup("model_hours", TimeUnit.HOUR, ("model",), "quarters"),
+    Rollup("model_days", TimeUnit.DAY, ("model",), "days"),
+    Rollup("blocks", TimeUnit.BLOCK, ALL_FIELDS, "days"),
 )
 """Sums of sums, those with the fewest rows first."""
 SUMS = (*DERIVED, QUARTERS, DAYS)
-LATENCIES = Rollup("latencies", Unit.DAY, ALL, "requests")
+LATENCIES = Rollup("latencies", TimeUnit.DAY, ALL_FIELDS, "requests")
 DERIVED_LATENCIES = (
-    Rollup("model_latencies", Unit.DAY, ("model",), "latencies"),
-    Rollup("model_block_latencies", Unit.BLOCK, ("model",), "latencies"),
+    Rollup("model_latencies", TimeUnit.DAY, ("model",), "latencies"),
+    Rollup("model_block_latencies", TimeUnit.BLOCK, ("model",), "latencies"),
 )
-LATENCY = (*DERIVED_LATENCIES, LATENCIES)
+ALL_LATENCIES = (*DERIVED_LATENCIES, LATENCIES)
 
 
-def chosen(rollups: Iterable[Rollup], needed: Collection[str]) -> list[Rollup]:
-    """For each unit of time the smallest that tells apart what is needed, the widest unit first."""
-    by_unit: dict[Unit, Rollup] = {}
+def select_rollups(rollups: Iterable[Rollup], needed: Collection[str]) -> list[Rollup]:
+    """For each unit of time the smallest rollup that has the needed fields, the widest unit first."""
+    by_unit: dict[TimeUnit, Rollup] = {}
     for rollup in rollups:
         if set(needed) <= set(rollup.fields):
             by_unit.setdefault(rollup.unit, rollup)

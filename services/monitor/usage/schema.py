@@ -1,8 +1,8 @@
-"""The tables of the read model, and how an older file becomes one of today."""
+"""The tables of the read model, and the migration of files of older versions."""
 
 import sqlite3
 
-from services.monitor.usage.rollups import DERIVED, DERIVED_LATENCIES, LATENCY, SUMS
+from services.monitor.usage.rollups import ALL_LATENCIES, DERIVED, DERIVED_LATENCIES, SUMS
 
 VERSION = 3
 # FULL: a record is acknowledged to the broker after the commit, which must then outlive a power cut.
@@ -15,21 +15,21 @@ SUM_COLUMNS = (
     *("requests", "prompt_tokens", "cached_tokens", "completion_tokens"),
     *("loaded_ms", "energy_mwh", "cost_whole", "cost_pico"),
 )
-"""What is summed up, in every table of sums."""
+"""The sums in every rollup."""
 DERIVED_COLUMNS = ("failed", "cancelled", *SUM_COLUMNS)
-"""In sums of sums, whose series do not tell how requests ended."""
+"""The sums in derived rollups, whose series have no outcome."""
 _SUMS = ", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in SUM_COLUMNS)
 _DERIVED_SUMS = ", ".join(f"{name} INTEGER NOT NULL" for name in DERIVED_COLUMNS)
-# By the series first: rows of one are side by side, and are added up without sorting.
+# By series first: rows of one series are adjacent and are added up without sorting.
 _DERIVED = "".join(
-    f"CREATE TABLE IF NOT EXISTS {each.table} (series INTEGER NOT NULL, {each.unit} INTEGER NOT NULL, "
-    f"{_DERIVED_SUMS}, PRIMARY KEY (series, {each.unit})) WITHOUT ROWID;\n"
-    for each in DERIVED
+    f"CREATE TABLE IF NOT EXISTS {rollup.table} (series INTEGER NOT NULL, {rollup.unit} INTEGER NOT NULL, "
+    f"{_DERIVED_SUMS}, PRIMARY KEY (series, {rollup.unit})) WITHOUT ROWID;\n"
+    for rollup in DERIVED
 ) + "".join(
-    f"CREATE TABLE IF NOT EXISTS {each.table} (kind TEXT NOT NULL, series INTEGER NOT NULL, "
-    f"{each.unit} INTEGER NOT NULL, bin INTEGER NOT NULL, requests INTEGER NOT NULL, "
-    f"PRIMARY KEY (kind, series, {each.unit}, bin)) WITHOUT ROWID;\n"
-    for each in DERIVED_LATENCIES
+    f"CREATE TABLE IF NOT EXISTS {rollup.table} (kind TEXT NOT NULL, series INTEGER NOT NULL, "
+    f"{rollup.unit} INTEGER NOT NULL, bin INTEGER NOT NULL, requests INTEGER NOT NULL, "
+    f"PRIMARY KEY (kind, series, {rollup.unit}, bin)) WITHOUT ROWID;\n"
+    for rollup in DERIVED_LATENCIES
 )
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -72,32 +72,28 @@ CREATE TABLE IF NOT EXISTS disks (
 ) WITHOUT ROWID;
 {_DERIVED}
 """
-TABLES = ("requests", "charges", *(each.table for each in (*SUMS, *LATENCY)), "disks")
+TABLES = ("requests", "charges", *(rollup.table for rollup in (*SUMS, *ALL_LATENCIES)), "disks")
 
 
-def set_up(db: sqlite3.Connection) -> list[str]:
-    """Make what is missing; the records of a file of version 1, as JSON, which are to be added again."""
+def create_tables(db: sqlite3.Connection) -> list[str]:
+    """Create missing tables; returns the JSON records of a file of version 1, to be added again."""
     db.executescript(_PRAGMAS)
-    older = [str(record) for (record,) in db.execute("SELECT record FROM usage")] if _has_usage(db) else []
+    old = db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'usage'").fetchone()
+    records = [str(record) for (record,) in db.execute("SELECT record FROM usage")] if old else []
     db.executescript(_TABLES)
-    return older
+    return records
 
 
-def is_of_today(db: sqlite3.Connection) -> bool:
-    """Whether all tables were kept ever since the file was made; version 2 had no sums of sums."""
+def is_current(db: sqlite3.Connection) -> bool:
+    """Whether every rollup is filled; files of version 2 had no derived ones."""
     return int(db.execute("PRAGMA user_version").fetchone()[0]) == VERSION
 
 
-def note_of_today(db: sqlite3.Connection) -> None:
-    """In the transaction that filled what is new."""
+def mark_current(db: sqlite3.Connection) -> None:
+    """Set the version, in the transaction that fills the rollups."""
     db.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def _has_usage(db: sqlite3.Connection) -> bool:
-    found = db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'usage'")
-    return found.fetchone() is not None
-
-
-def drop_older(db: sqlite3.Connection) -> None:
-    """After its records were added again."""
+def drop_version_1(db: sqlite3.Connection) -> None:
+    """Drop the table of version 1 once its records are added again."""
     db.execute("DROP TABLE IF EXISTS usage")

@@ -1,4 +1,4 @@
-"""What requests are told apart by: every combination that ever came has a number."""
+"""Usage series: the combinations of fields that requests are grouped by, each with a number."""
 
 import sqlite3
 from collections.abc import Collection, Iterable
@@ -7,8 +7,8 @@ from typing import NamedTuple
 from schemas.requests import ANYONE, RequestFinished
 
 
-class Series(NamedTuple):
-    """One combination. What is not known is empty; a charge for time has neither lane, status nor outcome."""
+class UsageSeries(NamedTuple):
+    """One combination. Unknown fields are empty; a charge for time has no lane, status or outcome."""
 
     model: str
     key: str = ""
@@ -18,80 +18,78 @@ class Series(NamedTuple):
     status: int = 0
     outcome: str = ""
 
+    @classmethod
+    def of(cls, record: RequestFinished) -> "UsageSeries":
+        """The series of a request; one without an API key belongs to ANYONE."""
+        return cls(
+            model=record.model,
+            key=record.key or ANYONE,
+            mode=record.mode or "",
+            node=record.node or "",
+            lane=record.lane.value,
+            status=record.status,
+            outcome=record.outcome.value,
+        )
 
-def series_of(record: RequestFinished) -> Series:
-    """The series of a request. One without a key is anyone's, never nobody's."""
-    return Series(
-        model=record.model,
-        key=record.key or ANYONE,
-        mode=record.mode or "",
-        node=record.node or "",
-        lane=record.lane.value,
-        status=record.status,
-        outcome=record.outcome.value,
-    )
-
-
-def narrowed(series: Series, fields: Collection[str]) -> Series:
-    """The series with nothing but these fields."""
-    empty = Series("")
-    return empty._replace(**{name: getattr(series, name) for name in fields})
+    def narrowed(self, fields: Collection[str]) -> "UsageSeries":
+        """The series with these fields alone, all others empty."""
+        return UsageSeries("")._replace(**{name: getattr(self, name) for name in fields})
 
 
 class SeriesTable:
-    """The numbers, remembered for one connection."""
+    """The numbers of all series, cached for one connection."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._by_number: dict[int, Series] = {}
-        self._numbers: dict[Series, int] = {}
+        self._by_number: dict[int, UsageSeries] = {}
+        self._numbers: dict[UsageSeries, int] = {}
         self._narrow: dict[tuple[str, ...], dict[int, int]] = {}
-        self._all_until = 0
+        self._read_until = 0
 
-    def all(self) -> dict[int, Series]:
-        """Every series by its number, those too that others added."""
-        rows = self._db.execute("SELECT * FROM series WHERE series > ?", (self._all_until,))
-        self._remember((number, Series(*rest)) for number, *rest in rows)
-        self._all_until = max(self._by_number, default=0)
+    def all(self) -> dict[int, UsageSeries]:
+        """Every series by its number, including those that other connections added."""
+        rows = self._db.execute("SELECT * FROM series WHERE series > ?", (self._read_until,))
+        self._cache((number, UsageSeries(*rest)) for number, *rest in rows)
+        self._read_until = max(self._by_number, default=0)
         return self._by_number
 
-    def number(self, series: Series) -> int:
-        """Its number, a new one if it never came before."""
+    def number(self, series: UsageSeries) -> int:
+        """The number of a series; a new series is inserted."""
         if series not in self._numbers:
-            fields = ", ".join(Series._fields)
+            fields = ", ".join(UsageSeries._fields)
             marks = ", ".join("?" * len(series))
             self._db.execute(
                 f"INSERT INTO series ({fields}) VALUES ({marks}) ON CONFLICT DO NOTHING",  # noqa: S608 - our own names
                 series,
             )
-            matches = " AND ".join(f"{name} = ?" for name in Series._fields)
-            found = self._db.execute(f"SELECT series FROM series WHERE {matches}", series)  # noqa: S608 - as above
-            self._remember([(int(found.fetchone()[0]), series)])
+            matches = " AND ".join(f"{name} = ?" for name in UsageSeries._fields)
+            row = self._db.execute(f"SELECT series FROM series WHERE {matches}", series)  # noqa: S608 - as above
+            self._cache([(int(row.fetchone()[0]), series)])
         return self._numbers[series]
 
-    def named(self, number: int) -> Series:
-        """The series of a number that is there."""
+    def series(self, number: int) -> UsageSeries:
+        """The series of a stored number."""
         if number not in self._by_number:
             row = self._db.execute("SELECT * FROM series WHERE series = ?", (number,)).fetchone()
-            self._remember([(number, Series(*row[1:]))])
+            self._cache([(number, UsageSeries(*row[1:]))])
         return self._by_number[number]
 
     def narrowed(self, fields: tuple[str, ...], numbers: Iterable[int]) -> dict[int, int]:
-        """For series that are there, the number of the series that has these fields of it and no more."""
-        known = self._narrow.setdefault(fields, {})
+        """By number of a stored series: the number of that series narrowed to `fields`."""
+        narrow = self._narrow.setdefault(fields, {})
         for number in numbers:
-            if number not in known:
-                known[number] = self.number(narrowed(self.named(number), fields))
-        return known
+            if number not in narrow:
+                narrow[number] = self.number(self.series(number).narrowed(fields))
+        return narrow
 
-    def forget(self) -> None:
-        """After a transaction was undone, numbers of it may be gone."""
+    def clear_cache(self) -> None:
+        """After a rollback: numbers of the transaction may be gone."""
         self._by_number.clear()
         self._numbers.clear()
         self._narrow.clear()
-        self._all_until = 0
+        self._read_until = 0
 
-    def _remember(self, found: Iterable[tuple[int, Series]]) -> None:
-        for number, series in found:
+    def _cache(self, rows: Iterable[tuple[int, UsageSeries]]) -> None:
+        for number, series in rows:
             self._by_number[number] = series
             self._numbers[series] = number

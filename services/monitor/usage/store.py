@@ -1,4 +1,4 @@
-"""Usage on disk, the writing side: one row a request however often its record arrives, and exact sums."""
+"""Usage on disk, the writing side: one row per request however often its record arrives, and exact sums."""
 
 import contextlib
 import math
@@ -12,30 +12,28 @@ from zoneinfo import ZoneInfo
 from schemas.requests import ANYONE, RequestFinished
 from schemas.subjects import REQUEST_FINISHED
 from services.monitor.calendar import day_of
-from services.monitor.costs.book import PriceBook
-from services.monitor.costs.money import Amount, to_amount
-from services.monitor.costs.pricing import counted
-from services.monitor.usage.latency import bin_of
-from services.monitor.usage.levels import END, START, quarter_of
-from services.monitor.usage.schema import drop_older, is_of_today, note_of_today, set_up
-from services.monitor.usage.series import SeriesTable, series_of
-from services.monitor.usage.sums import derive, move_days
-from services.monitor.usage.tally import Tally
+from services.monitor.costs.pricing import Amount, PriceBook, clamp_tokens, to_amount
+from services.monitor.usage.latency_bins import bin_of
+from services.monitor.usage.rollup_batch import RollupBatch
+from services.monitor.usage.rollup_rebuild import rebuild_days, rebuild_derived, rebuild_sums
+from services.monitor.usage.rollups import END, START, quarter_of
+from services.monitor.usage.schema import create_tables, drop_version_1, is_current, mark_current
+from services.monitor.usage.series import SeriesTable, UsageSeries
 
-_ADD = """
+_INSERT = """
 INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request) DO NOTHING
 """
-_AHEAD_S = 60.0
-"""A clock that is further ahead is wrong: what ended by it ended now, and is in the budgets of now."""
-TIME_ZONE, HORIZON = "time_zone", "horizon"
-"""Facts about the file: whose days it keeps, and since when it has single records."""
+_MAX_CLOCK_SKEW_S = 60.0
+"""Requests of a clock further ahead count as finished now, and so in the budgets of now."""
+TIME_ZONE, HORIZON, PROJECTED = "time_zone", "horizon", "folded"
+"""Facts of the file: the zone of its days, since when it has single records, the last projection."""
 
 
-class Counted(NamedTuple):
-    """Something that was counted now, for those who keep running totals."""
+class UsageIncrement(NamedTuple):
+    """Usage counted by one transaction, for running totals."""
 
     serial: int
-    """Of the transaction: who read the sums after it has this in them already."""
+    """Number of the transaction: sums that were read after it include this."""
     at: float
     key: str
     model: str
@@ -45,124 +43,156 @@ class Counted(NamedTuple):
 
 
 class UsageStore:
-    """One connection, to be used from the thread that made it. `tz`: whose days are summed up."""
+    """One connection, for the thread that opened it. `tz`: the zone of the stored days."""
 
-    def __init__(self, path: Path, tz: ZoneInfo, book: Callable[[], PriceBook]) -> None:
+    def __init__(self, path: Path, tz: ZoneInfo, price_book: Callable[[], PriceBook]) -> None:
         self.path = path
         self.tz = tz
         self.db = sqlite3.connect(path)
         self.serial = 0
-        self._book = book
+        self._price_book = price_book
         self.series = SeriesTable(self.db)
-        older = set_up(self.db)
-        self._fill_what_is_new()
-        self._keep_days_of(tz)
-        self.new = not older and self.fact("folded") is None
-        """Whether nothing was ever counted here: the stream is to be read from its start."""
-        self.add(REQUEST_FINISHED.decode(record.encode()) for record in older)
-        drop_older(self.db)
+        version_1_records = create_tables(self.db)
+        self._migrate_derived()
+        self._migrate_time_zone(tz)
+        self.new = not version_1_records and self.fact(PROJECTED) is None
+        """Whether nothing was ever projected here: the stream has to be read from its start."""
+        self.add(REQUEST_FINISHED.decode(record.encode()) for record in version_1_records)
+        drop_version_1(self.db)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing."""
         self.serial += 1
         try:
             with self.db:
                 yield
         except BaseException:
-            self.series.forget()
+            self.series.clear_cache()
             raise
 
     def fact(self, name: str) -> Any:
-        """What is noted about the file; None if nothing is."""
+        """A fact about the file; None if it is not set."""
         row = self.db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
 
-    def note(self, name: str, value: object) -> None:
-        """Note it, in the transaction under way."""
+    def set_fact(self, name: str, value: object) -> None:
+        """Set a fact in the current transaction."""
         self.db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     @property
-    def book(self) -> PriceBook:
-        """The prices as they are now."""
-        return self._book()
+    def price_book(self) -> PriceBook:
+        return self._price_book()
 
     @property
     def horizon(self) -> float:
-        """Before this, single records were given up and only their sums are kept."""
+        """Single records before this are removed; only their sums are stored."""
         return float(self.fact(HORIZON) or START)
 
-    def add(self, records: Iterable[RequestFinished]) -> list[Counted]:
-        """Store in one transaction those that are not there yet, with what they cost; which these were."""
-        book = self.book
+    def add(self, records: Iterable[RequestFinished]) -> list[UsageIncrement]:
+        """Store new records with their cost in one transaction; returns what they add."""
+        price_book = self.price_book
         with self.transaction():
-            horizon, removed = self.horizon, self._removed()
-            added, tally, latest = [], Tally(self.series), time.time() + _AHEAD_S
+            horizon, removed = self.horizon, self._removed_models()
+            added, batch, latest = [], RollupBatch(self.series), time.time() + _MAX_CLOCK_SKEW_S
             for record in records:
-                at = min(moment(record), latest)
+                at = min(valid_timestamp(record), latest)
                 if START < horizon > at or removed.get(record.model, -1.0) >= at:
                     continue
-                row = self._row(record, at, to_amount(book.cost(record)))
-                if self.db.execute(_ADD, row).rowcount:
-                    _gather(tally, row)
-                    added.append(_counted(self.serial, record, row))
-            tally.write(self.db)
-            self.note("folded", time.time())
+                row = self._row(record, at, to_amount(price_book.cost(record)))
+                if self.db.execute(_INSERT, row).rowcount:
+                    _add_to_batch(batch, row)
+                    added.append(_increment(self.serial, record, row))
+            batch.write(self.db)
+            self.set_fact(PROJECTED, time.time())
         return added
 
-    def _removed(self) -> dict[str, float]:
-        """Models whose usage was taken away: what they did until then stays away."""
+    def begin_rebuild(self) -> None:
+        """Start a list of the requests that the stream has."""
+        self.db.execute("CREATE TEMP TABLE IF NOT EXISTS streamed (request TEXT PRIMARY KEY) WITHOUT ROWID")
+        with self.transaction():
+            self.db.execute("DELETE FROM streamed")
+
+    def rebuild_records(self, records: list[RequestFinished]) -> int:
+        """Add missing records of the stream; returns their number. Stored ones keep their cost."""
+        with self.transaction():
+            self.db.executemany(
+                "INSERT OR IGNORE INTO streamed VALUES (?)", [(record.request,) for record in records]
+            )
+        return len(self.add(records))
+
+    def finish_rebuild(self, discard_before: float | None) -> int:
+        """Discard records before `discard_before` that the stream lacks, and recompute all sums."""
+        with self.transaction():
+            discarded = 0
+            if discard_before is not None:
+                discarded = self.db.execute(
+                    "DELETE FROM requests WHERE finished_at < ? "
+                    "AND request NOT IN (SELECT request FROM streamed)",
+                    (discard_before,),
+                ).rowcount
+                for table in ("quarters", "days", "latencies"):
+                    self.db.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+                self.set_fact(HORIZON, START)
+            self.db.execute("DELETE FROM streamed")
+            rebuild_sums(self.db, self.horizon, self.tz)
+        return discarded
+
+    def count(self) -> int:
+        """The number of single records."""
+        return int(self.db.execute("SELECT COUNT(*) FROM requests").fetchone()[0])
+
+    def _removed_models(self) -> dict[str, float]:
+        """Models whose usage was removed, with the time until which it stays removed."""
         return dict(self.db.execute("SELECT model, until FROM removed"))
 
     def _row(self, record: RequestFinished, at: float, cost: Amount) -> tuple[Any, ...]:
-        prompt = counted(record.prompt_tokens)
         return (
             record.request,
             at,
             quarter_of(at),
             day_of(at, self.tz),
-            self.series.number(series_of(record)),
-            prompt,
-            counted(record.cached_tokens),
-            counted(record.completion_tokens),
+            self.series.number(UsageSeries.of(record)),
+            clamp_tokens(record.prompt_tokens),
+            clamp_tokens(record.cached_tokens),
+            clamp_tokens(record.completion_tokens),
             *cost,
             bin_of((record.finished_at - record.queued_at) * 1000),
             bin_of(record.first_token_ms),
             REQUEST_FINISHED.encode(record).decode(),
         )
 
-    def _fill_what_is_new(self) -> None:
-        if not is_of_today(self.db):
+    def _migrate_derived(self) -> None:
+        if not is_current(self.db):
             with self.transaction():
-                derive(self.db)
-                note_of_today(self.db)
+                rebuild_derived(self.db)
+                mark_current(self.db)
 
-    def _keep_days_of(self, tz: ZoneInfo) -> None:
-        """Days of another time zone are other days."""
-        kept = self.fact(TIME_ZONE)
+    def _migrate_time_zone(self, tz: ZoneInfo) -> None:
         with self.transaction():
-            if kept not in (None, tz.key):
-                move_days(self.db, self.horizon, tz)
-            self.note(TIME_ZONE, tz.key)
+            if self.fact(TIME_ZONE) not in (None, tz.key):
+                rebuild_days(self.db, self.horizon, tz)
+            self.set_fact(TIME_ZONE, tz.key)
 
     def close(self) -> None:
-        """Leave the file whole, without its log beside it."""
+        """Close the file; its write-ahead log is merged and removed."""
         self.db.close()
 
 
-def moment(record: RequestFinished) -> float:
-    """When it ended, as far as that can be."""
+def valid_timestamp(record: RequestFinished) -> float:
+    """The time a request finished, clamped to the valid range."""
     at = record.finished_at
     return min(max(at, START), END - 1) if math.isfinite(at) else START
 
 
-def _gather(tally: Tally, row: tuple[Any, ...]) -> None:
+def _add_to_batch(batch: RollupBatch, row: tuple[Any, ...]) -> None:
     _, _, quarter, day, series, prompt, cached, completion, whole, pico, duration, first, _ = row
-    tally.add(quarter, day, series, (1, prompt, cached, completion, 0, 0, whole, pico))
+    batch.add(quarter, day, series, (1, prompt, cached, completion, 0, 0, whole, pico))
     for kind, number in (("duration", duration), ("first_token", first)):
         if number is not None:
-            tally.add_latency(day, series, kind, number)
+            batch.add_latency(day, series, kind, number)
 
 
-def _counted(serial: int, record: RequestFinished, row: tuple[Any, ...]) -> Counted:
-    return Counted(serial, row[1], record.key or ANYONE, record.model, 1, row[5] + row[7], (row[8], row[9]))
+def _increment(serial: int, record: RequestFinished, row: tuple[Any, ...]) -> UsageIncrement:
+    return UsageIncrement(
+        serial, row[1], record.key or ANYONE, record.model, 1, row[5] + row[7], (row[8], row[9])
+    )

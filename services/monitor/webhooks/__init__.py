@@ -1,1 +1,1 @@
-"""Webhooks: events of the yard told to URLs and programs, at least once, whoever dies."""
+"""Webhooks: events of the yard delivered to URLs and programs, at least once, across restarts."""

@@ -1,5 +1,7 @@
-"""One hook's deliveries: a durable consumer of its own, so that whoever dies, and whoever does not answer,
-costs no event and holds up no other hook."""
+"""Delivery of one webhook's events, by a durable consumer of its own.
+
+A restart loses no event, and a slow receiver delays no other webhook.
+"""
 
 import asyncio
 import contextlib
@@ -10,156 +12,167 @@ import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
+from modelyard.backoff import with_jitter
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.tasks import cancel
 from schemas import streams
 from schemas.errors import BrokerUnavailable
 from schemas.webhooks import Webhook
-from services.monitor.webhooks.backoff import MAX_ATTEMPTS, pause_s
-from services.monitor.webhooks.health import Health
-from services.monitor.webhooks.occurrence import Occurrence, filters, is_wanted, occurrence_of
-from services.monitor.webhooks.sender import NotDelivered, Sender
+from services.monitor.webhooks.events import WebhookEvent, decode_event, filter_subjects, matches
+from services.monitor.webhooks.health import WebhookHealth
+from services.monitor.webhooks.senders import DeliveryFailed, WebhookSender
 
 log = logs.get(__name__)
 
-AT_ONCE = 4
+CONCURRENCY = 4
 ACK_WAIT_S = 6.0
-"""After this the broker gives again what a killed monitor had in its hands."""
-_BEAT_S = 2.0
-"""How often it is told that an attempt is still under way."""
+"""When the broker redelivers what a killed monitor had in flight."""
+_IN_PROGRESS_S = 2.0
 MAX_WAITING = 256
-"""So many may wait for another attempt before newer events wait in the stream."""
+"""Events that may wait for another attempt before newer ones wait in the stream."""
 _FETCH_S = 2.0
-_CANNOT_CHANGE = 10012
+_CONSUMER_CONFIG_CONFLICT = 10012
 _RETRY_PAUSE_S = 0.5
+BACKOFF_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0)
+"""Pauses before the second attempt, the third, …: about 16 hours in all."""
+MAX_ATTEMPTS = len(BACKOFF_S) + 1
+_JITTER = 0.2
+_MAX_RETRY_AFTER_S = 3600.0
 
 
-def consumer_name(hook: str) -> str:
-    """Of the durable consumer that remembers where a hook is."""
-    return f"webhook-{hook}"
+def backoff_s(attempt: int, retry_after_s: float | None = None, spread: float | None = None) -> float:
+    """The pause after the failed `attempt` (1, 2, …); the receiver's Retry-After wins, within limits.
+
+    `spread`: 0 to 1, the jitter; None: random.
+    """
+    if retry_after_s is not None:
+        return min(max(retry_after_s, BACKOFF_S[0]), _MAX_RETRY_AFTER_S)
+    planned = BACKOFF_S[min(max(attempt, 1), len(BACKOFF_S)) - 1]
+    return with_jitter(planned, _JITTER, spread)
 
 
-class Delivery:
+def consumer_name(webhook: str) -> str:
+    """The durable consumer of a webhook."""
+    return f"webhook-{webhook}"
+
+
+class WebhookDelivery:
     """From the stream to one receiver."""
 
-    def __init__(self, bus: Bus, hook: Webhook, sender: Sender, health: Health) -> None:
+    def __init__(self, bus: Bus, webhook: Webhook, sender: WebhookSender, health: WebhookHealth) -> None:
         self._bus = bus
-        self._hook = hook
+        self._webhook = webhook
         self._sender = sender
         self._health = health
-        self._at_work: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
         self._interrupted = False
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         try:
             while True:
-                await self._follow_or_log()
+                await self._consume_or_log()
                 await asyncio.sleep(_RETRY_PAUSE_S)
         finally:
-            await cancel(*self._at_work)
+            await cancel(*self._in_flight)
 
-    async def _follow_or_log(self) -> None:
+    async def _consume_or_log(self) -> None:
         try:
-            await self._follow()
+            await self._consume()
         except (TimeoutError, nats.errors.Error, BrokerUnavailable) as error:
             if not self._interrupted:
                 reason = str(error) or type(error).__name__
-                log.warning("webhook_interrupted", webhook=self._hook.name, reason=reason)
+                log.warning("webhook_interrupted", webhook=self._webhook.name, reason=reason)
             self._interrupted = True
 
-    async def _follow(self) -> None:
-        """Until the broker is away; the consumer is made where it is missing."""
+    async def _consume(self) -> None:
         self._bus.check(b"")
-        await self._make_consumer()
-        pull = await self._bus.js.pull_subscribe_bind(consumer_name(self._hook.name), streams.EVENTS.name)
+        await self._ensure_consumer()
+        name = consumer_name(self._webhook.name)
+        pull = await self._bus.js.pull_subscribe_bind(name, streams.EVENTS.name)
         self._interrupted = False
         try:
             while self._bus.connected:
-                await self._room()
-                for msg in await _fetch(pull, AT_ONCE - len(self._at_work)):
-                    self._begin(msg)
+                while len(self._in_flight) >= CONCURRENCY:
+                    await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
+                for msg in await _fetch(pull, CONCURRENCY - len(self._in_flight)):
+                    self._start(msg)
         finally:
             if not self._bus.nc.is_closed:
                 await pull.unsubscribe()
 
-    async def _make_consumer(self) -> None:
-        """Or have it as this hook says now."""
-        config = _consumer(self._hook)
+    async def _ensure_consumer(self) -> None:
+        config = _consumer_config(self._webhook)
         try:
             await self._bus.js.add_consumer(streams.EVENTS.name, config)
         except nats.js.errors.APIError as error:
-            if error.err_code != _CANNOT_CHANGE:
+            if error.err_code != _CONSUMER_CONFIG_CONFLICT:
                 raise
-            # One of a hook that had this name before, whose end the broker did not hear of.
-            await self._bus.js.delete_consumer(streams.EVENTS.name, consumer_name(self._hook.name))
+            # Left by a former webhook of this name whose deletion did not reach the broker.
+            await self._bus.js.delete_consumer(streams.EVENTS.name, consumer_name(self._webhook.name))
             await self._bus.js.add_consumer(streams.EVENTS.name, config)
 
-    async def _room(self) -> None:
-        while len(self._at_work) >= AT_ONCE:
-            await asyncio.wait(self._at_work, return_when=asyncio.FIRST_COMPLETED)
-
-    def _begin(self, msg: Msg) -> None:
-        task = asyncio.create_task(self._deliver_or_log(msg), name=f"webhook {self._hook.name}")
-        self._at_work.add(task)
-        task.add_done_callback(self._at_work.discard)
+    def _start(self, msg: Msg) -> None:
+        task = asyncio.create_task(self._deliver_or_log(msg), name=f"webhook {self._webhook.name}")
+        self._in_flight.add(task)
+        task.add_done_callback(self._in_flight.discard)
 
     async def _deliver_or_log(self, msg: Msg) -> None:
         try:
             await self._deliver(msg)
         except (TimeoutError, nats.errors.Error, BrokerUnavailable) as error:
-            # It was not acknowledged, so it comes again.
-            log.debug("webhook_not_acknowledged", webhook=self._hook.name, reason=str(error))
+            # Not acknowledged: it is redelivered.
+            log.debug("webhook_ack_failed", webhook=self._webhook.name, reason=str(error))
         except Exception:
-            log.exception("webhook_failed", webhook=self._hook.name)
+            log.exception("webhook_delivery_failed", webhook=self._webhook.name)
 
     async def _deliver(self, msg: Msg) -> None:
         try:
-            occurrence = occurrence_of(msg.subject, msg.headers or {}, msg.data)
+            event = decode_event(msg.subject, msg.headers or {}, msg.data)
         except (ValueError, RecursionError) as error:
-            log.warning("event_not_understood", subject=msg.subject, error=str(error))
+            log.warning("event_decode_failed", subject=msg.subject, error=str(error))
             await msg.term()
             return
-        if occurrence is None or not is_wanted(occurrence, self._hook.wanted):
+        if event is None or not matches(event, self._webhook.wanted):
             await msg.ack()
             return
-        await self._try(msg, occurrence)
+        await self._attempt(msg, event)
 
-    async def _try(self, msg: Msg, occurrence: Occurrence) -> None:
-        name, attempt = self._hook.name, msg.metadata.num_delivered or 1
-        beating = asyncio.create_task(_beat(msg))
+    async def _attempt(self, msg: Msg, event: WebhookEvent) -> None:
+        name, attempt = self._webhook.name, msg.metadata.num_delivered or 1
+        heartbeat = asyncio.create_task(_report_progress(msg))
         try:
-            await self._sender.send(occurrence)
-        except NotDelivered as error:
-            self._health.failed(name, str(error))
+            await self._sender.send(event)
+        except DeliveryFailed as error:
+            self._health.record_failure(name, str(error))
             if attempt < MAX_ATTEMPTS:
-                await msg.nak(delay=pause_s(attempt, error.retry_after_s))
+                await msg.nak(delay=backoff_s(attempt, error.retry_after_s))
             else:
-                await self._health.give_up(name, occurrence, attempt, str(error))
+                await self._health.record_undelivered(name, event, attempt, str(error))
                 await msg.term()
         else:
             await msg.ack()
-            self._health.went_well(name)
+            self._health.record_success(name)
         finally:
-            await cancel(beating)
+            await cancel(heartbeat)
 
 
-async def _beat(msg: Msg) -> None:
+async def _report_progress(msg: Msg) -> None:
     while True:
-        await asyncio.sleep(_BEAT_S)
+        await asyncio.sleep(_IN_PROGRESS_S)
         with contextlib.suppress(nats.errors.Error):
             await msg.in_progress()
 
 
-def _consumer(hook: Webhook) -> api.ConsumerConfig:
+def _consumer_config(webhook: Webhook) -> api.ConsumerConfig:
     return api.ConsumerConfig(
-        name=consumer_name(hook.name),
-        durable_name=consumer_name(hook.name),
-        filter_subjects=filters(hook.wanted),
-        # Nothing of before the hook was made, and, should the consumer be lost, nothing less than since then.
+        name=consumer_name(webhook.name),
+        durable_name=consumer_name(webhook.name),
+        filter_subjects=filter_subjects(webhook.wanted),
+        # No event from before the webhook was created; a lost consumer starts from there again.
         deliver_policy=api.DeliverPolicy.BY_START_TIME,
-        opt_start_time=datetime.fromtimestamp(hook.created_at, UTC),
+        opt_start_time=datetime.fromtimestamp(webhook.created_at, UTC),
         ack_policy=api.AckPolicy.EXPLICIT,
         ack_wait=ACK_WAIT_S,
         max_ack_pending=MAX_WAITING,

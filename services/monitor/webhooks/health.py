@@ -1,4 +1,4 @@
-"""How each hook does, for everybody to see."""
+"""Health of webhooks: counted in memory, published in the bucket `webhook_states`."""
 
 import asyncio
 import time
@@ -6,74 +6,70 @@ import time
 import msgspec
 
 from modelyard.bus import logs
+from modelyard.bus.records import BucketStore
 from schemas.errors import YardError
 from schemas.webhooks import Undelivered, WebhookState
-from services.monitor.owned import Owned
-from services.monitor.webhooks.occurrence import Occurrence
+from services.monitor.webhooks.events import WebhookEvent
 
 log = logs.get(__name__)
 
-EVERY_S = 1.0
+WRITE_S = 1.0
 MAX_DEAD = 20
 _replace = msgspec.structs.replace
 
 
-class Health:
-    """Counts in memory, and writes what changed once a second; what was given up is written at once."""
+class WebhookHealth:
+    """Writes changed states once a second, undelivered events at once."""
 
-    def __init__(self, own: Owned[WebhookState]) -> None:
-        self._own = own
-        self._states = dict(own.values)
+    def __init__(self, store: BucketStore[WebhookState], states: dict[str, WebhookState]) -> None:
+        self._store = store
+        self._states = states
         self._dirty: set[str] = set()
 
-    def of(self, name: str) -> WebhookState:
-        """How it does; of a new one, that nothing happened yet."""
+    def state(self, name: str) -> WebhookState:
+        """The state of a webhook; an empty one before its first delivery."""
         return self._states.get(name) or WebhookState(name=name)
 
-    def went_well(self, name: str) -> None:
-        """One more is delivered."""
-        state = self.of(name)
+    def record_success(self, name: str) -> None:
+        """An event was delivered."""
+        state = self.state(name)
         if state.failing_since is not None:
-            log.info("webhook_works_again", webhook=name)
+            log.info("webhook_recovered", webhook=name)
+        delivered = state.delivered + 1
         self._set(
-            _replace(
-                state, delivered=state.delivered + 1, delivered_at=time.time(), failing_since=None, error=None
-            )
+            _replace(state, delivered=delivered, delivered_at=time.time(), failing_since=None, error=None)
         )
 
-    def failed(self, name: str, error: str) -> None:
-        """It was not taken; it is tried again."""
-        state = self.of(name)
+    def record_failure(self, name: str, error: str) -> None:
+        """An attempt failed and will be repeated."""
+        state = self.state(name)
         if state.failing_since is None:
-            log.warning("webhook_fails", webhook=name, error=error)
+            log.warning("webhook_failed", webhook=name, error=error)
         self._set(_replace(state, failing_since=state.failing_since or time.time(), error=error))
 
-    async def give_up(self, name: str, occurrence: Occurrence, attempts: int, error: str) -> None:
-        """Note, for good, that it was never delivered."""
-        dead = Undelivered(
-            id=occurrence.id, event=occurrence.event, at=time.time(), attempts=attempts, error=error
-        )
-        state = self.of(name)
-        log.error("webhook_gave_up", webhook=name, event_id=occurrence.id, attempts=attempts, error=error)
+    async def record_undelivered(self, name: str, event: WebhookEvent, attempts: int, error: str) -> None:
+        """The last attempt for an event failed; stored before this returns."""
+        dead = Undelivered(id=event.id, event=event.kind, at=time.time(), attempts=attempts, error=error)
+        state = self.state(name)
+        log.error("webhook_undelivered", webhook=name, event_id=event.id, attempts=attempts, error=error)
         self._set(_replace(state, dead=(dead, *state.dead)[:MAX_DEAD]))
         await self._write(name)
 
-    async def forget(self, name: str) -> None:
-        """The hook is gone."""
-        self._states.pop(name, None)
+    async def delete(self, name: str) -> None:
+        """Delete the state of a deleted webhook."""
         self._dirty.discard(name)
-        if name in self._own.values:
-            await self._own.delete(name)
+        if self._states.pop(name, None) is not None:
+            await self._store.delete(name)
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Write changed states until cancelled."""
         while True:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(WRITE_S)
             for name in tuple(self._dirty):
                 try:
                     await self._write(name)
                 except YardError as error:
-                    log.debug("webhook_state_waits", webhook=name, reason=error.message)
+                    log.debug("webhook_state_unwritten", webhook=name, reason=error.message)
 
     def _set(self, state: WebhookState) -> None:
         self._states[state.name] = state
@@ -84,7 +80,7 @@ class Health:
         self._dirty.discard(name)
         if state is not None:
             try:
-                await self._own.put(name, state)
+                await self._store.put(name, state)
             except YardError:
                 self._dirty.add(name)
                 raise

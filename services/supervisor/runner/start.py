@@ -139,7 +139,8 @@ class EngineStart:
             if self._stop.is_set():
                 raise StartCancelled
             if process.exited.is_set():
-                taken = process.assigned_port is not None and is_taken(process.assigned_port)
+                port = process.assigned_port
+                taken = port is not None and (is_taken(port) or process.reports_taken_port())
                 raise (PortTaken if taken else EngineStartFailed)(
                     process.exit_summary(), process.exit_reason()
                 )

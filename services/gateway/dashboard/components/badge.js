@@ -1,9 +1,8 @@
-/** The state of something as a coloured word. Colour is never the only sign: the word says it too. */
+/** A state as a coloured label; the text carries the meaning without the colour. */
 
 import { html } from "../html.js";
 
 const STATES = {
-  idle: ["Asleep", "calm"],
   starting: ["Starting", "busy"],
   loading: ["Loading", "busy"],
   probing: ["Trying a first request", "busy"],
@@ -21,6 +20,6 @@ const STATES = {
 };
 
 export function stateBadge(state) {
-  const [word, tone] = STATES[state] ?? [state, "calm"];
-  return html`<span class="badge ${tone}">${word}</span>`;
+  const [label, tone] = STATES[state] ?? [state, "calm"];
+  return html`<span class="badge ${tone}">${label}</span>`;
 }

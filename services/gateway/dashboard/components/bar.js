@@ -1,8 +1,8 @@
-/** Bars for "how much of it": a meter for levels that go up and down, a progress for work that ends. */
+/** Meters for levels, progress bars for work that ends. */
 
 import { html } from "../html.js";
 
-/** `percent` null: the sensor does not answer, and no bar pretends otherwise. `warns`: nearly full is a problem. */
+/** `percent` null: no sensor value, no bar. `warns`: a high level is a problem. */
 export function levelBar(label, percent, text, { warns = false, line = "" } = {}) {
   if (percent === null) return "";
   return html`<div class="level">
@@ -13,13 +13,13 @@ export function levelBar(label, percent, text, { warns = false, line = "" } = {}
   </div>`;
 }
 
-/** Without `percent` the bar only says that something goes on. */
+/** Without `percent` the bar is indeterminate. */
 export function progressBar(label, percent) {
   if (percent === null) return html`<progress aria-label="${label}"></progress>`;
   return html`<progress max="100" value="${percent.toFixed(1)}" aria-label="${label}">${Math.floor(percent)} %</progress>`;
 }
 
-/** One dot a slot, so work can be seen moving; many slots become a number alone. */
+/** One dot a slot; more than 16 slots are only a number. */
 export function slotDots(busy, slots) {
   const text = `${busy} of ${slots} slots busy`;
   if (!slots) return html`<span class="muted">no slots yet</span>`;

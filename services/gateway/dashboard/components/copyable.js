@@ -1,4 +1,4 @@
-/** A line of text to take along: code and a button that copies it. */
+/** A line of code with a button that copies it. */
 
 import { html } from "../html.js";
 

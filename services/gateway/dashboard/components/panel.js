@@ -1,4 +1,4 @@
-/** The frame of a panel's content: a heading with an aside, and what to show while there is nothing. */
+/** Panel heading with an aside, and the empty state. */
 
 import { html } from "../html.js";
 
@@ -9,7 +9,7 @@ export function heading(id, title, aside = "") {
   </header>`;
 }
 
-/** An empty panel is the best place to teach the next step. */
+/** The empty state teaches the next step. */
 export function empty(title, ...content) {
   return html`<div class="empty">
     <p class="empty-title">${title}</p>

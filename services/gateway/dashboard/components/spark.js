@@ -1,11 +1,11 @@
-/** A line of the last minutes: small enough to stand beside a number, without axes. */
+/** A sparkline of the last minutes. */
 
 import { html } from "../html.js";
 
 const WIDTH = 120;
 const HEIGHT = 22;
 
-/** `points`: [unix seconds, value], oldest first. `top`: the value at the upper edge; without it, the highest. */
+/** `points`: [unix seconds, value], oldest first. `top`: the value at the upper edge, by default the maximum. */
 export function spark(label, points, { now, spanS, top = null }) {
   const shown = points.filter(([at]) => at >= now - spanS);
   if (shown.length < 2) return "";

@@ -1,4 +1,4 @@
-/** Usage and spend by model and day, and how much of each budget is used. */
+/** Usage and cost by model and day, and the use of each budget. */
 
 import { levelBar } from "../components/bar.js";
 import { empty, heading, waiting } from "../components/panel.js";
@@ -8,16 +8,16 @@ import { html } from "../html.js";
 export const needs = ["week", "spending"];
 
 export function view({ week, spending }) {
-  const budgets = Object.values(spending).sort((one, other) => one.budget.localeCompare(other.budget));
+  const budgets = Object.values(spending).sort((a, b) => a.budget.localeCompare(b.budget));
   const spent = week && Number(week.total.cost) > 0 && `${money(week.total.cost)} ${week.currency} in a week`;
   return html`${heading("accounts", "Usage", spent)}
     ${budgets.map((budget) => budgetBar(budget, week?.currency))}
-    ${week === null ? waiting : week.rows.length > 0 ? table(week) : nothing}`;
+    ${week === null ? waiting : week.rows.length > 0 ? table(week) : emptyState}`;
 }
 
-const nothing = empty(
-  "Nothing was asked in the last week",
-  html`<p><code>yard price set</code> says what a model costs, <code>yard budget set</code> how much may be used.</p>`,
+const emptyState = empty(
+  "No requests in the last week",
+  html`<p><code>yard price set</code> sets the price of a model, <code>yard budget set</code> a limit.</p>`,
 );
 
 function budgetBar(budget, currency) {
@@ -54,7 +54,7 @@ function cell(row, { currency }) {
 
 const amount = (text) => Number(text).toLocaleString("en", { maximumFractionDigits: 2 });
 
-/** Two digits after the point, more where that would say nothing. */
+/** Two decimals, or two significant digits below 0.01. */
 function money(text) {
   const value = Number(text);
   return value >= 0.01 ? value.toFixed(2) : value.toPrecision(2);

@@ -2,7 +2,7 @@
 
 import { empty, heading } from "../components/panel.js";
 import { html } from "../html.js";
-import { chatModel, chatModels, modelStatus } from "../select.js";
+import { chatModel, chatModels, modelStatus } from "../selectors.js";
 
 export const needs = ["loaded", "models", "instances", "chat"];
 
@@ -11,7 +11,7 @@ const STARTERS = ["Tell me about the sea in three sentences.", "Why is the sky b
 export function view(state) {
   const model = chatModel(state);
   const { turns, busy } = state.chat;
-  const fresh = turns.length > 0 && !busy;
+  const canClear = turns.length > 0 && !busy;
   return html`${heading("chat", "Try it")}
     <div class="chat-bar">
       <label><span class="sr">Model</span>
@@ -20,43 +20,43 @@ export function view(state) {
           ${chatModels(state).map((spec) => option(spec, model, state))}
         </select>
       </label>
-      ${fresh && html`<button type="button" class="small" data-action="chat-clear">New conversation</button>`}
+      ${canClear && html`<button type="button" class="small" data-action="chat-clear">New conversation</button>`}
     </div>
     <div class="turns" role="log" aria-label="Conversation" aria-busy="${String(busy)}" data-scroll="chat" tabindex="0">
-      ${turns.length === 0 ? invitation(model) : turns.map(turnView)}
+      ${turns.length === 0 ? emptyState(model) : turns.map(turnView)}
     </div>
     ${form(model, busy)}`;
 }
 
 function option(spec, chosen, state) {
-  const asleep = modelStatus(state, spec.name).word !== "ready" && " (not loaded)";
-  return html`<option value="${spec.name}" ${spec.name === chosen && html`selected`}>${spec.name}${asleep}</option>`;
+  const suffix = modelStatus(state, spec.name).state !== "ready" && " (not loaded)";
+  return html`<option value="${spec.name}" ${spec.name === chosen && html`selected`}>${spec.name}${suffix}</option>`;
 }
 
-function invitation(model) {
-  if (!model) return empty("Somebody to talk to", html`<p>As soon as a chat model is here, you can talk to it.</p>`);
+function emptyState(model) {
+  if (!model) return empty("No chat model yet", html`<p>As soon as a chat model is here, you can talk to it.</p>`);
   const buttons = STARTERS.map(
-    (text) => html`<button type="button" class="starter" data-action="ask" data-text="${text}">${text}</button>`,
+    (text) => html`<button type="button" class="starter" data-action="chat-send" data-text="${text}">${text}</button>`,
   );
-  return html`<div class="empty"><p class="empty-title">Say something to ${model}</p>
+  return html`<div class="empty"><p class="empty-title">Say hello to ${model}</p>
     <p class="starters">${buttons}</p></div>`;
 }
 
 function turnView(turn, index) {
   if (turn.role === "user") return html`<div class="turn user" data-key="${index}"><p>${turn.text}</p></div>`;
-  const quiet = !turn.text && !turn.error && !turn.stats;
+  const isWaiting = !turn.text && !turn.error && !turn.stats;
   return html`<div class="turn assistant" data-key="${index}">
     ${turn.thinking && html`<details class="thinking"><summary>Thoughts</summary><p>${turn.thinking}</p></details>`}
     ${turn.text && html`<p>${turn.text}</p>`}
-    ${quiet && html`<p class="muted patience">${turn.note ?? (turn.thinking ? "Thinking …" : "Waiting for the first word …")}</p>`}
-    ${!quiet && turn.note && html`<p class="muted">${turn.note}</p>`}
-    ${turn.error && html`<p class="complaint" role="alert">${turn.error}</p>`}
+    ${isWaiting && html`<p class="muted waiting-text">${turn.note ?? (turn.thinking ? "Thinking …" : "Waiting for the first word …")}</p>`}
+    ${!isWaiting && turn.note && html`<p class="muted">${turn.note}</p>`}
+    ${turn.error && html`<p class="problem-text" role="alert">${turn.error}</p>`}
     ${turn.stats && html`<p class="stats muted">${turn.stats}</p>`}
   </div>`;
 }
 
 function form(model, busy) {
-  return html`<form class="ask" data-action="ask">
+  return html`<form class="ask" data-action="chat-send">
     <label class="grow"><span class="sr">Message</span>
       <textarea name="prompt" rows="2" required data-enter="submit" ${!model && html`disabled`}
         placeholder="${model ? "Message (Enter sends, Shift+Enter breaks the line)" : "Pull a model first"}"></textarea>

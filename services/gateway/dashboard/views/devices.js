@@ -1,11 +1,11 @@
-/** What the hardware is doing, node by node, and which models sit on it. */
+/** Devices by node: memory, load, sensors, and the models on them. */
 
 import { levelBar } from "../components/bar.js";
 import { empty, heading, waiting } from "../components/panel.js";
 import { spark } from "../components/spark.js";
 import { bytes, percent } from "../format.js";
 import { html } from "../html.js";
-import { nodesWithDevices } from "../select.js";
+import { nodesWithDevices } from "../selectors.js";
 import { SPAN_S } from "../trends.js";
 
 export const needs = ["loaded", "devices", "adapters", "trends", "nodes", "instances"];
@@ -13,21 +13,21 @@ export const needs = ["loaded", "devices", "adapters", "trends", "nodes", "insta
 export function view(state) {
   const nodes = nodesWithDevices(state);
   return html`${heading("devices", "Hardware")}
-    ${!state.loaded ? waiting : nodes.length === 0 ? nothing : nodes.map((entry) => nodeView(entry, state))}`;
+    ${!state.loaded ? waiting : nodes.length === 0 ? emptyState : nodes.map((entry) => nodeView(entry, state))}`;
 }
 
-const nothing = empty(
+const emptyState = empty(
   "No node has reported yet",
-  html`<p>The monitor says once a second how memory and processors are doing. If this stays empty, ask
-    <code>yard status</code> whether it runs.</p>`,
+  html`<p>The monitor reports memory and processors once a second. If this stays empty, look at
+    <code>yard nodes</code>.</p>`,
 );
 
 function nodeView({ name, node, devices }, state) {
   return html`<section class="node" data-key="${name}">
     <h3>${name} ${node?.version && html`<small class="muted">Modelyard ${node.version}</small>`}</h3>
     ${devices.map((device) => deviceView(device, state))}
-    ${troubles(state, name)}
-    ${node?.workers?.length > 0 && html`<p class="tenants muted">Holds ${node.workers.map(part).join(", ")}</p>`}
+    ${adapterProblems(state, name)}
+    ${node?.workers?.length > 0 && html`<p class="device-use muted">Holds ${node.workers.map(part).join(", ")}</p>`}
     ${node?.engines?.length > 0 && html`<ul class="engines" aria-label="Engines on ${name}">${node.engines.map(engine)}</ul>`}
   </section>`;
 }
@@ -46,7 +46,7 @@ function deviceView(device, state) {
     ${levelBar("Busy", busy === null ? null : percent(busy, 100), `${Math.round(busy)} %`, { line: line(device, state, "Busy", "utilization_pct", 100) })}
     ${sensor(device, state, "Heat", "temperature_c", "°C", 100)}
     ${sensor(device, state, "Power", "power_w", "W", device.power_limit_w)}
-    ${tenants(device, state)}
+    ${deviceInstances(device, state)}
   </div>`;
 }
 
@@ -55,7 +55,7 @@ function line(device, state, label, field, top) {
   return spark(label, points, { now: device.sampled_at, spanS: SPAN_S, top });
 }
 
-/** A sensor without a whole that it could be a part of, or one that may be exceeded: a line says most. */
+/** A sensor without an upper bound, or with one that may be exceeded, is a line instead of a bar. */
 function sensor(device, state, label, field, unit, top) {
   const value = device[field];
   if (value == null) return "";
@@ -76,19 +76,18 @@ function facts(device) {
   return parts.filter(Boolean).join(" · ");
 }
 
-/** Where devices should come from and do not. */
-function troubles(state, node) {
+function adapterProblems(state, node) {
   const broken = Object.values(state.adapters).filter((adapter) => adapter.node === node && adapter.problem);
-  return broken.map((adapter) => html`<p class="complaint">${adapter.adapter}: ${adapter.problem}</p>`);
+  return broken.map((adapter) => html`<p class="problem-text">${adapter.adapter}: ${adapter.problem}</p>`);
 }
 
-/** The engines among the processes on a device; the others are nobody's business here. */
-function tenants(device, state) {
-  const found = (device.processes ?? []).flatMap((process) => {
+/** The processes on a device that belong to instances; others are not shown. */
+function deviceInstances(device, state) {
+  const uses = (device.processes ?? []).flatMap((process) => {
     const instance = process.instance && state.instances[process.instance];
     return instance ? [`${instance.model} ${bytes(process.memory_bytes)}`.trim()] : [];
   });
-  return found.length > 0 ? html`<p class="tenants muted">In use by ${found.join(", ")}</p>` : "";
+  return uses.length > 0 ? html`<p class="device-use muted">In use by ${uses.join(", ")}</p>` : "";
 }
 
 const part = ({ model, memory_bytes }) => `a part of ${model} (${bytes(memory_bytes)})`;

@@ -1,4 +1,4 @@
-/** Models on their way from the hub, and the form that asks for another one. */
+/** Downloads, and the form that starts one. */
 
 import { progressBar } from "../components/bar.js";
 import { stateBadge } from "../components/badge.js";
@@ -6,24 +6,23 @@ import { copyable } from "../components/copyable.js";
 import { empty, heading, waiting } from "../components/panel.js";
 import { ago, bytes, duration, percent, plural, speed } from "../format.js";
 import { html } from "../html.js";
-import { isRunning, sortedDownloads } from "../select.js";
+import { isRunning, sortedDownloads } from "../selectors.js";
 
 export const needs = ["loaded", "downloads", "pending", "now"];
 
-/** Of those that ended. */
-const SHOWN = 8;
+const ENDED_SHOWN = 8;
 
 export function view(state) {
   const all = sortedDownloads(state);
   const running = all.filter(isRunning).length;
-  const downloads = all.slice(0, running + SHOWN);
+  const downloads = all.slice(0, running + ENDED_SHOWN);
   return html`${heading("downloads", "Downloads", running > 0 && `${running} running`)}
     ${pullForm(state.pending.pull)}
-    ${!state.loaded ? waiting : downloads.length === 0 ? nothing : ""}
+    ${!state.loaded ? waiting : downloads.length === 0 ? emptyState : ""}
     <ul class="cards long">${downloads.map((download) => card(download, state))}</ul>`;
 }
 
-function pullForm(waits) {
+function pullForm(isPending) {
   return html`<form class="pull" data-action="pull" autocomplete="off">
     <label class="grow"><span>Pull a model</span>
       <textarea name="reference" rows="1" required spellcheck="false" autocapitalize="none" data-enter="submit"
@@ -32,16 +31,16 @@ function pullForm(waits) {
     <label><span>Name it <span class="muted">(if you like)</span></span>
       <input name="name" spellcheck="false" autocapitalize="none" placeholder="as referred to">
     </label>
-    <button type="submit" class="primary" ${waits && html`aria-disabled="true"`}>Pull</button>
+    <button type="submit" class="primary" ${isPending && html`aria-disabled="true"`}>Pull</button>
     <p id="pull-hint" class="muted hint">A repository on the hub with GGUF files, a colon, and the quantization. Paste several at once if you like.</p>
   </form>`;
 }
 
-const nothing = empty(
+const emptyState = empty(
   "No downloads yet",
   html`<p>The same works in a terminal:</p>
     <p>${copyable("yard pull REPO:QUANT", { prompt: true })}</p>
-    <p class="muted">Every byte is checked against the hub’s hash, and a broken line is picked up where it broke.</p>`,
+    <p class="muted">Every byte is checked against the hub’s hash, and an interrupted download resumes where it stopped.</p>`,
 );
 
 function card(download, state) {
@@ -55,8 +54,8 @@ function card(download, state) {
     ${download.reference !== download.model && html`<p class="muted reference">${download.reference}</p>`}
     ${running && html`${progressBar(`Download of ${download.model}`, progressOf(download))}
       <p class="numbers">${numbers(download)}</p>`}
-    ${download.state === "finished" && html`<p class="muted">${size(download)}, all verified. Ready to be used.</p>`}
-    ${download.error && html`<p class="complaint">${download.error.message}</p>`}
+    ${download.state === "finished" && html`<p class="muted">${size(download)}, all verified. Ready to use.</p>`}
+    ${download.error && html`<p class="problem-text">${download.error.message}</p>`}
     ${["failed", "cancelled"].includes(download.state) && download.bytes_done > 0
       && html`<p class="muted">${bytes(download.bytes_done)} stay on disk.</p>`}
   </li>`;
@@ -86,7 +85,7 @@ function size(download) {
   return `${bytes(download.bytes_total ?? download.bytes_done)}${files}`;
 }
 
-const WORDS = { pause: "Pause", resume: "Resume", move: "Next", cancel: "Cancel", retry: "Retry", forget: "Forget" };
+const LABELS = { pause: "Pause", resume: "Resume", move: "Next", cancel: "Cancel", retry: "Retry", forget: "Forget" };
 
 function verbsOf({ state }) {
   if (state === "paused") return ["resume", "cancel"];
@@ -98,5 +97,5 @@ function verbsOf({ state }) {
 function button(verb, download, pending) {
   return html`<button type="button" class="small" data-action="download" data-verb="${verb}"
     data-download="${download.download}" ${pending[`${verb} ${download.download}`] && html`aria-disabled="true"`}
-    aria-label="${WORDS[verb]}: the download of ${download.model}">${WORDS[verb]}</button>`;
+    aria-label="${LABELS[verb]}: the download of ${download.model}">${LABELS[verb]}</button>`;
 }

@@ -1,4 +1,4 @@
-/** The hub: search it, see what a repository offers and what fits here, and pull a choice. */
+/** Hub search, the choices of a repository with the nodes that they fit on, and pull. */
 
 import { empty, heading } from "../components/panel.js";
 import { ago, bytes, count, exact } from "../format.js";
@@ -11,12 +11,12 @@ const FORMATS = { gguf: "GGUF", safetensors: "Safetensors", "": "Any format" };
 
 export function view({ hub, pending, now }) {
   return html`${heading("hub", "Find a model", hub.offer && back)}
-    ${hub.offer ? offerView(hub.offer, pending) : searchView(hub.found, pending, now)}`;
+    ${hub.offer ? offerView(hub.offer, pending) : searchView(hub.results, pending, now)}`;
 }
 
 const back = html`<button type="button" class="link-like" data-action="hub-back">Back to the search</button>`;
 
-function searchView(found, pending, now) {
+function searchView(results, pending, now) {
   return html`<form class="find" data-action="hub-search" autocomplete="off">
       <label class="grow"><span>Name on the hub</span>
         <input name="words" type="search" spellcheck="false" autocapitalize="none" placeholder="qwen3 instruct"></label>
@@ -24,12 +24,12 @@ function searchView(found, pending, now) {
       <label><span>First</span><select name="sort">${options(SORTS)}</select></label>
       <button type="submit" ${pending.hub && html`aria-disabled="true"`}>Search</button>
     </form>
-    ${found?.length === 0 && empty("Nothing like that", html`<p class="muted">Try fewer words, or another format.</p>`)}
-    <ul class="cards">${(found ?? []).map((model) => card(model, pending, now))}</ul>`;
+    ${results?.length === 0 && empty("No such model", html`<p class="muted">Try fewer words, or another format.</p>`)}
+    <ul class="cards">${(results ?? []).map((model) => card(model, pending, now))}</ul>`;
 }
 
-function options(words) {
-  return Object.entries(words).map(([value, word]) => html`<option value="${value}">${word}</option>`);
+function options(labels) {
+  return Object.entries(labels).map(([value, label]) => html`<option value="${value}">${label}</option>`);
 }
 
 function card(model, pending, now) {
@@ -62,7 +62,7 @@ function offerView(offer, pending) {
       ${offer.gated && html`<span class="chip">gated</span>`}
       ${offer.mmprojs?.length > 0 && html`<span class="chip">sees images</span>`}
       ${offer.n_ctx_train && html`<span class="muted">trained for ${exact(offer.n_ctx_train)} tokens</span>`}</p>
-    ${offer.problem && html`<p class="complaint">${offer.problem}</p>`}
+    ${offer.problem && html`<p class="problem-text">${offer.problem}</p>`}
     <ul class="cards">${(offer.choices ?? []).map((choice) => choiceCard(choice, pending))}</ul></div>`;
 }
 
@@ -81,7 +81,7 @@ function choiceCard(choice, pending) {
   </li>`;
 }
 
-/** Not by colour alone: the sentence says the same. */
+/** The sentence has the same information as the colour. */
 function tone(fit) {
   if (!fit.devices?.length) return "bad";
   return fit.devices.includes("cpu") ? "busy" : "good";

@@ -1,4 +1,4 @@
-/** The engine processes: where they run, how busy they are, and the way to their logs. */
+/** Instances: node, load, memory, and the link to their logs. */
 
 import { slotDots } from "../components/bar.js";
 import { stateBadge } from "../components/badge.js";
@@ -6,28 +6,28 @@ import { empty, heading, waiting } from "../components/panel.js";
 import { spark } from "../components/spark.js";
 import { ago, bytes, duration, plural, splitError } from "../format.js";
 import { html } from "../html.js";
-import { COMING, isLive, sortedInstances } from "../select.js";
+import { STARTING, isLive, sortedInstances } from "../selectors.js";
 import { SPAN_S } from "../trends.js";
 
 export const needs = ["loaded", "instances", "activity", "trends", "logs.instance", "now"];
 
-const PAST = 5;
+const ENDED_SHOWN = 5;
 
 export function view(state) {
   const all = sortedInstances(state);
   const live = all.filter(isLive);
-  const past = all.filter((instance) => !isLive(instance)).slice(0, PAST);
+  const ended = all.filter((instance) => !isLive(instance)).slice(0, ENDED_SHOWN);
   return html`${heading("instances", "Instances", live.length > 0 && `${live.length} running`)}
-    ${!state.loaded ? waiting : live.length ? table(live, "Running instances", state) : nobody(past.length > 0)}
-    ${past.length > 0 &&
-    html`<details class="past"><summary>${plural(past.length, "instance")} that ended lately</summary>
-      ${table(past, "Instances that ended", state)}</details>`}`;
+    ${!state.loaded ? waiting : live.length ? table(live, "Running instances", state) : noInstances(ended.length > 0)}
+    ${ended.length > 0 &&
+    html`<details class="past"><summary>${plural(ended.length, "instance")} that ended recently</summary>
+      ${table(ended, "Instances that ended", state)}</details>`}`;
 }
 
-function nobody(before) {
+function noInstances(hadInstances) {
   const why = "An instance is one running engine with one model in its memory.";
-  const how = "Start a model above, or simply send it a request: it comes up by itself.";
-  return empty(before ? "Nothing is running now" : "Nothing has run yet", html`<p>${why} ${how}</p>`);
+  const how = "Start a model above, or simply send it a request.";
+  return empty(hadInstances ? "Nothing is running now" : "Nothing has run yet", html`<p>${why} ${how}</p>`);
 }
 
 function table(instances, caption, state) {
@@ -61,7 +61,7 @@ function row(instance, state) {
   </tr>`;
 }
 
-/** What it reads and writes now, and how its writing went. */
+/** Tokens read and written a second, and the trend of the written ones. */
 function speed(instance, state) {
   const now = state.activity[instance.instance];
   const points = state.trends[instance.instance]?.completion_tokens_per_s ?? [];
@@ -72,27 +72,27 @@ function speed(instance, state) {
 
 const tokens = (perSecond) => (perSecond ? perSecond.toFixed(perSecond < 100 ? 1 : 0) : "0");
 
-/** What it may take, and what it was seen to take. */
+/** Reserved memory; the measured value is in the title. */
 function memory(instance) {
-  return (instance.reserved ?? []).map((one) => {
-    const seen = one.measured_bytes == null ? "not measured yet" : `${bytes(one.measured_bytes)} measured`;
-    return html`<div title="${one.device}: ${seen}">${bytes(one.predicted_bytes)}</div>`;
+  return (instance.reserved ?? []).map(({ device, predicted_bytes: predicted, measured_bytes: measured }) => {
+    const title = measured == null ? "not measured yet" : `${bytes(measured)} measured`;
+    return html`<div title="${device}: ${title}">${bytes(predicted)}</div>`;
   });
 }
 
 function progress(instance) {
-  const known = COMING.includes(instance.state) && typeof instance.progress === "number";
+  const known = STARTING.includes(instance.state) && typeof instance.progress === "number";
   return known ? html` <span class="muted">${Math.round(100 * instance.progress)} %</span>` : "";
 }
 
 const REASONS = {
-  idle: "Nobody asked for it for a while",
+  idle: "No requests for a while",
   evicted: "Another model needed its memory",
   replaced: "Its model was changed",
-  crashed: "A process ended by itself",
+  crashed: "A process ended unexpectedly",
   oom: "There was not enough memory",
   unhealthy: "It did not get ready in time, or hung",
-  drained: "Its node is being cleared",
+  drained: "Its node is being drained",
 };
 
 function why(instance) {

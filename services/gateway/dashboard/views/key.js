@@ -1,4 +1,4 @@
-/** The door: shown instead of everything else when the gateway wants an API key. */
+/** The API key form, shown instead of the panels when the gateway requires a key. */
 
 import { html } from "../html.js";
 
@@ -6,10 +6,10 @@ export const needs = ["connection"];
 
 export function view({ connection: { status, refused } }) {
   if (status !== "locked") return "";
-  return html`<form class="door" data-action="use-key" autocomplete="off">
+  return html`<form class="key-form" data-action="use-key" autocomplete="off">
     <h2>This yard has a key</h2>
     <p>Enter an API key to see what is going on. It stays in this tab and is forgotten when you close it.</p>
-    ${refused && html`<p class="complaint" role="alert">That key was not accepted.</p>`}
+    ${refused && html`<p class="problem-text" role="alert">That key was not accepted.</p>`}
     <label>API key
       <input type="password" name="key" required autofocus spellcheck="false" autocomplete="off"
         ${refused && html`aria-invalid="true"`}>

@@ -1,14 +1,14 @@
-/** What lies on the disks: every model with its size and who needs it, the room that is left, and the trash. */
+/** Library entries with size and users, free space of the stores, and the trash. */
 
 import { levelBar, progressBar } from "../components/bar.js";
 import { empty, heading, waiting } from "../components/panel.js";
 import { ago, bytes, count, percent, plural } from "../format.js";
 import { html } from "../html.js";
-import { jobOf, sortedEntries, sortedStores } from "../select.js";
+import { jobOf, sortedEntries, sortedStores } from "../selectors.js";
 
 export const needs = ["loaded", "library", "stores", "trash", "jobs", "sort", "open", "pending", "now"];
 
-const CHECKED = {
+const VERIFY_BADGES = {
   verified: ["checked", "good"],
   unverified: ["not checked here", "calm"],
   unknown: ["never checked", "calm"],
@@ -21,18 +21,18 @@ export function view(state) {
   const entries = sortedEntries(state);
   const shown = entries.slice(0, SHOWN);
   return html`${heading("library", "Library", entries.length > 0 && plural(entries.length, "model"))}
-    ${sortedStores(state).map(room)}
-    ${!state.loaded ? waiting : entries.length === 0 ? nothing : table(shown, state)}
+    ${sortedStores(state).map(storeView)}
+    ${!state.loaded ? waiting : entries.length === 0 ? emptyState : table(shown, state)}
     ${entries.length > SHOWN && html`<p class="muted">And ${entries.length - SHOWN} more: <code>yard library</code></p>`}
     ${trash(state)}`;
 }
 
-const nothing = empty(
+const emptyState = empty(
   "Nothing on disk yet",
-  html`<p class="muted">What is pulled shows here, and what you put into a store’s folder by hand.</p>`,
+  html`<p class="muted">Pulled models appear here, and files that you put into a store’s folder.</p>`,
 );
 
-function room(store) {
+function storeView(store) {
   const used = store.total_bytes - store.free_bytes;
   const parts = [
     `${bytes(store.used_bytes - (store.partial_bytes ?? 0))} of models`,
@@ -43,14 +43,14 @@ function room(store) {
     <p class="device-head"><strong>${store.store}</strong> <span class="muted">on ${store.node}: ${store.path}</span>
       <span class="muted sensors">${parts.filter(Boolean).join(" · ")}</span></p>
     ${levelBar("Disk", percent(used, store.total_bytes), `${bytes(store.free_bytes)} free`, { warns: true })}
-    ${store.problem && html`<p class="complaint">${store.problem}</p>`}
+    ${store.problem && html`<p class="problem-text">${store.problem}</p>`}
   </div>`;
 }
 
 function table(entries, state) {
   return html`<label class="library-sort"><span>Sorted</span>
       <select data-change="sort" data-value="${state.sort}">${Object.entries(SORTS).map(
-        ([by, words]) => html`<option value="${by}">${words}</option>`,
+        ([by, label]) => html`<option value="${by}">${label}</option>`,
       )}</select></label>
     <div class="table-wrap"><table class="library">
     <thead><tr><th scope="col">Model</th><th scope="col">Size</th><th scope="col">Quantization</th>
@@ -69,39 +69,39 @@ function row(entry, state) {
     <th scope="row">${entry.name}
       <small class="muted">${ago(entry.downloaded_at ?? entry.modified_at, state.now)}${entry.mmproj && ", sees images"}</small>
       ${entry.description && open !== "describe" && html`<small class="description">${entry.description}</small>`}
-      ${entry.problem && html`<small class="complaint">${entry.problem}</small>`}
+      ${entry.problem && html`<small class="problem-text">${entry.problem}</small>`}
       ${open === "describe" && describeForm(key, entry, state.open.revision)}${open === "delete" && deleteForm(key, entry)}</th>
     <td data-label="Size">${bytes(entry.size_bytes)}</td>
     <td data-label="Quantization">${facts.quant ?? entry.format}
       ${facts.architecture && html`<small class="muted">${facts.architecture} ${count(facts.n_params)}</small>`}</td>
     <td data-label="Context">${count(facts.n_ctx_train)}</td>
     <td data-label="Used by">${some(entry.used_by ?? [])}</td>
-    <td data-label="Bytes">${checked(entry, jobOf(state, entry))}</td>
+    <td data-label="Bytes">${verifyState(entry, jobOf(state, entry))}</td>
     <td>${buttons(key, entry, state)}</td>
   </tr>`;
 }
 
-function checked(entry, job) {
+function verifyState(entry, job) {
   if (job) {
     return html`${progressBar(`${job.kind} ${entry.name}`, percent(job.bytes_done, job.bytes_total))}
       <button type="button" class="link-like" data-action="cancel-job" data-job="${job.job}">Cancel</button>`;
   }
-  const [words, tone] = CHECKED[entry.verified] ?? CHECKED.unknown;
-  return html`<span class="badge ${tone}">${words}</span>`;
+  const [label, tone] = VERIFY_BADGES[entry.verified] ?? VERIFY_BADGES.unknown;
+  return html`<span class="badge ${tone}">${label}</span>`;
 }
 
 function buttons(key, entry, state) {
-  const waits = state.pending[`library ${key}`] && html`aria-disabled="true"`;
-  const button = (action, words, what = "") =>
+  const disabled = state.pending[`library ${key}`] && html`aria-disabled="true"`;
+  const button = (action, label, what = "") =>
     html`<button type="button" class="small" data-action="${action}" data-entry="${key}" data-what="${what}"
-      data-revision="${entry.description_revision}" ${waits}
-      aria-label="${words} ${entry.name}">${words}</button>`;
+      data-revision="${entry.description_revision}" ${disabled}
+      aria-label="${label} ${entry.name}">${label}</button>`;
   return html`<span class="library-buttons">${button("open", "Describe", "describe")}
     ${entry.verified === "damaged" ? button("repair", "Repair") : entry.format !== "link" && button("verify", "Check")}
     ${button("open", "Delete", "delete")}</span>`;
 }
 
-/** `revision`: of the description that the person saw; a change that comes meanwhile is not overwritten. */
+/** `revision`: of the description shown; a newer description is not overwritten. */
 function describeForm(key, entry, revision) {
   return html`<form class="library-form" data-action="describe">
     <input type="hidden" name="entry" value="${key}">
@@ -125,10 +125,10 @@ function trash(state) {
   const items = Object.values(state.trash).sort((a, b) => b.trashed_at - a.trashed_at);
   if (items.length === 0) return "";
   return html`<details class="past"><summary>In the trash: ${plural(items.length, "model")}</summary>
-    <ul class="cards">${items.map((item) => trashed(item, state))}</ul></details>`;
+    <ul class="cards">${items.map((item) => trashItem(item, state))}</ul></details>`;
 }
 
-function trashed(item, state) {
+function trashItem(item, state) {
   const key = `${item.node}.${item.store}.${item.item}`;
   return html`<li class="card" data-key="${key}"><div class="card-head">
     <p>${item.name} <span class="muted">${bytes(item.size_bytes)}, deleted ${ago(item.trashed_at, state.now)}</span></p>

@@ -1,9 +1,9 @@
-/** What one engine prints, as it prints it. */
+/** The log of one instance, followed live. */
 
 import { empty, heading } from "../components/panel.js";
 import { clock, plainText } from "../format.js";
 import { html } from "../html.js";
-import { isLive, sortedInstances } from "../select.js";
+import { isLive, sortedInstances } from "../selectors.js";
 
 export const needs = ["loaded", "instances", "logs", "connection"];
 
@@ -17,24 +17,29 @@ export function view(state) {
       ${instance && html`<span class="muted">${lines.length > 0 && (follow ? "Following" : "Paused while you read")}</span>`}
       ${instance && !follow && html`<button type="button" class="small" data-action="follow">Jump to newest</button>`}
     </div>
-    ${instance === null ? invitation : body(lines)}`;
+    ${instance === null ? emptyState : body(lines)}`;
 }
 
-const invitation = empty(
+const emptyState = empty(
   "Read along with an engine",
-  html`<p>Choose an instance, and what its engine prints appears here, old lines first, then live.</p>`,
+  html`<p>Choose an instance, and its engine’s output appears here, the last lines first, then live.</p>`,
 );
 
 function options(state) {
   const { instance } = state.logs;
-  const known = sortedInstances(state);
-  const gone = instance !== null && !known.some((each) => each.instance === instance);
+  const instances = sortedInstances(state);
+  const gone = instance !== null && !instances.some((known) => known.instance === instance);
   return html`<option value="">none</option>
     ${gone && html`<option value="${instance}">${instance} (gone)</option>`}
-    ${known.map((each) => html`<option value="${each.instance}">${each.model} · ${each.node}${!isLive(each) && ` · ${each.state}`}</option>`)}`;
+    ${instances.map(option)}`;
 }
 
-/** Not a live region: an engine prints more than anybody wants read aloud. */
+function option(instance) {
+  const state = !isLive(instance) && ` · ${instance.state}`;
+  return html`<option value="${instance.instance}">${instance.model} · ${instance.node}${state}</option>`;
+}
+
+/** Not a live region: there is too much output to be read aloud. */
 function body(lines) {
   return html`<ol class="log" data-scroll="logs" tabindex="0" aria-label="Log lines">
     ${lines.length === 0 && html`<li class="muted">Nothing printed yet.</li>`}

@@ -1,4 +1,4 @@
-/** Short notices: what went wrong with something that was asked for, or that it is on its way. */
+/** Short notices about the result of an action. */
 
 import { html } from "../html.js";
 

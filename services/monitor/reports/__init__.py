@@ -1,1 +1,0 @@
-"""Questions about usage, kept under a name."""

@@ -1,1 +1,0 @@
-"""Where things are going: use, spend and disks."""

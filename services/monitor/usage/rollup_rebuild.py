@@ -1,0 +1,125 @@
+"""Rebuilds rollups: sums from single records and charges, and sums of sums from these."""
+
+import sqlite3
+from zoneinfo import ZoneInfo
+
+from services.monitor.calendar import day_of
+from services.monitor.costs.pricing import PICO
+from services.monitor.usage.rollup_batch import RollupBatch
+from services.monitor.usage.rollups import (
+    DAYS,
+    DERIVED,
+    DERIVED_LATENCIES,
+    END,
+    QUARTER_S,
+    QUARTERS,
+    Rollup,
+    TimeUnit,
+    quarter_of,
+)
+from services.monitor.usage.schema import DERIVED_COLUMNS, SUM_COLUMNS
+from services.monitor.usage.series import SeriesTable
+
+_COST = f"SUM(cost_whole) + SUM(cost_pico) / {PICO}, SUM(cost_pico) % {PICO}"
+_FROM_REQUESTS = f"COUNT(*), SUM(prompt_tokens), SUM(cached_tokens), SUM(completion_tokens), 0, 0, {_COST}"
+_COUNTS = ", ".join(f"SUM({name})" for name in SUM_COLUMNS[:-2])
+_UTC = ZoneInfo("UTC")
+_OUTCOMES = "SUM(requests * (outcome = 'failed')), SUM(requests * (outcome = 'cancelled'))"
+
+
+def rebuild_sums(db: sqlite3.Connection, horizon: float, tz: ZoneInfo) -> None:
+    """Recompute all sums since the horizon, which is a midnight, from single records and charges."""
+    quarter, day = quarter_of(horizon), day_of(horizon, tz)
+    for table, unit, first in (("quarters", "quarter", quarter), ("days", "day", day)):
+        db.execute(f"DELETE FROM {table} WHERE {unit} >= ?", (first,))  # noqa: S608 - our own names
+        columns = ", ".join((unit, "series", *SUM_COLUMNS))
+        db.execute(
+            f"INSERT INTO {table} ({columns}) SELECT {unit}, series, {_FROM_REQUESTS} "  # noqa: S608 - as above
+            f"FROM requests WHERE finished_at >= ? GROUP BY {unit}, series",
+            (horizon,),
+        )
+    db.execute("DELETE FROM latencies WHERE day >= ?", (day,))
+    for kind in ("duration", "first_token"):
+        db.execute(
+            f"INSERT INTO latencies SELECT day, series, '{kind}', {kind}_bin, COUNT(*) FROM requests "  # noqa: S608 - as above
+            f"WHERE finished_at >= ? AND {kind}_bin IS NOT NULL GROUP BY day, series, {kind}_bin",
+            (horizon,),
+        )
+    _add_charges(db, quarter)
+    rebuild_derived(db)
+
+
+def _add_charges(db: sqlite3.Connection, first: int) -> None:
+    rows = db.execute(
+        "SELECT quarter, day, series, loaded_ms, energy_mwh, cost_whole, cost_pico "
+        "FROM charges WHERE quarter >= ?",
+        (first,),
+    ).fetchall()
+    batch = RollupBatch(SeriesTable(db), (QUARTERS, DAYS))
+    for quarter, day, series, *charged in rows:
+        batch.add(quarter, day, series, (0, 0, 0, 0, *charged))
+    batch.write(db)
+
+
+def rebuild_derived(db: sqlite3.Connection, until: float = END, tz: ZoneInfo = _UTC) -> None:
+    """Recompute sums of sums up to the end of the unit that contains `until`; `tz`: of the stored days."""
+    _fill_narrowed(db)
+    for rollup in (*DERIVED, *DERIVED_LATENCIES):
+        last = (
+            quarter_of(until) if rollup.base_unit is TimeUnit.QUARTER else day_of(until, tz)
+        ) // rollup.width
+        db.execute(f"DELETE FROM {rollup.table} WHERE {rollup.unit} <= ?", (last,))  # noqa: S608 - our own names
+        insert = _insert_sums if rollup in DERIVED else _insert_latencies
+        insert(db, rollup, (last + 1) * rollup.width)
+
+
+def _fill_narrowed(db: sqlite3.Connection) -> None:
+    """Fill a temporary table: for every series and the fields of every rollup, the narrowed series."""
+    db.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS narrowed (fields TEXT, series INTEGER, narrow INTEGER, "
+        "outcome TEXT, PRIMARY KEY (fields, series)) WITHOUT ROWID"
+    )
+    db.execute("DELETE FROM narrowed")
+    table = SeriesTable(db)
+    stored = tuple(table.all().items())
+    for fields in dict.fromkeys(rollup.fields for rollup in (*DERIVED, *DERIVED_LATENCIES)):
+        narrow = table.narrowed(fields, (number for number, _ in stored))
+        db.executemany(
+            "INSERT INTO narrowed VALUES (?, ?, ?, ?)",
+            [(" ".join(fields), number, narrow[number], series.outcome) for number, series in stored],
+        )
+
+
+def _insert_sums(db: sqlite3.Connection, rollup: Rollup, end: int) -> None:
+    db.execute(
+        f"INSERT INTO {rollup.table} (series, {rollup.unit}, {', '.join(DERIVED_COLUMNS)}) "  # noqa: S608 - our own names
+        f"SELECT narrow, {rollup.base_unit} / {rollup.width}, {_OUTCOMES}, {_COUNTS}, {_COST} "
+        f"FROM {rollup.base} CROSS JOIN narrowed USING (series) "
+        f"WHERE fields = ? AND {rollup.base_unit} < ? GROUP BY 1, 2",
+        (" ".join(rollup.fields), end),
+    )
+
+
+def _insert_latencies(db: sqlite3.Connection, rollup: Rollup, end: int) -> None:
+    db.execute(
+        f"INSERT INTO {rollup.table} (kind, series, {rollup.unit}, bin, requests) "  # noqa: S608 - our own names
+        f"SELECT kind, narrow, day / {rollup.width}, bin, SUM(requests) "
+        f"FROM {rollup.base} CROSS JOIN narrowed USING (series) "
+        f"WHERE fields = ? AND day < ? GROUP BY 1, 2, 3, 4",
+        (" ".join(rollup.fields), end),
+    )
+
+
+def rebuild_days(db: sqlite3.Connection, horizon: float, tz: ZoneInfo) -> None:
+    """Recompute days, from quarters of an hour, as days of another time zone."""
+    db.create_function(
+        "day_of_quarter", 1, lambda quarter: day_of(quarter * QUARTER_S, tz), deterministic=True
+    )
+    for table in ("requests", "charges"):
+        db.execute(f"UPDATE {table} SET day = day_of_quarter(quarter)")  # noqa: S608 - one of two names
+    db.execute("DELETE FROM days")
+    db.execute(
+        f"INSERT INTO days (day, series, {', '.join(SUM_COLUMNS)}) "  # noqa: S608 - our own names
+        f"SELECT day_of_quarter(quarter), series, {_COUNTS}, {_COST} FROM quarters GROUP BY 1, 2"
+    )
+    rebuild_sums(db, horizon, tz)
