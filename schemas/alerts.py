@@ -183,7 +183,9 @@ class SilenceAlerts(Record):
     for_s: float
     reason: str
     rule: str | None = None
+    """Only alerts of this rule; None: of every rule."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
+    """Only alerts with these labels."""
 
 
 class SilenceRef(Record):

@@ -22,7 +22,9 @@ class Budget(Record):
     budget: str
     """Its name."""
     limit: Decimal
+    """How much may be used in a period."""
     unit: UsageUnit = UsageUnit.MONEY
+    """The unit of the limit."""
     period: Period = Period.MONTH
     key: str | None = None
     """Id of an API key; `anyone`: requests without one."""

@@ -33,7 +33,7 @@ class StartDownload(Record):
 
     reference: str
     name: str | None = None
-    """Without it, as referred to."""
+    """The model's name; None: `REPO:QUANT`."""
     choice: Choice = Choice()
     register: bool = True
     """Make a model of it when it is here; else the files are only fetched."""

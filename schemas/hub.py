@@ -48,16 +48,21 @@ class SearchHub(Record):
 
     words: str = ""
     sort: HubSort = HubSort.DOWNLOADS
+    """The order."""
     format: Format | None = None
+    """Only models in this format."""
     mode: Mode | None = None
     """Models that the hub lists under a task for this mode."""
     task: str | None = None
     """A task of the hub, such as `text-generation`; takes precedence over `mode`."""
     author: str | None = None
+    """Only models of this user or organization."""
     min_params: int | None = None
     """Minimum size of the weights; models of unknown size are excluded."""
     max_params: int | None = None
+    """Maximum size of the weights."""
     limit: int = 20
+    """How many, at most 100."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.limit <= MAX_FOUND:

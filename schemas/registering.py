@@ -8,9 +8,13 @@ class ModelOverrides(Record):
     """Fields of a new model that the user sets; the rest is derived from its files."""
 
     aliases: tuple[str, ...] = ()
+    """Other names of the model."""
     mode: Mode | None = None
+    """The purpose of the model; None: guessed."""
     n_ctx: int | None = None
+    """Context in tokens; None: the largest that fits."""
     engine: str | None = None
+    """The engine that runs it; None: by the format of its files."""
 
     def __post_init__(self) -> None:
         for alias in self.aliases:
@@ -25,7 +29,7 @@ class RegisterFiles(Record):
     path: str
     """Relative to the store: a GGUF file, or a folder of safetensors; or an entry of the library."""
     name: str | None = None
-    """Without it, after the files."""
+    """The model's name; None: after the files."""
     overrides: ModelOverrides = ModelOverrides()
     dry_run: bool = False
     """Guess, and change nothing."""

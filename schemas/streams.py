@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from schemas.base import Role
+from schemas.base import Role, check_token
 from schemas.subject import Kind
 
 _MIB = 1024 * 1024
@@ -37,6 +37,10 @@ class Stream:
     @property
     def subject(self) -> str:
         return f"yard.{self.kind}.>"
+
+    def about(self, noun: str) -> str:
+        """The subjects of one noun: `model`, `instance`, …"""
+        return f"yard.{self.kind}.{check_token(noun)}.>"
 
 
 EVENTS = Stream(

@@ -65,7 +65,8 @@ class Subject(Generic[T]):
         self.subscribe = frozenset(subscribe)
         self.summary = summary
         self.tokens = tuple(_PLACEHOLDER.findall(template))
-        self.kind = Kind(template.split(".")[1])
+        _, kind, self.noun, *_ = template.split(".")
+        self.kind = Kind(kind)
         self.wildcard = _PLACEHOLDER.sub("*", template)
 
     def __call__(self, **tokens: str) -> str:

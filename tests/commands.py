@@ -23,7 +23,7 @@ class Done(msgspec.Struct, frozen=True):
 
     @property
     def document(self) -> Any:
-        """Standard output as the one JSON document that it must be."""
+        """Standard output as one JSON document."""
         assert self.out.count("\n") == 1
         return json.loads(self.out)
 
@@ -34,7 +34,7 @@ class Done(msgspec.Struct, frozen=True):
 
 
 def environment(yard: Yard, **more: str) -> dict[str, str]:
-    """As a person's shell would have it, pointing at this yard."""
+    """The environment of a shell that selects this yard."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("YARD_")},
         "YARD_HOME": str(yard.settings.home),
@@ -56,7 +56,7 @@ async def begin(yard: Yard, *args: str, **more: str) -> asyncio.subprocess.Proce
 
 
 async def run(yard: Yard, *args: str, stdin: str = "", **more: str) -> Done:
-    """One command to its end, which must be orderly whatever it says."""
+    """Run one command to its end; it prints no traceback."""
     process = await begin(yard, *args, **more)
     async with asyncio.timeout(TIMEOUT_S):
         out, err = await process.communicate(stdin.encode())
@@ -66,7 +66,7 @@ async def run(yard: Yard, *args: str, stdin: str = "", **more: str) -> Done:
 
 
 async def refused(yard: Yard, *args: str) -> str:
-    """The sentence of a command that the yard says no to; with --json the same error in its one shape."""
+    """The code of a refused command; with --json the error is a document with the same sentence."""
     plain, machine = await run(yard, *args), await run(yard, *args, "--json")
     assert (plain.code, machine.code) == (1, 1)
     assert plain.err.startswith("yard: ")
@@ -77,11 +77,11 @@ async def refused(yard: Yard, *args: str) -> str:
 
 
 async def line_with(stream: asyncio.StreamReader, part: bytes) -> bytes:
-    """The first line with `part` in it."""
+    """The first line that contains `part`."""
     async for line in stream:
         if part in line:
             return line
-    raise AssertionError(f"{part!r} was never printed")
+    raise AssertionError(f"{part!r} was not printed")
 
 
 class Terminal:
@@ -99,12 +99,12 @@ class Terminal:
         try:
             self._seen += os.read(self._screen, 65536)
         except OSError:
-            # What a terminal says when its program is gone.
+            # The program has ended.
             self._loop.remove_reader(self._screen)
         self._more.set()
 
     async def see(self, text: str) -> str:
-        """Wait until `text` is on the screen; what is before it, and it, need not be seen again."""
+        """Wait until `text` is on the screen; returns what precedes it. The next call searches after it."""
         async with asyncio.timeout(TIMEOUT_S):
             while text.encode() not in self._seen:
                 self._more.clear()

@@ -52,7 +52,7 @@ class Hub:
         self.url = ""
         self.cdn_url = ""
         self.repos: dict[str, HubRepo] = {}
-        self.seen: list[HubRequest] = []
+        self.requests: list[HubRequest] = []
         self.api_statuses: list[int] = []  # answered first to API requests, one each
         self.api_retry_after: str | None = None  # sent along with those
         self._changed = asyncio.Event()
@@ -124,7 +124,7 @@ class Hub:
 
     async def _handle(self, request: web.Request, server: str) -> web.StreamResponse:
         headers = request.headers
-        self.seen.append(
+        self.requests.append(
             HubRequest(
                 method=request.method,
                 server=server,
@@ -204,12 +204,12 @@ class Hub:
         self._changed.set()
         if file.faults.statuses:
             return _error(file.faults.statuses.pop(0), None, file.faults.retry_after)
-        file.at_once += 1
-        file.most_at_once = max(file.at_once, file.most_at_once)
+        file.in_flight += 1
+        file.max_in_flight = max(file.in_flight, file.max_in_flight)
         try:
             return await self._send_file(request, file, headers)
         finally:
-            file.at_once -= 1
+            file.in_flight -= 1
 
     async def _send_file(
         self, request: web.Request, file: HubFile, headers: dict[str, str]

@@ -42,8 +42,8 @@ class HubFile:
     faults: Faults = field(default_factory=Faults)
     requests: int = 0
     bytes_sent: int = 0
-    at_once: int = 0
-    most_at_once: int = 0
+    in_flight: int = 0
+    max_in_flight: int = 0
 
 
 @dataclass(kw_only=True)

@@ -1,129 +1,121 @@
-"""`yard alerts` and `yard alert`: what somebody should know of, and the rules for that."""
+"""`yard alerts` and `yard alert`: alerts, and the rules that raise them."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from modelyard.cli.output import emit, say, table
-from modelyard.cli.registry import assignment
-from modelyard.cli.text import ago, clock, duration, spell_duration
-from modelyard.cli.verbs import Verbs
+import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from modelyard.cli.arguments import Argument, parse_duration
+from modelyard.cli.models import parse_assignment
+from modelyard.cli.output import print_json, print_line, print_result, table
+from modelyard.cli.parser import VerbParser
+from modelyard.cli.verbs import command, online
+from modelyard.client import Client
+from modelyard.documents import check_fields, merge_patch
+from modelyard.text import format_age, format_clock, format_duration
+from schemas import subjects
+from schemas.alerts import AlertList, AlertRuleTried, PutAlertRule, RuleRecord, Silence
+from schemas.errors import BadRequest
 
-    from modelyard.client import Client
-    from schemas.alerts import AlertList, RuleRecord
-
-_SET = """Change an alert rule, or make one: a name that is new needs `metric` and `threshold`.
+_SET = """
+A new name makes a new rule, which needs `metric` and `threshold`.
 
   yard alert set device-hot threshold=85 for_s=30
   yard alert set device-hot enabled=false
   yard alert set cold metric=yard_device_temperature_celsius 'comparison=<' threshold=5
 
-A value is TOML; what is not is taken as text. An empty one sets a field back to its default."""
+A value is TOML, or else text. An empty one resets a field to its default.
+"""
 
 
-def register(verbs: Verbs) -> None:
-    listing = verbs.add("alerts", "List what somebody should know of.", _alerts)
-    listing.add_argument("-a", "--all", action="store_true", help="those that are over, too")
-    listing.add_argument("--rules", action="store_true", help="the rules instead")
-    alert = verbs.group("alert", "Change alert rules, and silence alerts.")
-    change = alert.add("set", "Change an alert rule, or make one.", _set)
-    change.description = _SET
+def register(verbs: Mapping[str, VerbParser]) -> None:
+    alerts = verbs["alerts"]
+    alerts.add_argument("-a", "--all", action="store_true", help="include resolved alerts")
+    alerts.add_argument("--rules", action="store_true", help="list the rules instead")
+    online(alerts, _alerts)
+    add = verbs["alert"].subverbs()
+    change = add("set", "Change an alert rule, or make a new one.")
+    change.describe(_SET)
     change.add_argument("name", metavar="RULE")
-    change.add_argument("fields", nargs="+", type=assignment, metavar="FIELD=VALUE")
-    for verb, summary, work in (
-        ("rm", "Take a rule of your own away.", _remove),
-        ("reset", "Have a shipped rule as it was shipped.", _reset),
-        ("test", "Show what a rule would find now.", _test),
-    ):
-        alert.add(verb, summary, work).add_argument("name", metavar="RULE")
-    silence = alert.add("silence", "Do not tell some alerts for a while.", _silence)
-    silence.add_argument("rule", nargs="?", metavar="RULE", help="of this rule (default: of every rule)")
-    silence.add_argument("--label", action="append", default=[], type=label, metavar="NAME=VALUE")
-    silence.add_argument("--for", dest="for_s", type=duration, required=True, metavar="TIME", help="like 2h")
-    silence.add_argument("--reason", required=True, metavar="TEXT", help="why")
-    alert.add("unsilence", "End a silence now.", _unsilence).add_argument("silence", metavar="SILENCE")
+    change.add_argument("fields", nargs="+", type=parse_assignment, metavar="FIELD=VALUE")
+    online(change, _set)
+    rule = {"name": Argument(metavar="RULE", help="its name", required=True)}
+    remove = add("rm", "Delete a rule of your own.")
+    command(remove, subjects.ALERT_DELETE, "{0.name} is deleted.", positional=("name",), fields=rule)
+    reset = add("reset", "Reset a shipped rule to its original.")
+    command(reset, subjects.ALERT_RESET, "{0.name} is as it was shipped.", positional=("name",), fields=rule)
+    test = add("test", "Show the current result of a rule.")
+    # The contract also takes a rule that is not stored.
+    command(test, subjects.ALERT_TEST, _show_series, positional=("name",), omit=("rule",), fields=rule)
+    silence = {
+        "for_s": Argument(metavar="TIME", parse=parse_duration, help="for how long, like 2h"),
+        "reason": Argument(metavar="TEXT", help="the reason"),
+    }
+    quiet = add("silence", "Suppress the notifications of alerts for a while.")
+    command(quiet, subjects.ALERT_SILENCE, _say_silent, positional=("rule",), fields=silence)
+    loud = add("unsilence", "End a silence now.")
+    command(loud, subjects.ALERT_UNSILENCE, "The silence {0.silence} is over.", positional=("silence",))
 
 
-def label(text: str) -> tuple[str, str]:
-    """`node=a`; an argparse error if it is none."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
-async def _alerts(yard: "Client", arguments: argparse.Namespace) -> None:
-    found = await yard.alerting.alerts()
+async def _alerts(yard: Client, arguments: argparse.Namespace) -> None:
+    answer = await yard.alerting.alerts()
     if arguments.json:
-        emit(found)
+        print_json(answer)
     elif arguments.rules:
-        _print_rules(found.rules)
+        _print_rules(answer.rules)
     else:
-        _print_alerts(found, everything=arguments.all)
+        _print_alerts(answer, everything=arguments.all)
 
 
-def _print_alerts(found: "AlertList", *, everything: bool) -> None:
-    shown = [each for each in found.alerts if everything or each.state != "resolved"]
-    if shown:
-        table(
-            ("ALERT", "STATE", "SEVERITY", ">SINCE", "RULE", "SILENCE"),
-            [
-                (
-                    each.sentence,
-                    each.state,
-                    each.severity,
-                    ago(each.since),
-                    each.rule,
-                    each.silenced or "",
-                )
-                for each in shown
-            ],
+def _print_alerts(answer: AlertList, *, everything: bool) -> None:
+    rows = [
+        (
+            *(alert.sentence, alert.state, alert.severity, format_age(alert.since), alert.rule),
+            alert.silenced or "",
         )
+        for alert in answer.alerts
+        if everything or alert.state != "resolved"
+    ]
+    if rows:
+        table(("ALERT", "STATE", "SEVERITY", ">SINCE", "RULE", "SILENCE"), rows)
     else:
-        say("All is well.")
-    for silence in found.silences:
-        about = " ".join([silence.rule or "", *(f"{name}={value}" for name, value in silence.labels.items())])
-        say(f"\nsilence {silence.silence} ({about.strip()}) until {clock(silence.until)}: {silence.reason}")
+        print_line("All is well.")
+    for silence in answer.silences:
+        labels = (f"{name}={value}" for name, value in silence.labels.items())
+        about = " ".join([silence.rule or "", *labels]).strip()
+        print_line(
+            f"\nsilence {silence.silence} ({about}) until {format_clock(silence.until)}: {silence.reason}"
+        )
 
 
-def _print_rules(rules: "Iterable[RuleRecord]") -> None:
+def _print_rules(rules: Iterable[RuleRecord]) -> None:
     table(
         ("RULE", "WHEN", ">FOR", "SEVERITY", "IS"),
         [
             (
-                each.rule.name,
-                _condition(each),
-                spell_duration(each.rule.for_s),
-                each.rule.severity,
-                _origin(each),
+                *(record.rule.name, _condition(record), format_duration(record.rule.for_s)),
+                *(record.rule.severity, _origin(record)),
             )
-            for each in rules
+            for record in rules
         ],
     )
 
 
-def _condition(record: "RuleRecord") -> str:
+def _condition(record: RuleRecord) -> str:
     rule = record.rule
     labels = ", ".join(f"{name}={value}" for name, value in rule.labels.items())
     return f"{rule.metric}{f'{{{labels}}}' if labels else ''} {rule.comparison} {rule.threshold:g}"
 
 
-def _origin(record: "RuleRecord") -> str:
+def _origin(record: RuleRecord) -> str:
     words = ["changed" if record.revision else "shipped"] if record.default else ["own"]
     return ", ".join(words if record.rule.enabled else [*words, "off"])
 
 
-async def _set(yard: "Client", arguments: argparse.Namespace) -> None:
-    import msgspec
-
-    from modelyard.specs.patching import merge_patch
-    from schemas.alerts import PutAlertRule
-    from schemas.errors import BadRequest
-
-    known = {each.rule.name: each for each in (await yard.alerting.alerts()).rules}
-    before = known.get(arguments.name)
+async def _set(yard: Client, arguments: argparse.Namespace) -> None:
+    rules = {record.rule.name: record for record in (await yard.alerting.alerts()).rules}
+    before = rules.get(arguments.name)
     if before is None and not {"metric", "threshold"} <= {
         name for patch in arguments.fields for name in patch
     }:
@@ -135,71 +127,26 @@ async def _set(yard: "Client", arguments: argparse.Namespace) -> None:
     for patch in arguments.fields:
         document = merge_patch(document, patch)
     document |= {"name": arguments.name, "revision": before.revision if before else 0}
+    check_fields(PutAlertRule, document, "An alert rule")
     try:
         rule = msgspec.convert(document, PutAlertRule)
-        _check_fields(document)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"This is no alert rule: {error}.") from error
+        raise BadRequest(f"This alert rule is not valid: {error}.") from error
     stored = await yard.alerting.put_rule(rule)
-    _tell(
-        arguments, stored, f"{stored.name} is {'changed' if before else 'made'} (revision {stored.revision})."
-    )
+    done = "changed" if before else "made"
+    print_result(arguments, stored, f"{stored.name} is {done} (revision {stored.revision}).")
 
 
-def _check_fields(document: dict[str, Any]) -> None:
-    """A field that no rule has is a mistake of the hand, not of a newer yard."""
-    import msgspec
-
-    from schemas.alerts import PutAlertRule
-
-    known = {field.name for field in msgspec.structs.fields(PutAlertRule)}
-    if wrong := sorted(document.keys() - known):
-        raise msgspec.ValidationError(f"there is no field {wrong[0]}; there are {', '.join(sorted(known))}")
-
-
-async def _remove(yard: "Client", arguments: argparse.Namespace) -> None:
-    stored = await yard.alerting.delete_rule(arguments.name)
-    _tell(arguments, stored, f"{stored.name} is gone.")
+def _show_series(tried: AlertRuleTried) -> None:
+    if not tried.series:
+        print_line("No such metric is there now.")
+        return
+    rows = [
+        (series.sentence, f"{series.value:g}", "would fire" if series.holds else "fine")
+        for series in tried.series
+    ]
+    table(("SERIES", ">VALUE", "IS"), rows)
 
 
-async def _reset(yard: "Client", arguments: argparse.Namespace) -> None:
-    stored = await yard.alerting.reset_rule(arguments.name)
-    _tell(arguments, stored, f"{stored.name} is as it was shipped.")
-
-
-async def _test(yard: "Client", arguments: argparse.Namespace) -> None:
-    tried = await yard.alerting.test_rule(arguments.name)
-    if arguments.json:
-        emit(tried)
-    elif tried.series:
-        rows = [
-            (each.sentence, f"{each.value:g}", "would fire" if each.holds else "fine")
-            for each in tried.series
-        ]
-        table(("SERIES", ">VALUE", "IS"), rows)
-    else:
-        say("No such metric is there now.")
-
-
-async def _silence(yard: "Client", arguments: argparse.Namespace) -> None:
-    from schemas.alerts import SilenceAlerts
-
-    asked = SilenceAlerts(
-        for_s=arguments.for_s, reason=arguments.reason, rule=arguments.rule, labels=dict(arguments.label)
-    )
-    silence = await yard.alerting.silence(asked)
-    _tell(
-        arguments, silence, f"Silent until {clock(silence.until)}; `yard alert unsilence {silence.silence}`."
-    )
-
-
-async def _unsilence(yard: "Client", arguments: argparse.Namespace) -> None:
-    silence = await yard.alerting.unsilence(arguments.silence)
-    _tell(arguments, silence, f"The silence {silence.silence} is over.")
-
-
-def _tell(arguments: argparse.Namespace, document: object, sentence: str) -> None:
-    if arguments.json:
-        emit(document)
-    else:
-        say(sentence)
+def _say_silent(silence: Silence) -> None:
+    print_line(f"Silent until {format_clock(silence.until)}; `yard alert unsilence {silence.silence}`.")

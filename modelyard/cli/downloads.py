@@ -1,31 +1,48 @@
-"""`yard downloads`."""
+"""`yard pull` and `yard downloads`: downloads from the hub, and their queue."""
 
 import argparse
-from contextlib import aclosing
-from typing import TYPE_CHECKING
+import asyncio
+import re
+import sys
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import AbstractContextManager, aclosing, nullcontext
 
-from modelyard.cli.output import emit, say, table
-from modelyard.cli.text import rate
-from modelyard.cli.verbs import Verbs
+from modelyard.cli import progress
+from modelyard.cli.arguments import Argument, add_fields, parse_rate, read_record
+from modelyard.cli.output import print_error, print_json, print_line, table
+from modelyard.cli.parser import VerbParser
+from modelyard.cli.progress import Show, amount, pace
+from modelyard.cli.verbs import online
+from modelyard.client import Client
+from modelyard.text import format_sources
+from schemas.downloads import AddDownloads, Added, Download, StartDownload
+from schemas.errors import BadRequest, Conflict, ErrorBody, InternalError, NotFound, from_body
+from schemas.registering import ModelOverrides
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+_PULL = """
+REFERENCE is REPO[:QUANT][@REVISION] on the Hugging Face hub, or the address of a page there:
+  yard pull Qwen/Qwen3-0.6B-GGUF:Q8_0
+Several are separated by spaces, commas or lines; - reads them from standard input.
 
-    from modelyard.client import Client
-    from schemas.downloads import Download
-
-_MORE = """
-
-  yard downloads                          the list: at work, waiting in their order, ended
-  yard downloads --log                    every step of all of them as it happens
-  yard downloads pause|resume DOWNLOAD    let one rest, have it go on where it was
-  yard downloads cancel|retry DOWNLOAD    end one, try a failed or cancelled one again
-  yard downloads move DOWNLOAD --to 0     another place among those that wait; 0 is the next
-  yard downloads limit DOWNLOAD --to 5MB  what it takes of the network; `none` for no limit of its own
-  yard downloads forget DOWNLOAD          take an ended one off the list
-
-DOWNLOAD is an id, or the name of the model that it brings. --all means all that the verb can be said of.
+`yard offer REPO` shows what a repository offers, and what fits which node.
+Ctrl-C leaves the download running; the same command shows it again, and so does `yard downloads`.
 """
+_DOWNLOADS = """
+  yard downloads                          the list: running, waiting in their order, ended
+  yard downloads --log                    every update of all of them as it happens
+  yard downloads pause|resume DOWNLOAD    pause one, resume it where it was
+  yard downloads cancel|retry DOWNLOAD    cancel one, retry a failed or cancelled one
+  yard downloads move DOWNLOAD --to 0     another position in the queue; 0 is the next
+  yard downloads limit DOWNLOAD --to 5MB  its network speed; `none` for no limit of its own
+  yard downloads forget DOWNLOAD          remove an ended one from the list
+
+DOWNLOAD is an id, or the name of its model. --all selects all that the verb applies to.
+"""
+_NEXT_STEP = {
+    "chat": "Talk to it: yard chat {0}",
+    "embedding": "It makes embeddings; start it: yard start {0}",
+    "rerank": "It ranks documents; start it: yard start {0}",
+}
 _OPEN = ("queued", "resolving", "transferring")
 _STATES = {
     "pause": _OPEN,
@@ -36,40 +53,155 @@ _STATES = {
     "move": ("queued",),
     "forget": ("finished", "failed", "cancelled"),
 }
-"""Of which downloads a verb can be said."""
+"""The states of downloads to which a verb applies."""
+_START = {
+    "n_ctx": Argument(metavar="TOKENS"),
+    "include": Argument(metavar="PATTERN", help="exactly the files that match; may be repeated"),
+    "exclude": Argument(metavar="PATTERN", help="not the files that match; may be repeated"),
+    "mmproj": Argument(metavar="PRECISION"),
+    "register": Argument(help="download the files, make no model of them"),
+    "limit_bytes_s": Argument(metavar="SPEED", help="its maximum network speed, such as 20MB"),
+}
 
 
-def register(verbs: Verbs) -> None:
-    parser = verbs.add("downloads", "List downloads, or say how they go on.", _downloads)
-    parser.description = f"{parser.description}{_MORE}"
-    parser.add_argument("verb", nargs="?", default="list", choices=("list", *_STATES), metavar="VERB")
-    parser.add_argument("downloads", nargs="*", metavar="DOWNLOAD", help="an id or the name of a model")
-    parser.add_argument("--all", action="store_true", help="all that the verb can be said of")
-    parser.add_argument("--to", metavar="PLACE|SPEED", help="for move and limit")
-    parser.add_argument("--log", action="store_true", help="show every step as it happens")
+def register(verbs: Mapping[str, VerbParser]) -> None:
+    pull = verbs["pull"]
+    pull.describe(_PULL)
+    pull.add_argument("references", nargs="+", metavar="REFERENCE", help="what to download")
+    add_fields(pull, StartDownload, omit=("reference",), fields=_START)
+    pull.add_argument("--detach", action="store_true", help="only add it to the queue")
+    pull.add_argument("--log", action="store_true", help="print every update as a line")
+    online(pull, _pull, json="JSON lines, one an update")
+    downloads = verbs["downloads"]
+    downloads.describe(_DOWNLOADS)
+    downloads.add_argument("verb", nargs="?", default="list", choices=("list", *_STATES), metavar="VERB")
+    downloads.add_argument("downloads", nargs="*", metavar="DOWNLOAD", help="an id or the name of a model")
+    downloads.add_argument("--all", action="store_true", help="all that the verb applies to")
+    downloads.add_argument("--to", metavar="PLACE|SPEED", help="for move and limit")
+    downloads.add_argument("--log", action="store_true", help="print every update as it happens")
+    online(downloads, _downloads)
 
 
-async def _downloads(yard: "Client", arguments: argparse.Namespace) -> None:
+async def _pull(yard: Client, arguments: argparse.Namespace) -> None:
+    text = " ".join(arguments.references)
+    if text == "-":
+        text = sys.stdin.read()
+    if arguments.detach or len(re.split(r"[\s,;]+", text.strip())) > 1:
+        await _pull_many(yard, arguments, text)
+    else:
+        await _pull_one(yard, arguments, text.strip())
+
+
+async def _pull_one(yard: Client, arguments: argparse.Namespace, reference: str) -> None:
+    updates = yard.pull(read_record(arguments, StartDownload, reference=reference))
+    (last,) = (await _show(updates, arguments, [reference])).values()
+    if last.state == "failed":
+        raise (
+            from_body(ErrorBody(error=last.error))
+            if last.error
+            else InternalError(f"The download of {last.reference} failed without a reason.")
+        )
+    if last.state == "cancelled":
+        raise Conflict(
+            f"The download of {last.reference} was cancelled; what is on disk stays for the next time."
+        )
+    if not arguments.json:
+        await _say_next_step(yard, last)
+
+
+async def _say_next_step(yard: Client, last: Download) -> None:
+    models = (await yard.models()).values() if last.register else ()
+    spec = next((model for model in models if model.name == last.model), None)
+    if spec is None and last.files:
+        print_line(f"The files of {last.reference} are in the store; no model was made of them.")
+        return
+    sources = f": {format_sources(last.received)}" if set(last.received) - {"hub"} else ""
+    step = _NEXT_STEP[spec.mode if spec else "chat"].format(last.model)
+    print_line(f"{last.model} is in the yard{sources}. {step}")
+
+
+async def _pull_many(yard: Client, arguments: argparse.Namespace, text: str) -> None:
+    if arguments.name or read_record(arguments, ModelOverrides) != ModelOverrides():
+        raise BadRequest("A name, aliases, mode, context and engine are for one model that is waited for.")
+    added = await yard.download_queue.add(read_record(arguments, AddDownloads, text=text))
+    begun = [item.download for item in added if item.download]
+    _report_refused(added, as_json=arguments.json)
+    if arguments.detach:
+        for download in begun:
+            if arguments.json:
+                print_json(download)
+            else:
+                print_line(f"{download.model}: {download.state} ({download.download})")
+        good = begun
+    else:
+        updates = yard.download_queue.follow(begun)
+        references = [download.reference for download in begun]
+        ends = (await _show(updates, arguments, references, many=True)).values()
+        good = [download for download in ends if download.state == "finished"]
+        for download in ends:
+            if download.error is not None:
+                print_error(f"{download.model}: {download.error.message}")
+    if missing := len(added) - len(good):
+        done = "queued" if arguments.detach else "downloaded"
+        raise BadRequest(f"{missing} of {len(added)} models were not {done}.")
+
+
+def _report_refused(added: Iterable[Added], *, as_json: bool) -> None:
+    for item in added:
+        if item.error is not None and as_json:
+            print_json(item)
+        elif item.error is not None:
+            print_error(f"{item.reference}: {item.error.message}")
+
+
+async def _show(
+    updates: AsyncGenerator[Download, None],
+    arguments: argparse.Namespace,
+    references: list[str],
+    *,
+    many: bool = False,
+) -> dict[str, Download]:
+    """Show every update; returns the last one of each download."""
+    last: dict[str, Download] = {}
+    try:
+        async with aclosing(updates):
+            with _display(arguments, many=many) as show:
+                async for update in updates:
+                    last[update.download] = update
+                    show(update)
+    except asyncio.CancelledError:
+        if last:
+            what = "download continues" if len(references) == 1 else "downloads continue"
+            print(f"\nThe {what}; `yard pull {' '.join(references)}` shows it again.", file=sys.stderr)
+        raise
+    return last
+
+
+def _display(arguments: argparse.Namespace, *, many: bool) -> AbstractContextManager[Show]:
+    if arguments.json:
+        return nullcontext(print_json)
     if arguments.log:
-        await _log(yard, as_json=arguments.json)
+        return nullcontext(progress.log)
+    if not progress.can_redraw():
+        return nullcontext(progress.ProgressLines().show)
+    return progress.bars() if many else progress.bar()
+
+
+async def _downloads(yard: Client, arguments: argparse.Namespace) -> None:
+    if arguments.log:
+        async with aclosing(yard.download_queue.watch()) as updates:
+            async for update in updates:
+                (print_json if arguments.json else progress.log)(update)
     elif arguments.verb == "list":
         _list(in_order((await yard.downloads()).values()), as_json=arguments.json)
     else:
-        await _order(yard, arguments)
+        await _change(yard, arguments)
 
 
-async def _log(yard: "Client", *, as_json: bool) -> None:
-    from modelyard.cli import progress
+def in_order(downloads: Iterable[Download]) -> list[Download]:
+    """Running, waiting in their order, ended: the newest end first."""
 
-    async with aclosing(yard.download_queue.watch()) as updates:
-        async for update in updates:
-            emit(update) if as_json else progress.log(update)
-
-
-def in_order(downloads: "Iterable[Download]") -> "list[Download]":
-    """At work, waiting in their order, ended: the newest end first."""
-
-    def rank(download: "Download") -> tuple[int, float]:
+    def rank(download: Download) -> tuple[int, float]:
         if download.state in _STATES["forget"]:
             return 2, -download.changed_at
         return int(download.state in ("queued", "paused")), download.order
@@ -77,80 +209,70 @@ def in_order(downloads: "Iterable[Download]") -> "list[Download]":
     return sorted(downloads, key=rank)
 
 
-def _list(downloads: "list[Download]", *, as_json: bool) -> None:
+def _list(downloads: list[Download], *, as_json: bool) -> None:
     if as_json:
-        emit(downloads)
+        print_json(downloads)
         return
-    from modelyard.cli.progress import amount, pace
-
-    table(
-        ("MODEL", "STATE", ">BYTES", "PACE", "NODE", "ID"),
-        [
-            (
-                each.model,
-                each.state,
-                amount(each),
-                each.error.message if each.error else pace(each),
-                each.node,
-                each.download,
-            )
-            for each in downloads
-        ],
-    )
+    rows = [
+        (
+            *(download.model, download.state, amount(download)),
+            download.error.message if download.error else pace(download),
+            *(download.node, download.download),
+        )
+        for download in downloads
+    ]
+    table(("MODEL", "STATE", ">BYTES", "PACE", "NODE", "ID"), rows)
 
 
-async def _order(yard: "Client", arguments: argparse.Namespace) -> None:
+async def _change(yard: Client, arguments: argparse.Namespace) -> None:
     known = in_order((await yard.downloads()).values())
-    meant = _meant(known, arguments)
-    changed = [await _say(yard, arguments, each.download) for each in meant]
+    selected = _selected(known, arguments)
+    changed = [await _change_one(yard, arguments, download.download) for download in selected]
     if arguments.json:
-        emit(changed)
+        print_json(changed)
         return
-    for each in changed:
-        say(f"{each.model}: {'forgotten' if arguments.verb == 'forget' else each.state}")
+    for download in changed:
+        state = "forgotten" if arguments.verb == "forget" else download.state
+        print_line(f"{download.model}: {state}")
 
 
-def _meant(known: "list[Download]", arguments: argparse.Namespace) -> "list[Download]":
-    from schemas.errors import BadRequest, NotFound
-
-    fitting = [each for each in known if each.state in _STATES[arguments.verb]]
+def _selected(known: list[Download], arguments: argparse.Namespace) -> list[Download]:
+    applicable = [download for download in known if download.state in _STATES[arguments.verb]]
     if arguments.all:
-        return fitting
+        return applicable
     if not arguments.downloads:
-        raise BadRequest(f"Say which downloads to {arguments.verb}, or --all of them.")
-    meant = []
+        raise BadRequest(f"Name the downloads to {arguments.verb}, or give --all.")
+    selected = []
     for name in arguments.downloads:
-        by_id = [each for each in known if each.download == name]
-        named = by_id or [each for each in (*fitting, *known) if name in (each.model, each.reference)]
-        if not named:
+        by_id = [download for download in known if download.download == name]
+        by_name = [
+            download for download in (*applicable, *known) if name in (download.model, download.reference)
+        ]
+        if not (matches := by_id or by_name):
             raise NotFound(f"There is no download {name}.", param="download")
-        meant.append(named[0])
-    return meant
+        selected.append(matches[0])
+    return selected
 
 
-async def _say(yard: "Client", arguments: argparse.Namespace, download: str) -> "Download":
-    from schemas.errors import BadRequest
-
-    queue = yard.download_queue
+async def _change_one(yard: Client, arguments: argparse.Namespace, download: str) -> Download:
+    queue, to = yard.download_queue, arguments.to
     match arguments.verb:
         case "move":
-            if not (arguments.to or "0").isdecimal():
-                raise BadRequest("--to is the place in the queue, 0 or more.")
-            return await queue.move(download, int(arguments.to or 0))
+            if not (to or "0").isdecimal():
+                raise BadRequest("--to is the position in the queue, 0 or more.")
+            return await queue.move(download=download, to=int(to or 0))
         case "limit":
-            if arguments.to is None:
+            if to is None:
                 raise BadRequest("--to is the speed, like 5MB, or none.")
             try:
-                return await queue.limit(download, rate(arguments.to))
+                return await queue.limit(download=download, limit_bytes_s=parse_rate(to))
             except argparse.ArgumentTypeError as error:
                 raise BadRequest(f"{error}.") from error
-        case "pause":
-            return await queue.pause(download)
-        case "resume":
-            return await queue.resume(download)
-        case "cancel":
-            return await queue.cancel(download)
-        case "retry":
-            return await queue.retry(download)
-        case _:
-            return await queue.forget(download)
+    verbs = {
+        "pause": queue.pause,
+        "resume": queue.resume,
+        "cancel": queue.cancel,
+        "retry": queue.retry,
+        "forget": queue.forget,
+    }
+    return await verbs[arguments.verb](download=download)

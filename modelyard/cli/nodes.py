@@ -1,105 +1,143 @@
-"""`yard nodes`, `yard cordon`, `yard uncordon`, `yard drain`."""
+"""`yard nodes`, `cordon`, `uncordon`, `drain`, `devices` and `top`: machines and their devices."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+import asyncio
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from modelyard.cli.output import emit, say, table
-from modelyard.cli.text import ago, spell_size
-from modelyard.cli.verbs import Verbs
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from modelyard.cli.arguments import parse_duration
+from modelyard.cli.output import make_table, print_json, print_line, print_result, screen, table
+from modelyard.cli.parser import VerbParser
+from modelyard.cli.verbs import online
+from modelyard.client import Client
+from modelyard.host import lan
+from modelyard.host.home import yard_of
+from modelyard.host.settings import load
+from modelyard.text import format_age, format_duration, format_size, printable
+from schemas.devices import Device
+from schemas.errors import YardError
+from schemas.instances import LIVE, Instance, Node
+from schemas.metrics import Sample
+from schemas.placing import Cordon
 
-    from modelyard.client import Client
-    from modelyard.host.lan import DiscoveredYard
-    from schemas.instances import Instance, Node
-
-_MORE = """
-
-Memory is what models may take and what they have reserved; `elsewhere` lists yards on the local network
+_NODES = """
+Memory is what models may use and what is reserved for them; `elsewhere` lists yards on the local network
 that this home does not belong to.
 """
+_CORDONS = {
+    "cordon": (Cordon(), "{} takes no new starts."),
+    "uncordon": (Cordon(cordoned=False), "{} takes starts again."),
+    "drain": (Cordon(drain=True), "{} takes no new starts and drains its instances."),
+}
+_DEVICES = ("NODE", "DEVICE", "NAME", ">MEMORY", ">OF", ">BUSY", ">TEMP", ">POWER", ">CLOCK", "USED BY")
+_INSTANCES = (
+    *("MODEL", "INSTANCE", "NODE", "STATE", ">BUSY"),
+    *(">IN TOK/S", ">OUT TOK/S", ">CACHE", ">KV", ">WAITING"),
+)
+_FIRST_TOKEN = "yard_request_first_token_quantile_seconds"  # noqa: S105 - the name of a metric
+_METRICS = (
+    "yard_instance_prompt_tokens_per_second",
+    "yard_instance_completion_tokens_per_second",
+    "yard_instance_prompt_cache_hit_ratio",
+    "yard_instance_kv_used_ratio",
+    "yard_model_queue",
+    "yard_request_duration_quantile_seconds",
+    _FIRST_TOKEN,
+)
+_INTERVAL_S = 1.0
+_WHOLE_SECONDS_FROM = 10
 
 
-def register(verbs: Verbs) -> None:
-    parser = verbs.add("nodes", "List the machines of the yard, and yards seen on the network.", _nodes)
-    parser.description = f"{parser.description}{_MORE}"
-    parser.add_argument("--no-look", action="store_true", help="do not look around on the local network")
-    for verb, summary, cordoned, drain in (
-        ("cordon", "Have a machine take no new starts; what runs there stays.", True, False),
-        ("uncordon", "Have a machine take starts again.", False, False),
-        ("drain", "Have a machine take no new starts, and let go of what runs there.", True, True),
-    ):
-        parser = verbs.add(verb, summary, _cordon)
-        parser.add_argument("node", metavar="NODE", help="its name, as `yard nodes` shows it")
-        parser.set_defaults(cordoned=cordoned, drain=drain)
+def register(verbs: Mapping[str, VerbParser]) -> None:
+    nodes = verbs["nodes"]
+    nodes.describe(_NODES)
+    nodes.add_argument("--no-look", action="store_true", help="do not search the local network")
+    online(nodes, _nodes)
+    for verb, (command, sentence) in _CORDONS.items():
+        verbs[verb].add_argument("node", metavar="NODE", help="its name, as `yard nodes` shows it")
+        online(verbs[verb], partial(_cordon, command, sentence))
+    devices = verbs["devices"]
+    devices.add_argument("--node", metavar="NODE", help="only those of this node")
+    online(devices, _devices)
+    top = verbs["top"]
+    top.add_argument(
+        "--every", type=parse_duration, default=_INTERVAL_S, metavar="TIME", help="interval (default: 1s)"
+    )
+    top.add_argument("--once", action="store_true", help="print once and exit")
+    online(top, _top, json="one JSON document an interval")
 
 
-async def _nodes(yard: "Client", arguments: argparse.Namespace) -> None:
+async def _nodes(yard: Client, arguments: argparse.Namespace) -> None:
     nodes, instances = await yard.nodes(), await yard.instances()
-    left = sorted((await yard.departures()).values(), key=lambda one: one.at)
-    seen = [] if arguments.no_look else await _elsewhere()
-    listed = [row_of(node, instances.values()) for _, node in sorted(nodes.items())]
-    if arguments.json:
-        emit({"nodes": listed, "left": left, "elsewhere": seen})
-        return
-    _print(listed)
-    for gone in left:
-        say(f"\n{gone.node} left {ago(gone.at)} ago.")
-    for one in seen:
-        say(f"\nelsewhere: {one.node}, a yard at {one.nats_url} (modelyard {one.version}), not joined")
-
-
-async def _elsewhere() -> "list[DiscoveredYard]":
-    """Yards on the network that this home neither is nor joined."""
-    from modelyard.host import lan
-    from modelyard.host.home import yard_of
-    from modelyard.host.settings import load
-
+    left = sorted((await yard.departures()).values(), key=lambda departure: departure.at)
     own = yard_of(load())
-    return [one for one in await lan.browse() if one.yard != own]
+    others = [] if arguments.no_look else [other for other in await lan.browse() if other.yard != own]
+    rows = [row_of(node, instances.values()) for _, node in sorted(nodes.items())]
+    if arguments.json:
+        print_json({"nodes": rows, "left": left, "elsewhere": others})
+        return
+    _print_nodes(rows)
+    for departure in left:
+        print_line(f"\n{departure.node} left {format_age(departure.at)} ago.")
+    for other in others:
+        print_line(
+            f"\nelsewhere: {other.node}, a yard at {other.nats_url} (modelyard {other.version}), not joined"
+        )
 
 
-def row_of(node: "Node", instances: "Iterable[Instance]") -> dict[str, Any]:
-    """A node with what instances have reserved of each device: its own, and those that have workers there."""
-    living = [one for one in instances if one.state not in ("stopped", "failed")]
-    own = [one for one in living if one.node == node.node]
+def row_of(node: Node, instances: Iterable[Instance]) -> dict[str, Any]:
+    """A node with the memory of each device that is reserved for instances and for workers of other nodes."""
+    live = [instance for instance in instances if instance.state not in ("stopped", "failed")]
+    own = [instance for instance in live if instance.node == node.node]
     reserved: dict[str, int] = {}
-    for held in (held for one in living for held in one.reserved if (held.node or one.node) == node.node):
-        reserved[held.device] = reserved.get(held.device, 0) + held.predicted_bytes
+    for instance in live:
+        for use in instance.reserved:
+            if (use.node or instance.node) == node.node:
+                reserved[use.device] = reserved.get(use.device, 0) + use.predicted_bytes
     return {
         "node": node.node,
         "version": node.version,
         "cordoned": node.cordoned,
-        "engines": [one.engine for one in node.engines if one.problem is None],
+        "engines": [engine.engine for engine in node.engines if engine.problem is None],
         "devices": [
             {
-                "device": one.device,
-                "name": one.name,
-                "memory_bytes": one.memory_bytes,
-                "simulated": one.simulated,
-                "reserved_bytes": reserved.get(one.device, 0),
+                "device": device.device,
+                "name": device.name,
+                "memory_bytes": device.memory_bytes,
+                "simulated": device.simulated,
+                "reserved_bytes": reserved.get(device.device, 0),
             }
-            for one in node.devices
+            for device in node.devices
         ],
         "instances": [
-            {"instance": one.instance, "model": one.model, "state": one.state}
-            for one in sorted(own, key=lambda one: (one.model, one.instance))
+            {"instance": instance.instance, "model": instance.model, "state": instance.state}
+            for instance in sorted(own, key=lambda instance: (instance.model, instance.instance))
         ],
         "workers": [
-            {"worker": one.worker, "model": one.model, "instance": one.instance, "device": one.device}
-            for one in sorted(node.workers, key=lambda one: (one.model, one.worker))
+            {
+                "worker": worker.worker,
+                "model": worker.model,
+                "instance": worker.instance,
+                "device": worker.device,
+            }
+            for worker in sorted(node.workers, key=lambda worker: (worker.model, worker.worker))
         ],
     }
 
 
-def _held(row: dict[str, Any]) -> list[str]:
-    """Models that run there, and those of which it holds a part for another node or itself."""
-    whole = [each["model"] for each in row["instances"]]
-    return whole + [f"a part of {each['model']}" for each in row["workers"]]
+def _models(row: dict[str, Any]) -> str:
+    """Models that run there, and those of which it has a part."""
+    whole = [instance["model"] for instance in row["instances"]]
+    return ", ".join([*whole, *(f"a part of {worker['model']}" for worker in row["workers"])])
 
 
-def _print(listed: list[dict[str, Any]]) -> None:
+def _print_nodes(rows: list[dict[str, Any]]) -> None:
     table(
         ("NODE", "STATE", "DEVICE", ">RESERVED", ">FOR MODELS", "ENGINES", "MODELS"),
         [
@@ -107,24 +145,154 @@ def _print(listed: list[dict[str, Any]]) -> None:
                 row["node"],
                 "cordoned" if row["cordoned"] else "ready",
                 f"{device['device']} ({device['name']}{', simulated' if device['simulated'] else ''})",
-                spell_size(device["reserved_bytes"]),
-                spell_size(device["memory_bytes"]),
+                format_size(device["reserved_bytes"]),
+                format_size(device["memory_bytes"]),
                 ", ".join(row["engines"]),
-                ", ".join(_held(row)) or "-",
+                _models(row) or "-",
             )
-            for row in listed
+            for row in rows
             for device in row["devices"]
         ],
     )
 
 
-async def _cordon(yard: "Client", arguments: argparse.Namespace) -> None:
-    from schemas.placing import Cordon
+async def _cordon(command: Cordon, sentence: str, yard: Client, arguments: argparse.Namespace) -> None:
+    node = arguments.node
+    await yard.cordon(node, command)
+    done = {"node": node, "cordoned": command.cordoned, "drain": command.drain}
+    print_result(arguments, done, sentence.format(node))
 
-    await yard.cordon(arguments.node, Cordon(cordoned=arguments.cordoned, drain=arguments.drain))
+
+async def _devices(yard: Client, arguments: argparse.Namespace) -> None:
+    node = arguments.node
+    devices = [device for device in in_order((await yard.devices()).values()) if node in (None, device.node)]
+    adapters = [adapter for adapter in (await yard.adapters()).values() if node in (None, adapter.node)]
     if arguments.json:
-        emit({"node": arguments.node, "cordoned": arguments.cordoned, "drain": arguments.drain})
-    elif arguments.drain:
-        say(f"{arguments.node} takes no new starts and lets go of what runs there.")
+        print_json({"devices": devices, "adapters": adapters})
+        return
+    if devices:
+        models = {instance.instance: instance.model for instance in (await yard.instances()).values()}
+        table(_DEVICES, [_device_row(device, models) for device in devices])
     else:
-        say(f"{arguments.node} takes {'no new starts' if arguments.cordoned else 'starts again'}.")
+        print_line("No device has reported yet; does the monitor run?")
+    for adapter in adapters:
+        if adapter.problem:
+            print_line(f"\n{adapter.node}: the adapter {adapter.adapter} gives no devices: {adapter.problem}")
+
+
+def in_order(devices: Iterable[Device]) -> list[Device]:
+    """Graphics cards before processors, node by node."""
+    return sorted(devices, key=lambda device: (device.node, device.kind == "cpu", device.name, device.device))
+
+
+def _device_row(device: Device, models: dict[str, str]) -> tuple[str, ...]:
+    """A sensor without a value is `-`."""
+    users = {
+        models.get(process.instance, process.instance) for process in device.processes if process.instance
+    }
+    return (
+        *(device.node, device.device),
+        device.name
+        + (" (simulated)" if device.simulated else "")
+        + (" (in parts)" if device.partitioned else ""),
+        *(format_size(device.memory_used_bytes), format_size(device.memory_total_bytes)),
+        *(_reading(device.utilization_pct, "%"), _reading(device.temperature_c, "°C")),
+        _reading(device.power_w, "W") + (f"/{device.power_limit_w:.0f}" if device.power_limit_w else ""),
+        _reading(device.clock_mhz, "MHz") + ("!" if device.throttled_by else ""),
+        ", ".join(sorted(users)) or "-",
+    )
+
+
+def _reading(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:.0f} {unit}"
+
+
+async def _top(yard: Client, arguments: argparse.Namespace) -> None:
+    once = arguments.once or not (sys.stdout.isatty() or arguments.json)
+    if arguments.json:
+        await _print_samples(yard, arguments.every, once=once)
+        return
+    console = screen()
+    if once:
+        console.print(await _render(yard))
+        return
+    with Live(await _render(yard), console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            await asyncio.sleep(arguments.every)
+            live.update(await _render(yard), refresh=True)
+
+
+async def _print_samples(yard: Client, interval_s: float, *, once: bool) -> None:
+    while True:
+        devices, instances, samples = await _read_state(yard)
+        print_json({"devices": devices, "instances": instances, "samples": samples})
+        if once:
+            return
+        await asyncio.sleep(interval_s)
+
+
+async def _read_state(yard: Client) -> tuple[list[Device], list[Instance], Sequence[Sample]]:
+    """Devices, live instances and metrics; without a monitor there are no metrics."""
+    devices, instances = in_order((await yard.devices()).values()), (await yard.instances()).values()
+    try:
+        samples: Sequence[Sample] = (await yard.metrics(*_METRICS)).samples
+    except YardError:
+        samples = ()
+    live = [instance for instance in instances if instance.state in LIVE]
+    return devices, sorted(live, key=lambda instance: (instance.model, instance.instance)), samples
+
+
+async def _render(yard: Client) -> Group:
+    devices, instances, samples = await _read_state(yard)
+    models = {instance.instance: instance.model for instance in instances}
+    return Group(
+        make_table(_DEVICES, [_device_row(device, models) for device in devices]),
+        make_table(_INSTANCES, [_instance_row(instance, samples) for instance in instances])
+        if instances
+        else Text("\n Nothing runs now."),
+        Text(_latencies(samples)),
+    )
+
+
+def _instance_row(instance: Instance, samples: Sequence[Sample]) -> tuple[str, ...]:
+    own = {
+        sample.name: sample.value
+        for sample in samples
+        if sample.labels.get("instance_id") == instance.instance
+    }
+    lanes = [
+        sample.value
+        for sample in samples
+        if sample.name == "yard_model_queue" and sample.labels["model"] == instance.model
+    ]
+
+    def metric(name: str, form: str) -> str:
+        value = own.get(f"yard_instance_{name}")
+        return "-" if value is None else format(value, form)
+
+    return (
+        *(instance.model, instance.instance, instance.node, instance.state),
+        f"{instance.busy}/{instance.slots}",
+        metric("prompt_tokens_per_second", ".0f"),
+        metric("completion_tokens_per_second", ".1f"),
+        metric("prompt_cache_hit_ratio", ".0%"),
+        metric("kv_used_ratio", ".0%"),
+        f"{max(sum(lanes) - instance.busy, 0):.0f}",
+    )
+
+
+def _latencies(samples: Sequence[Sample]) -> str:
+    """A line a model: the durations of its requests in the last five minutes."""
+    by_model: dict[str, dict[str, str]] = {}
+    for sample in samples:
+        if "quantile" in sample.labels:
+            kind = "first byte" if sample.name == _FIRST_TOKEN else "whole"
+            quantile = f"p{float(sample.labels['quantile']) * 100:.0f}"
+            whole = sample.value >= _WHOLE_SECONDS_FROM
+            duration = format_duration(sample.value) if whole else f"{sample.value:.2f}s"
+            by_model.setdefault(sample.labels["model"], {})[f"{kind} {quantile}"] = duration
+    lines = [
+        f" {model}: " + ", ".join(f"{name} {duration}" for name, duration in quantiles.items())
+        for model, quantiles in sorted(by_model.items())
+    ]
+    return printable("\n".join(["", *lines]))

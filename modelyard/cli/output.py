@@ -1,66 +1,119 @@
-"""Standard output: tables for people, JSON for programs."""
+"""Standard output and the terminal: tables and sentences for people, JSON for programs, questions."""
 
+import argparse
+import asyncio
+import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
 
-from modelyard.cli.text import safe
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from modelyard.text import printable
+from schemas.errors import Cancelled
 
 _WIDE = 10_000
-"""Columns where there is no screen: a program that reads a table wants whole words."""
+"""Columns where there is no screen: a program that reads a table needs whole words."""
 _NARROW_FIRST, _GAP = 12, 3
-"""What the first column needs at least, and what lies between two."""
+"""The minimum width of the first column, and the space between two."""
+_LINE_BYTES = 65536
 
 
-def emit(document: Any) -> None:
-    """One JSON document on a line of its own."""
+def print_json(document: Any) -> None:
+    """Print one JSON document on a line of its own."""
     print(msgspec.json.encode(document).decode(), flush=True)
 
 
-def say(text: str) -> None:
-    """A line for people."""
-    print(safe(text), flush=True)
+def print_line(text: str) -> None:
+    """Print a line for people."""
+    print(printable(text), flush=True)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table. The first column may wrap; one whose title starts with `>` is set flush right."""
-    from rich import box
-    from rich.table import Table
+def print_result(arguments: argparse.Namespace, document: object, sentence: str) -> None:
+    """Print a result: the document with `--json`, else the sentence."""
+    if arguments.json:
+        print_json(document)
+    else:
+        print_line(sentence)
 
-    grid = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
+
+def print_error(sentence: str) -> None:
+    """Print an error for people."""
+    sys.stdout.flush()
+    print(f"yard: {printable(sentence)}", file=sys.stderr, flush=True)
+
+
+def make_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wrap_first: bool = False) -> Table:
+    """A table; a column whose title starts with `>` is aligned to the right."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for index, title in enumerate(header):
+        wraps = wrap_first and index == 0
         grid.add_column(
             title.removeprefix(">"),
             justify="right" if title.startswith(">") else "left",
-            no_wrap=index > 0,
-            overflow="fold" if index == 0 else "ellipsis",
+            no_wrap=not wraps,
+            overflow="fold" if wraps else "ellipsis",
         )
     for row in rows:
-        grid.add_row(*map(safe, row))
-    screen(at_least=_narrowest(header, rows)).print(grid)
+        grid.add_row(*map(printable, row))
+    return grid
 
 
-def _narrowest(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """Below this columns would be lost; rather let the terminal wrap the lines."""
-    from rich.cells import cell_len
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table. On a narrow terminal its first column wraps."""
+    grid = make_table(header, rows, wrap_first=True)
+    if not sys.stdout.isatty():
+        grid.box = None
+    screen(at_least=_min_width(header, rows)).print(grid)
 
+
+def _min_width(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Below this columns would be lost; then the terminal wraps the lines."""
     widths = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
     return min(widths[0], _NARROW_FIRST) + sum(widths[1:]) + _GAP * len(widths)
 
 
-def screen(at_least: int = 0) -> "Console":
-    """The terminal, taking every text as it is: names may look like markup or emoji codes."""
-    from rich.console import Console
+class Screen(Console):
+    """The terminal, printing every text as it is: names may look like markup or emoji codes."""
 
-    class Screen(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
+    def __init__(self) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False)
 
-    known = Screen(markup=False, emoji=False, highlight=False)
-    known.width = max(known.width, at_least) if sys.stdout.isatty() else _WIDE
-    return known
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def screen(at_least: int = 0) -> Screen:
+    """Standard output for rich; `at_least` columns wide."""
+    console = Screen()
+    console.width = max(console.width, at_least) if sys.stdout.isatty() else _WIDE
+    return console
+
+
+async def ask(prompt: str) -> str | None:
+    """The next line that is typed, while the connection stays alive; None at the end of input."""
+    print(prompt, end="", file=sys.stderr, flush=True)
+    typed, loop, keyboard = asyncio.Event(), asyncio.get_running_loop(), sys.stdin.fileno()
+    loop.add_reader(keyboard, typed.set)
+    try:
+        await typed.wait()
+    finally:
+        loop.remove_reader(keyboard)
+    # A terminal delivers a line at a time; not through sys.stdin, whose buffer would hide a second one.
+    line = os.read(keyboard, _LINE_BYTES)
+    return line.decode(errors="replace").rstrip("\n") if line else None
+
+
+async def confirm(arguments: argparse.Namespace, question: str, refusal: str) -> None:
+    """Ask the person at the terminal; Cancelled with `refusal` unless the answer is yes.
+
+    Programs, and command lines with `--yes`, are not asked.
+    """
+    if arguments.yes or arguments.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return
+    if (await ask(f"{question} [y/N] ") or "").strip().lower() not in ("y", "yes"):
+        raise Cancelled(refusal)

@@ -1,31 +1,37 @@
-"""How far downloads are, in lines: now and then one, or every step as a log. `bars` is for terminals."""
+"""The progress of downloads: bars on a terminal, lines elsewhere, or every update as a log."""
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from modelyard.cli.output import say, screen
-from modelyard.cli.text import clock, spell_duration, spell_size
-from schemas.downloads import Download
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-_LINE_EVERY_S = 10.0
+from modelyard.cli.output import print_line, screen
+from modelyard.text import format_clock, format_duration, format_size, printable
+from schemas.downloads import ENDED, Download
+
+_LINE_INTERVAL_S = 10.0
+
+Show = Callable[[Download], None]
 
 
 def amount(download: Download) -> str:
-    """What is there of what there will be."""
+    """`500.0 KiB of 2.0 MiB`; empty when nothing is known."""
     if download.bytes_total is None:
-        return spell_size(download.bytes_done) if download.bytes_done else ""
-    return f"{spell_size(download.bytes_done)} of {spell_size(download.bytes_total)}"
+        return format_size(download.bytes_done) if download.bytes_done else ""
+    return f"{format_size(download.bytes_done)} of {format_size(download.bytes_total)}"
 
 
 def pace(download: Download) -> str:
-    """Speed, and the time that is left, or why nothing moves."""
+    """Speed and remaining time, or the problem that stops it."""
     if download.problem is not None:
         return download.problem
     parts = []
     if download.speed_bytes_s is not None:
-        parts.append(f"{spell_size(download.speed_bytes_s)}/s")
+        parts.append(f"{format_size(download.speed_bytes_s)}/s")
     if download.eta_s is not None:
-        parts.append(f"{spell_duration(download.eta_s)} left")
+        parts.append(f"{format_duration(download.eta_s)} left")
     return ", ".join(parts)
 
 
@@ -38,8 +44,8 @@ def line(download: Download) -> str:
     return ", ".join(part for part in parts if part)
 
 
-class Lines:
-    """Every change of state, and progress every few seconds."""
+class ProgressLines:
+    """A line for every change of state, and for progress every few seconds."""
 
     def __init__(self) -> None:
         self._states: dict[str, str] = {}
@@ -47,18 +53,65 @@ class Lines:
 
     def show(self, download: Download) -> None:
         now, key = time.monotonic(), download.download
-        late = now - self._shown_at.get(key, now) >= _LINE_EVERY_S
-        if download.state != self._states.get(key) or late:
+        due = now - self._shown_at.get(key, now) >= _LINE_INTERVAL_S
+        if download.state != self._states.get(key) or due:
             self._states[key], self._shown_at[key] = download.state, now
-            say(line(download))
+            print_line(line(download))
 
 
 def log(download: Download) -> None:
-    """Every update with its time, and the reason of a bad end."""
+    """Print an update with its time, and the error of a failed download."""
     reason = f": {download.error.message}" if download.error else ""
-    say(f"{clock(time.time())}  {line(download)}{reason}")
+    print_line(f"{format_clock(time.time())}  {line(download)}{reason}")
 
 
 def can_redraw() -> bool:
-    """Whether bars can move: a terminal that cannot go back would show nothing before the end."""
+    """Whether bars can move: a terminal without cursor control would show nothing before the end."""
     return sys.stdout.isatty() and not screen().is_dumb_terminal
+
+
+@contextmanager
+def bar() -> Iterator[Show]:
+    """One bar; call the yielded function with every update."""
+    with _progress() as progress:
+        task = progress.add_task("", total=None, tail="")
+        yield lambda download: _update(progress, task, download, str(download.state))
+
+
+@contextmanager
+def bars() -> Iterator[Show]:
+    """A bar for each running download; above them a line for each ended one, below the number of waiting."""
+    with _progress() as progress:
+        tasks: dict[str, TaskID] = {}
+        waiting: set[str] = set()
+        waiting_task = progress.add_task("", total=None, tail="", visible=False)
+
+        def show(download: Download) -> None:
+            key = download.download
+            (waiting.add if download.state in ("queued", "paused") else waiting.discard)(key)
+            progress.update(waiting_task, visible=bool(waiting), description=f"{len(waiting)} waiting")
+            if download.state in ENDED:
+                if (task := tasks.pop(key, None)) is not None:
+                    progress.remove_task(task)
+                progress.console.print(printable(line(download)))
+            elif key not in waiting or key in tasks:
+                if key not in tasks:
+                    tasks[key] = progress.add_task("", total=None, tail="")
+                _update(progress, tasks[key], download, f"{download.model} {download.state}")
+
+        yield show
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
+    return Progress(*columns, TextColumn("{task.fields[tail]}", markup=False), console=screen())
+
+
+def _update(progress: Progress, task: TaskID, download: Download, description: str) -> None:
+    progress.update(
+        task,
+        description=printable(description),
+        total=download.bytes_total,
+        completed=download.bytes_done,
+        tail=printable("  ".join(part for part in (amount(download), pace(download)) if part)),
+    )

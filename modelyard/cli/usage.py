@@ -1,100 +1,195 @@
-"""`yard usage`."""
+"""`yard usage`, `yard report` and `yard storage`: what was used, and what is stored of it."""
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
+from zoneinfo import ZoneInfo
 
-from modelyard.cli.asking import PERIODS, add_filter, add_grouping, records_query, usage_query
-from modelyard.cli.output import emit, say, table
-from modelyard.cli.verbs import Verbs
+from modelyard.cli.arguments import Argument, add_fields, given_fields, parse_moment, read_record
+from modelyard.cli.output import print_json, print_line, print_result, table
+from modelyard.cli.parser import VerbParser
+from modelyard.cli.verbs import command, online
+from modelyard.client import Client
+from modelyard.text import format_age, format_duration, format_size
+from modelyard.usage_table import (
+    RECORD_HEADER,
+    format_time,
+    record_row,
+    report_header,
+    report_rows,
+    write_csv,
+)
+from schemas import subjects
+from schemas.errors import BadRequest
+from schemas.storage import StorageReport, StoreStats
+from schemas.usage import (
+    Dimension,
+    ForecastQuery,
+    PutReport,
+    RebuildUsage,
+    RecordsQuery,
+    ReportList,
+    UsageFilter,
+    UsageQuery,
+    UsageReport,
+    UsageSums,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from modelyard.client import Client
-    from schemas.usage import UsageReport, UsageSums
-
-_COUNTS = ("requests", "failed", "cancelled", "prompt_tokens", "cached_tokens", "completion_tokens")
-_HEADER = (">REQUESTS", ">FAILED", ">CANCELLED", ">PROMPT", ">CACHED", ">ANSWER", ">COST")
-_LATENCY = (">P50 MS", ">P99 MS", ">FIRST P50", ">FIRST P99")
-_EPILOG = """\
-yard usage rebuild    read the event stream again and sum everything up anew; older records stay
-yard usage forecast   what the period will have seen at its end
+_USAGE = """\
+yard usage rebuild    read the event stream again and recalculate all sums; older records stay
+yard usage forecast   the expected usage at the end of the period
 
 Usage is counted on the first machine of a yard."""
+_STORAGE = """\
+yard storage orphans   usage of models that are no longer in the registry
+yard storage rm MODEL  delete the usage of such a model for good
+yard storage vacuum    apply the retention settings, and return free space to the disk"""
+_DIMENSIONS = tuple(dimension.value for dimension in Dimension)
+_COUNTS = ("requests", "failed", "cancelled", "prompt_tokens", "cached_tokens", "completion_tokens")
+_HEADER = (">REQUESTS", ">FAILED", ">CANCELLED", ">PROMPT", ">CACHED", ">ANSWER", ">COST")
+_LATENCY_HEADER = (">P50 MS", ">P99 MS", ">FIRST P50", ">FIRST P99")
+_FILTER = {
+    "since": Argument(
+        metavar="TIME", parse=parse_moment, help="24h, 7d, 2026-11-01, … (default: all there is)"
+    ),
+    "until": Argument(metavar="TIME", parse=parse_moment, help="before then"),
+    "period": Argument(help="since the start of this day, week or month"),
+    "session": Argument(help="since the yard was started"),
+    "tz": Argument(metavar="ZONE", help="time zone (default: YARD_TIME_ZONE)"),
+    **{name: Argument(help=f"only this {name}") for name in ("model", "key", "mode", "node", "lane")},
+    "status": Argument(help="only this HTTP status"),
+    "outcome": Argument(help="only this outcome"),
+    "step": Argument(help="a row for every such time"),
+    "latency": Argument(help="show how long answers took"),
+}
+_BOUNDS = ("since", "period", "session")
 
 
-def register(verbs: Verbs) -> None:
-    parser = verbs.add("usage", "Sum up requests, tokens and cost.", _usage)
-    parser.epilog = _EPILOG
-    parser.add_argument("what", nargs="?", choices=("rebuild", "forecast"), help=argparse.SUPPRESS)
-    add_filter(parser)
-    add_grouping(parser)
-    parser.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")
-    parser.add_argument("--records", action="store_true", help="single records: JSON lines, or CSV")
-    parser.add_argument(
-        "--unit", choices=("money", "tokens", "requests"), default="money", help="of a forecast"
+def register(verbs: Mapping[str, VerbParser]) -> None:
+    usage = verbs["usage"]
+    usage.epilog = _USAGE
+    usage.add_argument("what", nargs="?", choices=("rebuild", "forecast"), help=argparse.SUPPRESS)
+    _add_query(usage)
+    usage.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")
+    usage.add_argument("--records", action="store_true", help="single records: JSON lines, or CSV")
+    add_fields(
+        usage,
+        ForecastQuery,
+        omit=("period", "tz", "model", "key"),
+        fields={"unit": Argument(help="of a forecast (default: money)")},
     )
-    parser.add_argument(
-        "--discard-older", action="store_true", help="a rebuild keeps nothing that the stream lost"
+    older = {"discard_older": Argument(help="drop records that the stream no longer has in a rebuild")}
+    add_fields(usage, RebuildUsage, fields=older)
+    online(usage, _usage)
+    _register_reports(verbs["report"])
+    storage = verbs["storage"]
+    storage.epilog = _STORAGE
+    storage.add_argument("what", nargs="?", choices=("orphans", "rm", "vacuum"), help=argparse.SUPPRESS)
+    storage.add_argument("model", nargs="?", metavar="MODEL", help="delete the usage of this model")
+    online(storage, _storage)
+
+
+def _register_reports(parser: VerbParser) -> None:
+    add = parser.subverbs()
+    name = {"report": Argument(metavar="NAME", help="the name of the report")}
+    command(add("list", "List stored queries."), subjects.REPORT_LIST, _show_reports)
+    save = add("save", "Store a query; its arguments are those of `yard usage`.")
+    save.add_argument("report", metavar="NAME", help="the name of the report")
+    save.add_argument("--title", default="", metavar="TEXT")
+    _add_query(save)
+    online(save, _save_report)
+    run = add("run", "Run a stored query now.")
+    run.add_argument("report", metavar="NAME", help="the name of the report")
+    run.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")
+    online(run, _run_report)
+    remove = add("rm", "Delete a stored query.")
+    command(
+        remove,
+        subjects.REPORT_DELETE,
+        "The report {0.report} is deleted.",
+        positional=("report",),
+        fields=name,
     )
 
 
-async def _usage(yard: "Client", arguments: argparse.Namespace) -> None:
+def _add_query(parser: VerbParser) -> None:
+    """The arguments of a usage query: which requests, and how they are grouped."""
+    others = tuple(name for name in UsageQuery.__struct_fields__ if name not in _BOUNDS)
+    add_fields(parser, UsageFilter, omit=("last_s", *others), fields=_FILTER, add=parser.exclusive())
+    add_fields(parser, UsageQuery, omit=("last_s", "recent", "by", *_BOUNDS), fields=_FILTER)
+    parser.add_argument(
+        "--by",
+        type=_parse_dimensions,
+        metavar="WHAT",
+        help=f"one or more of {', '.join(_DIMENSIONS)}, comma separated (default: model); `none`: one sum",
+    )
+
+
+def _parse_dimensions(text: str) -> tuple[str, ...]:
+    names = () if text == "none" else tuple(text.split(","))
+    for name in names:
+        if name not in _DIMENSIONS or names.count(name) > 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of {', '.join(_DIMENSIONS)}")
+    return names
+
+
+def _since(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A time before now stays relative: a stored query is run later."""
+    ago_s = arguments.since.ago_s if arguments.since else None
+    return {} if ago_s is None else {"since": None, "last_s": ago_s}
+
+
+async def _usage(yard: Client, arguments: argparse.Namespace) -> None:
     if arguments.what == "rebuild":
-        await _rebuild(yard, arguments)
+        done = await yard.accounts.rebuild(read_record(arguments, RebuildUsage))
+        print_result(
+            arguments,
+            done,
+            f"Read {done.read:,} records, of which {done.added:,} were new; "
+            f"{done.discarded:,} discarded, {done.kept:,} kept.",
+        )
     elif arguments.what == "forecast":
         await _forecast(yard, arguments)
     elif arguments.records:
         await _records(yard, arguments)
     else:
-        query = usage_query(arguments)
-        show(arguments, await yard.accounts.usage(query), query.by, step=query.step is not None)
+        query = read_record(arguments, UsageQuery, **_since(arguments))
+        show_report(arguments, await yard.accounts.usage(query), query)
 
 
-def show(arguments: argparse.Namespace, report: "UsageReport", by: "Sequence[str]", *, step: bool) -> None:
-    """Print a report as asked for: JSON, CSV or a table."""
-    from modelyard.usage_table import report_header, report_rows, write_csv
-    from schemas.usage import Dimension
-
-    dimensions = tuple(map(Dimension, by))
-    latency = report.total.latency is not None
+def show_report(arguments: argparse.Namespace, usage: UsageReport, query: UsageQuery) -> None:
+    """Print a report as JSON, CSV or a table."""
+    by, step = query.by, query.step is not None
+    latency = usage.total.latency is not None
     if arguments.json:
-        emit(report)
+        print_json(usage)
     elif arguments.csv:
-        header = report_header(dimensions, step=step, latency=latency)
-        sys.stdout.write(write_csv([header, *report_rows(report, dimensions, step=step)]))
-    elif not (shown := rows(report, by, step=step)):
-        say("No requests were made in that time.")
+        header = report_header(by, step=step, latency=latency)
+        sys.stdout.write(write_csv([header, *report_rows(usage, by, step=step)]))
+    elif not (shown := rows(usage, by, step=step)):
+        print_line("No requests were made in that time.")
     else:
-        named = (*(["TIME"] if step else []), *(name.upper() for name in dimensions)) or ("",)
-        table((*named, *_HEADER, *(_LATENCY if latency else ())), shown)
+        groups = (*(["TIME"] if step else []), *(name.upper() for name in by)) or ("",)
+        table((*groups, *_HEADER, *(_LATENCY_HEADER if latency else ())), shown)
 
 
-def rows(
-    report: "UsageReport", by: "Sequence[str]" = ("model",), *, step: bool = False
-) -> list[tuple[str, ...]]:
-    """A row a group, and their sum below when there are several."""
-    from zoneinfo import ZoneInfo
-
-    from modelyard.usage_table import format_time
-
-    found = []
-    for row in report.rows:
-        if not row.requests and row.cost == "0":
-            # It was only loaded, for nothing; programs are told that too.
-            continue
-        at = [format_time(row.at, ZoneInfo(report.tz))] if step and row.at is not None else []
-        groups = [str(getattr(row, name) or "-") for name in by]
-        found.append(((*at, *groups) or ("all",), row))
-    cells = [(*group, *_cells(row, report.currency)) for group, row in found]
+def rows(usage: UsageReport, by: Sequence[str] = ("model",), *, step: bool = False) -> list[tuple[str, ...]]:
+    """A row a group, and their total below when there are several."""
+    cells = []
+    for row in usage.rows:
+        # A model that was only loaded, for free, has a row for programs only.
+        if row.requests or row.cost != "0":
+            at = [format_time(row.at, ZoneInfo(usage.tz))] if step and row.at is not None else []
+            group = (*at, *(str(getattr(row, name) or "-") for name in by)) or ("all",)
+            cells.append((*group, *_cells(row, usage.currency)))
     if len(cells) > 1:
         width = len(by) + step
-        cells.append(("total", *[""] * (width - 1), *_cells(report.total, report.currency)))
+        cells.append(("total", *[""] * (width - 1), *_cells(usage.total, usage.currency)))
     return cells
 
 
-def _cells(sums: "UsageSums", currency: str) -> tuple[str, ...]:
+def _cells(sums: UsageSums, currency: str) -> tuple[str, ...]:
     counts = tuple(f"{getattr(sums, name):,}" for name in _COUNTS)
     cost = "-" if sums.cost == "0" else f"{sums.cost} {currency}"
     if sums.latency is None:
@@ -104,48 +199,125 @@ def _cells(sums: "UsageSums", currency: str) -> tuple[str, ...]:
     return (*counts, cost, *("-" if time is None else f"{time:,.0f}" for time in times))
 
 
-async def _rebuild(yard: "Client", arguments: argparse.Namespace) -> None:
-    done = await yard.accounts.rebuild(discard_older=arguments.discard_older)
-    if arguments.json:
-        emit(done)
-    else:
-        say(
-            f"Read {done.read:,} records, of which {done.added:,} were new; "
-            f"{done.discarded:,} discarded, {done.kept:,} kept."
-        )
-
-
-async def _forecast(yard: "Client", arguments: argparse.Namespace) -> None:
-    from schemas.usage import ForecastQuery, Period, UsageUnit
-
-    query = ForecastQuery(
-        unit=UsageUnit(arguments.unit),
-        period=Period(arguments.period or PERIODS[-1]),
-        tz=arguments.tz,
-        model=arguments.model,
-        key=arguments.key,
-    )
+async def _forecast(yard: Client, arguments: argparse.Namespace) -> None:
+    query = read_record(arguments, ForecastQuery)
     forecast = await yard.accounts.forecast(query)
-    if arguments.json:
-        emit(forecast)
-        return
-    spelled = [f"{value:,.6g}" for value in (forecast.so_far, forecast.expected, forecast.low, forecast.high)]
-    say(
-        f"This {query.period}: {spelled[0]} {query.unit} so far, about {spelled[1]} at its end, "
-        f"nine in ten times from {spelled[2]} to {spelled[3]}."
+    so_far, expected, low, high = (
+        f"{value:,.6g}" for value in (forecast.so_far, forecast.expected, forecast.low, forecast.high)
     )
-    say(f"By {forecast.based_on_days} days of the past: {forecast.method}.")
+    print_result(
+        arguments,
+        forecast,
+        f"This {query.period}: {so_far} {query.unit} so far, about {expected} at its end, "
+        f"nine in ten times from {low} to {high}.\n"
+        f"By {forecast.based_on_days} days of the past: {forecast.method}.",
+    )
 
 
-async def _records(yard: "Client", arguments: argparse.Namespace) -> None:
-    from modelyard.usage_table import RECORD_HEADER, record_row, write_csv
-
-    # The currency is the same for every record; a report of nothing tells it.
+async def _records(yard: Client, arguments: argparse.Namespace) -> None:
+    # The currency is the same for every record.
     currency = (await yard.accounts.prices()).currency if arguments.csv else ""
     if arguments.csv:
         sys.stdout.write(write_csv([RECORD_HEADER]))
-    async for record in yard.accounts.records(records_query(arguments)):
+    async for record in yard.accounts.records(read_record(arguments, RecordsQuery, **_since(arguments))):
         if arguments.csv:
             sys.stdout.write(write_csv([record_row(record, currency)]))
         else:
-            emit(record)
+            print_json(record)
+
+
+async def _save_report(yard: Client, arguments: argparse.Namespace) -> None:
+    query = {**given_fields(arguments, UsageQuery), **_since(arguments)}
+    stored = await yard.accounts.put_report(
+        read_record(
+            argparse.Namespace(report=arguments.report, title=arguments.title), PutReport, query=query
+        )
+    )
+    name = stored.report
+    print_result(arguments, stored, f"The report {name} is stored; `yard report run {name}` runs it.")
+
+
+def _show_reports(answer: ReportList) -> None:
+    if not answer.reports:
+        print_line("There are no reports. `yard report save` stores one.")
+        return
+    rows = [
+        (
+            stored.report.report,
+            ", ".join(stored.report.query.by),
+            stored.report.query.step or "-",
+            stored.report.title,
+        )
+        for stored in answer.reports
+    ]
+    table(("REPORT", "BY", "STEP", "TITLE"), rows)
+
+
+async def _run_report(yard: Client, arguments: argparse.Namespace) -> None:
+    stored = await yard.accounts.report(report=arguments.report)
+    show_report(arguments, await yard.accounts.run_report(report=arguments.report), stored.report.query)
+
+
+async def _storage(yard: Client, arguments: argparse.Namespace) -> None:
+    if arguments.what == "rm":
+        if arguments.model is None:
+            raise BadRequest("Name the model whose usage to delete: yard storage rm MODEL.")
+        removed = await yard.accounts.remove_usage(model=arguments.model)
+        sentence = f"The usage of {removed.model} is deleted: {removed.requests:,} records."
+        print_result(arguments, removed, sentence)
+    elif arguments.what == "vacuum":
+        done = await yard.accounts.vacuum()
+        print_result(
+            arguments,
+            done,
+            f"{format_size(done.before_bytes)} before, {format_size(done.after_bytes)} now; "
+            f"{done.requests_removed:,} old records were removed.",
+        )
+    else:
+        _show_storage(await yard.accounts.storage(), arguments)
+
+
+def _show_storage(stored: StorageReport, arguments: argparse.Namespace) -> None:
+    orphans = [model for model in stored.models if model.orphan]
+    if arguments.json:
+        print_json(orphans if arguments.what == "orphans" else stored)
+    elif arguments.what != "orphans":
+        _show_stores(stored)
+        if orphans:
+            print_line(
+                f"Usage of {len(orphans)} models outside the registry is stored; see `yard storage orphans`."
+            )
+    elif not orphans:
+        print_line("Every model with stored usage is in the registry.")
+    else:
+        rows = [
+            (
+                *(model.model, f"{model.requests:,}", format_duration(model.loaded_s)),
+                "yes" if model.priced else "no",
+            )
+            for model in orphans
+        ]
+        table(("MODEL", ">REQUESTS", ">LOADED", "PRICED"), rows)
+
+
+def _show_stores(stored: StorageReport) -> None:
+    database = stored.database
+    print_line(
+        f"{database.path} takes {format_size(database.bytes)}, {format_size(database.free_bytes)} of it free."
+    )
+    header = ("STORE", "KIND", ">MESSAGES", ">SIZE", ">OLDEST", ">AT MOST", ">FOR")
+    table(header, [_store_row(store) for store in stored.stores])
+    for disk in stored.disks:
+        when = "does not fill up" if disk.days is None else f"is full in about {disk.days:.0f} days"
+        print_line(
+            f"{disk.node}: the disk of {disk.disk} has {format_size(disk.free_bytes)} free and {when}."
+        )
+
+
+def _store_row(store: StoreStats) -> tuple[str, ...]:
+    return (
+        *(store.name, store.kind, f"{store.messages:,}", format_size(store.bytes)),
+        "-" if store.oldest_at is None else format_age(store.oldest_at),
+        format_size(store.max_bytes),
+        "-" if store.max_age_s is None else format_duration(store.max_age_s),
+    )

@@ -1,17 +1,18 @@
-"""How a verb joins the command line, and what happens around it: login, errors, exit status."""
+"""Execution of a verb: login, errors, exit status; and verbs that are one command of the contract."""
 
 import argparse
 import asyncio
-import sys
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from typing import TypeVar
 
-from modelyard.cli.text import safe
-
-if TYPE_CHECKING:
-    from modelyard.client import Client
-    from modelyard.host.settings import Settings
-    from schemas.errors import YardError
+from modelyard.bus import logs
+from modelyard.cli.arguments import Argument, add_fields, read_record
+from modelyard.cli.output import print_error, print_json, print_line
+from modelyard.cli.parser import VerbParser
+from modelyard.client import Client
+from modelyard.host.settings import Settings, SettingsError, load
+from schemas.errors import BrokerUnavailable, ServiceUnavailable, YardError
+from schemas.subject import Command
 
 REFUSED = 1
 WRONG_COMMAND = 2
@@ -19,78 +20,78 @@ UNREACHABLE = 3
 WRONG_SETTING = 78
 _CONNECT_TIMEOUT_S = 3.0
 
-Work = Callable[["Client", argparse.Namespace], Awaitable[None]]
+T = TypeVar("T")
+R = TypeVar("R")
+Work = Callable[[Client, argparse.Namespace], Awaitable[None]]
 
 
-class Verbs:
-    """The verbs of one parser."""
+def local(parser: VerbParser, run: Callable[[argparse.Namespace], int]) -> None:
+    """A verb that needs no connection; `run` returns the exit status."""
+    parser.set_defaults(run=run)
 
-    def __init__(self, top: argparse.ArgumentParser) -> None:
-        self._parsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def local(
-        self, name: str, summary: str, run: Callable[[argparse.Namespace], int]
-    ) -> argparse.ArgumentParser:
-        """A verb that needs no yard."""
-        parser = self._parsers.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.set_defaults(run=run)
-        return parser
+def online(parser: VerbParser, work: Work, *, json: str = "one JSON document") -> None:
+    """A verb over NATS. `json` describes what `--json` prints."""
+    # Suppressed, so that of two levels each may have the flag.
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help=f"print {json}, for programs"
+    )
+    local(parser, lambda arguments: _run(work, arguments))
 
-    def group(self, name: str, summary: str) -> "Verbs":
-        """Verbs of a noun: `yard NOUN VERB`."""
-        return Verbs(self._parsers.add_parser(name, help=summary, description=summary))
 
-    def add(
-        self, name: str, summary: str, work: Work, *, json: str = "one JSON document"
-    ) -> argparse.ArgumentParser:
-        """A verb over NATS. `json` says what `--json` makes it print."""
-        parser = self.local(name, summary, lambda arguments: _run(work, arguments))
-        parser.add_argument("--json", action="store_true", help=f"print {json}, for programs")
-        return parser
+def command(
+    parser: VerbParser,
+    command: Command[T, R],
+    show: Callable[[R], None] | str,
+    *,
+    positional: Sequence[str] = (),
+    omit: Container[str] = (),
+    fields: Mapping[str, Argument] | None = None,
+    document: Callable[[R], object] = lambda reply: reply,
+    json: str = "one JSON document",
+) -> None:
+    """A verb that is one command: its arguments are the payload's fields, its JSON the reply.
+
+    `show` prints the reply for people, or is a sentence with fields of the reply, such as `{0.name}`.
+    `document` selects what `--json` prints of it.
+    """
+
+    async def work(yard: Client, arguments: argparse.Namespace) -> None:
+        reply = await yard.call(command, read_record(arguments, command.payload, omit=omit))
+        if arguments.json:
+            print_json(document(reply))
+        elif isinstance(show, str):
+            print_line(show.format(reply))
+        else:
+            show(reply)
+
+    add_fields(parser, command.payload, positional=positional, omit=omit, fields=fields or {})
+    online(parser, work, json=json)
 
 
 def _run(work: Work, arguments: argparse.Namespace) -> int:
-    from modelyard.bus import logs
-    from modelyard.host.settings import SettingsError, load
-    from schemas.errors import YardError
-
     try:
         settings = load()
     except SettingsError as error:
-        complain(str(error))
+        print_error(str(error))
         return WRONG_SETTING
     logs.quiet(settings.log_level)
     try:
-        asyncio.run(_connected(work, arguments, settings))
+        asyncio.run(_connect(work, arguments, settings))
     except YardError as error:
-        return _refused(error, as_json=arguments.json)
+        return _report_error(error, as_json=arguments.json)
     return 0
 
 
-async def _connected(work: Work, arguments: argparse.Namespace, settings: "Settings") -> None:
-    from modelyard.client import Client
-
+async def _connect(work: Work, arguments: argparse.Namespace, settings: Settings) -> None:
     async with Client.connect(settings, timeout_s=_CONNECT_TIMEOUT_S) as yard:
         await work(yard, arguments)
 
 
-def _refused(error: "YardError", *, as_json: bool) -> int:
-    from schemas.errors import BrokerUnavailable, ServiceUnavailable
-
+def _report_error(error: YardError, *, as_json: bool) -> int:
     unreachable = isinstance(error, BrokerUnavailable | ServiceUnavailable)
     hint = " Is the yard up? `yard up` starts it." if unreachable and "yard up" not in error.message else ""
-    complain(error.message + hint)
+    print_error(error.message + hint)
     if as_json:
         print(error.encode().decode())
     return UNREACHABLE if unreachable else REFUSED
-
-
-def complain(sentence: str) -> None:
-    """Tell the person at the terminal what went wrong."""
-    sys.stdout.flush()
-    print(f"yard: {safe(sentence)}", file=sys.stderr, flush=True)

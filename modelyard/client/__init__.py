@@ -1,6 +1,6 @@
-"""The client for scripts: everything a person can ask of the yard, as Python."""
+"""The client for scripts: everything that the command line does, as Python."""
 
 from modelyard.client.client import Client
-from modelyard.client.kept import Event
+from modelyard.client.events import Event
 
 __all__ = ["Client", "Event"]

@@ -3,57 +3,74 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from modelyard.bus.connection import Bus
-from modelyard.bus.reads import read_bucket
-from modelyard.client import kept, log_search
-from modelyard.client.accounts import Accounts
-from modelyard.client.alerting import Alerting
-from modelyard.client.chatting import chat
-from modelyard.client.download_queue import DownloadQueue
-from modelyard.client.hub import Hub
-from modelyard.client.library import Library
-from modelyard.client.pulling import follow
-from modelyard.client.registry import Registry
-from modelyard.client.starting import starting
+from modelyard.client import logs
+from modelyard.client.chat import chat
+from modelyard.client.commands import (
+    AccountClient,
+    AlertClient,
+    BucketMethod,
+    CommandGroup,
+    HubClient,
+    RegistryClient,
+)
+from modelyard.client.downloads import DownloadClient
+from modelyard.client.events import Event, audit_records, events
+from modelyard.client.library import LibraryClient
+from modelyard.client.start import follow_start
 from modelyard.host.home import broker_url
 from modelyard.host.settings import Settings, load
 from schemas import buckets, subjects
 from schemas.audit import Audited
 from schemas.base import Role
-from schemas.devices import Adapter, Device
 from schemas.downloads import Download, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
 from schemas.groups import GroupRef, GroupStored, ListGroups, ModelGroup
-from schemas.instances import Instance, Node, NodeLeft
+from schemas.instances import Instance
 from schemas.logs import FoundLine, LogLine, LogOrder, LogPage, LogQuery
 from schemas.metrics import AskSamples, MetricsAnswer, MetricsQuery, Samples
-from schemas.models import ModelRef, ModelSpec, ModelStarting, ModelStopping
-from schemas.placing import Cordon, PlanAnswer, PlanQuery, WaitingModel
+from schemas.models import ModelRef, ModelStarting, ModelStopping
+from schemas.placing import Cordon, PlanAnswer, PlanQuery
+from schemas.subject import Command
 from schemas.usage import UsageQuery, UsageReport
 
+T = TypeVar("T")
+R = TypeVar("R")
 
-class Client:
-    """One connection to the yard. Whatever it refuses is raised as an error of `schemas.errors`.
 
-    What returns a generator works while it is iterated; close it (`contextlib.aclosing`) to leave early.
+class Client(CommandGroup):
+    """One connection to the yard. A refusal is raised as an error of `schemas.errors`.
+
+    A generator works while it is iterated; close it (`contextlib.aclosing`) to leave early.
     """
 
+    models = BucketMethod(buckets.MODELS)
+    """The registry, by model key."""
+    instances = BucketMethod(buckets.INSTANCES)
+    """Running instances, and recently ended ones, by instance id."""
+    waiting = BucketMethod(buckets.WAITING)
+    """Models that are requested and not served yet, with the reason."""
+    nodes = BucketMethod(buckets.NODES)
+    """Live nodes, by name."""
+    departures = BucketMethod(buckets.DEPARTURES)
+    """Nodes that left on purpose and are not back, by name."""
+    devices = BucketMethod(buckets.DEVICES)
+    """The newest sample of every device, by `node.device`."""
+    adapters = BucketMethod(buckets.ADAPTERS)
+    """The sources of devices, and their problems, by `node.adapter`."""
+    downloads = BucketMethod(buckets.DOWNLOADS)
+    """Downloads, ended ones included, by id."""
+
     def __init__(self, bus: Bus) -> None:
-        self.bus = bus
-        self.registry = Registry(bus)
-        """Changes of models: put, patch, rename, delete, apply, history and undo."""
-        self.download_queue = DownloadQueue(bus)
-        """Orders about downloads: add, pause, resume, cancel, retry, move, limit and forget."""
-        self.alerting = Alerting(bus)
-        """Alert rules, silences, and the webhooks that are told."""
-        self.hub = Hub(bus)
-        """Search of the hub, offers of its repositories, and models of files that are here."""
-        self.accounts = Accounts(bus)
-        """Usage by any question, single records, prices, budgets, reports and storage."""
-        self.library = Library(bus)
-        """What lies on disk: show, describe, verify, delete, restore, copy, import."""
+        super().__init__(bus)
+        self.registry = RegistryClient(bus)
+        self.download_queue = DownloadClient(bus)
+        self.alerting = AlertClient(bus)
+        self.hub = HubClient(bus)
+        self.accounts = AccountClient(bus)
+        self.library = LibraryClient(bus)
 
     @classmethod
     @asynccontextmanager
@@ -72,40 +89,16 @@ class Client:
         finally:
             await bus.close()
 
-    async def models(self) -> dict[str, ModelSpec]:
-        """The registry, by model key."""
-        return await read_bucket(self.bus, buckets.MODELS)
+    async def call(self, command: Command[T, R], payload: T) -> R:
+        """Any command of the contract whose subject has no tokens."""
+        return await self.bus.call(command, payload)
 
-    async def instances(self) -> dict[str, Instance]:
-        """Running engines and what is remembered of ended ones, by instance id."""
-        return await read_bucket(self.bus, buckets.INSTANCES)
-
-    async def waits(self) -> dict[str, WaitingModel]:
-        """Models that are asked for and not served yet, with the reason."""
-        return await read_bucket(self.bus, buckets.WAITING)
-
-    async def nodes(self) -> dict[str, Node]:
-        """The machines that are there, by name."""
-        return await read_bucket(self.bus, buckets.NODES)
-
-    async def departures(self) -> dict[str, NodeLeft]:
-        """Machines that left on purpose and are not back, by name."""
-        return await read_bucket(self.bus, buckets.DEPARTURES)
-
-    async def cordon(self, node: str, order: Cordon) -> None:
-        """Have a machine take no new starts, or take them again; NotFound if there is none of this name."""
+    async def cordon(self, node: str, command: Cordon) -> None:
+        """Stop or resume scheduling on a node; NotFound if there is none of this name."""
         if node not in (known := await self.nodes()):
             names = ", ".join(sorted(known)) or "none"
             raise NotFound(f"There is no node {node!r}; there are: {names}.", param="node")
-        await self.bus.call(subjects.NODE_CORDON, order, node=node)
-
-    async def devices(self) -> dict[str, Device]:
-        """The newest sample of every device, by `node.device`."""
-        return await read_bucket(self.bus, buckets.DEVICES)
-
-    async def adapters(self) -> dict[str, Adapter]:
-        """Where devices come from, and which of these sources do not work, by `node.adapter`."""
-        return await read_bucket(self.bus, buckets.ADAPTERS)
+        await self.bus.call(subjects.NODE_CORDON, command, node=node)
 
     async def metrics(self, *names: str) -> Samples:
         """Every metric as it is now (docs/metrics.md has their names), or those named."""
@@ -119,16 +112,12 @@ class Client:
         until: float | None = None,
         step_s: float | None = None,
     ) -> MetricsAnswer:
-        """What metrics were, at most a day ago: min, avg and max a step. `since` defaults to an hour ago."""
+        """Min, avg and max of metrics a step, at most a day back. `since` defaults to an hour ago."""
         query = MetricsQuery(names=names, labels=dict(labels or {}), since=since, until=until, step_s=step_s)
         return await self.bus.call(subjects.METRICS_QUERY, query)
 
-    async def downloads(self) -> dict[str, Download]:
-        """Downloads, ended ones included, by id."""
-        return await read_bucket(self.bus, buckets.DOWNLOADS)
-
     async def start(self, model: str) -> ModelStarting:
-        """Have `model` started, unless it is there already. The answer names the instance to wait for."""
+        """Start `model` unless it runs already. The reply names the instance to wait for."""
         return await self.bus.call(subjects.MODEL_START, ModelRef(model=model))
 
     async def stop(self, model: str) -> ModelStopping:
@@ -136,7 +125,7 @@ class Client:
         return await self.bus.call(subjects.MODEL_STOP, ModelRef(model=model))
 
     async def plan(self, model: str) -> PlanAnswer:
-        """What would happen if `model` were asked for now."""
+        """The scheduler's decision if `model` were requested now; nothing is done."""
         return await self.bus.call(subjects.MODEL_PLAN, PlanQuery(model=model))
 
     async def groups(self) -> tuple[ModelGroup, ...]:
@@ -144,48 +133,43 @@ class Client:
         return (await self.bus.call(subjects.GROUP_LIST, ListGroups())).groups
 
     async def put_group(self, group: ModelGroup) -> GroupStored:
-        """A group, new or in place of the one of its name."""
+        """Store a group, new or in place of the one of its name."""
         return await self.bus.call(subjects.GROUP_PUT, group)
 
     async def remove_group(self, name: str) -> GroupStored:
-        """Take a group away; its models stay."""
+        """Remove a group; its models stay."""
         return await self.bus.call(subjects.GROUP_DELETE, GroupRef(name=name))
 
     def starting(self, model: str, instance: str | None = None) -> AsyncGenerator[Instance, None]:
-        """Every step of `model` on its way to ready, the last one included; StartFailed if it fails.
+        """Every state of `model` until it is ready, the last one included; StartFailed if it fails.
 
-        Give the `instance` that `start` named, so that no earlier failure is taken for this start's.
+        Pass the `instance` that `start` returned, so that an earlier failure is not taken for this start's.
         """
-        return starting(self.bus, model, instance)
+        return follow_start(self.bus, model, instance)
 
     async def wait_ready(
         self, model: str, timeout_s: float | None = None, *, instance: str | None = None
     ) -> Instance:
-        """As `starting`, the last step only; DeadlineExceeded if that takes longer than `timeout_s`."""
+        """As `starting`, the last state only; DeadlineExceeded if that takes longer than `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
-                ready = [step async for step in self.starting(model, instance)][-1]
+                ready = [state async for state in self.starting(model, instance)][-1]
         except TimeoutError:
             raise DeadlineExceeded(f"{model} was not ready after {timeout_s:g} s.") from None
         return ready
 
     def pull(self, wanted: str | StartDownload, name: str | None = None) -> AsyncGenerator[Download, None]:
-        """Have a model fetched, or join who fetches it already; every update until one of `ENDED`.
+        """Download a model, or join a running download of it; every update until one of `ENDED`.
 
-        `wanted` is a reference, or an order with all that can be said about it.
-
-        Leaving early leaves the download running; `cancel_download` ends it.
+        `wanted` is a reference, or a whole command. Closing the generator leaves the download running;
+        `cancel_download` ends it.
         """
-        order = StartDownload(reference=wanted, name=name) if isinstance(wanted, str) else wanted
-
-        async def begin() -> tuple[Download, ...]:
-            return (await self.download_queue.start(order),)
-
-        return follow(self.bus, begin)
+        command = StartDownload(reference=wanted, name=name) if isinstance(wanted, str) else wanted
+        return self.download_queue.pull(command)
 
     async def cancel_download(self, download: str) -> Download:
         """End a download; what is on disk stays for a later one."""
-        return await self.download_queue.cancel(download)
+        return await self.download_queue.cancel(download=download)
 
     async def usage(
         self, since: float | None = None, model: str | None = None, recent: int = 0
@@ -195,13 +179,13 @@ class Client:
 
     def events(
         self, since: float | None = None, *, follow: bool = True, kind: str | None = None
-    ) -> AsyncGenerator[kept.Event, None]:
-        """Everything that happened since `since` (unix seconds; None: all that is kept), oldest first.
+    ) -> AsyncGenerator[Event, None]:
+        """Every event since `since` (unix seconds; None: all that are stored), oldest first.
 
-        With `follow` it goes on with what happens; without, it ends with the newest. `kind`: only events
-        about a `model`, an `instance`, an `alert`, …: the third word of their subjects.
+        With `follow` it continues with new ones, else it ends with the newest. `kind`: only events about a
+        `model`, an `instance`, an `alert`, …: the third token of their subjects.
         """
-        return kept.events(self.bus, since, follow=follow, kind=kind)
+        return events(self.bus, since, follow=follow, kind=kind)
 
     def logs(
         self,
@@ -211,12 +195,12 @@ class Client:
         grep: str | None = None,
         follow: bool = False,
     ) -> AsyncGenerator[LogLine, None]:
-        """What an engine printed: of one instance, or of a model's newest.
+        """Lines of an engine: of one instance, or of a model's newest.
 
-        With `since` (unix seconds) of all instances of the model since then. `grep`: only lines with this
-        text, in whatever case. With `follow` it goes on with what is printed from now on.
+        With `since` (unix seconds) of all instances of the model since then. `grep`: only lines that contain
+        this text, ignoring case. With `follow` it continues with new ones.
         """
-        return kept.logs(self.bus, model_or_instance, since=since, grep=grep, follow=follow)
+        return logs.instance_lines(self.bus, model_or_instance, since=since, grep=grep, follow=follow)
 
     async def search_logs(
         self,
@@ -226,20 +210,20 @@ class Client:
         limit: int = 200,
         cursor: str | None = None,
     ) -> LogPage:
-        """One page of what engines and services printed; `cursor`: where another page ended."""
-        return await log_search.search(self.bus, query, order=order, limit=limit, cursor=cursor)
+        """One page of the lines of engines and services that match; `cursor`: where another page ended."""
+        return await logs.search(self.bus, query, order=order, limit=limit, cursor=cursor)
 
     def find_logs(
         self, query: LogQuery, *, order: LogOrder = LogOrder.OLDEST, follow: bool = False
     ) -> AsyncGenerator[FoundLine, None]:
-        """Every line that matches; with `follow`, oldest first, and on with those that come."""
+        """Every line that matches; with `follow`, oldest first, continued with new ones."""
         if follow:
-            return log_search.follow(self.bus, query)
-        return log_search.every(self.bus, query, order=order)
+            return logs.follow_search(self.bus, query)
+        return logs.search_all(self.bus, query, order=order)
 
     def audit(self, since: float | None = None, *, follow: bool = False) -> AsyncGenerator[Audited, None]:
-        """Who changed what since `since` (unix seconds; None: all that is kept), oldest first."""
-        return kept.audited(self.bus, since, follow=follow)
+        """Every audited command since `since` (unix seconds; None: all that are stored), oldest first."""
+        return audit_records(self.bus, since, follow=follow)
 
     def chat(
         self,
@@ -249,9 +233,9 @@ class Client:
         timeout_s: float = 300.0,
         **params: Any,
     ) -> AsyncGenerator[str, None]:
-        """The answer's text as it is written. `params` go into the request as they are (temperature, …).
+        """The answer's text in pieces. `params` go into the request as they are (temperature, …).
 
-        Leaving early cancels the request. `timeout_s`: how long nothing at all may come.
+        Closing the generator cancels the request. `timeout_s`: the longest gap between two pieces.
         """
         if params.get("stream") is False:
             raise BadRequest("Chat over NATS always streams; join the pieces instead.", param="stream")

@@ -1,171 +1,110 @@
-"""The library for scripts."""
+"""The library: what is on the disks of the nodes, and the jobs that work on it."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
-from modelyard.bus.connection import Bus
 from modelyard.bus.reads import read_bucket
+from modelyard.client.commands import BucketMethod, CommandGroup, CommandMethod
 from schemas import buckets, subjects
 from schemas.errors import BadRequest, NotFound
 from schemas.library import (
     JOB_ENDED,
     AskNode,
-    CachedModels,
     CopyEntry,
     DeleteEntry,
     DescribeEntry,
-    EntryDetails,
     FindFile,
-    FoundFiles,
     ImportCached,
     JobRef,
     LibraryEntry,
     LibraryJob,
     LibraryRef,
-    Restored,
-    Scanned,
-    StoreSpace,
     TrashedEntry,
-    TrashEmptied,
     TrashRef,
 )
 
 N = TypeVar("N", LibraryEntry, TrashedEntry)
 
 _SILENCE_S = 3.0
-"""After this long without news of a job its record is read: progress, and even an event, may be lost."""
+"""After this long without an update of a job its record is read: progress, and even an event, may be lost."""
 
 
-class Library:
-    """What lies on the disks of the nodes. Entries are named by their key, `node.store.entry`."""
+class LibraryClient(CommandGroup):
+    """Entries, trash and jobs. An entry is named by its key, `node.store.entry`."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
-
-    async def entries(self) -> dict[str, LibraryEntry]:
-        """Every model on disk, by key."""
-        return await read_bucket(self._bus, buckets.LIBRARY)
-
-    async def stores(self) -> dict[str, StoreSpace]:
-        """Every store whose downloader is there, by `node.store`."""
-        return await read_bucket(self._bus, buckets.STORES)
-
-    async def trash(self) -> dict[str, TrashedEntry]:
-        """What was deleted and can be restored, by key."""
-        return await read_bucket(self._bus, buckets.TRASH)
+    show = CommandMethod(subjects.LIBRARY_SHOW, LibraryRef)
+    describe = CommandMethod(subjects.LIBRARY_DESCRIBE, DescribeEntry)
+    delete = CommandMethod(subjects.LIBRARY_DELETE, DeleteEntry)
+    restore = CommandMethod(subjects.LIBRARY_RESTORE, TrashRef)
+    purge = CommandMethod(subjects.LIBRARY_PURGE, TrashRef)
+    empty_trash = CommandMethod(subjects.LIBRARY_EMPTY, AskNode)
+    verify = CommandMethod(subjects.LIBRARY_VERIFY, LibraryRef)
+    repair = CommandMethod(subjects.LIBRARY_REPAIR, LibraryRef)
+    cached = CommandMethod(subjects.LIBRARY_CACHED, AskNode)
+    import_cached = CommandMethod(subjects.LIBRARY_IMPORT, ImportCached)
+    copy = CommandMethod(subjects.LIBRARY_COPY, CopyEntry)
+    cancel = CommandMethod(subjects.LIBRARY_CANCEL, JobRef)
+    find_file = CommandMethod(subjects.LIBRARY_FIND, FindFile)
+    scan = CommandMethod(subjects.LIBRARY_SCAN, AskNode)
+    entries = BucketMethod(buckets.LIBRARY)
+    stores = BucketMethod(buckets.STORES)
+    trash = BucketMethod(buckets.TRASH)
 
     async def find(self, name: str) -> LibraryEntry:
-        """The one entry of this key, path or name, or whose path ends so; NotFound or BadRequest else."""
-        return _the_one(name, await self.entries(), "entry of the library")
+        """The one entry of this key, path or name, or whose path ends so; else NotFound or BadRequest."""
+        return _find_one(name, await self.entries(), "entry of the library")
 
     async def find_trashed(self, name: str) -> TrashedEntry:
-        """The one item of the trash of this key, path or name; the newest of several at one path."""
+        """The one trashed item of this key, path or name; the newest of several at one path."""
         items = await self.trash()
         newest = {item.path: item for item in sorted(items.values(), key=lambda item: item.trashed_at)}
-        return items.get(name) or _the_one(
-            name, {one.key: one for one in newest.values()}, "item of the trash"
-        )
-
-    async def show(self, entry: str) -> EntryDetails:
-        """An entry with its files and their sha256."""
-        return await self._bus.call(subjects.LIBRARY_SHOW, LibraryRef(entry=entry))
-
-    async def describe(self, entry: str, description: str, revision: str | None = None) -> LibraryEntry:
-        """Write a description; with the `revision` that was seen it replaces no other one."""
-        order = DescribeEntry(entry=entry, description=description, revision=revision)
-        return await self._bus.call(subjects.LIBRARY_DESCRIBE, order)
-
-    async def delete(self, entry: str, *, force: bool = False) -> TrashedEntry:
-        """Into the trash; `force`: though a model needs it."""
-        return await self._bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=entry, force=force))
-
-    async def restore(self, item: str) -> Restored:
-        """Out of the trash, to where it was."""
-        return await self._bus.call(subjects.LIBRARY_RESTORE, TrashRef(item=item))
-
-    async def purge(self, item: str) -> TrashEmptied:
-        """Out of the trash, for good."""
-        return await self._bus.call(subjects.LIBRARY_PURGE, TrashRef(item=item))
-
-    async def empty(self, node: str | None = None) -> TrashEmptied:
-        """All of a node's trash, for good."""
-        return await self._bus.call(subjects.LIBRARY_EMPTY, AskNode(node=node))
-
-    async def verify(self, entry: str) -> LibraryJob:
-        """Have every byte read; `follow` tells what comes of it."""
-        return await self._bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry))
-
-    async def repair(self, entry: str) -> LibraryJob:
-        """Have damaged and missing files fetched again."""
-        return await self._bus.call(subjects.LIBRARY_REPAIR, LibraryRef(entry=entry))
-
-    async def cached(self, node: str | None = None) -> CachedModels:
-        """What the Hub's own cache of a node holds."""
-        return await self._bus.call(subjects.LIBRARY_CACHED, AskNode(node=node))
-
-    async def take_in(self, order: ImportCached) -> LibraryJob:
-        """Have a model of that cache brought into a store."""
-        return await self._bus.call(subjects.LIBRARY_IMPORT, order)
-
-    async def copy(self, entry: str, node: str, store: str | None = None) -> LibraryJob:
-        """Have an entry brought to another node, from the nodes that have its files."""
-        return await self._bus.call(subjects.LIBRARY_COPY, CopyEntry(entry=entry, node=node, store=store))
-
-    async def cancel(self, job: str) -> LibraryJob:
-        """End a job; what it has done stays."""
-        return await self._bus.call(subjects.LIBRARY_CANCEL, JobRef(job=job))
-
-    async def find_file(self, sha256: str) -> FoundFiles:
-        """Every node and place that has a file with this sha256."""
-        return await self._bus.call(subjects.LIBRARY_FIND, FindFile(sha256=sha256))
-
-    async def scan(self, node: str | None = None) -> Scanned:
-        """Have a node look at its stores now."""
-        return await self._bus.call(subjects.LIBRARY_SCAN, AskNode(node=node))
+        by_key = {item.key: item for item in newest.values()}
+        return items.get(name) or _find_one(name, by_key, "item of the trash")
 
     async def follow(self, job: LibraryJob) -> AsyncGenerator[LibraryJob, None]:
-        """Every update of a job until it has ended; leaving early leaves it running."""
+        """Every update of a job until it has ended; closing the generator leaves the job running."""
         updates: asyncio.Queue[LibraryJob] = asyncio.Queue()
 
         async def on_update(_: dict[str, str], update: LibraryJob) -> None:
             updates.put_nowait(update)
 
-        sub = await self._bus.subscribe(subjects.LIBRARY_JOB_PROGRESS, on_update, job=job.job)
+        sub = await self.bus.subscribe(subjects.LIBRARY_JOB_PROGRESS, on_update, job=job.job)
         try:
-            # It may have ended before anybody listened.
-            latest = await self._job(job.job)
+            # It may have ended before the subscription.
+            latest = await self._read_job(job.job)
             yield latest
             while latest.state not in JOB_ENDED:
-                latest = await self._next(updates, latest)
+                latest = await self._next_update(updates, latest)
                 yield latest
         finally:
-            if self._bus.connected:
+            if self.bus.connected:
                 await sub.unsubscribe()
 
-    async def _next(self, updates: "asyncio.Queue[LibraryJob]", latest: LibraryJob) -> LibraryJob:
+    async def _next_update(self, updates: "asyncio.Queue[LibraryJob]", latest: LibraryJob) -> LibraryJob:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SILENCE_S):
                 return await updates.get()
-        return await self._job(latest.job)
+        return await self._read_job(latest.job)
 
-    async def _job(self, job: str) -> LibraryJob:
-        found = await read_bucket(self._bus, buckets.JOBS, job)
-        if job not in found:
+    async def _read_job(self, job: str) -> LibraryJob:
+        jobs = await read_bucket(self.bus, buckets.JOBS, job)
+        if job not in jobs:
             raise NotFound(f"The job {job} is no longer known in the yard.", param="job")
-        return found[job]
+        return jobs[job]
 
 
-def _the_one(name: str, known: dict[str, N], what: str) -> N:
+def _find_one(name: str, known: dict[str, N], what: str) -> N:
     if name in known:
         return known[name]
-    exact = [one for one in known.values() if name in (one.path, one.name)]
-    ending = [one for one in known.values() if one.path.endswith(f"/{name}") or one.name.endswith(f"/{name}")]
-    for found in (exact, ending):
-        if len(found) == 1:
-            return found[0]
-        if found:
-            keys = ", ".join(sorted(one.key for one in found))
+    exact = [item for item in known.values() if name in (item.path, item.name)]
+    suffix = f"/{name}"
+    ending = [item for item in known.values() if item.path.endswith(suffix) or item.name.endswith(suffix)]
+    for matches in (exact, ending):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            keys = ", ".join(sorted(item.key for item in matches))
             raise BadRequest(f"{name} could be several: {keys}. Give one of these keys.", param="entry")
     raise NotFound(f"There is no {what} called {name}.", param="entry")

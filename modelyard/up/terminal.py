@@ -6,10 +6,10 @@ import time
 from typing import TextIO
 
 from modelyard.bus.connection import Bus
-from modelyard.cli.text import safe
 from modelyard.host.credentials import API_KEYS
 from modelyard.host.home import RunFile
 from modelyard.host.settings import Settings
+from modelyard.text import printable
 from schemas import subjects
 from schemas.downloads import Download, DownloadState
 from schemas.instances import Instance, InstanceState
@@ -37,7 +37,7 @@ class Terminal:
 
     def print_line(self, line: str = "") -> None:
         """Print a line without control characters."""
-        self._write(safe(line))
+        self._write(printable(line))
 
     def print_headline(self, bold: str, rest: str) -> None:
         """Print a line with a bold beginning."""

@@ -11,8 +11,8 @@ import modelyard
 from modelyard.bus.connection import Bus
 from modelyard.bus.reads import read_bucket
 from modelyard.bus.records import BucketCache
+from modelyard.documents import check_fields
 from modelyard.host.settings import Settings
-from modelyard.specs.checked import check_fields_of
 from schemas import buckets, subjects
 from schemas.audit import Actor
 from schemas.base import Record, Role, check_token
@@ -88,7 +88,7 @@ def _decode(command: Command[object, object], body: bytes) -> tuple[object, dict
         raise InvalidJson(f"This is not what {template} takes: {error}.") from error
     tokens = {name: _token(name, document.pop(name, None)) for name in command.tokens}
     if command.changes is not None:
-        check_fields_of(command.payload, document, template)
+        check_fields(command.payload, document, template)
     return payload, tokens
 
 

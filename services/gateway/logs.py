@@ -6,8 +6,7 @@ import time
 from aiohttp import web
 
 from modelyard.bus.connection import Bus
-from modelyard.client.kept import logs
-from modelyard.client.log_search import search
+from modelyard.client.logs import instance_lines, search
 from schemas.errors import BadRequest
 from schemas.logs import LogLevel, LogOrder, LogQuery
 from services.gateway.http import json_response
@@ -53,7 +52,7 @@ class LogsApi:
         """The newest `limit` lines of the last `since_s` seconds that contain `grep`, oldest first."""
         since_s = _number(request, "since_s", SINCE_S)
         newest = collections.deque[object](maxlen=int(_number(request, "limit", LIMIT)))
-        lines = logs(
+        lines = instance_lines(
             self._bus,
             request.match_info["name"],
             since=time.time() - since_s,

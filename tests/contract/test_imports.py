@@ -46,5 +46,11 @@ def test_no_service_imports_another() -> None:
                 assert module.split(".")[1] == own, f"{path} imports {module}"
 
 
+def test_no_service_imports_the_command_line() -> None:
+    for path in files("services"):
+        for module in imported(path):
+            assert module.split(".")[:2] != ["modelyard", "cli"], f"{path} imports {module}"
+
+
 def test_all_packages_are_checked() -> None:
     assert all(files(package) for package in PACKAGES)

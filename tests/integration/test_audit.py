@@ -53,10 +53,10 @@ async def gateway(yard: Yard) -> AsyncIterator[str]:
 
 
 async def audit(client: Client) -> list[Audited]:
-    return [each async for each in client.audit()]
+    return [record async for record in client.audit()]
 
 
-async def test_a_change_is_on_record_before_it_is_answered(supervisor: Bus, client: Client) -> None:
+async def test_a_change_is_audited_before_its_reply(supervisor: Bus, client: Client) -> None:
     await client.registry.put(DEMO)
     (put,) = await audit(client)
     assert (put.command, put.target, put.outcome) == ("model.put", "demo", AuditOutcome.DONE)
@@ -68,30 +68,30 @@ async def test_a_change_is_on_record_before_it_is_answered(supervisor: Bus, clie
     assert "hf_secret" not in msgspec.json.encode(put).decode()
 
 
-async def test_before_and_after_show_what_differs(supervisor: Bus, client: Client) -> None:
+async def test_before_and_after_have_only_the_differences(supervisor: Bus, client: Client) -> None:
     await client.registry.put(DEMO)
-    await client.registry.patch("demo", {"n_ctx": 4096})
+    await client.registry.patch(model="demo", patch={"n_ctx": 4096})
     await client.registry.delete("demo")
     _, patched, deleted = await audit(client)
     assert (patched.command, patched.changes[0].after) == ("model.patch", {"n_ctx": 4096})
     assert deleted.changes[0].after is None
 
 
-async def test_what_is_refused_is_on_record_with_its_code(supervisor: Bus, client: Client) -> None:
+async def test_a_refusal_is_audited_with_its_code(supervisor: Bus, client: Client) -> None:
     with pytest.raises(ModelNotFound):
-        await client.registry.delete("nobody")
+        await client.registry.delete("unknown")
     await client.registry.put(DEMO)
     with pytest.raises(Conflict):
         await client.registry.put(msgspec.structs.replace(DEMO, n_ctx=1024), revision=99)
     await client.bus.nc.request(subjects.MODEL_PUT(), b"nonsense", timeout=5)
     first, _, third, fourth = await audit(client)
-    codes = [each.error.code if each.error else None for each in (first, third, fourth)]
+    codes = [record.error.code if record.error else None for record in (first, third, fourth)]
     assert codes == ["model_not_found", "conflict", "invalid_json"]
-    assert {each.outcome for each in (first, third, fourth)} == {AuditOutcome.REFUSED}
+    assert {record.outcome for record in (first, third, fourth)} == {AuditOutcome.REFUSED}
     assert not third.changes
 
 
-async def test_a_question_and_a_dry_run_are_nobodys_business(supervisor: Bus, client: Client) -> None:
+async def test_a_read_and_a_dry_run_are_not_audited(supervisor: Bus, client: Client) -> None:
     put = PutModel(**msgspec.structs.asdict(DEMO))
     await client.registry.records()
     await client.bus.call(subjects.MODEL_LIST, ListModels())
@@ -102,10 +102,10 @@ async def test_a_question_and_a_dry_run_are_nobodys_business(supervisor: Bus, cl
     assert [change.what for change in applied.changes] == ["model demo"]
 
 
-async def test_over_http_it_is_the_key_and_nothing_a_client_says(
+async def test_the_actor_over_http_is_the_key_and_ignores_client_headers(
     yard: Yard, supervisor: Bus, client: Client
 ) -> None:
-    forged = actor_headers(Actor(role=Role.OPERATOR, key="somebody-else", user="root", address="8.8.8.8"))
+    forged = actor_headers(Actor(role=Role.OPERATOR, key="another", user="root", address="8.8.8.8"))
     async with gateway(yard) as url, aiohttp.ClientSession() as session:
         for name in ("one", "two"):
             spec = ModelSpec(name=name, path="demo.gguf")
@@ -115,30 +115,34 @@ async def test_over_http_it_is_the_key_and_nothing_a_client_says(
                 headers={**forged, "Authorization": f"Bearer {KEY}", "X-Forwarded-For": "8.8.8.8"},
             ) as answer:
                 assert answer.status == 200, await answer.text()
-    for each in await audit(client):
-        assert each.by.role is Role.GATEWAY
-        assert (each.by.address, each.by.user) == ("127.0.0.1", None)
-        assert each.by.key is not None
-        assert len(each.by.key) == 12
-        assert each.by.key not in ("somebody-else", KEY)
+    for record in await audit(client):
+        assert record.by.role is Role.GATEWAY
+        assert (record.by.address, record.by.user) == ("127.0.0.1", None)
+        assert record.by.key is not None
+        assert len(record.by.key) == 12
+        assert record.by.key not in ("another", KEY)
 
 
-async def test_over_nats_a_user_is_what_he_says_and_never_a_key(supervisor: Bus, client: Client) -> None:
-    said = actor_headers(Actor(role=Role.GATEWAY, key="k", user="eve", address="1.1.1.1"))
-    data = subjects.GROUP_DELETE.encode(GroupRef(name="nobody"))
-    await client.bus.nc.request(subjects.GROUP_DELETE(), data, timeout=5, headers=said)
+async def test_the_actor_over_nats_is_the_reported_user_and_never_a_key(
+    supervisor: Bus, client: Client
+) -> None:
+    headers = actor_headers(Actor(role=Role.GATEWAY, key="k", user="eve", address="1.1.1.1"))
+    data = subjects.GROUP_DELETE.encode(GroupRef(name="unknown"))
+    await client.bus.nc.request(subjects.GROUP_DELETE(), data, timeout=5, headers=headers)
     (refused,) = await audit(client)
     assert refused.by == Actor(role=Role.OPERATOR, user="eve")
 
 
-async def test_the_command_shows_and_filters_it(yard: Yard, supervisor: Bus, client: Client) -> None:
+async def test_the_command_shows_and_filters_audit_records(
+    yard: Yard, supervisor: Bus, client: Client
+) -> None:
     await client.registry.put(DEMO)
     with pytest.raises(ModelNotFound):
-        await client.registry.delete("nobody")
+        await client.registry.delete("unknown")
     everything = (await run(yard, "audit")).out.splitlines()
     assert len(everything) == 2
     assert "model.put demo  model demo added" in everything[0]
-    assert "model.delete nobody  refused (model_not_found)" in everything[1]
+    assert "model.delete unknown  refused (model_not_found)" in everything[1]
     assert (await run(yard, "audit", "--refused")).out.splitlines() == everything[1:]
     only = await run(yard, "audit", "--what", "demo", "--who", "testnode")
     assert only.out.splitlines() == everything[:1]

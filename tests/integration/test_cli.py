@@ -21,7 +21,7 @@ async def test_list_shows_models_with_their_state_and_size(yard: Yard, standins:
     assert (plain.code, plain.err) == (0, "")
     header, *rows = [line.split() for line in plain.out.splitlines()]
     assert header == ["MODEL", "MODE", "STATE", "SIZE", "ALIASES"]
-    assert ["demo", "chat", "ready", "2.0", "MB", "d,", "first"] in rows
+    assert ["demo", "chat", "ready", "1.9", "MiB", "d,", "first"] in rows
     assert ["org/slow:Q4", "embedding", "stopped", "-"] in rows
     by_name = {model["name"]: model for model in (await run(yard, "list", "--json")).document}
     assert by_name["demo"]["state"] == "ready"
@@ -29,13 +29,15 @@ async def test_list_shows_models_with_their_state_and_size(yard: Yard, standins:
     assert by_name["demo"]["aliases"] == ["d", "first"]
 
 
-async def test_an_empty_yard_says_what_to_do_next(yard: Yard) -> None:
+async def test_an_empty_yard_suggests_the_next_command(yard: Yard) -> None:
     assert "yard pull" in (await run(yard, "list")).out
     assert (await run(yard, "list", "--json")).document == []
     assert (await run(yard, "ps")).out == "Nothing runs now.\n"
 
 
-async def test_ps_shows_what_runs_and_why_something_failed(yard: Yard, standins: Services) -> None:
+async def test_ps_shows_running_instances_and_the_errors_of_failed_ones(
+    yard: Yard, standins: Services
+) -> None:
     put = standins.supervisor.put
     await put(instance("i1", "demo", InstanceState.READY))
     await put(instance("i2", "broken", InstanceState.FAILED, error="The engine ended."))
@@ -45,7 +47,7 @@ async def test_ps_shows_what_runs_and_why_something_failed(yard: Yard, standins:
     assert "i1" in plain.out
     assert "i3" not in plain.out
     assert "i2 (broken): The engine ended." in plain.out
-    assert {each["instance"] for each in (await run(yard, "ps", "--json")).document} == {"i1", "i2"}
+    assert {row["instance"] for row in (await run(yard, "ps", "--json")).document} == {"i1", "i2"}
     assert len((await run(yard, "ps", "--all", "--json")).document) == 3
 
 
@@ -56,21 +58,21 @@ async def test_start_waits_until_the_model_is_ready(yard: Yard, standins: Servic
     assert (await run(yard, "start", "demo", "--json")).document["state"] == "ready"
 
 
-async def test_start_need_not_wait(yard: Yard, standins: Services) -> None:
+async def test_start_without_waiting_returns_when_accepted(yard: Yard, standins: Services) -> None:
     plain = await run(yard, "start", "demo", "--no-wait")
     assert (plain.code, plain.out) == (0, "demo is starting (instance de1).\n")
     assert (await run(yard, "start", "demo", "--no-wait", "--json")).document["instance"] == "de1"
 
 
-async def test_a_start_that_fails_tells_the_engines_reason(yard: Yard, standins: Services) -> None:
+async def test_a_failed_start_prints_the_error_of_the_engine(yard: Yard, standins: Services) -> None:
     assert await refused(yard, "start", "broken") == "model_start_failed"
     assert "out of memory" in (await run(yard, "start", "broken")).err
     assert await refused(yard, "start", "other") == "model_not_found"
 
 
-async def test_a_start_that_takes_too_long_or_is_interrupted_goes_on(yard: Yard, standins: Services) -> None:
+async def test_a_start_continues_after_a_timeout_or_an_interrupt(yard: Yard, standins: Services) -> None:
     late = await run(yard, "start", "org/slow:Q4", "--timeout", "1s")
-    assert (late.code, late.err) == (1, "yard: org/slow:Q4 was not ready after 1s; it goes on starting.\n")
+    assert (late.code, late.err) == (1, "yard: org/slow:Q4 was not ready after 1s; it is still starting.\n")
     process = await begin(yard, "start", "org/slow:Q4")
     assert process.stdout is not None
     async with asyncio.timeout(TIMEOUT_S):
@@ -78,23 +80,23 @@ async def test_a_start_that_takes_too_long_or_is_interrupted_goes_on(yard: Yard,
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
     assert process.returncode == 130
-    assert "org/slow:Q4 goes on starting" in err.decode()
+    assert "org/slow:Q4 is still starting" in err.decode()
     assert "Traceback" not in err.decode()
 
 
-async def test_stop_names_what_it_stops(yard: Yard, standins: Services) -> None:
+async def test_stop_names_the_stopping_instances(yard: Yard, standins: Services) -> None:
     assert (await run(yard, "stop", "demo")).out == "demo is stopping (de1).\n"
     assert (await run(yard, "stop", "broken")).out == "broken did not run.\n"
     assert (await run(yard, "stop", "demo", "--json")).document == {"model": "demo", "instances": ["de1"]}
     assert await refused(yard, "stop", "other") == "model_not_found"
 
 
-async def test_pull_tells_the_way_and_what_to_do_next(yard: Yard, standins: Services) -> None:
+async def test_pull_prints_progress_and_the_next_command(yard: Yard, standins: Services) -> None:
     plain = await run(yard, "pull", "org/demo", "--name", "demo")
     assert (plain.code, plain.err) == (0, "")
     lines = plain.out.splitlines()
     assert lines[0] == "demo: queued"
-    assert "demo: finished, 2.0 MB of 2.0 MB" in lines
+    assert "demo: finished, 1.9 MiB of 1.9 MiB" in lines
     assert lines[-1] == "demo is in the yard. Talk to it: yard chat demo"
     embedder = await run(yard, "pull", "org/demo", "--name", "org/slow:Q4")
     assert embedder.out.splitlines()[-1].endswith("start it: yard start org/slow:Q4")
@@ -103,7 +105,7 @@ async def test_pull_tells_the_way_and_what_to_do_next(yard: Yard, standins: Serv
     assert updates[-1]["bytes_done"] == 2_000_000
 
 
-async def test_a_pull_that_fails_tells_why(yard: Yard, standins: Services) -> None:
+async def test_a_failed_pull_prints_its_error(yard: Yard, standins: Services) -> None:
     assert await refused(yard, "pull", "org/gone") == "not_found"
     assert await refused(yard, "pull", "org/wrong") == "bad_request"
     standins.downloader.cancelled.set()
@@ -118,7 +120,7 @@ async def test_an_interrupted_pull_leaves_the_download_running(yard: Yard, stand
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
     assert process.returncode == 130
-    assert err.decode().strip() == "The download goes on; `yard pull org/long` shows it again."
+    assert err.decode().strip() == "The download continues; `yard pull org/long` shows it again."
     assert not standins.downloader.cancelled.is_set()
 
 
@@ -139,7 +141,7 @@ async def test_logs_shows_lines_and_follows(yard: Yard, standins: Services) -> N
     assert process.returncode == 130
 
 
-async def test_events_shows_what_happened_lately(yard: Yard, standins: Services) -> None:
+async def test_events_shows_recent_events_and_follows(yard: Yard, standins: Services) -> None:
     await standins.supervisor.put(instance("i1", "demo", InstanceState.READY))
     plain = await run(yard, "events")
     assert plain.code == 0
@@ -165,7 +167,7 @@ async def test_events_shows_what_happened_lately(yard: Yard, standins: Services)
     assert process.returncode == 130
 
 
-async def test_a_reader_that_has_seen_enough_ends_the_command_quietly(yard: Yard, standins: Services) -> None:
+async def test_a_closed_pipe_ends_the_command_quietly(yard: Yard, standins: Services) -> None:
     for number in range(300):
         await standins.supervisor.put(instance(f"i{number}", "demo", InstanceState.READY))
     for verb in ("events", "ps", "list"):
@@ -193,9 +195,9 @@ async def test_usage_is_summed_up_by_model(yard: Yard, standins: Services) -> No
     assert (await run(yard, "usage", "--model", "none")).out == "No requests were made in that time.\n"
 
 
-async def test_a_terminal_shows_progress_in_place(yard: Yard, standins: Services) -> None:
+async def test_a_terminal_redraws_progress(yard: Yard, standins: Services) -> None:
     pull = await on_terminal(yard, "pull", "org/demo")
-    assert "MB of 2.0 MB" in await pull.see("org/demo is in the yard.")
+    assert "MiB of 1.9 MiB" in await pull.see("org/demo is in the yard.")
     assert await pull.end() == 0
     start = await on_terminal(yard, "start", "demo")
     await start.see("demo is ready after 2s.")

@@ -8,7 +8,7 @@ from tests.standins import Services
 from tests.support import Yard
 
 
-async def test_chat_answers_a_prompt_from_the_line_or_from_a_pipe(yard: Yard, standins: Services) -> None:
+async def test_chat_answers_a_prompt_from_an_argument_or_a_pipe(yard: Yard, standins: Services) -> None:
     assert (await run(yard, "chat", "demo", "you")).out == "Hello, you!\n"
     assert (await run(yard, "chat", "demo", stdin="piped\n", PYTHONUTF8="1")).out == "Hello, piped!\n"
     deltas = (await run(yard, "chat", "demo", "you", "--system", "be brief", "--json")).lines
@@ -19,7 +19,7 @@ async def test_chat_answers_a_prompt_from_the_line_or_from_a_pipe(yard: Yard, st
     ]
 
 
-async def test_a_chat_that_is_refused_or_breaks_off_says_so(yard: Yard, standins: Services) -> None:
+async def test_a_refused_or_interrupted_chat_prints_its_error(yard: Yard, standins: Services) -> None:
     assert await refused(yard, "chat", "other", "hi") == "model_not_found"
     assert await refused(yard, "chat", "demo", "break") == "engine_failed"
     assert await refused(yard, "chat", "demo", "") == "bad_request"
@@ -37,7 +37,7 @@ async def test_an_interrupted_answer_is_cancelled(yard: Yard, standins: Services
     assert process.returncode == 130
 
 
-async def test_a_conversation_remembers_and_ctrl_c_breaks_off_one_answer(
+async def test_a_conversation_keeps_its_history_and_ctrl_c_cancels_one_answer(
     yard: Yard, standins: Services
 ) -> None:
     terminal = await on_terminal(yard, "chat", "demo")
@@ -58,8 +58,8 @@ async def test_a_conversation_remembers_and_ctrl_c_breaks_off_one_answer(
     await terminal.see("> ")
     terminal.type("\x04")
     assert await terminal.end() == 0
-    said = [message["content"] for message in standins.gateway.bodies[-1]["messages"]]  # type: ignore[attr-defined]
-    assert said == ["you", "Hello, you!", "endless", "Hello, endless!", "again"]
+    contents = [message["content"] for message in standins.gateway.bodies[-1]["messages"]]  # type: ignore[attr-defined]
+    assert contents == ["you", "Hello, you!", "endless", "Hello, endless!", "again"]
 
 
 async def test_ctrl_c_at_the_prompt_ends_a_conversation(yard: Yard, standins: Services) -> None:

@@ -37,13 +37,13 @@ def slow_down(hub: Hub, name: str) -> None:
     hub.file(f"org/{name}", f"{name}-Q4_K_M.gguf").faults.bytes_per_s = 1000
 
 
-async def test_many_are_pulled_at_once_and_what_failed_is_told(yard: Yard, queue: Queue) -> None:
+async def test_several_references_are_pulled_and_failures_are_printed(yard: Yard, queue: Queue) -> None:
     done = await run(yard, "pull", "org/a", "org/b,nonsense", "org/none")
     assert done.code == 1
     assert "org/a: finished" in done.out
     assert "org/b: finished" in done.out
     assert [line.split(":")[1].strip() for line in done.err.splitlines()[:2]] == ["nonsense", "org/none"]
-    assert done.err.splitlines()[-1] == "yard: 2 of 4 models were not fetched."
+    assert done.err.splitlines()[-1] == "yard: 2 of 4 models were not downloaded."
     assert sorted(queue.registry.models) == ["org/a", "org/b"]
 
 
@@ -54,27 +54,29 @@ async def test_references_are_read_from_standard_input(yard: Yard, queue: Queue)
     assert ends == {"org/a": "finished", "org/b": "finished"}
 
 
-async def test_a_name_goes_with_one_model_only(yard: Yard, queue: Queue) -> None:
+async def test_a_name_for_several_references_is_refused(yard: Yard, queue: Queue) -> None:
     assert await refused(yard, "pull", "org/a", "org/b", "--name", "mine") == "bad_request"
     assert queue.downloads.values == {}
 
 
-async def test_several_have_their_bars_on_a_terminal(yard: Yard, queue: Queue) -> None:
+async def test_several_downloads_have_bars_on_a_terminal(yard: Yard, queue: Queue) -> None:
     terminal = await on_terminal(yard, "pull", "org/a", "org/b")
     await terminal.see("org/")
     assert await terminal.end() == 0
     assert {each.state for each in queue.downloads.values.values()} == {_S.FINISHED}
 
 
-async def test_the_queue_is_listed_and_ordered_by_ids_and_names(yard: Yard, hub: Hub, queue: Queue) -> None:
+async def test_the_queue_is_listed_and_changed_by_ids_and_names(yard: Yard, hub: Hub, queue: Queue) -> None:
     for name in "abc":
         slow_down(hub, name)
     queued = await run(yard, "pull", "org/a org/b org/c", "--detach", "--limit", "20kB")
     assert (queued.code, len(queued.out.splitlines())) == (0, 3)
-    await queue.until(lambda known: sum(each.state is _S.TRANSFERRING for each in known.values()) == 2)
+    await queue.until(
+        lambda known: sum(download.state is _S.TRANSFERRING for download in known.values()) == 2
+    )
     listed = (await run(yard, "downloads", "--json")).document
-    assert [each["model"] for each in listed] == ["org/a", "org/b", "org/c"]
-    assert {each["limit_bytes_s"] for each in listed} == {20_000}
+    assert [download["model"] for download in listed] == ["org/a", "org/b", "org/c"]
+    assert {download["limit_bytes_s"] for download in listed} == {20_000}
     assert (await run(yard, "downloads", "pause", "org/a")).out == "org/a: paused\n"
     assert await refused(yard, "downloads", "move", "org/a") == "conflict"
     assert await refused(yard, "downloads", "pause", "org/x") == "not_found"
@@ -90,7 +92,7 @@ async def test_the_queue_is_listed_and_ordered_by_ids_and_names(yard: Yard, hub:
     assert (await run(yard, "downloads", "--json")).document == []
 
 
-async def test_the_log_shows_every_step_as_it_happens(yard: Yard, hub: Hub, queue: Queue) -> None:
+async def test_the_log_prints_every_update(yard: Yard, hub: Hub, queue: Queue) -> None:
     slow_down(hub, "a")
     await queue.until_state(await queue.start("org/a"), _S.TRANSFERRING)
     process = await begin(yard, "downloads", "--log")

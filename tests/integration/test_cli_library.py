@@ -31,7 +31,7 @@ async def test_the_library_is_listed_by_name_size_or_date(yard: Yard, seen: Show
     assert [one["store"] for one in listed["stores"]] == ["models"]
 
 
-async def test_one_is_shown_described_checked_deleted_and_restored(
+async def test_an_entry_is_shown_described_verified_deleted_and_restored(
     yard: Yard, settings: Settings, seen: Shown
 ) -> None:
     described = await run(yard, "library", "describe", "small-Q4_K_M", "The small one.")
@@ -52,7 +52,7 @@ async def test_one_is_shown_described_checked_deleted_and_restored(
     assert json.loads((await run(yard, "library", "trash", "--json")).out) == []
 
 
-async def test_what_is_damaged_is_a_failure_with_the_way_out(
+async def test_a_damaged_entry_fails_with_the_repair_command(
     yard: Yard, settings: Settings, seen: Shown
 ) -> None:
     await run(yard, "library", "verify", "small-Q4_K_M")
@@ -64,7 +64,7 @@ async def test_what_is_damaged_is_a_failure_with_the_way_out(
     assert "yard library repair org/small/small-Q4_K_M.gguf" in done.err
 
 
-async def test_what_cannot_be_done_is_said(yard: Yard, settings: Settings, seen: Shown) -> None:
+async def test_an_unknown_or_ambiguous_entry_is_refused(yard: Yard, settings: Settings, seen: Shown) -> None:
     assert await refused(yard, "library", "show", "nothing") == "not_found"
     assert await refused(yard, "library", "restore", "nothing") == "not_found"
     put(settings.models, "other/small/small-Q4_K_M.gguf", gguf())

@@ -14,7 +14,7 @@ from tests.commands import run
 from tests.support import Yard
 
 
-async def test_without_a_broker_every_command_says_so_soon(yard: Yard) -> None:
+async def test_without_a_broker_every_command_fails_within_seconds(yard: Yard) -> None:
     began = time.monotonic()
     lines = (
         "list",
@@ -51,14 +51,14 @@ async def test_without_a_broker_every_command_says_so_soon(yard: Yard) -> None:
         ("export",),
     ],
 )
-async def test_a_service_that_is_not_there_is_named(yard: Yard, args: tuple[str, ...]) -> None:
+async def test_a_missing_service_is_named(yard: Yard, args: tuple[str, ...]) -> None:
     done = await run(yard, *args)
     assert done.code == 3
     assert "is not there to answer" in done.err
     assert "`yard up`" in done.err
 
 
-async def test_another_home_is_told(yard: Yard, tmp_path: Path) -> None:
+async def test_another_home_is_reported(yard: Yard, tmp_path: Path) -> None:
     done = await run(yard, "list", YARD_HOME=str(tmp_path / "elsewhere"))
     assert done.code == 3
     assert "is YARD_HOME right" in done.err
@@ -86,14 +86,14 @@ async def test_a_wrong_command_line_is_a_usage_error(yard: Yard, args: tuple[str
         *("apply", "export", "import", "edit", "rename", "rm", "history", "undo"),
     ],
 )
-async def test_every_verb_explains_itself(yard: Yard, verb: str) -> None:
+async def test_every_verb_has_a_help_page(yard: Yard, verb: str) -> None:
     done = await run(yard, *filter(None, [verb]), "--help")
     assert done.code == 0
     assert done.out.startswith(f"usage: yard {verb}".rstrip())
     assert verb in ("", "up") or "--json" in done.out
 
 
-async def test_init_prepares_a_home_once(tmp_path: Path) -> None:
+async def test_init_prepares_a_home_and_keeps_its_keys(tmp_path: Path) -> None:
     home = tmp_path / "fresh"
     environment = {**os.environ, "YARD_HOME": str(home)}
     words = [sys.executable, "-m", "modelyard.cli", "init", "--nats-host", "0.0.0.0", "--nats-port", "4333"]
@@ -113,25 +113,25 @@ async def test_init_prepares_a_home_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "words", "code", "said"),
+    ("place", "words", "code", "sentence"),
     [
         ("file/home", (), 78, "cannot be written"),
         ("home", ("--nats-port", "99999"), 2, "not a port"),
     ],
 )
-async def test_init_says_in_a_sentence_why_it_cannot(
-    tmp_path: Path, place: str, words: tuple[str, ...], code: int, said: str
+async def test_init_fails_with_a_sentence(
+    tmp_path: Path, place: str, words: tuple[str, ...], code: int, sentence: str
 ) -> None:
     (tmp_path / "file").touch()
     environment = {**os.environ, "YARD_HOME": str(tmp_path / place)}
     line = [sys.executable, "-m", "modelyard.cli", "init", *words]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == code
-    assert said in done.stderr
+    assert sentence in done.stderr
     assert "Traceback" not in done.stderr
 
 
-async def test_up_says_in_a_sentence_why_it_cannot_write(tmp_path: Path) -> None:
+async def test_up_fails_with_a_sentence_where_it_cannot_write(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     environment = {**os.environ, "YARD_HOME": str(tmp_path / "file" / "home")}
     line = [sys.executable, "-m", "modelyard.cli", "up"]

@@ -62,7 +62,7 @@ async def shell(yard: Yard, settings: Settings, tmp_path: Path) -> AsyncIterator
         )
 
 
-async def test_apply_shows_what_changes_and_does_it(shell: Shell) -> None:
+async def test_apply_shows_the_changes_and_makes_them(shell: Shell) -> None:
     new = await shell.apply(FILE)
     assert (new.code, new.err) == (0, "")
     assert new.out == "+ demo  demo.gguf\n+ second  second.gguf\n2 stored, 0 deleted.\n"
@@ -78,7 +78,7 @@ async def test_apply_shows_what_changes_and_does_it(shell: Shell) -> None:
     assert await shell.names() == ["demo"]
 
 
-async def test_apply_does_all_or_nothing(shell: Shell) -> None:
+async def test_apply_makes_all_changes_or_none(shell: Shell) -> None:
     await shell.registry.put(ModelSpec(name="there", path="there.gguf", aliases=("d",)))
     clash = await shell.apply(FILE)
     assert (clash.code, clash.err) == (1, "yard: The name 'd' belongs to the model 'there' already.\n")
@@ -110,7 +110,7 @@ async def test_apply_asks_on_a_terminal(shell: Shell) -> None:
     assert await screen.end() == 0
 
 
-async def test_what_is_exported_can_be_applied(shell: Shell) -> None:
+async def test_an_export_can_be_applied(shell: Shell) -> None:
     await shell.apply(FILE)
     exported = await shell.run("export")
     assert tomllib.loads(exported.out) == tomllib.loads(FILE)
@@ -121,7 +121,7 @@ async def test_what_is_exported_can_be_applied(shell: Shell) -> None:
     assert piped.out == "- second\n0 stored, 1 deleted.\n"
 
 
-async def test_import_takes_over_what_it_can_and_names_the_rest(shell: Shell, tmp_path: Path) -> None:
+async def test_import_names_the_models_that_it_cannot_import(shell: Shell, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(
         "models:\n"
@@ -131,7 +131,7 @@ async def test_import_takes_over_what_it_can_and_names_the_rest(shell: Shell, tm
     words = ("import", str(config), "--root", "/srv/m")
     stopped = await shell.run(*words)
     assert stopped.code == 1
-    assert "bad cannot be taken over: it runs docker" in stopped.err
+    assert "bad cannot be imported: it runs docker" in stopped.err
     assert "--skip leaves them out" in stopped.err
     assert await shell.names() == []
     printed = await shell.run(*words, "--skip", "--print")
@@ -160,7 +160,7 @@ async def test_edit_changes_fields_or_opens_an_editor(shell: Shell) -> None:
     assert (broken.code, broken.err) == (1, "yard: The editor 'false' failed; nothing was changed.\n")
 
 
-async def test_what_was_done_to_a_model_is_told_and_undone(shell: Shell) -> None:
+async def test_changes_of_a_model_are_listed_and_undone(shell: Shell) -> None:
     await shell.apply(FILE)
     await shell.run("edit", "demo", "n_ctx=4096")
     assert (await shell.run("rm", "demo")).out.endswith("`yard undo demo` brings it back.\n")

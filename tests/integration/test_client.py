@@ -38,7 +38,7 @@ def user(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-async def test_without_arguments_the_environment_says_where_the_yard_is(
+async def test_without_arguments_the_environment_selects_the_yard(
     yard: Yard, standins: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("YARD_HOME", str(yard.settings.home))
@@ -47,13 +47,13 @@ async def test_without_arguments_the_environment_says_where_the_yard_is(
         assert "demo" in await client.models()
 
 
-async def test_a_broker_that_is_not_there_is_told_in_time(settings: Settings, yard: Yard) -> None:
+async def test_an_unreachable_broker_is_raised_in_time(settings: Settings, yard: Yard) -> None:
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1 does not answer"):
         async with Client.connect(yard.settings, "nats://127.0.0.1:1", timeout_s=0.5):
             pass
 
 
-async def test_state_is_read_by_key_and_what_was_deleted_is_not_there(yard: Yard, client: Client) -> None:
+async def test_state_is_read_by_key_without_deleted_values(yard: Yard, client: Client) -> None:
     supervisor, monitor = await yard.bus(Role.SUPERVISOR), await yard.bus(Role.MONITOR)
     assert await client.models() == {}
     models, instances = BucketStore(supervisor, buckets.MODELS), BucketStore(supervisor, buckets.INSTANCES)
@@ -98,7 +98,7 @@ async def test_a_bucket_of_many_values_is_read_whole(yard: Yard, client: Client)
     assert len(await client.downloads()) == 2501
 
 
-async def test_commands_without_a_service_say_which_one_is_missing(client: Client) -> None:
+async def test_commands_without_a_service_name_it(client: Client) -> None:
     with pytest.raises(ServiceUnavailable, match="supervisor"):
         await client.start("demo")
     with pytest.raises(ServiceUnavailable, match="downloader"):
@@ -116,7 +116,7 @@ async def test_a_model_is_started_and_waited_for(client: Client, standins: Servi
     assert (await client.stop("demo")).instances == ("de1",)
 
 
-async def test_a_start_that_fails_is_raised_with_the_engines_reason(
+async def test_a_failed_start_is_raised_with_the_error_of_the_engine(
     client: Client, standins: Services
 ) -> None:
     starting = await client.start("broken")
@@ -126,9 +126,7 @@ async def test_a_start_that_fails_is_raised_with_the_engines_reason(
         await client.wait_ready("broken", 5.0)
 
 
-async def test_an_earlier_failure_is_not_taken_for_that_of_this_start(
-    client: Client, standins: Services
-) -> None:
+async def test_an_earlier_failure_does_not_fail_this_start(client: Client, standins: Services) -> None:
     supervisor = standins.supervisor
     await supervisor.put(instance("old", "demo", InstanceState.FAILED, at=99.0, error="old"))
     waiting = asyncio.ensure_future(client.wait_ready("demo", 5.0, instance="de1"))
@@ -152,7 +150,7 @@ async def test_waiting_ends_when_the_model_is_stopped_or_takes_too_long(
         await anext(steps)
 
 
-async def test_a_pull_gives_every_update_until_the_end(client: Client, standins: Services) -> None:
+async def test_a_pull_yields_every_update_until_the_end(client: Client, standins: Services) -> None:
     async with asyncio.timeout(10):
         updates = [update async for update in client.pull("org/demo", "mine")]
     assert updates[0].state is DownloadState.QUEUED
@@ -162,17 +160,17 @@ async def test_a_pull_gives_every_update_until_the_end(client: Client, standins:
     assert all(before != after for before, after in pairwise(updates))
 
 
-async def test_a_pull_sees_the_end_though_no_message_told_it(client: Client, standins: Services) -> None:
+async def test_a_pull_reads_the_bucket_when_updates_are_lost(client: Client, standins: Services) -> None:
     async with asyncio.timeout(10):
         updates = [update.state async for update in client.pull("org/quiet")]
     assert updates == [DownloadState.QUEUED, DownloadState.FINISHED]
 
 
-async def test_a_pull_goes_on_over_a_broker_that_was_killed(
+async def test_a_pull_survives_a_restart_of_the_broker(
     yard: Yard, client: Client, standins: Services
 ) -> None:
     async with asyncio.timeout(30), aclosing(client.pull("org/long")) as updates:
-        # Progress comes on its own way: here nothing else is told before somebody ends the download.
+        # Progress is not an event: no other update comes before the download is cancelled.
         while not (await anext(updates)).speed_bytes_s:
             pass
         back = asyncio.Event()
@@ -186,7 +184,7 @@ async def test_a_pull_goes_on_over_a_broker_that_was_killed(
         assert [update.state async for update in updates][-1] is DownloadState.CANCELLED
 
 
-async def test_a_download_can_be_cancelled_by_another(client: Client, standins: Services) -> None:
+async def test_a_download_can_be_cancelled_while_it_is_followed(client: Client, standins: Services) -> None:
     async with asyncio.timeout(10), aclosing(client.pull("org/long")) as updates:
         first = await anext(updates)
         await client.cancel_download(first.download)
@@ -197,16 +195,14 @@ async def test_a_download_can_be_cancelled_by_another(client: Client, standins: 
         await anext(client.pull("org/wrong"))
 
 
-async def test_usage_is_asked_for_as_given(client: Client, standins: Services) -> None:
+async def test_a_usage_query_has_the_given_fields(client: Client, standins: Services) -> None:
     report = await client.usage(since=5.0, model="demo", recent=3)
     assert report.rows[0].requests == 12
     query = standins.monitor.queries[0]
     assert (query.since, query.model, query.recent) == (5.0, "demo", 3)
 
 
-async def test_events_of_every_kind_are_given_from_the_past_into_the_present(
-    client: Client, standins: Services
-) -> None:
+async def test_stored_events_are_followed_by_new_ones(client: Client, standins: Services) -> None:
     await standins.supervisor.put(instance("i1", "demo", InstanceState.READY))
     async with asyncio.timeout(10):
         [old] = [event async for event in client.events(follow=False)]
@@ -255,7 +251,7 @@ async def test_logs_can_be_followed(yard: Yard, client: Client, standins: Servic
         assert (await anext(lines)).text == "two"
 
 
-async def test_logs_of_a_model_since_a_while_are_those_of_all_its_instances(
+async def test_logs_of_a_model_since_a_time_are_those_of_all_its_instances(
     yard: Yard, client: Client, standins: Services
 ) -> None:
     put = standins.supervisor.put
@@ -277,7 +273,7 @@ async def test_logs_of_a_model_since_a_while_are_those_of_all_its_instances(
     assert await lines("demo", since=time.time() + 60) == []
 
 
-async def test_chat_gives_the_text_in_pieces(client: Client, standins: Services) -> None:
+async def test_chat_yields_the_text_in_pieces(client: Client, standins: Services) -> None:
     pieces = [text async for text in client.chat("demo", user("you \u00e4\u00f6\u00fc"), temperature=0.5)]
     assert pieces == ["Hello, ", "you \u00e4\u00f6\u00fc", "!"]
     [body] = standins.gateway.bodies
@@ -290,7 +286,7 @@ async def test_chat_gives_the_text_in_pieces(client: Client, standins: Services)
     assert standins.gateway.cancelled.empty(), "an answer that was read to its end is not cancelled"
 
 
-async def test_what_the_gateway_refuses_is_raised(client: Client, standins: Services) -> None:
+async def test_a_refusal_of_the_gateway_is_raised(client: Client, standins: Services) -> None:
     with pytest.raises(QueueFull):
         await anext(client.chat("demo", user("full")))
     with pytest.raises(ModelNotFound):
@@ -299,7 +295,7 @@ async def test_what_the_gateway_refuses_is_raised(client: Client, standins: Serv
         client.chat("demo", user("hi"), stream=False)
 
 
-async def test_an_answer_that_breaks_off_ends_with_its_error(client: Client, standins: Services) -> None:
+async def test_an_interrupted_answer_ends_with_its_error(client: Client, standins: Services) -> None:
     pieces = []
     with pytest.raises(EngineFailed, match="broke off"):
         async for text in client.chat("demo", user("break")):
@@ -307,7 +303,7 @@ async def test_an_answer_that_breaks_off_ends_with_its_error(client: Client, sta
     assert pieces == ["Hello, ", "break", "!"]
 
 
-async def test_an_answer_never_ends_silently_before_its_end(client: Client, standins: Services) -> None:
+async def test_an_incomplete_answer_is_an_error(client: Client, standins: Services) -> None:
     # What an engine refuses comes as the JSON it would send over HTTP, not as a stream.
     with pytest.raises(BadRequest, match="Too long"):
         await anext(client.chat("demo", user("nonsense")))
@@ -315,14 +311,14 @@ async def test_an_answer_never_ends_silently_before_its_end(client: Client, stan
         [text async for text in client.chat("demo", user("cut"))]
 
 
-async def test_an_answer_left_early_is_cancelled(client: Client, standins: Services) -> None:
+async def test_closing_an_answer_cancels_the_request(client: Client, standins: Services) -> None:
     async with aclosing(client.chat("demo", user("endless"))) as pieces:
         assert await anext(pieces) == "Hello, "
     async with asyncio.timeout(5):
         assert await standins.gateway.cancelled.get() == standins.gateway.requests[0]
 
 
-async def test_an_answer_that_goes_silent_is_given_up_and_cancelled(
+async def test_an_answer_without_pieces_times_out_and_is_cancelled(
     client: Client, standins: Services
 ) -> None:
     with pytest.raises(DeadlineExceeded, match="Nothing more of the answer came"):
@@ -331,7 +327,7 @@ async def test_an_answer_that_goes_silent_is_given_up_and_cancelled(
         assert await standins.gateway.cancelled.get() == standins.gateway.requests[0]
 
 
-async def test_an_answer_over_a_lost_connection_is_an_error_never_an_answer_with_a_hole(
+async def test_a_lost_connection_in_an_answer_is_an_error(
     yard: Yard, client: Client, standins: Services
 ) -> None:
     async with asyncio.timeout(20), aclosing(client.chat("demo", user("endless"))) as pieces:
@@ -345,7 +341,7 @@ async def test_an_answer_over_a_lost_connection_is_an_error_never_an_answer_with
             await anext(pieces)
 
 
-async def test_a_broker_without_a_yard_is_told_from_one_with_none_of_its_services(settings: Settings) -> None:
+async def test_a_broker_without_a_yard_has_an_error_of_its_own(settings: Settings) -> None:
     from modelyard.up.broker import start_broker
     from modelyard.up.child import claim_port
 
@@ -361,7 +357,7 @@ async def test_a_broker_without_a_yard_is_told_from_one_with_none_of_its_service
         await broker.stop(2.0)
 
 
-def test_the_client_is_found_where_scripts_look_for_it() -> None:
+def test_the_package_exports_the_client() -> None:
     import modelyard
 
     assert modelyard.Client is Client

@@ -62,7 +62,7 @@ async def test_files_outside_lfs_have_a_size_and_a_git_hash(hub: Hub) -> None:
 
 async def test_a_revision_is_requested(hub: Hub) -> None:
     assert (await listing_of(hub, f"{NAME}@v1")).commit == hub.repos[NAME].sha
-    assert "/revision/v1" in hub.seen[-1].path
+    assert "/revision/v1" in hub.requests[-1].path
     assert (await refusal(hub, f"{NAME}@v2")).code == "revision_not_found"
 
 

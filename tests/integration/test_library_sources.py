@@ -52,11 +52,11 @@ async def test_what_was_pulled_is_known_and_only_its_damaged_file_is_fetched_aga
         second.write_bytes(gguf("Part 2")[:-1] + b"\1")
         ended = await seen.ended(await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key)))
         assert ended.damaged == (f"{REPO}/{second.name}",)
-        before = len(hub.seen)
+        before = len(hub.requests)
         ended = await seen.ended(await seen.bus.call(subjects.LIBRARY_REPAIR, LibraryRef(entry=entry.key)))
         assert (ended.state, ended.error) == (JobState.FINISHED, None)
         assert second.read_bytes() == gguf("Part 2")
-        assert {one.path.rpartition("/")[2] for one in hub.seen[before:]} == {second.name}
+        assert {request.path.rpartition("/")[2] for request in hub.requests[before:]} == {second.name}
         await seen.scan()
         await seen.until(entry.key, lambda one: one.verified is VerifyState.VERIFIED and not one.damaged)
         second.unlink()

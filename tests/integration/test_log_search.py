@@ -13,8 +13,9 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.log_publisher import MAX_LINES, LogPublisher
 from modelyard.bus.records import BucketStore
-from modelyard.client import Client, log_search
-from modelyard.client.log_search import level_of
+from modelyard.client import Client
+from modelyard.client import logs as log_search
+from modelyard.client.logs import level_of
 from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.errors import BadRequest
@@ -75,12 +76,12 @@ def logged() -> Iterator[tuple[logs.Logger, LogPublisher]]:
         ("terror", LogLevel.INFO),
     ],
 )
-def test_the_level_of_an_engines_line_is_told_by_its_words(text: str, level: LogLevel) -> None:
+def test_the_level_of_an_engine_line_is_guessed_from_its_text(text: str, level: LogLevel) -> None:
     assert level_of(LogLine(at=1, text=text)) is level
     assert level_of(LogLine(at=1, text=text, level="warning")) is LogLevel.WARNING
 
 
-async def test_lines_are_found_by_whose_they_are_and_what_they_say(yard: Yard, client: Client) -> None:
+async def test_lines_are_found_by_source_and_text(yard: Yard, client: Client) -> None:
     runner = await yard.bus(Role.RUNNER)
     await engine(runner, "a", "Hello one", "an ERROR here", at=NOW - 100)
     await engine(runner, "b", "hello two", at=NOW - 50, node="n2", name="0123456789abcdef")
@@ -102,11 +103,11 @@ async def test_lines_are_found_by_whose_they_are_and_what_they_say(yard: Yard, c
 
 @pytest.mark.parametrize("order", list(LogOrder))
 @pytest.mark.parametrize("limit", [1, 7, 1000])
-async def test_pages_together_are_everything_once(
+async def test_pages_have_every_line_once(
     yard: Yard, client: Client, order: LogOrder, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_search, "_WINDOW", 8)
-    monkeypatch.setattr(log_search, "_SCANNED", 20)
+    monkeypatch.setattr(log_search, "_MAX_SCANNED", 20)
     runner = await yard.bus(Role.RUNNER)
     for number in range(60):
         model = "a" if number % 10 == 0 else "b"
@@ -122,7 +123,7 @@ async def test_an_empty_yard_has_no_lines(client: Client) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["x", "1", "1.2.3", "-1.0", "9" * 40 + ".0"])
-async def test_a_strange_cursor_is_refused(client: Client, cursor: str) -> None:
+async def test_an_invalid_cursor_is_refused(client: Client, cursor: str) -> None:
     with pytest.raises(BadRequest, match="cursor"):
         await client.search_logs(LogQuery(), cursor=cursor)
     with pytest.raises(BadRequest, match="limit"):
@@ -131,9 +132,7 @@ async def test_a_strange_cursor_is_refused(client: Client, cursor: str) -> None:
         await client.search_logs(LogQuery(node="a.>"))
 
 
-async def test_who_follows_misses_nothing_between_the_past_and_the_present(
-    yard: Yard, client: Client
-) -> None:
+async def test_following_has_no_gap_between_stored_and_new_lines(yard: Yard, client: Client) -> None:
     runner = await yard.bus(Role.RUNNER)
     await engine(runner, "a", "past")
     async with asyncio.timeout(20), aclosing(client.find_logs(LogQuery(model="a"), follow=True)) as lines:
@@ -143,7 +142,7 @@ async def test_who_follows_misses_nothing_between_the_past_and_the_present(
         assert (await anext(lines)).text == "present"
 
 
-async def test_what_a_service_logs_is_found_with_its_level_and_model(
+async def test_a_service_line_is_found_with_its_level_and_model(
     yard: Yard, client: Client, logged: tuple[logs.Logger, LogPublisher]
 ) -> None:
     gateway = await yard.bus(Role.GATEWAY)
@@ -170,7 +169,7 @@ async def test_what_a_service_logs_is_found_with_its_level_and_model(
     assert await found(client, LogQuery(text="not_told")) == []
 
 
-async def test_a_flood_is_cut_and_says_so(
+async def test_a_flood_is_truncated_with_its_count(
     yard: Yard, client: Client, logged: tuple[logs.Logger, LogPublisher]
 ) -> None:
     monitor = await yard.bus(Role.MONITOR)

@@ -302,7 +302,7 @@ async def test_the_tokens_of_hub_and_node_stay_apart(
         transfer.offers = [offer]
         await transfer.run()
     assert set(seen) == {"Bearer a-token"}
-    assert {request.authorization for request in hub.seen} == {"Bearer of-the-hub"}
+    assert {request.authorization for request in hub.requests} == {"Bearer of-the-hub"}
     assert "a-token" not in repr(offer)
 
 

@@ -103,8 +103,10 @@ async def test_the_token_is_sent_to_the_hub_only_and_never_printed(hub: Hub, sto
     hub.file(NAME, "m-Q4_0.gguf").faults.redirect = "cdn"
     async with Worker(hub.url, store, job={"repo": NAME}, token=TOKEN) as worker:
         assert isinstance((await worker.finish())[-1], Finished)
-    assert {seen.authorization for seen in hub.seen if seen.server == "hub"} == {f"Bearer {TOKEN}"}
-    assert {seen.authorization for seen in hub.seen if seen.server == "cdn"} == {None}
+    assert {request.authorization for request in hub.requests if request.server == "hub"} == {
+        f"Bearer {TOKEN}"
+    }
+    assert {request.authorization for request in hub.requests if request.server == "cdn"} == {None}
     assert TOKEN.encode() not in worker.output
     async with Worker(hub.url, store, job={"repo": "org/other"}, token=TOKEN) as worker:
         assert isinstance((await worker.finish())[-1], Failed)

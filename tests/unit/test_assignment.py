@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from modelyard.cli.registry import assignment
+from modelyard.cli.models import parse_assignment
 
 
 @pytest.mark.parametrize(
@@ -21,11 +21,11 @@ from modelyard.cli.registry import assignment
         ("path=a b.gguf", {"path": "a b.gguf"}),
     ],
 )
-def test_a_field_and_its_value_are_a_patch(text: str, patch: dict[str, Any]) -> None:
-    assert assignment(text) == patch
+def test_an_assignment_is_a_merge_patch(text: str, patch: dict[str, Any]) -> None:
+    assert parse_assignment(text) == patch
 
 
 @pytest.mark.parametrize("text", ["n_ctx", "=1", "a..b=1", ""])
-def test_what_is_no_assignment_is_refused(text: str) -> None:
+def test_a_text_that_is_not_an_assignment_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="FIELD=VALUE"):
-        assignment(text)
+        parse_assignment(text)

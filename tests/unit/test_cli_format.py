@@ -1,4 +1,4 @@
-"""Sizes, durations, lines and tables as people read them."""
+"""Sizes, durations, lines and tables of the command line."""
 
 import argparse
 import subprocess
@@ -6,13 +6,16 @@ import sys
 
 import pytest
 
-from modelyard.cli import events, listing, output, progress, text, usage
+from modelyard import text
+from modelyard.cli import arguments, logs, models, output, progress, usage
 from modelyard.client import Event
-from modelyard.client.starting import leading
+from modelyard.client.start import leading
 from modelyard.up.child import sentence_of
 from schemas.downloads import Download, DownloadState
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.usage import UsageReport, UsageRow, UsageSums
+
+MIB = 1024**2
 
 
 def instance(name: str, state: InstanceState, changed_at: float = 1.0, model: str = "demo") -> Instance:
@@ -44,18 +47,18 @@ def download(**changed: object) -> Download:
     ("written", "seconds"),
     [("30s", 30), ("10m", 600), ("2h", 7200), ("7d", 604800), ("1h30m", 5400), ("1w", 604800)],
 )
-def test_durations_are_read_as_they_are_written(written: str, seconds: float) -> None:
-    assert text.duration(written) == seconds
+def test_durations_are_parsed(written: str, seconds: float) -> None:
+    assert arguments.parse_duration(written) == seconds
 
 
 @pytest.mark.parametrize("wrong", ["", "10", "m", "-5m", "5 m", "10minutes", "1.5h"])
 def test_a_duration_without_a_unit_is_refused_with_an_example(wrong: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="write it like 30s"):
-        text.duration(wrong)
+        arguments.parse_duration(wrong)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "spelt"),
+    ("seconds", "formatted"),
     [
         (0, "0s"),
         (0.4, "0s"),
@@ -67,33 +70,33 @@ def test_a_duration_without_a_unit_is_refused_with_an_example(wrong: str) -> Non
         (3605, "1h"),
     ],
 )
-def test_durations_are_spelt_in_their_two_largest_units(seconds: float, spelt: str) -> None:
-    assert text.spell_duration(seconds) == spelt
+def test_durations_are_formatted_in_their_two_largest_units(seconds: float, formatted: str) -> None:
+    assert text.format_duration(seconds) == formatted
 
 
 @pytest.mark.parametrize(
-    ("count", "spelt"),
+    ("count", "formatted"),
     [
         (None, "-"),
         (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (999_949, "999.9 kB"),
-        (999_950, "1.0 MB"),
-        (4_920_000, "4.9 MB"),
-        (13_200_000_000, "13.2 GB"),
-        (5_000_000_000_000_000, "5000.0 TB"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1_048_524, "1023.9 KiB"),
+        (1_048_525, "1.0 MiB"),
+        (5_150_000, "4.9 MiB"),
+        (14_173_392_077, "13.2 GiB"),
+        (5_497_558_138_880_000, "5000.0 TiB"),
     ],
 )
-def test_sizes_are_spelt_in_steps_of_a_thousand(count: float | None, spelt: str) -> None:
-    assert text.spell_size(count) == spelt
+def test_sizes_are_formatted_in_binary_units(count: float | None, formatted: str) -> None:
+    assert text.format_size(count) == formatted
 
 
-def test_what_would_steer_the_terminal_is_taken_out() -> None:
-    assert text.safe("\x1b[31mred\x1b[0m \x1b]0;title\x07\tand\nmore\x07\r\x9b") == "red \tand\nmore"
+def test_terminal_control_sequences_are_removed() -> None:
+    assert text.printable("\x1b[31mred\x1b[0m \x1b]0;title\x07\tand\nmore\x07\r\x9b") == "red \tand\nmore"
 
 
-def test_a_table_prints_its_cells_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_prints_its_cells_without_markup(capsys: pytest.CaptureFixture[str]) -> None:
     name = "org/[bold]model:smile:" + "x" * 90
     output.table(("MODEL", ">SIZE"), [(name, "1.0 GB"), ("b", "12.0 MB")])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -126,7 +129,7 @@ def test_a_table_loses_no_column_where_the_terminal_is_too_narrow(
     assert capsys.readouterr().out.splitlines()[-2].split() == ["demo", "0123456789abcdef", "some-node"]
 
 
-def test_a_terminal_without_the_letter_gets_its_number() -> None:
+def test_an_unencodable_letter_is_printed_as_its_escape() -> None:
     script = "from modelyard.cli import main; main(['list'])"
     bare = {"PATH": "/bin", "PYTHONIOENCODING": "ascii", "YARD_HOME": "/nowhere/höme", "PYTHONUTF8": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=bare, capture_output=True, text=True)
@@ -134,17 +137,17 @@ def test_a_terminal_without_the_letter_gets_its_number() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_of_a_services_log_a_person_is_told_the_error() -> None:
+def test_the_error_of_a_service_log_line_is_its_sentence() -> None:
     assert (
         sentence_of('{"event": "service_failed", "error": "The file is damaged."}') == "The file is damaged."
     )
-    for line in ('{"event": "ready"}', "it said nothing", "[1]", '{"error": 3}'):
+    for line in ('{"event": "ready"}', "an empty text", "[1]", '{"error": 3}'):
         assert sentence_of(line) == line
 
 
 def test_a_download_is_one_line() -> None:
-    under_way = download(bytes_total=2_000_000, bytes_done=500_000, speed_bytes_s=1_000_000.0, eta_s=90.0)
-    assert progress.line(under_way) == "demo: transferring, 25%, 500.0 kB of 2.0 MB, 1.0 MB/s, 1m 30s left"
+    running = download(bytes_total=2 * MIB, bytes_done=512 * 1024, speed_bytes_s=MIB, eta_s=90.0)
+    assert progress.line(running) == "demo: transferring, 25%, 512.0 KiB of 2.0 MiB, 1.0 MiB/s, 1m 30s left"
     assert progress.line(download(state=DownloadState.QUEUED)) == "demo: queued"
 
 
@@ -152,7 +155,7 @@ def test_a_download_is_one_line() -> None:
     ("tty", "kind", "bars"),
     [(True, "xterm", True), (True, "dumb", False), (False, "xterm", False)],
 )
-def test_bars_are_for_terminals_that_can_go_back(
+def test_bars_need_a_terminal_with_cursor_control(
     monkeypatch: pytest.MonkeyPatch, tty: bool, kind: str, bars: bool
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: tty, raising=False)
@@ -160,8 +163,10 @@ def test_bars_are_for_terminals_that_can_go_back(
     assert progress.can_redraw() is bars
 
 
-def test_progress_lines_come_at_a_change_of_state_and_else_seldom(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = progress.Lines()
+def test_a_change_of_state_is_a_progress_line_and_an_early_update_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = progress.ProgressLines()
     for done in range(100):
         lines.show(download(bytes_total=100, bytes_done=done))
     lines.show(download(state=DownloadState.FINISHED))
@@ -177,19 +182,19 @@ def test_an_event_is_one_line() -> None:
         headers={"ce-type": "yard.event.instance.failed", "ce-time": "2026-01-02T03:04:05Z"},
         data={"model": "demo", "instance": "i1", "error": "it broke\nand more", "pid": None},
     )
-    assert events.line(event).split("  ", 1)[1].split() == [
+    assert logs.format_event(event).split("  ", 1)[1].split() == [
         "instance.failed",
         "model=demo",
         "instance=i1",
         "error=it",
         "broke",
     ]
-    stranger = Event(subject="yard.event.new.thing", headers={}, data=[1])
-    assert events.line(stranger).endswith("  new.thing")
+    foreign = Event(subject="yard.event.new.thing", headers={}, data=[1])
+    assert logs.format_event(foreign).endswith("  new.thing")
 
 
-def test_usage_of_several_models_is_summed_up() -> None:
-    def of(model: str) -> UsageRow:
+def test_usage_of_several_models_has_a_total() -> None:
+    def usage_of(model: str) -> UsageRow:
         return UsageRow(
             model=model,
             requests=1500,
@@ -209,9 +214,9 @@ def test_usage_of_several_models_is_summed_up() -> None:
         completion_tokens=10,
         cost="0.75",
     )
-    one = UsageReport(rows=(of("a"),), total=total, tz="UTC", currency="EUR")
+    one = UsageReport(rows=(usage_of("a"),), total=total, tz="UTC", currency="EUR")
     assert len(usage.rows(one)) == 1
-    both = UsageReport(rows=(of("a"), of("b")), total=total, tz="UTC", currency="EUR")
+    both = UsageReport(rows=(usage_of("a"), usage_of("b")), total=total, tz="UTC", currency="EUR")
     assert usage.rows(both)[-1] == (
         "total",
         "3,000",
@@ -224,25 +229,25 @@ def test_usage_of_several_models_is_summed_up() -> None:
     )
 
 
-def test_a_model_is_in_the_most_telling_state_of_its_instances() -> None:
+def test_the_state_of_a_model_is_the_first_in_order_of_its_instances() -> None:
     instances = [instance("a", InstanceState.FAILED), instance("b", InstanceState.LOADING)]
-    assert listing.state_of("demo", instances) == "loading"
-    assert listing.state_of("other", instances) == "stopped"
-    assert set(listing._PRECEDENCE) == set(InstanceState)
+    assert models.state_of("demo", instances) == "loading"
+    assert models.state_of("other", instances) == "stopped"
+    assert set(models._STATE_ORDER) == set(InstanceState)
 
 
-def test_a_models_size_is_what_its_newest_finished_download_brought() -> None:
+def test_the_size_of_a_model_is_that_of_its_newest_finished_download() -> None:
     finished = DownloadState.FINISHED
     downloads = [
         download(state=finished, bytes_total=1),
         download(state=finished, bytes_total=2, changed_at=2.0),
         download(bytes_total=3, changed_at=3.0),
     ]
-    assert listing.size_of("demo", downloads) == 2
-    assert listing.size_of("other", downloads) is None
+    assert models.size_of("demo", downloads) == 2
+    assert models.size_of("other", downloads) is None
 
 
-def test_a_ready_instance_decides_then_the_one_asked_for_then_the_newest() -> None:
+def test_a_ready_instance_leads_then_the_requested_one_then_the_newest() -> None:
     failed, loading = instance("old", InstanceState.FAILED, 9.0), instance("new", InstanceState.LOADING, 1.0)
     ready, other = instance("r", InstanceState.READY), instance("x", InstanceState.READY, model="other")
     assert leading([failed, loading, ready, other], "demo", "new") is ready
@@ -252,7 +257,7 @@ def test_a_ready_instance_decides_then_the_one_asked_for_then_the_newest() -> No
     assert leading([failed], "demo", None) is failed
 
 
-def test_the_version_is_told_without_loading_what_verbs_need() -> None:
+def test_the_version_is_printed_without_importing_the_modules_of_verbs() -> None:
     code = (
         "import sys\nfrom modelyard.cli import main\n"
         "try:\n    main(['--version'])\nexcept SystemExit:\n    pass\n"

@@ -1,4 +1,4 @@
-"""Other programs' files as specs, and what cannot be taken over."""
+"""Other programs' files as specs, and what cannot be imported."""
 
 from pathlib import Path
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from modelyard.specs.importing import read_foreign
-from modelyard.specs.importing.found import NotTaken
-from modelyard.specs.importing.llama_server import read_command, words_of
-from modelyard.specs.importing.place import Place
+from modelyard.cli.importing.foreign import read_foreign
+from modelyard.cli.importing.llama_server import read_command, words_of
+from modelyard.cli.importing.paths import StorePaths
+from modelyard.cli.importing.result import CannotImport
 from schemas.errors import BadRequest
 from schemas.models import Mode, ModelSpec, ParameterPolicy
 from schemas.profiles import DeviceNeed, EmbeddingOptions, Profile
 
-PLACE = Place(Path("/etc/swap"), Path("/srv/models"))
+PATHS = StorePaths(Path("/etc/swap"), Path("/srv/models"))
 
 
 def command(text: str) -> tuple[dict[str, Any], list[str]]:
     notes: list[str] = []
-    return read_command(words_of(text), PLACE, notes.append), notes
+    return read_command(words_of(text), PATHS, notes.append), notes
 
 
 @pytest.mark.parametrize(
@@ -58,18 +58,18 @@ def test_a_command_line_becomes_fields(text: str, fields: dict[str, Any]) -> Non
     assert notes == []
 
 
-def test_what_changes_its_meaning_is_noted() -> None:
+def test_a_changed_meaning_is_noted() -> None:
     read, notes = command(r'"C:\llama\llama-server.exe" -m D:\gguf\a.gguf -c 0 --api-key secret')
     assert read == {"path": "a.gguf"}
     assert notes == [
-        "put D:\\gguf\\a.gguf into the store as a.gguf, or say with --root where the store's files lie",
-        "-c 0 is left out; n_ctx is as by default",
+        "put D:\\gguf\\a.gguf into the store as a.gguf, or give the folder of the store with --root",
+        "-c 0 is left out; n_ctx keeps its default",
         "--api-key is left out: engines listen on loopback, and the gateway checks keys",
     ]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         ("vllm serve org/model", "it runs vllm"),
         ("", "it runs nothing"),
@@ -77,12 +77,12 @@ def test_what_changes_its_meaning_is_noted() -> None:
         ("llama-server -hf org/model", "`yard pull`"),
         ("llama-server -c 5", "names no model file"),
         ("llama-server -m", "has no value"),
-        ("llama-server -m a -c many", "is no number"),
+        ("llama-server -m a -c many", "is not a number"),
         ("llama-server -m 'a", "cannot be read"),
     ],
 )
-def test_a_command_line_that_is_not_understood_is_refused(text: str, said: str) -> None:
-    with pytest.raises(NotTaken, match=said):
+def test_an_unsupported_command_line_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(CannotImport, match=sentence):
         command(text)
 
 
@@ -143,12 +143,12 @@ def test_llama_swap() -> None:
             autostart=True,
         ),
     ]
-    assert found.notes[0] == "qwen: concurrencyLimit not taken over"
-    assert found.notes[1].startswith("the group big is not taken over")
+    assert found.notes[0] == "qwen: concurrencyLimit not imported"
+    assert found.notes[1].startswith("the group big is not imported")
     reasons = [sentence.split(": ", 1)[1] for sentence in found.refused]
     assert [sentence.split(" ")[0] for sentence in found.refused] == ["elsewhere", "lost", "round", "wrong"]
     assert reasons[0].startswith("it runs docker")
-    assert reasons[1:3] == ["there is no macro ${nowhere}.", "its macros go in a circle."]
+    assert reasons[1:3] == ["there is no macro ${nowhere}.", "its macros use each other in a circle."]
 
 
 MANAGER: dict[str, Any] = {
@@ -216,14 +216,14 @@ def test_llm_manager(tmp_path: Path) -> None:
             Profile(name="CPU", devices=(DeviceNeed(device="cpu"),), n_ctx=8192),
         ),
     )
-    said = {sentence.split(" ")[0]: sentence for sentence in found.refused}
-    assert said.keys() == {"Lost", "Nameless", "Odd", "Bare", "Spaced", "Two"}
-    assert "'scripts/nowhere.bat' of its profile p is not there" in said["Lost"]
-    assert "no aliases" in said["Nameless"]
-    assert "'Song' is none of chat, base" in said["Odd"]
-    assert "no profile" in said["Bare"]
-    assert "'a b' is not a model name" in said["Spaced"]
-    assert "different model files" in said["Two"]
+    refusals = {sentence.split(" ")[0]: sentence for sentence in found.refused}
+    assert refusals.keys() == {"Lost", "Nameless", "Odd", "Bare", "Spaced", "Two"}
+    assert "'scripts/nowhere.bat' of its profile p does not exist" in refusals["Lost"]
+    assert "no aliases" in refusals["Nameless"]
+    assert "'Song' is not one of chat, base" in refusals["Odd"]
+    assert "no profile" in refusals["Bare"]
+    assert "'a b' is not a model name" in refusals["Spaced"]
+    assert "different model files" in refusals["Two"]
 
 
 DEPLOY: dict[str, Any] = {
@@ -287,7 +287,7 @@ def test_llm_deploy(tmp_path: Path) -> None:
             embedding=EmbeddingOptions(task="text-matching", dimensions=1024),
         ),
     ]
-    assert found.notes[0] == "qwen3.5: params kv_budget_ratio not taken over"
+    assert found.notes[0] == "qwen3.5: params kv_budget_ratio not imported"
     assert [sentence.split(" ")[0] for sentence in found.refused] == [
         *("absent", "other", "speech", "odd", "outside")
     ]
@@ -295,19 +295,19 @@ def test_llm_deploy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "sentence"),
     [
         ("a.json", "{", "cannot be understood"),
         ("a.json", "[]", "cannot be understood"),
         ("a.json", '{"a": 1}', "neither"),
         ("a.yaml", "a: [", "cannot be understood"),
         ("a.yml", "Local-Models: {}", "no `models:`"),
-        ("a.yml", "models: {}\nhooks: [1]", "not as its program writes it"),
-        ("a.json", '{"program": {"alive_time": "long"}}', "not as its program writes it"),
+        ("a.yml", "models: {}\nhooks: [1]", "not in the format of its program"),
+        ("a.json", '{"program": {"alive_time": "long"}}', "not in the format of its program"),
     ],
 )
-def test_a_file_of_no_known_program_is_refused(name: str, text: str, said: str) -> None:
-    with pytest.raises(BadRequest, match=said):
+def test_a_file_of_an_unknown_program_is_refused(name: str, text: str, sentence: str) -> None:
+    with pytest.raises(BadRequest, match=sentence):
         read_foreign(Path(name), text, Path("/srv/models"))
 
 
@@ -334,10 +334,10 @@ groups:
     assert docker.args[5:] == ("{port}:8080", "img", "--model", "/m.gguf", "--json", '{"a": {{b}}}')
     assert v.args == ("vllm", "serve", "org/x", "--port", "{port}")
     assert (v.health_path, v.ttl_s) == ("/health", 5.0)
-    assert "it runs vllm, and tells it no ${PORT}" in found.refused[0]
+    assert "it runs vllm, and passes it no ${PORT}" in found.refused[0]
     assert "macros" in found.refused[1]
     assert any("`yard group 'my group' --apart docker v`" in note for note in found.notes)
-    assert any("the group always is not taken over: the yard plans" in note for note in found.notes)
+    assert any("the group always is not imported: the yard plans" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ groups:
         ("a.yaml", "models: {a: {cmd: x, filters: {setParams: {a: " + "[" * 300 + "]" * 300 + "}}}}"),
     ],
 )
-def test_a_file_nested_without_end_is_refused_in_a_sentence(name: str, text: str) -> None:
+def test_a_deeply_nested_file_is_refused_with_a_sentence(name: str, text: str) -> None:
     try:
         found = read_foreign(Path(name), text, Path("/srv/models"))
     except BadRequest:
@@ -357,7 +357,7 @@ def test_a_file_nested_without_end_is_refused_in_a_sentence(name: str, text: str
     assert found.specs == []
 
 
-def test_macros_that_multiply_without_end_are_refused_before_they_fill_the_memory() -> None:
+def test_exploding_macros_are_refused() -> None:
     macros = {f"m{n}": f"${{m{n + 1}}}" * 10 for n in range(9)} | {"m9": "x" * 1000}
     config = {"macros": macros, "models": {"a": {"cmd": "${m0}"}}}
     text = msgspec.yaml.encode(config).decode()

@@ -1,10 +1,11 @@
-"""Settings: defaults, and one sentence for each that is wrong."""
+"""Settings: defaults, wrong values, and the table that everything derives from."""
 
 from pathlib import Path
 
 import pytest
 
-from modelyard.host.settings import SettingsError, load, unknown
+from modelyard.cli.setup import settings_rows
+from modelyard.host.settings import KNOWN, TABLE, Settings, SettingsError, load, unknown
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -14,7 +15,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.models == tmp_path / "models"
 
 
-def test_an_empty_variable_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+def test_an_empty_variable_counts_as_unset(tmp_path: Path) -> None:
     assert load({"YARD_HOME": str(tmp_path), "YARD_PORT": " "}).port == 8080
 
 
@@ -55,7 +56,7 @@ def test_a_wrong_value_is_one_sentence_with_its_name(tmp_path: Path, name: str, 
     assert "\n" not in str(caught.value)
 
 
-def test_settings_survive_the_way_to_a_child(tmp_path: Path) -> None:
+def test_settings_are_equal_in_a_child_process(tmp_path: Path) -> None:
     settings = load(
         {
             "YARD_HOME": str(tmp_path),
@@ -78,7 +79,7 @@ def test_misspelt_settings_are_found() -> None:
     assert unknown({"YARD_PROT": "1", "YARD_PORT": "1", "PATH": "x"}) == ["YARD_PROT"]
 
 
-def test_several_stores_the_first_of_which_takes_downloads(tmp_path: Path) -> None:
+def test_the_first_of_several_stores_takes_downloads(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     given = {"YARD_HOME": str(tmp_path / "home"), "YARD_STORES": f"ssd={one}, disk={other}"}
     settings = load(given)
@@ -88,3 +89,35 @@ def test_several_stores_the_first_of_which_takes_downloads(tmp_path: Path) -> No
     (other / "org/m.gguf").touch()
     assert settings.store_of("org/m.gguf") == other
     assert settings.store_of("org/unknown.gguf") == settings.store_of("../m.gguf") == one
+
+
+def test_a_size_is_written_in_the_largest_unit_that_divides_it(tmp_path: Path) -> None:
+    given = {
+        "YARD_HOME": str(tmp_path),
+        "YARD_DISK_MARGIN": "3072MiB",
+        "YARD_MEMORY_LIMITS": "cpu=1000,g=8GiB",
+    }
+    environment = load(given).as_environment()
+    assert environment["YARD_DISK_MARGIN"] == "3GiB"
+    assert environment["YARD_MEMORY_LIMITS"] == "cpu=1000,g=8GiB"
+
+
+def test_every_field_has_a_meaning_and_a_variable() -> None:
+    assert [entry.field for entry in TABLE] == list(Settings.__struct_fields__)
+    assert len(KNOWN) == len(TABLE)
+    assert all(entry.setting.meaning.endswith(".") for entry in TABLE)
+
+
+def test_settings_are_listed_with_value_source_and_default_and_secrets_masked(tmp_path: Path) -> None:
+    environment = {
+        "YARD_HOME": str(tmp_path),
+        "YARD_PORT": "1",
+        "YARD_NATS_URL": "nats://me:secret@broker:4222",
+        "HF_TOKEN": "secret",
+    }
+    rows = {row["name"]: row for row in settings_rows(load(environment), environment)}
+    assert (rows["YARD_PORT"]["value"], rows["YARD_PORT"]["source"]) == ("1", "environment")
+    assert (rows["YARD_HOST"]["value"], rows["YARD_HOST"]["source"]) == ("127.0.0.1", "default")
+    assert rows["YARD_DISK_MARGIN"]["default"] == "512MiB"
+    assert "secret" not in str(rows)
+    assert rows["YARD_NATS_URL"]["value"] == "nats://***@broker:4222"

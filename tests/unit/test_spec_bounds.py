@@ -12,7 +12,7 @@ DEEP = "[" * 40 + "]" * 40
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "sentence"),
     [
         ({"start_budget_s": -1}, "start_budget_s"),
         ({"start_budget_s": 0}, "start_budget_s"),
@@ -36,9 +36,11 @@ DEEP = "[" * 40 + "]" * 40
         ({"profiles": [{"devices": [{"device": "cpu"}, {"device": "cpu"}]}]}, "cpu"),
     ],
 )
-def test_a_spec_that_no_engine_could_be_started_with_is_refused(fields: dict[str, Any], said: str) -> None:
+def test_a_spec_that_no_engine_could_be_started_with_is_refused(
+    fields: dict[str, Any], sentence: str
+) -> None:
     document = msgspec.json.encode({"name": "m", "path": "m.gguf", **fields})
-    with pytest.raises(msgspec.ValidationError, match=said):
+    with pytest.raises(msgspec.ValidationError, match=sentence):
         msgspec.json.decode(document, type=ModelSpec)
 
 

@@ -6,9 +6,8 @@ import msgspec
 import pytest
 
 from modelyard.bus.reads import Revision
-from modelyard.specs.documents import Difference, brief, differences
-from modelyard.specs.patching import merge_patch, patched
-from modelyard.specs.toml import read_toml, write_toml
+from modelyard.cli.importing.toml import read_toml, write_toml
+from modelyard.documents import Difference, differences, merge_patch, patched, without_defaults
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.models import LIVE_FIELDS, Mode, ModelSource, ModelSpec, ParameterPolicy, fingerprint
 from schemas.profiles import DeviceNeed, EmbeddingOptions, Lora, Profile, Replicas
@@ -74,11 +73,11 @@ FULL = ModelSpec(
         ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
     ],
 )
-def test_a_merge_patch_does_what_the_rfc_says(target: Any, patch: Any, result: Any) -> None:
+def test_a_merge_patch_follows_the_rfc(target: Any, patch: Any, result: Any) -> None:
     assert merge_patch(target, patch) == result
 
 
-def test_a_patch_leaves_what_it_does_not_name() -> None:
+def test_a_patch_keeps_other_fields() -> None:
     after = patched(FULL, {"n_ctx": 1024, "mmproj": None, "parameters": {"forced": {"seed": None}}})
     assert after == msgspec.structs.replace(
         FULL,
@@ -89,7 +88,7 @@ def test_a_patch_leaves_what_it_does_not_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patch", "said"),
+    ("patch", "sentence"),
     [
         ({"n_ctxx": 1}, "no field 'n_ctxx'. Did you mean 'n_ctx'?"),
         ({"zzz": None}, "no field 'zzz'."),
@@ -103,13 +102,13 @@ def test_a_patch_leaves_what_it_does_not_name() -> None:
         ({"replicas": {"min": 5}}, "replicas must be"),
     ],
 )
-def test_a_patch_that_makes_no_spec_is_refused_with_the_place(patch: dict[str, Any], said: str) -> None:
+def test_an_invalid_patch_is_refused_with_the_field(patch: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BadRequest) as refused:
         patched(PLAIN, patch)
-    assert said in refused.value.message
+    assert sentence in refused.value.message
 
 
-def test_what_is_free_to_be_anything_is_not_taken_for_a_misspelt_field() -> None:
+def test_free_form_fields_are_not_checked_for_misspelt_names() -> None:
     after = patched(PLAIN, {"env": {"ANY": "1"}, "parameters": {"defaults": {"any": {"thing": 1}}}})
     assert after.env == {"ANY": "1"}
 
@@ -120,13 +119,13 @@ CHANGED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("field", ModelSpec.__struct_fields__)
-def test_a_change_restarts_only_what_it_concerns(field: str) -> None:
+def test_a_change_restarts_only_affected_instances(field: str) -> None:
     new = msgspec.structs.replace(PLAIN, **{field: CHANGED[field]})
     assert new != PLAIN
     assert (fingerprint(PLAIN) != fingerprint(new)) == (field not in LIVE_FIELDS)
 
 
-def test_which_fields_restart_is_said_in_full() -> None:
+def test_every_field_is_declared_as_live_or_restarting() -> None:
     """A new field is taken for one that needs a restart, until somebody thought about it."""
     assert set(ModelSpec.__struct_fields__) - LIVE_FIELDS == {
         *("name", "path", "mode", "engine", "mmproj", "chat_template", "loras", "n_parallel", "n_ctx"),
@@ -144,19 +143,19 @@ def test_differences_are_named_field_by_field() -> None:
     assert differences(FULL, FULL) == []
 
 
-def test_a_spec_is_told_without_its_defaults() -> None:
-    assert brief(PLAIN) == {"name": "m", "path": "m.gguf"}
+def test_a_spec_document_leaves_out_defaults() -> None:
+    assert without_defaults(PLAIN) == {"name": "m", "path": "m.gguf"}
 
 
-def test_what_is_written_as_toml_reads_as_the_same() -> None:
+def test_toml_round_trip() -> None:
     text = write_toml([FULL, PLAIN])
     assert read_toml(text) == [PLAIN, FULL]
     assert write_toml(read_toml(text)) == text
     assert read_toml("") == []
 
 
-def test_null_cannot_be_said_in_toml() -> None:
-    with pytest.raises(BadRequest, match=r"m cannot be said in TOML"):
+def test_null_cannot_be_written_as_toml() -> None:
+    with pytest.raises(BadRequest, match=r"m cannot be written as TOML"):
         write_toml([patched(PLAIN, {}), ModelSpec(name="m", path="p", parameters=_null())])
 
 
@@ -165,11 +164,11 @@ def _null() -> ParameterPolicy:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "sentence"),
     [
         ("[[model]", "not TOML"),
         ("[model]\nname='a'", "two brackets"),
-        ("model=[1]", "no table"),
+        ("model=[1]", "is not a table"),
         ("[[models]]", "'models'"),
         (
             "[[model]]\nname='a'",
@@ -180,13 +179,13 @@ def _null() -> ParameterPolicy:
         ("[[model]]\nname='a'\npath='x'\n[[model]]\nname='a'\npath='x'", "two models called 'a'"),
     ],
 )
-def test_a_file_that_is_wrong_is_refused_with_the_place(text: str, said: str) -> None:
+def test_an_invalid_file_is_refused_with_the_place(text: str, sentence: str) -> None:
     with pytest.raises(BadRequest) as refused:
         read_toml(text)
-    assert said in refused.value.message
+    assert sentence in refused.value.message
 
 
-def test_a_put_is_its_spec_and_what_is_expected() -> None:
+def test_a_put_is_its_spec_and_the_expected_revision() -> None:
     assert spec_of(PutModel(**msgspec.structs.asdict(FULL), revision=3)) == FULL
 
 
@@ -213,7 +212,9 @@ def test_a_renamed_model_keeps_its_other_names(
     ("name", "error"),
     [("free", None), ("x", None), ("a", Conflict), ("b", Conflict), ("y", Conflict), ("a b", BadRequest)],
 )
-def test_a_model_can_be_renamed_to_what_is_free_or_its_own(name: str, error: type[Exception] | None) -> None:
+def test_a_model_can_be_renamed_to_a_free_name_or_its_own_alias(
+    name: str, error: type[Exception] | None
+) -> None:
     models = {
         "1": ModelSpec(name="a", path="p", aliases=("x",)),
         "2": ModelSpec(name="b", path="p", aliases=("y",)),
@@ -253,13 +254,13 @@ def _history(*values: int | None) -> list[Revision[ModelSpec]]:
         ((300, 200, 100), 3, 300),
     ],
 )
-def test_undo_goes_to_what_differs_or_to_what_is_named(
+def test_undo_restores_the_last_different_or_the_given_revision(
     values: tuple[int | None, ...], to: int | None, n_ctx: int
 ) -> None:
     assert earlier("m", _history(*values), to).n_ctx == n_ctx
 
 
-def test_undo_says_when_there_is_nothing_to_go_back_to() -> None:
+def test_undo_without_an_earlier_revision_is_refused() -> None:
     with pytest.raises(Conflict, match="no earlier spec"):
         earlier("m", _history(100), None)
     with pytest.raises(NotFound, match="stored are 3, 1"):

@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from modelyard.cli.text import spell_size
+from modelyard.text import format_size
 from schemas.downloads import Download, DownloadState
 from schemas.library import EntryFacts, EntryFormat, LibraryEntry, VerifyState, entry_id
 from schemas.models import ModelSource, ModelSpec
@@ -65,7 +65,7 @@ def entry_of(model: Model, node: str, store: str, users: tuple[str, ...]) -> Lib
         name=shown_name(group),
         format=group.format,
         size_bytes=group.size_bytes,
-        size=spell_size(group.size_bytes),
+        size=format_size(group.size_bytes),
         weights_bytes=group.weights_bytes,
         n_files=len(group.files),
         modified_at=group.modified_ns / 1e9,

@@ -9,8 +9,8 @@ from modelyard.bus.connection import Bus
 from modelyard.bus.micro import Commands
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
-from modelyard.cli.text import spell_size
 from modelyard.host.settings import Settings
+from modelyard.text import format_size
 from schemas import subjects
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.library import (
@@ -123,7 +123,7 @@ class JobCommands:
             repo=snapshot.repo,
             revision=snapshot.revision,
             size_bytes=snapshot.size_bytes,
-            size=spell_size(snapshot.size_bytes),
+            size=format_size(snapshot.size_bytes),
             n_files=len(snapshot.files),
             modified_at=snapshot.modified_at,
             imported=any(

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from modelyard.bus import logs
-from modelyard.cli.text import spell_size
+from modelyard.text import format_size
 from schemas.base import Record, new_id
 from schemas.library import EntryFormat, TrashedEntry
 from services.downloader.library import inside, records
@@ -67,7 +67,7 @@ class Manifest(Record):
             name=self.name,
             format=self.format,
             size_bytes=self.size_bytes,
-            size=spell_size(self.size_bytes),
+            size=format_size(self.size_bytes),
             n_files=len(self.files),
             trashed_at=self.trashed_at,
             expires_at=self.expires_at,

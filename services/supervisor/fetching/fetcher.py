@@ -12,7 +12,7 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
-from modelyard.cli.text import spell_size
+from modelyard.text import format_size
 from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download
 from schemas.errors import YardError
@@ -200,7 +200,7 @@ class ModelFetcher:
             if answer.problem is not None:
                 return _NodeFetch(progress=FetchProgress(answer.problem.rstrip("."), failed=True))
         sizes = {at_path[0].key: at_path[0].size_bytes for at_path in entries if at_path}
-        size = spell_size(sum(sizes.values()))
+        size = format_size(sum(sizes.values()))
         options = tuple(FetchOption(option=option, source=source, size=size) for option in answer.options)
         return _NodeFetch(options, order=copy)
 
@@ -220,7 +220,7 @@ class ModelFetcher:
         if (refusal := offer.refusals.get(node)) is not None:
             return _NodeFetch(progress=FetchProgress(refusal, failed=True))
         option = offer.options.get(node, Option(node=node))
-        size = spell_size(offer.size_bytes)
+        size = format_size(offer.size_bytes)
         return _NodeFetch((FetchOption(option=option, source=THE_HUB, size=size),), order=order)
 
     def _grace_left_s(self, model: str, *, is_preview: bool) -> float:

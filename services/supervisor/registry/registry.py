@@ -5,7 +5,7 @@ import asyncio
 from modelyard.bus.connection import Bus
 from modelyard.bus.reads import Revision, read_revisions
 from modelyard.bus.records import BucketCache
-from modelyard.specs.patching import patched
+from modelyard.documents import patched
 from schemas import buckets
 from schemas.base import Role, model_key
 from schemas.errors import Conflict, DeadlineExceeded, ModelNotFound

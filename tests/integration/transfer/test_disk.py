@@ -31,7 +31,7 @@ async def test_a_disk_without_enough_space_fails_before_the_first_request(
     with pytest.raises(TransferError, match="Free some space") as caught:
         await fetch_file(session, source_of(hub, remote), dest, options=TransferOptions(margin_bytes=2**62))
     assert caught.value.code == "disk_full"
-    assert hub.seen == []
+    assert hub.requests == []
 
 
 def test_a_disk_that_fills_up_fails_the_write(tmp_path: Path) -> None:

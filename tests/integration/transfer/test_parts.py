@@ -25,7 +25,7 @@ async def test_a_lost_connection_is_resumed_where_it_broke(
     remote.faults.cut_after_bytes, remote.faults.cut_times = 1_000_000, 1
     await fetch(session, source_of(hub, remote), dest)
     assert dest.read_bytes() == CONTENT
-    assert hub.seen[1].range == f"bytes=1000000-{SIZE_BYTES - 1}"
+    assert hub.requests[1].range == f"bytes=1000000-{SIZE_BYTES - 1}"
     assert remote.bytes_sent == SIZE_BYTES
 
 
@@ -66,7 +66,7 @@ async def test_a_complete_part_needs_no_request(
 ) -> None:
     write_part(dest, CONTENT, remote.sha256, (0, SIZE_BYTES))
     await fetch(session, source_of(hub, remote), dest)
-    assert hub.seen == []
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize("claimed", [MIB, SIZE_BYTES])

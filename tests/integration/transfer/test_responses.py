@@ -30,7 +30,7 @@ async def test_a_complete_file_is_not_requested(
     dest.parent.mkdir()
     dest.write_bytes(CONTENT)
     assert (await fetch(session, source_of(hub, remote), dest))[-1] == SIZE_BYTES
-    assert hub.seen == []
+    assert hub.requests == []
 
 
 async def test_an_empty_file_is_created_without_a_request(

@@ -28,9 +28,9 @@ async def test_a_large_file_is_fetched_in_parallel_segments(
     await fetch(session, source_of(hub, large), dest, IN_SEGMENTS)
     assert dest.read_bytes() == LARGE
     assert large.bytes_sent == LARGE_BYTES
-    starts = [int((seen.range or "").removeprefix("bytes=").partition("-")[0]) for seen in hub.seen]
+    starts = [int((request.range or "").removeprefix("bytes=").partition("-")[0]) for request in hub.requests]
     assert sorted(starts) == [piece * MIN_PIECE_BYTES for piece in range(4)]
-    assert large.most_at_once == 4
+    assert large.max_in_flight == 4
 
 
 async def test_each_lost_segment_is_resumed(

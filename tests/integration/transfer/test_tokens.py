@@ -18,11 +18,11 @@ async def test_the_token_is_not_sent_to_the_cdn(
     remote.faults.cut_after_bytes, remote.faults.cut_times = MIB, 1
     await fetch(session, source_of(hub, remote), dest)
     assert dest.read_bytes() == CONTENT
-    assert [seen.server for seen in hub.seen] == ["hub", "cdn", "hub", "cdn"]
-    tokens = {seen.server: seen.authorization for seen in hub.seen}
+    assert [request.server for request in hub.requests] == ["hub", "cdn", "hub", "cdn"]
+    tokens = {request.server: request.authorization for request in hub.requests}
     assert tokens == {"hub": AUTHORIZATION, "cdn": None}
-    assert hub.seen[1].path.endswith("?signature=a%2Fb")
-    assert hub.seen[3].range == f"bytes={MIB}-{SIZE_BYTES - 1}"
+    assert hub.requests[1].path.endswith("?signature=a%2Fb")
+    assert hub.requests[3].range == f"bytes={MIB}-{SIZE_BYTES - 1}"
 
 
 async def test_the_token_is_not_sent_to_another_host_name(
@@ -32,10 +32,10 @@ async def test_the_token_is_not_sent_to_another_host_name(
     path = source_of(hub, remote).url.removeprefix(hub.url)
     remote.faults.redirect = hub.url.replace("127.0.0.1", "localhost") + path
     await fail(session, source_of(hub, remote), dest)
-    first, *others = hub.seen
+    first, *others = hub.requests
     assert first.authorization == AUTHORIZATION
     assert len(others) == 5
-    assert all(seen.authorization is None for seen in others)
+    assert all(request.authorization is None for request in others)
 
 
 async def test_an_expired_cdn_address_is_requested_again(
@@ -43,7 +43,7 @@ async def test_an_expired_cdn_address_is_requested_again(
 ) -> None:
     remote.faults.redirect, remote.faults.statuses = "cdn", [403]
     await fetch(session, source_of(hub, remote), dest)
-    assert [seen.server for seen in hub.seen] == ["hub", "cdn", "hub", "cdn"]
+    assert [request.server for request in hub.requests] == ["hub", "cdn", "hub", "cdn"]
 
 
 @pytest.mark.parametrize("redirect", ["loop", "ftp://127.0.0.1/x", "file:///etc/passwd", "http://[bad"])
@@ -52,7 +52,7 @@ async def test_invalid_redirects_fail(
 ) -> None:
     remote.faults.redirect = redirect
     assert (await fail(session, source_of(hub, remote), dest)).code == "hub_error"
-    assert len(hub.seen) <= 6
+    assert len(hub.requests) <= 6
 
 
 def test_a_source_does_not_print_its_token() -> None:

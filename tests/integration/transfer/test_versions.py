@@ -42,7 +42,7 @@ async def test_without_a_hash_a_changed_etag_restarts_the_file(
 
     source = source_of(hub, remote, hashed=False)
     await fetch_file(session, source, dest, on_bytes=change, options=OPTIONS)
-    assert hub.seen[1].if_range == '"first"'
+    assert hub.requests[1].if_range == '"first"'
     assert dest.read_bytes() == other
 
 
@@ -61,7 +61,7 @@ async def test_without_hash_and_etag_every_attempt_restarts(
     remote.faults.cut_after_bytes, remote.faults.cut_times = MIB, 1
     await fetch(session, source_of(hub, remote, hashed=False), dest)
     assert dest.read_bytes() == CONTENT
-    assert [seen.range for seen in hub.seen] == [None, None]
+    assert [request.range for request in hub.requests] == [None, None]
 
 
 async def test_with_a_hash_no_etag_is_required(
@@ -88,7 +88,7 @@ async def test_an_etag_that_changes_during_a_transfer_restarts_the_file(
 
     await fetch_file(session, source, dest, on_bytes=change, options=OPTIONS)
     assert dest.read_bytes() == CONTENT
-    assert [seen.range for seen in hub.seen] == [None, f"bytes={MIB}-{SIZE_BYTES - 1}", None]
+    assert [request.range for request in hub.requests] == [None, f"bytes={MIB}-{SIZE_BYTES - 1}", None]
 
 
 @pytest.mark.parametrize(

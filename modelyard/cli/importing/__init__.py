@@ -1,0 +1,1 @@
+"""Models out of files: the yard's own TOML, and the configurations of other programs."""

@@ -1,0 +1,301 @@
+"""Log lines: of one instance or model, and a search over all that engines and services printed.
+
+A line belongs to the time at which it was read; its message is stored a moment later.
+"""
+
+import collections
+import re
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import NamedTuple
+
+import msgspec
+from nats.aio.msg import Msg
+
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.reads import (
+    as_yard_errors,
+    first_sequence_since,
+    read_bucket,
+    read_pages,
+    read_stream,
+    replay,
+    stored_messages,
+)
+from schemas import buckets, streams, subjects
+from schemas.errors import BadRequest, NotFound
+from schemas.instances import Instance
+from schemas.logs import FoundLine, LogLevel, LogLine, LogOrder, LogPage, LogQuery
+from schemas.models import find_model
+
+log = logs.get(__name__)
+
+MAX_LINES = 1000
+"""In one page."""
+_WINDOW = 256
+_LONGEST_WINDOW = 4096
+_PAGE_BYTES = 2 * 1024 * 1024
+_MAX_SCANNED = 20_000
+"""Messages that are read for one page; a page that needs more is short, and its cursor continues."""
+_MAX_DELAY_S = 600.0
+"""How long after a line was read its message may be stored: the broker may have been unreachable."""
+_STREAM = streams.LOGS.name
+_HEAD_CHARS = 400
+
+_ERROR = re.compile(r"\b(error|fatal|critical|exception|traceback|failed|panic|abort(ed)?)\b|^E\b| E ", re.I)
+_WARNING = re.compile(r"\bwarn(ing)?\b|^W\b| W ", re.I)
+_DEBUG = re.compile(r"\b(debug|trace)\b|^D\b| D ", re.I)
+
+
+def level_of(line: LogLine) -> LogLevel:
+    """The line's own level, else one guessed from its text: engines have no common form."""
+    if line.level is not None:
+        return LogLevel.__members__.get(
+            line.level.upper(), LogLevel.ERROR if line.level == "critical" else LogLevel.INFO
+        )
+    head = line.text[:_HEAD_CHARS]
+    if _ERROR.search(head):
+        return LogLevel.ERROR
+    if _WARNING.search(head):
+        return LogLevel.WARNING
+    return LogLevel.DEBUG if _DEBUG.search(head) else LogLevel.INFO
+
+
+async def instance_lines(
+    bus: Bus, name: str, *, since: float | None = None, grep: str | None = None, follow: bool
+) -> AsyncGenerator[LogLine, None]:
+    """The lines of the instance `name`, or of the model `name`; `grep`: only those that contain this text.
+
+    Of a model, those of its newest instance; with `since` (unix seconds) those of all instances since then.
+    """
+    instance = await _resolve_instance(bus, name)
+    model = None if since is None or instance == name else await _resolve_model(bus, name)
+    tokens = {"instance": instance} if model is None else {}
+    batches = replay(bus, subjects.INSTANCE_LOG, since=since, follow=follow, **tokens)
+    text = (grep or "").casefold()
+    with as_yard_errors():
+        async with aclosing(batches):
+            async for batch in batches:
+                if model in (None, batch.payload.model):
+                    for line in batch.payload.lines:
+                        if text in line.text.casefold():
+                            yield line
+
+
+async def _resolve_model(bus: Bus, name: str) -> str:
+    spec = find_model(name, await read_bucket(bus, buckets.MODELS))
+    return spec.name if spec else name
+
+
+async def _resolve_instance(bus: Bus, name: str) -> str:
+    """The id of the instance that `name` stands for; NotFound if neither buckets nor events have one."""
+    known = await read_bucket(bus, buckets.INSTANCES)
+    if name in known:
+        return name
+    spec = find_model(name, await read_bucket(bus, buckets.MODELS))
+    model = spec.name if spec else name
+    for instances in (list(known.values()), await _past_instances(bus)):
+        own = [instance for instance in instances if instance.model == model]
+        if own:
+            return max(own, key=lambda instance: instance.changed_at).instance
+        if any(instance.instance == name for instance in instances):
+            return name
+    sentence = "The model {} has not run in the last days." if spec else "There is no model or instance {}."
+    raise NotFound(sentence.format(name), param="model")
+
+
+async def _past_instances(bus: Bus) -> list[Instance]:
+    """Every state that an instance reached, as far back as events are stored."""
+    changed = subjects.INSTANCE_CHANGED
+    messages = await read_stream(bus, streams.EVENTS.name, changed.wildcard)
+    return [changed.decode(msg.data) for msg in messages]
+
+
+class _Position(NamedTuple):
+    """Where a line is: the sequence of its message, and its number in there."""
+
+    sequence: int
+    number: int
+
+    @classmethod
+    def from_cursor(cls, cursor: str) -> "_Position":
+        match = re.fullmatch(r"(\d{1,18})\.(\d{1,9})", cursor)
+        if match is None:
+            raise BadRequest("This cursor did not come from here.", param="cursor")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.sequence}.{self.number}"
+
+
+_Match = tuple[_Position, FoundLine]
+
+
+async def search(
+    bus: Bus,
+    query: LogQuery,
+    *,
+    order: LogOrder = LogOrder.NEWEST,
+    limit: int = 200,
+    cursor: str | None = None,
+) -> LogPage:
+    """One page of the lines that match; its cursor is where the next begins."""
+    if not 1 <= limit <= MAX_LINES:
+        raise BadRequest(f"`limit` is from 1 to {MAX_LINES}.", param="limit")
+    position = _Position.from_cursor(cursor) if cursor else None
+    _subject(query)
+    if order is LogOrder.OLDEST:
+        return await _search_forward(bus, query, limit, position)
+    return await _search_backward(bus, query, limit, position)
+
+
+async def search_all(
+    bus: Bus, query: LogQuery, *, order: LogOrder = LogOrder.OLDEST
+) -> AsyncGenerator[FoundLine, None]:
+    """Every line that matches, page by page."""
+    cursor: str | None = None
+    while True:
+        page = await search(bus, query, order=order, limit=MAX_LINES, cursor=cursor)
+        for line in page.lines:
+            yield line
+        cursor = page.cursor
+        if cursor is None:
+            return
+
+
+async def follow_search(bus: Bus, query: LogQuery) -> AsyncGenerator[FoundLine, None]:
+    """Every line that matches since `query.since`, and then new ones, for ever."""
+    subject = _subject(query)
+    with as_yard_errors():
+        async with aclosing(stored_messages(bus, streams.LOGS, subject, since=query.since)) as messages:
+            async for msg in messages:
+                for _, line in _matching_lines(query, msg, msg.subject, 0):
+                    yield line
+
+
+async def _search_forward(bus: Bus, query: LogQuery, limit: int, position: _Position | None) -> LogPage:
+    first = position.sequence if position else await _first_sequence(bus, query)
+    if first is None:
+        return LogPage(lines=())
+    end = await _end_sequence(bus, query)
+    matches: list[_Match] = []
+    scanned = 0
+    async with aclosing(_messages(bus, query, first, end)) as messages:
+        async for sequence, msg in messages:
+            matches += [
+                match for match in _matches(query, sequence, msg) if position is None or match[0] > position
+            ]
+            scanned += 1
+            if len(matches) > limit:
+                return _full_page(matches[:limit])
+            if scanned >= _MAX_SCANNED:
+                return LogPage(lines=tuple(line for _, line in matches), cursor=f"{sequence + 1}.0")
+    return LogPage(lines=tuple(line for _, line in matches))
+
+
+async def _search_backward(bus: Bus, query: LogQuery, limit: int, position: _Position | None) -> LogPage:
+    first = await _first_sequence(bus, query)
+    # The line at the cursor was returned already; those before it may be in the same message.
+    end = position.sequence + 1 if position else await _end_sequence(bus, query)
+    matches: list[_Match] = []
+    window, scanned = _WINDOW, 0
+    while first is not None and end > first and scanned < _MAX_SCANNED:
+        begin = max(first, end - window)
+        newest = collections.deque[_Match](maxlen=limit + 1 - len(matches))
+        async with aclosing(_messages(bus, query, begin, end)) as messages:
+            async for sequence, msg in messages:
+                newest.extend(
+                    match
+                    for match in _matches(query, sequence, msg)
+                    if position is None or match[0] < position
+                )
+        matches += reversed(newest)
+        if len(matches) > limit:
+            return _full_page(matches[:limit])
+        scanned += end - begin
+        end, window = begin, min(2 * window, _LONGEST_WINDOW)
+    more = first is not None and end > first
+    return LogPage(lines=tuple(line for _, line in matches), cursor=f"{end}.0" if more else None)
+
+
+def _full_page(matches: list[_Match]) -> LogPage:
+    return LogPage(lines=tuple(line for _, line in matches), cursor=str(matches[-1][0]))
+
+
+async def _first_sequence(bus: Bus, query: LogQuery) -> int | None:
+    """Of the first message that may have a line of the query."""
+    return await first_sequence_since(bus, _STREAM, query.since or 0.0)
+
+
+async def _end_sequence(bus: Bus, query: LogQuery) -> int:
+    """After the last message that may have a line of the query."""
+    if query.until is not None:
+        end = await first_sequence_since(bus, _STREAM, query.until + _MAX_DELAY_S)
+        if end is not None:
+            return end
+    with as_yard_errors():
+        return (await bus.js.stream_info(_STREAM)).state.last_seq + 1
+
+
+async def _messages(bus: Bus, query: LogQuery, first: int, end: int) -> AsyncGenerator[tuple[int, Msg], None]:
+    """Messages that may have a line of the query, from `first` to before `end`."""
+    batch = max(1, min(_WINDOW, end - first))
+    pages = read_pages(bus, _STREAM, _subject(query), first=first, batch=batch, max_bytes=_PAGE_BYTES)
+    async with aclosing(pages):
+        async for page in pages:
+            for msg in page:
+                sequence = int((msg.headers or {})["Nats-Sequence"])
+                if sequence >= end:
+                    return
+                yield sequence, msg
+
+
+def _subject(query: LogQuery) -> str:
+    node = {"node": query.node} if query.node else {}
+    try:
+        if query.instance:
+            return subjects.INSTANCE_LOG.matching(**node, instance=query.instance)
+        if query.service:
+            return subjects.SERVICE_LOG.matching(**node, service=query.service)
+        return subjects.INSTANCE_LOG.matching(**node).rpartition(".")[0] + ".>"
+    except ValueError as error:
+        raise BadRequest(f"{error}.") from error
+
+
+def _matches(query: LogQuery, sequence: int, msg: Msg) -> Iterator[_Match]:
+    subject = (msg.headers or {})["Nats-Subject"]
+    for number, line in _matching_lines(query, msg, subject, 1):
+        yield _Position(sequence, number), line
+
+
+def _matching_lines(query: LogQuery, msg: Msg, subject: str, begin: int) -> Iterator[tuple[int, FoundLine]]:
+    try:
+        node, source, model, lines = _read(subject, msg.data)
+    except (msgspec.DecodeError, ValueError) as error:
+        log.debug("log_message_invalid", subject=subject, error=str(error))
+        return
+    text = (query.text or "").casefold()
+    for number, line in enumerate(lines, begin):
+        about, level = model or line.model, level_of(line)
+        if (
+            query.model in (None, about)
+            and (query.level is None or level >= query.level)
+            and (query.since or 0.0) <= line.at < (query.until or float("inf"))
+            and text in line.text.casefold()
+        ):
+            name = level.name.lower()
+            yield (
+                number,
+                FoundLine(at=line.at, node=node, text=line.text, level=name, source=source, model=about),
+            )
+
+
+def _read(subject: str, data: bytes) -> tuple[str, str, str | None, tuple[LogLine, ...]]:
+    """Node, source and model of a batch, and its lines."""
+    try:
+        tokens = subjects.SERVICE_LOG.parse(subject)
+    except ValueError:
+        tokens, batch = subjects.INSTANCE_LOG.parse(subject), subjects.INSTANCE_LOG.decode(data)
+        return tokens["node"], tokens["instance"], batch.model, batch.lines
+    return tokens["node"], tokens["service"], None, subjects.SERVICE_LOG.decode(data).lines

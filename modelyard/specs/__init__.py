@@ -1,1 +1,0 @@
-"""Specs of models as documents: checked, patched, compared, written and read as TOML."""
