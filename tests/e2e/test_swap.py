@@ -11,9 +11,9 @@ import pytest_asyncio
 
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
-from modelyard.gguf.measured import Measured, correct
+from modelyard.files.memory import Measured, correct
+from modelyard.files.tinymodels import write_babbler
 from modelyard.text import format_size
-from modelyard.tinymodels import write_babbler
 from schemas import buckets, subjects
 from schemas.instances import LIVE, Instance, InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec
