@@ -13,13 +13,13 @@ from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
 from modelyard.files.memory import Measured, correct
 from modelyard.files.tinymodels import write_babbler
+from modelyard.text import format_size
 from schemas import buckets, subjects
 from schemas.instances import LIVE, Instance, InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec
 from schemas.placing import MeasuredMemory, PlanQuery
 from schemas.profiles import DeviceNeed, Profile
 from schemas.registry import DeleteModel, ListModels
-from services.supervisor.planning.memory_budget import format_size
 from tests.e2e.chat_client import chat, streaming
 from tests.e2e.yard_process import InstanceWatch, YardProcess, running_yard, watch_instances, yard_command
 from tests.support import eventually

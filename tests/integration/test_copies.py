@@ -13,7 +13,7 @@ from schemas.base import Role
 from schemas.errors import BadRequest, Conflict, NotFound, ServiceUnavailable, YardError
 from schemas.library import CopyEntry, JobState, LibraryEntry, LibraryJob, LibraryRef, VerifyState
 from schemas.peers import AskEntry, AskFile, AskRepo
-from tests.commands import run
+from tests.commands import run_command
 from tests.integration.downloads import MIB, model_bytes
 from tests.integration.library_yard import Shown, gguf, put, sha256, shown
 from tests.integration.nodes import killed, node, process, running, spoiled
@@ -191,7 +191,7 @@ async def test_the_command_line_copies(yard: Yard, seen: Shown) -> None:
     put(a.models, "m.gguf", gguf())
     async with running(yard, a), running(yard, b):
         await seen.at("m.gguf", "a")
-        done = await run(yard, "library", "copy", "m.gguf", "--node", "b")
+        done = await run_command(yard, "library", "copy", "m.gguf", "--node", "b")
         assert (done.code, done.err) == (0, "")
         assert "m is in b.models" in done.out
         assert "from a" in done.out

@@ -13,7 +13,7 @@ from schemas import subjects
 from schemas.errors import DeadlineExceeded, NotFound, ServiceUnavailable
 from schemas.library import AskNode, DeleteEntry, JobRef, JobState, LibraryJob, LibraryRef, TrashRef
 from services.downloader.library import trash
-from tests.commands import environment
+from tests.commands import command_environment
 from tests.integration.library_yard import Shown, gguf, put, shown
 from tests.support import Yard, eventually
 
@@ -23,7 +23,7 @@ async def downloader(yard: Yard) -> AsyncIterator[asyncio.subprocess.Process]:
     """The real process, killed at the end if it still lives."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.downloader"),
-        env=environment(yard, YARD_NODE="testnode"),
+        env=command_environment(yard, YARD_NODE="testnode"),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )

@@ -17,7 +17,7 @@ from schemas.library import AskNode
 from schemas.models import Mode, ModelRef, ModelSpec
 from schemas.registering import ModelOverrides, Registered, RegisterFiles
 from schemas.registry import PatchModel, PutModel, RenameModel
-from tests.commands import refused, run
+from tests.commands import refusal_code, run_command
 from tests.hub import About, Hub
 from tests.integration.hub_yard import GIB, hub_yard, node, point_at
 from tests.support import Yard
@@ -175,19 +175,19 @@ async def test_files_added_by_hand_are_registered(yard: Yard, asking: Bus, setti
     folder.mkdir()
     write_embedder(folder / "vectors.gguf")
     write_reranker(folder / "scores.gguf")
-    shown = await run(yard, "register", "by-hand/vectors.gguf", "--dry-run")
+    shown = await run_command(yard, "register", "by-hand/vectors.gguf", "--dry-run")
     assert shown.code == 0, shown.err
     assert "turns text into vectors" in shown.out
     assert "Nothing was changed" in shown.out
     with pytest.raises(ModelNotFound):
         await spec(asking, "vectors")
     done = (
-        await run(yard, "register", "by-hand/vectors.gguf", "--name", "v", "--alias", "w", "--json")
+        await run_command(yard, "register", "by-hand/vectors.gguf", "--name", "v", "--alias", "w", "--json")
     ).document
     assert done["spec"]["mode"] == "embedding"
     assert (await spec(asking, "w")).n_ctx == 512
     assert (await spec(asking, "w")).source is None
-    again = await run(yard, "register", "by-hand/vectors.gguf", "--name", "v", "--ctx", "256")
+    again = await run_command(yard, "register", "by-hand/vectors.gguf", "--name", "v", "--ctx", "256")
     assert "it keeps its own aliases" in again.out
     assert (await spec(asking, "v")).n_ctx == 256
     await asking.call(subjects.LIBRARY_SCAN, AskNode())
@@ -204,25 +204,27 @@ async def test_a_path_without_a_model_is_refused(yard: Yard, asking: Bus, settin
         with pytest.raises(UnreadableModel) as caught:
             await register(asking, path)
         assert caught.value.message.endswith(".")
-    assert await refused(yard, "register", "nowhere.gguf") == "unreadable_model"
-    assert await refused(yard, "register", "x.gguf", "--name", "no spaces here") == "bad_request"
+    assert await refusal_code(yard, "register", "nowhere.gguf") == "unreadable_model"
+    assert await refusal_code(yard, "register", "x.gguf", "--name", "no spaces here") == "bad_request"
 
 
 async def test_the_command_line_searches_and_offers(yard: Yard, asking: Bus) -> None:
-    found = await run(yard, "search", "chat", "--sort", "likes", "--max-params", "8B")
+    found = await run_command(yard, "search", "chat", "--sort", "likes", "--max-params", "8B")
     assert (found.code, found.out) == (0, "The hub has nothing like that.\n")
-    found = await run(yard, "search", "tiny", "chat-", "--json")
+    found = await run_command(yard, "search", "tiny", "chat-", "--json")
     assert found.document == []
-    found = await run(yard, "search", "tiny/chat")
+    found = await run_command(yard, "search", "tiny/chat")
     assert REPO in found.out
     assert "text-generation" in found.out
-    offer = await run(yard, "offer", REPO)
+    offer = await run_command(yard, "offer", REPO)
     assert offer.code == 0, offer.err
     assert "fits on GPU-1 of node giant with 32k tokens of context" in offer.out
     assert f"yard pull {REPO}:Q4_0" in offer.out
-    assert (await run(yard, "offer", f"{REPO}:Q8_0", "--json")).document["choices"][0]["label"] == "Q8_0"
-    assert await refused(yard, "offer", "tiny/nowhere") == "repo_not_found"
-    assert await refused(yard, "search", "x", "--limit", "1000") == "bad_request"
+    assert (await run_command(yard, "offer", f"{REPO}:Q8_0", "--json")).document["choices"][0][
+        "label"
+    ] == "Q8_0"
+    assert await refusal_code(yard, "offer", "tiny/nowhere") == "repo_not_found"
+    assert await refusal_code(yard, "search", "x", "--limit", "1000") == "bad_request"
 
 
 async def test_a_refusal_of_the_hub_keeps_its_code_over_the_wire(asking: Bus, hub: Hub) -> None:
