@@ -36,7 +36,7 @@ _GENERATING = (Mode.CHAT, Mode.COMPLETION)
 _N_PARALLEL = ModelSpec(name="any", path="any").n_parallel
 
 
-class ModelFiles(NamedTuple):
+class ModelSizes(NamedTuple):
     """A GGUF header, or without one the size of safetensors weights; and the files beside the weights."""
 
     header: Header | None = None
@@ -53,7 +53,7 @@ class Measured(NamedTuple):
 
 
 def memory_requirements(
-    files: ModelFiles,
+    files: ModelSizes,
     mode: Mode,
     n_ctx: int,
     devices: Sequence[str],
@@ -175,12 +175,12 @@ def scale_header(header: Header, size_bytes: int, *, complete: bool) -> Header:
     return msgspec.structs.replace(header, weights=sized)
 
 
-def _stored_files(spec: ModelSpec, store: Path) -> ModelFiles:
+def _stored_files(spec: ModelSpec, store: Path) -> ModelSizes:
     path = resolve_inside(store, spec.path)
     if path.is_dir():
-        return ModelFiles(weights_bytes=sum(part.stat().st_size for part in weight_files(path)))
+        return ModelSizes(weights_bytes=sum(part.stat().st_size for part in weight_files(path)))
     found = path.stat()
-    return ModelFiles(
+    return ModelSizes(
         header=_header(path, found.st_mtime_ns, found.st_size),
         mmproj_bytes=_size(store, spec.mmproj),
         lora_bytes=sum(_size(store, lora.path) for lora in spec.loras),
@@ -196,7 +196,7 @@ def _size(store: Path, path: str | None) -> int:
     return resolve_inside(store, path).stat().st_size if path else 0
 
 
-def _use(files: ModelFiles, mode: Mode, n_ctx: int, n_parallel: int, cache_type: str) -> RunOptions:
+def _use(files: ModelSizes, mode: Mode, n_ctx: int, n_parallel: int, cache_type: str) -> RunOptions:
     return RunOptions(
         n_ctx=n_ctx,
         n_parallel=n_parallel,

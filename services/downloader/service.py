@@ -17,7 +17,7 @@ from schemas.instances import Node
 from schemas.models import ModelSpec
 from services.downloader.commands import DownloadCommands
 from services.downloader.library.service import open_library, serve_library
-from services.downloader.offers.offers import HubOffers
+from services.downloader.offers.offers import HubCommands
 from services.downloader.queue import RunQueue
 from services.downloader.records import DownloadRecords
 from services.downloader.register.registrar import Registrar
@@ -47,7 +47,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     commands = Commands.open(bus, tasks, "From the hub to the disk, and the library of what is there.")
     await DownloadCommands(bus, settings, records, queue, registrar).start(commands)
     if not settings.joined:
-        offers = HubOffers(settings, nodes, models)
+        offers = HubCommands(settings, nodes, models)
         await commands.add(subjects.FILES_REGISTER, registrar.on_register)
         await commands.add(subjects.HUB_SEARCH, offers.on_search)
         await commands.add(subjects.HUB_OFFER, offers.on_offer)

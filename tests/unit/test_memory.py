@@ -8,7 +8,7 @@ from modelyard.files.gguf.parse import parse
 from modelyard.files.memory import (
     RECENT,
     Measured,
-    ModelFiles,
+    ModelSizes,
     apply_measurements,
     correct,
     memory_requirements,
@@ -42,7 +42,7 @@ HEADER = make_header(parse(RAW, len(RAW)))
 def test_safetensors_take_their_weights_and_a_margin_split_evenly(
     devices: tuple[str, ...], expected: dict[str, int]
 ) -> None:
-    needs = memory_requirements(ModelFiles(weights_bytes=2 * GIB), Mode.CHAT, 4096, devices)
+    needs = memory_requirements(ModelSizes(weights_bytes=2 * GIB), Mode.CHAT, 4096, devices)
     assert needs.keys() == expected.keys()
     assert all(abs(needs[device] - expected[device]) <= 1 for device in needs)
 
@@ -61,7 +61,7 @@ def test_safetensors_take_their_weights_and_a_margin_split_evenly(
 def test_gguf_files_take_the_estimate_of_their_run_options(
     mode: Mode, devices: tuple[str, ...], n_outputs: int | None
 ) -> None:
-    files = ModelFiles(HEADER, mmproj_bytes=1000, lora_bytes=2000)
+    files = ModelSizes(HEADER, mmproj_bytes=1000, lora_bytes=2000)
     options = RunOptions(
         n_ctx=1024, n_parallel=2, cache_type="q8_0", n_outputs=n_outputs, mmproj_bytes=1000, lora_bytes=2000
     )

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from modelyard.bus.records import BucketCache
-from modelyard.files.memory import ModelFiles, memory_requirements, scale_header
+from modelyard.files.memory import ModelSizes, memory_requirements, scale_header
 from modelyard.host.paths import resolve_inside
 from modelyard.host.settings import Settings
 from schemas.base import Format
@@ -45,7 +45,7 @@ _MAX_RETRY_AFTER_S = 3.0
 _LISTED_FIELDS = ("task", "license", "gated", "private", "downloads", "likes", "updated_at", "tags")
 
 
-class HubOffers:
+class HubCommands:
     """Queries the hub in a thread, since its library blocks."""
 
     def __init__(self, settings: Settings, nodes: BucketCache[Node], models: BucketCache[ModelSpec]) -> None:
@@ -105,7 +105,7 @@ class HubOffers:
         def fits_of(group: GgufGroup) -> tuple[Fit, ...]:
             exact = group is default and complete
             scaled = header if exact else scale_header(header, group.size_bytes, complete=complete)
-            files = ModelFiles(scaled, mmproj_bytes=mmproj.size_bytes if mmproj else 0)
+            files = ModelSizes(scaled, mmproj_bytes=mmproj.size_bytes if mmproj else 0)
             return self._fits(Format.GGUF, mode, files, header.n_ctx_train or None, n_ctx)
 
         if problem is None:
@@ -143,7 +143,7 @@ class HubOffers:
         facts = ModelFacts(path=offer.repo, format=Format.SAFETENSORS, card=card, task=listing.task)
         mode, problem = _mode(facts)
         if problem is None:
-            files = ModelFiles(weights_bytes=weights_bytes(folder))
+            files = ModelSizes(weights_bytes=weights_bytes(folder))
             found = self._fits(Format.SAFETENSORS, mode, files, card.n_ctx_train, n_ctx)
             folder = msgspec.structs.replace(folder, fits=found)
         if offer.choices:
@@ -158,7 +158,7 @@ class HubOffers:
         )
 
     def _fits(
-        self, format_: Format, mode: Mode, files: ModelFiles, n_ctx_train: int | None, n_ctx: int | None
+        self, format_: Format, mode: Mode, files: ModelSizes, n_ctx_train: int | None, n_ctx: int | None
     ) -> tuple[Fit, ...]:
         requirements = partial(memory_requirements, files, mode)
         query = FitQuery(format_, mode, requirements, n_ctx_train, n_ctx)

@@ -6,7 +6,7 @@ from functools import partial
 
 from msgspec import Struct
 
-from modelyard.files.memory import ModelFiles, memory_requirements
+from modelyard.files.memory import ModelSizes, memory_requirements
 from schemas.base import Format, check_model_name
 from schemas.hub import Fit
 from schemas.instances import Node
@@ -120,7 +120,7 @@ def _context(facts: ModelFacts, mode: Mode, overrides: ModelOverrides, nodes: tu
 def _fits(facts: ModelFacts, mode: Mode, nodes: tuple[Node, ...]) -> tuple[Fit, ...]:
     if facts.format is Format.GGUF and facts.header is None:
         return ()
-    files = ModelFiles(facts.header, facts.size_bytes, facts.mmproj_bytes)
+    files = ModelSizes(facts.header, facts.size_bytes, facts.mmproj_bytes)
     requirements = partial(memory_requirements, files, mode)
     return fits(FitQuery(facts.format, mode, requirements, facts.n_ctx_train), nodes)
 

@@ -30,8 +30,8 @@ def require_free(folder: Path, needed_bytes: int, margin_bytes: int, others_byte
         others = f", other downloads still need {format_size(others_bytes)}" if others_bytes else ""
         raise TransferError(
             "disk_full",
-            f"The download needs {format_size(needed_bytes)}{others} and {format_size(margin_bytes)} are kept free, "
-            f"but the disk has only {format_size(free)} left. Free some space.",
+            f"The download needs {format_size(needed_bytes)}{others} and {format_size(margin_bytes)} "
+            f"are kept free, but the disk has only {format_size(free)} left. Free some space.",
         )
 
 
