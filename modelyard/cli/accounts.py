@@ -4,11 +4,12 @@ import argparse
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from modelyard.cli.arguments import Argument, Moment, convert, parse_decimal, parse_moment
-from modelyard.cli.output import print_line, print_result, table
+from modelyard.cli.arguments import Argument, Moment, add_fields, convert, parse_decimal, read_record
+from modelyard.cli.output import Column, print_list, print_result, print_rows
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
@@ -41,90 +42,60 @@ A budget limits all usage, or that of a key, of a model, or of a key and a model
 """
 _RANGE = re.compile(r"(\d+)-(\d*)")
 _AMOUNTS = {"input": "input", "output": "output", "cached": "cached_read", "cache_write": "cache_write"}
-_SINCE = Argument(flag="--from", metavar="TIME", parse=parse_moment, help="only the one valid from then")
-_PERIOD = {
-    "since": Argument(metavar="TIME", parse=parse_moment, help="from then on: 24h, 2026-11-01, …"),
-    "until": Argument(metavar="TIME", parse=parse_moment, help="before then"),
-    "model": Argument(help="only this model"),
-}
 
 
 def register(verbs: Mapping[str, VerbParser]) -> None:
     add = verbs["price"].subverbs()
     command(add("list", "List the prices of all models."), subjects.PRICE_LIST, _show_prices)
-    show = add("show", "Show every price of one model.")
-    command(show, subjects.PRICE_GET, _show_price, positional=("model",))
+    command(add("show", "Show every price of one model."), subjects.PRICE_GET, _show_price)
     _add_price_set(add("set", "Give a model a price."))
-    remove = add("rm", "Remove a price of a model, or all of them.")
-    since = {"valid_from": _SINCE}
     command(
-        remove,
+        add("rm", "Remove a price of a model, or all of them."),
         subjects.PRICE_DELETE,
         "The price of {0.model} is removed; past usage keeps its cost.",
-        positional=("model",),
-        fields=since,
+        fields={"valid_from": Argument(flag="--from", help="only the one valid from then")},
     )
-    reprice = add("reprice", "Recalculate the costs of a period with the present prices.")
     command(
-        reprice,
+        add("reprice", "Recalculate the costs of a period with the present prices."),
         subjects.PRICE_REPRICE,
         "{0.records:,} records have another cost now: {0.after} in all, before {0.before}.",
-        fields=_PERIOD,
+        positional=(),
+        fields={"model": Argument(help="only this model")},
     )
     add = verbs["budget"].subverbs()
     command(add("list", "List budgets, and how much of each is used."), subjects.BUDGET_LIST, _show_budgets)
     _add_budget_set(add("set", "Limit the usage of a day, a week or a month."))
-    remove = add("rm", "Remove a budget.")
-    name = {"budget": Argument(metavar="NAME", help="the name of the budget")}
-    command(
-        remove,
-        subjects.BUDGET_DELETE,
-        "The budget {0.budget} is removed.",
-        positional=("budget",),
-        fields=name,
-    )
+    command(add("rm", "Remove a budget."), subjects.BUDGET_DELETE, "The budget {0.budget} is removed.")
 
 
 def _add_price_set(parser: VerbParser) -> None:
     parser.describe(_PRICE_SET)
-    parser.add_argument("model", metavar="MODEL", help="its name or an alias, or '*'")
+    parser.add_argument("model", help="its name or an alias, or '*'")
+    price = partial(parser.add_argument, type=parse_decimal, metavar="PRICE")
     for name in _AMOUNTS:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=parse_decimal, metavar="PRICE")
-    parser.add_argument(
-        "--tier", action="append", type=parse_tier, default=[], metavar="prompt=A-B,input=PRICE,…"
-    )
-    parser.add_argument("--hourly", type=parse_decimal, metavar="PRICE", help="per hour of a loaded instance")
-    parser.add_argument("--kwh", type=parse_decimal, metavar="PRICE", help="per kilowatt-hour of its devices")
-    parser.add_argument("--free", action="store_true", help="costs nothing")
-    parser.add_argument(
-        "--from", dest="since", type=parse_moment, metavar="TIME", help="valid from then (default: now)"
-    )
-    parser.add_argument(
-        "--retroactive", action="store_true", help="recalculate the costs of usage since then"
-    )
+        price(f"--{name.replace('_', '-')}")
+    tier = "prompt=A-B,input=PRICE,…"
+    parser.add_argument("--tier", action="append", type=parse_tier, default=[], metavar=tier)
+    price("--hourly", help="per hour of a loaded instance")
+    price("--kwh", help="per kilowatt-hour of its devices")
+    parser.flag("--free", text="costs nothing")
+    since = {"valid_from": Argument(flag="--from", help="valid from then (default: now)")}
+    add_fields(parser, Price, omit=("method", "tiers", "per_hour", "per_kwh"), fields=since)
+    retroactive = {"retroactive": Argument(help="recalculate the costs of usage since then")}
+    add_fields(parser, PutPrice, omit=("model", "price"), fields=retroactive)
     online(parser, _set_price)
 
 
 def _add_budget_set(parser: VerbParser) -> None:
     parser.describe(_BUDGET_SET)
+    refuse = {"dest": "action", "action": "store_const", "const": Action.WARN.value}
+    parser.add_argument("--warn-only", **refuse, help="refuse no requests")
     fields = {
-        "budget": Argument(metavar="NAME", help="the name of the budget"),
         "limit": Argument(metavar="NUMBER"),
         "model": Argument(help="only this model"),
         "warn_at": Argument(metavar="SHARE", parse=parse_share, help="share that warns: 80%% or 0.8"),
-        "tz": Argument(metavar="ZONE", help="time zone of its days (default: YARD_TIME_ZONE)"),
     }
-    parser.add_argument(
-        "--warn-only", dest="action", action="store_const", const=Action.WARN.value, help="refuse no requests"
-    )
-    command(
-        parser,
-        subjects.BUDGET_PUT,
-        "The budget {0.budget} is stored.",
-        positional=("budget",),
-        omit=("action",),
-        fields=fields,
-    )
+    command(parser, subjects.BUDGET_PUT, "The budget {0.budget} is stored.", omit=("action",), fields=fields)
 
 
 def parse_share(text: str) -> Decimal:
@@ -150,9 +121,7 @@ def parse_tier(text: str) -> dict[str, Any]:
 
 
 async def _set_price(yard: Client, arguments: argparse.Namespace) -> None:
-    stored = await yard.accounts.put_price(
-        PutPrice(model=arguments.model, price=_price(arguments), retroactive=arguments.retroactive)
-    )
+    stored = await yard.accounts.put_price(read_record(arguments, PutPrice, price=_price(arguments)))
     more = f" {stored.repriced:,} records have another cost now." if arguments.retroactive else ""
     print_result(arguments, stored, f"{stored.model} has a new price.{more}")
 
@@ -171,7 +140,7 @@ def _price(arguments: argparse.Namespace) -> Price:
     }
     if sum(given.values()) != 1 or (flat and arguments.tier):
         raise BadRequest("Give one price: --input and --output, or tiers, or --hourly, --kwh or --free.")
-    since: Moment | None = arguments.since
+    since: Moment | None = arguments.valid_from
     fields = {
         "method": next(method for method in given if given[method]),
         "valid_from": since.timestamp(None) if since else None,
@@ -183,31 +152,26 @@ def _price(arguments: argparse.Namespace) -> Price:
 
 
 def _show_prices(answer: PricesAnswer) -> None:
-    if not answer.prices:
-        print_line("No model has a price; everything is free. `yard price set` gives one.")
-        return
-    rows = [
-        (
-            stored.model,
-            format_price(stored.now, answer.currency) if stored.now else "none yet",
-            str(len(stored.prices)),
-        )
-        for stored in answer.prices
-    ]
-    table(("MODEL", "PRICE NOW", ">PRICES"), rows)
+    def now(stored: StoredPrices) -> str:
+        return format_price(stored.now, answer.currency) if stored.now else "none yet"
+
+    empty = "No model has a price; everything is free. `yard price set` gives one."
+    columns: dict[str, Column] = {
+        "MODEL": "model",
+        "PRICE NOW": now,
+        ">PRICES": lambda stored: len(stored.prices),
+    }
+    print_list(answer.prices, columns, empty=empty)
 
 
 def _show_price(stored: StoredPrices) -> None:
     tz = ZoneInfo(load().time_zone)
-    rows = [
-        (
-            format_time(price.valid_from or 0.0, tz),
-            "now" if price == stored.now else "",
-            format_price(price, ""),
-        )
-        for price in stored.prices
-    ]
-    table(("VALID FROM", "", "PRICE"), rows)
+    columns: dict[str, Column] = {
+        "VALID FROM": lambda price: format_time(price.valid_from or 0.0, tz),
+        "": lambda price: "now" if price == stored.now else "",
+        "PRICE": lambda price: format_price(price, ""),
+    }
+    print_rows(columns, stored.prices)
 
 
 def format_price(price: Price, currency: str) -> str:
@@ -225,19 +189,19 @@ def format_price(price: Price, currency: str) -> str:
 
 
 def _show_budgets(answer: BudgetList) -> None:
-    if not answer.budgets:
-        print_line("There are no budgets. `yard budget set` makes one.")
-        return
-    header = ("BUDGET", "OF", "PERIOD", ">USED", ">LIMIT", "UNIT", ">SHARE", "LEVEL", "ACTION")
-    table(header, [_budget_row(stored, answer.currency) for stored in answer.budgets])
+    columns: dict[str, Column] = {
+        "BUDGET": "budget.budget",
+        "OF": _scope,
+        "PERIOD": "budget.period",
+        ">USED": lambda stored: stored.state and stored.state.used,
+        ">LIMIT": lambda stored: f"{stored.budget.limit:f}",
+        "UNIT": lambda stored: answer.currency if stored.budget.unit == "money" else stored.budget.unit,
+        ">SHARE": lambda stored: stored.state and f"{stored.state.ratio:.0%}",
+        "LEVEL": lambda stored: stored.state and stored.state.level,
+        "ACTION": "budget.action",
+    }
+    print_list(answer.budgets, columns, empty="There are no budgets. `yard budget set` makes one.")
 
 
-def _budget_row(stored: StoredBudget, currency: str) -> tuple[str, ...]:
-    budget, state = stored.budget, stored.state
-    scope = " ".join(part for part in (budget.key, budget.model) if part) or "everything"
-    unit = currency if budget.unit == "money" else budget.unit.value
-    used = ("-", "-", "-") if state is None else (state.used, f"{state.ratio:.0%}", state.level.value)
-    return (
-        *(budget.budget, scope, budget.period.value, used[0], f"{budget.limit:f}", unit),
-        *(used[1], used[2], budget.action.value),
-    )
+def _scope(stored: StoredBudget) -> str:
+    return " ".join(filter(None, (stored.budget.key, stored.budget.model))) or "everything"

@@ -29,7 +29,7 @@ from msgspec.inspect import (
     type_info,
 )
 
-from modelyard.cli.parser import VerbParser
+from modelyard.cli.parser import COMMON_HELP, VerbParser
 from modelyard.documents import default_of
 from modelyard.host.settings import load
 from schemas.errors import BadRequest
@@ -40,15 +40,22 @@ Parse = Callable[[str], Any]
 _DURATION_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d+[smhdw])+")
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kKMGT])(i)?)?B?(?:/s)?")
-_COMMON_HELP = {
-    "model": "its name or an alias",
+_FIELD_HELP = COMMON_HELP | {
     "tz": "time zone (default: YARD_TIME_ZONE)",
+    "since": "from then on: 24h, 2026-11-01, …",
+    "until": "before then",
+    "for_s": "for how long, like 2h",
+    "reason": "the reason",
 }
-"""For fields that the contract leaves without a text because their name says it."""
+"""For fields that the contract leaves without a text."""
+_MOMENTS = ("since", "until", "valid_from")
+_METAVARS = {"n_ctx": "TOKENS", "tz": "ZONE", "for_s": "TIME", "limit_bytes_s": "SPEED"} | dict.fromkeys(
+    _MOMENTS, "TIME"
+)
 
 
 class Argument(NamedTuple):
-    """How an argument differs from what its field's name and type say."""
+    """How an argument differs from what follows from its field's name and type."""
 
     flag: str | None = None
     metavar: str | None = None
@@ -111,9 +118,8 @@ def _flag(
         options["choices"] = [member.value for member in item.cls]
         options |= {"metavar": given.metavar} if given.metavar else {}
     else:
-        options["metavar"] = given.metavar or (
-            "NAME=VALUE" if isinstance(kind, DictType) else flag[2:].upper().replace("-", "_")
-        )
+        derived = "NAME=VALUE" if isinstance(kind, DictType) else flag[2:].upper().replace("-", "_")
+        options["metavar"] = given.metavar or _METAVARS.get(name, derived)
         options["type"] = given.parse or _parser_of(name, item)
     return (flag,), options
 
@@ -140,13 +146,15 @@ def _parser_of(name: str, kind: Type) -> Parse:
     if name.endswith("_bytes_s"):
         return parse_rate
     if isinstance(kind, FloatType):
+        if name in _MOMENTS:
+            return parse_moment
         return parse_duration if name.endswith("_s") else float
     return int if isinstance(kind, IntType) else parse_decimal if isinstance(kind, DecimalType) else str
 
 
 def _add_help(action: argparse.Action, record: type, name: str, *, repeatable: bool) -> None:
     """The field's text in the contract, with the default that it or the field has."""
-    text = field_docs(record).get(name) or _COMMON_HELP.get(name, "")
+    text = field_docs(record).get(name) or _FIELD_HELP.get(name, "")
     text = text.partition("\n\n")[0].replace("\n", " ").rstrip(".")
     text = re.sub(r"[;.]? ?(?:None|Empty|default): (.+)$", r" (default: \1)", text).strip()
     text = text[:1].lower() + text[1:] if not text[1:2].isupper() else text

@@ -5,6 +5,7 @@ import asyncio
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from rich.console import Group
@@ -12,7 +13,17 @@ from rich.live import Live
 from rich.text import Text
 
 from modelyard.cli.arguments import parse_duration
-from modelyard.cli.output import make_table, print_json, print_line, print_result, screen, table
+from modelyard.cli.output import (
+    Column,
+    cells,
+    make_table,
+    print_json,
+    print_line,
+    print_result,
+    print_rows,
+    screen,
+    table,
+)
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import online
 from modelyard.client import Client
@@ -35,11 +46,6 @@ _CORDONS = {
     "uncordon": (Cordon(cordoned=False), "{} takes starts again."),
     "drain": (Cordon(drain=True), "{} takes no new starts and drains its instances."),
 }
-_DEVICES = ("NODE", "DEVICE", "NAME", ">MEMORY", ">OF", ">BUSY", ">TEMP", ">POWER", ">CLOCK", "USED BY")
-_INSTANCES = (
-    *("MODEL", "INSTANCE", "NODE", "STATE", ">BUSY"),
-    *(">IN TOK/S", ">OUT TOK/S", ">CACHE", ">KV", ">WAITING"),
-)
 _FIRST_TOKEN = "yard_request_first_token_quantile_seconds"  # noqa: S105 - the name of a metric
 _METRICS = (
     "yard_instance_prompt_tokens_per_second",
@@ -57,19 +63,17 @@ _WHOLE_SECONDS_FROM = 10
 def register(verbs: Mapping[str, VerbParser]) -> None:
     nodes = verbs["nodes"]
     nodes.describe(_NODES)
-    nodes.add_argument("--no-look", action="store_true", help="do not search the local network")
+    nodes.flag("--no-look", text="do not search the local network")
     online(nodes, _nodes)
     for verb, (command, sentence) in _CORDONS.items():
-        verbs[verb].add_argument("node", metavar="NODE", help="its name, as `yard nodes` shows it")
+        verbs[verb].add_argument("node")
         online(verbs[verb], partial(_cordon, command, sentence))
-    devices = verbs["devices"]
-    devices.add_argument("--node", metavar="NODE", help="only those of this node")
-    online(devices, _devices)
+    verbs["devices"].add_argument("--node", help="only those of this node")
+    online(verbs["devices"], _devices)
     top = verbs["top"]
-    top.add_argument(
-        "--every", type=parse_duration, default=_INTERVAL_S, metavar="TIME", help="interval (default: 1s)"
-    )
-    top.add_argument("--once", action="store_true", help="print once and exit")
+    every = "interval (default: 1s)"
+    top.add_argument("--every", type=parse_duration, default=_INTERVAL_S, metavar="TIME", help=every)
+    top.flag("--once", text="print once and exit")
     online(top, _top, json="one JSON document an interval")
 
 
@@ -100,59 +104,43 @@ def row_of(node: Node, instances: Iterable[Instance]) -> dict[str, Any]:
         for use in instance.reserved:
             if (use.node or instance.node) == node.node:
                 reserved[use.device] = reserved.get(use.device, 0) + use.predicted_bytes
+    device_fields = ("device", "name", "memory_bytes", "simulated")
     return {
-        "node": node.node,
-        "version": node.version,
-        "cordoned": node.cordoned,
+        **_fields(node, "node", "version", "cordoned"),
         "engines": [engine.engine for engine in node.engines if engine.problem is None],
         "devices": [
-            {
-                "device": device.device,
-                "name": device.name,
-                "memory_bytes": device.memory_bytes,
-                "simulated": device.simulated,
-                "reserved_bytes": reserved.get(device.device, 0),
-            }
+            {**_fields(device, *device_fields), "reserved_bytes": reserved.get(device.device, 0)}
             for device in node.devices
         ],
         "instances": [
-            {"instance": instance.instance, "model": instance.model, "state": instance.state}
-            for instance in sorted(own, key=lambda instance: (instance.model, instance.instance))
+            _fields(instance, "instance", "model", "state")
+            for instance in sorted(own, key=attrgetter("model", "instance"))
         ],
         "workers": [
-            {
-                "worker": worker.worker,
-                "model": worker.model,
-                "instance": worker.instance,
-                "device": worker.device,
-            }
-            for worker in sorted(node.workers, key=lambda worker: (worker.model, worker.worker))
+            _fields(worker, "worker", "model", "instance", "device")
+            for worker in sorted(node.workers, key=attrgetter("model", "worker"))
         ],
     }
 
 
-def _models(row: dict[str, Any]) -> str:
-    """Models that run there, and those of which it has a part."""
-    whole = [instance["model"] for instance in row["instances"]]
-    return ", ".join([*whole, *(f"a part of {worker['model']}" for worker in row["workers"])])
+def _fields(record: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in names}
 
 
 def _print_nodes(rows: list[dict[str, Any]]) -> None:
-    table(
-        ("NODE", "STATE", "DEVICE", ">RESERVED", ">FOR MODELS", "ENGINES", "MODELS"),
-        [
-            (
-                row["node"],
-                "cordoned" if row["cordoned"] else "ready",
-                f"{device['device']} ({device['name']}{', simulated' if device['simulated'] else ''})",
-                format_size(device["reserved_bytes"]),
-                format_size(device["memory_bytes"]),
-                ", ".join(row["engines"]),
-                _models(row) or "-",
-            )
-            for row in rows
-            for device in row["devices"]
-        ],
+    header = ("NODE", "STATE", "DEVICE", ">RESERVED", ">FOR MODELS", "ENGINES", "MODELS")
+    table(header, [_node_row(row, device) for row in rows for device in row["devices"]])
+
+
+def _node_row(row: dict[str, Any], device: dict[str, Any]) -> tuple[str, ...]:
+    models = [instance["model"] for instance in row["instances"]]
+    models += [f"a part of {worker['model']}" for worker in row["workers"]]
+    return (
+        row["node"],
+        "cordoned" if row["cordoned"] else "ready",
+        f"{device['device']} ({device['name']}{', simulated' if device['simulated'] else ''})",
+        *(format_size(device["reserved_bytes"]), format_size(device["memory_bytes"])),
+        *(", ".join(row["engines"]), ", ".join(models) or "-"),
     )
 
 
@@ -171,8 +159,7 @@ async def _devices(yard: Client, arguments: argparse.Namespace) -> None:
         print_json({"devices": devices, "adapters": adapters})
         return
     if devices:
-        models = {instance.instance: instance.model for instance in (await yard.instances()).values()}
-        table(_DEVICES, [_device_row(device, models) for device in devices])
+        print_rows(_device_columns((await yard.instances()).values()), devices)
     else:
         print_line("No device has reported yet; does the monitor run?")
     for adapter in adapters:
@@ -185,22 +172,31 @@ def in_order(devices: Iterable[Device]) -> list[Device]:
     return sorted(devices, key=lambda device: (device.node, device.kind == "cpu", device.name, device.device))
 
 
-def _device_row(device: Device, models: dict[str, str]) -> tuple[str, ...]:
-    """A sensor without a value is `-`."""
-    users = {
-        models.get(process.instance, process.instance) for process in device.processes if process.instance
+def _device_columns(instances: Iterable[Instance]) -> dict[str, Column]:
+    models = {instance.instance: instance.model for instance in instances}
+
+    def users(device: Device) -> str:
+        ids = {process.instance for process in device.processes if process.instance}
+        return ", ".join(sorted({models.get(instance, instance) for instance in ids})) or "-"
+
+    return {
+        "NODE": "node",
+        "DEVICE": "device",
+        "NAME": lambda device: (
+            device.name
+            + (" (simulated)" if device.simulated else "")
+            + (" (in parts)" if device.partitioned else "")
+        ),
+        ">MEMORY": lambda device: format_size(device.memory_used_bytes),
+        ">OF": lambda device: format_size(device.memory_total_bytes),
+        ">BUSY": lambda device: _reading(device.utilization_pct, "%"),
+        ">TEMP": lambda device: _reading(device.temperature_c, "°C"),
+        ">POWER": lambda device: (
+            _reading(device.power_w, "W") + (f"/{device.power_limit_w:.0f}" if device.power_limit_w else "")
+        ),
+        ">CLOCK": lambda device: _reading(device.clock_mhz, "MHz") + ("!" if device.throttled_by else ""),
+        "USED BY": users,
     }
-    return (
-        *(device.node, device.device),
-        device.name
-        + (" (simulated)" if device.simulated else "")
-        + (" (in parts)" if device.partitioned else ""),
-        *(format_size(device.memory_used_bytes), format_size(device.memory_total_bytes)),
-        *(_reading(device.utilization_pct, "%"), _reading(device.temperature_c, "°C")),
-        _reading(device.power_w, "W") + (f"/{device.power_limit_w:.0f}" if device.power_limit_w else ""),
-        _reading(device.clock_mhz, "MHz") + ("!" if device.throttled_by else ""),
-        ", ".join(sorted(users)) or "-",
-    )
 
 
 def _reading(value: float | None, unit: str) -> str:
@@ -239,46 +235,46 @@ async def _read_state(yard: Client) -> tuple[list[Device], list[Instance], Seque
     except YardError:
         samples = ()
     live = [instance for instance in instances if instance.state in LIVE]
-    return devices, sorted(live, key=lambda instance: (instance.model, instance.instance)), samples
+    return devices, sorted(live, key=attrgetter("model", "instance")), samples
 
 
 async def _render(yard: Client) -> Group:
     devices, instances, samples = await _read_state(yard)
-    models = {instance.instance: instance.model for instance in instances}
+    columns, running = _device_columns(instances), _instance_columns(samples)
     return Group(
-        make_table(_DEVICES, [_device_row(device, models) for device in devices]),
-        make_table(_INSTANCES, [_instance_row(instance, samples) for instance in instances])
-        if instances
-        else Text("\n Nothing runs now."),
+        make_table(tuple(columns), cells(columns, devices)),
+        make_table(tuple(running), cells(running, instances)) if instances else Text("\n Nothing runs now."),
         Text(_latencies(samples)),
     )
 
 
-def _instance_row(instance: Instance, samples: Sequence[Sample]) -> tuple[str, ...]:
-    own = {
-        sample.name: sample.value
-        for sample in samples
-        if sample.labels.get("instance_id") == instance.instance
+def _instance_columns(samples: Sequence[Sample]) -> dict[str, Column]:
+    values = {(sample.labels.get("instance_id"), sample.name): sample.value for sample in samples}
+
+    def metric(name: str, form: str) -> Column:
+        def column(instance: Instance) -> str | None:
+            value = values.get((instance.instance, f"yard_instance_{name}"))
+            return None if value is None else format(value, form)
+
+        return column
+
+    def waiting(instance: Instance) -> str:
+        queues = [sample for sample in samples if sample.name == "yard_model_queue"]
+        depth = sum(sample.value for sample in queues if sample.labels["model"] == instance.model)
+        return f"{max(depth - instance.busy, 0):.0f}"
+
+    return {
+        "MODEL": "model",
+        "INSTANCE": "instance",
+        "NODE": "node",
+        "STATE": "state",
+        ">BUSY": lambda instance: f"{instance.busy}/{instance.slots}",
+        ">IN TOK/S": metric("prompt_tokens_per_second", ".0f"),
+        ">OUT TOK/S": metric("completion_tokens_per_second", ".1f"),
+        ">CACHE": metric("prompt_cache_hit_ratio", ".0%"),
+        ">KV": metric("kv_used_ratio", ".0%"),
+        ">WAITING": waiting,
     }
-    lanes = [
-        sample.value
-        for sample in samples
-        if sample.name == "yard_model_queue" and sample.labels["model"] == instance.model
-    ]
-
-    def metric(name: str, form: str) -> str:
-        value = own.get(f"yard_instance_{name}")
-        return "-" if value is None else format(value, form)
-
-    return (
-        *(instance.model, instance.instance, instance.node, instance.state),
-        f"{instance.busy}/{instance.slots}",
-        metric("prompt_tokens_per_second", ".0f"),
-        metric("completion_tokens_per_second", ".1f"),
-        metric("prompt_cache_hit_ratio", ".0%"),
-        metric("kv_used_ratio", ".0%"),
-        f"{max(sum(lanes) - instance.busy, 0):.0f}",
-    )
 
 
 def _latencies(samples: Sequence[Sample]) -> str:

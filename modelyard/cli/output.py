@@ -4,7 +4,8 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -69,6 +70,54 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not sys.stdout.isatty():
         grid.box = None
     screen(at_least=_min_width(header, rows)).print(grid)
+
+
+Column = str | Callable[[Any], object]
+"""The path of an attribute of an item, or a function of the item."""
+
+
+def cells(columns: Mapping[str, Column], items: Iterable[object]) -> list[tuple[str, ...]]:
+    """A row of texts an item."""
+    getters = [attrgetter(column) if isinstance(column, str) else column for column in columns.values()]
+    return [tuple(_cell(get(item)) for get in getters) for item in items]
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case tuple() | list():
+            return ", ".join(map(str, value))
+    return str(value)
+
+
+def print_rows(columns: Mapping[str, Column], items: Iterable[object]) -> None:
+    """Print items as a table."""
+    table(tuple(columns), cells(columns, items))
+
+
+def listing(empty: str, columns: Mapping[str, Column], items: str) -> Callable[[Any], None]:
+    """A function that prints the `items` of a reply as a table, or the sentence `empty`."""
+    get = attrgetter(items)
+    return lambda reply: print_list(get(reply), columns, empty=empty)
+
+
+def print_list(
+    items: Sequence[object],
+    columns: Mapping[str, Column],
+    *,
+    empty: str,
+    arguments: argparse.Namespace | None = None,
+) -> None:
+    """Print items as a table, or the sentence `empty`; as one JSON list if the arguments have `--json`."""
+    if arguments is not None and arguments.json:
+        print_json(items)
+    elif items:
+        print_rows(columns, items)
+    else:
+        print_line(empty)
 
 
 def _min_width(header: Sequence[str], rows: Sequence[Sequence[str]]) -> int:

@@ -23,6 +23,15 @@ its broker; `yard settings` shows all settings.
 """
 
 
+COMMON_HELP = {
+    "model": "its name or an alias",
+    "node": "its name, as `yard nodes` lists it",
+    "budget": "the name of the budget",
+    "report": "the name of the report",
+}
+"""Texts of arguments that mean the same for every verb."""
+
+
 class Verb(NamedTuple):
     """A verb of the first level; its module has a function `register` for all of its verbs."""
 
@@ -75,9 +84,7 @@ VERBS = (
     Verb("invite", "setup", "Let another machine join the yard that runs here."),
     Verb("expel", "setup", "Remove the logins of a machine that joined."),
     Verb(
-        "init",
-        "setup",
-        "Create credentials, a broker configuration and an API key, for services started one by one.",
+        "init", "setup", "Create logins, an API key and a broker configuration, to start services one by one."
     ),
     Verb("settings", "setup", "Show every setting, its value and where that comes from."),
 )
@@ -119,8 +126,14 @@ class VerbParser(argparse.ArgumentParser):
         return add
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        if not names[0].startswith("-"):
+            options = {"metavar": names[0].upper(), "help": COMMON_HELP.get(names[0]), **options}
         self.arguments.append(super().add_argument(*names, **options))
         return self.arguments[-1]
+
+    def flag(self, *names: str, text: str) -> None:
+        """Add an option without a value; `text` is its help."""
+        self.add_argument(*names, action="store_true", help=text)
 
     def exclusive(self, *, required: bool = False) -> Callable[..., argparse.Action]:
         """A function that adds arguments of which only one may be given."""

@@ -6,8 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from modelyard.cli.arguments import Argument, add_fields, given_fields, parse_moment, read_record
-from modelyard.cli.output import print_json, print_line, print_result, table
+from modelyard.cli.arguments import Argument, add_fields, convert, given_fields, read_record
+from modelyard.cli.output import (
+    Column,
+    listing,
+    print_json,
+    print_line,
+    print_list,
+    print_result,
+    print_rows,
+    table,
+)
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
@@ -22,14 +31,13 @@ from modelyard.usage_table import (
 )
 from schemas import subjects
 from schemas.errors import BadRequest
-from schemas.storage import StorageReport, StoreStats
+from schemas.storage import StorageReport
 from schemas.usage import (
     Dimension,
     ForecastQuery,
     PutReport,
     RebuildUsage,
     RecordsQuery,
-    ReportList,
     UsageFilter,
     UsageQuery,
     UsageReport,
@@ -45,18 +53,14 @@ _STORAGE = """\
 yard storage orphans   usage of models that are no longer in the registry
 yard storage rm MODEL  delete the usage of such a model for good
 yard storage vacuum    apply the retention settings, and return free space to the disk"""
-_DIMENSIONS = tuple(dimension.value for dimension in Dimension)
 _COUNTS = ("requests", "failed", "cancelled", "prompt_tokens", "cached_tokens", "completion_tokens")
 _HEADER = (">REQUESTS", ">FAILED", ">CANCELLED", ">PROMPT", ">CACHED", ">ANSWER", ">COST")
 _LATENCY_HEADER = (">P50 MS", ">P99 MS", ">FIRST P50", ">FIRST P99")
 _FILTER = {
-    "since": Argument(
-        metavar="TIME", parse=parse_moment, help="24h, 7d, 2026-11-01, … (default: all there is)"
-    ),
-    "until": Argument(metavar="TIME", parse=parse_moment, help="before then"),
+    "since": Argument(help="24h, 7d, 2026-11-01, … (default: all there is)"),
     "period": Argument(help="since the start of this day, week or month"),
     "session": Argument(help="since the yard was started"),
-    "tz": Argument(metavar="ZONE", help="time zone (default: YARD_TIME_ZONE)"),
+    "tz": Argument(help="time zone (default: YARD_TIME_ZONE)"),
     **{name: Argument(help=f"only this {name}") for name in ("model", "key", "mode", "node", "lane")},
     "status": Argument(help="only this HTTP status"),
     "outcome": Argument(help="only this outcome"),
@@ -64,6 +68,27 @@ _FILTER = {
     "latency": Argument(help="show how long answers took"),
 }
 _BOUNDS = ("since", "period", "session")
+_REPORTS: dict[str, Column] = {
+    "REPORT": "report.report",
+    "BY": "report.query.by",
+    "STEP": "report.query.step",
+    "TITLE": "report.title",
+}
+_ORPHANS: dict[str, Column] = {
+    "MODEL": "model",
+    ">REQUESTS": lambda model: f"{model.requests:,}",
+    ">LOADED": lambda model: format_duration(model.loaded_s),
+    "PRICED": "priced",
+}
+_STORES: dict[str, Column] = {
+    "STORE": "name",
+    "KIND": "kind",
+    ">MESSAGES": lambda store: f"{store.messages:,}",
+    ">SIZE": lambda store: format_size(store.bytes),
+    ">OLDEST": lambda store: None if store.oldest_at is None else format_age(store.oldest_at),
+    ">AT MOST": lambda store: format_size(store.max_bytes),
+    ">FOR": lambda store: None if store.max_age_s is None else format_duration(store.max_age_s),
+}
 
 
 def register(verbs: Mapping[str, VerbParser]) -> None:
@@ -71,14 +96,10 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     usage.epilog = _USAGE
     usage.add_argument("what", nargs="?", choices=("rebuild", "forecast"), help=argparse.SUPPRESS)
     _add_query(usage)
-    usage.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")
-    usage.add_argument("--records", action="store_true", help="single records: JSON lines, or CSV")
-    add_fields(
-        usage,
-        ForecastQuery,
-        omit=("period", "tz", "model", "key"),
-        fields={"unit": Argument(help="of a forecast (default: money)")},
-    )
+    usage.flag("--csv", text="print CSV, for spreadsheets")
+    usage.flag("--records", text="single records: JSON lines, or CSV")
+    unit = {"unit": Argument(help="of a forecast (default: money)")}
+    add_fields(usage, ForecastQuery, omit=("period", "tz", "model", "key"), fields=unit)
     older = {"discard_older": Argument(help="drop records that the stream no longer has in a rebuild")}
     add_fields(usage, RebuildUsage, fields=older)
     online(usage, _usage)
@@ -86,31 +107,24 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     storage = verbs["storage"]
     storage.epilog = _STORAGE
     storage.add_argument("what", nargs="?", choices=("orphans", "rm", "vacuum"), help=argparse.SUPPRESS)
-    storage.add_argument("model", nargs="?", metavar="MODEL", help="delete the usage of this model")
+    storage.add_argument("model", nargs="?", help="delete the usage of this model")
     online(storage, _storage)
 
 
 def _register_reports(parser: VerbParser) -> None:
     add = parser.subverbs()
-    name = {"report": Argument(metavar="NAME", help="the name of the report")}
-    command(add("list", "List stored queries."), subjects.REPORT_LIST, _show_reports)
+    empty = "There are no reports. `yard report save` stores one."
+    show = listing(empty, _REPORTS, "reports")
+    command(add("list", "List stored queries."), subjects.REPORT_LIST, show)
     save = add("save", "Store a query; its arguments are those of `yard usage`.")
-    save.add_argument("report", metavar="NAME", help="the name of the report")
-    save.add_argument("--title", default="", metavar="TEXT")
+    add_fields(save, PutReport, positional=("report",), omit=("query",))
     _add_query(save)
     online(save, _save_report)
     run = add("run", "Run a stored query now.")
-    run.add_argument("report", metavar="NAME", help="the name of the report")
-    run.add_argument("--csv", action="store_true", help="print CSV, for spreadsheets")
+    run.add_argument("report")
+    run.flag("--csv", text="print CSV, for spreadsheets")
     online(run, _run_report)
-    remove = add("rm", "Delete a stored query.")
-    command(
-        remove,
-        subjects.REPORT_DELETE,
-        "The report {0.report} is deleted.",
-        positional=("report",),
-        fields=name,
-    )
+    command(add("rm", "Delete a stored query."), subjects.REPORT_DELETE, "The report {0.report} is deleted.")
 
 
 def _add_query(parser: VerbParser) -> None:
@@ -118,19 +132,15 @@ def _add_query(parser: VerbParser) -> None:
     others = tuple(name for name in UsageQuery.__struct_fields__ if name not in _BOUNDS)
     add_fields(parser, UsageFilter, omit=("last_s", *others), fields=_FILTER, add=parser.exclusive())
     add_fields(parser, UsageQuery, omit=("last_s", "recent", "by", *_BOUNDS), fields=_FILTER)
-    parser.add_argument(
-        "--by",
-        type=_parse_dimensions,
-        metavar="WHAT",
-        help=f"one or more of {', '.join(_DIMENSIONS)}, comma separated (default: model); `none`: one sum",
-    )
+    text = f"one or more of {', '.join(Dimension)}, comma separated (default: model); `none`: one sum"
+    parser.add_argument("--by", type=_parse_dimensions, metavar="WHAT", help=text)
 
 
 def _parse_dimensions(text: str) -> tuple[str, ...]:
     names = () if text == "none" else tuple(text.split(","))
     for name in names:
-        if name not in _DIMENSIONS or names.count(name) > 1:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of {', '.join(_DIMENSIONS)}")
+        if name not in tuple(Dimension) or names.count(name) > 1:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of {', '.join(Dimension)}")
     return names
 
 
@@ -143,12 +153,9 @@ def _since(arguments: argparse.Namespace) -> dict[str, Any]:
 async def _usage(yard: Client, arguments: argparse.Namespace) -> None:
     if arguments.what == "rebuild":
         done = await yard.accounts.rebuild(read_record(arguments, RebuildUsage))
-        print_result(
-            arguments,
-            done,
-            f"Read {done.read:,} records, of which {done.added:,} were new; "
-            f"{done.discarded:,} discarded, {done.kept:,} kept.",
-        )
+        discarded = f"{done.discarded:,} discarded, {done.kept:,} kept."
+        sentence = f"Read {done.read:,} records, of which {done.added:,} were new; {discarded}"
+        print_result(arguments, done, sentence)
     elif arguments.what == "forecast":
         await _forecast(yard, arguments)
     elif arguments.records:
@@ -202,16 +209,13 @@ def _cells(sums: UsageSums, currency: str) -> tuple[str, ...]:
 async def _forecast(yard: Client, arguments: argparse.Namespace) -> None:
     query = read_record(arguments, ForecastQuery)
     forecast = await yard.accounts.forecast(query)
-    so_far, expected, low, high = (
-        f"{value:,.6g}" for value in (forecast.so_far, forecast.expected, forecast.low, forecast.high)
+    sentence = (
+        f"This {query.period}: {forecast.so_far:,.6g} {query.unit} so far, "
+        f"about {forecast.expected:,.6g} at its end, "
+        f"nine in ten times from {forecast.low:,.6g} to {forecast.high:,.6g}.\n"
+        f"By {forecast.based_on_days} days of the past: {forecast.method}."
     )
-    print_result(
-        arguments,
-        forecast,
-        f"This {query.period}: {so_far} {query.unit} so far, about {expected} at its end, "
-        f"nine in ten times from {low} to {high}.\n"
-        f"By {forecast.based_on_days} days of the past: {forecast.method}.",
-    )
+    print_result(arguments, forecast, sentence)
 
 
 async def _records(yard: Client, arguments: argparse.Namespace) -> None:
@@ -228,29 +232,10 @@ async def _records(yard: Client, arguments: argparse.Namespace) -> None:
 
 async def _save_report(yard: Client, arguments: argparse.Namespace) -> None:
     query = {**given_fields(arguments, UsageQuery), **_since(arguments)}
-    stored = await yard.accounts.put_report(
-        read_record(
-            argparse.Namespace(report=arguments.report, title=arguments.title), PutReport, query=query
-        )
-    )
+    report = {"report": arguments.report, "title": arguments.title or ""}
+    stored = await yard.accounts.put_report(convert({**report, "query": query}, PutReport))
     name = stored.report
     print_result(arguments, stored, f"The report {name} is stored; `yard report run {name}` runs it.")
-
-
-def _show_reports(answer: ReportList) -> None:
-    if not answer.reports:
-        print_line("There are no reports. `yard report save` stores one.")
-        return
-    rows = [
-        (
-            stored.report.report,
-            ", ".join(stored.report.query.by),
-            stored.report.query.step or "-",
-            stored.report.title,
-        )
-        for stored in answer.reports
-    ]
-    table(("REPORT", "BY", "STEP", "TITLE"), rows)
 
 
 async def _run_report(yard: Client, arguments: argparse.Namespace) -> None:
@@ -267,57 +252,31 @@ async def _storage(yard: Client, arguments: argparse.Namespace) -> None:
         print_result(arguments, removed, sentence)
     elif arguments.what == "vacuum":
         done = await yard.accounts.vacuum()
-        print_result(
-            arguments,
-            done,
-            f"{format_size(done.before_bytes)} before, {format_size(done.after_bytes)} now; "
-            f"{done.requests_removed:,} old records were removed.",
-        )
+        sizes = f"{format_size(done.before_bytes)} before, {format_size(done.after_bytes)} now"
+        print_result(arguments, done, f"{sizes}; {done.requests_removed:,} old records were removed.")
     else:
         _show_storage(await yard.accounts.storage(), arguments)
 
 
 def _show_storage(stored: StorageReport, arguments: argparse.Namespace) -> None:
     orphans = [model for model in stored.models if model.orphan]
-    if arguments.json:
-        print_json(orphans if arguments.what == "orphans" else stored)
-    elif arguments.what != "orphans":
+    if arguments.what == "orphans":
+        empty = "Every model with stored usage is in the registry."
+        print_list(orphans, _ORPHANS, empty=empty, arguments=arguments)
+    elif arguments.json:
+        print_json(stored)
+    else:
         _show_stores(stored)
         if orphans:
-            print_line(
-                f"Usage of {len(orphans)} models outside the registry is stored; see `yard storage orphans`."
-            )
-    elif not orphans:
-        print_line("Every model with stored usage is in the registry.")
-    else:
-        rows = [
-            (
-                *(model.model, f"{model.requests:,}", format_duration(model.loaded_s)),
-                "yes" if model.priced else "no",
-            )
-            for model in orphans
-        ]
-        table(("MODEL", ">REQUESTS", ">LOADED", "PRICED"), rows)
+            usage = f"Usage of {len(orphans)} models outside the registry is stored"
+            print_line(f"{usage}; see `yard storage orphans`.")
 
 
 def _show_stores(stored: StorageReport) -> None:
-    database = stored.database
-    print_line(
-        f"{database.path} takes {format_size(database.bytes)}, {format_size(database.free_bytes)} of it free."
-    )
-    header = ("STORE", "KIND", ">MESSAGES", ">SIZE", ">OLDEST", ">AT MOST", ">FOR")
-    table(header, [_store_row(store) for store in stored.stores])
+    size, free = format_size(stored.database.bytes), format_size(stored.database.free_bytes)
+    print_line(f"{stored.database.path} takes {size}, {free} of it free.")
+    print_rows(_STORES, stored.stores)
     for disk in stored.disks:
         when = "does not fill up" if disk.days is None else f"is full in about {disk.days:.0f} days"
-        print_line(
-            f"{disk.node}: the disk of {disk.disk} has {format_size(disk.free_bytes)} free and {when}."
-        )
-
-
-def _store_row(store: StoreStats) -> tuple[str, ...]:
-    return (
-        *(store.name, store.kind, f"{store.messages:,}", format_size(store.bytes)),
-        "-" if store.oldest_at is None else format_age(store.oldest_at),
-        format_size(store.max_bytes),
-        "-" if store.max_age_s is None else format_duration(store.max_age_s),
-    )
+        free = format_size(disk.free_bytes)
+        print_line(f"{disk.node}: the disk of {disk.disk} has {free} free and {when}.")

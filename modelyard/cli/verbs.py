@@ -5,6 +5,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import TypeVar
 
+from msgspec.inspect import type_info
+
 from modelyard.bus import logs
 from modelyard.cli.arguments import Argument, add_fields, read_record
 from modelyard.cli.output import print_error, print_json, print_line
@@ -44,7 +46,7 @@ def command(
     command: Command[T, R],
     show: Callable[[R], None] | str,
     *,
-    positional: Sequence[str] = (),
+    positional: Sequence[str] | None = None,
     omit: Container[str] = (),
     fields: Mapping[str, Argument] | None = None,
     document: Callable[[R], object] = lambda reply: reply,
@@ -52,9 +54,13 @@ def command(
 ) -> None:
     """A verb that is one command: its arguments are the payload's fields, its JSON the reply.
 
-    `show` prints the reply for people, or is a sentence with fields of the reply, such as `{0.name}`.
-    `document` selects what `--json` prints of it.
+    The first field is positional if it is required, unless `positional` names others. `show` prints the
+    reply for people, or is a sentence with fields of the reply, such as `{0.name}`; `document` selects what
+    `--json` prints of it.
     """
+    if positional is None:
+        first = type_info(command.payload).fields[:1]  # type: ignore[attr-defined]
+        positional = tuple(field.name for field in first if field.required)
 
     async def work(yard: Client, arguments: argparse.Namespace) -> None:
         reply = await yard.call(command, read_record(arguments, command.payload, omit=omit))
@@ -65,7 +71,7 @@ def command(
         else:
             show(reply)
 
-    add_fields(parser, command.payload, positional=positional, omit=omit, fields=fields or {})
+    add_fields(parser, command.payload, positional=positional, omit=omit, fields=fields)
     online(parser, work, json=json)
 
 
