@@ -25,8 +25,8 @@ Message = dict[str, str]
 def register(verbs: Mapping[str, VerbParser]) -> None:
     chat = verbs["chat"]
     chat.describe(_CHAT)
-    chat.add_argument("model", metavar="MODEL", help="its name or an alias")
-    chat.add_argument("prompt", metavar="PROMPT", nargs="?", help="the message to it")
+    chat.add_argument("model")
+    chat.add_argument("prompt", nargs="?", help="the message to it")
     chat.add_argument("--system", metavar="TEXT", help="instructions before the prompt")
     online(chat, _chat, json='JSON lines, {"delta": text} each')
 

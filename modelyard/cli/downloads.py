@@ -4,18 +4,18 @@ import argparse
 import asyncio
 import re
 import sys
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
 
 from modelyard.cli import progress
 from modelyard.cli.arguments import Argument, add_fields, parse_rate, read_record
-from modelyard.cli.output import print_error, print_json, print_line, table
+from modelyard.cli.output import Column, print_error, print_json, print_line, print_rows
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.progress import Show, amount, pace
 from modelyard.cli.verbs import online
 from modelyard.client import Client
 from modelyard.text import format_sources
-from schemas.downloads import AddDownloads, Added, Download, StartDownload
+from schemas.downloads import AddDownloads, Download, StartDownload
 from schemas.errors import BadRequest, Conflict, ErrorBody, InternalError, NotFound, from_body
 from schemas.registering import ModelOverrides
 
@@ -43,6 +43,14 @@ _NEXT_STEP = {
     "embedding": "It makes embeddings; start it: yard start {0}",
     "rerank": "It ranks documents; start it: yard start {0}",
 }
+_COLUMNS: dict[str, Column] = {
+    "MODEL": "model",
+    "STATE": "state",
+    ">BYTES": amount,
+    "PACE": lambda download: download.error.message if download.error else pace(download),
+    "NODE": "node",
+    "ID": "download",
+}
 _OPEN = ("queued", "resolving", "transferring")
 _STATES = {
     "pause": _OPEN,
@@ -55,12 +63,11 @@ _STATES = {
 }
 """The states of downloads to which a verb applies."""
 _START = {
-    "n_ctx": Argument(metavar="TOKENS"),
     "include": Argument(metavar="PATTERN", help="exactly the files that match; may be repeated"),
     "exclude": Argument(metavar="PATTERN", help="not the files that match; may be repeated"),
     "mmproj": Argument(metavar="PRECISION"),
     "register": Argument(help="download the files, make no model of them"),
-    "limit_bytes_s": Argument(metavar="SPEED", help="its maximum network speed, such as 20MB"),
+    "limit_bytes_s": Argument(help="its maximum network speed, such as 20MB"),
 }
 
 
@@ -69,16 +76,16 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     pull.describe(_PULL)
     pull.add_argument("references", nargs="+", metavar="REFERENCE", help="what to download")
     add_fields(pull, StartDownload, omit=("reference",), fields=_START)
-    pull.add_argument("--detach", action="store_true", help="only add it to the queue")
-    pull.add_argument("--log", action="store_true", help="print every update as a line")
+    pull.flag("--detach", text="only add it to the queue")
+    pull.flag("--log", text="print every update as a line")
     online(pull, _pull, json="JSON lines, one an update")
     downloads = verbs["downloads"]
     downloads.describe(_DOWNLOADS)
     downloads.add_argument("verb", nargs="?", default="list", choices=("list", *_STATES), metavar="VERB")
     downloads.add_argument("downloads", nargs="*", metavar="DOWNLOAD", help="an id or the name of a model")
-    downloads.add_argument("--all", action="store_true", help="all that the verb applies to")
+    downloads.flag("--all", text="all that the verb applies to")
     downloads.add_argument("--to", metavar="PLACE|SPEED", help="for move and limit")
-    downloads.add_argument("--log", action="store_true", help="print every update as it happens")
+    downloads.flag("--log", text="print every update as it happens")
     online(downloads, _downloads)
 
 
@@ -95,21 +102,18 @@ async def _pull(yard: Client, arguments: argparse.Namespace) -> None:
 async def _pull_one(yard: Client, arguments: argparse.Namespace, reference: str) -> None:
     updates = yard.pull(read_record(arguments, StartDownload, reference=reference))
     (last,) = (await _show(updates, arguments, [reference])).values()
+    if last.state == "failed" and last.error is not None:
+        raise from_body(ErrorBody(error=last.error))
     if last.state == "failed":
-        raise (
-            from_body(ErrorBody(error=last.error))
-            if last.error
-            else InternalError(f"The download of {last.reference} failed without a reason.")
-        )
+        raise InternalError(f"The download of {last.reference} failed without a reason.")
     if last.state == "cancelled":
-        raise Conflict(
-            f"The download of {last.reference} was cancelled; what is on disk stays for the next time."
-        )
+        rest = "what is on disk stays for the next time"
+        raise Conflict(f"The download of {last.reference} was cancelled; {rest}.")
     if not arguments.json:
-        await _say_next_step(yard, last)
+        await _print_next_step(yard, last)
 
 
-async def _say_next_step(yard: Client, last: Download) -> None:
+async def _print_next_step(yard: Client, last: Download) -> None:
     models = (await yard.models()).values() if last.register else ()
     spec = next((model for model in models if model.name == last.model), None)
     if spec is None and last.files:
@@ -124,34 +128,31 @@ async def _pull_many(yard: Client, arguments: argparse.Namespace, text: str) -> 
     if arguments.name or read_record(arguments, ModelOverrides) != ModelOverrides():
         raise BadRequest("A name, aliases, mode, context and engine are for one model that is waited for.")
     added = await yard.download_queue.add(read_record(arguments, AddDownloads, text=text))
+    for item in added:
+        if item.error is not None and arguments.json:
+            print_json(item)
+        elif item.error is not None:
+            print_error(f"{item.reference}: {item.error.message}")
     begun = [item.download for item in added if item.download]
-    _report_refused(added, as_json=arguments.json)
-    if arguments.detach:
-        for download in begun:
-            if arguments.json:
-                print_json(download)
-            else:
-                print_line(f"{download.model}: {download.state} ({download.download})")
-        good = begun
-    else:
-        updates = yard.download_queue.follow(begun)
-        references = [download.reference for download in begun]
-        ends = (await _show(updates, arguments, references, many=True)).values()
-        good = [download for download in ends if download.state == "finished"]
-        for download in ends:
-            if download.error is not None:
-                print_error(f"{download.model}: {download.error.message}")
+    good = begun if arguments.detach else await _wait_for_all(yard, arguments, begun)
+    for download in begun if arguments.detach else ():
+        if arguments.json:
+            print_json(download)
+        else:
+            print_line(f"{download.model}: {download.state} ({download.download})")
     if missing := len(added) - len(good):
         done = "queued" if arguments.detach else "downloaded"
         raise BadRequest(f"{missing} of {len(added)} models were not {done}.")
 
 
-def _report_refused(added: Iterable[Added], *, as_json: bool) -> None:
-    for item in added:
-        if item.error is not None and as_json:
-            print_json(item)
-        elif item.error is not None:
-            print_error(f"{item.reference}: {item.error.message}")
+async def _wait_for_all(yard: Client, arguments: argparse.Namespace, begun: list[Download]) -> list[Download]:
+    """Show these until all have ended, and the errors of failed ones; returns the finished ones."""
+    updates, references = yard.download_queue.follow(begun), [download.reference for download in begun]
+    ends = (await _show(updates, arguments, references, many=True)).values()
+    for download in ends:
+        if download.error is not None:
+            print_error(f"{download.model}: {download.error.message}")
+    return [download for download in ends if download.state == "finished"]
 
 
 async def _show(
@@ -193,7 +194,11 @@ async def _downloads(yard: Client, arguments: argparse.Namespace) -> None:
             async for update in updates:
                 (print_json if arguments.json else progress.log)(update)
     elif arguments.verb == "list":
-        _list(in_order((await yard.downloads()).values()), as_json=arguments.json)
+        downloads = in_order((await yard.downloads()).values())
+        if arguments.json:
+            print_json(downloads)
+        else:
+            print_rows(_COLUMNS, downloads)
     else:
         await _change(yard, arguments)
 
@@ -207,21 +212,6 @@ def in_order(downloads: Iterable[Download]) -> list[Download]:
         return int(download.state in ("queued", "paused")), download.order
 
     return sorted(downloads, key=rank)
-
-
-def _list(downloads: list[Download], *, as_json: bool) -> None:
-    if as_json:
-        print_json(downloads)
-        return
-    rows = [
-        (
-            *(download.model, download.state, amount(download)),
-            download.error.message if download.error else pace(download),
-            *(download.node, download.download),
-        )
-        for download in downloads
-    ]
-    table(("MODEL", "STATE", ">BYTES", "PACE", "NODE", "ID"), rows)
 
 
 async def _change(yard: Client, arguments: argparse.Namespace) -> None:
@@ -256,23 +246,16 @@ def _selected(known: list[Download], arguments: argparse.Namespace) -> list[Down
 
 async def _change_one(yard: Client, arguments: argparse.Namespace, download: str) -> Download:
     queue, to = yard.download_queue, arguments.to
-    match arguments.verb:
-        case "move":
-            if not (to or "0").isdecimal():
-                raise BadRequest("--to is the position in the queue, 0 or more.")
-            return await queue.move(download=download, to=int(to or 0))
-        case "limit":
-            if to is None:
-                raise BadRequest("--to is the speed, like 5MB, or none.")
-            try:
-                return await queue.limit(download=download, limit_bytes_s=parse_rate(to))
-            except argparse.ArgumentTypeError as error:
-                raise BadRequest(f"{error}.") from error
-    verbs = {
-        "pause": queue.pause,
-        "resume": queue.resume,
-        "cancel": queue.cancel,
-        "retry": queue.retry,
-        "forget": queue.forget,
-    }
-    return await verbs[arguments.verb](download=download)
+    if arguments.verb == "move":
+        if not (to or "0").isdecimal():
+            raise BadRequest("--to is the position in the queue, 0 or more.")
+        return await queue.move(download=download, to=int(to or 0))
+    if arguments.verb == "limit":
+        if to is None:
+            raise BadRequest("--to is the speed, like 5MB, or none.")
+        try:
+            return await queue.limit(download=download, limit_bytes_s=parse_rate(to))
+        except argparse.ArgumentTypeError as error:
+            raise BadRequest(f"{error}.") from error
+    change: Callable[..., Awaitable[Download]] = getattr(queue, arguments.verb)
+    return await change(download=download)

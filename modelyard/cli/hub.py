@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Mapping
 
 from modelyard.cli.arguments import Argument, add_fields, read_record
-from modelyard.cli.output import print_json, print_line, table
+from modelyard.cli.output import Column, print_line, print_list, print_rows, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
 from modelyard.text import format_age, format_size
 from schemas import subjects
-from schemas.hub import HubModel, Offer, OfferedChoice, SearchHub
+from schemas.hub import HubModel, Offer, SearchHub
 from schemas.registering import Registered
 
 _SEARCH = """
@@ -25,6 +25,29 @@ What is not given is guessed from the files: the mode, the engine, and the conte
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
+def _notes(model: HubModel) -> str:
+    here = f"here as {', '.join(model.models)}" if model.models else None
+    notes = (*model.formats, "gated" if model.gated else None, model.license, here)
+    return ", ".join(filter(None, notes))
+
+
+_MODELS: dict[str, Column] = {
+    "REPOSITORY": "repo",
+    "TASK": lambda model: model.task or "-",
+    ">PARAMS": lambda model: format_params(model.n_params),
+    ">DOWNLOADS": lambda model: None if model.downloads is None else f"{model.downloads:,}",
+    ">LIKES": lambda model: None if model.likes is None else f"{model.likes:,}",
+    "UPDATED": lambda model: f"{format_age(model.updated_at)} ago" if model.updated_at else "-",
+    "NOTES": _notes,
+}
+_CHOICES: dict[str, Column] = {
+    "QUANT": lambda choice: f"{choice.label} *" if choice.is_default else choice.label,
+    ">SIZE": lambda choice: format_size(choice.size_bytes),
+    "FIT": lambda choice: "; ".join(fit.sentence for fit in choice.fits) or "-",
+    "HERE": lambda choice: choice.models or ("on disk" if choice.is_here else ""),
+}
+
+
 def register(verbs: Mapping[str, VerbParser]) -> None:
     search = verbs["search"]
     search.describe(_SEARCH)
@@ -32,17 +55,11 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     params = Argument(metavar="N", parse=parse_params)
     add_fields(search, SearchHub, omit=("words",), fields={"min_params": params, "max_params": params})
     online(search, _search, json="a JSON list")
-    fields = {
-        "reference": Argument(metavar="REPO", help="as for `yard pull`; a quant narrows the answer"),
-        "n_ctx": Argument(metavar="TOKENS"),
-    }
-    command(verbs["offer"], subjects.HUB_OFFER, _show_offer, positional=("reference",), fields=fields)
+    repo = {"reference": Argument(metavar="REPO", help="as for `yard pull`; a quant narrows the answer")}
+    command(verbs["offer"], subjects.HUB_OFFER, _show_offer, fields=repo)
     verbs["register"].describe(_REGISTER)
-    fields = {
-        "path": Argument(help="a GGUF file or a folder in the store, or an entry of the library"),
-        "n_ctx": Argument(metavar="TOKENS"),
-    }
-    command(verbs["register"], subjects.FILES_REGISTER, _show_registered, positional=("path",), fields=fields)
+    path = {"path": Argument(help="a GGUF file or a folder in the store, or an entry of the library")}
+    command(verbs["register"], subjects.FILES_REGISTER, _show_registered, fields=path)
 
 
 def parse_params(text: str) -> int:
@@ -63,34 +80,15 @@ def format_params(count: int | None) -> str:
 
 
 async def _search(yard: Client, arguments: argparse.Namespace) -> None:
-    words = " ".join(arguments.words)
-    models = await yard.hub.search(read_record(arguments, SearchHub, words=words))
-    if arguments.json:
-        print_json(list(models))
-    elif not models:
-        print_line("The hub has nothing like that.")
-    else:
-        header = ("REPOSITORY", "TASK", ">PARAMS", ">DOWNLOADS", ">LIKES", "UPDATED", "NOTES")
-        table(header, list(map(_model_row, models)))
-
-
-def _model_row(model: HubModel) -> tuple[str, ...]:
-    notes = [*map(str, model.formats), *(["gated"] if model.gated else []), model.license or ""]
-    if model.models:
-        notes.append(f"here as {', '.join(model.models)}")
-    return (
-        *(model.repo, model.task or "-", format_params(model.n_params)),
-        "-" if model.downloads is None else f"{model.downloads:,}",
-        "-" if model.likes is None else f"{model.likes:,}",
-        format_age(model.updated_at) + " ago" if model.updated_at else "-",
-        ", ".join(note for note in notes if note),
-    )
+    query = read_record(arguments, SearchHub, words=" ".join(arguments.words))
+    models = await yard.hub.search(query)
+    print_list(models, _MODELS, empty="The hub has nothing like that.", arguments=arguments)
 
 
 def _show_offer(offer: Offer) -> None:
     print_line(_summary(offer))
     if offer.choices:
-        table(("QUANT", ">SIZE", "FIT", "HERE"), [_choice_row(choice) for choice in offer.choices])
+        print_rows(_CHOICES, offer.choices)
     if offer.mmprojs:
         first, *others = offer.mmprojs
         more = f"; there are {', '.join(other.path for other in others)} too" if others else ""
@@ -115,15 +113,6 @@ def _summary(offer: Offer) -> str:
         "private" if offer.private else None,
     ]
     return ", ".join(part for part in parts if part)
-
-
-def _choice_row(choice: OfferedChoice) -> tuple[str, ...]:
-    return (
-        f"{choice.label} *" if choice.is_default else choice.label,
-        format_size(choice.size_bytes),
-        "; ".join(fit.sentence for fit in choice.fits) or "-",
-        ", ".join(choice.models) or ("on disk" if choice.is_here else ""),
-    )
 
 
 def _show_registered(done: Registered) -> None:

@@ -3,17 +3,19 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
+from operator import attrgetter
 
 from modelyard.cli.arguments import convert, parse_duration
-from modelyard.cli.output import print_json, print_line, print_result, screen, table
+from modelyard.cli.output import Column, listing, print_line, print_list, print_result, screen
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
 from modelyard.text import format_age, format_duration
 from schemas import subjects
 from schemas.errors import DeadlineExceeded
-from schemas.groups import GroupKind, GroupList, ModelGroup
+from schemas.groups import GroupKind, ModelGroup
 from schemas.instances import COMING, Instance
 from schemas.models import ModelStarting, ModelStopping
 
@@ -21,38 +23,42 @@ _START_TIMEOUT_S = 3600.0
 _REPEAT_S = 2.0
 
 
+def _state(instance: Instance) -> str:
+    if instance.progress is None or instance.state not in COMING:
+        return instance.state
+    return f"{instance.state} {instance.progress:.0%}"
+
+
+_INSTANCES: dict[str, Column] = {
+    "MODEL": "model",
+    "INSTANCE": "instance",
+    "NODE": "node",
+    "ENGINE": "engine",
+    "STATE": _state,
+    ">BUSY": lambda instance: f"{instance.busy}/{instance.slots}",
+    ">SINCE": lambda instance: format_age(instance.changed_at),
+}
+_GROUPS: dict[str, Column] = {"GROUP": "name", "RULE": "kind", "MODELS": "models"}
+
+
 def register(verbs: Mapping[str, VerbParser]) -> None:
-    verbs["ps"].add_argument("-a", "--all", action="store_true", help="include stopped instances")
+    verbs["ps"].flag("-a", "--all", text="include stopped instances")
     online(verbs["ps"], _ps, json="a JSON list")
     start = verbs["start"]
-    start.add_argument("model", metavar="MODEL", help="its name or an alias")
-    start.add_argument(
-        "--wait",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="wait until it is ready (the default), or return when the start is accepted",
-    )
-    start.add_argument(
-        "--timeout",
-        type=parse_duration,
-        default=_START_TIMEOUT_S,
-        metavar="TIME",
-        help="how long to wait (default: 1h); the start continues after that",
-    )
+    start.add_argument("model")
+    text = "wait until it is ready (the default), or return when the start is accepted"
+    start.add_argument("--wait", action=argparse.BooleanOptionalAction, default=True, help=text)
+    text = "how long to wait (default: 1h); the start continues after that"
+    start.add_argument("--timeout", type=parse_duration, default=_START_TIMEOUT_S, metavar="TIME", help=text)
     online(start, _start)
     verbs["stop"].describe("It finishes the requests it has begun, then frees its memory.")
-    command(verbs["stop"], subjects.MODEL_STOP, _say_stopping, positional=("model",))
+    command(verbs["stop"], subjects.MODEL_STOP, _show_stopping)
     verbs["plan"].describe("Nothing is changed.")
-    command(verbs["plan"], subjects.MODEL_PLAN, "{0.text}", positional=("model",))
-    command(
-        verbs["groups"],
-        subjects.GROUP_LIST,
-        _show_groups,
-        document=lambda reply: reply.groups,
-        json="a JSON list",
-    )
+    command(verbs["plan"], subjects.MODEL_PLAN, "{0.text}")
+    show = listing("There are no groups.", _GROUPS, "groups")
+    command(verbs["groups"], subjects.GROUP_LIST, show, document=attrgetter("groups"), json="a JSON list")
     group = verbs["group"]
-    group.add_argument("name", metavar="NAME", help="the group's name")
+    group.add_argument("name", help="the group's name")
     add_rule = group.exclusive(required=True)
     add_rule("--apart", nargs="+", metavar="MODEL", help="at most one of them runs at a time")
     add_rule("--together", nargs="+", metavar="MODEL", help="when one is started, all are")
@@ -62,40 +68,17 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
 
 async def _ps(yard: Client, arguments: argparse.Namespace) -> None:
     waiting = sorted((await yard.waiting()).values(), key=lambda model: model.since)
-    instances = sorted(
-        (await yard.instances()).values(), key=lambda instance: (instance.model, instance.changed_at)
-    )
+    instances = sorted((await yard.instances()).values(), key=attrgetter("model", "changed_at"))
     shown = [instance for instance in instances if arguments.all or instance.state != "stopped"]
+    print_list(shown, _INSTANCES, empty="Nothing runs now.", arguments=arguments)
     if arguments.json:
-        print_json(shown)
         return
-    if shown:
-        _print_instances(shown)
-    else:
-        print_line("Nothing runs now.")
+    for instance in shown:
+        if instance.error:
+            print_line(f"\n{instance.instance} ({instance.model}): {instance.error}")
     for model in waiting:
         waits = f" waits for {format_age(model.since)}: {model.reason}."
         print_line(f"\n{model.model}{waits if model.refused is None else f': {model.refused.error}'}")
-
-
-def _print_instances(instances: Iterable[Instance]) -> None:
-    rows = [
-        (
-            *(instance.model, instance.instance, instance.node, instance.engine, _state(instance)),
-            *(f"{instance.busy}/{instance.slots}", format_age(instance.changed_at)),
-        )
-        for instance in instances
-    ]
-    table(("MODEL", "INSTANCE", "NODE", "ENGINE", "STATE", ">BUSY", ">SINCE"), rows)
-    for instance in instances:
-        if instance.error:
-            print_line(f"\n{instance.instance} ({instance.model}): {instance.error}")
-
-
-def _state(instance: Instance) -> str:
-    if instance.progress is None or instance.state not in COMING:
-        return instance.state
-    return f"{instance.state} {instance.progress:.0%}"
 
 
 async def _start(yard: Client, arguments: argparse.Namespace) -> None:
@@ -119,9 +102,7 @@ async def _wait(yard: Client, accepted: ModelStarting, arguments: argparse.Names
     try:
         async with asyncio.timeout(arguments.timeout):
             instance = await _wait_for_instance(yard, accepted, shown=shown)
-            if shown and sys.stdout.isatty():
-                return await _wait_with_spinner(yard, model, instance)
-            return await _wait_with_lines(yard, model, instance, shown=shown)
+            return await _wait_until_ready(yard, model, instance, shown=shown)
     except TimeoutError:
         raise DeadlineExceeded(
             f"{model} was not ready after {format_duration(arguments.timeout)}; it is still starting."
@@ -140,40 +121,26 @@ async def _wait_for_instance(yard: Client, accepted: ModelStarting, *, shown: bo
     return accepted.instance
 
 
-async def _wait_with_spinner(yard: Client, model: str, instance: str) -> Instance:
-    with screen().status(f"{model}: starting") as status:
+async def _wait_until_ready(yard: Client, model: str, instance: str, *, shown: bool) -> Instance:
+    with screen().status(f"{model}: starting") if shown and sys.stdout.isatty() else nullcontext() as spinner:
+        before = None
         async for update in yard.starting(model, instance):
-            status.update(f"{model}: {update.state}")
+            if spinner is not None:
+                spinner.update(f"{model}: {update.state}")
+            elif shown and update.state not in (before, "ready"):
+                print_line(f"{model} is {update.state}")
+            before = update.state
     return update
 
 
-async def _wait_with_lines(yard: Client, model: str, instance: str, *, shown: bool) -> Instance:
-    before = None
-    async for update in yard.starting(model, instance):
-        if shown and update.state not in (before, "ready"):
-            print_line(f"{model} is {update.state}")
-        before = update.state
-    return update
-
-
-def _say_stopping(stopping: ModelStopping) -> None:
-    if stopping.instances:
-        print_line(f"{stopping.model} is stopping ({', '.join(stopping.instances)}).")
-    else:
-        print_line(f"{stopping.model} did not run.")
-
-
-def _show_groups(reply: GroupList) -> None:
-    if not reply.groups:
-        print_line("There are no groups.")
-        return
-    rows = [(group.name, group.kind, ", ".join(group.models)) for group in reply.groups]
-    table(("GROUP", "RULE", "MODELS"), rows)
+def _show_stopping(stopping: ModelStopping) -> None:
+    instances = ", ".join(stopping.instances)
+    print_line(f"{stopping.model} {f'is stopping ({instances})' if instances else 'did not run'}.")
 
 
 async def _group(yard: Client, arguments: argparse.Namespace) -> None:
     if arguments.remove:
-        stored = await yard.remove_group(arguments.name)
+        stored = await yard.remove_group(name=arguments.name)
         print_result(arguments, stored, f"The group {stored.name} is removed.")
         return
     kind = GroupKind.APART if arguments.apart else GroupKind.TOGETHER

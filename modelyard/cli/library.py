@@ -4,14 +4,25 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from modelyard.cli.arguments import Argument, read_record
-from modelyard.cli.output import confirm, print_json, print_line, print_result, table
+from modelyard.cli.output import (
+    Column,
+    cells,
+    confirm,
+    print_json,
+    print_line,
+    print_list,
+    print_result,
+    print_rows,
+    table,
+)
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import Work, command, online
 from modelyard.client import Client
@@ -23,40 +34,72 @@ from schemas.library import EntryDetails, ImportCached, LibraryEntry, LibraryJob
 _LIBRARY = (
     "Without a command: every model on disk. ENTRY is a path as it is listed, the end of one, or a key."
 )
-_SORTS = ("size", "date", "name")
 _LINE_INTERVAL_S = 5.0
 _STORE_HELP = "the store (default: the one that downloads go to)"
+_SORT_KEYS: dict[str, Callable[[LibraryEntry], float]] = {
+    "size": lambda entry: -entry.size_bytes,
+    "date": lambda entry: -(entry.downloaded_at or entry.modified_at),
+    "name": lambda _: 0,
+}
+_ENTRIES: dict[str, Column] = {
+    "NAME": "name",
+    ">SIZE": "size",
+    "FORMAT": "format",
+    "QUANT": lambda entry: entry.facts.quant or "-",
+    ">CONTEXT": lambda entry: entry.facts.n_ctx_train or "-",
+    "WHEN": lambda entry: f"{format_age(entry.downloaded_at or entry.modified_at)} ago",
+    "CHECKED": "verified",
+    "USED BY": lambda entry: entry.used_by or "-",
+}
+_TRASH: dict[str, Column] = {
+    "PATH": "path",
+    ">SIZE": "size",
+    "DELETED": lambda item: f"{format_age(item.trashed_at)} ago",
+    "KEY": "key",
+}
+_CACHED: dict[str, Column] = {
+    "REPO": "repo",
+    ">SIZE": "size",
+    ">FILES": "n_files",
+    "COMMIT": lambda model: model.revision[:12],
+    "IN LIBRARY": "imported",
+}
+_FILES: dict[str, Column] = {
+    "FILE": "path",
+    ">SIZE": lambda file: format_size(file.size_bytes),
+    "CHECKED": "verified",
+    "SHA256": lambda file: file.sha256 or "-",
+}
 
 
 def register(verbs: Mapping[str, VerbParser]) -> None:
     library = verbs["library"]
     library.describe(_LIBRARY)
-    library.add_argument("--sort", choices=_SORTS, default="name", help="the order (default: %(default)s)")
+    text = "the order (default: %(default)s)"
+    library.add_argument("--sort", choices=("size", "date", "name"), default="name", help=text)
     online(library, _entries, json="a JSON document")
     add = library.subverbs(required=False)
 
     def on_entry(name: str, summary: str, work: Work) -> VerbParser:
         parser = add(name, summary)
-        parser.add_argument("entry", metavar="ENTRY", help="its path, the end of that, or its key")
+        parser.add_argument("entry", help="its path, the end of that, or its key")
         online(parser, work)
         return parser
 
     on_entry("show", "Show an entry with its files.", _show)
     describe = on_entry("describe", "Write a description into the folder of an entry.", _describe)
-    describe.add_argument("text", metavar="TEXT", help="the description; an empty one removes it")
+    describe.add_argument("text", help="the description; an empty one removes it")
     delete = on_entry("delete", "Move an entry to the trash of its store, for 24 hours.", _delete)
-    delete.add_argument(
-        "--force", action="store_true", help="though a model needs it or an instance runs from it"
-    )
+    delete.flag("--force", text="though a model needs it or an instance runs from it")
     restore = add("restore", "Restore an entry from the trash.")
-    restore.add_argument("item", metavar="ITEM", help="its path, or its key as `yard library trash` shows it")
+    restore.add_argument("item", help="its path, or its key as `yard library trash` shows it")
     online(restore, _restore)
     trash = add("trash", "Show the trash, or empty it.")
-    trash.add_argument("--empty", action="store_true", help="delete everything in it for good")
+    trash.flag("--empty", text="delete everything in it for good")
     trash.add_argument("--node", help="of which node")
     online(trash, _trash)
     for parser in (delete, trash):
-        parser.add_argument("--yes", action="store_true", help="do not ask")
+        parser.flag("--yes", text="do not ask")
     on_entry("verify", "Read every byte of an entry and compare its sha256.", _verify)
     on_entry("repair", "Download the damaged and missing files of an entry again.", _repair)
     copy = on_entry("copy", "Copy an entry to another node, without the hub.", _copy)
@@ -64,11 +107,9 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     copy.add_argument("--store", help=_STORE_HELP)
     cancel = add("cancel", "Cancel a job: a check, a repair, a copy or an import.")
     job = {"job": Argument(help="its id, as Ctrl-C or --json prints it")}
-    command(
-        cancel, subjects.LIBRARY_CANCEL, "{0.kind} {0.subject}: {0.state}.", positional=("job",), fields=job
-    )
+    command(cancel, subjects.LIBRARY_CANCEL, "{0.kind} {0.subject}: {0.state}.", fields=job)
     cached = add("import", "Import a model from the hub's own cache; without REPO, list that.")
-    cached.add_argument("repo", nargs="?", metavar="REPO", help="such as org/name")
+    cached.add_argument("repo", nargs="?", help="such as org/name")
     cached.add_argument("--revision", help="the commit, or its beginning (default: the newest there)")
     cached.add_argument("--store", help=_STORE_HELP)
     cached.add_argument("--node", help="on which node")
@@ -84,7 +125,8 @@ async def _entries(yard: Client, arguments: argparse.Namespace) -> None:
         return
     if entries:
         several = len({*stores, *(f"{entry.node}.{entry.store}" for entry in entries)}) > 1
-        _print_entries(entries, several=several)
+        store_column: dict[str, Column] = {"STORE": lambda entry: f"{entry.node}.{entry.store}"}
+        print_rows(_ENTRIES | (store_column if several else {}), entries)
     else:
         print_line("There is nothing on disk yet. Download a model: yard pull REPO:QUANT")
     for _, store in sorted(stores.items()):
@@ -93,27 +135,7 @@ async def _entries(yard: Client, arguments: argparse.Namespace) -> None:
 
 def in_order(entries: Iterable[LibraryEntry], by: str) -> list[LibraryEntry]:
     """The largest or the newest first, or by name."""
-    by_name = sorted(entries, key=lambda entry: (entry.name, entry.node, entry.store))
-    if by == "size":
-        return sorted(by_name, key=lambda entry: entry.size_bytes, reverse=True)
-    if by == "date":
-        return sorted(by_name, key=lambda entry: entry.downloaded_at or entry.modified_at, reverse=True)
-    return by_name
-
-
-def _print_entries(entries: list[LibraryEntry], *, several: bool) -> None:
-    rows = [
-        (
-            *(entry.name, entry.size, entry.format, entry.facts.quant or "-"),
-            str(entry.facts.n_ctx_train or "-"),
-            f"{format_age(entry.downloaded_at or entry.modified_at)} ago",
-            *(entry.verified, ", ".join(entry.used_by) or "-"),
-            *((f"{entry.node}.{entry.store}",) if several else ()),
-        )
-        for entry in entries
-    ]
-    store = ("STORE",) if several else ()
-    table(("NAME", ">SIZE", "FORMAT", "QUANT", ">CONTEXT", "WHEN", "CHECKED", "USED BY", *store), rows)
+    return sorted(entries, key=lambda entry: (_SORT_KEYS[by](entry), entry.name, entry.node, entry.store))
 
 
 def format_space(store: StoreSpace) -> str:
@@ -137,11 +159,8 @@ async def _show(yard: Client, arguments: argparse.Namespace) -> None:
         if value not in (None, "", ()):
             print_line(f"{name:14} {value}")
     print_line("")
-    files = [
-        (file.path, format_size(file.size_bytes), file.verified, file.sha256 or "-") for file in details.files
-    ]
     missing = [(path, "-", "missing", "-") for path in details.missing]
-    table(("FILE", ">SIZE", "CHECKED", "SHA256"), [*files, *missing])
+    table(tuple(_FILES), [*cells(_FILES, details.files), *missing])
 
 
 def _facts(details: EntryDetails) -> list[tuple[str, Any]]:
@@ -171,9 +190,8 @@ def _facts(details: EntryDetails) -> list[tuple[str, Any]]:
 
 async def _describe(yard: Client, arguments: argparse.Namespace) -> None:
     entry = await yard.library.find(arguments.entry)
-    entry = await yard.library.describe(
-        entry=entry.key, description=arguments.text, revision=entry.description_revision
-    )
+    seen, text = entry.description_revision, arguments.text
+    entry = await yard.library.describe(entry=entry.key, description=text, revision=seen)
     print_result(arguments, entry, f"{entry.name}: {entry.description or 'no description any more'}")
 
 
@@ -200,15 +218,9 @@ async def _trash(yard: Client, arguments: argparse.Namespace) -> None:
         sentence = f"{emptied.items} deleted for good, {format_size(emptied.size_bytes)}."
         print_result(arguments, emptied, sentence)
         return
-    items = sorted((await yard.library.trash()).values(), key=lambda item: item.trashed_at)
+    items = sorted((await yard.library.trash()).values(), key=attrgetter("trashed_at"))
     items = [item for item in items if arguments.node in (None, item.node)]
-    if arguments.json:
-        print_json(items)
-    elif not items:
-        print_line("The trash is empty.")
-    else:
-        rows = [(item.path, item.size, f"{format_age(item.trashed_at)} ago", item.key) for item in items]
-        table(("PATH", ">SIZE", "DELETED", "KEY"), rows)
+    print_list(items, _TRASH, empty="The trash is empty.", arguments=arguments)
 
 
 async def _verify(yard: Client, arguments: argparse.Namespace) -> None:
@@ -255,20 +267,9 @@ async def _list_cached(yard: Client, arguments: argparse.Namespace) -> None:
     cached = await yard.library.cached(node=arguments.node)
     if arguments.json:
         print_json(cached)
-    elif not cached.models:
-        print_line(f"There is nothing in the hub's cache of {cached.node} ({cached.folder}).")
-    else:
-        rows = [
-            (
-                model.repo,
-                model.size,
-                str(model.n_files),
-                model.revision[:12],
-                "yes" if model.imported else "no",
-            )
-            for model in cached.models
-        ]
-        table(("REPO", ">SIZE", ">FILES", "COMMIT", "IN LIBRARY"), rows)
+        return
+    empty = f"There is nothing in the hub's cache of {cached.node} ({cached.folder})."
+    print_list(cached.models, _CACHED, empty=empty)
 
 
 async def _follow(yard: Client, job: LibraryJob, *, as_json: bool) -> LibraryJob:

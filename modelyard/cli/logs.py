@@ -5,12 +5,12 @@ import itertools
 import re
 import time
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Any
 
 from modelyard.cli.arguments import parse_duration
-from modelyard.cli.output import print_json, print_line
+from modelyard.cli.output import print_result
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import online
 from modelyard.client import Client, Event
@@ -45,60 +45,43 @@ _MAX_VALUE_CHARS = 60
 def register(verbs: Mapping[str, VerbParser]) -> None:
     _register_logs(verbs["logs"])
     events = verbs["events"]
-    events.add_argument(*("-f", "--follow", "--replay"), action="store_true", help="continue with new events")
-    events.add_argument("--kind", metavar="KIND", help="only events about a model, an instance, an alert, …")
-    events.add_argument("--model", metavar="MODEL", help="only events about this model")
-    events.add_argument(
-        "--since",
-        type=parse_duration,
-        default=_EVENTS_SINCE_S,
-        metavar="TIME",
-        help="how far back to begin, like 10m (the default), 2h or 7d; at most 7 days are stored",
-    )
+    events.flag("-f", "--follow", "--replay", text="continue with new events")
+    events.add_argument("--kind", help="only events about a model, an instance, an alert, …")
+    events.add_argument("--model", help="only events about this model")
+    _add_since(events, _EVENTS_SINCE_S, "10m (the default), 2h or 7d")
     online(events, _events, json="JSON lines")
     audit = verbs["audit"]
     audit.describe(_AUDIT)
-    audit.add_argument(
-        "--since",
-        type=parse_duration,
-        default=_AUDIT_SINCE_S,
-        metavar="TIME",
-        help="how far back to begin, like 2h (default: 1d); at most 7 days are stored",
-    )
-    audit.add_argument(
-        "--who", metavar="TEXT", help="only by a user, key, login, node or address that contains this"
-    )
+    _add_since(audit, _AUDIT_SINCE_S, "2h (default: 1d)")
+    who = "only by a user, key, login, node or address that contains this"
+    audit.add_argument("--who", metavar="TEXT", help=who)
     audit.add_argument("--what", metavar="TEXT", help="only commands or targets that contain this")
-    audit.add_argument("--refused", action="store_true", help="only refused commands")
-    audit.add_argument("-f", "--follow", action="store_true", help="continue with new ones")
+    audit.flag("--refused", text="only refused commands")
+    audit.flag("-f", "--follow", text="continue with new ones")
     online(audit, _audit, json="JSON lines")
 
 
+def _add_since(parser: VerbParser, default_s: float, examples: str) -> None:
+    text = f"how far back to begin, like {examples}; at most 7 days are stored"
+    parser.add_argument("--since", type=parse_duration, default=default_s, metavar="TIME", help=text)
+
+
 def _register_logs(parser: VerbParser) -> None:
-    parser.add_argument(
-        "name",
-        nargs="?",
-        metavar="MODEL|INSTANCE",
-        help="a model (its newest instance) or an instance; without it all of the yard is searched",
-    )
-    parser.add_argument(
-        "--since",
-        type=parse_duration,
-        metavar="TIME",
-        help="how far back to begin, like 10m, 2h or 7d; of a model, all its instances since then",
-    )
-    parser.add_argument(
-        *("--grep", "--search"), metavar="TEXT", help="only lines that contain this text, ignoring case"
-    )
+    text = "a model (its newest instance) or an instance; without it all of the yard is searched"
+    parser.add_argument("name", nargs="?", metavar="MODEL|INSTANCE", help=text)
+    text = "how far back to begin, like 10m, 2h or 7d; of a model, all its instances since then"
+    parser.add_argument("--since", type=parse_duration, metavar="TIME", help=text)
+    text = "only lines that contain this text, ignoring case"
+    parser.add_argument("--grep", "--search", metavar="TEXT", help=text)
     search = parser.section("search (also without MODEL|INSTANCE; --since is then 1h by default)")
     search("--until", type=parse_duration, metavar="TIME", help="how far back to end, like 10m")
-    search("--model", metavar="MODEL", help="lines of a model, and those of services about it")
-    search("--node", metavar="NODE", help="lines of one node")
+    search("--model", help="lines of a model, and those of services about it")
+    search("--node", help="lines of one node")
     search("--service", choices=_SERVICES, help="lines of one service")
     search("--level", choices=_LEVELS, help="lines of at least this level")
     search("--newest", action="store_true", help="the newest lines first")
     search("-n", "--limit", type=int, metavar="COUNT", help="at most this many lines")
-    parser.add_argument("-f", "--follow", action="store_true", help="continue with new lines")
+    parser.flag("-f", "--follow", text="continue with new lines")
     online(parser, _logs, json="JSON lines")
 
 
@@ -110,10 +93,7 @@ async def _logs(yard: Client, arguments: argparse.Namespace) -> None:
     lines = yard.logs(arguments.name, since=since, grep=arguments.grep, follow=arguments.follow)
     async with aclosing(lines):
         async for line in lines:
-            if arguments.json:
-                print_json(line)
-            else:
-                print_line(line.text)
+            print_result(arguments, line, line.text)
 
 
 async def _search(yard: Client, arguments: argparse.Namespace) -> None:
@@ -133,10 +113,7 @@ async def _search(yard: Client, arguments: argparse.Namespace) -> None:
     numbers = itertools.count(1)
     async with aclosing(yard.find_logs(query, order=order, follow=arguments.follow)) as lines:
         async for line in lines:
-            if arguments.json:
-                print_json(line)
-            else:
-                print_line(format_line(line))
+            print_result(arguments, line, format_line(line))
             if next(numbers) == arguments.limit:
                 return
 
@@ -160,17 +137,12 @@ async def _events(yard: Client, arguments: argparse.Namespace) -> None:
     since = time.time() - arguments.since
     kinds = sorted({subject.noun for subject in subjects.ALL if subject.kind is Kind.EVENT})
     if arguments.kind is not None and arguments.kind not in kinds:
-        raise BadRequest(
-            f"There are no events about {arguments.kind!r}; there are those about {', '.join(kinds)}."
-        )
+        about = f"{arguments.kind!r}; there are those about {', '.join(kinds)}"
+        raise BadRequest(f"There are no events about {about}.")
     async with aclosing(yard.events(since, follow=arguments.follow, kind=arguments.kind)) as events:
         async for event in events:
-            if arguments.model is not None and not concerns(event, arguments.model):
-                continue
-            if arguments.json:
-                print_json(event)
-            else:
-                print_line(format_event(event))
+            if arguments.model is None or concerns(event, arguments.model):
+                print_result(arguments, event, format_event(event))
 
 
 def concerns(event: Event, model: str) -> bool:
@@ -189,10 +161,8 @@ def concerns(event: Event, model: str) -> bool:
 def _model_token(subject: str) -> str | None:
     for event in subjects.ALL:
         if event.kind is Kind.EVENT and "model" in event.tokens:
-            try:
+            with suppress(ValueError):
                 return event.parse(subject)["model"]
-            except ValueError:
-                continue
     return None
 
 
@@ -213,9 +183,8 @@ def _event_facts(data: Any) -> str:
     if not isinstance(data, dict):
         return ""
     facts = {**(data.get("after") or data.get("before") or {}), **data}
-    return " ".join(
-        f"{name}={_event_value(facts[name])}" for name in _EVENT_FIELDS if facts.get(name) is not None
-    )
+    shown = (name for name in _EVENT_FIELDS if facts.get(name) is not None)
+    return " ".join(f"{name}={_event_value(facts[name])}" for name in shown)
 
 
 def _event_value(value: Any) -> str:
@@ -229,12 +198,8 @@ async def _audit(yard: Client, arguments: argparse.Namespace) -> None:
     since = time.time() - arguments.since
     async with aclosing(yard.audit(since, follow=arguments.follow)) as records:
         async for record in records:
-            if not _is_selected(record, arguments):
-                continue
-            if arguments.json:
-                print_json(record)
-            else:
-                print_line(format_audit(record))
+            if _is_selected(record, arguments):
+                print_result(arguments, record, format_audit(record))
 
 
 def _is_selected(record: Audited, arguments: argparse.Namespace) -> bool:

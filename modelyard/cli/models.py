@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import msgspec
 
 from modelyard.cli.arguments import Argument
 from modelyard.cli.importing.toml import read_toml, write_toml
-from modelyard.cli.output import print_json, print_line, print_result, table
+from modelyard.cli.output import Column, print_list, print_result, table
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
@@ -38,37 +39,36 @@ _STATE_ORDER = ("ready", "probing", "loading", "starting", "draining", "stopping
 """The state of a model is the first of these that one of its instances has."""
 
 
+_MODELS: dict[str, Column] = {
+    "MODEL": itemgetter("name"),
+    "MODE": itemgetter("mode"),
+    "STATE": itemgetter("state"),
+    ">SIZE": lambda model: format_size(model["size_bytes"]),
+    "ALIASES": itemgetter("aliases"),
+}
+
+
 def register(verbs: Mapping[str, VerbParser]) -> None:
     verbs["list"].epilog = "A model is started by its first request, or before that by `yard start`."
     online(verbs["list"], _list, json="a JSON list")
     edit = verbs["edit"]
     edit.describe(_EDIT)
-    edit.add_argument("model", metavar="MODEL", help="its name or an alias")
+    edit.add_argument("model")
     edit.add_argument("fields", nargs="*", type=parse_assignment, metavar="FIELD=VALUE")
     online(edit, _edit)
     rename = verbs["rename"]
-    rename.add_argument("model", metavar="MODEL", help="its name or an alias")
-    rename.add_argument("name", metavar="NAME", help="the new name")
-    rename.add_argument("--keep-alias", action="store_true", help="the old name becomes an alias")
-    rename.add_argument("--force", action="store_true", help="drain and stop running instances")
+    rename.add_argument("model")
+    rename.add_argument("name", help="the new name")
+    rename.flag("--keep-alias", text="the old name becomes an alias")
+    rename.flag("--force", text="drain and stop running instances")
     online(rename, _rename)
     force = {"force": Argument(help="drain and stop running instances")}
-    command(
-        verbs["rm"],
-        subjects.MODEL_DELETE,
-        "{0.name} is removed from the registry. `yard undo {0.name}` brings it back.",
-        positional=("model",),
-        fields=force,
-    )
-    command(verbs["history"], subjects.MODEL_HISTORY, _show_history, positional=("model",))
+    removed = "{0.name} is removed from the registry. `yard undo {0.name}` brings it back."
+    command(verbs["rm"], subjects.MODEL_DELETE, removed, fields=force)
+    command(verbs["history"], subjects.MODEL_HISTORY, _show_history)
     to = {"to": Argument(metavar="REVISION", help="which (default: the last that differs)")}
-    command(
-        verbs["undo"],
-        subjects.MODEL_UNDO,
-        "{0.name} is as it was (revision {0.revision}).",
-        positional=("model",),
-        fields=to,
-    )
+    restored = "{0.name} is as it was (revision {0.revision})."
+    command(verbs["undo"], subjects.MODEL_UNDO, restored, fields=to)
 
 
 async def _list(yard: Client, arguments: argparse.Namespace) -> None:
@@ -79,21 +79,10 @@ async def _list(yard: Client, arguments: argparse.Namespace) -> None:
             "state": state_of(spec.name, instances.values()),
             "size_bytes": size_of(spec.name, downloads.values()),
         }
-        for spec in sorted(models.values(), key=lambda spec: spec.name)
+        for spec in sorted(models.values(), key=attrgetter("name"))
     ]
-    if arguments.json:
-        print_json(listed)
-    elif not listed:
-        print_line("There are no models yet. Download one: yard pull REPO:QUANT")
-    else:
-        rows = [
-            (
-                *(model["name"], model["mode"], model["state"]),
-                *(format_size(model["size_bytes"]), ", ".join(model["aliases"])),
-            )
-            for model in listed
-        ]
-        table(("MODEL", "MODE", "STATE", ">SIZE", "ALIASES"), rows)
+    empty = "There are no models yet. Download one: yard pull REPO:QUANT"
+    print_list(listed, _MODELS, empty=empty, arguments=arguments)
 
 
 def state_of(model: str, instances: Iterable[Instance]) -> str:
@@ -104,10 +93,9 @@ def state_of(model: str, instances: Iterable[Instance]) -> str:
 
 def size_of(model: str, downloads: Iterable[Download]) -> int | None:
     """The bytes of the model's newest finished download; None if there is none."""
-    finished = [
-        download for download in downloads if download.model == model and download.state == "finished"
-    ]
-    return max(finished, key=lambda download: download.changed_at).bytes_total if finished else None
+    own = (download for download in downloads if (download.model, download.state) == (model, "finished"))
+    newest = max(own, key=attrgetter("changed_at"), default=None)
+    return newest.bytes_total if newest else None
 
 
 def parse_assignment(text: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ VERBS = (
     Verb("invite", "setup", "Let another machine join the yard that runs here."),
     Verb("expel", "setup", "Remove the logins of a machine that joined."),
     Verb(
-        "init", "setup", "Create logins, an API key and a broker configuration, to start services one by one."
+        "init", "setup", "Create logins, an API key and a broker configuration, for a yard without `yard up`."
     ),
     Verb("settings", "setup", "Show every setting, its value and where that comes from."),
 )

@@ -45,41 +45,29 @@ A setting is an environment variable, read when a process starts. Secrets are ma
 def register(verbs: Mapping[str, VerbParser]) -> None:
     up = verbs["up"]
     up.describe(_UP)
-    up.add_argument(
-        "--listen",
-        metavar="ADDRESS",
-        help="let machines of a network that you trust join here (YARD_NATS_HOST)",
-    )
-    up.add_argument(
-        "--join",
-        nargs="?",
-        const="",
-        metavar="URL",
-        help="work for another machine's yard, at nats://HOST:PORT or where it is found",
-    )
-    up.add_argument("--gateway", action="store_true", help="with --join: run a gateway here too")
+    text = "let machines of a network that you trust join here (YARD_NATS_HOST)"
+    up.add_argument("--listen", metavar="ADDRESS", help=text)
+    text = "work for another machine's yard, at nats://HOST:PORT or where it is found"
+    up.add_argument("--join", nargs="?", const="", metavar="URL", help=text)
+    up.flag("--gateway", text="with --join: run a gateway here too")
     local(up, _up)
     init = verbs["init"]
     init.add_argument("--nats-host", default="127.0.0.1", help="address of the broker (default: %(default)s)")
-    init.add_argument(
-        "--nats-port", default=4222, type=parse_port, help="port of the broker (default: %(default)s)"
-    )
+    text = "port of the broker (default: %(default)s)"
+    init.add_argument("--nats-port", default=4222, type=parse_port, help=text)
     init.add_argument("--nats-store", type=Path, help="data folder of the broker (default: YARD_HOME/nats)")
-    local(init, lambda arguments: _guarded(lambda: _init(load(), arguments)))
+    _guarded(init, _init)
     invite = verbs["invite"]
     invite.describe(_INVITE)
-    invite.add_argument("--gateway", action="store_true", help="it may run a gateway as well")
-    invite.add_argument(
-        "--port", type=parse_port, default=0, help="port on which it joins (default: any free one)"
-    )
-    local(invite, lambda arguments: _guarded(lambda: _invite(arguments)))
-    expel = verbs["expel"]
-    expel.add_argument("node", metavar="NODE", help="its name, as `yard nodes` shows it")
-    local(expel, lambda arguments: _guarded(lambda: _expel(load(), arguments.node)))
-    settings = verbs["settings"]
-    settings.describe(_SETTINGS)
-    settings.add_argument("--json", action="store_true", help="print a JSON list, for programs")
-    local(settings, lambda arguments: _guarded(lambda: _settings(as_json=arguments.json)))
+    invite.flag("--gateway", text="it may run a gateway as well")
+    text = "port on which it joins (default: any free one)"
+    invite.add_argument("--port", type=parse_port, default=0, help=text)
+    _guarded(invite, _invite)
+    verbs["expel"].add_argument("node")
+    _guarded(verbs["expel"], _expel)
+    verbs["settings"].describe(_SETTINGS)
+    verbs["settings"].flag("--json", text="print a JSON list, for programs")
+    _guarded(verbs["settings"], _settings)
 
 
 def parse_port(text: str) -> int:
@@ -89,17 +77,21 @@ def parse_port(text: str) -> int:
     return int(text)
 
 
-def _guarded(run: Callable[[], int]) -> int:
-    """The exit status of `run`; a wrong setting or a folder that cannot be written becomes a sentence."""
-    try:
-        return run()
-    except BrokenPipeError:
-        raise
-    except (SettingsError, StartupError) as error:
-        print_error(str(error))
-    except OSError as error:
-        print_error(f"{error.filename} cannot be written: {error.strerror}.")
-    return WRONG_SETTING
+def _guarded(parser: VerbParser, run: Callable[[Settings, argparse.Namespace], int]) -> None:
+    """A verb for which a wrong setting or a folder that cannot be written becomes a sentence."""
+
+    def guarded(arguments: argparse.Namespace) -> int:
+        try:
+            return run(load(), arguments)
+        except BrokenPipeError:
+            raise
+        except (SettingsError, StartupError) as error:
+            print_error(str(error))
+        except OSError as error:
+            print_error(f"{error.filename} cannot be written: {error.strerror}.")
+        return WRONG_SETTING
+
+    local(parser, guarded)
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -121,10 +113,8 @@ def _init(settings: Settings, arguments: argparse.Namespace) -> int:
     ensure_seeds(settings.credentials)
     config = home.broker_config(settings)
     store = arguments.nats_store or settings.home / "nats"
-    config.write_text(
-        configuration(settings.credentials, store, host=arguments.nats_host, port=arguments.nats_port),
-        encoding="utf-8",
-    )
+    text = configuration(settings.credentials, store, host=arguments.nats_host, port=arguments.nats_port)
+    config.write_text(text, encoding="utf-8")
     print_line(f"The broker's configuration is {config}.")
     keys = settings.credentials / API_KEYS
     if keys.exists() and keys.read_text().strip():
@@ -137,9 +127,8 @@ def _init(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _invite(arguments: argparse.Namespace) -> int:
+def _invite(settings: Settings, arguments: argparse.Namespace) -> int:
     async def wait() -> str | None:
-        settings = load()
         inviter = Inviter(settings, broker_address(settings), gateway=arguments.gateway)
         return await inviter.run(arguments.port, _INVITATION_TIMEOUT_S, _show_invitation)
 
@@ -157,20 +146,20 @@ def _show_invitation(invitation: str) -> None:
     print_line(invitation + "\n")
 
 
-def _expel(settings: Settings, node: str) -> int:
-    if not forget_member(settings.credentials, node):
-        print_error(f"No machine {node} has joined the yard of this home.")
+def _expel(settings: Settings, arguments: argparse.Namespace) -> int:
+    if not forget_member(settings.credentials, arguments.node):
+        print_error(f"No machine {arguments.node} has joined the yard of this home.")
         return REFUSED
     # A broker that does not run reads the changed logins at its next start.
     with contextlib.suppress(BrokerMissing):
         reload(settings.credentials, home.broker_config(settings))
-    print_line(f"{node} cannot log in any more.")
+    print_line(f"{arguments.node} cannot log in any more.")
     return 0
 
 
-def _settings(*, as_json: bool) -> int:
-    rows = settings_rows(load(), os.environ)
-    if as_json:
+def _settings(settings: Settings, arguments: argparse.Namespace) -> int:
+    rows = settings_rows(settings, os.environ)
+    if arguments.json:
         print_json(rows)
         return 0
     for row in rows:
@@ -184,29 +173,23 @@ def _settings(*, as_json: bool) -> int:
 
 def settings_rows(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, Any]]:
     """Every setting with its value, the source of that, the default and the meaning."""
-
-    def row(name: str, value: str, default: str, meaning: str) -> dict[str, Any]:
-        source = "environment" if environ.get(name, "").strip() else "default"
-        plain = meaning.replace("`", "")
-        return {
+    entries = [
+        (entry.variable, entry.setting.meaning, entry.default_text, entry.written(value))
+        for entry in host_settings.TABLE
+        for value in (getattr(settings, entry.field),)
+    ]
+    for name, meaning in host_settings.LIBRARY_VARIABLES.items():
+        entries.append((name, meaning, "", environ.get(name, "")))
+    return [
+        {
             "name": name,
             "value": _masked(name, value) or None,
-            "source": source,
+            "source": "environment" if environ.get(name, "").strip() else "default",
             "default": default.replace("`", "") or None,
-            "meaning": plain,
+            "meaning": meaning.replace("`", ""),
         }
-
-    own = [
-        row(
-            entry.variable,
-            entry.written(getattr(settings, entry.field)),
-            entry.default_text,
-            entry.setting.meaning,
-        )
-        for entry in host_settings.TABLE
+        for name, meaning, default, value in entries
     ]
-    variables = host_settings.LIBRARY_VARIABLES.items()
-    return [*own, *(row(name, environ.get(name, ""), "", meaning) for name, meaning in variables)]
 
 
 def _masked(name: str, value: str) -> str:

@@ -3,12 +3,13 @@
 import argparse
 import sys
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
 
 from modelyard.cli.arguments import Argument, add_fields, given_fields
-from modelyard.cli.output import print_error, print_json, print_line, print_result, table
+from modelyard.cli.output import Column, print_error, print_json, print_line, print_list, print_result
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import REFUSED, command, local, online
 from modelyard.client import Client
@@ -33,76 +34,14 @@ input, where no other user of this machine sees it.
 _EXEC = f"""
 JSON on its standard input, no shell, 10 seconds.
 
-Programs can only be named here, on the first machine: whoever names one runs code as the yard's own user.
+Programs can only be named here, on the first machine: each runs as the yard's own user.
 
   yard webhook exec desktop --event alert.firing -- /usr/local/bin/notify --loud
 {_EVENTS}"""
 _FILTER = {
-    "events": Argument(metavar="EVENT", help="which (default: all)"),
     "models": Argument(help="which (default: all)"),
     "severity": Argument(help="of alerts: at least (default: info)"),
 }
-
-
-def register(verbs: Mapping[str, VerbParser]) -> None:
-    add = verbs["webhook"].subverbs()
-    command(
-        add("list", "List webhooks and their deliveries."),
-        subjects.WEBHOOK_LIST,
-        _show_hooks,
-        document=lambda reply: reply.webhooks,
-    )
-    url = add("add", "Notify a URL of events.")
-    url.describe(_ADD)
-    url.add_argument("name", metavar="NAME")
-    url.add_argument("url", metavar="URL|-")
-    url.add_argument(
-        "--secret-file", type=Path, metavar="FILE", help="sign with this secret (default: a new one)"
-    )
-    online(url, _add)
-    program = add("exec", "Notify a program on this machine of events.")
-    program.describe(_EXEC)
-    program.add_argument("name", metavar="NAME")
-    program.add_argument("argv", nargs="+", metavar="PROGRAM", help="after --, with its arguments")
-    local(program, _exec)
-    for parser in (url, program):
-        # `event` and not the field's plural; any text, so that a wrong one is refused with the list.
-        parser.add_argument(
-            "--event", action="append", dest="events", metavar="EVENT", help="which (default: all)"
-        )
-        add_fields(parser, WebhookFilter, omit=("events",), fields=_FILTER)
-    for name, summary, work in (
-        ("rm", "Remove a webhook.", _remove),
-        ("test", "Send a test event to a webhook.", _test),
-    ):
-        parser = add(name, summary)
-        parser.add_argument("name", metavar="NAME")
-        online(parser, work)
-
-
-def _filter(arguments: argparse.Namespace) -> WebhookFilter:
-    try:
-        return msgspec.convert(given_fields(arguments, WebhookFilter), WebhookFilter)
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"{error}; events are {', '.join(HookEvent)}.") from error
-
-
-def _show_hooks(reply: WebhookList) -> None:
-    if not reply.webhooks:
-        print_line("There are no webhooks. `yard webhook add NAME URL` makes one.")
-        return
-    rows = [
-        (
-            *(record.webhook.name, record.webhook.target, _selection(record)),
-            *(str(record.state.delivered), _health(record)),
-        )
-        for record in reply.webhooks
-    ]
-    table(("NAME", "TARGET", "ABOUT", ">DELIVERED", "IS"), rows)
-    for record in reply.webhooks:
-        for dead in record.state.dead:
-            what = f"{dead.event} {dead.id} ({format_clock(dead.at)})"
-            print_line(f"\n{record.webhook.name} never received {what}: {dead.error}")
 
 
 def _selection(record: WebhookRecord) -> str:
@@ -115,6 +54,57 @@ def _health(record: WebhookRecord) -> str:
     if state.failing_since is not None:
         return f"failing for {format_age(state.failing_since)}: {state.error}"
     return "well" if state.delivered_at is None else f"well, {format_age(state.delivered_at)} ago"
+
+
+_HOOKS: dict[str, Column] = {
+    "NAME": "webhook.name",
+    "TARGET": "webhook.target",
+    "ABOUT": _selection,
+    ">DELIVERED": "state.delivered",
+    "IS": _health,
+}
+
+
+def register(verbs: Mapping[str, VerbParser]) -> None:
+    add = verbs["webhook"].subverbs()
+    hooks = add("list", "List webhooks and their deliveries.")
+    command(hooks, subjects.WEBHOOK_LIST, _show_hooks, document=attrgetter("webhooks"))
+    url = add("add", "Notify a URL of events.")
+    url.describe(_ADD)
+    url.add_argument("name")
+    url.add_argument("url", metavar="URL|-")
+    text = "sign with this secret (default: a new one)"
+    url.add_argument("--secret-file", type=Path, metavar="FILE", help=text)
+    online(url, _add)
+    program = add("exec", "Notify a program on this machine of events.")
+    program.describe(_EXEC)
+    program.add_argument("name")
+    program.add_argument("argv", nargs="+", metavar="PROGRAM", help="after --, with its arguments")
+    local(program, _exec)
+    for parser in (url, program):
+        # `event` and not the field's plural; any text, so that a wrong one is refused with the list.
+        event = {"action": "append", "dest": "events", "metavar": "EVENT"}
+        parser.add_argument("--event", **event, help="which (default: all)")
+        add_fields(parser, WebhookFilter, omit=("events",), fields=_FILTER)
+    remove, test = add("rm", "Remove a webhook."), add("test", "Send a test event to a webhook.")
+    for parser, work in ((remove, _remove), (test, _test)):
+        parser.add_argument("name")
+        online(parser, work)
+
+
+def _filter(arguments: argparse.Namespace) -> WebhookFilter:
+    try:
+        return msgspec.convert(given_fields(arguments, WebhookFilter), WebhookFilter)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{error}; events are {', '.join(HookEvent)}.") from error
+
+
+def _show_hooks(reply: WebhookList) -> None:
+    print_list(reply.webhooks, _HOOKS, empty="There are no webhooks. `yard webhook add NAME URL` makes one.")
+    for record in reply.webhooks:
+        for dead in record.state.dead:
+            what = f"{dead.event} {dead.id} ({format_clock(dead.at)})"
+            print_line(f"\n{record.webhook.name} never received {what}: {dead.error}")
 
 
 async def _add(yard: Client, arguments: argparse.Namespace) -> None:

@@ -32,33 +32,26 @@ unless --skip leaves it out.
 def register(verbs: Mapping[str, VerbParser]) -> None:
     apply = verbs["apply"]
     apply.describe(_APPLY)
-    apply.add_argument("-f", "--file", required=True, metavar="FILE", help="the file; - is standard input")
-    apply.add_argument("--prune", action="store_true", help="delete models that are not in the file")
-    apply.add_argument(
-        "--force", action="store_true", help="drain and stop running instances of deleted models"
-    )
+    apply.add_argument("-f", "--file", required=True, help="the file; - is standard input")
+    apply.flag("--prune", text="delete models that are not in the file")
+    apply.flag("--force", text="drain and stop running instances of deleted models")
     online(apply, _apply)
     export = verbs["export"]
     export.add_argument("models", nargs="*", metavar="MODEL", help="only these (default: all)")
     online(export, _export, json="a JSON list")
     foreign = verbs["import"]
     foreign.describe(_IMPORT)
-    foreign.add_argument("file", metavar="FILE", type=Path)
-    foreign.add_argument(
-        "--root",
-        type=Path,
-        metavar="DIR",
-        help="the folder whose contents are in the store (default: the store)",
-    )
-    foreign.add_argument("--skip", action="store_true", help="leave out models that cannot be imported")
-    foreign.add_argument(
-        "--print", action="store_true", dest="toml", help="print TOML for `yard apply`; change nothing"
-    )
+    foreign.add_argument("file", type=Path)
+    text = "the folder whose contents are in the store (default: the store)"
+    foreign.add_argument("--root", type=Path, metavar="DIR", help=text)
+    foreign.flag("--skip", text="leave out models that cannot be imported")
+    text = "print TOML for `yard apply`; change nothing"
+    foreign.add_argument("--print", action="store_true", dest="toml", help=text)
     foreign.set_defaults(prune=False, force=False)
     online(foreign, _import)
     for parser in (apply, foreign):
-        parser.add_argument("--dry-run", action="store_true", help="show and check; change nothing")
-        parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+        parser.flag("--dry-run", text="show and check; change nothing")
+        parser.flag("-y", "--yes", text="do not ask")
 
 
 async def _export(yard: Client, arguments: argparse.Namespace) -> None:
