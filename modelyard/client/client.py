@@ -6,35 +6,36 @@ from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
 from modelyard.bus.connection import Bus
-from modelyard.client import logs
+from modelyard.client import logs as log_search
 from modelyard.client.chat import chat
 from modelyard.client.commands import (
     AccountClient,
     AlertClient,
     BucketMethod,
+    BusMethod,
     CommandGroup,
+    CommandMethod,
     HubClient,
     RegistryClient,
 )
 from modelyard.client.downloads import DownloadClient
-from modelyard.client.events import Event, audit_records, events
+from modelyard.client.events import audit_records, events
+from modelyard.client.follow import follow_start
 from modelyard.client.library import LibraryClient
-from modelyard.client.start import follow_start
 from modelyard.host.home import broker_url
 from modelyard.host.settings import Settings, load
 from schemas import buckets, subjects
-from schemas.audit import Audited
 from schemas.base import Role
-from schemas.downloads import Download, StartDownload
+from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
-from schemas.groups import GroupRef, GroupStored, ListGroups, ModelGroup
+from schemas.groups import GroupRef, ListGroups, ModelGroup
 from schemas.instances import Instance
-from schemas.logs import FoundLine, LogLine, LogOrder, LogPage, LogQuery
+from schemas.logs import FoundLine, LogOrder, LogQuery
 from schemas.metrics import AskSamples, MetricsAnswer, MetricsQuery, Samples
-from schemas.models import ModelRef, ModelStarting, ModelStopping
-from schemas.placing import Cordon, PlanAnswer, PlanQuery
+from schemas.models import ModelRef
+from schemas.placing import Cordon, PlanQuery
 from schemas.subject import Command
-from schemas.usage import UsageQuery, UsageReport
+from schemas.usage import UsageQuery
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -62,6 +63,20 @@ class Client(CommandGroup):
     """The sources of devices, and their problems, by `node.adapter`."""
     downloads = BucketMethod(buckets.DOWNLOADS)
     """Downloads, ended ones included, by id."""
+
+    start = CommandMethod(subjects.MODEL_START, ModelRef)
+    stop = CommandMethod(subjects.MODEL_STOP, ModelRef)
+    plan = CommandMethod(subjects.MODEL_PLAN, PlanQuery)
+    put_group = CommandMethod(subjects.GROUP_PUT, ModelGroup)
+    remove_group = CommandMethod(subjects.GROUP_DELETE, GroupRef)
+    cancel_download = CommandMethod(subjects.DOWNLOAD_CANCEL, DownloadRef)
+    usage = CommandMethod(subjects.USAGE_QUERY, UsageQuery)
+
+    starting = BusMethod(follow_start)
+    events = BusMethod(events)
+    audit = BusMethod(audit_records)
+    logs = BusMethod(log_search.instance_lines)
+    search_logs = BusMethod(log_search.search)
 
     def __init__(self, bus: Bus) -> None:
         super().__init__(bus)
@@ -104,48 +119,16 @@ class Client(CommandGroup):
         """Every metric as it is now (docs/metrics.md has their names), or those named."""
         return await self.bus.call(subjects.METRICS_NOW, AskSamples(names=names))
 
-    async def history(
-        self,
-        *names: str,
-        labels: Mapping[str, str] | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        step_s: float | None = None,
-    ) -> MetricsAnswer:
-        """Min, avg and max of metrics a step, at most a day back. `since` defaults to an hour ago."""
-        query = MetricsQuery(names=names, labels=dict(labels or {}), since=since, until=until, step_s=step_s)
-        return await self.bus.call(subjects.METRICS_QUERY, query)
+    async def history(self, *names: str, **query: Any) -> MetricsAnswer:
+        """Min, avg and max of metrics a step, at most a day back.
 
-    async def start(self, model: str) -> ModelStarting:
-        """Start `model` unless it runs already. The reply names the instance to wait for."""
-        return await self.bus.call(subjects.MODEL_START, ModelRef(model=model))
-
-    async def stop(self, model: str) -> ModelStopping:
-        """Drain and stop every instance of `model`."""
-        return await self.bus.call(subjects.MODEL_STOP, ModelRef(model=model))
-
-    async def plan(self, model: str) -> PlanAnswer:
-        """The scheduler's decision if `model` were requested now; nothing is done."""
-        return await self.bus.call(subjects.MODEL_PLAN, PlanQuery(model=model))
+        `query`: other fields of `MetricsQuery`; `since` defaults to an hour ago.
+        """
+        return await self.bus.call(subjects.METRICS_QUERY, MetricsQuery(names=names, **query))
 
     async def groups(self) -> tuple[ModelGroup, ...]:
         """Models that run together, or never at the same time."""
         return (await self.bus.call(subjects.GROUP_LIST, ListGroups())).groups
-
-    async def put_group(self, group: ModelGroup) -> GroupStored:
-        """Store a group, new or in place of the one of its name."""
-        return await self.bus.call(subjects.GROUP_PUT, group)
-
-    async def remove_group(self, name: str) -> GroupStored:
-        """Remove a group; its models stay."""
-        return await self.bus.call(subjects.GROUP_DELETE, GroupRef(name=name))
-
-    def starting(self, model: str, instance: str | None = None) -> AsyncGenerator[Instance, None]:
-        """Every state of `model` until it is ready, the last one included; StartFailed if it fails.
-
-        Pass the `instance` that `start` returned, so that an earlier failure is not taken for this start's.
-        """
-        return follow_start(self.bus, model, instance)
 
     async def wait_ready(
         self, model: str, timeout_s: float | None = None, *, instance: str | None = None
@@ -167,63 +150,13 @@ class Client(CommandGroup):
         command = StartDownload(reference=wanted, name=name) if isinstance(wanted, str) else wanted
         return self.download_queue.pull(command)
 
-    async def cancel_download(self, download: str) -> Download:
-        """End a download; what is on disk stays for a later one."""
-        return await self.download_queue.cancel(download=download)
-
-    async def usage(
-        self, since: float | None = None, model: str | None = None, recent: int = 0
-    ) -> UsageReport:
-        """Sums by model since `since` (unix seconds; None: all), and the `recent` newest records."""
-        return await self.accounts.usage(UsageQuery(since=since, model=model, recent=recent))
-
-    def events(
-        self, since: float | None = None, *, follow: bool = True, kind: str | None = None
-    ) -> AsyncGenerator[Event, None]:
-        """Every event since `since` (unix seconds; None: all that are stored), oldest first.
-
-        With `follow` it continues with new ones, else it ends with the newest. `kind`: only events about a
-        `model`, an `instance`, an `alert`, …: the third token of their subjects.
-        """
-        return events(self.bus, since, follow=follow, kind=kind)
-
-    def logs(
-        self,
-        model_or_instance: str,
-        *,
-        since: float | None = None,
-        grep: str | None = None,
-        follow: bool = False,
-    ) -> AsyncGenerator[LogLine, None]:
-        """Lines of an engine: of one instance, or of a model's newest.
-
-        With `since` (unix seconds) of all instances of the model since then. `grep`: only lines that contain
-        this text, ignoring case. With `follow` it continues with new ones.
-        """
-        return logs.instance_lines(self.bus, model_or_instance, since=since, grep=grep, follow=follow)
-
-    async def search_logs(
-        self,
-        query: LogQuery,
-        *,
-        order: LogOrder = LogOrder.NEWEST,
-        limit: int = 200,
-        cursor: str | None = None,
-    ) -> LogPage:
-        """One page of the lines of engines and services that match; `cursor`: where another page ended."""
-        return await logs.search(self.bus, query, order=order, limit=limit, cursor=cursor)
-
     def find_logs(
         self, query: LogQuery, *, order: LogOrder = LogOrder.OLDEST, follow: bool = False
     ) -> AsyncGenerator[FoundLine, None]:
         """Every line that matches; with `follow`, oldest first, continued with new ones."""
         if follow:
-            return logs.follow_search(self.bus, query)
-        return logs.search_all(self.bus, query, order=order)
-
-    def audit(self, since: float | None = None, *, follow: bool = False) -> AsyncGenerator[Audited, None]:
-        """Every audited command since `since` (unix seconds; None: all that are stored), oldest first."""
-        return audit_records(self.bus, since, follow=follow)
+            return log_search.follow_search(self.bus, query)
+        return log_search.search_all(self.bus, query, order=order)
 
     def chat(
         self,

@@ -1,7 +1,8 @@
 """Methods derived from the contract: a command each, called with a payload or with the payload's fields."""
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from functools import partial
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
 
@@ -52,24 +53,24 @@ class CommandGroup:
         self.bus = bus
 
 
-class BoundCommand(Generic[P, T, R]):
+class BoundCommand(NamedTuple, Generic[P, T, R]):
     """A command on a connection. It takes a payload, the payload's fields, or the first field alone."""
 
-    def __init__(self, bus: Bus, command: Command[T, R], payload: Callable[..., T]) -> None:
-        self._bus = bus
-        self._command = command
-        self._payload = payload
+    bus: Bus
+    command: Command[T, R]
+    payload: Callable[P, T]
 
     @overload
     async def __call__(self, payload: T | str, /) -> R: ...
     @overload
     async def __call__(self, *args: P.args, **fields: P.kwargs) -> R: ...
     async def __call__(self, *args: Any, **fields: Any) -> R:
-        (payload,) = args or (self._payload(**fields),)
+        create: Callable[..., T] = self.payload
+        (payload,) = args or (create(**fields),)
         if isinstance(payload, str):
-            first, *_ = self._command.payload.__annotations__
-            payload = self._payload(**{first: payload})
-        return await self._bus.call(self._command, payload)
+            first, *_ = self.command.payload.__annotations__
+            payload = create(**{first: payload})
+        return await self.bus.call(self.command, payload)
 
 
 class CommandMethod(Generic[P, T, R]):
@@ -94,6 +95,17 @@ class BucketMethod(Generic[V]):
         self, group: CommandGroup, owner: type | None = None
     ) -> Callable[[], Coroutine[None, None, dict[str, V]]]:
         return lambda: read_bucket(group.bus, self._bucket)
+
+
+class BusMethod(Generic[P, R]):
+    """A method of a CommandGroup that is a function of the connection."""
+
+    def __init__(self, function: Callable[Concatenate[Bus, P], R]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, group: CommandGroup, owner: type | None = None) -> Callable[P, R]:
+        return partial(self._function, group.bus)
 
 
 class RegistryClient(CommandGroup):

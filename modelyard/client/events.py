@@ -22,9 +22,13 @@ class Event(Record):
 
 
 async def events(
-    bus: Bus, since: float | None, *, follow: bool, kind: str | None = None
+    bus: Bus, since: float | None = None, *, follow: bool = True, kind: str | None = None
 ) -> AsyncGenerator[Event, None]:
-    """Every event since `since` (unix seconds), oldest first; `kind`: `model`, `instance`, …"""
+    """Every event since `since` (unix seconds; None: all that are stored), oldest first.
+
+    With `follow` it continues with new ones, else it ends with the newest. `kind`: only events about a
+    `model`, an `instance`, an `alert`, …: the third token of their subjects.
+    """
     bus.check(b"")
     subject = streams.EVENTS.subject if kind is None else streams.EVENTS.about(kind)
     messages = stored_messages(bus, streams.EVENTS, subject, since=since, follow=follow)
@@ -34,8 +38,10 @@ async def events(
                 yield Event(subject=msg.subject, headers=dict(msg.headers or {}), data=_decode(msg.data))
 
 
-async def audit_records(bus: Bus, since: float | None, *, follow: bool) -> AsyncGenerator[Audited, None]:
-    """Every audited command since `since` (unix seconds), oldest first."""
+async def audit_records(
+    bus: Bus, since: float | None = None, *, follow: bool = False
+) -> AsyncGenerator[Audited, None]:
+    """Every audited command since `since` (unix seconds; None: all that are stored), oldest first."""
     bus.check(b"")
     with as_yard_errors():
         async with aclosing(replay(bus, subjects.AUDITED, since=since, follow=follow)) as messages:

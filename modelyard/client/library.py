@@ -1,12 +1,11 @@
 """The library: what is on the disks of the nodes, and the jobs that work on it."""
 
-import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 from modelyard.bus.reads import read_bucket
 from modelyard.client.commands import BucketMethod, CommandGroup, CommandMethod
+from modelyard.client.follow import RecordFollower
 from schemas import buckets, subjects
 from schemas.errors import BadRequest, NotFound
 from schemas.library import (
@@ -26,9 +25,6 @@ from schemas.library import (
 )
 
 N = TypeVar("N", LibraryEntry, TrashedEntry)
-
-_SILENCE_S = 3.0
-"""After this long without an update of a job its record is read: progress, and even an event, may be lost."""
 
 
 class LibraryClient(CommandGroup):
@@ -63,36 +59,16 @@ class LibraryClient(CommandGroup):
         by_key = {item.key: item for item in newest.values()}
         return items.get(name) or _find_one(name, by_key, "item of the trash")
 
-    async def follow(self, job: LibraryJob) -> AsyncGenerator[LibraryJob, None]:
+    def follow(self, job: LibraryJob) -> AsyncGenerator[LibraryJob, None]:
         """Every update of a job until it has ended; closing the generator leaves the job running."""
-        updates: asyncio.Queue[LibraryJob] = asyncio.Queue()
+        progress = (subjects.LIBRARY_JOB_PROGRESS,)
+        follower = RecordFollower(self.bus, "job", buckets.JOBS, progress, JOB_ENDED)
 
-        async def on_update(_: dict[str, str], update: LibraryJob) -> None:
-            updates.put_nowait(update)
-
-        sub = await self.bus.subscribe(subjects.LIBRARY_JOB_PROGRESS, on_update, job=job.job)
-        try:
+        async def begin() -> tuple[LibraryJob, ...]:
             # It may have ended before the subscription.
-            latest = await self._read_job(job.job)
-            yield latest
-            while latest.state not in JOB_ENDED:
-                latest = await self._next_update(updates, latest)
-                yield latest
-        finally:
-            if self.bus.connected:
-                await sub.unsubscribe()
+            return (follower.record(await read_bucket(self.bus, buckets.JOBS, job.job), job.job),)
 
-    async def _next_update(self, updates: "asyncio.Queue[LibraryJob]", latest: LibraryJob) -> LibraryJob:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SILENCE_S):
-                return await updates.get()
-        return await self._read_job(latest.job)
-
-    async def _read_job(self, job: str) -> LibraryJob:
-        jobs = await read_bucket(self.bus, buckets.JOBS, job)
-        if job not in jobs:
-            raise NotFound(f"The job {job} is no longer known in the yard.", param="job")
-        return jobs[job]
+        return follower.follow(begin, job=job.job)
 
 
 def _find_one(name: str, known: dict[str, N], what: str) -> N:

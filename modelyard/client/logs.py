@@ -63,7 +63,7 @@ def level_of(line: LogLine) -> LogLevel:
 
 
 async def instance_lines(
-    bus: Bus, name: str, *, since: float | None = None, grep: str | None = None, follow: bool
+    bus: Bus, name: str, *, since: float | None = None, grep: str | None = None, follow: bool = False
 ) -> AsyncGenerator[LogLine, None]:
     """The lines of the instance `name`, or of the model `name`; `grep`: only those that contain this text.
 

@@ -9,7 +9,7 @@ import pytest
 from modelyard import text
 from modelyard.cli import arguments, logs, models, output, progress, usage
 from modelyard.client import Event
-from modelyard.client.start import leading
+from modelyard.client.follow import leading
 from modelyard.up.child import sentence_of
 from schemas.downloads import Download, DownloadState
 from schemas.instances import Instance, InstanceState, Reason

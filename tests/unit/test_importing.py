@@ -6,10 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from modelyard.cli.importing.foreign import read_foreign
 from modelyard.cli.importing.llama_server import read_command, words_of
-from modelyard.cli.importing.paths import StorePaths
-from modelyard.cli.importing.result import CannotImport
+from modelyard.cli.importing.registry_file import read_foreign
+from modelyard.cli.importing.result import CannotImport, StorePaths
 from schemas.errors import BadRequest
 from schemas.models import Mode, ModelSpec, ParameterPolicy
 from schemas.profiles import DeviceNeed, EmbeddingOptions, Profile

@@ -4,8 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
-from modelyard.cli.importing.paths import StorePaths
-from modelyard.cli.importing.result import CannotImport, Fields, Note
+from modelyard.cli.importing.result import CannotImport, Fields, Note, StorePaths
 from schemas.models import Mode
 
 _FILES = {

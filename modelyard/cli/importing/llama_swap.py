@@ -15,8 +15,7 @@ from modelyard.cli.importing.llama_server import (
     split_environment,
     words_of,
 )
-from modelyard.cli.importing.paths import StorePaths
-from modelyard.cli.importing.result import CannotImport, Fields, ImportResult, Note
+from modelyard.cli.importing.result import CannotImport, Fields, ImportResult, Note, StorePaths
 
 _MACRO = re.compile(r"\$\{([^}]+)\}")
 _DEPTH = 10

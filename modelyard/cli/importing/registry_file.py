@@ -4,11 +4,14 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from modelyard.cli.importing.changes import registry_changes
-from modelyard.cli.importing.foreign import read_foreign
-from modelyard.cli.importing.result import ImportResult
-from modelyard.cli.importing.toml import read_toml, write_toml
+import msgspec
+
+from modelyard.cli.importing import llama_swap
+from modelyard.cli.importing.llm_json import read_llm_deploy, read_llm_manager
+from modelyard.cli.importing.result import UNEXPECTED_SHAPE, ImportResult, StorePaths
+from modelyard.cli.importing.toml import read_toml, registry_changes, write_toml
 from modelyard.cli.output import confirm, print_error, print_json, print_line
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import online
@@ -116,3 +119,39 @@ async def _change(yard: Client, specs: Sequence[ModelSpec], arguments: argparse.
         print_line("Nothing to change.")
     else:
         print_line(f"{len(applied.stored)} {done}stored, {len(applied.deleted)} {done}deleted.")
+
+
+def read_foreign(path: Path, text: str, root: Path) -> ImportResult:
+    """The models of the file; BadRequest if no known program writes such a file.
+
+    `root`: the folder whose contents are in the store, under the same paths.
+    """
+    yaml = path.suffix.lower() in (".yaml", ".yml")
+    document = _decode(path, text, yaml=yaml)
+    paths = StorePaths(path.absolute().parent, root.absolute())
+    try:
+        if yaml and isinstance(document.get("models"), dict):
+            return llama_swap.read(document, paths)
+        if yaml:
+            raise BadRequest(f"{path} has no `models:`, so it is no configuration of llama-swap.")
+        if isinstance(document.get("program"), dict):
+            return read_llm_manager(document, paths)
+        models = [model for model in document.values() if isinstance(model, dict)]
+        if any("repo_id" in model or "type" in model for model in models):
+            return read_llm_deploy(document, paths)
+    except UNEXPECTED_SHAPE as error:
+        raise BadRequest(f"{path} is not in the format of its program.") from error
+    raise BadRequest(
+        f"{path} is neither a config.json of LLM-Manager (with `program`) nor a models.json of "
+        "Local LLM Deploy (with `repo_id`)."
+    )
+
+
+def _decode(path: Path, text: str, *, yaml: bool) -> dict[str, Any]:
+    decode = msgspec.yaml.decode if yaml else msgspec.json.decode
+    try:
+        return decode(text.encode(), type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"{path} cannot be understood: {error}.") from error
+    except RecursionError as error:
+        raise BadRequest(f"{path} cannot be understood: it is nested too deeply.") from error
