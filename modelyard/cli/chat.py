@@ -49,7 +49,6 @@ def _user(prompt: str) -> Message:
 async def _answer(
     yard: Client, model: str, messages: Sequence[Message], printed: list[str], *, as_json: bool
 ) -> None:
-    """Print an answer in pieces, and collect them in `printed`, even if it breaks off."""
     try:
         async with aclosing(yard.chat(model, messages)) as pieces:
             async for text in pieces:
@@ -82,7 +81,6 @@ async def _converse(yard: Client, model: str, system: Sequence[Message], *, as_j
 
 
 async def _interruptible(answer: Coroutine[None, None, None]) -> None:
-    """Run one answer; Ctrl-C cancels only this one."""
     task = asyncio.ensure_future(answer)
     loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
     loop.add_signal_handler(signal.SIGINT, task.cancel)

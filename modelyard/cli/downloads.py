@@ -146,7 +146,6 @@ async def _pull_many(yard: Client, arguments: argparse.Namespace, text: str) -> 
 
 
 async def _wait_for_all(yard: Client, arguments: argparse.Namespace, begun: list[Download]) -> list[Download]:
-    """Show these until all have ended, and the errors of failed ones; returns the finished ones."""
     updates, references = yard.download_queue.follow(begun), [download.reference for download in begun]
     ends = (await _show(updates, arguments, references, many=True)).values()
     for download in ends:

@@ -119,7 +119,6 @@ async def _search(yard: Client, arguments: argparse.Namespace) -> None:
 
 
 async def _resolve(yard: Client, name: str | None) -> tuple[str | None, str | None]:
-    """The model, or else the instance, that `name` stands for."""
     if name is None:
         return None, None
     spec = find_model(name, await yard.models())
@@ -188,7 +187,6 @@ def _event_facts(data: Any) -> str:
 
 
 def _event_value(value: Any) -> str:
-    """The first line of a text; of an error, its message."""
     if isinstance(value, dict):
         value = value.get("message") or value.get("code") or ""
     return f"{value:.1f}" if isinstance(value, float) else (str(value).splitlines() or [""])[0]

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -79,20 +80,19 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
 
 async def _nodes(yard: Client, arguments: argparse.Namespace) -> None:
     nodes, instances = await yard.nodes(), await yard.instances()
-    left = sorted((await yard.departures()).values(), key=lambda departure: departure.at)
+    departures = sorted((await yard.departures()).values(), key=attrgetter("at"))
     own = yard_of(load())
     others = [] if arguments.no_look else [other for other in await lan.browse() if other.yard != own]
     rows = [row_of(node, instances.values()) for _, node in sorted(nodes.items())]
     if arguments.json:
-        print_json({"nodes": rows, "left": left, "elsewhere": others})
+        print_json({"nodes": rows, "left": departures, "elsewhere": others})
         return
     _print_nodes(rows)
-    for departure in left:
+    for departure in departures:
         print_line(f"\n{departure.node} left {format_age(departure.at)} ago.")
     for other in others:
-        print_line(
-            f"\nelsewhere: {other.node}, a yard at {other.nats_url} (modelyard {other.version}), not joined"
-        )
+        address = f"{other.nats_url} (modelyard {other.version})"
+        print_line(f"\nelsewhere: {other.node}, a yard at {address}, not joined")
 
 
 def row_of(node: Node, instances: Iterable[Instance]) -> dict[str, Any]:
@@ -205,26 +205,19 @@ def _reading(value: float | None, unit: str) -> str:
 
 async def _top(yard: Client, arguments: argparse.Namespace) -> None:
     once = arguments.once or not (sys.stdout.isatty() or arguments.json)
-    if arguments.json:
-        await _print_samples(yard, arguments.every, once=once)
-        return
-    console = screen()
-    if once:
-        console.print(await _render(yard))
-        return
-    with Live(await _render(yard), console=console, screen=True, auto_refresh=False) as live:
+    live = None if once or arguments.json else Live(console=screen(), screen=True, auto_refresh=False)
+    with live or nullcontext():
         while True:
+            devices, instances, samples = await _read_state(yard)
+            if arguments.json:
+                print_json({"devices": devices, "instances": instances, "samples": samples})
+            elif live is not None:
+                live.update(_render(devices, instances, samples), refresh=True)
+            else:
+                screen().print(_render(devices, instances, samples))
+            if once:
+                return
             await asyncio.sleep(arguments.every)
-            live.update(await _render(yard), refresh=True)
-
-
-async def _print_samples(yard: Client, interval_s: float, *, once: bool) -> None:
-    while True:
-        devices, instances, samples = await _read_state(yard)
-        print_json({"devices": devices, "instances": instances, "samples": samples})
-        if once:
-            return
-        await asyncio.sleep(interval_s)
 
 
 async def _read_state(yard: Client) -> tuple[list[Device], list[Instance], Sequence[Sample]]:
@@ -238,12 +231,12 @@ async def _read_state(yard: Client) -> tuple[list[Device], list[Instance], Seque
     return devices, sorted(live, key=attrgetter("model", "instance")), samples
 
 
-async def _render(yard: Client) -> Group:
-    devices, instances, samples = await _read_state(yard)
+def _render(devices: list[Device], instances: list[Instance], samples: Sequence[Sample]) -> Group:
     columns, running = _device_columns(instances), _instance_columns(samples)
+    instance_table = make_table(tuple(running), cells(running, instances))
     return Group(
         make_table(tuple(columns), cells(columns, devices)),
-        make_table(tuple(running), cells(running, instances)) if instances else Text("\n Nothing runs now."),
+        instance_table if instances else Text("\n Nothing runs now."),
         Text(_latencies(samples)),
     )
 
@@ -287,8 +280,7 @@ def _latencies(samples: Sequence[Sample]) -> str:
             whole = sample.value >= _WHOLE_SECONDS_FROM
             duration = format_duration(sample.value) if whole else f"{sample.value:.2f}s"
             by_model.setdefault(sample.labels["model"], {})[f"{kind} {quantile}"] = duration
-    lines = [
-        f" {model}: " + ", ".join(f"{name} {duration}" for name, duration in quantiles.items())
-        for model, quantiles in sorted(by_model.items())
-    ]
-    return printable("\n".join(["", *lines]))
+    lines = [""]
+    for model, quantiles in sorted(by_model.items()):
+        lines.append(f" {model}: " + ", ".join(f"{name} {value}" for name, value in quantiles.items()))
+    return printable("\n".join(lines))

@@ -30,7 +30,6 @@ def print_json(document: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print a line for people."""
     print(printable(text), flush=True)
 
 
@@ -43,7 +42,6 @@ def print_result(arguments: argparse.Namespace, document: object, sentence: str)
 
 
 def print_error(sentence: str) -> None:
-    """Print an error for people."""
     sys.stdout.flush()
     print(f"yard: {printable(sentence)}", file=sys.stderr, flush=True)
 
@@ -94,7 +92,6 @@ def _cell(value: object) -> str:
 
 
 def print_rows(columns: Mapping[str, Column], items: Iterable[object]) -> None:
-    """Print items as a table."""
     table(tuple(columns), cells(columns, items))
 
 

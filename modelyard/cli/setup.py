@@ -29,13 +29,13 @@ Starts the message broker and the four services (gateway, downloader, supervisor
 them running in the foreground. Ctrl-C stops them all.
 
 Several machines: `yard up --listen ADDRESS` on the first, `yard invite` there, and `yard up --join` on
-each of the others, which asks for the invitation once. Traffic between machines is not encrypted.
+each of the others, which needs the invitation once. Traffic between machines is not encrypted.
 """
 _INVITE = """
 Prints an invitation for one machine and waits until that has joined; it is valid for ten minutes. There:
   yard up --join
 
-A valid invitation is as good as a key: hand it over where nobody else reads it.
+A valid invitation is as good as a key: hand it over where no one else reads it.
 """
 _SETTINGS = """
 A setting is an environment variable, read when a process starts. Secrets are masked.

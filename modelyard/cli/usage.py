@@ -53,8 +53,14 @@ _STORAGE = """\
 yard storage orphans   usage of models that are no longer in the registry
 yard storage rm MODEL  delete the usage of such a model for good
 yard storage vacuum    apply the retention settings, and return free space to the disk"""
-_COUNTS = ("requests", "failed", "cancelled", "prompt_tokens", "cached_tokens", "completion_tokens")
-_HEADER = (">REQUESTS", ">FAILED", ">CANCELLED", ">PROMPT", ">CACHED", ">ANSWER", ">COST")
+_COUNTS = {
+    ">REQUESTS": "requests",
+    ">FAILED": "failed",
+    ">CANCELLED": "cancelled",
+    ">PROMPT": "prompt_tokens",
+    ">CACHED": "cached_tokens",
+    ">ANSWER": "completion_tokens",
+}
 _LATENCY_HEADER = (">P50 MS", ">P99 MS", ">FIRST P50", ">FIRST P99")
 _FILTER = {
     "since": Argument(help="24h, 7d, 2026-11-01, … (default: all there is)"),
@@ -128,7 +134,6 @@ def _register_reports(parser: VerbParser) -> None:
 
 
 def _add_query(parser: VerbParser) -> None:
-    """The arguments of a usage query: which requests, and how they are grouped."""
     others = tuple(name for name in UsageQuery.__struct_fields__ if name not in _BOUNDS)
     add_fields(parser, UsageFilter, omit=("last_s", *others), fields=_FILTER, add=parser.exclusive())
     add_fields(parser, UsageQuery, omit=("last_s", "recent", "by", *_BOUNDS), fields=_FILTER)
@@ -178,7 +183,7 @@ def show_report(arguments: argparse.Namespace, usage: UsageReport, query: UsageQ
         print_line("No requests were made in that time.")
     else:
         groups = (*(["TIME"] if step else []), *(name.upper() for name in by)) or ("",)
-        table((*groups, *_HEADER, *(_LATENCY_HEADER if latency else ())), shown)
+        table((*groups, *_COUNTS, ">COST", *(_LATENCY_HEADER if latency else ())), shown)
 
 
 def rows(usage: UsageReport, by: Sequence[str] = ("model",), *, step: bool = False) -> list[tuple[str, ...]]:
@@ -197,7 +202,7 @@ def rows(usage: UsageReport, by: Sequence[str] = ("model",), *, step: bool = Fal
 
 
 def _cells(sums: UsageSums, currency: str) -> tuple[str, ...]:
-    counts = tuple(f"{getattr(sums, name):,}" for name in _COUNTS)
+    counts = tuple(f"{getattr(sums, name):,}" for name in _COUNTS.values())
     cost = "-" if sums.cost == "0" else f"{sums.cost} {currency}"
     if sums.latency is None:
         return (*counts, cost)

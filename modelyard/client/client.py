@@ -141,13 +141,13 @@ class Client(CommandGroup):
             raise DeadlineExceeded(f"{model} was not ready after {timeout_s:g} s.") from None
         return ready
 
-    def pull(self, wanted: str | StartDownload, name: str | None = None) -> AsyncGenerator[Download, None]:
+    def pull(self, request: str | StartDownload, name: str | None = None) -> AsyncGenerator[Download, None]:
         """Download a model, or join a running download of it; every update until one of `ENDED`.
 
-        `wanted` is a reference, or a whole command. Closing the generator leaves the download running;
+        `request` is a reference, or a whole command. Closing the generator leaves the download running;
         `cancel_download` ends it.
         """
-        command = StartDownload(reference=wanted, name=name) if isinstance(wanted, str) else wanted
+        command = StartDownload(reference=request, name=name) if isinstance(request, str) else request
         return self.download_queue.pull(command)
 
     def find_logs(

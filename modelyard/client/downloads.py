@@ -38,9 +38,9 @@ class DownloadClient(CommandGroup):
         both = (subjects.DOWNLOAD_PROGRESS, subjects.DOWNLOAD_CHANGED)
         self._follower = RecordFollower(bus, "download", buckets.DOWNLOADS, both, ENDED)
 
-    async def add(self, wanted: str | AddDownloads) -> tuple[Added, ...]:
+    async def add(self, request: str | AddDownloads) -> tuple[Added, ...]:
         """Download everything that a text names; each reference is accepted or refused alone."""
-        command = AddDownloads(text=wanted) if isinstance(wanted, str) else wanted
+        command = AddDownloads(text=request) if isinstance(request, str) else request
         return (await self.bus.call(subjects.DOWNLOAD_ADD, command, timeout_s=_ADD_TIMEOUT_S)).added
 
     def pull(self, command: StartDownload) -> AsyncGenerator[Download, None]:

@@ -142,7 +142,6 @@ def leading(instances: Iterable[Instance], model: str, instance: str | None) -> 
 
 
 def _check(latest: Instance | None, model: str, *, followed: bool) -> None:
-    """StartFailed if `latest` cannot get ready any more."""
     if latest is not None and latest.state is InstanceState.FAILED:
         raise StartFailed(latest.error or f"{model} did not start: {latest.reason}.")
     if followed and (latest is None or latest.state in _ENDING):

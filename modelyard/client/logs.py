@@ -106,7 +106,6 @@ async def _resolve_instance(bus: Bus, name: str) -> str:
 
 
 async def _past_instances(bus: Bus) -> list[Instance]:
-    """Every state that an instance reached, as far back as events are stored."""
     changed = subjects.INSTANCE_CHANGED
     messages = await read_stream(bus, streams.EVENTS.name, changed.wildcard)
     return [changed.decode(msg.data) for msg in messages]
@@ -292,7 +291,6 @@ def _matching_lines(query: LogQuery, msg: Msg, subject: str, begin: int) -> Iter
 
 
 def _read(subject: str, data: bytes) -> tuple[str, str, str | None, tuple[LogLine, ...]]:
-    """Node, source and model of a batch, and its lines."""
     try:
         tokens = subjects.SERVICE_LOG.parse(subject)
     except ValueError:

@@ -200,7 +200,7 @@ class Settings(Record):
         str, Setting("Currency of prices; a label, nothing is converted.", values.CURRENCY)
     ] = "EUR"
     usage_keep_days: Annotated[
-        float, Setting("Days for which single usage records are kept; 0: for ever.", values.DAYS)
+        float, Setting("Days for which single usage records are stored; 0: for ever.", values.DAYS)
     ] = 400.0
     usage_keep_mib: Annotated[
         float,
@@ -208,7 +208,7 @@ class Settings(Record):
     ] = 4096.0
     trends_keep_days: Annotated[
         float,
-        Setting("Days for which sums of usage and samples of disks are kept; 0: for ever.", values.DAYS),
+        Setting("Days for which sums of usage and samples of disks are stored; 0: for ever.", values.DAYS),
     ] = 3650.0
     simulated_devices: Annotated[
         Path | None,

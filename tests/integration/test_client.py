@@ -234,7 +234,7 @@ async def test_logs_are_those_of_the_newest_instance(yard: Yard, client: Client,
     assert await lines("old") == ["first life"]
     await standins.supervisor.instances.delete("old")
     await standins.supervisor.instances.delete("new")
-    assert await lines("old") == ["first life"], "the instance is gone, its lines are kept"
+    assert await lines("old") == ["first life"], "the lines of an ended instance stay stored"
     assert await lines("demo") == ["second", "life"]
     with pytest.raises(NotFound, match="broken has not run"):
         await lines("broken")

@@ -86,8 +86,6 @@ def program_of(words: Sequence[str]) -> str:
 
 
 class _FlagReader:
-    """One pass over the words."""
-
     def __init__(self, paths: StorePaths, note: Note) -> None:
         self._paths = paths
         self._note = note

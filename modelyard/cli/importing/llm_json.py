@@ -72,7 +72,6 @@ def _manager_fields(given: Any, minutes: float, paths: StorePaths, note: Note) -
 
 
 def _shared(started: Mapping[str, Fields]) -> Fields:
-    """The fields that all profiles share; CannotImport if two start different files."""
     left_out = (*_PROFILE_FIELDS, "aliases", "mode")
     shared = [{k: v for k, v in fields.items() if k not in left_out} for fields in started.values()]
     if any(fields != shared[0] for fields in shared):
@@ -123,7 +122,6 @@ def _text(script: Path) -> str:
 
 
 def _commands(text: str) -> list[str]:
-    """The lines of a script, continued ones joined."""
     joined = text.replace("^\n", " ").replace("\\\n", " ").replace("^\r\n", " ")
     return [line for line in joined.splitlines() if "llama-server" in line]
 
@@ -162,7 +160,6 @@ def _deploy_fields(name: str, given: Any, paths: StorePaths, note: Note) -> Fiel
 def _gguf(
     given: Mapping[str, Any], params: Mapping[str, Any], folder: str, paths: StorePaths, note: Note
 ) -> Fields:
-    """A chat model: the first shard that matches its pattern."""
     quant = given.get("default_quant")
     inside = paths.root / folder / quant if quant else paths.root / folder
     patterns = _patterns(given, quant)

@@ -103,7 +103,6 @@ def _read(path: Path) -> str:
 
 
 async def _change(yard: Client, specs: Sequence[ModelSpec], arguments: argparse.Namespace) -> None:
-    """Show the changes, have them checked, ask, and make them."""
     changes = registry_changes(await yard.registry.records(), specs, prune=arguments.prune)
     for line in () if arguments.json else changes.lines():
         print_line(line)

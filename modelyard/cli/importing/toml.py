@@ -93,10 +93,10 @@ def registry_changes(
 ) -> RegistryChanges:
     """The changes from `records` to `specs`; with `prune`, models that are not among `specs` are deleted."""
     current = {record.spec.name: record for record in records}
-    wanted = {spec.name: spec for spec in specs}
-    both = [(current[name], spec) for name, spec in wanted.items() if name in current]
+    target = {spec.name: spec for spec in specs}
+    both = [(current[name], spec) for name, spec in target.items() if name in current]
     return RegistryChanges(
-        added=tuple(spec for name, spec in wanted.items() if name not in current),
+        added=tuple(spec for name, spec in target.items() if name not in current),
         changed=tuple((record, spec) for record, spec in both if record.spec != spec),
-        removed=tuple(record for name, record in current.items() if prune and name not in wanted),
+        removed=tuple(record for name, record in current.items() if prune and name not in target),
     )
