@@ -1,7 +1,6 @@
 """`yard pull` and `yard downloads`: downloads from the hub, and their queue."""
 
 import argparse
-import asyncio
 import re
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
@@ -9,7 +8,7 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 
 from modelyard.cli import progress
 from modelyard.cli.arguments import Argument, add_fields, parse_rate, read_record
-from modelyard.cli.output import Column, print_error, print_json, print_line, print_rows
+from modelyard.cli.output import Column, on_interrupt, print_error, print_json, print_line, print_rows
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.progress import Show, amount, pace
 from modelyard.cli.verbs import online
@@ -163,17 +162,14 @@ async def _show(
 ) -> dict[str, Download]:
     """Show every update; returns the last one of each download."""
     last: dict[str, Download] = {}
-    try:
+    what = "download continues" if len(references) == 1 else "downloads continue"
+    sentence = f"The {what}; `yard pull {' '.join(references)}` shows it again."
+    with on_interrupt(lambda: sentence if last else ""):
         async with aclosing(updates):
             with _display(arguments, many=many) as show:
                 async for update in updates:
                     last[update.download] = update
                     show(update)
-    except asyncio.CancelledError:
-        if last:
-            what = "download continues" if len(references) == 1 else "downloads continue"
-            print(f"\nThe {what}; `yard pull {' '.join(references)}` shows it again.", file=sys.stderr)
-        raise
     return last
 
 

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from operator import attrgetter
 
 from modelyard.cli.arguments import convert, parse_duration
-from modelyard.cli.output import Column, listing, print_line, print_list, print_result, screen
+from modelyard.cli.output import Column, listing, on_interrupt, print_line, print_list, print_result, screen
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
@@ -88,11 +88,8 @@ async def _start(yard: Client, arguments: argparse.Namespace) -> None:
         detail = f" (instance {accepted.instance})" if accepted.instance else f": {accepted.reason}"
         print_result(arguments, accepted, f"{model} is {accepted.state}{detail}.")
         return
-    try:
+    with on_interrupt(lambda: f"{model} is still starting; `yard stop {model}` ends that."):
         ready = await _wait(yard, accepted, arguments)
-    except asyncio.CancelledError:
-        print(f"\n{model} is still starting; `yard stop {model}` ends that.", file=sys.stderr)
-        raise
     took = f" after {format_duration(ready.load_s)}" if ready.load_s is not None else ""
     print_result(arguments, ready, f"{ready.model} is ready{took}. Talk to it: yard chat {ready.model}")
 

@@ -1,8 +1,6 @@
 """`yard library`: the models on the disks of the nodes, their trash, and jobs that work on them."""
 
 import argparse
-import asyncio
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -16,6 +14,7 @@ from modelyard.cli.output import (
     Column,
     cells,
     confirm,
+    on_interrupt,
     print_json,
     print_line,
     print_list,
@@ -275,7 +274,7 @@ async def _list_cached(yard: Client, arguments: argparse.Namespace) -> None:
 async def _follow(yard: Client, job: LibraryJob, *, as_json: bool) -> LibraryJob:
     """Show a job until it has ended, and raise its error; Ctrl-C leaves it running."""
     shown_at = time.monotonic()
-    try:
+    with on_interrupt(lambda: f"The job continues; to cancel it: yard library cancel {job.job}"):
         async with aclosing(yard.library.follow(job)) as updates:
             async for job in updates:
                 if as_json:
@@ -284,9 +283,6 @@ async def _follow(yard: Client, job: LibraryJob, *, as_json: bool) -> LibraryJob
                     shown_at = time.monotonic()
                     done = f"{format_size(job.bytes_done)} of {format_size(job.bytes_total)}"
                     print_line(f"{job.kind} {job.subject}: {done}")
-    except asyncio.CancelledError:
-        print(f"\nThe job continues; to cancel it: yard library cancel {job.job}", file=sys.stderr)
-        raise
     if job.error is not None:
         raise from_body(ErrorBody(error=job.error))
     if job.state == "cancelled":

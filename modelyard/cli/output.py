@@ -4,7 +4,8 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
@@ -138,6 +139,17 @@ def screen(at_least: int = 0) -> Screen:
     console = Screen()
     console.width = max(console.width, at_least) if sys.stdout.isatty() else _WIDE
     return console
+
+
+@contextmanager
+def on_interrupt(sentence: Callable[[], str]) -> Iterator[None]:
+    """A block that prints a sentence, unless it is empty, to standard error when Ctrl-C ends it."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if text := sentence():
+            print(f"\n{text}", file=sys.stderr)
+        raise
 
 
 async def ask(prompt: str) -> str | None:

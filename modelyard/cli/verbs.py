@@ -12,7 +12,7 @@ from modelyard.cli.arguments import Argument, add_fields, read_record
 from modelyard.cli.output import print_error, print_json, print_line
 from modelyard.cli.parser import VerbParser
 from modelyard.client import Client
-from modelyard.host.settings import Settings, SettingsError, load
+from modelyard.host.settings import SettingsError, load
 from schemas.errors import BrokerUnavailable, ServiceUnavailable, YardError
 from schemas.subject import Command
 
@@ -76,6 +76,10 @@ def command(
 
 
 def _run(work: Work, arguments: argparse.Namespace) -> int:
+    async def connected() -> None:
+        async with Client.connect(settings, timeout_s=_CONNECT_TIMEOUT_S) as yard:
+            await work(yard, arguments)
+
     try:
         settings = load()
     except SettingsError as error:
@@ -83,15 +87,10 @@ def _run(work: Work, arguments: argparse.Namespace) -> int:
         return WRONG_SETTING
     logs.quiet(settings.log_level)
     try:
-        asyncio.run(_connect(work, arguments, settings))
+        asyncio.run(connected())
     except YardError as error:
         return _report_error(error, as_json=arguments.json)
     return 0
-
-
-async def _connect(work: Work, arguments: argparse.Namespace, settings: Settings) -> None:
-    async with Client.connect(settings, timeout_s=_CONNECT_TIMEOUT_S) as yard:
-        await work(yard, arguments)
 
 
 def _report_error(error: YardError, *, as_json: bool) -> int:

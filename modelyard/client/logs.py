@@ -43,9 +43,11 @@ _MAX_DELAY_S = 600.0
 _STREAM = streams.LOGS.name
 _HEAD_CHARS = 400
 
-_ERROR = re.compile(r"\b(error|fatal|critical|exception|traceback|failed|panic|abort(ed)?)\b|^E\b| E ", re.I)
-_WARNING = re.compile(r"\bwarn(ing)?\b|^W\b| W ", re.I)
-_DEBUG = re.compile(r"\b(debug|trace)\b|^D\b| D ", re.I)
+_PATTERNS = {
+    LogLevel.ERROR: r"\b(error|fatal|critical|exception|traceback|failed|panic|abort(ed)?)\b|^E\b| E ",
+    LogLevel.WARNING: r"\bwarn(ing)?\b|^W\b| W ",
+    LogLevel.DEBUG: r"\b(debug|trace)\b|^D\b| D ",
+}
 
 
 def level_of(line: LogLine) -> LogLevel:
@@ -55,11 +57,8 @@ def level_of(line: LogLine) -> LogLevel:
             line.level.upper(), LogLevel.ERROR if line.level == "critical" else LogLevel.INFO
         )
     head = line.text[:_HEAD_CHARS]
-    if _ERROR.search(head):
-        return LogLevel.ERROR
-    if _WARNING.search(head):
-        return LogLevel.WARNING
-    return LogLevel.DEBUG if _DEBUG.search(head) else LogLevel.INFO
+    matching = (level for level, pattern in _PATTERNS.items() if re.search(pattern, head, re.I))
+    return next(matching, LogLevel.INFO)
 
 
 async def instance_lines(
@@ -69,8 +68,9 @@ async def instance_lines(
 
     Of a model, those of its newest instance; with `since` (unix seconds) those of all instances since then.
     """
-    instance = await _resolve_instance(bus, name)
-    model = None if since is None or instance == name else await _resolve_model(bus, name)
+    instance, model = await _resolve(bus, name)
+    if since is None:
+        model = None
     tokens = {"instance": instance} if model is None else {}
     batches = replay(bus, subjects.INSTANCE_LOG, since=since, follow=follow, **tokens)
     text = (grep or "").casefold()
@@ -83,24 +83,19 @@ async def instance_lines(
                             yield line
 
 
-async def _resolve_model(bus: Bus, name: str) -> str:
-    spec = find_model(name, await read_bucket(bus, buckets.MODELS))
-    return spec.name if spec else name
-
-
-async def _resolve_instance(bus: Bus, name: str) -> str:
-    """The id of the instance that `name` stands for; NotFound if neither buckets nor events have one."""
+async def _resolve(bus: Bus, name: str) -> tuple[str, str | None]:
+    """The instance that `name` stands for, and its model unless `name` is an instance; else NotFound."""
     known = await read_bucket(bus, buckets.INSTANCES)
     if name in known:
-        return name
+        return name, None
     spec = find_model(name, await read_bucket(bus, buckets.MODELS))
     model = spec.name if spec else name
     for instances in (list(known.values()), await _past_instances(bus)):
         own = [instance for instance in instances if instance.model == model]
         if own:
-            return max(own, key=lambda instance: instance.changed_at).instance
+            return max(own, key=lambda instance: instance.changed_at).instance, model
         if any(instance.instance == name for instance in instances):
-            return name
+            return name, None
     sentence = "The model {} has not run in the last days." if spec else "There is no model or instance {}."
     raise NotFound(sentence.format(name), param="model")
 
@@ -169,32 +164,32 @@ async def follow_search(bus: Bus, query: LogQuery) -> AsyncGenerator[FoundLine, 
     with as_yard_errors():
         async with aclosing(stored_messages(bus, streams.LOGS, subject, since=query.since)) as messages:
             async for msg in messages:
-                for _, line in _matching_lines(query, msg, msg.subject, 0):
+                for _, line in _matches(query, msg, msg.subject, 0):
                     yield line
 
 
 async def _search_forward(bus: Bus, query: LogQuery, limit: int, position: _Position | None) -> LogPage:
-    first = position.sequence if position else await _first_sequence(bus, query)
+    first = position.sequence if position else await first_sequence_since(bus, _STREAM, query.since or 0.0)
     if first is None:
         return LogPage(lines=())
     end = await _end_sequence(bus, query)
     matches: list[_Match] = []
-    scanned = 0
+    scanned, cursor = 0, None
     async with aclosing(_messages(bus, query, first, end)) as messages:
         async for sequence, msg in messages:
-            matches += [
-                match for match in _matches(query, sequence, msg) if position is None or match[0] > position
-            ]
+            matching = _matches(query, msg, (msg.headers or {})["Nats-Subject"], sequence)
+            matches += [match for match in matching if position is None or match[0] > position]
             scanned += 1
             if len(matches) > limit:
-                return _full_page(matches[:limit])
+                break
             if scanned >= _MAX_SCANNED:
-                return LogPage(lines=tuple(line for _, line in matches), cursor=f"{sequence + 1}.0")
-    return LogPage(lines=tuple(line for _, line in matches))
+                cursor = f"{sequence + 1}.0"
+                break
+    return _page(matches, limit, cursor)
 
 
 async def _search_backward(bus: Bus, query: LogQuery, limit: int, position: _Position | None) -> LogPage:
-    first = await _first_sequence(bus, query)
+    first = await first_sequence_since(bus, _STREAM, query.since or 0.0)
     # The line at the cursor was returned already; those before it may be in the same message.
     end = position.sequence + 1 if position else await _end_sequence(bus, query)
     matches: list[_Match] = []
@@ -204,27 +199,22 @@ async def _search_backward(bus: Bus, query: LogQuery, limit: int, position: _Pos
         newest = collections.deque[_Match](maxlen=limit + 1 - len(matches))
         async with aclosing(_messages(bus, query, begin, end)) as messages:
             async for sequence, msg in messages:
-                newest.extend(
-                    match
-                    for match in _matches(query, sequence, msg)
-                    if position is None or match[0] < position
-                )
+                matching = _matches(query, msg, (msg.headers or {})["Nats-Subject"], sequence)
+                newest.extend(match for match in matching if position is None or match[0] < position)
         matches += reversed(newest)
         if len(matches) > limit:
-            return _full_page(matches[:limit])
+            break
         scanned += end - begin
         end, window = begin, min(2 * window, _LONGEST_WINDOW)
     more = first is not None and end > first
-    return LogPage(lines=tuple(line for _, line in matches), cursor=f"{end}.0" if more else None)
+    return _page(matches, limit, f"{end}.0" if more else None)
 
 
-def _full_page(matches: list[_Match]) -> LogPage:
-    return LogPage(lines=tuple(line for _, line in matches), cursor=str(matches[-1][0]))
-
-
-async def _first_sequence(bus: Bus, query: LogQuery) -> int | None:
-    """Of the first message that may have a line of the query."""
-    return await first_sequence_since(bus, _STREAM, query.since or 0.0)
+def _page(matches: list[_Match], limit: int, cursor: str | None) -> LogPage:
+    """The first `limit` matches; `cursor` is where a page continues that is not full."""
+    if len(matches) > limit:
+        cursor = str(matches[limit - 1][0])
+    return LogPage(lines=tuple(line for _, line in matches[:limit]), cursor=cursor)
 
 
 async def _end_sequence(bus: Bus, query: LogQuery) -> int:
@@ -262,20 +252,14 @@ def _subject(query: LogQuery) -> str:
         raise BadRequest(f"{error}.") from error
 
 
-def _matches(query: LogQuery, sequence: int, msg: Msg) -> Iterator[_Match]:
-    subject = (msg.headers or {})["Nats-Subject"]
-    for number, line in _matching_lines(query, msg, subject, 1):
-        yield _Position(sequence, number), line
-
-
-def _matching_lines(query: LogQuery, msg: Msg, subject: str, begin: int) -> Iterator[tuple[int, FoundLine]]:
+def _matches(query: LogQuery, msg: Msg, subject: str, sequence: int) -> Iterator[_Match]:
     try:
         node, source, model, lines = _read(subject, msg.data)
     except (msgspec.DecodeError, ValueError) as error:
         log.debug("log_message_invalid", subject=subject, error=str(error))
         return
     text = (query.text or "").casefold()
-    for number, line in enumerate(lines, begin):
+    for number, line in enumerate(lines, 1):
         about, level = model or line.model, level_of(line)
         if (
             query.model in (None, about)
@@ -284,10 +268,8 @@ def _matching_lines(query: LogQuery, msg: Msg, subject: str, begin: int) -> Iter
             and text in line.text.casefold()
         ):
             name = level.name.lower()
-            yield (
-                number,
-                FoundLine(at=line.at, node=node, text=line.text, level=name, source=source, model=about),
-            )
+            found = FoundLine(at=line.at, node=node, text=line.text, level=name, source=source, model=about)
+            yield _Position(sequence, number), found
 
 
 def _read(subject: str, data: bytes) -> tuple[str, str, str | None, tuple[LogLine, ...]]:
