@@ -114,9 +114,8 @@ def parse_tier(text: str) -> dict[str, Any]:
         elif name in _AMOUNTS:
             fields[_AMOUNTS[name]] = parse_decimal(value)
         else:
-            raise argparse.ArgumentTypeError(
-                f"{part!r} is not a part of a tier such as prompt=0-32768,input=1"
-            )
+            example = "prompt=0-32768,input=1"
+            raise argparse.ArgumentTypeError(f"{part!r} is not a part of a tier such as {example}")
     return fields
 
 
@@ -127,11 +126,8 @@ async def _set_price(yard: Client, arguments: argparse.Namespace) -> None:
 
 
 def _price(arguments: argparse.Namespace) -> Price:
-    flat = {
-        field: getattr(arguments, name)
-        for name, field in _AMOUNTS.items()
-        if getattr(arguments, name) is not None
-    }
+    amounts = {field: getattr(arguments, name) for name, field in _AMOUNTS.items()}
+    flat = {field: amount for field, amount in amounts.items() if amount is not None}
     given = {
         Method.TOKENS: bool(flat or arguments.tier),
         Method.HOURLY: arguments.hourly is not None,

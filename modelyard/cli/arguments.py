@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec.inspect import (
@@ -31,6 +31,7 @@ from msgspec.inspect import (
 
 from modelyard.cli.parser import COMMON_HELP, VerbParser
 from modelyard.documents import default_of
+from modelyard.host import setting_values
 from modelyard.host.settings import load
 from schemas.errors import BadRequest
 
@@ -256,11 +257,9 @@ def parse_pair(text: str) -> tuple[str, str]:
 
 def parse_time_zone(text: str) -> str:
     try:
-        return ZoneInfo(text).key
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a time zone; it looks like Europe/Berlin"
-        ) from None
+        return setting_values.parse_time_zone(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}{error}".rstrip(".")) from None
 
 
 class Moment(NamedTuple):

@@ -8,7 +8,15 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 
 from modelyard.cli import progress
 from modelyard.cli.arguments import Argument, add_fields, parse_rate, read_record
-from modelyard.cli.output import Column, on_interrupt, print_error, print_json, print_line, print_rows
+from modelyard.cli.output import (
+    Column,
+    on_interrupt,
+    print_error,
+    print_json,
+    print_line,
+    print_result,
+    print_rows,
+)
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.progress import Show, amount, pace
 from modelyard.cli.verbs import online
@@ -135,10 +143,7 @@ async def _pull_many(yard: Client, arguments: argparse.Namespace, text: str) -> 
     begun = [item.download for item in added if item.download]
     good = begun if arguments.detach else await _wait_for_all(yard, arguments, begun)
     for download in begun if arguments.detach else ():
-        if arguments.json:
-            print_json(download)
-        else:
-            print_line(f"{download.model}: {download.state} ({download.download})")
+        print_result(arguments, download, f"{download.model}: {download.state} ({download.download})")
     if missing := len(added) - len(good):
         done = "queued" if arguments.detach else "downloaded"
         raise BadRequest(f"{missing} of {len(added)} models were not {done}.")
@@ -230,9 +235,8 @@ def _selected(known: list[Download], arguments: argparse.Namespace) -> list[Down
     selected = []
     for name in arguments.downloads:
         by_id = [download for download in known if download.download == name]
-        by_name = [
-            download for download in (*applicable, *known) if name in (download.model, download.reference)
-        ]
+        both = (*applicable, *known)
+        by_name = [download for download in both if name in (download.model, download.reference)]
         if not (matches := by_id or by_name):
             raise NotFound(f"There is no download {name}.", param="download")
         selected.append(matches[0])

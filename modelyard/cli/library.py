@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.cli.arguments import Argument, read_record
+from modelyard.cli.arguments import Argument, add_fields, read_record
 from modelyard.cli.output import (
     Column,
     cells,
@@ -28,13 +28,12 @@ from modelyard.client import Client
 from modelyard.text import format_age, format_clock, format_duration, format_size, format_sources
 from schemas import subjects
 from schemas.errors import Conflict, ErrorBody, from_body
-from schemas.library import EntryDetails, ImportCached, LibraryEntry, LibraryJob, StoreSpace
+from schemas.library import CopyEntry, EntryDetails, ImportCached, LibraryEntry, LibraryJob, StoreSpace
 
 _LIBRARY = (
     "Without a command: every model on disk. ENTRY is a path as it is listed, the end of one, or a key."
 )
 _LINE_INTERVAL_S = 5.0
-_STORE_HELP = "the store (default: the one that downloads go to)"
 _SORT_KEYS: dict[str, Callable[[LibraryEntry], float]] = {
     "size": lambda entry: -entry.size_bytes,
     "date": lambda entry: -(entry.downloaded_at or entry.modified_at),
@@ -102,15 +101,14 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     on_entry("verify", "Read every byte of an entry and compare its sha256.", _verify)
     on_entry("repair", "Download the damaged and missing files of an entry again.", _repair)
     copy = on_entry("copy", "Copy an entry to another node, without the hub.", _copy)
-    copy.add_argument("--node", required=True, help="the node to copy it to")
-    copy.add_argument("--store", help=_STORE_HELP)
+    add_fields(copy, CopyEntry, omit=("entry",))
     cancel = add("cancel", "Cancel a job: a check, a repair, a copy or an import.")
     job = {"job": Argument(help="its id, as Ctrl-C or --json prints it")}
     command(cancel, subjects.LIBRARY_CANCEL, "{0.kind} {0.subject}: {0.state}.", fields=job)
     cached = add("import", "Import a model from the hub's own cache; without REPO, list that.")
     cached.add_argument("repo", nargs="?", help="such as org/name")
     cached.add_argument("--revision", help="the commit, or its beginning (default: the newest there)")
-    cached.add_argument("--store", help=_STORE_HELP)
+    cached.add_argument("--store", help="the store (default: the one that downloads go to)")
     cached.add_argument("--node", help="on which node")
     online(cached, _import)
 
@@ -226,12 +224,10 @@ async def _verify(yard: Client, arguments: argparse.Namespace) -> None:
     entry = await yard.library.find(arguments.entry)
     job = await _follow(yard, await yard.library.verify(entry=entry.key), as_json=arguments.json)
     if job.damaged:
-        raise Conflict(
-            f"Damaged: {', '.join(job.damaged)}. Download that again: yard library repair {job.subject}"
-        )
+        again = f"Download that again: yard library repair {job.subject}"
+        raise Conflict(f"Damaged: {', '.join(job.damaged)}. {again}")
     if not arguments.json:
-        known = entry.verified != "unknown"
-        result = "is intact" if known else "was read, and its sha256 stored"
+        result = "was read, and its sha256 stored" if entry.verified == "unknown" else "is intact"
         print_line(f"{entry.name} {result}: {format_size(job.bytes_total)}.")
 
 

@@ -56,13 +56,13 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     edit.add_argument("model")
     edit.add_argument("fields", nargs="*", type=parse_assignment, metavar="FIELD=VALUE")
     online(edit, _edit)
-    rename = verbs["rename"]
-    rename.add_argument("model")
-    rename.add_argument("name", help="the new name")
-    rename.flag("--keep-alias", text="the old name becomes an alias")
-    rename.flag("--force", text="drain and stop running instances")
-    online(rename, _rename)
     force = {"force": Argument(help="drain and stop running instances")}
+    names = {
+        "name": Argument(help="the new name"),
+        "keep_alias": Argument(help="the old name becomes an alias"),
+    }
+    renamed, positional = "{1.model} is called {0.name} now.", ("model", "name")
+    command(verbs["rename"], subjects.MODEL_RENAME, renamed, positional=positional, fields=force | names)
     removed = "{0.name} is removed from the registry. `yard undo {0.name}` brings it back."
     command(verbs["rm"], subjects.MODEL_DELETE, removed, fields=force)
     command(verbs["history"], subjects.MODEL_HISTORY, _show_history)
@@ -153,13 +153,6 @@ def in_editor(spec: ModelSpec) -> ModelSpec:
     if [model.name for model in edited] != [spec.name]:
         raise BadRequest(f"Leave one model called {spec.name} in the file; `yard rename` changes a name.")
     return edited[0]
-
-
-async def _rename(yard: Client, arguments: argparse.Namespace) -> None:
-    stored = await yard.registry.rename(
-        model=arguments.model, name=arguments.name, keep_alias=arguments.keep_alias, force=arguments.force
-    )
-    print_result(arguments, stored, f"{arguments.model} is called {stored.name} now.")
 
 
 def _show_history(history: ModelHistory) -> None:

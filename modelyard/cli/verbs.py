@@ -55,8 +55,8 @@ def command(
     """A verb that is one command: its arguments are the payload's fields, its JSON the reply.
 
     The first field is positional if it is required, unless `positional` names others. `show` prints the
-    reply for people, or is a sentence with fields of the reply, such as `{0.name}`; `document` selects what
-    `--json` prints of it.
+    reply for people, or is a sentence with fields of the reply and the arguments, such as `{0.name}` and
+    `{1.model}`; `document` selects what `--json` prints of the reply.
     """
     if positional is None:
         first = type_info(command.payload).fields[:1]  # type: ignore[attr-defined]
@@ -67,7 +67,7 @@ def command(
         if arguments.json:
             print_json(document(reply))
         elif isinstance(show, str):
-            print_line(show.format(reply))
+            print_line(show.format(reply, arguments))
         else:
             show(reply)
 
