@@ -8,9 +8,9 @@ import pytest
 
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from modelyard.host.home import AlreadyRunning, lock
 from modelyard.host.settings import Settings
-from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.downloads import StartDownload
