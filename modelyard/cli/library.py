@@ -101,15 +101,16 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     on_entry("verify", "Read every byte of an entry and compare its sha256.", _verify)
     on_entry("repair", "Download the damaged and missing files of an entry again.", _repair)
     copy = on_entry("copy", "Copy an entry to another node, without the hub.", _copy)
-    add_fields(copy, CopyEntry, omit=("entry",))
+    store = {"store": Argument(help="the store (default: the one that downloads go to)")}
+    add_fields(copy, CopyEntry, omit=("entry",), fields=store)
     cancel = add("cancel", "Cancel a job: a check, a repair, a copy or an import.")
     job = {"job": Argument(help="its id, as Ctrl-C or --json prints it")}
     command(cancel, subjects.LIBRARY_CANCEL, "{0.kind} {0.subject}: {0.state}.", fields=job)
     cached = add("import", "Import a model from the hub's own cache; without REPO, list that.")
     cached.add_argument("repo", nargs="?", help="such as org/name")
     cached.add_argument("--revision", help="the commit, or its beginning (default: the newest there)")
-    cached.add_argument("--store", help="the store (default: the one that downloads go to)")
     cached.add_argument("--node", help="on which node")
+    add_fields(cached, ImportCached, omit=("repo", "revision", "node"), fields=store)
     online(cached, _import)
 
 

@@ -57,12 +57,9 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     edit.add_argument("fields", nargs="*", type=parse_assignment, metavar="FIELD=VALUE")
     online(edit, _edit)
     force = {"force": Argument(help="drain and stop running instances")}
-    names = {
-        "name": Argument(help="the new name"),
-        "keep_alias": Argument(help="the old name becomes an alias"),
-    }
+    fields = force | {"name": Argument(help="the new name")}
     renamed, positional = "{1.model} is called {0.name} now.", ("model", "name")
-    command(verbs["rename"], subjects.MODEL_RENAME, renamed, positional=positional, fields=force | names)
+    command(verbs["rename"], subjects.MODEL_RENAME, renamed, positional=positional, fields=fields)
     removed = "{0.name} is removed from the registry. `yard undo {0.name}` brings it back."
     command(verbs["rm"], subjects.MODEL_DELETE, removed, fields=force)
     command(verbs["history"], subjects.MODEL_HISTORY, _show_history)
