@@ -3,17 +3,38 @@
 import argparse
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
 import pytest
 
 from modelyard import text
-from modelyard.cli import arguments, logs, models, output, progress, usage
+from modelyard.cli import (
+    alerts,
+    arguments,
+    downloads,
+    hub,
+    instances,
+    library,
+    logs,
+    models,
+    output,
+    progress,
+    usage,
+    webhooks,
+)
 from modelyard.client import Event
 from modelyard.client.follow import leading
 from modelyard.up.child import sentence_of
+from schemas.alerts import Alert, RuleRecord, TriedSeries
 from schemas.downloads import Download, DownloadState
+from schemas.groups import ModelGroup
+from schemas.hub import HubModel, OfferedChoice
 from schemas.instances import Instance, InstanceState, Reason
-from schemas.usage import UsageReport, UsageRow, UsageSums
+from schemas.library import CachedModel, EntryFile, LibraryEntry, TrashedEntry
+from schemas.storage import ModelData, StoreStats
+from schemas.usage import StoredReport, UsageReport, UsageRow, UsageSums
+from schemas.webhooks import WebhookRecord
 
 MIB = 1024**2
 
@@ -101,6 +122,41 @@ def test_a_table_prints_its_cells_without_markup(capsys: pytest.CaptureFixture[s
     output.table(("MODEL", ">SIZE"), [(name, "1.0 GB"), ("b", "12.0 MB")])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [["MODEL", "SIZE"], [name, "1.0", "GB"], ["b", "12.0", "MB"]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "record"),
+    [
+        (alerts._ALERTS, Alert),
+        (alerts._RULES, RuleRecord),
+        (alerts._SERIES, TriedSeries),
+        (downloads._COLUMNS, Download),
+        (hub._MODELS, HubModel),
+        (hub._CHOICES, OfferedChoice),
+        (instances._INSTANCES, Instance),
+        (instances._GROUPS, ModelGroup),
+        (library._ENTRIES, LibraryEntry),
+        (library._TRASH, TrashedEntry),
+        (library._CACHED, CachedModel),
+        (library._FILES, EntryFile),
+        (usage._REPORTS, StoredReport),
+        (usage._ORPHANS, ModelData),
+        (usage._STORES, StoreStats),
+        (webhooks._HOOKS, WebhookRecord),
+    ],
+)
+def test_a_column_names_an_attribute_of_its_record(columns: dict[str, output.Column], record: type) -> None:
+    for path in filter(lambda column: isinstance(column, str), columns.values()):
+        owner: Any = record
+        for name in str(path).split("."):
+            assert name in get_type_hints(owner) or hasattr(owner, name), path
+            owner = get_type_hints(owner).get(name)
+
+
+def test_a_cell_shows_lists_flags_and_absent_values() -> None:
+    columns: dict[str, output.Column] = {"A": "aliases", "B": "autostart", "C": "quant", "D": "count"}
+    item = SimpleNamespace(aliases=("a", "b"), autostart=True, quant=None, count=2)
+    assert output.cells(columns, [item]) == [("a, b", "yes", "-", "2")]
 
 
 def test_a_table_fits_a_narrow_terminal(
