@@ -1,9 +1,13 @@
 """Plain data as records of the contract: checked, patched, shortened and compared."""
 
+import ast
 import difflib
+import sys
 from collections.abc import Mapping
 from enum import Enum
 from functools import cache
+from inspect import cleandoc, getsource
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
@@ -103,6 +107,24 @@ def default_of(field: msgspec.structs.FieldInfo) -> Any:
     if field.default_factory is not msgspec.NODEFAULT:
         return field.default_factory()
     return field.default
+
+
+@cache
+def field_docs(record: type) -> dict[str, str]:
+    """The attribute docstrings of a record and its bases, read from their source."""
+    docs: dict[str, str] = {}
+    for base in reversed(record.__mro__):
+        module = sys.modules[base.__module__]
+        if not issubclass(base, msgspec.Struct) or base is msgspec.Struct:
+            continue
+        classes = (node for node in ast.parse(getsource(module)).body if isinstance(node, ast.ClassDef))
+        body = next(node.body for node in classes if node.name == base.__name__)
+        for line, following in pairwise(body):
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                match following:
+                    case ast.Expr(value=ast.Constant(value=str(text))):
+                        docs[line.target.id] = cleandoc(text)
+    return docs
 
 
 class Difference(NamedTuple):

@@ -24,10 +24,7 @@ Variables of other programs that a yard reads, too:
 
 def text() -> str:
     """The page as it lies in `docs/settings.md`."""
-    rows = (
-        f"| `{entry.variable}` | {_default(entry.default_text)} | {entry.setting.meaning} |\n"
-        for entry in TABLE
-    )
+    rows = (f"| `{entry.variable}` | {_default(entry.default_text)} | {entry.meaning} |\n" for entry in TABLE)
     others = (f"| `{name}` | {meaning} |\n" for name, meaning in LIBRARY_VARIABLES.items())
     return _HEAD + "".join(rows) + _OTHERS + "".join(others)
 

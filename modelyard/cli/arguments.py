@@ -1,16 +1,12 @@
 """Arguments of verbs, derived from the fields of a record, and the values that people write for them."""
 
 import argparse
-import ast
-import inspect
 import re
-import sys
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from functools import cache, partial
-from itertools import pairwise
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -30,7 +26,7 @@ from msgspec.inspect import (
 )
 
 from modelyard.cli.parser import COMMON_HELP, VerbParser
-from modelyard.documents import default_of
+from modelyard.documents import default_of, field_docs
 from modelyard.host import setting_values
 from modelyard.host.settings import load
 from schemas.errors import BadRequest
@@ -165,26 +161,6 @@ def _add_help(action: argparse.Action, record: type, name: str, *, repeatable: b
         text = f"{text} (default: {default})".strip()
     text += "; may be repeated" if repeatable else ""
     action.help = text.replace("%", "%%") or None
-
-
-@cache
-def field_docs(record: type) -> dict[str, str]:
-    """The attribute docstrings of a record and its bases, read from their source."""
-    docs: dict[str, str] = {}
-    for base in reversed(record.__mro__):
-        module = sys.modules[base.__module__]
-        if not issubclass(base, msgspec.Struct) or base is msgspec.Struct:
-            continue
-        classes = (
-            node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.ClassDef)
-        )
-        body = next(node.body for node in classes if node.name == base.__name__)
-        for line, following in pairwise(body):
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-                match following:
-                    case ast.Expr(value=ast.Constant(value=str(text))):
-                        docs[line.target.id] = inspect.cleandoc(text)
-    return docs
 
 
 def given_fields(arguments: argparse.Namespace, record: type, *, omit: Container[str] = ()) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def _settings(settings: Settings, arguments: argparse.Namespace) -> int:
 def settings_rows(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, Any]]:
     """Every setting with its value, the source of that, the default and the meaning."""
     entries = [
-        (entry.variable, entry.setting.meaning, entry.default_text, entry.written(value))
+        (entry.variable, entry.meaning, entry.default_text, entry.written(value))
         for entry in host_settings.TABLE
         for value in (getattr(settings, entry.field),)
     ]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 import msgspec
 import platformdirs
 
+from modelyard.documents import default_of, field_docs
 from modelyard.host import setting_values as values
 from modelyard.host.paths import has_inside
 from modelyard.host.setting_values import ValueKind
@@ -25,9 +26,8 @@ class SettingsError(Exception):
 
 
 class Setting(NamedTuple):
-    """What the table holds beside a setting's name, type and default."""
+    """What the table holds beside a setting's name, type, default and meaning (the field's docstring)."""
 
-    meaning: str
     kind: ValueKind[Any]
     absent: Callable[[], object] | None = None
     """The value where the variable is not set and the default depends on the machine."""
@@ -48,177 +48,83 @@ def _default_node() -> str:
 class Settings(Record):
     """The settings of one process."""
 
-    home: Annotated[
-        Path,
-        Setting(
-            "Folder of models, broker data, credentials and logs.",
-            values.HOME,
-            absent=_default_home,
-            default="the platform's data folder",
-        ),
-    ]
-    stores: Annotated[
-        dict[str, Path],
-        Setting(
-            "Folders of model files, such as `ssd=/models,disk=/srv/models`; downloads go to the first.",
-            values.STORES,
-            default="models=YARD_HOME/models",
-        ),
-    ] = msgspec.field(default_factory=dict)
-    host: Annotated[
-        str, Setting("Address on which the gateway listens; beyond loopback only with API keys.", values.TEXT)
-    ] = "127.0.0.1"
-    port: Annotated[int, Setting("Port of the gateway; 0 takes any free one.", values.PORT)] = 8080
-    nats_url: Annotated[
-        str | None,
-        Setting("A running broker to use; unset, `yard up` starts its own.", values.BROKER_URL),
-    ] = None
-    nats_port: Annotated[
-        int, Setting("Port of the broker that `yard up` starts; 0 takes any free one.", values.PORT)
-    ] = 4222
-    nats_host: Annotated[
-        str,
-        Setting(
-            "Address of the broker that `yard up` starts; beyond loopback other machines can join, "
-            "as with `yard up --listen`.",
-            values.LISTEN_ADDRESS,
-        ),
-    ] = "127.0.0.1"
-    joined: Annotated[
-        bool,
-        Setting(
-            "Set by `yard up --join`: usage is counted and models are pulled on the first machine.",
-            values.YES_NO,
-        ),
-    ] = False
-    llama_server: Annotated[
-        Path | None,
-        Setting(
-            "A llama-server to use; without any, the embedded engine.",
-            values.EXECUTABLE,
-            default="`llama-server` on PATH",
-        ),
-    ] = None
-    vllm: Annotated[
-        Path | None,
-        Setting(
-            "A vllm to use; it may live in a virtual environment of its own.",
-            values.EXECUTABLE,
-            default="`vllm` on PATH",
-        ),
-    ] = None
+    home: Annotated[Path, Setting(values.HOME, absent=_default_home, default="the platform's data folder")]
+    """Folder of models, broker data, credentials and logs."""
+    stores: Annotated[dict[str, Path], Setting(values.STORES, default="models=YARD_HOME/models")] = (
+        msgspec.field(default_factory=dict)
+    )
+    """Folders of model files, such as `ssd=/models,disk=/srv/models`; downloads go to the first."""
+    host: Annotated[str, Setting(values.TEXT)] = "127.0.0.1"
+    """Address on which the gateway listens; beyond loopback only with API keys."""
+    port: Annotated[int, Setting(values.PORT)] = 8080
+    """Port of the gateway; 0 takes any free one."""
+    nats_url: Annotated[str | None, Setting(values.BROKER_URL)] = None
+    """A running broker to use; unset, `yard up` starts its own."""
+    nats_port: Annotated[int, Setting(values.PORT)] = 4222
+    """Port of the broker that `yard up` starts; 0 takes any free one."""
+    nats_host: Annotated[str, Setting(values.LISTEN_ADDRESS)] = "127.0.0.1"
+    """Address of the broker that `yard up` starts; beyond loopback other machines can join, as with `yard
+    up --listen`."""
+    joined: Annotated[bool, Setting(values.YES_NO)] = False
+    """Set by `yard up --join`: usage is counted and models are pulled on the first machine."""
+    llama_server: Annotated[Path | None, Setting(values.EXECUTABLE, default="`llama-server` on PATH")] = None
+    """A llama-server to use; without any, the embedded engine."""
+    vllm: Annotated[Path | None, Setting(values.EXECUTABLE, default="`vllm` on PATH")] = None
+    """A vllm to use; it may live in a virtual environment of its own."""
     rpc_server: Annotated[
-        Path | None,
-        Setting(
-            "RPC server of llama.cpp, for models spread over nodes.",
-            values.EXECUTABLE,
-            default="beside `llama-server`, or on PATH",
-        ),
+        Path | None, Setting(values.EXECUTABLE, default="beside `llama-server`, or on PATH")
     ] = None
-    rpc_host: Annotated[
-        str,
-        Setting(
-            "Address at which other nodes reach RPC workers here; on loopback none can.", values.OWN_ADDRESS
-        ),
-    ] = "127.0.0.1"
+    """RPC server of llama.cpp, for models spread over nodes."""
+    rpc_host: Annotated[str, Setting(values.OWN_ADDRESS)] = "127.0.0.1"
+    """Address at which other nodes reach RPC workers here; on loopback none can."""
     peer_host: Annotated[
-        str | None,
-        Setting(
-            "Address at which other nodes fetch files from this one.",
-            values.OWN_ADDRESS,
-            default="the address by which the broker is reached",
-        ),
+        str | None, Setting(values.OWN_ADDRESS, default="the address by which the broker is reached")
     ] = None
-    peer_port: Annotated[
-        int, Setting("Port at which other nodes fetch files; 0 takes any free one.", values.PORT)
-    ] = 0
-    node: Annotated[
-        str,
-        Setting("Name of this machine.", values.NODE, absent=_default_node, default="the host name"),
-    ] = "local"
-    allowed_hosts: Annotated[
-        tuple[str, ...],
-        Setting("More host names by which browsers may reach the gateway, comma separated.", values.NAMES),
-    ] = ()
-    memory_limits: Annotated[
-        dict[str, int],
-        Setting(
-            "Memory that models may use of a device, such as `cpu=8GiB,GPU-5a1c…=20GiB`; a GPU by its UUID.",
-            values.MEMORY_LIMITS,
-            default="what is free",
-        ),
-    ] = msgspec.field(default_factory=dict)
-    swap_max_wait_s: Annotated[
-        float,
-        Setting(
-            "Seconds after which a waiting model takes the memory of one that is in use.", values.SECONDS
-        ),
-    ] = 20.0
-    swap_min_dwell_s: Annotated[
-        float, Setting("Seconds that a ready model stays at least.", values.SECONDS)
-    ] = 5.0
-    hang_s: Annotated[
-        float,
-        Setting(
-            "Seconds without a sign of life after which an engine is restarted; 0: never.", values.SECONDS
-        ),
-    ] = 60.0
-    downloads_at_once: Annotated[
-        int, Setting("Downloads that run at a time on this machine; others wait.", values.COUNT)
-    ] = 2
-    download_segments: Annotated[
-        int, Setting("Parts of a large file that are fetched in parallel.", values.COUNT)
-    ] = 4
+    """Address at which other nodes fetch files from this one."""
+    peer_port: Annotated[int, Setting(values.PORT)] = 0
+    """Port at which other nodes fetch files; 0 takes any free one."""
+    node: Annotated[str, Setting(values.NODE, absent=_default_node, default="the host name")] = "local"
+    """Name of this machine."""
+    allowed_hosts: Annotated[tuple[str, ...], Setting(values.NAMES)] = ()
+    """More host names by which browsers may reach the gateway, comma separated."""
+    memory_limits: Annotated[dict[str, int], Setting(values.MEMORY_LIMITS, default="what is free")] = (
+        msgspec.field(default_factory=dict)
+    )
+    """Memory that models may use of a device, such as `cpu=8GiB,GPU-5a1c…=20GiB`; a GPU by its UUID."""
+    swap_max_wait_s: Annotated[float, Setting(values.SECONDS)] = 20.0
+    """Seconds after which a waiting model takes the memory of one that is in use."""
+    swap_min_dwell_s: Annotated[float, Setting(values.SECONDS)] = 5.0
+    """Seconds that a ready model stays at least."""
+    hang_s: Annotated[float, Setting(values.SECONDS)] = 60.0
+    """Seconds without a sign of life after which an engine is restarted; 0: never."""
+    downloads_at_once: Annotated[int, Setting(values.COUNT)] = 2
+    """Downloads that run at a time on this machine; others wait."""
+    download_segments: Annotated[int, Setting(values.COUNT)] = 4
+    """Parts of a large file that are fetched in parallel."""
     download_limit_bytes_s: Annotated[
-        int | None,
-        Setting(
-            "Bytes per second of all downloads of this machine together, such as `20MiB`.",
-            values.RATE,
-            default="no limit",
-            variable="YARD_DOWNLOAD_LIMIT",
-        ),
+        int | None, Setting(values.RATE, default="no limit", variable="YARD_DOWNLOAD_LIMIT")
     ] = None
-    fetch: Annotated[
-        bool,
-        Setting(
-            "Whether the files of a model that can run nowhere else are fetched automatically, from another "
-            "machine or the hub: `yes` or `no`.",
-            values.YES_NO,
-        ),
-    ] = True
-    disk_margin_bytes: Annotated[
-        int,
-        Setting(
-            "Disk space that downloads leave free, such as `10GiB`.", values.SIZE, variable="YARD_DISK_MARGIN"
-        ),
-    ] = 512 * 2**20
-    time_zone: Annotated[
-        str,
-        Setting("IANA time zone whose days usage, spend and budgets are counted by.", values.TIME_ZONE),
-    ] = "UTC"
-    currency: Annotated[
-        str, Setting("Currency of prices; a label, nothing is converted.", values.CURRENCY)
-    ] = "EUR"
-    usage_keep_days: Annotated[
-        float, Setting("Days for which single usage records are stored; 0: for ever.", values.DAYS)
-    ] = 400.0
-    usage_keep_mib: Annotated[
-        float,
-        Setting("Size in MiB at which `usage.sqlite` drops its oldest records; 0: no limit.", values.MIB),
-    ] = 4096.0
-    trends_keep_days: Annotated[
-        float,
-        Setting("Days for which sums of usage and samples of disks are stored; 0: for ever.", values.DAYS),
-    ] = 3650.0
-    simulated_devices: Annotated[
-        Path | None,
-        Setting(
-            "A file (YAML, TOML or JSON) of simulated devices, for demonstrations and tests; "
-            "they are marked everywhere.",
-            values.DEVICE_FILE,
-        ),
-    ] = None
-    log_level: Annotated[str, Setting("`debug`, `info`, `warning` or `error`.", values.LOG_LEVEL)] = "info"
+    """Bytes per second of all downloads of this machine together, such as `20MiB`."""
+    fetch: Annotated[bool, Setting(values.YES_NO)] = True
+    """Whether the files of a model that can run nowhere else are fetched automatically, from another
+    machine or the hub: `yes` or `no`."""
+    disk_margin_bytes: Annotated[int, Setting(values.SIZE, variable="YARD_DISK_MARGIN")] = 512 * 2**20
+    """Disk space that downloads leave free, such as `10GiB`."""
+    time_zone: Annotated[str, Setting(values.TIME_ZONE)] = "UTC"
+    """IANA time zone whose days usage, spend and budgets are counted by."""
+    currency: Annotated[str, Setting(values.CURRENCY)] = "EUR"
+    """Currency of prices; a label, nothing is converted."""
+    usage_keep_days: Annotated[float, Setting(values.DAYS)] = 400.0
+    """Days for which single usage records are stored; 0: for ever."""
+    usage_keep_mib: Annotated[float, Setting(values.MIB)] = 4096.0
+    """Size in MiB at which `usage.sqlite` drops its oldest records; 0: no limit."""
+    trends_keep_days: Annotated[float, Setting(values.DAYS)] = 3650.0
+    """Days for which sums of usage and samples of disks are stored; 0: for ever."""
+    simulated_devices: Annotated[Path | None, Setting(values.DEVICE_FILE)] = None
+    """A file (YAML, TOML or JSON) of simulated devices, for demonstrations and tests; they are marked
+    everywhere."""
+    log_level: Annotated[str, Setting(values.LOG_LEVEL)] = "info"
+    """`debug`, `info`, `warning` or `error`."""
 
     @property
     def all_stores(self) -> dict[str, Path]:
@@ -274,6 +180,10 @@ class TableEntry(NamedTuple):
         return "" if value is None else self.setting.kind.write(value)
 
     @property
+    def meaning(self) -> str:
+        return field_docs(Settings)[self.field].replace("\n", " ")
+
+    @property
     def default_text(self) -> str:
         """The default for people; empty for none."""
         return self.setting.default or self.written(self.default)
@@ -281,12 +191,11 @@ class TableEntry(NamedTuple):
 
 def _entry(field: msgspec.structs.FieldInfo) -> TableEntry:
     setting: Setting = get_args(field.type)[1]
-    made = field.default_factory is not msgspec.NODEFAULT
     return TableEntry(
         field=field.name,
         variable=setting.variable or f"YARD_{field.name.upper()}",
         setting=setting,
-        default=field.default_factory() if made else field.default,
+        default=default_of(field),
     )
 
 

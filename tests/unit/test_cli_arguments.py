@@ -6,9 +6,10 @@ from decimal import Decimal
 import pytest
 
 from modelyard.cli.accounts import parse_share, parse_tier
-from modelyard.cli.arguments import add_fields, field_docs, parse_moment, parse_rate, read_record
+from modelyard.cli.arguments import add_fields, parse_moment, parse_rate, read_record
 from modelyard.cli.hub import parse_params
 from modelyard.cli.parser import VERBS, VerbParser, parser
+from modelyard.documents import field_docs
 from schemas.alerts import SilenceAlerts, TryAlertRule
 from schemas.budgets import PutBudget
 from schemas.downloads import StartDownload

@@ -105,7 +105,7 @@ def test_a_size_is_written_in_the_largest_unit_that_divides_it(tmp_path: Path) -
 def test_every_field_has_a_meaning_and_a_variable() -> None:
     assert [entry.field for entry in TABLE] == list(Settings.__struct_fields__)
     assert len(KNOWN) == len(TABLE)
-    assert all(entry.setting.meaning.endswith(".") for entry in TABLE)
+    assert all(entry.meaning.endswith(".") for entry in TABLE)
 
 
 def test_settings_are_listed_with_value_source_and_default_and_secrets_masked(tmp_path: Path) -> None:
