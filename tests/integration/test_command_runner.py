@@ -27,7 +27,7 @@ from services.gateway.catalog import Catalog
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.queue import BudgetAdmission
 from services.gateway.inference.request import InferRequest
-from services.supervisor.runner.launch import Launch
+from services.supervisor.runner.record import Launch
 from tests import engine_standin
 from tests.support import Yard
 

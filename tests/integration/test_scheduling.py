@@ -32,13 +32,11 @@ from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
 from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.device_memory import Reservations
 from services.supervisor.planning.world import SwapLimits
-from services.supervisor.scheduler.commands import SchedulerCommands
-from services.supervisor.scheduler.demand import DemandTracker, StoredDemand
-from services.supervisor.scheduler.lease import SchedulerLease
+from services.supervisor.scheduler.demand import REFUSED_S, DemandTracker, StoredDemand
+from services.supervisor.scheduler.leader import SchedulerCommands, SchedulerLease
 from services.supervisor.scheduler.node_client import ORDER_TIMEOUT_S, NodeClient
 from services.supervisor.scheduler.scheduler import Scheduler
 from services.supervisor.scheduler.snapshot import YardState
-from services.supervisor.scheduler.waiting import REFUSED_S
 from services.supervisor.service import main
 from tests.support import Yard, eventually
 

@@ -12,8 +12,7 @@ from schemas.models import ParameterPolicy
 from schemas.requests import Continues
 from services.supervisor.dialects.base import Plain
 from services.supervisor.dialects.completions import Completions
-from services.supervisor.dialects.messages import Messages
-from services.supervisor.dialects.responses import Responses
+from services.supervisor.dialects.typed_events import Messages, Responses
 from services.supervisor.dialects.whole import WholeChat, WholeText
 
 

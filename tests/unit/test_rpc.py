@@ -17,7 +17,7 @@ from services.supervisor.node.commands import placement
 from services.supervisor.node.device_memory import Reservations
 from services.supervisor.node.options import options
 from services.supervisor.rpc.server import find_program, rpc_command, rpc_offer
-from services.supervisor.rpc.tunnel import socket_owners
+from services.supervisor.rpc.worker_set import socket_owners
 
 MIB = 1024**2
 CPU = NodeDevice(device="cpu", name="main memory", memory_bytes=4096 * MIB)

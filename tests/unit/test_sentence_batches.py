@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from services.supervisor.engines.sentence_server.batches import Batcher
+from services.supervisor.engines.sentence_transformers.model import Batcher
 
 Work = Batcher[str, str, str]
 

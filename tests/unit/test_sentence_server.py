@@ -17,9 +17,9 @@ from aiohttp import web
 from schemas.errors import BadRequest
 from schemas.models import Mode
 from schemas.profiles import EmbeddingOptions
-from services.supervisor.engines.sentence_server import SentenceServerOptions
-from services.supervisor.engines.sentence_server.app import EmbeddingsEndpoint, RerankEndpoint, make_app
-from services.supervisor.engines.sentence_server.model import EmbeddedText, Pair, ScoredPair, cut
+from services.supervisor.engines.sentence_transformers import SentenceServerOptions
+from services.supervisor.engines.sentence_transformers.app import EmbeddingsEndpoint, RerankEndpoint, make_app
+from services.supervisor.engines.sentence_transformers.model import EmbeddedText, Pair, ScoredPair, cut
 
 Json = dict[str, Any]
 

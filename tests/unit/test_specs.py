@@ -12,7 +12,7 @@ from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.models import LIVE_FIELDS, Mode, ModelSource, ModelSpec, ParameterPolicy, fingerprint
 from schemas.profiles import DeviceNeed, EmbeddingOptions, Lora, Profile, Replicas
 from schemas.registry import PutModel
-from services.supervisor.registry.changes import check_new_name, earlier, name_conflict, renamed, spec_of
+from services.supervisor.registry.ledger import check_new_name, earlier, name_conflict, renamed, spec_of
 
 PLAIN = ModelSpec(name="m", path="m.gguf")
 FULL = ModelSpec(

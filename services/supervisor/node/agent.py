@@ -29,12 +29,11 @@ from schemas.leases import SCHEDULER, Lease
 from schemas.placing import NodeDevice
 from services.supervisor.node.backoff import failure
 from services.supervisor.node.device_memory import Reservations
-from services.supervisor.runner.launch import DRAIN_S, STOP_S, Launch, first_record
+from services.supervisor.runner.engine_log import RUNNERS_LOG
+from services.supervisor.runner.record import DRAIN_S, STOP_S, Launch, first_record
 
 log = logs.get(__name__)
 
-RUNNERS_LOG = "runners.log"
-"""In the folder of logs: the output of all runners."""
 _FIRST_RECORD_S = 15
 """A runner takes over the record within this time, or it never came up."""
 _STOPPED_TTL_S = 5

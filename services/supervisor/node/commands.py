@@ -26,7 +26,7 @@ from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.node.options import options, options_on_behalf_of
 from services.supervisor.node.presence import LocalNode, NodePresence
 from services.supervisor.registry.registry import ModelRegistry
-from services.supervisor.runner.launch import Launch
+from services.supervisor.runner.record import Launch
 
 _MIB = 1024 * 1024
 

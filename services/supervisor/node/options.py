@@ -11,9 +11,17 @@ from modelyard.plugins.engines import ENGINES
 from schemas.models import ModelSpec, fingerprint
 from schemas.placing import MeasuredMemory, Need, NodeDevice, NodeOptions, OnBehalfOf, Option, WorkerPlace
 from schemas.profiles import ANY_GPU, CPU, DeviceNeed, Profile
-from services.supervisor.engines.selection import choose_engine
-from services.supervisor.node.appetite import appetite, corrected, spread_appetite
-from services.supervisor.runner.model_files import check_files, missing_file_problem, missing_files
+from services.supervisor.engines.selection import (
+    check_files,
+    choose_engine,
+    missing_file_problem,
+    missing_files,
+)
+from services.supervisor.node.memory_requirements import (
+    corrected,
+    memory_requirements,
+    spread_memory_requirements,
+)
 
 _MIB = 1024 * 1024
 _ONLY_CPU = frozenset({"embedded"})
@@ -148,7 +156,7 @@ def _option(
     if profile is not None and profile.workers:
         return _spread_option(spec, settings, engine, placement, profile)
     before = measured.get(memory_key(settings.node, fingerprint(spec), profile.name if profile else None))
-    needs = appetite(spec, settings.store_of(spec.path), engine.name, placement.devices, profile)
+    needs = memory_requirements(spec, settings.store_of(spec.path), engine.name, placement.devices, profile)
     needs = corrected(needs, before) | placement.given
     return Option(
         node=settings.node,
@@ -168,7 +176,7 @@ def _spread_option(
             f"Profile {profile.name} of {spec.name} has workers; only llama.cpp (llama-server) has them, "
             f"and node {settings.node} would use {engine.name}."
         )
-    spread = spread_appetite(spec, settings.store_of(spec.path), placement.devices, profile)
+    spread = spread_memory_requirements(spec, settings.store_of(spec.path), placement.devices, profile)
     needs = spread.own_bytes | placement.given
     return Option(
         node=settings.node,

@@ -41,6 +41,10 @@ class LocalNode(NamedTuple):
         """Every device with what all instances together may use."""
         return self.devices.now(self.agent.reserved())
 
+    def live(self) -> set[str]:
+        """The ids of the instances and workers whose processes live."""
+        return {*self.agent.running(), *(worker.worker for worker in self.workers.now())}
+
 
 class NodePresence:
     """Writes the record. Whether the node is cordoned outlives its supervisor."""

@@ -16,7 +16,7 @@ from schemas.base import Record
 from schemas.errors import YardError
 from schemas.metrics import InstanceMetrics
 from schemas.requests import Outcome, RequestFinished
-from services.supervisor.dialects.usage import Meter
+from services.supervisor.dialects.base import TokenMeter
 from services.supervisor.runner.slot_pool import SlotPool
 from services.supervisor.runner.upstream import Upstream
 
@@ -56,7 +56,7 @@ class TokenTotals:
     cached: int = 0
     completion: int = 0
 
-    def add(self, meter: Meter) -> None:
+    def add(self, meter: TokenMeter) -> None:
         self.prompt += meter.prompt_tokens
         self.cached += meter.cached_tokens
         self.completion += meter.completion_tokens
@@ -96,7 +96,7 @@ class InstanceMetricsPublisher:
         self._queried_at_work = 0
         pool.on_finished = self._on_finished
 
-    def _on_finished(self, meter: Meter, record: RequestFinished | None) -> None:
+    def _on_finished(self, meter: TokenMeter, record: RequestFinished | None) -> None:
         self._finished.add(meter)
         if record is not None:
             self._requests += 1

@@ -20,9 +20,9 @@ from schemas.frames import AnswerCheck, AnswerCheckReply, Resend
 from schemas.models import ModelSpec
 from schemas.registry import ModelChanged
 from schemas.requests import RequestFinished
-from services.supervisor.dialects.usage import Meter
+from services.supervisor.dialects.base import TokenMeter
 from services.supervisor.runner.answer_sender import AnswerSender
-from services.supervisor.runner.fair_queue import QueueName
+from services.supervisor.runner.queues import QueueName
 from services.supervisor.runner.record import InstanceRecord
 from services.supervisor.runner.upstream import Upstream
 
@@ -53,7 +53,7 @@ class SlotPool:
         """Requests in flight of each queue."""
         self.on_free: Callable[[], Awaitable[None]] | None = None
         """Called when a slot is free again."""
-        self.on_finished: Callable[[Meter, RequestFinished | None], None] | None = None
+        self.on_finished: Callable[[TokenMeter, RequestFinished | None], None] | None = None
         """Called with the usage of an answer, and its record if it has one."""
         self.taken = 0
         """Requests since the start."""
@@ -85,7 +85,7 @@ class SlotPool:
     def busy(self) -> int:
         return self.running.total()
 
-    def meters(self) -> Iterator[Meter]:
+    def meters(self) -> Iterator[TokenMeter]:
         """Of the answers in flight."""
         return (answer.meter for answer in self._answers.values())
 

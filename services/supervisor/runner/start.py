@@ -12,10 +12,15 @@ from modelyard.host.threads import run_in_daemon_thread
 from modelyard.plugins import Engine, EngineProblem, ServerCommand
 from schemas.instances import InstanceState, Placement, Reason
 from schemas.models import ModelSpec
-from services.supervisor.engines.ports import NoFreePort, accepts, free_port, is_taken
-from services.supervisor.engines.selection import choose_engine
-from services.supervisor.runner.engine_process import EngineProcess, is_out_of_memory
-from services.supervisor.runner.model_files import check_files, size_bytes
+from services.supervisor.engines.selection import check_files, choose_engine, size_bytes
+from services.supervisor.runner.engine_process import (
+    EngineProcess,
+    NoFreePort,
+    accepts,
+    free_port,
+    is_out_of_memory,
+    is_taken,
+)
 from services.supervisor.runner.record import InstanceRecord
 from services.supervisor.runner.upstream import Upstream
 

@@ -20,10 +20,9 @@ from services.supervisor.fetching.fetcher import ModelFetcher
 from services.supervisor.planning.explain import explain
 from services.supervisor.planning.plan import make_plan
 from services.supervisor.planning.world import PlacementPlan, PlannedStart, PlannedStop, SwapLimits, World
-from services.supervisor.scheduler.demand import DemandTracker, StoredDemand
+from services.supervisor.scheduler.demand import DemandTracker, StoredDemand, WaitingModels
 from services.supervisor.scheduler.node_client import NodeClient
 from services.supervisor.scheduler.snapshot import WorldSnapshot, WorldSnapshots, YardState
-from services.supervisor.scheduler.waiting import WaitingModels
 
 log = logs.get(__name__)
 

@@ -6,8 +6,13 @@ from typing import Any
 import numpy as np
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from services.supervisor.engines.sentence_server import SentenceServerOptions
-from services.supervisor.engines.sentence_server.model import EmbeddedText, ModelProblem, Pair, ScoredPair
+from services.supervisor.engines.sentence_transformers import SentenceServerOptions
+from services.supervisor.engines.sentence_transformers.model import (
+    EmbeddedText,
+    ModelProblem,
+    Pair,
+    ScoredPair,
+)
 
 _SAFE = {"use_safetensors": True}
 """Other weight formats can contain code."""

@@ -9,9 +9,9 @@ from aiohttp import web
 from modelyard.bus import logs
 from schemas.base import Record
 from schemas.errors import BadRequest, InternalError, NotFound, YardError
-from services.supervisor.engines.sentence_server import SentenceServerOptions
-from services.supervisor.engines.sentence_server.batches import Batcher
-from services.supervisor.engines.sentence_server.model import (
+from services.supervisor.engines.sentence_transformers import SentenceServerOptions
+from services.supervisor.engines.sentence_transformers.model import (
+    Batcher,
     EmbeddedText,
     Encoder,
     Pair,

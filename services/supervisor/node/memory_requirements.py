@@ -24,7 +24,7 @@ _MIB = 1024 * 1024
 _GENERATING = (Mode.CHAT, Mode.COMPLETION)
 
 
-def appetite(
+def memory_requirements(
     spec: ModelSpec, store: Path, engine: str, devices: Sequence[str], profile: Profile | None
 ) -> dict[str, int]:
     """Bytes by device. Nothing where nothing is known: a program of which only its owner knows."""
@@ -44,7 +44,9 @@ def appetite(
     return {device: memory.total_bytes for device, memory in found.devices.items()}
 
 
-def spread_appetite(spec: ModelSpec, store: Path, devices: Sequence[str], profile: Profile) -> Spread:
+def spread_memory_requirements(
+    spec: ModelSpec, store: Path, devices: Sequence[str], profile: Profile
+) -> Spread:
     """What the workers of a profile hold, and what is left here; EngineProblem if that does not go."""
     path = resolve_inside(store, spec.path)
     parts = [
@@ -69,7 +71,7 @@ def corrected(needs: dict[str, int], known: MeasuredMemory | None) -> dict[str, 
 
 
 def _measured(known: MeasuredMemory, device: str) -> list[Measured]:
-    return [Measured(one.used_bytes, one.predicted_bytes) for one in known.uses if one.device == device]
+    return [Measured(use.used_bytes, use.predicted_bytes) for use in known.uses if use.device == device]
 
 
 def _use(spec: ModelSpec, store: Path, profile: Profile | None) -> Use:
