@@ -41,7 +41,7 @@ _STOPPED_TTL_S = 5
 
 
 class _Runner(NamedTuple):
-    """A process; the time it started tells it from later ones with the same pid."""
+    """A process; its start time distinguishes it from later ones with the same pid."""
 
     model: str
     pid: int
@@ -49,7 +49,7 @@ class _Runner(NamedTuple):
 
 
 class NodeAgent:
-    """Owns the runners of one node, and the records of instances whose runner is gone."""
+    """Owns the runners of one node, and the records of instances whose runner has exited."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class NodeAgent:
         if instance is None or instance.node != self._settings.node:
             return
         if instance.state not in LIVE:
-            # Its engine is gone; the runner itself needs next to nothing.
+            # Its engine has exited; the runner itself needs next to nothing.
             self._reservations.release(key)
         if key in self._runners:
             return
@@ -232,7 +232,7 @@ class NodeAgent:
         self._tasks.spawn(self._kill_after(key, DRAIN_S + 3 * STOP_S), f"stop {key}")
 
     async def clear(self, drain_s: float) -> int:
-        """Stop every instance, after `drain_s` without draining; how many, once all are gone."""
+        """Stop every instance, after `drain_s` without draining; how many, once all have exited."""
         self._clearing = True
         keys = list(self._runners)
         for key in keys:

@@ -87,9 +87,9 @@ def _gpu(sample: Device) -> _Sample:
 
 
 class Reservations:
-    """What each instance may use, from before its process starts until after it is gone.
+    """What each instance may use, from before its process starts until after it has exited.
 
-    A start that does not fit is refused here, whatever was planned.
+    A start that does not fit is refused here, even if it was planned.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class Reservations:
         self._held[instance] = _on_this_node(held)
 
     def release(self, instance: str) -> None:
-        """The processes of an instance are gone."""
+        """The processes of an instance have exited."""
         self._held.pop(instance, None)
 
 

@@ -27,7 +27,7 @@ _GENERATING = (Mode.CHAT, Mode.COMPLETION)
 def memory_requirements(
     spec: ModelSpec, store: Path, engine: str, devices: Sequence[str], profile: Profile | None
 ) -> dict[str, int]:
-    """Bytes by device. Nothing where nothing is known: a program of which only its owner knows."""
+    """Bytes by device; empty where nothing can be calculated, as for the program of a `command` engine."""
     path = resolve_inside(store, spec.path)
     if path.is_dir():
         size_bytes = sum(part.stat().st_size for part in weights(path))
@@ -47,7 +47,7 @@ def memory_requirements(
 def spread_memory_requirements(
     spec: ModelSpec, store: Path, devices: Sequence[str], profile: Profile
 ) -> Spread:
-    """What the workers of a profile hold, and what is left here; EngineProblem if that does not go."""
+    """The parts of the workers of a profile and of this node; EngineProblem if it cannot be spread."""
     path = resolve_inside(store, spec.path)
     parts = [
         Part(device=need.device, most_bytes=need.memory_mib and need.memory_mib * _MIB)
@@ -58,13 +58,11 @@ def spread_memory_requirements(
         header = _header(path, path.stat().st_mtime_ns, path.stat().st_size)
         return spread(header, _use(spec, store, profile), parts, own)
     except (GgufError, OSError, ValueError) as error:
-        raise EngineProblem(
-            f"{spec.name} cannot be spread as profile {profile.name} says: {error}."
-        ) from error
+        raise EngineProblem(f"{spec.name} cannot be spread as in profile {profile.name}: {error}.") from error
 
 
 def corrected(needs: dict[str, int], known: MeasuredMemory | None) -> dict[str, int]:
-    """`needs` after experience."""
+    """`needs`, corrected by what was measured."""
     if known is None:
         return needs
     return {device: correct(size, _measured(known, device)) for device, size in needs.items()}

@@ -29,11 +29,11 @@ _ONLY_CPU = frozenset({"embedded"})
 
 
 class DevicePlacement(NamedTuple):
-    """A profile on certain devices; `given` is the memory that the profile specifies."""
+    """A profile on certain devices; `specified` is the memory that the profile sets."""
 
     profile: Profile | None
     devices: tuple[str, ...]
-    given: dict[str, int]
+    specified: dict[str, int]
 
 
 def options(
@@ -92,7 +92,7 @@ def _all_options(
         return NodeOptions(options=tuple(options), problem=None if options else problem)
     requested = sorted({need.device for profile in spec.profiles for need in profile.devices})
     return NodeOptions(
-        problem=f"node {settings.node} has no {' or '.join(requested)}, which its profiles ask for"
+        problem=f"node {settings.node} has no {' or '.join(requested)}, which its profiles require"
     )
 
 
@@ -103,12 +103,12 @@ def device_placements(
     for profile in spec.profiles or (None,):
         for chosen in _device_sets(profile.devices if profile else (), engine, devices):
             needs = profile.devices if profile else ()
-            given = {
+            specified = {
                 device: need.memory_mib * _MIB
                 for device, need in zip(chosen, needs, strict=False)
                 if need.memory_mib is not None
             }
-            yield DevicePlacement(profile, chosen, given)
+            yield DevicePlacement(profile, chosen, specified)
 
 
 def _device_sets(
@@ -157,7 +157,7 @@ def _option(
         return _spread_option(spec, settings, engine, placement, profile)
     before = measured.get(memory_key(settings.node, fingerprint(spec), profile.name if profile else None))
     needs = memory_requirements(spec, settings.store_of(spec.path), engine.name, placement.devices, profile)
-    needs = corrected(needs, before) | placement.given
+    needs = corrected(needs, before) | placement.specified
     return Option(
         node=settings.node,
         profile=profile.name if profile else None,
@@ -177,7 +177,7 @@ def _spread_option(
             f"and node {settings.node} would use {engine.name}."
         )
     spread = spread_memory_requirements(spec, settings.store_of(spec.path), placement.devices, profile)
-    needs = spread.own_bytes | placement.given
+    needs = spread.own_bytes | placement.specified
     return Option(
         node=settings.node,
         profile=profile.name,

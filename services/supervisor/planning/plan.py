@@ -51,7 +51,7 @@ def desired_replicas(world: World, name: str) -> int:
 
 
 def _may_evict(world: World, name: str) -> bool:
-    """Whether others may be evicted for it: not for a model that is only kept running."""
+    """Whether others may be evicted for it: not for a model that only stays loaded."""
     together = world.partners(name, GroupKind.TOGETHER)
     return (
         world.is_demanded(name)
@@ -238,8 +238,8 @@ class _PlanBuilder:
             return
         candidates = [instance for instance in self._world.instances if self._is_evictable(instance, name)]
         if not all(blocker in candidates for blocker in running):
-            kept = join_names(instance.model for instance in running if instance not in candidates)
-            self._reasons[name] = f"it never runs beside {kept}, which cannot be evicted now"
+            unevictable = join_names(instance.model for instance in running if instance not in candidates)
+            self._reasons[name] = f"it never runs beside {unevictable}, which cannot be evicted now"
             return
         choices = [
             (option, victims)

@@ -84,7 +84,7 @@ def _proof(token: str, side: str, purpose: Purpose, instance_nonce: bytes, worke
 
 
 async def send_heartbeats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
-    """The instance's side, until the worker is gone; the reason, as far as the worker sent it."""
+    """The instance's side, until the worker has ended; the reason, as far as the worker sent it."""
     sending = asyncio.create_task(_send_beats(writer))
     try:
         while line := await asyncio.wait_for(reader.readline(), HEARTBEAT_TIMEOUT_S):
@@ -97,11 +97,11 @@ async def send_heartbeats(reader: asyncio.StreamReader, writer: asyncio.StreamWr
         pass
     finally:
         sending.cancel()
-    return "it was killed, or its machine is gone"
+    return "it was killed, or its machine is unreachable"
 
 
 async def answer_heartbeats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The worker's side, until its instance is gone."""
+    """The worker's side, until its instance has ended."""
     with contextlib.suppress(OSError, TimeoutError):
         while await asyncio.wait_for(reader.read(64), HEARTBEAT_TIMEOUT_S):
             writer.write(_BEAT)
@@ -131,7 +131,7 @@ async def pipe(left: Connection, right: Connection) -> None:
         # The end of one direction ends both: llama.cpp never half-closes a connection.
         await first_of(*copying)
     finally:
-        # Closed before the first await: a cancellation meanwhile must not leave a side open.
+        # Closed before the first await: a cancellation in between must not leave a side open.
         for task, (_, writer) in zip(copying, (left, right), strict=True):
             task.cancel()
             writer.close()

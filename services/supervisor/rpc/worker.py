@@ -44,7 +44,7 @@ class Guard:
 
     def __init__(self, token: str, server_port: int) -> None:
         self.instance_connected = asyncio.Event()
-        self.instance_gone = asyncio.Event()
+        self.instance_lost = asyncio.Event()
         self._token = token
         self._server_port = server_port
         self._unauthenticated = 0
@@ -61,7 +61,7 @@ class Guard:
         """Accept no more connections; a connected instance gets the `reason`."""
         if self._server is not None:
             self._server.close()
-        if self._instance is not None and not self.instance_gone.is_set():
+        if self._instance is not None and not self.instance_lost.is_set():
             send_exit_reason(self._instance[1], reason)
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +86,7 @@ class Guard:
             self._instance = reader, writer
             self.instance_connected.set()
             await answer_heartbeats(reader, writer)
-            self.instance_gone.set()
+            self.instance_lost.set()
         await shut(writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -166,11 +166,11 @@ async def _wait_until_ready(process: Process, port: int) -> str:
 async def _wait_for_end(process: Process, guard: Guard, stop: asyncio.Event) -> str:
     """Wait for the end of the server or the instance, or a stop; the reason, for the instance."""
     exited, stopped, *_ = await first_of(
-        process.wait(), stop.wait(), guard.instance_gone.wait(), _instance_missing(guard)
+        process.wait(), stop.wait(), guard.instance_lost.wait(), _instance_missing(guard)
     )
     if exited:
         return f"its RPC server {_exit_summary(process.returncode)}"
-    return "its node stopped it" if stopped else "its instance is gone"
+    return "its node stopped it" if stopped else "its instance has ended"
 
 
 async def _instance_missing(guard: Guard) -> None:

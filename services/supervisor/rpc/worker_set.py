@@ -42,7 +42,7 @@ class Unreachable(Exception):
 
 
 class Tunnel:
-    """Open until the worker is gone or it is closed."""
+    """Open until the worker has ended or it is closed."""
 
     def __init__(self, worker: WorkerStarted, token: str) -> None:
         self._worker = worker
@@ -51,7 +51,7 @@ class Tunnel:
         self._server: asyncio.Server | None = None
         self._heartbeat: Connection | None = None
         self.lost: asyncio.Task[str] | None = None
-        """Done when the worker is gone, with the reason."""
+        """Done when the worker has ended, with the reason."""
 
     async def open(self) -> str:
         """The address for the engine, `host:port`. Unreachable if the worker cannot be reached."""
@@ -168,7 +168,7 @@ class WorkerSet:
             await asyncio.Event().wait()
         await first_of(*nodes)
         lost = next(task for task in nodes if task.done())
-        return f"The worker on {nodes[lost]} is gone: {lost.result()}."
+        return f"The worker on {nodes[lost]} is lost: {lost.result()}."
 
     async def release(self) -> None:
         """Close all tunnels; the workers exit at once."""

@@ -212,7 +212,7 @@ class EngineProcess:
         return " | ".join((errors or lines)[-3:]) or "it printed nothing."
 
     def reports_taken_port(self) -> bool:
-        """Whether its last output says so: the server that had the port may have ended since."""
+        """Whether its last output reports that: the server that had the port may have ended since."""
         return any("address already in use" in line.lower() for line in self._tail)
 
     @property

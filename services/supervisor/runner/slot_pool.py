@@ -31,7 +31,7 @@ log = logs.get(__name__)
 CHECK_S = 2.0
 """How often an answer in flight is extended at the broker and checked with its gateway."""
 GATEWAY_LOST_AFTER = 3
-"""Failed checks in a row after which a gateway counts as gone: it may only be reconnecting."""
+"""Failed checks in a row after which a gateway counts as lost: it may only be reconnecting."""
 RETENTION_S = 15.0
 """How long the frames of an ended answer can be resent."""
 _MAX_CANCELLED = 4096
@@ -214,7 +214,7 @@ class SlotPool:
         await asyncio.gather(*(self._check(*group) for group in by_gateway.items()))
 
     async def _check(self, gateway: str, answers: list[AnswerSender]) -> None:
-        """Cancel what the gateway does not want; a gateway that is gone wants nothing."""
+        """Cancel what the gateway does not want; a lost gateway wants nothing."""
         running = tuple(answer.running() for answer in answers)
         try:
             reply = await self.bus.call(
@@ -222,10 +222,10 @@ class SlotPool:
             )
         except ServiceUnavailable:
             self._missed_checks[gateway] += 1
-            gone = self._missed_checks[gateway] >= GATEWAY_LOST_AFTER or all(
+            is_lost = self._missed_checks[gateway] >= GATEWAY_LOST_AFTER or all(
                 answer.headers.attempt > 1 for answer in answers
             )
-            reply = AnswerCheckReply(unwanted=tuple(answer.request for answer in answers) if gone else ())
+            reply = AnswerCheckReply(unwanted=tuple(answer.request for answer in answers) if is_lost else ())
         except (YardError, nats.errors.Error):
             return
         else:

@@ -49,7 +49,7 @@ class _NotServedResponse:
 
 
 class Upstream:
-    """The HTTP client of one engine; `exited` is set once its process is gone."""
+    """The HTTP client of one engine; `exited` is set once its process has exited."""
 
     def __init__(
         self, port: int, api: EngineApi = LLAMA_API, model: str = "", exited: asyncio.Event | None = None

@@ -45,7 +45,7 @@ class SchedulerLease:
             with contextlib.suppress(BrokerUnavailable, Conflict):
                 # The marker that an expired lease leaves behind has a revision too.
                 lease, revision = await self._store.head(SCHEDULER)
-                # A lease of this node is ours: the process that held it is gone.
+                # A lease of this node is ours: the process that held it has ended.
                 if lease is None or lease.holder in (self._holder, _RELEASED):
                     self._epoch = await self._put(revision)
                     # Every node sees the epoch before the first order.
@@ -124,26 +124,26 @@ class SchedulerCommands:
         return await self._scheduler.preview(self._registry.find(query.model).name)
 
 
-async def lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, answers: SchedulerCommands) -> None:
+async def lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, handlers: SchedulerCommands) -> None:
     """Decide, and answer the scheduler's commands, whenever the lease is ours."""
     while True:
         epoch = await lease.acquire()
         try:
-            await _lead_once(bus, lease, epoch, scheduler, answers)
+            await _lead_once(bus, lease, epoch, scheduler, handlers)
         except (TimeoutError, nats.errors.Error) as error:
             log.warning("lease_not_acquired", error=str(error))
 
 
 async def _lead_once(
-    bus: Bus, lease: SchedulerLease, epoch: int, scheduler: Scheduler, answers: SchedulerCommands
+    bus: Bus, lease: SchedulerLease, epoch: int, scheduler: Scheduler, handlers: SchedulerCommands
 ) -> None:
     async with Tasks() as tasks:
         commands = await Commands.start(bus, tasks, "The scheduler.")
         running = tasks.spawn(scheduler.run(epoch), "scheduler")
         try:
-            await commands.add(subjects.MODEL_START, answers.start)
-            await commands.add(subjects.MODEL_STOP, answers.stop)
-            await commands.add(subjects.MODEL_PLAN, answers.plan)
+            await commands.add(subjects.MODEL_START, handlers.start)
+            await commands.add(subjects.MODEL_STOP, handlers.stop)
+            await commands.add(subjects.MODEL_PLAN, handlers.plan)
             await lease.wait_until_lost()
         finally:
             running.cancel()

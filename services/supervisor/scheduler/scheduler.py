@@ -144,7 +144,7 @@ class Scheduler:
             except (TimeoutError, nats.errors.Error, nats.js.errors.Error, YardError) as error:
                 log.warning("scheduler_cycle_failed", error=str(error))
             except Exception:
-                # An odd model or answer must not stop the decisions for all others.
+                # One model or answer must not stop the decisions for all others.
                 log.exception("scheduler_cycle_failed")
             await asyncio.sleep(_MIN_PAUSE_S)
             pause_s = MAX_PAUSE_S if next_at is None else max(next_at - time.time(), _MIN_PAUSE_S)
@@ -211,7 +211,7 @@ class Scheduler:
         try:
             await self._nodes.start(node, order)
         except Conflict as error:
-            # The node knows better what fits; the next cycle sees what it saw.
+            # The node's measurement of its memory is newer than the snapshot.
             self.reasons[start.model] = error.message
             log.info("start_refused", model=start.model, node=node, reason=error.message)
             return
@@ -226,7 +226,7 @@ class Scheduler:
         try:
             await self._nodes.stop(stop.node, order)
         except NotFound:
-            log.info("instance_gone", instance=stop.instance)
+            log.info("instance_not_found", instance=stop.instance)
         except (ServiceUnavailable, DeadlineExceeded) as error:
             self._on_no_response(stop.node, error)
             return

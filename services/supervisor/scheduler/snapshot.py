@@ -41,7 +41,7 @@ class YardState(NamedTuple):
         return [instance for instance in instances if instance.model == model and instance.state in SERVING]
 
     def live(self, model: str) -> list[Instance]:
-        """Instances whose processes are not gone."""
+        """Instances whose processes live."""
         instances = self.instances.values.values()
         return [instance for instance in instances if instance.model == model and instance.state in LIVE]
 
