@@ -37,7 +37,7 @@ class Retirements(msgspec.Struct):
 
 
 def retire(world: World) -> Retirements:
-    """Stop instances of deleted and changed models, idle ones, and of models in a group `apart` all but one."""
+    """Stop instances of deleted and changed models, idle ones, and all but one model of a group `apart`."""
     retired = Retirements()
     for instance in world.instances:
         if is_serving(instance) and instance.model not in world.models:
