@@ -15,11 +15,7 @@ from modelyard.plugins import ModelFiles, ServerCommand, engine_environment
 from schemas.base import Format, Record
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
-from services.supervisor.engines.llama_cpp import (
-    LlamaServerEngine,
-    gpu_layers,
-    tensor_split,
-)
+from services.supervisor.engines.llama_cpp import LlamaServerEngine, gpu_layers, tensor_split
 
 _POOLING_RANK = 4
 """llama.cpp's LLAMA_POOLING_TYPE_RANK."""

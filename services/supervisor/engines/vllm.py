@@ -6,14 +6,7 @@ import shutil
 from pathlib import Path
 
 from modelyard.host.settings import Settings
-from modelyard.plugins import (
-    Engine,
-    EngineApi,
-    EngineProblem,
-    ModelFiles,
-    ServerCommand,
-    engine_environment,
-)
+from modelyard.plugins import Engine, EngineApi, EngineProblem, ModelFiles, ServerCommand, engine_environment
 from modelyard.safetensors import trained_context
 from schemas.base import Format
 from schemas.instances import EngineOffer, Placement

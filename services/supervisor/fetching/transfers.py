@@ -116,11 +116,7 @@ def trashed_files(
 
 
 def transfers_to(
-    node: str,
-    model: str,
-    missing: Iterable[str],
-    jobs: Iterable[LibraryJob],
-    downloads: Iterable[Download],
+    node: str, model: str, missing: Iterable[str], jobs: Iterable[LibraryJob], downloads: Iterable[Download]
 ) -> list[Transfer]:
     """All transfers of the missing files of a model to a node."""
     paths = set(missing)

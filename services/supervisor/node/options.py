@@ -37,10 +37,7 @@ class DevicePlacement(NamedTuple):
 
 
 def options(
-    spec: ModelSpec,
-    settings: Settings,
-    devices: Sequence[NodeDevice],
-    measured: Mapping[str, MeasuredMemory],
+    spec: ModelSpec, settings: Settings, devices: Sequence[NodeDevice], measured: Mapping[str, MeasuredMemory]
 ) -> NodeOptions:
     """Every option, best first. Where it cannot run at all, one that fails with a clear state."""
     failing = (Option(node=settings.node),)

@@ -73,12 +73,7 @@ def _underprovided(world: World) -> list[str]:
 
 def _precedence(world: World, name: str) -> tuple[bool, int, float, str]:
     """Start commands first, then by priority, then by how long it has waited."""
-    return (
-        name not in world.start_requested,
-        -world.models[name].priority,
-        world.waiting_since(name),
-        name,
-    )
+    return (name not in world.start_requested, -world.models[name].priority, world.waiting_since(name), name)
 
 
 class _PlanBuilder:

@@ -9,13 +9,7 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache
 from schemas import subjects
-from schemas.errors import (
-    BrokerUnavailable,
-    DeadlineExceeded,
-    InternalError,
-    ServiceUnavailable,
-    YardError,
-)
+from schemas.errors import BrokerUnavailable, DeadlineExceeded, InternalError, ServiceUnavailable, YardError
 from schemas.instances import Instance, Node, StartInstance, StopInstance
 from schemas.models import ModelSpec
 from schemas.placing import AskOptions, NodeOptions, OnBehalfOf, Option
