@@ -67,7 +67,7 @@ async def _serve_node(
     agent.adopt()
     workers.adopt()
     await _follow_leases(bus, tasks, agent)
-    local = LocalNode(agent, workers, NodeDevices(settings, samples))
+    local = LocalNode(agent, workers, NodeDevices(settings, samples, reservations))
     presence = NodePresence(bus, settings, local)
     node = AgentCommands(settings, registry, local, presence, measured)
     commands = Commands.open(bus, tasks, "The agent of a node.")

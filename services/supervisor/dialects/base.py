@@ -22,13 +22,25 @@ ROUTING = frozenset(
 
 @dataclass
 class TokenMeter:
-    """The tokens of one request."""
+    """The tokens of one request, or of several."""
 
     prompt_tokens: int = 0
     """All of them, those from the cache included."""
     cached_tokens: int = 0
     completion_tokens: int = 0
     tokens_per_s: float | None = None
+
+    def add(self, other: "TokenMeter") -> None:
+        """Add the tokens of `other`."""
+        self.prompt_tokens += other.prompt_tokens
+        self.cached_tokens += other.cached_tokens
+        self.completion_tokens += other.completion_tokens
+
+
+class TokenDetails(Record):
+    """OpenAI's details of input tokens."""
+
+    cached_tokens: int = 0
 
 
 class Dialect:

@@ -10,15 +10,11 @@ from modelyard.openai.errors import engine_error
 from modelyard.openai.sse import SseEvent, encode_event
 from schemas.base import Record
 from schemas.requests import Continues
-from services.supervisor.dialects.base import Dialect, Fields
+from services.supervisor.dialects.base import Dialect, Fields, TokenDetails
 from services.supervisor.dialects.whole import WholeAnswer
 
 NULL = b"null"
 """The first event of llama-server for a text completion with several prompts."""
-
-
-class _Details(Record):
-    cached_tokens: int = 0
 
 
 class Usage(Record):
@@ -26,7 +22,7 @@ class Usage(Record):
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
+    prompt_tokens_details: TokenDetails | None = None
 
     @property
     def cached_tokens(self) -> int:
@@ -68,7 +64,7 @@ class UsageTotals:
         return Usage(
             prompt_tokens=sum(usage.prompt_tokens for usage in reports) // shared,
             completion_tokens=sum(usage.completion_tokens for usage in reports),
-            prompt_tokens_details=_Details(
+            prompt_tokens_details=TokenDetails(
                 cached_tokens=sum(usage.cached_tokens for usage in reports) // shared
             ),
         )

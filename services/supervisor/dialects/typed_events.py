@@ -6,17 +6,13 @@ import msgspec
 
 from modelyard.openai.errors import engine_error
 from schemas.base import Record
-from services.supervisor.dialects.base import Dialect
-
-
-class _Details(Record):
-    cached_tokens: int = 0
+from services.supervisor.dialects.base import Dialect, TokenDetails
 
 
 class _ResponsesUsage(Record):
     input_tokens: int = 0
     output_tokens: int = 0
-    input_tokens_details: _Details | None = None
+    input_tokens_details: TokenDetails | None = None
 
 
 class _Response(Record):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -93,10 +92,6 @@ class NodeAgent:
             log.info("runner_adopted", instance=key, model=instance.model, pid=instance.pid)
             self._reservations.adopt(key, instance.reserved)
             self._watch(key, instance, instance.pid, instance.pid_started_at, None)
-
-    def reserved(self) -> Counter[str]:
-        """What all instances here may use, by device."""
-        return self._reservations.total()
 
     def running(self) -> tuple[str, ...]:
         """Every instance whose runner lives."""

@@ -65,7 +65,7 @@ class AgentCommands:
         spec = self._spec(query.model, query.revision)
         if query.on_behalf_of is not None:
             return options_on_behalf_of(query.on_behalf_of, spec, self._settings, self._measured.values)
-        return options(spec, self._settings, self._local.devices_now(), self._measured.values)
+        return options(spec, self._settings, self._local.devices.now(), self._measured.values)
 
     async def start(self, order: StartInstance) -> Accepted:
         """Start an instance; Conflict with the reason if this node refuses."""
@@ -74,7 +74,7 @@ class AgentCommands:
         if self._presence.cordoned:
             raise Conflict("This node is cordoned and takes no start.")
         option = order.option or Option(node=self._settings.node)
-        devices = self._local.devices_now()
+        devices = self._local.devices.now()
         launch = Launch(
             instance=order.instance,
             spec=spec,
@@ -94,7 +94,7 @@ class AgentCommands:
         """Hold a part of a model for an instance; Conflict with the reason if this node refuses."""
         if self._presence.cordoned:
             raise Conflict("This node is cordoned and takes no start.")
-        return await self._local.workers.start(order, self._local.devices_now())
+        return await self._local.workers.start(order, self._local.devices.now())
 
     async def stop(self, order: StopInstance) -> Accepted:
         """Drain and stop one instance."""

@@ -31,7 +31,8 @@ def memory_requirements(
     path = resolve_inside(store, spec.path)
     if path.is_dir():
         size_bytes = sum(part.stat().st_size for part in weights(path))
-        return _evenly(torch_bytes(size_bytes), devices or (CPU,))
+        devices = devices or (CPU,)
+        return dict.fromkeys(devices, -(-torch_bytes(size_bytes) // len(devices)))
     if not path.is_file() or path.suffix != ".gguf" or engine == "command":
         return {}
     try:
@@ -92,7 +93,3 @@ def _size(store: Path, path: str | None) -> int:
 @lru_cache(maxsize=256)
 def _header(path: Path, _changed_at: int, _size_bytes: int) -> Header:
     return read_model(path)
-
-
-def _evenly(total: int, devices: Sequence[str]) -> dict[str, int]:
-    return dict.fromkeys(devices, -(-total // len(devices)))

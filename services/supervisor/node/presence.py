@@ -15,7 +15,6 @@ from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.errors import YardError
 from schemas.instances import Node, NodeLeft
-from schemas.placing import NodeDevice
 from services.supervisor.engines.selection import engine_offers
 from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.device_memory import NodeDevices
@@ -36,10 +35,6 @@ class LocalNode(NamedTuple):
     agent: NodeAgent
     workers: NodeWorkers
     devices: NodeDevices
-
-    def devices_now(self) -> tuple[NodeDevice, ...]:
-        """Every device with what all instances together may use."""
-        return self.devices.now(self.agent.reserved())
 
     def live(self) -> set[str]:
         """The ids of the instances and workers whose processes live."""
@@ -112,7 +107,7 @@ class NodePresence:
         return msgspec.structs.replace(
             self._node,
             engines=engine_offers(self._settings),
-            devices=self._local.devices_now(),
+            devices=self._local.devices.now(),
             cordoned=self.cordoned,
             rpc=rpc_offer(self._settings),
             workers=self._local.workers.now(),

@@ -32,8 +32,9 @@ def make_plan(world: World) -> PlacementPlan:
     """The decisions for this world; equal worlds give equal plans."""
     builder = _PlanBuilder(world)
     builder.retire(retire(world))
-    for name in sorted(_underprovided(world), key=lambda name: _precedence(world, name)):
-        builder.provide(name)
+    for name in sorted(world.models, key=lambda name: _precedence(world, name)):
+        if desired_replicas(world, name) > len(world.serving(name)):
+            builder.provide(name)
     builder.explain_starting()
     return builder.build()
 
@@ -65,10 +66,6 @@ def _is_being_replaced(world: World, instances: Iterable[Instance]) -> bool:
     return any(
         instance.reason is Reason.REPLACED or instance.instance in world.outdated for instance in instances
     )
-
-
-def _underprovided(world: World) -> list[str]:
-    return [name for name in world.models if desired_replicas(world, name) > len(world.serving(name))]
 
 
 def _precedence(world: World, name: str) -> tuple[bool, int, float, str]:

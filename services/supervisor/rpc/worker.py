@@ -24,7 +24,7 @@ from services.supervisor.rpc.connections import (
     shut,
 )
 from services.supervisor.rpc.server import NoRpcServer, find_program, protocol_version, rpc_command
-from services.supervisor.runner.engine_process import NoFreePort, free_port
+from services.supervisor.runner.engine_process import NoFreePort, describe_exit, free_port
 
 log = logs.get(__name__)
 
@@ -169,7 +169,7 @@ async def _wait_for_end(process: Process, guard: Guard, stop: asyncio.Event) -> 
         process.wait(), stop.wait(), guard.instance_lost.wait(), _instance_missing(guard)
     )
     if exited:
-        return f"its RPC server {_exit_summary(process.returncode)}"
+        return f"its RPC server {describe_exit(process.returncode)}"
     return "its node stopped it" if stopped else "its instance has ended"
 
 
@@ -179,10 +179,6 @@ async def _instance_missing(guard: Guard) -> None:
     except TimeoutError:
         return
     await asyncio.Event().wait()
-
-
-def _exit_summary(code: int | None) -> str:
-    return f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
 
 
 async def _end(process: Process) -> None:

@@ -198,10 +198,7 @@ class EngineProcess:
 
     def exit_summary(self) -> str:
         """How it exited and its last relevant output, in one sentence."""
-        code = self._exit_code
-        by_signal = code is not None and code < 0
-        how = f"was ended by signal {-code}" if by_signal and code else f"ended with exit code {code}"
-        return f"The engine {how}: {self.last_lines()}"
+        return f"The engine {describe_exit(self._exit_code)}: {self.last_lines()}"
 
     def last_lines(self) -> str:
         """The last lines with errors, or else the last lines."""
@@ -225,6 +222,11 @@ def exit_reason(lines: Iterable[str], exit_code: int | None, *, kernel_killed: b
     if exit_code == -signal.SIGKILL and kernel_killed:
         return Reason.OOM
     return Reason.OOM if any(map(is_out_of_memory, lines)) else Reason.CRASHED
+
+
+def describe_exit(code: int | None) -> str:
+    """The exit code of a process, or its signal, as the end of a sentence."""
+    return f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
 
 
 def is_out_of_memory(line: str) -> bool:

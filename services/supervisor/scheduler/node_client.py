@@ -180,7 +180,9 @@ class NodeClient:
                 self.mark_unresponsive(query.node)
             if isinstance(error, InternalError):
                 # It is there and fails for this one model: that must not cost the others the node.
-                self._cache[query] = _CachedOptions(_failed_options(query), time.monotonic())
+                problem = f"node {query.node} failed to report how it would run {query.model}"
+                failed = NodeOptions(problem=f"{problem}; its log has the error")
+                self._cache[query] = _CachedOptions(failed, time.monotonic())
             # Else its view of the registry is a moment older or newer than ours.
             return
         self._cache[query] = _CachedOptions(answer, time.monotonic())
@@ -201,12 +203,6 @@ async def _run_to_end(work: Coroutine[Any, Any, R]) -> R:
     except Exception as error:
         log.exception("node_command_failed")
         raise InternalError("Something went wrong inside; the log of the service has it.") from error
-
-
-def _failed_options(query: _Query) -> NodeOptions:
-    return NodeOptions(
-        problem=f"node {query.node} failed to report how it would run {query.model}; its log has the error"
-    )
 
 
 def merge_options(

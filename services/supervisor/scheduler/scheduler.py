@@ -19,7 +19,7 @@ from schemas.placing import PlanAnswer
 from services.supervisor.fetching.fetcher import ModelFetcher
 from services.supervisor.planning.explain import explain
 from services.supervisor.planning.plan import make_plan
-from services.supervisor.planning.world import PlacementPlan, PlannedStart, PlannedStop, SwapLimits, World
+from services.supervisor.planning.world import PlacementPlan, PlannedStart, PlannedStop, SwapLimits
 from services.supervisor.scheduler.demand import DemandTracker, StoredDemand, WaitingModels
 from services.supervisor.scheduler.node_client import NodeClient
 from services.supervisor.scheduler.snapshot import WorldSnapshot, WorldSnapshots, YardState
@@ -158,7 +158,9 @@ class Scheduler:
         self.demand.extend(snapshot.fetches.running, snapshot.world.now)
         self.reasons = plan.reasons
         self._refuse(plan)
-        await self._publish_waiting(plan, snapshot.world)
+        demand = snapshot.world.demand.items()
+        since = {model: state.since for model, state in demand if state.since is not None}
+        await self._waiting.publish(plan.reasons, since)
         await self._carry_out(plan, snapshot)
         live = {
             instance.model for instance in self._state.instances.values.values() if instance.state in LIVE
@@ -180,10 +182,6 @@ class Scheduler:
                 self._waiting.refuse(model, plan.reasons[model], revisions[model])
         self.demand.complete(plan.unsatisfiable)
         self._progress.set()
-
-    async def _publish_waiting(self, plan: PlacementPlan, world: World) -> None:
-        since = {name: demand.since for name, demand in world.demand.items() if demand.since is not None}
-        await self._waiting.publish(plan.reasons, since)
 
     async def _carry_out(self, plan: PlacementPlan, snapshot: WorldSnapshot) -> None:
         for stop in plan.stops:
@@ -231,7 +229,10 @@ class Scheduler:
             self._on_no_response(stop.node, error)
             return
         await asyncio.wait_for(
-            self._state.instances.until(lambda values: not _is_serving(values, stop.instance)), _VISIBLE_S
+            self._state.instances.until(
+                lambda values: stop.instance not in values or values[stop.instance].state not in SERVING
+            ),
+            _VISIBLE_S,
         )
 
     def _on_no_response(self, node: str, error: YardError) -> None:
@@ -239,7 +240,3 @@ class Scheduler:
         log.warning("node_unresponsive", node=node, error=error.message)
         self._nodes.mark_unresponsive(node)
         self._wake.set()
-
-
-def _is_serving(values: dict[str, Instance], instance: str) -> bool:
-    return instance in values and values[instance].state in SERVING
