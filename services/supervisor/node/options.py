@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from modelyard.files.memory import apply_measurements, spread_requirements, stored_requirements
 from modelyard.host.settings import Settings
 from modelyard.plugins import Engine, EngineProblem
 from modelyard.plugins.engines import ENGINES
@@ -16,11 +17,6 @@ from services.supervisor.engines.selection import (
     choose_engine,
     missing_file_problem,
     missing_files,
-)
-from services.supervisor.node.memory_requirements import (
-    corrected,
-    memory_requirements,
-    spread_memory_requirements,
 )
 
 _MIB = 1024 * 1024
@@ -153,8 +149,8 @@ def _option(
     if profile is not None and profile.workers:
         return _spread_option(spec, settings, engine, placement, profile)
     before = measured.get(memory_key(settings.node, fingerprint(spec), profile.name if profile else None))
-    needs = memory_requirements(spec, settings.store_of(spec.path), engine.name, placement.devices, profile)
-    needs = corrected(needs, before) | placement.specified
+    needs = stored_requirements(spec, settings.store_of(spec.path), engine.name, placement.devices, profile)
+    needs = apply_measurements(needs, before) | placement.specified
     return Option(
         node=settings.node,
         profile=profile.name if profile else None,
@@ -173,7 +169,10 @@ def _spread_option(
             f"Profile {profile.name} of {spec.name} has workers; only llama.cpp (llama-server) has them, "
             f"and node {settings.node} would use {engine.name}."
         )
-    spread = spread_memory_requirements(spec, settings.store_of(spec.path), placement.devices, profile)
+    try:
+        spread = spread_requirements(spec, settings.store_of(spec.path), placement.devices, profile)
+    except ValueError as error:
+        raise EngineProblem(str(error)) from error
     needs = spread.own_bytes | placement.specified
     return Option(
         node=settings.node,
