@@ -31,7 +31,6 @@ class TokenMeter:
     tokens_per_s: float | None = None
 
     def add(self, other: "TokenMeter") -> None:
-        """Add the tokens of `other`."""
         self.prompt_tokens += other.prompt_tokens
         self.cached_tokens += other.cached_tokens
         self.completion_tokens += other.completion_tokens

@@ -35,8 +35,6 @@ _LAST = frozenset({"response.completed", "response.incomplete", "response.failed
 
 
 class Responses(Dialect):
-    """Answers of `/v1/responses`."""
-
     def __init__(self) -> None:
         super().__init__()
         self._whole = b""
@@ -94,8 +92,6 @@ _any = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Messages(Dialect):
-    """Answers of `/v1/messages`."""
-
     def __init__(self) -> None:
         super().__init__()
         self._message: dict[str, Any] = {}

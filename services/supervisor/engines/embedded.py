@@ -22,8 +22,6 @@ _POOLING_RANK = 4
 
 
 class EmbeddedServerOptions(Record):
-    """The start options of the server."""
-
     model: str
     alias: str
     mode: Mode

@@ -126,7 +126,6 @@ def missing_files(spec: ModelSpec, store: Path, engine: Engine) -> tuple[str, ..
 
 
 def missing_file_problem(spec: ModelSpec, path: str) -> str:
-    """The sentence about a missing file."""
     return f"The file {path} of model {spec.name} is not in the store."
 
 

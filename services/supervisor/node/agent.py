@@ -94,7 +94,6 @@ class NodeAgent:
             self._watch(key, instance, instance.pid, instance.pid_started_at, None)
 
     def running(self) -> tuple[str, ...]:
-        """Every instance whose runner lives."""
         return tuple(self._runners)
 
     def check_epoch(self, epoch: int) -> None:

@@ -61,7 +61,6 @@ class AgentCommands:
         }
 
     async def options(self, query: AskOptions) -> NodeOptions:
-        """How this node could run a model."""
         spec = self._spec(query.model, query.revision)
         if query.on_behalf_of is not None:
             return options_on_behalf_of(query.on_behalf_of, spec, self._settings, self._measured.values)
@@ -97,7 +96,6 @@ class AgentCommands:
         return await self._local.workers.start(order, self._local.devices.now())
 
     async def stop(self, order: StopInstance) -> Accepted:
-        """Drain and stop one instance."""
         if order.epoch is not None:
             self._local.agent.check_epoch(order.epoch)
         await self._local.agent.stop(order.instance, order.reason)

@@ -39,7 +39,6 @@ class Reservations:
         self._held: dict[str, tuple[Reserved, ...]] = {}
 
     def total(self) -> Counter[str]:
-        """By device."""
         total: Counter[str] = Counter()
         for held in self._held.values():
             for reserved in held:
@@ -65,7 +64,6 @@ class Reservations:
         self._held[instance] = _on_this_node(held)
 
     def release(self, instance: str) -> None:
-        """The processes of an instance have exited."""
         self._held.pop(instance, None)
 
 

@@ -30,8 +30,6 @@ _LEAVE_TIMEOUT_S = 2.0
 
 
 class LocalNode(NamedTuple):
-    """The parts of this node."""
-
     agent: NodeAgent
     workers: NodeWorkers
     devices: NodeDevices
@@ -61,11 +59,9 @@ class NodePresence:
 
     @property
     def cordoned(self) -> bool:
-        """Whether this node takes no new start."""
         return self._mark.exists()
 
     def cordon(self, cordoned: bool) -> None:
-        """Take no new starts, or take them again."""
         if cordoned:
             self._mark.touch()
         else:

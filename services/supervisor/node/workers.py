@@ -63,7 +63,6 @@ class NodeWorkers:
                 self._watch(file, None)
 
     def now(self) -> tuple[Worker, ...]:
-        """The workers whose processes live."""
         return tuple(file.worker for file in self._workers.values())
 
     async def start(self, order: StartWorker, devices: Sequence[NodeDevice]) -> WorkerStarted:

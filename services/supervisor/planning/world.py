@@ -109,8 +109,6 @@ class World(Record):
 
 
 class PlannedStart(Record):
-    """Start an instance of this model there."""
-
     model: str
     option: Option
     failures: int = 0
@@ -124,8 +122,6 @@ class PlannedFetch(Record):
 
 
 class PlannedStop(Record):
-    """Drain and stop this instance."""
-
     instance: str
     model: str
     node: str

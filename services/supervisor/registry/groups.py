@@ -39,7 +39,6 @@ class Groups:
         return GroupStored(name=ref.name)
 
     async def groups(self, _query: ListGroups) -> GroupList:
-        """Every group, by name."""
         return GroupList(groups=tuple(sorted(self._records.values.values(), key=lambda group: group.name)))
 
     async def rename_model(self, old: str, new: str) -> None:

@@ -79,7 +79,6 @@ class ModelRegistry:
         return self._record(self.find(ref.model))
 
     async def models(self, query: ListModels) -> ModelList:
-        """Every model, or those of one mode."""
         specs = sorted(self._models.values.values(), key=lambda spec: spec.name)
         return ModelList(
             models=tuple(self._record(spec) for spec in specs if query.mode in (None, spec.mode))

@@ -54,7 +54,6 @@ class AnswerSender:
 
     @property
     def meter(self) -> TokenMeter:
-        """The usage so far."""
         return self._relay.dialect.meter
 
     def cancel(self) -> None:

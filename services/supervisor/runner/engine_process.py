@@ -50,7 +50,6 @@ def free_port() -> int:
 
 
 def is_taken(port: int) -> bool:
-    """Whether a program listens on the port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # Servers set this too: a port that was just closed is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -67,8 +67,6 @@ class TokenRates:
 
 
 class InstanceMetricsPublisher:
-    """Publishes the metrics of one instance."""
-
     def __init__(self, bus: Bus, pool: SlotPool, upstream: Upstream) -> None:
         self._bus = bus
         self._pool = pool

@@ -70,8 +70,6 @@ def next_queue(
 
 @dataclass
 class Pull:
-    """One open pull."""
-
     queue: QueueName
     credits: int
     """Requests that it may still deliver."""
@@ -172,6 +170,5 @@ class Pulls:
 
 
 def queue_of(subject: str) -> QueueName:
-    """The queue of a request's subject."""
     tokens = subjects.INFER.parse(subject)
     return QueueName(Lane(tokens["lane"]), tokens["key"])

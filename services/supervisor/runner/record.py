@@ -46,7 +46,6 @@ class Launch(Record):
 
 
 def first_record(launch: Launch, node: str) -> Instance:
-    """The instance record at its start."""
     now = time.time()
     return Instance(
         instance=launch.instance,
@@ -66,8 +65,6 @@ def first_record(launch: Launch, node: str) -> Instance:
 
 
 class InstanceRecord:
-    """Owns the record of one instance."""
-
     def __init__(self, bus: Bus, tasks: Tasks, instance: Instance) -> None:
         self.instance = instance
         self.renewed_at = time.monotonic()
@@ -118,7 +115,6 @@ class InstanceRecord:
         self._dirty.set()
 
     async def renew(self) -> None:
-        """Renew until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._dirty.wait(), RENEW_S)

@@ -67,7 +67,6 @@ class FrameSender:
             await self._send(data[start : start + FRAME_BYTES], end if start == last else None)
 
     async def send_end(self, end: AnswerEnd) -> None:
-        """Send the last frame, without bytes."""
         await self._send(b"", end)
 
     async def _send(self, data: bytes, end: AnswerEnd | None) -> None:

@@ -38,8 +38,6 @@ _MAX_CANCELLED = 4096
 
 
 class SlotPool:
-    """The slots of one engine."""
-
     def __init__(
         self, bus: Bus, tasks: Tasks, record: InstanceRecord, upstream: Upstream, spec: ModelSpec
     ) -> None:
@@ -86,7 +84,6 @@ class SlotPool:
         return self.running.total()
 
     def meters(self) -> Iterator[TokenMeter]:
-        """Of the answers in flight."""
         return (answer.meter for answer in self._answers.values())
 
     async def wait_idle(self) -> None:

@@ -79,8 +79,6 @@ class SchedulerLease:
 
 
 class SchedulerCommands:
-    """Start, stop and plan."""
-
     def __init__(self, registry: ModelRegistry, scheduler: Scheduler) -> None:
         self._registry = registry
         self._scheduler = scheduler

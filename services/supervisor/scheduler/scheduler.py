@@ -113,7 +113,6 @@ class Scheduler:
         return explain(model, world, make_plan(world))
 
     def serving(self, model: str) -> list[Instance]:
-        """Instances that take requests now or soon."""
         return self._state.serving(model)
 
     def failure_since(self, model: str, since: float) -> str | None:

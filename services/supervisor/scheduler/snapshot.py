@@ -32,7 +32,6 @@ class YardState(NamedTuple):
     groups: BucketCache[ModelGroup]
 
     def specs(self) -> dict[str, ModelSpec]:
-        """By name."""
         return {spec.name: spec for spec in self.models.values.values()}
 
     def serving(self, model: str) -> list[Instance]:
@@ -54,8 +53,6 @@ class WorldSnapshot(NamedTuple):
 
 
 class WorldSnapshots:
-    """Takes snapshots."""
-
     def __init__(
         self, bus: Bus, state: YardState, nodes: NodeClient, fetching: ModelFetcher, limits: SwapLimits
     ) -> None:

@@ -52,8 +52,6 @@ class RerankRequest(Record):
 
 
 class EmbeddingsEndpoint:
-    """`/v1/embeddings` of one model."""
-
     def __init__(self, encoder: Encoder, options: SentenceServerOptions) -> None:
         self._encoder = encoder
         self._options = options
@@ -93,8 +91,6 @@ class EmbeddingsEndpoint:
 
 
 class RerankEndpoint:
-    """`/v1/rerank` of one model."""
-
     def __init__(self, ranker: Ranker, options: SentenceServerOptions) -> None:
         self._options = options
         self.batcher: Batcher[None, Pair, ScoredPair] = Batcher(ranker.score, options.embedding.batch_size)

@@ -23,8 +23,6 @@ _SAFE: dict[str, Any] = {
 
 
 class LoadedEncoder:
-    """A SentenceTransformer."""
-
     def __init__(self, options: SentenceServerOptions) -> None:
         self._model = SentenceTransformer(options.model, device=options.device, **_SAFE)
         self.tasks = tuple(self._model.prompts)
