@@ -1,4 +1,4 @@
-"""The scheduler: its lease, its orders to nodes, refusals, previews, and what the next holder knows."""
+"""The scheduler: its lease, its orders to nodes, refusals, previews, and what the next holder takes over."""
 
 import asyncio
 import time
@@ -308,7 +308,7 @@ async def test_the_schedulers_own_node_is_called_directly(yard: Yard) -> None:
         client = NodeClient(bus, nodes, models, local={"a": local.handlers})
         options, problems = await client.options(["bad", "m"], ())
         assert [option.node for option in options["m"]] == ["a"]
-        assert "a failed to report" in problems["bad"], "an error is one of this model alone"
+        assert "a failed to report" in problems["bad"], "the error is reported for this model only"
         with pytest.raises(NotFound):
             await client.stop("a", StopInstance(instance="i"))
         order = StartInstance(instance="i", model="m", revision=1)
@@ -322,7 +322,7 @@ async def test_the_schedulers_own_node_is_called_directly(yard: Yard) -> None:
 
 
 async def test_an_unresponsive_node_gets_no_order_until_it_renews_its_record(yard: Yard) -> None:
-    """Its record lives for some seconds: without that rule each cycle would begin with it again."""
+    """Its record lives for some seconds: without that rule every cycle would query it."""
     async with Tasks() as tasks:
         dead, alive = StandinNode(yard, "a", responsive=False), StandinNode(yard, "b")
         for node in (dead, alive):

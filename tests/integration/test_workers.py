@@ -258,8 +258,8 @@ async def test_a_program_that_exits_at_once_reserves_no_memory(settings: Setting
 
 
 async def test_an_address_of_another_machine_is_refused(with_program: Settings) -> None:
-    elsewhere = msgspec.structs.replace(with_program, rpc_host="192.0.2.1")
-    async with node(elsewhere) as far:
+    unreachable = msgspec.structs.replace(with_program, rpc_host="192.0.2.1")
+    async with node(unreachable) as far:
         with pytest.raises(Conflict, match=r"cannot listen on 192\.0\.2\.1"):
             await far.start()
         await far.until_empty()

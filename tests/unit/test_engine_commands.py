@@ -109,8 +109,8 @@ def test_llama_cpp_finds_its_workers_on_loopback(settings: Settings) -> None:
     spread = LlamaCppEngine().command(spec, FILES, SPREAD_CPU, 0, settings).argv
     assert after(spread, "--rpc") == "127.0.0.1:1,127.0.0.1:2"
     assert after(spread, "--fit") == "off", "it would query the memory of each worker"
-    alone = LlamaCppEngine().command(spec, FILES, ON_CPU, 0, settings).argv
-    assert {"--rpc", "--fit"}.isdisjoint(alone)
+    unspread = LlamaCppEngine().command(spec, FILES, ON_CPU, 0, settings).argv
+    assert {"--rpc", "--fit"}.isdisjoint(unspread)
 
 
 @pytest.mark.parametrize(

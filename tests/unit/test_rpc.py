@@ -114,7 +114,7 @@ def test_an_impossible_spread_has_a_reason(
     assert impossible.options == ()
     assert sentence in (impossible.problem or "")
     usual = msgspec.structs.replace(spec, profiles=(profile, Profile(name="alone")))
-    assert [one.profile for one in options(usual, settings, [CPU], {}).options] == ["alone"]
+    assert [option.profile for option in options(usual, settings, [CPU], {}).options] == ["alone"]
 
 
 def test_the_reservations_of_a_node_exclude_its_workers_on_others() -> None:

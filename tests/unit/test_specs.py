@@ -126,7 +126,7 @@ def test_a_change_restarts_only_affected_instances(field: str) -> None:
 
 
 def test_every_field_is_declared_as_live_or_restarting() -> None:
-    """A new field is taken for one that needs a restart, until somebody thought about it."""
+    """A new field needs a restart unless it is listed."""
     assert set(ModelSpec.__struct_fields__) - LIVE_FIELDS == {
         *("name", "path", "mode", "engine", "mmproj", "chat_template", "loras", "n_parallel", "n_ctx"),
         *("args", "env", "cache_type", "profiles", "embedding", "health_path"),
