@@ -111,9 +111,11 @@ class NodeAgent:
         """Start a runner; Conflict if there is no memory for it, or while the node is being cleared."""
         if self._clearing:
             raise Conflict("This node is being cleared and takes no start.")
-        if self._count_serving(launch.spec.name) >= launch.spec.replicas.max:
+        name = launch.spec.name
+        own = (key for key, runner in self._runners.items() if runner.model == name)
+        if len(set(own) - self._stopping) >= launch.spec.replicas.max:
             # A record may have expired while the broker was away; only the processes are certain.
-            raise Conflict(f"{launch.spec.name} runs on this node already.")
+            raise Conflict(f"{name} runs on this node already.")
         self._reservations.reserve(launch.instance, launch.reserved, devices)
         try:
             await self._start(launch)
@@ -264,11 +266,6 @@ class NodeAgent:
             self._stopping.add(key)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(runner.pid, signal.SIGTERM)
-
-    def _count_serving(self, model: str) -> int:
-        return sum(
-            runner.model == model and key not in self._stopping for key, runner in self._runners.items()
-        )
 
     async def _delete_own_failures(self, model: str) -> None:
         """A new start supersedes the failures before it; those of other nodes are deleted there."""

@@ -60,7 +60,7 @@ class Reservations:
         self._held[instance] = own
 
     def adopt(self, instance: str, held: Iterable[Reserved]) -> None:
-        """Reserve for an instance that runs already, whatever is left."""
+        """Reserve for an instance that runs already, without a check."""
         self._held[instance] = _on_this_node(held)
 
     def release(self, instance: str) -> None:

@@ -21,7 +21,7 @@ from services.supervisor.engines.selection import (
 
 _MIB = 1024 * 1024
 _ONLY_CPU = frozenset({"embedded"})
-"""Engines that this yard runs on main memory alone."""
+"""Engines that this yard runs on main memory only."""
 
 
 class DevicePlacement(NamedTuple):

@@ -37,9 +37,9 @@ class FetchOption(Record):
 
     option: Option
     source: str
-    """Where the files come from, for people."""
+    """Where the files come from, as text."""
     size: str | None = None
-    """Their size, for people."""
+    """Their size, as text."""
 
 
 class SwapLimits(Record):
@@ -61,7 +61,7 @@ class World(Record):
     demand: dict[str, Demand] = msgspec.field(default_factory=dict)
     """By model name."""
     start_requested: frozenset[str] = frozenset()
-    """Models with an explicit start command, whatever their queues have."""
+    """Models with an explicit start command, with or without requests."""
     stop_requested: frozenset[str] = frozenset()
     """Models with an explicit stop command: they stay stopped until they are requested after that."""
     nodes: dict[str, NodeCapacity] = msgspec.field(default_factory=dict)

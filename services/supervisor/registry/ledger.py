@@ -87,17 +87,13 @@ def check_spec(spec: ModelSpec, models: Mapping[str, ModelSpec], store: Path) ->
     files = {"path": spec.path, "mmproj": spec.mmproj, "chat_template": spec.chat_template}
     files |= {f"loras[{index}].path": lora.path for index, lora in enumerate(spec.loras)}
     for field, path in files.items():
-        _check_file(field, path, store)
+        try:
+            if path is not None:
+                resolve_inside(store, path)
+        except ValueError as error:
+            raise BadRequest(str(error), param=field) from error
     if (conflict := name_conflict(spec, models)) is not None:
         raise Conflict(conflict, param="aliases")
-
-
-def _check_file(field: str, path: str | None, store: Path) -> None:
-    try:
-        if path is not None:
-            resolve_inside(store, path)
-    except ValueError as error:
-        raise BadRequest(str(error), param=field) from error
 
 
 def name_conflict(spec: ModelSpec, models: Mapping[str, ModelSpec]) -> str | None:

@@ -48,13 +48,13 @@ async def authenticate_worker(
     """The instance's side. HandshakeError if the other is not its worker; OSError if it disconnected."""
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-            ours = secrets.token_bytes(_NONCE_BYTES)
-            writer.write(purpose.encode() + ours)
-            theirs = await reader.readexactly(_NONCE_BYTES)
+            own = secrets.token_bytes(_NONCE_BYTES)
+            writer.write(purpose.encode() + own)
+            other = await reader.readexactly(_NONCE_BYTES)
             proof = await reader.readexactly(_PROOF_BYTES)
-            if not hmac.compare_digest(proof, _proof(token, "worker", purpose, ours, theirs)):
+            if not hmac.compare_digest(proof, _proof(token, "worker", purpose, own, other)):
                 raise HandshakeError("The server at this address is not the worker.")
-            writer.write(_proof(token, "instance", purpose, ours, theirs))
+            writer.write(_proof(token, "instance", purpose, own, other))
             await writer.drain()
     except (asyncio.IncompleteReadError, TimeoutError) as error:
         raise HandshakeError("The server at this address does not use the protocol of workers.") from error
@@ -67,13 +67,13 @@ async def authenticate_instance(
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
             purpose = Purpose((await reader.readexactly(1)).decode())
-            theirs = await reader.readexactly(_NONCE_BYTES)
-            ours = secrets.token_bytes(_NONCE_BYTES)
-            writer.write(ours + _proof(token, "worker", purpose, theirs, ours))
+            other = await reader.readexactly(_NONCE_BYTES)
+            own = secrets.token_bytes(_NONCE_BYTES)
+            writer.write(own + _proof(token, "worker", purpose, other, own))
             proof = await reader.readexactly(_PROOF_BYTES)
     except (asyncio.IncompleteReadError, TimeoutError, ValueError) as error:
         raise HandshakeError("The client does not use the protocol of workers.") from error
-    if not hmac.compare_digest(proof, _proof(token, "instance", purpose, theirs, ours)):
+    if not hmac.compare_digest(proof, _proof(token, "instance", purpose, other, own)):
         raise HandshakeError("The client does not know the token.")
     return purpose
 
@@ -125,7 +125,9 @@ async def _send_beats(writer: asyncio.StreamWriter) -> None:
 async def pipe(left: Connection, right: Connection) -> None:
     """Copy both ways until either side ends; both are closed then."""
     for _, writer in (left, right):
-        _set_no_delay(writer)
+        with contextlib.suppress(OSError):
+            # Small messages are sent at once: each token takes several round trips.
+            writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     copying = [asyncio.create_task(_copy(left[0], right[1])), asyncio.create_task(_copy(right[0], left[1]))]
     try:
         # The end of one direction ends both: llama.cpp never half-closes a connection.
@@ -145,13 +147,6 @@ async def shut(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-
-
-def _set_no_delay(writer: asyncio.StreamWriter) -> None:
-    """Small messages are sent at once: each token takes several round trips."""
-    connection = writer.get_extra_info("socket")
-    with contextlib.suppress(OSError):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -208,11 +208,11 @@ class WorkerSet:
                     raise
             await asyncio.sleep(_RETRY_S)
 
-    def _check_version(self, node: str, theirs: str | None) -> None:
+    def _check_version(self, node: str, other: str | None) -> None:
         server = find_server(self._settings)
-        ours = server_version(server, server.stat().st_mtime) if server else None
-        if ours and theirs and ours != theirs:
+        own = server_version(server, server.stat().st_mtime) if server else None
+        if own and other and own != other:
             raise WorkersUnavailable(
-                f"The worker on {node} is of llama.cpp {theirs}, and this node has {ours}; "
+                f"The worker on {node} is of llama.cpp {other}, and this node has {own}; "
                 "both need the same one."
             )

@@ -19,7 +19,7 @@ from services.supervisor.runner.upstream import Upstream
 SAMPLES = 6
 """Samples within the time after which an engine counts as hung."""
 MIN_MISSED = 3
-"""Samples in a row without a sign of life: a runner that was suspended must not blame its engine."""
+"""Samples in a row without a sign of life: after a suspension of the runner the engine is not hung."""
 COMPUTING_FACTOR = 10.0
 """An engine that computes gets this many times longer: a long prompt may block its only thread."""
 _COMPUTING_SHARE = 0.1

@@ -211,7 +211,7 @@ class SlotPool:
         await asyncio.gather(*(self._check(*group) for group in by_gateway.items()))
 
     async def _check(self, gateway: str, answers: list[AnswerSender]) -> None:
-        """Cancel what the gateway does not want; a lost gateway wants nothing."""
+        """Cancel answers that the gateway does not expect; a lost gateway expects none."""
         running = tuple(answer.running() for answer in answers)
         try:
             reply = await self.bus.call(

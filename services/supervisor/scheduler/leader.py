@@ -40,12 +40,12 @@ class SchedulerLease:
         self._epoch = 0
 
     async def acquire(self) -> int:
-        """Wait until it is ours; the epoch."""
+        """Wait until this node holds the lease; its epoch."""
         while True:
             with contextlib.suppress(BrokerUnavailable, Conflict):
                 # The marker that an expired lease leaves behind has a revision too.
                 lease, revision = await self._store.head(SCHEDULER)
-                # A lease of this node is ours: the process that held it has ended.
+                # A lease of this node is free: the process that held it has ended.
                 if lease is None or lease.holder in (self._holder, _RELEASED):
                     self._epoch = await self._put(revision)
                     # Every node sees the epoch before the first order.
@@ -123,7 +123,7 @@ class SchedulerCommands:
 
 
 async def lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, handlers: SchedulerCommands) -> None:
-    """Decide, and answer the scheduler's commands, whenever the lease is ours."""
+    """Decide, and answer the scheduler's commands, while this node holds the lease."""
     while True:
         epoch = await lease.acquire()
         try:

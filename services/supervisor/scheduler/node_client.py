@@ -44,7 +44,7 @@ class _CachedOptions(NamedTuple):
 
 
 class NodeClient:
-    """The nodes that are there, and a cache of how they could run models."""
+    """The nodes with a record, and a cache of how they could run models."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class NodeClient:
         return self._unresponsive.get(node) == self._nodes.revisions.get(node)
 
     def get(self, node: str) -> Node | None:
-        """The record of a node that is there."""
+        """The record of a node; None if it has none."""
         return self._nodes.values.get(node)
 
     def capacities(self) -> dict[str, NodeCapacity]:
@@ -179,11 +179,11 @@ class NodeClient:
             if isinstance(error, BrokerUnavailable | ServiceUnavailable | DeadlineExceeded):
                 self.mark_unresponsive(query.node)
             if isinstance(error, InternalError):
-                # It is there and fails for this one model: that must not cost the others the node.
+                # It responds and fails for one model: other models can still use the node.
                 problem = f"node {query.node} failed to report how it would run {query.model}"
                 failed = NodeOptions(problem=f"{problem}; its log has the error")
                 self._cache[query] = _CachedOptions(failed, time.monotonic())
-            # Else its view of the registry is a moment older or newer than ours.
+            # Else its copy of the registry is briefly older or newer than this one.
             return
         self._cache[query] = _CachedOptions(answer, time.monotonic())
 
