@@ -17,12 +17,12 @@ from schemas import buckets
 from schemas.buckets import Bucket
 from services.gateway.access import ApiKeys, Origins, check_exposure
 from services.gateway.admin import AdminApi, QueueApi
-from services.gateway.apis import anthropic
 from services.gateway.apis.nats import NatsApi
 from services.gateway.apis.ollama.answers import error_body
 from services.gateway.apis.ollama.handlers import PATHS, OllamaApi
 from services.gateway.apis.ollama.listing import ModelListing
 from services.gateway.apis.openai import OpenAIApi
+from services.gateway.apis.reply import ANTHROPIC_PATHS, anthropic_error
 from services.gateway.batches.batches import BatchService
 from services.gateway.batches.http import BatchApi
 from services.gateway.batches.storage import FileStore
@@ -92,7 +92,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
 
 
 def _error_encoders() -> Mapping[str, ErrorEncoder]:
-    return dict.fromkeys(PATHS, error_body) | dict.fromkeys(anthropic.PATHS, anthropic.error_body)
+    return dict.fromkeys(PATHS, error_body) | dict.fromkeys(ANTHROPIC_PATHS, anthropic_error)
 
 
 async def _listen(app: web.Application, settings: Settings) -> web.AppRunner:

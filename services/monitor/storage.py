@@ -26,11 +26,11 @@ from schemas.storage import (
     Vacuumed,
 )
 from services.monitor.calendar import day_of, midnight
-from services.monitor.costs.prices import Prices
+from services.monitor.prices import Prices
 from services.monitor.trends import DiskTrends
 from services.monitor.usage.database import UsageDatabase
 from services.monitor.usage.reader import UsageReader
-from services.monitor.usage.rollup_rebuild import rebuild_derived
+from services.monitor.usage.rollup_updates import rebuild_derived
 from services.monitor.usage.rollups import QUARTER_S, START, quarter_of
 from services.monitor.usage.schema import TABLES
 from services.monitor.usage.store import HORIZON, UsageStore

@@ -21,7 +21,7 @@ from schemas.prices import DeletePrice, ListPrices, Method, Price, PutPrice, Rep
 from schemas.registry import PutModel, RenameModel
 from schemas.requests import RequestFinished
 from schemas.usage import Period, PutReport, UsageQuery, UsageRow, UsageUnit
-from services.monitor.accounting import USAGE_FILE
+from services.monitor.service import USAGE_FILE
 from services.supervisor import service as supervisor
 from tests.integration.monitor_service import at_least, monitor, usage
 from tests.support import Yard, eventually

@@ -16,7 +16,7 @@ from modelyard.plugins import DeviceAdapter
 from modelyard.plugins.devices import ADAPTERS
 from schemas.devices import Device, DeviceKind, DeviceProcess
 from schemas.instances import Instance, InstanceState
-from services.monitor.devices.process_owners import ProcessOwners
+from services.monitor.devices.publisher import ProcessOwners
 from services.monitor.devices.sampler import Sampler
 from services.monitor.devices.simulated import SimulatedAdapter
 from tests import standins

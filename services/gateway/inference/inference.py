@@ -40,6 +40,7 @@ from services.gateway.inference.publisher import (
     acked_sequence,
     not_taken,
     on_ack,
+    publish_record,
 )
 from services.gateway.inference.queue import (
     AnswerDurations,
@@ -48,7 +49,6 @@ from services.gateway.inference.queue import (
     check_queue_limit,
     queue_place,
 )
-from services.gateway.inference.records import publish_record
 from services.gateway.inference.request import InferRequest
 from services.gateway.inference.retry import Finish, GiveUp, Republish, plan_retry
 

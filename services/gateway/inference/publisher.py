@@ -1,6 +1,9 @@
-"""Requests into the work queue and out of it; large bodies through a stream of their own."""
+"""Requests into the work queue and out of it, with large bodies; usage records of unfinished requests."""
 
+import asyncio
 import contextlib
+import time
+from http import HTTPStatus
 
 import msgspec
 import nats.errors
@@ -9,8 +12,8 @@ import nats.js.errors
 from modelyard.bus.connection import Bus
 from schemas import streams, subjects
 from schemas.base import Record, model_key
-from schemas.errors import BodyTooLarge, BrokerUnavailable, Conflict, QueueFull, YardError
-from schemas.requests import ANYONE, Continues, InferHeaders, RequestQueued
+from schemas.errors import BodyTooLarge, BrokerUnavailable, Cancelled, Conflict, QueueFull, YardError
+from schemas.requests import ANYONE, Continues, InferHeaders, Outcome, RequestFinished, RequestQueued
 from services.gateway.inference.answer import AnswerReceiver
 
 MAX_REQUEST_S = 3600.0
@@ -153,3 +156,53 @@ def _read_ack(data: bytes) -> _Ack:
 def not_taken() -> YardError:
     """The error of a request that the broker did not store."""
     return BrokerUnavailable("The broker did not take the request; try again in a moment.")
+
+
+RUNNER_RECORD_TIMEOUT_S = 5.0
+"""How long a runner may take to record a cancelled request before the gateway does."""
+
+
+async def publish_record(bus: Bus, answer: AnswerReceiver) -> None:
+    """Publish the record of a request that ended without its runner.
+
+    A runner records a cancelled request better; if both do, the event id deduplicates the records.
+    """
+    finished = unfinished_record(answer)
+    if answer.instance is not None and finished.outcome is Outcome.CANCELLED:
+        await asyncio.sleep(RUNNER_RECORD_TIMEOUT_S)
+    await bus.emit(
+        subjects.REQUEST_FINISHED,
+        finished,
+        event_id=f"{finished.request}.finished",
+        model=model_key(finished.model),
+        request=finished.request,
+    )
+
+
+def unfinished_record(answer: AnswerReceiver) -> RequestFinished:
+    """The record of a request that failed, whose client left, or whose runner died before the last frame."""
+    request, transcript, error = answer.request, answer.transcript, answer.error
+    if transcript is not None:
+        transcript.fold()
+    return RequestFinished(
+        request=request.id,
+        model=answer.spec.name,
+        lane=request.lane,
+        path=request.path,
+        stream=request.stream,
+        outcome=_outcome(error),
+        status=error.status if error else HTTPStatus.OK,
+        queued_at=answer.queued_at,
+        finished_at=time.time(),
+        key=request.key,
+        mode=answer.spec.mode,
+        instance=answer.instance,
+        error=error.body().error if error else None,
+        completion_tokens=transcript.tokens if transcript else 0,
+    )
+
+
+def _outcome(error: YardError | None) -> Outcome:
+    if error is None:
+        return Outcome.OK
+    return Outcome.CANCELLED if isinstance(error, Cancelled) else Outcome.FAILED

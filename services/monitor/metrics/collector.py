@@ -30,9 +30,8 @@ from schemas.metrics import (
     Samples,
 )
 from services.monitor.metrics.broker_probe import BrokerProbe
-from services.monitor.metrics.event_counters import InstanceCounters, RequestCounters
-from services.monitor.metrics.exposition import render
-from services.monitor.metrics.finished_requests import RequestConsumer
+from services.monitor.metrics.event_counters import InstanceCounters, RequestConsumer, RequestCounters
+from services.monitor.metrics.export import render
 from services.monitor.metrics.history import MetricsHistory
 from services.monitor.metrics.history_archive import HistoryArchive
 from services.monitor.metrics.samples import YardSnapshot, collect_samples

@@ -29,7 +29,7 @@ from schemas.usage import (
     UsageRebuilt,
     UsageReport,
 )
-from services.monitor.costs.pricing import PriceBook
+from services.monitor.price_book import PriceBook
 from services.monitor.usage.reader import UsageReader
 from services.monitor.usage.report import ResolvedFilter, records_page, resolve_filter, usage_report
 from services.monitor.usage.store import UsageIncrement, UsageStore

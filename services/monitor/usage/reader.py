@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from schemas.requests import Outcome, RequestFinished
 from schemas.subjects import REQUEST_FINISHED
 from schemas.usage import CountedRequest
-from services.monitor.costs.pricing import format_amount
+from services.monitor.price_book import format_amount
 from services.monitor.usage.rollups import (
     ALL_FIELDS,
     ALL_LATENCIES,

@@ -18,10 +18,9 @@ from schemas.usage import (
     UsageRow,
 )
 from services.monitor.calendar import buckets, period_of, zone
-from services.monitor.costs.pricing import format_amount
-from services.monitor.usage.latency_bins import percentiles
+from services.monitor.price_book import format_amount
 from services.monitor.usage.reader import Sums, UsageReader
-from services.monitor.usage.rollups import END, START
+from services.monitor.usage.rollups import END, START, percentiles
 from services.monitor.usage.series import UsageSeries
 
 MAX_RECENT = 1000

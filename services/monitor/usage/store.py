@@ -12,11 +12,9 @@ from zoneinfo import ZoneInfo
 from schemas.requests import ANYONE, RequestFinished
 from schemas.subjects import REQUEST_FINISHED
 from services.monitor.calendar import day_of
-from services.monitor.costs.pricing import Amount, PriceBook, clamp_tokens, to_amount
-from services.monitor.usage.latency_bins import bin_of
-from services.monitor.usage.rollup_batch import RollupBatch
-from services.monitor.usage.rollup_rebuild import rebuild_days, rebuild_derived, rebuild_sums
-from services.monitor.usage.rollups import END, START, quarter_of
+from services.monitor.price_book import Amount, PriceBook, clamp_tokens, to_amount
+from services.monitor.usage.rollup_updates import RollupBatch, rebuild_days, rebuild_derived, rebuild_sums
+from services.monitor.usage.rollups import END, START, bin_of, quarter_of
 from services.monitor.usage.schema import create_tables, drop_version_1, is_current, mark_current
 from services.monitor.usage.series import SeriesTable, UsageSeries
 

@@ -34,9 +34,16 @@ from schemas.webhooks import (
 from services.monitor.webhooks.delivery import WebhookDelivery, consumer_name
 from services.monitor.webhooks.events import make_test_event
 from services.monitor.webhooks.health import WebhookHealth
-from services.monitor.webhooks.http_sender import HttpSender, check_url, new_session, public_part
 from services.monitor.webhooks.secrets import WebhookSecret, WebhookSecrets, check_secret, new_secret
-from services.monitor.webhooks.senders import CommandSender, DeliveryFailed, WebhookSender
+from services.monitor.webhooks.senders import (
+    CommandSender,
+    DeliveryFailed,
+    HttpSender,
+    WebhookSender,
+    check_url,
+    new_session,
+    public_part,
+)
 
 log = logs.get(__name__)
 

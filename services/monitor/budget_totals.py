@@ -9,7 +9,7 @@ from schemas.metrics import Sample
 from schemas.prices import spell_money
 from schemas.usage import UsageUnit
 from services.monitor.calendar import period_of
-from services.monitor.costs.pricing import EXACT, from_amount
+from services.monitor.price_book import EXACT, from_amount
 from services.monitor.usage.rollups import quarter_of
 from services.monitor.usage.store import UsageIncrement, UsageStore
 

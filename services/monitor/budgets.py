@@ -26,7 +26,7 @@ from schemas.budgets import (
 )
 from schemas.errors import BadRequest, NotFound, YardError
 from schemas.metrics import Sample
-from services.monitor.budgets.totals import BudgetTotal, budget_samples, level_crossed, load_used
+from services.monitor.budget_totals import BudgetTotal, budget_samples, level_crossed, load_used
 from services.monitor.calendar import zone
 from services.monitor.usage.database import UsageDatabase
 from services.monitor.usage.store import UsageIncrement

@@ -1,0 +1,223 @@
+"""The price lists of models, the commands that change them, and the repricing of stored usage."""
+
+import time
+from decimal import Decimal
+from typing import NamedTuple
+
+import msgspec
+
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import Records
+from modelyard.bus.tasks import Tasks
+from schemas import buckets, subjects
+from schemas.base import check_model_name
+from schemas.errors import BadRequest, NotFound
+from schemas.prices import (
+    DEFAULT,
+    DeletePrice,
+    ListPrices,
+    PriceList,
+    PriceRef,
+    PricesAnswer,
+    PriceStored,
+    PutPrice,
+    Reprice,
+    Repriced,
+    StoredPrices,
+    spell_money,
+)
+from schemas.registry import ModelChange, ModelChanged
+from schemas.subjects import REQUEST_FINISHED
+from services.monitor.price_book import (
+    EXACT,
+    PriceBook,
+    check_tiers,
+    from_amount,
+    price_key,
+    time_cost,
+    to_amount,
+    valid_at,
+)
+from services.monitor.usage.database import UsageDatabase
+from services.monitor.usage.rollup_updates import RollupBatch
+from services.monitor.usage.rollups import END
+from services.monitor.usage.store import UsageStore
+
+
+class Prices:
+    """The bucket `prices`, with a price book that is always current."""
+
+    def __init__(self, records: Records[PriceList], currency: str) -> None:
+        self.book = PriceBook(records.values)
+        self._records = records
+        self._currency = currency
+        records.cache.listen(self._on_change)
+
+    @classmethod
+    async def open(cls, bus: Bus, tasks: Tasks, currency: str) -> "Prices":
+        records = await Records.start(bus, buckets.PRICES, tasks, "price list of", key_of=price_key)
+        prices = cls(records, currency)
+        await bus.subscribe(subjects.MODEL_CHANGED, prices._on_renamed, change=ModelChange.RENAMED)
+        return prices
+
+    def _on_change(self, _key: str, _prices: PriceList | None) -> None:
+        self.book = PriceBook(self._records.values)
+
+    async def _on_renamed(self, _tokens: dict[str, str], changed: ModelChanged) -> None:
+        """Move the price list to the new name, unless that has one of its own."""
+        if changed.before is None or changed.after is None:
+            return
+        old = await self._records.head(changed.before.name)
+        new = await self._records.head(changed.after.name)
+        if old.value is not None and new.value is None:
+            await self._records.replace(new, msgspec.structs.replace(old.value, model=new.name))
+            await self._records.replace(old, None)
+
+    async def put(self, command: PutPrice) -> PriceStored:
+        """Add a price, or replace the one that is valid from the same moment."""
+        check_tiers(command.price)
+        _check_model(command.model)
+        head = await self._records.head(command.model, expected=command.revision)
+        since = command.price.valid_from
+        new = msgspec.structs.replace(
+            command.price, valid_from=round(time.time(), 3) if since is None else since
+        )
+        stored = head.value.prices if head.value else ()
+        prices = [*(price for price in stored if price.valid_from != new.valid_from), new]
+        prices.sort(key=lambda price: price.valid_from or 0.0)
+        changed = PriceList(model=command.model, prices=tuple(prices))
+        revision = await self._records.replace(head, changed)
+        return PriceStored(model=command.model, revision=revision)
+
+    async def get(self, ref: PriceRef) -> StoredPrices:
+        """The prices of one model; NotFound if it has none of its own."""
+        _check_model(ref.model)
+        head = await self._records.head(ref.model)
+        if head.value is None:
+            raise NotFound(f"{ref.model} has no price of its own.", param="model")
+        return _stored(head.value, head.revision)
+
+    async def list(self, _query: ListPrices) -> PricesAnswer:
+        """All price lists, by model."""
+        lists = sorted(self._records.values.values(), key=lambda prices: prices.model)
+        return PricesAnswer(
+            prices=tuple(_stored(prices, self._records.revision(prices.model)) for prices in lists),
+            currency=self._currency,
+        )
+
+    async def delete(self, command: DeletePrice) -> PriceStored:
+        """Delete one price or all of a model; counted usage keeps its cost."""
+        _check_model(command.model)
+        head = await self._records.head(command.model)
+        if head.value is None:
+            raise NotFound(f"{command.model} has no price of its own.", param="model")
+        head = await self._records.head(command.model, expected=command.revision)
+        stored = head.value.prices if head.value else ()
+        rest = tuple(price for price in stored if price.valid_from != command.valid_from)
+        if command.valid_from is not None and len(rest) == len(stored):
+            raise NotFound(f"{command.model} has no price that begins then.", param="valid_from")
+        emptied = command.valid_from is None or not rest
+        changed = None if emptied else PriceList(model=command.model, prices=rest)
+        return PriceStored(model=command.model, revision=await self._records.replace(head, changed))
+
+
+def _check_model(model: str) -> None:
+    try:
+        if model != DEFAULT:
+            check_model_name(model)
+    except ValueError as error:
+        raise BadRequest(f"{error}.", param="model") from error
+
+
+def _stored(prices: PriceList, revision: int) -> StoredPrices:
+    now = valid_at(prices.prices, time.time())
+    return StoredPrices(model=prices.model, prices=prices.prices, revision=revision, now=now)
+
+
+_BATCH = 5000
+_SELECT_REQUESTS = """
+SELECT requests.rowid, quarter, day, series, cost_whole, cost_pico, record, finished_at, request FROM requests
+JOIN series USING (series)
+WHERE finished_at >= ? AND finished_at < ? AND (finished_at, request) > (?, ?) AND (? IS NULL OR model = ?)
+ORDER BY finished_at, request LIMIT ?
+"""
+_SELECT_CHARGES = """
+SELECT quarter, day, series, cost_whole, cost_pico, at, loaded_ms, energy_mwh, model FROM charges
+JOIN series USING (series) WHERE at >= ? AND at < ? AND (? IS NULL OR model = ?)
+"""
+
+
+class _BatchResult(NamedTuple):
+    changed: int
+    before: Decimal
+    after: Decimal
+    next: tuple[float, str] | None
+    """The cursor of the next batch; None after the last."""
+
+
+async def reprice(usage: UsageDatabase, command: Reprice) -> Repriced:
+    """Answer `price.reprice`. Usage that is stored as sums alone keeps its cost."""
+    until = time.time() if command.until is None else command.until
+    if not 0 <= command.since < until <= END:
+        raise BadRequest("`since` must be a time before `until`, in unix seconds.", param="since")
+    model = None if command.model in (None, DEFAULT) else command.model
+    changed, before, after = 0, Decimal(0), Decimal(0)
+    cursor: tuple[float, str] | None = (-1.0, "")
+    while cursor is not None:
+        batch = await usage.write(_reprice_requests, command.since, until, cursor, model)
+        changed += batch.changed
+        before, after = EXACT.add(before, batch.before), EXACT.add(after, batch.after)
+        cursor = batch.next
+    charges = await usage.write(_reprice_charges, command.since, until, model)
+    await usage.notify_recount()
+    return Repriced(
+        records=changed + charges.changed,
+        before=spell_money(EXACT.add(before, charges.before)),
+        after=spell_money(EXACT.add(after, charges.after)),
+    )
+
+
+def _reprice_requests(
+    store: UsageStore, since: float, until: float, after: tuple[float, str], model: str | None
+) -> _BatchResult:
+    with store.transaction():
+        rows = store.db.execute(_SELECT_REQUESTS, (since, until, *after, model, model, _BATCH)).fetchall()
+        changed, before, now, batch = 0, Decimal(0), Decimal(0), RollupBatch(store.series)
+        price_book = store.price_book
+        for rowid, quarter, day, series, whole, pico, record, _at, _request in rows:
+            old, new = from_amount(whole, pico), price_book.cost(REQUEST_FINISHED.decode(record.encode()))
+            before, now = EXACT.add(before, old), EXACT.add(now, new)
+            if to_amount(new) != (whole, pico):
+                changed += 1
+                store.db.execute(
+                    "UPDATE requests SET cost_whole = ?, cost_pico = ? WHERE rowid = ?",
+                    (*to_amount(new), rowid),
+                )
+                _add_difference(batch, quarter, day, series, EXACT.subtract(new, old))
+        batch.write(store.db)
+    last = (rows[-1][7], rows[-1][8]) if len(rows) == _BATCH else None
+    return _BatchResult(changed, before, now, last)
+
+
+def _reprice_charges(store: UsageStore, since: float, until: float, model: str | None) -> _BatchResult:
+    with store.transaction():
+        changed, before, now, batch = 0, Decimal(0), Decimal(0), RollupBatch(store.series)
+        for row in store.db.execute(_SELECT_CHARGES, (since, until, model, model)).fetchall():
+            quarter, day, series, whole, pico, at, loaded_ms, energy_mwh, name = row
+            old = from_amount(whole, pico)
+            new = time_cost(store.price_book.price(name, at), loaded_ms, energy_mwh)
+            before, now = EXACT.add(before, old), EXACT.add(now, new)
+            if to_amount(new) != (whole, pico):
+                changed += 1
+                store.db.execute(
+                    "UPDATE charges SET cost_whole = ?, cost_pico = ? WHERE quarter = ? AND series = ?",
+                    (*to_amount(new), quarter, series),
+                )
+                difference = EXACT.subtract(from_amount(*to_amount(new)), old)
+                _add_difference(batch, quarter, day, series, difference)
+        batch.write(store.db)
+    return _BatchResult(changed, before, now, None)
+
+
+def _add_difference(batch: RollupBatch, quarter: int, day: int, series: int, difference: Decimal) -> None:
+    batch.add(quarter, day, series, (0, 0, 0, 0, 0, 0, *to_amount(difference)))
