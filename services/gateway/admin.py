@@ -123,10 +123,7 @@ class QueueApi:
         self._inference = inference
 
     def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/api/queue", self.on_list),
-            web.delete("/api/queue/{request}", self.on_cancel),
-        ]
+        return [web.get("/api/queue", self.on_list), web.delete("/api/queue/{request}", self.on_cancel)]
 
     async def on_list(self, request: web.Request) -> web.Response:
         queued = [self._queued(answer) for answer in self._inference.queued(request.query.get("model"))]

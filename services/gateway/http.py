@@ -46,7 +46,6 @@ def json_response(content: object) -> web.Response:
 
 
 def error_response(error: YardError, encode: ErrorEncoder = YardError.encode) -> web.Response:
-    """The HTTP response for an error."""
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
     return web.Response(
         body=encode(error), status=error.status, content_type="application/json", headers=headers
@@ -98,7 +97,6 @@ def _from_aiohttp(request: web.Request, error: web.HTTPException) -> YardError:
 
 
 def guard(origins: Origins, keys: ApiKeys) -> Middleware:
-    """Check Host, Origin and API key of every request."""
 
     @web.middleware
     async def check(request: web.Request, handler: HttpHandler) -> web.StreamResponse:

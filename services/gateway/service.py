@@ -49,7 +49,6 @@ PAGE_BUCKETS: tuple[Bucket[Any], ...] = (
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
-    """Wire the parts together and listen."""
     keys = ApiKeys.read(settings.credentials)
     check_exposure(settings, keys)
     followed: tuple[Bucket[Any], ...] = (*PAGE_BUCKETS, buckets.FILES, buckets.BATCHES)

@@ -7,14 +7,7 @@ import msgspec
 from aiohttp import web
 
 from modelyard.bus.connection import Bus
-from modelyard.usage_table import (
-    RECORD_HEADER,
-    Row,
-    record_row,
-    report_header,
-    report_rows,
-    write_csv,
-)
+from modelyard.usage_table import RECORD_HEADER, Row, record_row, report_header, report_rows, write_csv
 from schemas import subjects
 from schemas.errors import BadRequest
 from schemas.usage import RecordsPage, RecordsQuery, UsageQuery

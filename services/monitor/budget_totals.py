@@ -34,11 +34,9 @@ class BudgetTotal:
 
     @classmethod
     def start(cls, budget: Budget, tz: ZoneInfo, now: float) -> "BudgetTotal":
-        """The current period with nothing used."""
         return cls(budget, tz, *period_of(now, budget.period, tz))
 
     def add(self, increment: UsageIncrement) -> None:
-        """Add an increment if it belongs to this budget and period."""
         budget = self.budget
         applies = (
             increment.serial > self.serial
@@ -49,7 +47,6 @@ class BudgetTotal:
             self.used = EXACT.add(self.used, amount(budget.unit, increment))
 
     def state(self) -> BudgetState:
-        """The total as it is published."""
         budget = self.budget
         ratio = EXACT.divide(self.used, budget.limit)
         return BudgetState(
@@ -80,7 +77,6 @@ def load_used(store: UsageStore, budget: Budget, starts_at: float, ends_at: floa
 
 
 def amount(unit: UsageUnit, increment: UsageIncrement) -> Decimal:
-    """An increment in the unit of a budget."""
     match unit:
         case UsageUnit.MONEY:
             return from_amount(*increment.cost)
@@ -91,7 +87,6 @@ def amount(unit: UsageUnit, increment: UsageIncrement) -> Decimal:
 
 
 def level_of(ratio: Decimal, warn_at: Decimal) -> BudgetLevel:
-    """The level of a used share of the limit."""
     if ratio >= 1:
         return BudgetLevel.EXHAUSTED
     return BudgetLevel.WARNED if ratio >= warn_at else BudgetLevel.WITHIN
@@ -105,7 +100,6 @@ def level_crossed(before: BudgetState | None, now: BudgetState) -> bool:
 
 
 def budget_samples(state: BudgetState) -> list[Sample]:
-    """A budget as metrics."""
     labels = {
         "budget": state.budget,
         "key": state.key or "",

@@ -98,7 +98,6 @@ class Prices:
         return _stored(head.value, head.revision)
 
     async def list(self, _query: ListPrices) -> PricesAnswer:
-        """All price lists, by model."""
         lists = sorted(self._records.values.values(), key=lambda prices: prices.model)
         return PricesAnswer(
             prices=tuple(_stored(prices, self._records.revision(prices.model)) for prices in lists),

@@ -36,8 +36,6 @@ Store = Callable[[list[T]], Awaitable[None]]
 
 
 class UsageProjector(Generic[T]):
-    """Projects the events of one subject into a store of usage."""
-
     def __init__(self, bus: Bus, consumer: str, subject: Subject[T], store: Store[T]) -> None:
         self._bus = bus
         self._consumer = consumer

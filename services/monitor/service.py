@@ -35,7 +35,6 @@ from services.monitor.webhooks.webhooks import Webhooks
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
-    """Start everything, then announce the service."""
     started_at = time.time()
     instances: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
     tasks.spawn(DevicePublisher(bus, settings, instances).run(), "devices")
@@ -129,7 +128,6 @@ class Accounting:
         )
 
     async def serve(self, tasks: Tasks, commands: Commands) -> None:
-        """Start the projection and answer the commands."""
         for projector in self.projectors:
             if self.usage.new:
                 # With a new file, everything that the stream holds is projected again.

@@ -33,7 +33,6 @@ class NatsApi:
         self._inboxes = ReplyInboxes(bus)
 
     async def open(self, commands: Commands) -> None:
-        """Serve every endpoint under its name."""
         await self._inboxes.open()
         for endpoint in ENDPOINTS:
             handler = partial(self._on_request, endpoint)
@@ -49,10 +48,7 @@ class NatsApi:
             traceparent=message.headers.get("traceparent"),
             id=_request_id(message.headers.get(REQUEST_HEADER)),
         )
-        async with (
-            self._inboxes.send_to(message.reply) as send,
-            self._inference.submit(request) as answer,
-        ):
+        async with self._inboxes.send_to(message.reply) as send, self._inference.submit(request) as answer:
             if has_comments(request):
                 async for place in places_until_head(self._inference, answer):
                     await send(comment(place))
@@ -81,7 +77,6 @@ class ReplyInboxes:
         self._gone: set[str] = set()
 
     async def open(self) -> None:
-        """Subscribe to the reports."""
         await self._bus.nc.subscribe(f"{self._reports}.*", cb=self._on_no_responders)
 
     @contextlib.asynccontextmanager

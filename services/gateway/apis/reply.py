@@ -38,16 +38,14 @@ class ReplyFormat(ABC):
         """Whether the answer is written as it arrives."""
 
     @abstractmethod
-    def stream(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The pieces of a stream in this format."""
+    def stream(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]: ...
 
     @abstractmethod
     def whole(self, head: AnswerHead, body: bytes) -> web.Response:
         """The response to a client that gets the answer in one piece."""
 
     @abstractmethod
-    def error(self, error: YardError) -> bytes:
-        """An error in the middle of a stream."""
+    def error(self, error: YardError) -> bytes: ...
 
 
 class EngineFormat(ReplyFormat):
@@ -85,7 +83,6 @@ class HttpReply:
         self._begun: web.StreamResponse | None = None
 
     async def send(self) -> web.StreamResponse:
-        """Submit the request and write its answer."""
         try:
             # Errors must pass through `submit`, which takes the request off its engine and records it.
             async with self._inference.submit(self._format.request) as answer:
@@ -197,7 +194,6 @@ _TYPES = {
 
 
 def anthropic_error(error: YardError) -> bytes:
-    """An error in Anthropic's shape."""
     return anthropic_detail(error.body().error, error.status)
 
 

@@ -111,7 +111,6 @@ class BatchApi:
 
 
 def page(entries: list[Json], request: web.Request, max_entries: int) -> Json:
-    """One page of a list by `after` and `limit`, with `max_entries` at most."""
     after, limit = request.query.get("after"), request.query.get("limit", str(_PAGE))
     if not limit.isdecimal() or not 1 <= int(limit) <= max_entries:
         raise BadRequest(f"`limit` must be from 1 to {max_entries}.", param="limit")
@@ -127,7 +126,6 @@ def page(entries: list[Json], request: web.Request, max_entries: int) -> Json:
 
 
 def file_object(file: StoredFile) -> Json:
-    """A file as OpenAI's clients read it."""
     return {
         "id": file.file,
         "object": "file",
@@ -140,7 +138,6 @@ def file_object(file: StoredFile) -> Json:
 
 
 def batch_object(batch: Batch) -> Json:
-    """A batch as OpenAI's clients read it."""
     changed = {f"{batch.state}_at": int(batch.changed_at)}
     return {
         "id": batch.batch,

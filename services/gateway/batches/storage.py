@@ -57,7 +57,6 @@ class FileStore:
         return stored
 
     def all(self, key: str | None) -> list[StoredFile]:
-        """The files of a key, newest first."""
         own = [file for file in self._cache.values.values() if file.key == key]
         return sorted(own, key=lambda file: file.created_at, reverse=True)
 
@@ -103,7 +102,6 @@ class ResultStore:
         return result
 
     async def answered_lines(self) -> set[int]:
-        """The numbers of the lines with a result."""
         subject = subjects.RESULT.matching(batch=self._batch)
         with _unavailable("The results cannot be counted now."):
             info = await self._bus.js.stream_info(streams.RESULTS.name, subjects_filter=subject)

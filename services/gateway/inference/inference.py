@@ -162,7 +162,6 @@ class Inference:
         )
 
     def place(self, answer: AnswerReceiver) -> QueuePlace:
-        """The place of a queued request, and its expected wait."""
         model = answer.spec.name
         slots = self._catalog.slots(answer.spec)
         reason = self._catalog.waiting_reason(model)

@@ -29,8 +29,6 @@ class _AckError(Record):
 
 
 class _Ack(Record):
-    """The broker's ack of a publish."""
-
     seq: int = 0
     duplicate: bool = False
     error: _AckError | None = None
@@ -47,7 +45,6 @@ class RequestPublisher:
         self._gateway = gateway
 
     async def publish(self, answer: AnswerReceiver, body: bytes, continues: Continues | None = None) -> None:
-        """Queue the present attempt at a request, and emit the `queued` event."""
         await self.publish_again(answer, body, continues)
         request = answer.request
         queued = RequestQueued(
@@ -154,7 +151,6 @@ def _read_ack(data: bytes) -> _Ack:
 
 
 def not_taken() -> YardError:
-    """The error of a request that the broker did not store."""
     return BrokerUnavailable("The broker did not take the request; try again in a moment.")
 
 

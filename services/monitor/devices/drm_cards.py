@@ -70,7 +70,6 @@ class DrmAdapter(DeviceAdapter):
         ...
 
     def client_memory(self, card: DrmCard) -> Mapping[int, int]:
-        """Bytes of the card's memory by process id."""
         return self._clients.get(card.address, {})
 
     def _scan(self, now: float) -> None:
@@ -78,7 +77,6 @@ class DrmAdapter(DeviceAdapter):
 
 
 def find_cards(root: Path, vendor: str) -> Iterator[DrmCard]:
-    """The cards of one vendor, `0x1002`, by number."""
     paths = (path for path in (root / "sys/class/drm").glob("card*") if _CARD.fullmatch(path.name))
     for drm in sorted(paths, key=lambda path: int(path.name.removeprefix("card"))):
         folder = (drm / "device").resolve()
@@ -135,7 +133,6 @@ def drm_clients(root: Path) -> dict[str, dict[int, int]]:
 
 
 def device_processes(memory: Mapping[int, int]) -> tuple[DeviceProcess, ...]:
-    """The processes that have memory of a card."""
     return tuple(
         DeviceProcess(pid=pid, memory_bytes=size) for pid, size in sorted(memory.items()) if size > 0
     )

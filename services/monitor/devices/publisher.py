@@ -57,7 +57,6 @@ class DevicePublisher:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Follow the plugins until cancelled."""
         publishing = asyncio.create_task(self.publish())
         try:
             while True:
@@ -69,7 +68,6 @@ class DevicePublisher:
             self.stop()
 
     def stop(self) -> None:
-        """Stop all samplers."""
         for sampler in self._samplers.values():
             sampler.stop()
 
@@ -177,7 +175,6 @@ class ProcessOwners:
         self._engines: dict[int, str] = {}
 
     def attribute(self, devices: Iterable[Device]) -> list[Device]:
-        """The devices, with the instance of each process."""
         devices = list(devices)
         if not any(device.processes for device in devices):
             return devices

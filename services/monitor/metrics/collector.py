@@ -105,13 +105,11 @@ class MetricsCollector:
         tasks.spawn(self._run(tasks), "metrics")
 
     async def serve(self, commands: Commands) -> None:
-        """Answer the `metrics` commands."""
         await commands.add(subjects.METRICS_QUERY, self.query)
         await commands.add(subjects.METRICS_NOW, self.now)
         await commands.add(subjects.METRICS_EXPOSE, self.expose)
 
     def add_source(self, source: SampleSource) -> None:
-        """Include the samples of `source`."""
         self._sources.append(source)
 
     def snapshot(self, now: float) -> YardSnapshot:
@@ -164,11 +162,9 @@ class MetricsCollector:
         yield Sample(name="yard_monitor_history_series", value=float(len(self.history)))
 
     async def query(self, query: MetricsQuery) -> MetricsAnswer:
-        """Answer `metrics.query`."""
         return self.history.query(query)
 
     async def now(self, query: AskSamples) -> Samples:
-        """Answer `metrics.now`."""
         if unknown := [name for name in query.names if name not in BY_SAMPLE_NAME]:
             raise BadRequest(
                 f"There is no metric {unknown[0]!r}; docs/metrics.md has them all.", param="names"
@@ -177,7 +173,6 @@ class MetricsCollector:
         return Samples(sampled_at=time.time(), samples=selected)
 
     async def expose(self, query: Exposition) -> bytes:
-        """Answer `metrics.expose` with compressed text."""
         return zlib.compress(render(self.samples, openmetrics=query.openmetrics).encode(), 1)
 
 

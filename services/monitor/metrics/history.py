@@ -29,8 +29,6 @@ SeriesKey = tuple[str, ...]
 
 
 class MetricsHistory:
-    """The samples of a day."""
-
     def __init__(self) -> None:
         self._series: dict[SeriesKey, SeriesHistory] = {}
         self._labels: dict[SeriesKey, dict[str, str]] = {}
@@ -87,7 +85,6 @@ class MetricsHistory:
         self._by_name[key[0]].remove(key)
 
     def remove_old(self, now: float) -> None:
-        """Remove series without samples for a day."""
         for key in [key for key, history in self._series.items() if history.last_at < now - DAY_S]:
             self._remove(key)
 

@@ -45,7 +45,6 @@ class OtlpExporter:
         self._exporter.shutdown()
 
     def data(self, samples: Iterable[Sample]) -> MetricsData:
-        """The samples in OpenTelemetry's data model."""
         by_metric: dict[str, list[Sample]] = {}
         for sample in samples:
             metric = BY_SAMPLE_NAME.get(sample.name)

@@ -161,7 +161,6 @@ def instance_memory_samples(device: Device, models: dict[str, str]) -> Iterator[
 
 
 def activity_samples(activity: InstanceMetrics) -> Iterator[Sample]:
-    """The last metrics that a runner published."""
     labels = _instance_labels(activity)
     for name, attribute in _ACTIVITY:
         value = getattr(activity, attribute)

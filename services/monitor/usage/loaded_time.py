@@ -67,7 +67,6 @@ class LoadedTimeMeter:
         await self._usage.notify_increments(await self._usage.write(record_intervals, intervals))
 
     async def run(self) -> None:
-        """Charge until cancelled."""
         while True:
             await asyncio.sleep(PERIOD_S)
             try:
@@ -77,7 +76,6 @@ class LoadedTimeMeter:
                 log.exception("loaded_time_charge_failed")
 
     async def charge(self, now: float) -> None:
-        """Charge everything in memory until now."""
         instances = [instance for instance in self._instances.values.values() if instance.state in IN_MEMORY]
         intervals = [interval for instance in instances if (interval := _interval(instance)) is not None]
         energy_mwh = {name: int(energy) for name, energy in self._energy_mwh.items() if energy >= 1}

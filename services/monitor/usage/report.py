@@ -8,15 +8,7 @@ from zoneinfo import ZoneInfo
 
 from schemas.errors import BadRequest
 from schemas.requests import ANYONE
-from schemas.usage import (
-    Latency,
-    RecordsPage,
-    RecordsQuery,
-    UsageFilter,
-    UsageQuery,
-    UsageReport,
-    UsageRow,
-)
+from schemas.usage import Latency, RecordsPage, RecordsQuery, UsageFilter, UsageQuery, UsageReport, UsageRow
 from services.monitor.calendar import buckets, period_of, zone
 from services.monitor.price_book import format_amount
 from services.monitor.usage.reader import Sums, UsageReader
@@ -33,8 +25,6 @@ GroupKey = tuple[object, ...]
 
 @dataclass(frozen=True)
 class ResolvedFilter:
-    """A usage filter at one moment."""
-
     start: float
     end: float
     tz: ZoneInfo
@@ -132,7 +122,6 @@ class _Cell:
 def usage_report(
     reader: UsageReader, query: UsageQuery, resolved: ResolvedFilter, *, now: float, currency: str
 ) -> UsageReport:
-    """The answer to a query, from one snapshot of the file."""
     if not 0 <= query.recent <= MAX_RECENT:
         raise BadRequest(f"`recent` must be from 0 to {MAX_RECENT}.", param="recent")
     if len(set(query.by)) < len(query.by):
@@ -225,9 +214,7 @@ def records_page(
     finally:
         reader.end()
     return RecordsPage(
-        records=tuple(records),
-        currency=currency,
-        next=None if last is None else f"{last[0]!r}/{last[1]}",
+        records=tuple(records), currency=currency, next=None if last is None else f"{last[0]!r}/{last[1]}"
     )
 
 

@@ -52,12 +52,10 @@ class RollupBatch:
         self._sums[key] = sums if before is None else tuple(map(add, before, sums))
 
     def add_latency(self, day: int, series: int, kind: str, number: int) -> None:
-        """Count one duration in bin `number`."""
         key = (kind, day, series, number)
         self._latencies[key] = self._latencies.get(key, 0) + 1
 
     def write(self, db: sqlite3.Connection) -> None:
-        """Add the increments to the tables."""
         with_outcomes = {key: self._with_outcomes(key[2], sums) for key, sums in self._sums.items()}
         for rollup in self._rollups:
             rows = self._sum_rows(rollup, self._sums if rollup.base == "requests" else with_outcomes)

@@ -42,7 +42,6 @@ class TimeRange(NamedTuple):
 
 
 def quarter_of(at: float) -> int:
-    """The quarter of an hour of a moment, since 1970."""
     return math.floor(at / QUARTER_S)
 
 
@@ -54,7 +53,6 @@ def number_of(unit: TimeUnit, at: float, tz: ZoneInfo) -> int:
 
 
 def start_of(unit: TimeUnit, number: int, tz: ZoneInfo) -> float:
-    """The moment at which a unit begins."""
     if unit in (TimeUnit.QUARTER, TimeUnit.HOUR):
         return float(number * QUARTER_S * (HOUR_QUARTERS if unit is TimeUnit.HOUR else 1))
     return midnight(number * (BLOCK_DAYS if unit is TimeUnit.BLOCK else 1), tz)
@@ -96,7 +94,6 @@ class Rollup(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Units of the base in one unit here."""
         return {TimeUnit.HOUR: HOUR_QUARTERS, TimeUnit.BLOCK: BLOCK_DAYS}.get(self.unit, 1)
 
     @property
@@ -150,7 +147,6 @@ def middle_ms(number: int) -> float:
 
 
 def percentiles(bins: Mapping[int, int]) -> Percentiles:
-    """Percentiles of durations given as their count in each bin."""
     total = sum(bins.values())
     if not total:
         return Percentiles()

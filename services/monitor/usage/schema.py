@@ -90,7 +90,6 @@ def is_current(db: sqlite3.Connection) -> bool:
 
 
 def mark_current(db: sqlite3.Connection) -> None:
-    """Set the version, in the transaction that fills the rollups."""
     db.execute(f"PRAGMA user_version = {VERSION}")
 
 

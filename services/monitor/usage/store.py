@@ -74,7 +74,6 @@ class UsageStore:
         return None if row is None else row[0]
 
     def set_fact(self, name: str, value: object) -> None:
-        """Set a fact in the current transaction."""
         self.db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     @property
@@ -136,7 +135,6 @@ class UsageStore:
         return discarded
 
     def count(self) -> int:
-        """The number of single records."""
         return int(self.db.execute("SELECT COUNT(*) FROM requests").fetchone()[0])
 
     def _removed_models(self) -> dict[str, float]:
@@ -177,7 +175,6 @@ class UsageStore:
 
 
 def valid_timestamp(record: RequestFinished) -> float:
-    """The time a request finished, clamped to the valid range."""
     at = record.finished_at
     return min(max(at, START), END - 1) if math.isfinite(at) else START
 

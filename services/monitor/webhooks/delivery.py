@@ -53,7 +53,6 @@ def backoff_s(attempt: int, retry_after_s: float | None = None, spread: float | 
 
 
 def consumer_name(webhook: str) -> str:
-    """The durable consumer of a webhook."""
     return f"webhook-{webhook}"
 
 
@@ -69,7 +68,6 @@ class WebhookDelivery:
         self._interrupted = False
 
     async def run(self) -> None:
-        """Deliver until cancelled."""
         try:
             while True:
                 await self._consume_or_log()

@@ -31,7 +31,6 @@ class WebhookHealth:
         return self._states.get(name) or WebhookState(name=name)
 
     def record_success(self, name: str) -> None:
-        """An event was delivered."""
         state = self.state(name)
         if state.failing_since is not None:
             log.info("webhook_recovered", webhook=name)
@@ -41,7 +40,6 @@ class WebhookHealth:
         )
 
     def record_failure(self, name: str, error: str) -> None:
-        """An attempt failed and will be repeated."""
         state = self.state(name)
         if state.failing_since is None:
             log.warning("webhook_failed", webhook=name, error=error)
@@ -56,13 +54,11 @@ class WebhookHealth:
         await self._write(name)
 
     async def delete(self, name: str) -> None:
-        """Delete the state of a deleted webhook."""
         self._dirty.discard(name)
         if self._states.pop(name, None) is not None:
             await self._store.delete(name)
 
     async def run(self) -> None:
-        """Write changed states until cancelled."""
         while True:
             await asyncio.sleep(WRITE_S)
             for name in tuple(self._dirty):

@@ -46,8 +46,6 @@ class WebhookSender(Protocol):
 
 
 class CommandSender:
-    """Runs a program for each event."""
-
     def __init__(self, argv: Sequence[str], folder: Path) -> None:
         self._argv = tuple(argv)
         self._folder = folder
@@ -128,8 +126,6 @@ def _is_forbidden(host: str) -> bool:
 
 
 class GuardedResolver(AbstractResolver):
-    """Refuses names that resolve to a forbidden address."""
-
     def __init__(self) -> None:
         self._resolver = aiohttp.ThreadedResolver()
 

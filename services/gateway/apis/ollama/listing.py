@@ -36,23 +36,19 @@ class ModelListing:
         return self._catalog.resolve(self.known_name(name))
 
     def tags(self) -> Json:
-        """All models, for `/api/tags`."""
         return {"models": [_entry(spec) for spec in self._specs()]}
 
     def running(self) -> Json:
-        """Those that are ready, for `/api/ps`."""
         ready = [spec for spec in self._specs() if self._catalog.state(spec.name) == InstanceState.READY]
         return {"models": [_entry(spec) | _running(spec) for spec in ready]}
 
     def show(self, body: ShowBody) -> Json:
-        """One model, for `/api/show`."""
         name = body.model or body.name
         if not name:
             raise BadRequest("Which model? The body has no `model`.", param="model")
         return model_details(self.find(name))
 
     def version(self) -> Json:
-        """The version of Modelyard, for `/api/version`."""
         return {"version": modelyard.__version__}
 
     def _specs(self) -> list[ModelSpec]:
