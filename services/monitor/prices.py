@@ -51,7 +51,7 @@ class Prices:
         self.book = PriceBook(records.values)
         self._records = records
         self._currency = currency
-        records.cache.listen(self._on_change)
+        records.cache.listen(lambda _key, _prices: self._update_book())
 
     @classmethod
     async def open(cls, bus: Bus, tasks: Tasks, currency: str) -> "Prices":
@@ -60,7 +60,7 @@ class Prices:
         await bus.subscribe(subjects.MODEL_CHANGED, prices._on_renamed, change=ModelChange.RENAMED)
         return prices
 
-    def _on_change(self, _key: str, _prices: PriceList | None) -> None:
+    def _update_book(self) -> None:
         self.book = PriceBook(self._records.values)
 
     async def _on_renamed(self, _tokens: dict[str, str], changed: ModelChanged) -> None:

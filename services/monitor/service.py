@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -18,7 +19,6 @@ from schemas.devices import Device
 from schemas.instances import Instance
 from schemas.models import ModelSpec, find_model
 from schemas.prices import PriceStored, PutPrice, Reprice, Repriced
-from schemas.usage import Forecast, ForecastQuery
 from services.monitor.alerts.alerts import Alerts
 from services.monitor.budgets import Budgets
 from services.monitor.devices.publisher import DevicePublisher
@@ -144,7 +144,7 @@ class Accounting:
         await commands.add(subjects.USAGE_QUERY, self.usage.report)
         await commands.add(subjects.USAGE_RECORDS, self.usage.records)
         await commands.add(subjects.USAGE_REBUILD, self.usage.rebuild)
-        await commands.add(subjects.USAGE_FORECAST, self._forecast)
+        await commands.add(subjects.USAGE_FORECAST, partial(forecast, self.usage))
         await commands.add(subjects.USAGE_REMOVE, self.storage.remove)
         await commands.add(subjects.PRICE_PUT, self._put_price)
         await commands.add(subjects.PRICE_GET, self.prices.get)
@@ -176,9 +176,6 @@ class Accounting:
     async def _reprice(self, command: Reprice) -> Repriced:
         model = None if command.model is None else self.usage.resolve_name(command.model)
         return await reprice(self.usage, msgspec.structs.replace(command, model=model))
-
-    async def _forecast(self, query: ForecastQuery) -> Forecast:
-        return await forecast(self.usage, query)
 
 
 def _resolve_name(name: str, models: BucketCache[ModelSpec]) -> str:

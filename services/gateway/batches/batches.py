@@ -85,7 +85,7 @@ class BatchService:
                 raise Conflict(f"{batch.batch} still needs {file}; cancel it first, or wait for its end.")
 
     async def cancel(self, name: str, key: str | None) -> Batch:
-        """End a batch; the results so far are kept."""
+        """End a batch; the results so far remain."""
         batch = await self.find(name, key)
         if batch.state in ENDED or batch.state in (_S.CANCELLING, _S.FINALIZING):
             return batch

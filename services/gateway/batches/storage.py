@@ -123,7 +123,7 @@ def fit_result(result: LineResult, max_bytes: int) -> LineResult:
     size_bytes = len(subjects.RESULT.encode(result))
     if size_bytes <= max_bytes:
         return result
-    error = BodyTooLarge(f"The answer has {size_bytes} bytes; at most {max_bytes} of a line are kept.")
+    error = BodyTooLarge(f"The answer has {size_bytes} bytes; at most {max_bytes} of a line are stored.")
     return msgspec.structs.replace(result, status=error.status, body=msgspec.Raw(error.encode()))
 
 

@@ -233,7 +233,7 @@ class Inference:
                     await self._publisher.publish_again(answer, answer.request.body)
 
     def _on_model(self, key: str, spec: ModelSpec | None) -> None:
-        """Queued requests follow the newest spec, and fail once their model is gone."""
+        """Queued requests follow the newest spec, and fail once their model is deleted."""
         for answer in tuple(self.queued()):
             if model_key(answer.spec.name) != key:
                 continue
@@ -241,7 +241,9 @@ class Inference:
                 answer.spec = spec
             else:
                 answer.fail(
-                    ModelNotFound(f"{answer.spec.name} was deleted or renamed meanwhile.", param="model")
+                    ModelNotFound(
+                        f"{answer.spec.name} was deleted or renamed while the request waited.", param="model"
+                    )
                 )
 
     def _on_instance(self, key: str, instance: Instance | None) -> None:

@@ -176,7 +176,7 @@ class Alerts:
         log.info(f"alert_{alert.state}", rule=alert.rule, alert=alert.alert, sentence=alert.sentence)
 
     async def _publish_if_missing(self, key: str, alert: Alert) -> None:
-        """The broker deduplicates only recent ids, so the stream is asked for an older event."""
+        """The broker deduplicates only recent ids, so an older event is searched in the stream."""
         if await self._event_stored(alert):
             await self._put(key, _replace(alert, published=True))
         else:

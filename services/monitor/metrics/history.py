@@ -3,7 +3,7 @@
 import math
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from modelyard.bus import logs
 from schemas.errors import BadRequest
@@ -161,7 +161,8 @@ class MetricsHistory:
             history = self._get_or_create(series.name, series.labels, chunk.since)
             if history is None or BY_SAMPLE_NAME.get(series.name) is None:
                 continue
-            points = Points(*(_array(values) for values in (series.min, series.avg, series.max)))
+            columns = (series.min, series.avg, series.max)
+            points = Points(*(array("d", (NAN if x is None else x for x in column)) for column in columns))
             history.last_at = max(history.last_at, chunk.since + len(points.mean) * resolution.step_s)
             _put(history, depth, first, points)
             if depth + 1 < len(RESOLUTIONS) and resolution is not RESOLUTIONS[0]:
@@ -176,10 +177,6 @@ def _put(history: SeriesHistory, depth: int, first: int, points: Points) -> None
     for offset, (low, mean, high) in enumerate(zip(*points, strict=True)):
         if not math.isnan(mean):
             history.buffers[depth].put(first + offset, low, mean, high)
-
-
-def _array(values: Sequence[float | None]) -> "array[float]":
-    return array("d", (NAN if value is None else value for value in values))
 
 
 def downsample(points: Points, parts: int) -> Points:

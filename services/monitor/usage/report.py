@@ -112,11 +112,10 @@ class _Cell:
             loaded_s=loaded_ms / 1000,
             energy_wh=energy_mwh / 1000,
             cost=format_amount(whole, pico),
-            latency=self._latency() if latency else None,
+            latency=Latency(duration=percentiles(self.duration), first_token=percentiles(self.first_token))
+            if latency
+            else None,
         )
-
-    def _latency(self) -> Latency:
-        return Latency(duration=percentiles(self.duration), first_token=percentiles(self.first_token))
 
 
 def usage_report(
@@ -190,12 +189,10 @@ def _cells(
 
 
 def _rows(query: UsageQuery, cells: dict[GroupKey, _Cell]) -> Iterable[UsageRow]:
-    def order(item: tuple[GroupKey, _Cell]) -> tuple[object, ...]:
-        group, cell = item
-        return (group[0] or 0.0, -cell.sums[2], group[1:])
-
     names = [name.value for name in query.by]
-    for (at, *values), cell in sorted(cells.items(), key=order):
+    for (at, *values), cell in sorted(
+        cells.items(), key=lambda item: (item[0][0] or 0.0, -item[1].sums[2], item[0][1:])
+    ):
         if any(cell.sums):
             group = {name: value or None for name, value in zip(names, values, strict=True)}
             yield cell.row(latency=query.latency, at=at, **group)

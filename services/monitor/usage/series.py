@@ -80,7 +80,7 @@ class SeriesTable:
         return narrow
 
     def clear_cache(self) -> None:
-        """After a rollback: numbers of the transaction may be gone."""
+        """After a rollback: numbers of the transaction may not exist."""
         self._by_number.clear()
         self._numbers.clear()
         self._narrow.clear()

@@ -1,12 +1,15 @@
-"""Delivery of one webhook's events, by a durable consumer of its own.
+"""Delivery of one webhook's events, by a durable consumer of its own, and the health of all webhooks.
 
-A restart loses no event, and a slow receiver delays no other webhook.
+A restart loses no event, and a slow receiver delays no other webhook. Health is counted in memory and
+published in the bucket `webhook_states`.
 """
 
 import asyncio
 import contextlib
+import time
 from datetime import UTC, datetime
 
+import msgspec
 import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
@@ -15,12 +18,12 @@ from nats.js import JetStreamContext, api
 from modelyard.backoff import with_jitter
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
 from modelyard.bus.tasks import cancel
 from schemas import streams
-from schemas.errors import BrokerUnavailable
-from schemas.webhooks import Webhook
+from schemas.errors import BrokerUnavailable, YardError
+from schemas.webhooks import Undelivered, Webhook, WebhookState
 from services.monitor.webhooks.events import WebhookEvent, decode_event, filter_subjects, matches
-from services.monitor.webhooks.health import WebhookHealth
 from services.monitor.webhooks.senders import DeliveryFailed, WebhookSender
 
 log = logs.get(__name__)
@@ -39,6 +42,9 @@ BACKOFF_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 72
 MAX_ATTEMPTS = len(BACKOFF_S) + 1
 _JITTER = 0.2
 _MAX_RETRY_AFTER_S = 3600.0
+WRITE_S = 1.0
+MAX_DEAD = 20
+_replace = msgspec.structs.replace
 
 
 def backoff_s(attempt: int, retry_after_s: float | None = None, spread: float | None = None) -> float:
@@ -54,6 +60,70 @@ def backoff_s(attempt: int, retry_after_s: float | None = None, spread: float | 
 
 def consumer_name(webhook: str) -> str:
     return f"webhook-{webhook}"
+
+
+class WebhookHealth:
+    """Writes changed states once a second, undelivered events at once."""
+
+    def __init__(self, store: BucketStore[WebhookState], states: dict[str, WebhookState]) -> None:
+        self._store = store
+        self._states = states
+        self._dirty: set[str] = set()
+
+    def state(self, name: str) -> WebhookState:
+        """The state of a webhook; an empty one before its first delivery."""
+        return self._states.get(name) or WebhookState(name=name)
+
+    def record_success(self, name: str) -> None:
+        state = self.state(name)
+        if state.failing_since is not None:
+            log.info("webhook_recovered", webhook=name)
+        delivered = state.delivered + 1
+        self._set(
+            _replace(state, delivered=delivered, delivered_at=time.time(), failing_since=None, error=None)
+        )
+
+    def record_failure(self, name: str, error: str) -> None:
+        state = self.state(name)
+        if state.failing_since is None:
+            log.warning("webhook_failed", webhook=name, error=error)
+        self._set(_replace(state, failing_since=state.failing_since or time.time(), error=error))
+
+    async def record_undelivered(self, name: str, event: WebhookEvent, attempts: int, error: str) -> None:
+        """The last attempt for an event failed; stored before this returns."""
+        dead = Undelivered(id=event.id, event=event.kind, at=time.time(), attempts=attempts, error=error)
+        state = self.state(name)
+        log.error("webhook_undelivered", webhook=name, event_id=event.id, attempts=attempts, error=error)
+        self._set(_replace(state, dead=(dead, *state.dead)[:MAX_DEAD]))
+        await self._write(name)
+
+    async def delete(self, name: str) -> None:
+        self._dirty.discard(name)
+        if self._states.pop(name, None) is not None:
+            await self._store.delete(name)
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_S)
+            for name in tuple(self._dirty):
+                try:
+                    await self._write(name)
+                except YardError as error:
+                    log.debug("webhook_state_unwritten", webhook=name, reason=error.message)
+
+    def _set(self, state: WebhookState) -> None:
+        self._states[state.name] = state
+        self._dirty.add(state.name)
+
+    async def _write(self, name: str) -> None:
+        state = self._states.get(name)
+        self._dirty.discard(name)
+        if state is not None:
+            try:
+                await self._store.put(name, state)
+            except YardError:
+                self._dirty.add(name)
+                raise
 
 
 class WebhookDelivery:

@@ -31,9 +31,8 @@ from schemas.webhooks import (
     WebhookStored,
     WebhookTested,
 )
-from services.monitor.webhooks.delivery import WebhookDelivery, consumer_name
+from services.monitor.webhooks.delivery import WebhookDelivery, WebhookHealth, consumer_name
 from services.monitor.webhooks.events import make_test_event
-from services.monitor.webhooks.health import WebhookHealth
 from services.monitor.webhooks.secrets import WebhookSecret, WebhookSecrets, check_secret, new_secret
 from services.monitor.webhooks.senders import (
     CommandSender,

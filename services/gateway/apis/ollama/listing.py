@@ -40,7 +40,12 @@ class ModelListing:
 
     def running(self) -> Json:
         ready = [spec for spec in self._specs() if self._catalog.state(spec.name) == InstanceState.READY]
-        return {"models": [_entry(spec) | _running(spec) for spec in ready]}
+        return {
+            "models": [
+                _entry(spec) | {"expires_at": _FOREVER, "size_vram": 0, "context_length": spec.n_ctx}
+                for spec in ready
+            ]
+        }
 
     def show(self, body: ShowBody) -> Json:
         name = body.model or body.name
@@ -79,10 +84,6 @@ def _entry(spec: ModelSpec) -> Json:
         "digest": hashlib.sha256(msgspec.json.encode(spec)).hexdigest(),
         "details": _details(spec),
     }
-
-
-def _running(spec: ModelSpec) -> Json:
-    return {"expires_at": _FOREVER, "size_vram": 0, "context_length": spec.n_ctx}
 
 
 def _details(spec: ModelSpec) -> Json:
