@@ -49,9 +49,11 @@ class BudgetTotal:
     def state(self) -> BudgetState:
         budget = self.budget
         ratio = EXACT.divide(self.used, budget.limit)
+        level = BudgetLevel.WARNED if ratio >= budget.warn_at else BudgetLevel.WITHIN
+        level = BudgetLevel.EXHAUSTED if ratio >= 1 else level
         return BudgetState(
             budget=budget.budget,
-            level=level_of(ratio, budget.warn_at),
+            level=level,
             starts_at=self.starts_at,
             ends_at=self.ends_at,
             used=spell_money(self.used),
@@ -84,12 +86,6 @@ def amount(unit: UsageUnit, increment: UsageIncrement) -> Decimal:
             return Decimal(increment.tokens)
         case UsageUnit.REQUESTS:
             return Decimal(increment.requests)
-
-
-def level_of(ratio: Decimal, warn_at: Decimal) -> BudgetLevel:
-    if ratio >= 1:
-        return BudgetLevel.EXHAUSTED
-    return BudgetLevel.WARNED if ratio >= warn_at else BudgetLevel.WITHIN
 
 
 def level_crossed(before: BudgetState | None, now: BudgetState) -> bool:

@@ -51,13 +51,9 @@ def request_cost(price: Price | None, record: RequestFinished) -> Decimal:
     if price is None or price.method is not Method.TOKENS:
         return Decimal(0)
     prompt, completion = clamp_tokens(record.prompt_tokens), clamp_tokens(record.completion_tokens)
-    tier = tier_of(price.tiers, prompt, completion)
+    # Tiers that passed `check_tiers` always have a match.
+    tier = next(tier for tier in price.tiers if tier_matches(tier, prompt, completion))
     return tier_cost(tier, prompt, min(clamp_tokens(record.cached_tokens), prompt), completion)
-
-
-def tier_of(tiers: Iterable[Tier], prompt: int, completion: int) -> Tier:
-    """The first matching tier; tiers that passed `check_tiers` always have one."""
-    return next(tier for tier in tiers if tier_matches(tier, prompt, completion))
 
 
 def tier_matches(tier: Tier, prompt: int, completion: int) -> bool:

@@ -1,8 +1,8 @@
 """The price lists of models, the commands that change them, and the repricing of stored usage."""
 
 import time
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import NamedTuple
 
 import msgspec
 
@@ -30,6 +30,7 @@ from schemas.registry import ModelChange, ModelChanged
 from schemas.subjects import REQUEST_FINISHED
 from services.monitor.price_book import (
     EXACT,
+    Amount,
     PriceBook,
     check_tiers,
     from_amount,
@@ -42,6 +43,18 @@ from services.monitor.usage.database import UsageDatabase
 from services.monitor.usage.rollup_updates import RollupBatch
 from services.monitor.usage.rollups import END
 from services.monitor.usage.store import UsageStore
+
+_BATCH = 5000
+_SELECT_REQUESTS = """
+SELECT requests.rowid, quarter, day, series, cost_whole, cost_pico, record, finished_at, request FROM requests
+JOIN series USING (series)
+WHERE finished_at >= ? AND finished_at < ? AND (finished_at, request) > (?, ?) AND (? IS NULL OR model = ?)
+ORDER BY finished_at, request LIMIT ?
+"""
+_SELECT_CHARGES = """
+SELECT quarter, day, series, cost_whole, cost_pico, at, loaded_ms, energy_mwh, model FROM charges
+JOIN series USING (series) WHERE at >= ? AND at < ? AND (? IS NULL OR model = ?)
+"""
 
 
 class Prices:
@@ -133,25 +146,25 @@ def _stored(prices: PriceList, revision: int) -> StoredPrices:
     return StoredPrices(model=prices.model, prices=prices.prices, revision=revision, now=now)
 
 
-_BATCH = 5000
-_SELECT_REQUESTS = """
-SELECT requests.rowid, quarter, day, series, cost_whole, cost_pico, record, finished_at, request FROM requests
-JOIN series USING (series)
-WHERE finished_at >= ? AND finished_at < ? AND (finished_at, request) > (?, ?) AND (? IS NULL OR model = ?)
-ORDER BY finished_at, request LIMIT ?
-"""
-_SELECT_CHARGES = """
-SELECT quarter, day, series, cost_whole, cost_pico, at, loaded_ms, energy_mwh, model FROM charges
-JOIN series USING (series) WHERE at >= ? AND at < ? AND (? IS NULL OR model = ?)
-"""
+@dataclass
+class _Repricing:
+    """The changed records, and the costs of all records before and after."""
 
+    changed: int = 0
+    before: Decimal = Decimal(0)
+    after: Decimal = Decimal(0)
 
-class _BatchResult(NamedTuple):
-    changed: int
-    before: Decimal
-    after: Decimal
-    next: tuple[float, str] | None
-    """The cursor of the next batch; None after the last."""
+    def add(
+        self, batch: RollupBatch, quarter: int, day: int, series: int, old: Amount, new: Decimal
+    ) -> Amount | None:
+        """The new amount if it differs from the old one; the difference is added to `batch`."""
+        self.before, self.after = EXACT.add(self.before, from_amount(*old)), EXACT.add(self.after, new)
+        if (amount := to_amount(new)) == old:
+            return None
+        self.changed += 1
+        difference = EXACT.subtract(from_amount(*amount), from_amount(*old))
+        batch.add(quarter, day, series, (0, 0, 0, 0, 0, 0, *to_amount(difference)))
+        return amount
 
 
 async def reprice(usage: UsageDatabase, command: Reprice) -> Repriced:
@@ -160,63 +173,51 @@ async def reprice(usage: UsageDatabase, command: Reprice) -> Repriced:
     if not 0 <= command.since < until <= END:
         raise BadRequest("`since` must be a time before `until`, in unix seconds.", param="since")
     model = None if command.model in (None, DEFAULT) else command.model
-    changed, before, after = 0, Decimal(0), Decimal(0)
+    repricing, bounds = _Repricing(), (command.since, until)
     cursor: tuple[float, str] | None = (-1.0, "")
     while cursor is not None:
-        batch = await usage.write(_reprice_requests, command.since, until, cursor, model)
-        changed += batch.changed
-        before, after = EXACT.add(before, batch.before), EXACT.add(after, batch.after)
-        cursor = batch.next
-    charges = await usage.write(_reprice_charges, command.since, until, model)
+        cursor = await usage.write(_reprice_requests, repricing, bounds, cursor, model)
+    await usage.write(_reprice_charges, repricing, bounds, model)
     await usage.notify_recount()
     return Repriced(
-        records=changed + charges.changed,
-        before=spell_money(EXACT.add(before, charges.before)),
-        after=spell_money(EXACT.add(after, charges.after)),
+        records=repricing.changed,
+        before=spell_money(repricing.before),
+        after=spell_money(repricing.after),
     )
 
 
 def _reprice_requests(
-    store: UsageStore, since: float, until: float, after: tuple[float, str], model: str | None
-) -> _BatchResult:
+    store: UsageStore,
+    repricing: _Repricing,
+    bounds: tuple[float, float],
+    after: tuple[float, str],
+    model: str | None,
+) -> tuple[float, str] | None:
+    """Returns the cursor of the next batch; None after the last."""
     with store.transaction():
-        rows = store.db.execute(_SELECT_REQUESTS, (since, until, *after, model, model, _BATCH)).fetchall()
-        changed, before, now, batch = 0, Decimal(0), Decimal(0), RollupBatch(store.series)
-        price_book = store.price_book
+        rows = store.db.execute(_SELECT_REQUESTS, (*bounds, *after, model, model, _BATCH)).fetchall()
+        price_book, batch = store.price_book, RollupBatch(store.series)
         for rowid, quarter, day, series, whole, pico, record, _at, _request in rows:
-            old, new = from_amount(whole, pico), price_book.cost(REQUEST_FINISHED.decode(record.encode()))
-            before, now = EXACT.add(before, old), EXACT.add(now, new)
-            if to_amount(new) != (whole, pico):
-                changed += 1
+            new = price_book.cost(REQUEST_FINISHED.decode(record.encode()))
+            if (amount := repricing.add(batch, quarter, day, series, (whole, pico), new)) is not None:
                 store.db.execute(
-                    "UPDATE requests SET cost_whole = ?, cost_pico = ? WHERE rowid = ?",
-                    (*to_amount(new), rowid),
+                    "UPDATE requests SET cost_whole = ?, cost_pico = ? WHERE rowid = ?", (*amount, rowid)
                 )
-                _add_difference(batch, quarter, day, series, EXACT.subtract(new, old))
         batch.write(store.db)
-    last = (rows[-1][7], rows[-1][8]) if len(rows) == _BATCH else None
-    return _BatchResult(changed, before, now, last)
+    return (rows[-1][7], rows[-1][8]) if len(rows) == _BATCH else None
 
 
-def _reprice_charges(store: UsageStore, since: float, until: float, model: str | None) -> _BatchResult:
+def _reprice_charges(
+    store: UsageStore, repricing: _Repricing, bounds: tuple[float, float], model: str | None
+) -> None:
     with store.transaction():
-        changed, before, now, batch = 0, Decimal(0), Decimal(0), RollupBatch(store.series)
-        for row in store.db.execute(_SELECT_CHARGES, (since, until, model, model)).fetchall():
+        batch = RollupBatch(store.series)
+        for row in store.db.execute(_SELECT_CHARGES, (*bounds, model, model)).fetchall():
             quarter, day, series, whole, pico, at, loaded_ms, energy_mwh, name = row
-            old = from_amount(whole, pico)
             new = time_cost(store.price_book.price(name, at), loaded_ms, energy_mwh)
-            before, now = EXACT.add(before, old), EXACT.add(now, new)
-            if to_amount(new) != (whole, pico):
-                changed += 1
+            if (amount := repricing.add(batch, quarter, day, series, (whole, pico), new)) is not None:
                 store.db.execute(
                     "UPDATE charges SET cost_whole = ?, cost_pico = ? WHERE quarter = ? AND series = ?",
-                    (*to_amount(new), quarter, series),
+                    (*amount, quarter, series),
                 )
-                difference = EXACT.subtract(from_amount(*to_amount(new)), old)
-                _add_difference(batch, quarter, day, series, difference)
         batch.write(store.db)
-    return _BatchResult(changed, before, now, None)
-
-
-def _add_difference(batch: RollupBatch, quarter: int, day: int, series: int, difference: Decimal) -> None:
-    batch.add(quarter, day, series, (0, 0, 0, 0, 0, 0, *to_amount(difference)))

@@ -11,7 +11,7 @@ from modelyard.host.settings import Settings
 from modelyard.plugins import DeviceAdapter, as_token
 from schemas.base import Record
 from schemas.devices import Device, DeviceProcess
-from services.monitor.devices.kernel_files import read_float, read_text
+from services.monitor.devices.kernel_files import read_field, read_float, read_text
 
 SCAN_S = 30.0
 CLIENTS_S = 5.0
@@ -83,15 +83,8 @@ def find_cards(root: Path, vendor: str) -> Iterator[DrmCard]:
         if read_text(folder / "vendor") == vendor:
             sensors = sorted((folder / "hwmon").glob("hwmon*"))
             hwmon = sensors[0] if sensors else None
-            yield DrmCard(folder=folder, drm=drm, hwmon=hwmon, address=_pci_address(folder))
-
-
-def _pci_address(folder: Path) -> str:
-    for line in (read_text(folder / "uevent") or "").splitlines():
-        label, _, value = line.partition("=")
-        if label == "PCI_SLOT_NAME":
-            return value
-    return folder.name
+            address = read_field(folder / "uevent", "PCI_SLOT_NAME", "=") or folder.name
+            yield DrmCard(folder=folder, drm=drm, hwmon=hwmon, address=address)
 
 
 def link_generation(card: DrmCard) -> int | None:

@@ -12,7 +12,7 @@ import psutil
 from modelyard.host.settings import Settings
 from modelyard.plugins import DeviceAdapter
 from schemas.devices import Device, DeviceKind, Host
-from services.monitor.devices.kernel_files import read_float, read_text
+from services.monitor.devices.kernel_files import read_field, read_float, read_text
 
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
 """Linux' names of the sensors of a processor, best first."""
@@ -108,11 +108,7 @@ def _supported(call: Callable[[], T]) -> T | None:
 
 
 def cpu_model(cpuinfo: Path) -> str:
-    for line in (read_text(cpuinfo) or "").splitlines():
-        label, _, value = line.partition(":")
-        if label.strip() == "model name" and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine() or "CPU"
+    return read_field(cpuinfo, "model name", ":") or platform.processor() or platform.machine() or "CPU"
 
 
 def temperature_files(root: Path) -> list[Path]:

@@ -25,9 +25,8 @@ from services.monitor.metrics.counters import (
     RecentErrorRatio,
     RecentQuantiles,
 )
+from services.monitor.price_book import clamp_tokens
 
-_MAX_TOKENS = 2**40
-"""An engine that reports more in one request is faulty."""
 _MAX_DURATION_S = 1e7
 """No request takes longer; clocks may be wrong."""
 _DEDUPLICATED = 4096
@@ -124,7 +123,7 @@ def _tokens(record: RequestFinished) -> Iterator[tuple[str, int]]:
         ("cached", record.cached_tokens),
         ("completion", record.completion_tokens),
     )
-    return ((kind, min(tokens, _MAX_TOKENS)) for kind, tokens in by_kind if tokens > 0)
+    return ((kind, clamp_tokens(tokens)) for kind, tokens in by_kind if tokens > 0)
 
 
 class InstanceCounters:

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from modelyard.bus import logs
 from modelyard.bus.tracing import ENDPOINT
 from modelyard.host.settings import SettingsError
-from schemas.metric_names import BY_SAMPLE_NAME, METRICS, Metric, MetricType
+from schemas.metric_names import Metric, MetricType
 from schemas.metrics import Sample
+from services.monitor.metrics.samples import samples_by_metric
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
@@ -18,18 +19,12 @@ _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
 def render(samples: Iterable[Sample], *, openmetrics: bool = False) -> str:
     """Family by family, in the order of METRICS; OpenMetrics text has an end mark."""
-    families: dict[str, list[Sample]] = {metric.name: [] for metric in METRICS}
-    for sample in samples:
-        metric = BY_SAMPLE_NAME.get(sample.name)
-        if metric is not None:
-            families[metric.name].append(sample)
-    lines = [line for metric in METRICS for line in _family(metric, families[metric.name], openmetrics)]
+    families = samples_by_metric(samples)
+    lines = [line for metric, family in families for line in _family(metric, family, openmetrics)]
     return "\n".join([*lines, *(["# EOF"] if openmetrics else []), ""])
 
 
 def _family(metric: Metric, samples: list[Sample], openmetrics: bool) -> Iterator[str]:
-    if not samples:
-        return
     stripped = openmetrics and metric.type is MetricType.COUNTER
     name = metric.name.removesuffix("_total") if stripped else metric.name
     yield f"# HELP {name} {metric.help.translate(_HELP_ESCAPES)}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from schemas.devices import Device, Host
 from schemas.downloads import ENDED, Download
 from schemas.instances import COMING, LIVE, Instance, InstanceState, Node
+from schemas.metric_names import BY_SAMPLE_NAME, METRICS, Metric
 from schemas.metrics import InstanceMetrics, Sample
 from schemas.placing import WaitingModel
 from services.monitor.metrics.broker_probe import BrokerHealth
@@ -101,6 +102,15 @@ def collect_samples(snapshot: YardSnapshot) -> list[Sample]:
     samples += broker_samples(snapshot.broker)
     samples += snapshot.extra
     return samples
+
+
+def samples_by_metric(samples: Iterable[Sample]) -> list[tuple[Metric, list[Sample]]]:
+    """The metrics with samples, in the order of METRICS; unknown samples are left out."""
+    by_name: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if (metric := BY_SAMPLE_NAME.get(sample.name)) is not None:
+            by_name.setdefault(metric.name, []).append(sample)
+    return [(metric, by_name[metric.name]) for metric in METRICS if metric.name in by_name]
 
 
 def _sample(name: str, value: float, **labels: str) -> Sample:

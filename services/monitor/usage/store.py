@@ -15,7 +15,7 @@ from services.monitor.calendar import day_of
 from services.monitor.price_book import Amount, PriceBook, clamp_tokens, to_amount
 from services.monitor.usage.rollup_updates import RollupBatch, rebuild_days, rebuild_derived, rebuild_sums
 from services.monitor.usage.rollups import END, START, bin_of, quarter_of
-from services.monitor.usage.schema import create_tables, drop_version_1, is_current, mark_current
+from services.monitor.usage.schema import VERSION, create_tables
 from services.monitor.usage.series import SeriesTable, UsageSeries
 
 _INSERT = """
@@ -56,7 +56,7 @@ class UsageStore:
         self.new = not version_1_records and self.fact(PROJECTED) is None
         """Whether nothing was ever projected here: the stream has to be read from its start."""
         self.add(REQUEST_FINISHED.decode(record.encode()) for record in version_1_records)
-        drop_version_1(self.db)
+        self.db.execute("DROP TABLE IF EXISTS usage")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -158,10 +158,11 @@ class UsageStore:
         )
 
     def _migrate_derived(self) -> None:
-        if not is_current(self.db):
+        # Files of version 2 have no derived rollups.
+        if self.db.execute("PRAGMA user_version").fetchone() != (VERSION,):
             with self.transaction():
                 rebuild_derived(self.db)
-                mark_current(self.db)
+                self.db.execute(f"PRAGMA user_version = {VERSION}")
 
     def _migrate_time_zone(self, tz: ZoneInfo) -> None:
         with self.transaction():
