@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from services.downloader.library.shelf import Shelf
+from services.downloader.library.scanner import StoreScanner
 from tests.gguf_bytes import Weight, gguf_bytes
 
 _FOLDERS = 100
@@ -24,10 +24,10 @@ def store_scan(console: Console) -> None:
         for path in (root / f"org/r{index % _FOLDERS}/{index}.gguf" for index in range(100 * _FOLDERS)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(header)
-        shelf = Shelf("bench", root)
-        first_s = _seconds(lambda: shelf.look(reading_s=600.0))
+        scanner = StoreScanner("bench", root)
+        first_s = _seconds(lambda: scanner.scan(read_budget_s=600.0))
         bare_s = min(_seconds(lambda: _stat_all(root)) for _ in range(_ROUNDS))
-        again_s = min(_seconds(shelf.look) for _ in range(_ROUNDS))
+        again_s = min(_seconds(scanner.scan) for _ in range(_ROUNDS))
     table = Table(title="A store of 10,000 models")
     for column in ("scan", "ms", "bare walks"):
         table.add_column(column, justify="left" if column == "scan" else "right")

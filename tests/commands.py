@@ -16,7 +16,7 @@ from tests.support import Yard
 TIMEOUT_S = 20
 
 
-class Done(msgspec.Struct, frozen=True):
+class CommandResult(msgspec.Struct, frozen=True):
     code: int
     out: str
     err: str
@@ -33,7 +33,7 @@ class Done(msgspec.Struct, frozen=True):
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def environment(yard: Yard, **more: str) -> dict[str, str]:
+def command_environment(yard: Yard, **more: str) -> dict[str, str]:
     """The environment of a shell that selects this yard."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("YARD_")},
@@ -44,30 +44,30 @@ def environment(yard: Yard, **more: str) -> dict[str, str]:
     }
 
 
-async def begin(yard: Yard, *args: str, **more: str) -> asyncio.subprocess.Process:
+async def start_command(yard: Yard, *args: str, **more: str) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "modelyard.cli", *args),
         stdin=pipe,
         stdout=pipe,
         stderr=pipe,
-        env=environment(yard, **more),
+        env=command_environment(yard, **more),
     )
 
 
-async def run(yard: Yard, *args: str, stdin: str = "", **more: str) -> Done:
+async def run_command(yard: Yard, *args: str, stdin: str = "", **more: str) -> CommandResult:
     """Run one command to its end; it prints no traceback."""
-    process = await begin(yard, *args, **more)
+    process = await start_command(yard, *args, **more)
     async with asyncio.timeout(TIMEOUT_S):
         out, err = await process.communicate(stdin.encode())
     assert process.returncode is not None
     assert b"Traceback" not in err, err.decode()
-    return Done(process.returncode, out.decode(), err.decode())
+    return CommandResult(process.returncode, out.decode(), err.decode())
 
 
-async def refused(yard: Yard, *args: str) -> str:
+async def refusal_code(yard: Yard, *args: str) -> str:
     """The code of a refused command; with --json the error is a document with the same sentence."""
-    plain, machine = await run(yard, *args), await run(yard, *args, "--json")
+    plain, machine = await run_command(yard, *args), await run_command(yard, *args, "--json")
     assert (plain.code, machine.code) == (1, 1)
     assert plain.err.startswith("yard: ")
     error = msgspec.json.decode(machine.out.splitlines()[-1], type=ErrorBody).error
@@ -76,7 +76,7 @@ async def refused(yard: Yard, *args: str) -> str:
     return error.code
 
 
-async def line_with(stream: asyncio.StreamReader, part: bytes) -> bytes:
+async def read_line_with(stream: asyncio.StreamReader, part: bytes) -> bytes:
     """The first line that contains `part`."""
     async for line in stream:
         if part in line:
@@ -103,7 +103,7 @@ class Terminal:
             self._loop.remove_reader(self._screen)
         self._more.set()
 
-    async def see(self, text: str) -> str:
+    async def wait_for(self, text: str) -> str:
         """Wait until `text` is on the screen; returns what precedes it. The next call searches after it."""
         async with asyncio.timeout(TIMEOUT_S):
             while text.encode() not in self._seen:
@@ -115,7 +115,7 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._screen, keys.encode())
 
-    async def end(self) -> int:
+    async def wait(self) -> int:
         async with asyncio.timeout(TIMEOUT_S):
             code = await self.process.wait()
         self._loop.remove_reader(self._screen)
@@ -123,7 +123,7 @@ class Terminal:
         return code
 
 
-async def on_terminal(yard: Yard, *args: str) -> Terminal:
+async def start_on_terminal(yard: Yard, *args: str) -> Terminal:
     screen, end = pty.openpty()
 
     def take_over() -> None:
@@ -136,7 +136,7 @@ async def on_terminal(yard: Yard, *args: str) -> Terminal:
         stdin=end,
         stdout=end,
         stderr=end,
-        env=environment(yard, TERM="xterm", COLUMNS="80", LINES="25"),
+        env=command_environment(yard, TERM="xterm", COLUMNS="80", LINES="25"),
         preexec_fn=take_over,
     )
     os.close(end)

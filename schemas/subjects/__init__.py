@@ -1,138 +1,14 @@
-"""All subjects of the wire. They are declared nowhere else."""
+"""All subjects of the wire, gathered from the modules of this package. They are declared nowhere else."""
 
 from schemas.subject import AnySubject, Command, Subject
-from schemas.subjects.accounts import (
-    BUDGET_CROSSED,
-    BUDGET_DELETE,
-    BUDGET_GET,
-    BUDGET_LIST,
-    BUDGET_PUT,
-    PRICE_DELETE,
-    PRICE_GET,
-    PRICE_LIST,
-    PRICE_PUT,
-    PRICE_REPRICE,
-    REPORT_DELETE,
-    REPORT_GET,
-    REPORT_LIST,
-    REPORT_PUT,
-    REPORT_RUN,
-    STORAGE_REPORT,
-    STORAGE_VACUUM,
-    USAGE_FORECAST,
-    USAGE_QUERY,
-    USAGE_REBUILD,
-    USAGE_RECORDS,
-    USAGE_REMOVE,
-)
-from schemas.subjects.alerts import (
-    ALERT_CHANGED,
-    ALERT_DELETE,
-    ALERT_LIST,
-    ALERT_PUT,
-    ALERT_RESET,
-    ALERT_SILENCE,
-    ALERT_TEST,
-    ALERT_UNSILENCE,
-    AUDITED,
-    WEBHOOK_DELETE,
-    WEBHOOK_LIST,
-    WEBHOOK_PUT,
-    WEBHOOK_TEST,
-)
-from schemas.subjects.downloads import (
-    DOWNLOAD_ADD,
-    DOWNLOAD_AT_NODE,
-    DOWNLOAD_CANCEL,
-    DOWNLOAD_CHANGED,
-    DOWNLOAD_FORGET,
-    DOWNLOAD_LIMIT,
-    DOWNLOAD_MOVE,
-    DOWNLOAD_PAUSE,
-    DOWNLOAD_PROGRESS,
-    DOWNLOAD_RESUME,
-    DOWNLOAD_RETRY,
-    DOWNLOAD_START,
-    FILES_REGISTER,
-    HUB_OFFER,
-    HUB_SEARCH,
-)
-from schemas.subjects.inference import (
-    ANSWER,
-    ANSWER_CHECK,
-    BODY,
-    CANCEL,
-    FILE,
-    INFER,
-    OPENAI,
-    REQUEST_FINISHED,
-    REQUEST_QUEUED,
-    REQUEST_STARTED,
-    RESEND,
-    RESULT,
-    STORED,
-)
-from schemas.subjects.library import (
-    LIBRARY_AT_NODE,
-    LIBRARY_CACHED,
-    LIBRARY_CANCEL,
-    LIBRARY_CHANGED,
-    LIBRARY_COPY,
-    LIBRARY_DELETE,
-    LIBRARY_DESCRIBE,
-    LIBRARY_EMPTY,
-    LIBRARY_FIND,
-    LIBRARY_IMPORT,
-    LIBRARY_JOB_CHANGED,
-    LIBRARY_JOB_PROGRESS,
-    LIBRARY_PURGE,
-    LIBRARY_REPAIR,
-    LIBRARY_RESTORE,
-    LIBRARY_SCAN,
-    LIBRARY_SHOW,
-    LIBRARY_VERIFY,
-    PEER_ENTRY,
-    PEER_OFFER,
-    PEER_REPO,
-)
-from schemas.subjects.metrics import (
-    DEVICE_METRIC,
-    HISTORY,
-    INSTANCE_METRIC,
-    METRICS_EXPOSE,
-    METRICS_NOW,
-    METRICS_QUERY,
-)
-from schemas.subjects.nodes import (
-    INSTANCE_CHANGED,
-    INSTANCE_LOG,
-    NODE_CLEAR,
-    NODE_CORDON,
-    NODE_LEFT,
-    NODE_OPTIONS,
-    NODE_START,
-    NODE_STOP,
-    NODE_WORKER,
-    SERVICE_LOG,
-)
-from schemas.subjects.registry import (
-    GROUP_DELETE,
-    GROUP_LIST,
-    GROUP_PUT,
-    MODEL_APPLY,
-    MODEL_CHANGED,
-    MODEL_DELETE,
-    MODEL_GET,
-    MODEL_HISTORY,
-    MODEL_LIST,
-    MODEL_PATCH,
-    MODEL_PLAN,
-    MODEL_PUT,
-    MODEL_RENAME,
-    MODEL_START,
-    MODEL_STOP,
-    MODEL_UNDO,
-)
+from schemas.subjects.accounts import *
+from schemas.subjects.alerts import *
+from schemas.subjects.downloads import *
+from schemas.subjects.inference import *
+from schemas.subjects.library import *
+from schemas.subjects.metrics import *
+from schemas.subjects.nodes import *
+from schemas.subjects.registry import *
 
 ALL: tuple[AnySubject, ...] = tuple(value for value in globals().values() if isinstance(value, Subject))
 COMMANDS: tuple[Command, ...] = tuple(subject for subject in ALL if isinstance(subject, Command))  # type: ignore[type-arg]

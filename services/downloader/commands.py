@@ -27,8 +27,8 @@ from services.downloader.node_commands import NodeCommands
 from services.downloader.queue import RunQueue
 from services.downloader.records import DownloadRecords
 from services.downloader.reference import MAX_REFERENCES, Reference, find_references, parse_reference
-from services.downloader.registering.names import name_of_reference
-from services.downloader.registering.registrar import Registrar
+from services.downloader.register.proposal import name_of_reference
+from services.downloader.register.registrar import Registrar
 
 _S = DownloadState
 

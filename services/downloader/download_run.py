@@ -8,11 +8,11 @@ from modelyard.bus import logs
 from modelyard.host.settings import Settings
 from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail, YardError
-from services.downloader.library.downloaded import note_download
+from services.downloader.library.records import record_download
 from services.downloader.peers.client import PeerClient
 from services.downloader.records import DownloadRecords
 from services.downloader.reference import Reference, parse_reference
-from services.downloader.registering.registrar import Registrar
+from services.downloader.register.registrar import Registrar
 from services.downloader.worker.messages import (
     BlacklistPeer,
     DownloadJob,
@@ -81,7 +81,7 @@ class DownloadRun:
         reference = parse_reference(self._records[self._key].reference)
         try:
             finished = await self._transfer(reference)
-            await self._registrar.fetched(self._records[self._key], finished)
+            await self._registrar.register_download(self._records[self._key], finished)
         except YardError as error:
             await self._fail(error.body().error)
         except DownloadFailed as error:
@@ -150,7 +150,7 @@ class DownloadRun:
     async def _record_files(self, reference: Reference, resolved: Resolved | None) -> None:
         """Record the sha256 and origin of the files beside them."""
         if resolved is not None:
-            await asyncio.to_thread(note_download, self._settings.models, reference.repo, resolved)
+            await asyncio.to_thread(record_download, self._settings.models, reference.repo, resolved)
             self._on_files()
 
 

@@ -10,7 +10,7 @@ from services.downloader import queue_rules
 from services.downloader.download_run import IDLE_FIGURES, DownloadRun
 from services.downloader.peers.client import PeerClient
 from services.downloader.records import DownloadRecords
-from services.downloader.registering.registrar import Registrar
+from services.downloader.register.registrar import Registrar
 from services.downloader.worker.messages import Go
 
 _S = DownloadState

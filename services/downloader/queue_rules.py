@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from schemas.downloads import ENDED, Download, DownloadState
 from schemas.hub import Choice
 from services.downloader.reference import Reference, parse_reference
-from services.downloader.selection.quants import normal_quant
+from services.downloader.selection.gguf_names import normal_quant
 
 _MAIN = "main"
 DEFAULT_CHOICE = Choice()

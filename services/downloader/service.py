@@ -17,11 +17,11 @@ from schemas.instances import Node
 from schemas.models import ModelSpec
 from services.downloader.commands import DownloadCommands
 from services.downloader.library.service import open_library, serve_library
-from services.downloader.offering.offers import Offers
+from services.downloader.offers.offers import HubCommands
 from services.downloader.queue import RunQueue
 from services.downloader.records import DownloadRecords
-from services.downloader.registering.put import register
-from services.downloader.registering.registrar import Registrar
+from services.downloader.register.registrar import Registrar
+from services.downloader.register.registry import register_model
 
 log = logs.get(__name__)
 
@@ -41,13 +41,13 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     registrar = Registrar(bus, settings, nodes, models, cache, library)
     records = DownloadRecords(bus, tasks, own)
     queue = RunQueue(
-        tasks, settings, records, registrar=registrar, peers=library.finder, on_files=library.wake
+        tasks, settings, records, registrar=registrar, peers=library.peers, on_files=library.wake
     )
     await queue.resume()
     commands = Commands.open(bus, tasks, "From the hub to the disk, and the library of what is there.")
     await DownloadCommands(bus, settings, records, queue, registrar).start(commands)
     if not settings.joined:
-        offers = Offers(settings, nodes, models)
+        offers = HubCommands(settings, nodes, models)
         await commands.add(subjects.FILES_REGISTER, registrar.on_register)
         await commands.add(subjects.HUB_SEARCH, offers.on_search)
         await commands.add(subjects.HUB_OFFER, offers.on_offer)
@@ -68,7 +68,7 @@ async def ensure_demo(bus: Bus, settings: Settings) -> None:
     await _write_demo(path)
     if not settings.joined:  # the first node registers it for all
         try:
-            await register(bus, ModelSpec(name=_DEMO_NAME, path=_DEMO_PATH, n_ctx=8192))
+            await register_model(bus, ModelSpec(name=_DEMO_NAME, path=_DEMO_PATH, n_ctx=8192))
         except Conflict as error:
             log.info("demo_not_registered", reason=error.message)
     done.touch()
@@ -76,7 +76,7 @@ async def ensure_demo(bus: Bus, settings: Settings) -> None:
 
 async def _write_demo(path: Path) -> None:
     """In a child process, since the writer's memory is needed only once."""
-    argv = (sys.executable, "-m", "modelyard.tinymodels", "reciter", str(path))
+    argv = (sys.executable, "-m", "modelyard.files.tinymodels", "reciter", str(path))
     process = await asyncio.create_subprocess_exec(*argv)
     if await process.wait() != 0:
         raise OSError(f"the demo model could not be written to {path}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from modelyard.tinymodels import write_babbler
+from modelyard.files.tinymodels import write_babbler
 from tests.e2e.yard_process import YardProcess, running_yard
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from modelyard.tinymodels import write_babbler, write_embedder, write_reranker
+from modelyard.files.tinymodels import write_babbler, write_embedder, write_reranker
 from schemas.models import Mode, ModelSpec
 from tests import scripted_engine
 from tests.e2e.yard_process import YardProcess

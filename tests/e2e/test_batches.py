@@ -13,7 +13,7 @@ from openai.types import Batch
 
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketStore
-from modelyard.tinymodels import DEMO_SENTENCE
+from modelyard.files.tinymodels import DEMO_SENTENCE
 from schemas import buckets
 from schemas.base import Role
 from schemas.batches import BatchState

@@ -10,7 +10,7 @@ import openai
 import pytest
 import pytest_asyncio
 
-from modelyard.tinymodels import DEMO_SENTENCE
+from modelyard.files.tinymodels import DEMO_SENTENCE
 from tests.e2e.chat_client import HELLO, post
 from tests.e2e.models import put_vectors
 from tests.e2e.yard_process import YardProcess, running_yard

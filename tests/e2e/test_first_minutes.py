@@ -7,7 +7,7 @@ from pathlib import Path
 
 from openai import AsyncOpenAI
 
-from modelyard.tinymodels import DEMO_SENTENCE
+from modelyard.files.tinymodels import DEMO_SENTENCE
 from tests.e2e.yard_process import YardProcess, running_yard
 
 HELLO = [{"role": "user", "content": "Hello!"}]

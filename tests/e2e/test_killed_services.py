@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from modelyard.files.tinymodels import DEMO_SENTENCE
 from modelyard.host.processes import wait_until_gone
-from modelyard.tinymodels import DEMO_SENTENCE
 from schemas import subjects
 from schemas.errors import ServiceUnavailable
 from schemas.instances import InstanceState

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.bus.reads import read_bucket
-from modelyard.tinymodels import write_reciter
+from modelyard.files.tinymodels import write_reciter
 from schemas import buckets, subjects
 from schemas.instances import InstanceState
 from schemas.library import AskNode, JobKind

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from modelyard.tinymodels import DEMO_SENTENCE, write_embedder
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_embedder
 from schemas import subjects
 from schemas.instances import InstanceState
 from schemas.models import Mode, ModelSpec

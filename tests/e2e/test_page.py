@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.tinymodels import DEMO_SENTENCE
+from modelyard.files.tinymodels import DEMO_SENTENCE
 from tests.e2e.browser import CHROMIUM, browsing
 from tests.e2e.yard_process import YardProcess, running_yard
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelyard.tinymodels import write_reciter
+from modelyard.files.tinymodels import write_reciter
 from tests.e2e.browser import CHROMIUM, browsing
 from tests.e2e.chat_client import chat
 from tests.e2e.yard_process import running_yard

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from modelyard.tinymodels import write_babbler, write_reciter
+from modelyard.files.tinymodels import write_babbler, write_reciter
 from schemas import subjects
 from schemas.downloads import Download, DownloadState, StartDownload
 from tests.e2e.chat_client import chat

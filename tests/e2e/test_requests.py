@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from yarl import URL
 
 from modelyard.client import Client
-from modelyard.tinymodels import DEMO_SENTENCE, write_embedder
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_embedder
 from schemas import subjects
 from schemas.errors import ModelNotFound
 from schemas.instances import InstanceState

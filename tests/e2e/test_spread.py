@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from modelyard.cli.nodes import row_of
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from modelyard.host.processes import started_at, wait_until_gone
-from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas import subjects
 from schemas.instances import Instance, InstanceState
 from schemas.models import ModelRef, ModelSpec

@@ -11,15 +11,15 @@ import pytest_asyncio
 
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
-from modelyard.gguf.measured import Measured, correct
-from modelyard.tinymodels import write_babbler
+from modelyard.files.memory import Measured, correct
+from modelyard.files.tinymodels import write_babbler
+from modelyard.text import format_size
 from schemas import buckets, subjects
 from schemas.instances import LIVE, Instance, InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec
 from schemas.placing import MeasuredMemory, PlanQuery
 from schemas.profiles import DeviceNeed, Profile
 from schemas.registry import DeleteModel, ListModels
-from services.supervisor.planning.memory_budget import format_size
 from tests.e2e.chat_client import chat, streaming
 from tests.e2e.yard_process import InstanceWatch, YardProcess, running_yard, watch_instances, yard_command
 from tests.support import eventually
@@ -154,7 +154,9 @@ async def test_a_model_that_can_never_fit_is_refused_at_once_with_the_reason(yar
     assert (await chat(yard.url, "content", max_tokens=1))[0] == 200
     status, answer = await asyncio.wait_for(chat(yard.url, "huge", max_tokens=1), 10)
     assert status == 503
-    assert "it needs 500 MiB on cpu of testnode, which has 100 MiB for models" in answer["error"]["message"]
+    assert (
+        "it needs 500.0 MiB on cpu of testnode, which has 100.0 MiB for models" in answer["error"]["message"]
+    )
     async with watch_instances(yard.bus) as instances:
         assert [instance.state for instance in instances.of("content")] == [InstanceState.READY], (
             "nothing was evicted in vain"

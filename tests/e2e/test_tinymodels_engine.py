@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from modelyard.tinymodels import (
+from modelyard.files.tinymodels import (
     DEMO_SENTENCE,
     write_babbler,
     write_embedder,

@@ -13,8 +13,8 @@ import pytest
 from modelyard.bus.records import BucketCache, BucketStore
 from modelyard.bus.tasks import Tasks
 from modelyard.cli.nodes import row_of
+from modelyard.files.tinymodels import write_reciter
 from modelyard.host.home import Membership
-from modelyard.tinymodels import write_reciter
 from schemas import buckets, subjects
 from schemas.instances import InstanceState, NodeLeft
 from schemas.leases import SCHEDULER

@@ -15,7 +15,7 @@ from modelyard.bus.tasks import Tasks
 from modelyard.host.settings import Settings
 from schemas.base import Role
 from services.downloader.service import main
-from tests.commands import environment
+from tests.commands import command_environment
 from tests.support import Yard
 
 
@@ -47,7 +47,7 @@ async def process(yard: Yard, settings: Settings, log: Path) -> AsyncIterator[as
     with log.open("ab") as output:
         started = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.downloader"),
-            env=environment(yard, **settings.as_environment() | {"YARD_NATS_URL": yard.url}),
+            env=command_environment(yard, **settings.as_environment() | {"YARD_NATS_URL": yard.url}),
             stdout=output,
             stderr=output,
         )

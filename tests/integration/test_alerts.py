@@ -23,7 +23,7 @@ from schemas.metrics import Sample
 from schemas.webhooks import PutWebhook
 from services.monitor.alerts.alerts import Alerts
 from services.monitor.service import main
-from tests.commands import refused, run
+from tests.commands import refusal_code, run_command
 from tests.integration.monitor_service import TIMEOUT_S, monitor
 from tests.receiver import is_signed, receiver
 from tests.standins import card
@@ -247,7 +247,7 @@ async def test_an_alert_is_sent_to_webhooks_when_it_fires_and_resolves(yard: Yar
 
 async def test_alert_and_webhook_commands_of_the_cli(yard: Yard, client: Client) -> None:
     async with receiver() as hook, monitor(yard):
-        made = await run(
+        made = await run_command(
             yard,
             "alert",
             "set",
@@ -257,16 +257,18 @@ async def test_alert_and_webhook_commands_of_the_cli(yard: Yard, client: Client)
             "comparison=<",
         )
         assert made.out.startswith("mine is made")
-        assert await refused(yard, "alert", "set", "mine", "nonsense=1") == "bad_request"
-        assert await refused(yard, "alert", "set", "mine", "metric=yard_temperature") == "bad_request"
-        assert f"{METRIC} < 4" in (await run(yard, "alerts", "--rules")).out
-        assert (await run(yard, "alert", "test", "mine")).out == "No such metric is there now.\n"
-        await run(yard, "alert", "silence", "mine", "--for", "2h", "--reason", "Moving.")
-        assert "Moving." in (await run(yard, "alerts")).out
-        added = await run(yard, "webhook", "add", "me", "-", "--event", "model.ready", stdin=f"{hook.url}\n")
+        assert await refusal_code(yard, "alert", "set", "mine", "nonsense=1") == "bad_request"
+        assert await refusal_code(yard, "alert", "set", "mine", "metric=yard_temperature") == "bad_request"
+        assert f"{METRIC} < 4" in (await run_command(yard, "alerts", "--rules")).out
+        assert (await run_command(yard, "alert", "test", "mine")).out == "No such metric is there now.\n"
+        await run_command(yard, "alert", "silence", "mine", "--for", "2h", "--reason", "Moving.")
+        assert "Moving." in (await run_command(yard, "alerts")).out
+        added = await run_command(
+            yard, "webhook", "add", "me", "-", "--event", "model.ready", stdin=f"{hook.url}\n"
+        )
         assert "shown this once: whsec_" in added.out
-        assert (await run(yard, "webhook", "test", "me")).out == "me took it.\n"
-        listed = (await run(yard, "webhook", "list")).out
+        assert (await run_command(yard, "webhook", "test", "me")).out == "me took it.\n"
+        listed = (await run_command(yard, "webhook", "list")).out
         assert "model.ready" in listed
         assert "s3cret" not in listed
-        assert (await run(yard, "webhook", "rm", "me")).out == "me is told nothing more.\n"
+        assert (await run_command(yard, "webhook", "rm", "me")).out == "me is told nothing more.\n"

@@ -23,7 +23,7 @@ from schemas.models import ModelSpec
 from schemas.registry import ApplyModels, ListModels, PutModel
 from services.gateway.service import main as gateway_main
 from services.supervisor.service import main as supervisor_main
-from tests.commands import run
+from tests.commands import run_command
 from tests.support import Yard
 
 TIMEOUT_S = 20.0
@@ -139,14 +139,14 @@ async def test_the_command_shows_and_filters_audit_records(
     await client.registry.put(DEMO)
     with pytest.raises(ModelNotFound):
         await client.registry.delete("unknown")
-    everything = (await run(yard, "audit")).out.splitlines()
+    everything = (await run_command(yard, "audit")).out.splitlines()
     assert len(everything) == 2
     assert "model.put demo  model demo added" in everything[0]
     assert "model.delete unknown  refused (model_not_found)" in everything[1]
-    assert (await run(yard, "audit", "--refused")).out.splitlines() == everything[1:]
-    only = await run(yard, "audit", "--what", "demo", "--who", "testnode")
+    assert (await run_command(yard, "audit", "--refused")).out.splitlines() == everything[1:]
+    only = await run_command(yard, "audit", "--what", "demo", "--who", "testnode")
     assert only.out.splitlines() == everything[:1]
-    (line,) = (await run(yard, "audit", "--refused", "--json")).lines
+    (line,) = (await run_command(yard, "audit", "--refused", "--json")).lines
     assert line["error"]["code"] == "model_not_found"
 
 
@@ -155,7 +155,7 @@ async def test_events_are_filtered_by_kind_and_model(yard: Yard, supervisor: Bus
     await client.registry.put(ModelSpec(name="other", path="demo.gguf"))
 
     async def lines(*args: str) -> list[str]:
-        return [line.split()[2] for line in (await run(yard, "events", *args)).out.splitlines()]
+        return [line.split()[2] for line in (await run_command(yard, "events", *args)).out.splitlines()]
 
     async with asyncio.timeout(TIMEOUT_S), aclosing(client.events(kind="model")) as events:
         for _ in range(2):

@@ -11,7 +11,10 @@ from schemas import buckets
 from schemas.base import Role
 from schemas.instances import Instance, InstanceState
 from schemas.models import ModelSpec
+from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.backoff import BackoffReset
+from services.supervisor.node.device_memory import Reservations
+from services.supervisor.runner.launch import Launch
 from tests.standins import instance
 from tests.support import Yard
 
@@ -82,3 +85,20 @@ async def test_a_failure_is_deleted_by_its_own_node_once_the_model_starts_on_ano
         await instances.put("i3", msgspec.structs.replace(started, node="other", started_at=6.0))
         await seen.until(lambda values: "i1" not in values)
         assert {"i2", "i3"} <= seen.values.keys(), "its own node writes that record"
+
+
+async def test_a_start_deletes_the_failures_of_its_own_node_alone(yard: Yard) -> None:
+    """It deleted those of every node. Deterministic: no runner can be started, so no other record changes."""
+    (yard.settings.logs / "runners.log").mkdir(parents=True)
+    bus = await yard.bus(Role.SUPERVISOR)
+    store: BucketStore[Instance] = BucketStore(bus, buckets.INSTANCES)
+    failed = instance("i1", "demo", InstanceState.FAILED, error="It broke.")
+    await store.put("i1", failed)
+    await store.put("i2", msgspec.structs.replace(failed, instance="i2", node="other"))
+    async with Tasks() as tasks:
+        seen: BucketCache[Instance] = await BucketCache.start(bus, buckets.INSTANCES, tasks)
+        agent = NodeAgent(bus, tasks, yard.settings, seen, Reservations())
+        launch = Launch(instance="i3", spec=SPEC, revision=1, nats_url=yard.url)
+        await agent.start(launch, ())
+    assert await store.get("i1") is None
+    assert await store.get("i2") is not None

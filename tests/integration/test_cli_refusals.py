@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelyard.host.broker import find_server
-from tests.commands import run
+from tests.commands import run_command
 from tests.support import Yard
 
 
@@ -31,7 +31,9 @@ async def test_without_a_broker_every_command_fails_within_seconds(yard: Yard) -
         "undo demo",
         "rm demo",
     )
-    commands = [run(yard, *line.split(), "--json", YARD_NATS_URL="nats://127.0.0.1:1") for line in lines]
+    commands = [
+        run_command(yard, *line.split(), "--json", YARD_NATS_URL="nats://127.0.0.1:1") for line in lines
+    ]
     for done in await asyncio.gather(*commands):
         assert done.code == 3
         assert done.err.startswith("yard: The broker at nats://127.0.0.1:1 does not answer")
@@ -52,20 +54,20 @@ async def test_without_a_broker_every_command_fails_within_seconds(yard: Yard) -
     ],
 )
 async def test_a_missing_service_is_named(yard: Yard, args: tuple[str, ...]) -> None:
-    done = await run(yard, *args)
+    done = await run_command(yard, *args)
     assert done.code == 3
     assert "is not there to answer" in done.err
     assert "`yard up`" in done.err
 
 
 async def test_another_home_is_reported(yard: Yard, tmp_path: Path) -> None:
-    done = await run(yard, "list", YARD_HOME=str(tmp_path / "elsewhere"))
+    done = await run_command(yard, "list", YARD_HOME=str(tmp_path / "elsewhere"))
     assert done.code == 3
     assert "is YARD_HOME right" in done.err
 
 
 async def test_a_wrong_setting_ends_with_its_sentence(yard: Yard) -> None:
-    done = await run(yard, "list", YARD_PORT="many")
+    done = await run_command(yard, "list", YARD_PORT="many")
     assert (done.code, done.err) == (
         78,
         "yard: YARD_PORT=many is not a port; give a number from 0 to 65535.\n",
@@ -74,7 +76,7 @@ async def test_a_wrong_setting_ends_with_its_sentence(yard: Yard) -> None:
 
 @pytest.mark.parametrize("args", [(), ("fly",), ("start",), ("events", "--since", "soon")])
 async def test_a_wrong_command_line_is_a_usage_error(yard: Yard, args: tuple[str, ...]) -> None:
-    done = await run(yard, *args)
+    done = await run_command(yard, *args)
     assert done.code == 2
     assert "usage: yard" in done.err
 
@@ -87,7 +89,7 @@ async def test_a_wrong_command_line_is_a_usage_error(yard: Yard, args: tuple[str
     ],
 )
 async def test_every_verb_has_a_help_page(yard: Yard, verb: str) -> None:
-    done = await run(yard, *filter(None, [verb]), "--help")
+    done = await run_command(yard, *filter(None, [verb]), "--help")
     assert done.code == 0
     assert done.out.startswith(f"usage: yard {verb}".rstrip())
     assert verb in ("", "up") or "--json" in done.out

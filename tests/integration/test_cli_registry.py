@@ -14,7 +14,7 @@ from schemas.base import Role
 from schemas.instances import ClearNode
 from schemas.models import ModelSpec
 from services.supervisor.service import main
-from tests.commands import Done, on_terminal, refused, run
+from tests.commands import CommandResult, refusal_code, run_command, start_on_terminal
 from tests.support import Yard
 
 CLEAR_S = 20.0
@@ -39,10 +39,10 @@ class Shell:
         self.registry = client.registry
         self.file = folder / "models.toml"
 
-    async def run(self, *args: str, stdin: str = "", **more: str) -> Done:
-        return await run(self.yard, *args, stdin=stdin, **more)
+    async def run(self, *args: str, stdin: str = "", **more: str) -> CommandResult:
+        return await run_command(self.yard, *args, stdin=stdin, **more)
 
-    async def apply(self, text: str, *args: str) -> Done:
+    async def apply(self, text: str, *args: str) -> CommandResult:
         self.file.write_text(text)
         return await self.run("apply", "-f", str(self.file), *args)
 
@@ -88,26 +88,26 @@ async def test_apply_makes_all_changes_or_none(shell: Shell) -> None:
         "Model 2 of the file (second): A model has no field 'replica'. Did you mean 'replicas'?"
         in misspelt.err
     )
-    assert await refused(shell.yard, "apply", "-f", "nowhere.toml") == "bad_request"
+    assert await refusal_code(shell.yard, "apply", "-f", "nowhere.toml") == "bad_request"
     assert await shell.names() == ["there"]
 
 
 async def test_apply_asks_on_a_terminal(shell: Shell) -> None:
     shell.file.write_text(FILE)
-    screen = await on_terminal(shell.yard, "apply", "-f", str(shell.file))
-    assert "+ second" in await screen.see("Change 2 models? [y/N] ")
+    screen = await start_on_terminal(shell.yard, "apply", "-f", str(shell.file))
+    assert "+ second" in await screen.wait_for("Change 2 models? [y/N] ")
     screen.type("n\n")
-    await screen.see("Nothing was changed.")
-    assert await screen.end() == 1
+    await screen.wait_for("Nothing was changed.")
+    assert await screen.wait() == 1
     assert await shell.names() == []
-    screen = await on_terminal(shell.yard, "apply", "-f", str(shell.file))
-    await screen.see("[y/N] ")
+    screen = await start_on_terminal(shell.yard, "apply", "-f", str(shell.file))
+    await screen.wait_for("[y/N] ")
     screen.type("y\n")
-    await screen.see("2 stored")
-    assert await screen.end() == 0
-    screen = await on_terminal(shell.yard, "apply", "--yes", "--prune", "-f", "/dev/null")
-    await screen.see("2 deleted")
-    assert await screen.end() == 0
+    await screen.wait_for("2 stored")
+    assert await screen.wait() == 0
+    screen = await start_on_terminal(shell.yard, "apply", "--yes", "--prune", "-f", "/dev/null")
+    await screen.wait_for("2 deleted")
+    assert await screen.wait() == 0
 
 
 async def test_an_export_can_be_applied(shell: Shell) -> None:
@@ -151,7 +151,7 @@ async def test_edit_changes_fields_or_opens_an_editor(shell: Shell) -> None:
     await shell.run("edit", "d", "ttl_s=", "engine=llama.cpp")
     spec = (await shell.registry.get("demo")).spec
     assert (spec.ttl_s, spec.engine) == (None, "llama.cpp")
-    assert await refused(shell.yard, "edit", "demo", "n_cxt=1") == "bad_request"
+    assert await refusal_code(shell.yard, "edit", "demo", "n_cxt=1") == "bad_request"
     assert (await shell.run("edit", "demo", "n_ctx")).code == 2
     by_hand = await shell.run("edit", "demo", EDITOR="sed -i s/4096/2048/", VISUAL="")
     assert by_hand.code == 0
@@ -164,7 +164,7 @@ async def test_changes_of_a_model_are_listed_and_undone(shell: Shell) -> None:
     await shell.apply(FILE)
     await shell.run("edit", "demo", "n_ctx=4096")
     assert (await shell.run("rm", "demo")).out.endswith("`yard undo demo` brings it back.\n")
-    assert await refused(shell.yard, "rm", "demo") == "model_not_found"
+    assert await refusal_code(shell.yard, "rm", "demo") == "model_not_found"
     history = await shell.run("history", "demo")
     changes = [line.split("operator")[1].strip() for line in history.out.splitlines()[1:]]
     assert changes == ["deleted or renamed", "n_ctx: 8192 -> 4096", "put: demo.gguf"]
@@ -173,12 +173,12 @@ async def test_changes_of_a_model_are_listed_and_undone(shell: Shell) -> None:
     assert (await shell.registry.get("demo")).spec.n_ctx == 4096
     await shell.run("undo", "demo", "--to", str(revisions[-1]["revision"]))
     assert (await shell.registry.get("demo")).spec.n_ctx == 8192
-    assert await refused(shell.yard, "undo", "second") == "conflict"
+    assert await refusal_code(shell.yard, "undo", "second") == "conflict"
 
 
 async def test_rename_keeps_the_old_name_if_asked(shell: Shell) -> None:
     await shell.apply(FILE)
     assert (await shell.run("rename", "demo", "new")).out == "demo is called new now.\n"
-    assert await refused(shell.yard, "rename", "new", "second") == "conflict"
+    assert await refusal_code(shell.yard, "rename", "new", "second") == "conflict"
     await shell.run("rename", "new", "newer", "--keep-alias")
     assert (await shell.registry.get("new")).spec.aliases == ("d", "new")

@@ -13,7 +13,7 @@ from schemas.base import Role
 from schemas.errors import BadRequest, Conflict, NotFound, ServiceUnavailable, YardError
 from schemas.library import CopyEntry, JobState, LibraryEntry, LibraryJob, LibraryRef, VerifyState
 from schemas.peers import AskEntry, AskFile, AskRepo
-from tests.commands import run
+from tests.commands import run_command
 from tests.integration.downloads import MIB, model_bytes
 from tests.integration.library_yard import Shown, gguf, put, sha256, shown
 from tests.integration.nodes import killed, node, process, running, spoiled
@@ -46,7 +46,7 @@ def files_of(root: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in found.items() if path.name != ".modelyard.json"}
 
 
-async def test_what_was_made_by_hand_is_copied_with_all_that_belongs_to_it(yard: Yard, seen: Shown) -> None:
+async def test_a_copy_has_all_companion_files_of_its_entry(yard: Yard, seen: Shown) -> None:
     a, b = node(yard, "a"), node(yard, "b")
     files = {
         "mine/config.json": b'{"model_type": "llama"}',
@@ -73,7 +73,7 @@ async def test_what_was_made_by_hand_is_copied_with_all_that_belongs_to_it(yard:
         assert (again.state, again.received) == (JobState.FINISHED, {})
 
 
-async def test_models_that_share_a_projector_bring_it_along(yard: Yard, seen: Shown) -> None:
+async def test_a_copy_has_the_projector_that_several_models_share(yard: Yard, seen: Shown) -> None:
     a, b = node(yard, "a"), node(yard, "b")
     files = {f"org/v/{name}": gguf(name) for name in ("v-Q4_0.gguf", "mmproj-F16.gguf")}
     for path, data in files.items():
@@ -85,7 +85,7 @@ async def test_models_that_share_a_projector_bring_it_along(yard: Yard, seen: Sh
         assert files_of(b.models) == files
 
 
-async def test_a_copy_that_was_killed_goes_on_where_it_was(yard: Yard, seen: Shown, tmp_path: Path) -> None:
+async def test_a_killed_copy_resumes(yard: Yard, seen: Shown, tmp_path: Path) -> None:
     data = model_bytes(96 * MIB)
     a, b = node(yard, "a"), node(yard, "b")
     b = msgspec.structs.replace(b, download_segments=1)
@@ -132,7 +132,7 @@ def _decoded(line: bytes) -> list[object]:
         return []
 
 
-async def test_nothing_that_is_there_is_replaced(yard: Yard, seen: Shown) -> None:
+async def test_a_copy_replaces_no_file(yard: Yard, seen: Shown) -> None:
     a, b = node(yard, "a"), node(yard, "b")
     put(a.models, "m.gguf", gguf("mine"))
     theirs = put(b.models, "m.gguf", gguf("ours"))
@@ -148,7 +148,7 @@ async def test_nothing_that_is_there_is_replaced(yard: Yard, seen: Shown) -> Non
         assert theirs.read_bytes() == gguf("ours")
 
 
-async def test_a_damaged_file_is_no_copy(yard: Yard, seen: Shown) -> None:
+async def test_a_damaged_file_does_not_count_as_copied(yard: Yard, seen: Shown) -> None:
     a, b = node(yard, "a"), node(yard, "b")
     place = put(a.models, "m.gguf", gguf(padding=bytes(100)))
     async with running(yard, a), running(yard, b):
@@ -174,7 +174,7 @@ async def test_a_damaged_file_is_no_copy(yard: Yard, seen: Shown) -> None:
         ("../a.models.x", "b", BadRequest),
     ],
 )
-async def test_an_order_that_makes_no_sense_is_refused(
+async def test_an_invalid_copy_is_refused(
     yard: Yard, seen: Shown, entry: str, at: str, error: type[YardError]
 ) -> None:
     a, b = node(yard, "a"), node(yard, "b")
@@ -191,14 +191,14 @@ async def test_the_command_line_copies(yard: Yard, seen: Shown) -> None:
     put(a.models, "m.gguf", gguf())
     async with running(yard, a), running(yard, b):
         await seen.at("m.gguf", "a")
-        done = await run(yard, "library", "copy", "m.gguf", "--node", "b")
+        done = await run_command(yard, "library", "copy", "m.gguf", "--node", "b")
         assert (done.code, done.err) == (0, "")
         assert "m is in b.models" in done.out
         assert "from a" in done.out
         assert files_of(b.models) == {"m.gguf": gguf()}
 
 
-async def test_what_a_node_promises_is_for_downloaders_and_only_what_it_has(yard: Yard, seen: Shown) -> None:
+async def test_a_node_offers_only_its_own_files_and_only_to_downloaders(yard: Yard, seen: Shown) -> None:
     a = node(yard, "a")
     put(a.models, "m.gguf", gguf())
     right = sha256(gguf())

@@ -8,9 +8,9 @@ import pytest
 
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from modelyard.host.home import AlreadyRunning, lock
 from modelyard.host.settings import Settings
-from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.downloads import StartDownload
@@ -18,7 +18,7 @@ from schemas.instances import InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec
 from services.downloader.service import main as downloader
 from services.supervisor.service import main as supervisor
-from tests.commands import environment, run
+from tests.commands import command_environment, run_command
 from tests.standins import Services
 from tests.support import Yard
 
@@ -62,7 +62,7 @@ async def test_a_second_supervisor_of_a_home_waits_until_the_first_has_ended(yar
         lock(yard.settings, "supervisor.lock")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.supervisor"),
-        env=environment(yard, YARD_NODE=yard.settings.node),
+        env=command_environment(yard, YARD_NODE=yard.settings.node),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -108,13 +108,13 @@ async def test_a_runner_stopped_before_it_handles_signals_has_not_failed(
 
 async def test_yard_start_shows_what_a_start_waits_for_and_waits_on(yard: Yard, standins: Services) -> None:
     standins.supervisor.waiting["demo"] = "its memory is held by other"
-    accepted = await run(yard, "start", "demo", "--no-wait")
+    accepted = await run_command(yard, "start", "demo", "--no-wait")
     assert (accepted.code, accepted.out) == (0, "demo is waiting: its memory is held by other.\n")
     standins.supervisor.waiting["demo"] = "its memory is held by other"
-    document = (await run(yard, "start", "demo", "--no-wait", "--json")).document
+    document = (await run_command(yard, "start", "demo", "--no-wait", "--json")).document
     assert (document["state"], document["reason"]) == ("waiting", "its memory is held by other")
     standins.supervisor.waiting["demo"] = "its memory is held by other"
-    ready = await run(yard, "start", "demo")
+    ready = await run_command(yard, "start", "demo")
     assert (ready.code, ready.err) == (0, "")
     first, *_, last = ready.out.splitlines()
     assert first == "demo waits: its memory is held by other."

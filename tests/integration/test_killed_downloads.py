@@ -16,7 +16,7 @@ import pytest
 
 from schemas.downloads import Download, DownloadState
 from schemas.errors import DeadlineExceeded, ServiceUnavailable
-from tests.commands import environment
+from tests.commands import command_environment
 from tests.endurance import rounds
 from tests.hub import Hub, HubFile
 from tests.integration.downloader_service import Queue, registry_and_watch
@@ -34,7 +34,7 @@ class Service:
 
     def __init__(self, yard: Yard, hub: Hub) -> None:
         hub_settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(yard.settings.home / "hf")}
-        self._environment = environment(
+        self._environment = command_environment(
             yard, YARD_NODE=yard.settings.node, YARD_DISK_MARGIN="0", **hub_settings
         )
         self._process: asyncio.subprocess.Process | None = None

@@ -44,9 +44,7 @@ async def seen(yard: Yard) -> AsyncIterator[Shown]:
         yield seen
 
 
-async def test_a_file_put_there_by_hand_appears_with_its_facts_and_goes_when_it_is_taken_away(
-    root: Path, seen: Shown
-) -> None:
+async def test_an_entry_follows_a_file_that_is_added_and_removed_by_hand(root: Path, seen: Shown) -> None:
     file = put(root, PATH, gguf())
     entry = await seen.by_itself(PATH)
     assert (entry.node, entry.store, entry.format) == ("testnode", "models", EntryFormat.GGUF)
@@ -59,9 +57,7 @@ async def test_a_file_put_there_by_hand_appears_with_its_facts_and_goes_when_it_
     await seen.gone(PATH)
 
 
-async def test_a_file_that_is_not_all_there_is_no_entry_but_its_bytes_are_counted(
-    root: Path, seen: Shown
-) -> None:
+async def test_an_incomplete_file_is_no_entry_but_counts_as_used(root: Path, seen: Shown) -> None:
     put(root, "org/repo/big.gguf.part", bytes(1000))
     put(root, PATH, gguf())
     await seen.at(PATH)
@@ -70,7 +66,7 @@ async def test_a_file_that_is_not_all_there_is_no_entry_but_its_bytes_are_counte
         await seen.spaces.until(lambda spaces: any(one.partial_bytes == 1000 for one in spaces.values()))
 
 
-async def test_a_store_says_where_it_is_and_what_room_it_has(root: Path, seen: Shown) -> None:
+async def test_a_store_reports_its_path_and_space(root: Path, seen: Shown) -> None:
     put(root, PATH, gguf())
     await seen.scan()
     async with asyncio.timeout(8):
@@ -81,9 +77,7 @@ async def test_a_store_says_where_it_is_and_what_room_it_has(root: Path, seen: S
     assert 0 < space.free_bytes <= space.total_bytes
 
 
-async def test_a_description_lies_in_the_folder_and_is_changed_by_compare_and_set(
-    root: Path, seen: Shown
-) -> None:
+async def test_a_description_is_a_file_changed_by_compare_and_set(root: Path, seen: Shown) -> None:
     put(root, PATH, gguf())
     entry = await seen.at(PATH)
     written = await seen.bus.call(
@@ -92,7 +86,7 @@ async def test_a_description_lies_in_the_folder_and_is_changed_by_compare_and_se
     assert (root / "org/repo/description.txt").read_text() == "Für Gespräche.\n"
     assert written.description == "Für Gespräche."
     stale = DescribeEntry(entry=entry.key, description="Mine.", revision="")
-    with pytest.raises(Conflict, match="changed meanwhile"):
+    with pytest.raises(Conflict, match="has changed since"):
         await seen.bus.call(subjects.LIBRARY_DESCRIBE, stale)
     fresh = msgspec.structs.replace(stale, revision=written.description_revision)
     await seen.bus.call(subjects.LIBRARY_DESCRIBE, fresh)
@@ -101,7 +95,7 @@ async def test_a_description_lies_in_the_folder_and_is_changed_by_compare_and_se
     assert not (root / "org/repo/description.txt").exists()
 
 
-async def test_a_description_that_was_written_with_an_editor_counts_before_it_was_seen(
+async def test_a_description_written_by_an_editor_conflicts_before_it_is_scanned(
     root: Path, seen: Shown
 ) -> None:
     put(root, PATH, gguf())
@@ -113,9 +107,7 @@ async def test_a_description_that_was_written_with_an_editor_counts_before_it_wa
     assert (root / "org/repo/description.txt").read_text() == "By hand.\n"
 
 
-async def test_a_description_that_is_too_long_to_be_shown_is_not_written_over(
-    root: Path, seen: Shown
-) -> None:
+async def test_a_description_over_the_size_limit_is_not_overwritten(root: Path, seen: Shown) -> None:
     put(root, PATH, gguf())
     long = put(root, "org/repo/description.txt", b"x" * 100_000)
     entry = await seen.at(PATH)
@@ -125,7 +117,7 @@ async def test_a_description_that_is_too_long_to_be_shown_is_not_written_over(
     assert long.stat().st_size == 100_000
 
 
-async def test_what_is_deleted_lies_in_the_trash_and_comes_back_as_it_was(root: Path, seen: Shown) -> None:
+async def test_a_deleted_entry_is_restored_from_the_trash_unchanged(root: Path, seen: Shown) -> None:
     put(root, PATH, gguf())
     put(root, "org/repo/description.txt", b"Mine.\n")
     before = await seen.at(PATH)
@@ -143,7 +135,7 @@ async def test_what_is_deleted_lies_in_the_trash_and_comes_back_as_it_was(root: 
         await seen.bus.call(subjects.LIBRARY_RESTORE, TrashRef(item=item.key))
 
 
-async def test_what_is_restored_replaces_nothing(root: Path, seen: Shown) -> None:
+async def test_a_restored_item_replaces_no_file(root: Path, seen: Shown) -> None:
     put(root, PATH, gguf())
     item = await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=(await seen.at(PATH)).key))
     put(root, PATH, gguf("Newer"))
@@ -170,7 +162,7 @@ async def test_a_link_out_of_the_store_is_shown_and_only_the_link_is_deleted(
     assert not os.path.lexists(root / "linked.gguf")
 
 
-async def test_nothing_is_deleted_through_a_link_that_took_a_folders_place(
+async def test_a_link_in_place_of_a_folder_is_not_followed_by_a_deletion(
     root: Path, tmp_path: Path, seen: Shown
 ) -> None:
     put(root, PATH, gguf())
@@ -183,7 +175,7 @@ async def test_nothing_is_deleted_through_a_link_that_took_a_folders_place(
     assert (tmp_path / "outside/tiny-Q4_K_M.gguf").exists()
 
 
-async def test_a_check_notes_the_hash_and_a_later_one_finds_the_damage(root: Path, seen: Shown) -> None:
+async def test_a_verification_records_the_hash_and_a_later_one_finds_damage(root: Path, seen: Shown) -> None:
     file = put(root, PATH, gguf())
     entry = await seen.at(PATH)
     job = await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key))
@@ -199,11 +191,11 @@ async def test_a_check_notes_the_hash_and_a_later_one_finds_the_damage(root: Pat
     ended = await seen.ended(await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key)))
     assert ended.damaged == (PATH,)
     await seen.until(entry.key, lambda one: one.damaged == (PATH,))
-    with pytest.raises(Conflict, match="Nobody noted where"):
+    with pytest.raises(Conflict, match="The source of"):
         await seen.bus.call(subjects.LIBRARY_REPAIR, LibraryRef(entry=entry.key))
 
 
-async def test_a_check_is_cancelled_and_what_is_not_there_cannot_be(root: Path, seen: Shown) -> None:
+async def test_a_verification_can_be_cancelled(root: Path, seen: Shown) -> None:
     put(root, PATH, gguf(padding=bytes(64 * 1024 * 1024)))
     entry = await seen.at(PATH)
     job = await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key))
@@ -218,12 +210,12 @@ async def test_a_check_is_cancelled_and_what_is_not_there_cannot_be(root: Path, 
 @pytest.mark.parametrize(
     "key", ["", "x", "testnode.models", "a.b.c.d", "../../x", "testnode.models.ZZ", "a b.c.d"]
 )
-async def test_a_key_that_is_none_is_refused(seen: Shown, key: str) -> None:
+async def test_an_invalid_key_is_refused(seen: Shown, key: str) -> None:
     with pytest.raises(BadRequest):
         await seen.bus.call(subjects.LIBRARY_SHOW, LibraryRef(entry=key))
 
 
-async def test_what_is_not_there_is_not_found(seen: Shown) -> None:
+async def test_unknown_entries_items_and_jobs_are_not_found(seen: Shown) -> None:
     for key in ("testnode.models.0123456789abcdef", "testnode.nowhere.0123456789abcdef"):
         with pytest.raises(NotFound):
             await seen.bus.call(subjects.LIBRARY_SHOW, LibraryRef(entry=key))
@@ -231,7 +223,7 @@ async def test_what_is_not_there_is_not_found(seen: Shown) -> None:
             await seen.bus.call(subjects.LIBRARY_RESTORE, TrashRef(item=key))
 
 
-async def test_what_was_read_before_a_restart_is_not_read_again(yard: Yard, root: Path) -> None:
+async def test_facts_read_before_a_restart_are_not_read_again(yard: Yard, root: Path) -> None:
     put(root, PATH, gguf())
     async with shown(yard) as seen:
         async with library(yard):
@@ -246,7 +238,7 @@ async def test_what_was_read_before_a_restart_is_not_read_again(yard: Yard, root
             assert seen.entries.revisions[first.key] == revision
 
 
-async def test_a_job_that_was_cut_off_goes_on_when_the_downloader_is_back(yard: Yard, root: Path) -> None:
+async def test_an_interrupted_job_resumes_after_a_restart(yard: Yard, root: Path) -> None:
     put(root, PATH, gguf())
     async with shown(yard) as seen:
         async with library(yard):
@@ -259,7 +251,7 @@ async def test_a_job_that_was_cut_off_goes_on_when_the_downloader_is_back(yard: 
             assert (await seen.ended(cut_off)).state is JobState.FINISHED
 
 
-async def test_a_deletion_that_was_cut_off_is_finished_at_the_next_start(yard: Yard, root: Path) -> None:
+async def test_an_interrupted_deletion_completes_at_the_next_start(yard: Yard, root: Path) -> None:
     put(root, PATH, gguf())
     put(root, "org/repo/README.md", b"About it.")
     async with shown(yard) as seen:
@@ -295,7 +287,9 @@ async def test_an_expired_item_of_the_trash_is_gone_after_a_restart(yard: Yard, 
             assert list((root / trash.FOLDER).iterdir()) == []
 
 
-async def test_a_command_reaches_the_node_that_it_is_about(yard: Yard, root: Path, tmp_path: Path) -> None:
+async def test_a_command_is_forwarded_to_the_node_of_its_entry(
+    yard: Yard, root: Path, tmp_path: Path
+) -> None:
     there = msgspec.structs.replace(yard.settings, node="other", stores={"disk": tmp_path / "disk"})
     put(tmp_path / "disk", "x.gguf", gguf("There"))
     put(root, PATH, gguf())

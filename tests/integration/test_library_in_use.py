@@ -34,15 +34,13 @@ async def seen(yard: Yard) -> AsyncIterator[Shown]:
         yield seen
 
 
-async def test_an_entry_that_a_model_needs_is_not_deleted_unless_it_is_forced(
-    yard: Yard, root: Path, seen: Shown
-) -> None:
+async def test_an_entry_used_by_a_model_is_deleted_only_by_force(yard: Yard, root: Path, seen: Shown) -> None:
     registry = BucketStore(await yard.bus(Role.SUPERVISOR), buckets.MODELS)
     await registry.put(model_key("mine"), ModelSpec(name="mine", path=PATH))
     put(root, PATH, gguf())
     entry = await seen.at(PATH)
     assert entry.used_by == ("mine",)
-    with pytest.raises(Conflict, match=r"needed by mine.*yard rm mine"):
+    with pytest.raises(Conflict, match=r"used by mine.*yard rm mine"):
         await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=entry.key))
     await registry.delete(model_key("mine"))
     await seen.until(entry.key, lambda one: not one.used_by)
@@ -52,7 +50,7 @@ async def test_an_entry_that_a_model_needs_is_not_deleted_unless_it_is_forced(
     assert not (root / PATH).exists()
 
 
-async def test_an_entry_that_an_instance_runs_from_is_not_deleted_though_its_model_is_gone(
+async def test_an_entry_of_a_running_instance_is_not_deleted_after_its_model_is_removed(
     yard: Yard, root: Path, seen: Shown
 ) -> None:
     supervisor = await yard.bus(Role.SUPERVISOR)
@@ -91,7 +89,7 @@ async def _deleted(seen: Shown, key: str) -> None:
                 await asyncio.sleep(0)
 
 
-async def test_an_entry_that_a_download_brings_is_not_deleted(yard: Yard, root: Path, seen: Shown) -> None:
+async def test_an_entry_of_a_running_download_is_not_deleted(yard: Yard, root: Path, seen: Shown) -> None:
     """What it reads again to check it has no partial file that would tell."""
     put(root, PATH, gguf())
     entry = await seen.at(PATH)
@@ -126,9 +124,7 @@ async def _refused(seen: Shown, key: str, words: str) -> None:
             await seen.bus.call(subjects.LIBRARY_RESTORE, TrashRef(item=trashed.key))
 
 
-async def test_an_entry_into_whose_folder_something_is_written_is_not_deleted(
-    root: Path, seen: Shown
-) -> None:
+async def test_an_entry_whose_folder_is_being_written_is_not_deleted(root: Path, seen: Shown) -> None:
     put(root, PATH, gguf())
     entry = await seen.at(PATH)
     put(root, "org/repo/more.gguf.part", b"half")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from modelyard.host.settings import Settings
 from schemas import subjects
-from schemas.errors import DeadlineExceeded, ServiceUnavailable
-from schemas.library import AskNode, DeleteEntry, JobState, LibraryJob, LibraryRef, TrashRef
+from schemas.errors import DeadlineExceeded, NotFound, ServiceUnavailable
+from schemas.library import AskNode, DeleteEntry, JobRef, JobState, LibraryJob, LibraryRef, TrashRef
 from services.downloader.library import trash
-from tests.commands import environment
+from tests.commands import command_environment
 from tests.integration.library_yard import Shown, gguf, put, shown
-from tests.support import Yard
+from tests.support import Yard, eventually
 
 
 @contextlib.asynccontextmanager
@@ -23,7 +23,7 @@ async def downloader(yard: Yard) -> AsyncIterator[asyncio.subprocess.Process]:
     """The real process, killed at the end if it still lives."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.downloader"),
-        env=environment(yard, YARD_NODE="testnode"),
+        env=command_environment(yard, YARD_NODE="testnode"),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
@@ -36,13 +36,17 @@ async def downloader(yard: Yard) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 async def ready(seen: Shown) -> None:
-    """Wait until a downloader answers."""
-    async with asyncio.timeout(20):
-        while True:
-            with contextlib.suppress(ServiceUnavailable, DeadlineExceeded):
-                await seen.bus.call(subjects.LIBRARY_SCAN, AskNode())
-                return
-            await asyncio.sleep(0.05)
+    """Wait until a downloader answers all commands of the library; the one to cancel jobs is its last."""
+
+    async def answers() -> bool:
+        with contextlib.suppress(ServiceUnavailable, DeadlineExceeded):
+            await seen.bus.call(subjects.LIBRARY_SCAN, AskNode())
+            with contextlib.suppress(NotFound):
+                await seen.bus.call(subjects.LIBRARY_CANCEL, JobRef(job="unknown"))
+            return True
+        return False
+
+    await eventually(answers, "an answer of the downloader", timeout_s=20)
 
 
 async def kill(process: asyncio.subprocess.Process) -> None:
@@ -50,7 +54,7 @@ async def kill(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def test_a_check_that_was_killed_goes_on(yard: Yard, settings: Settings) -> None:
+async def test_a_killed_verification_resumes(yard: Yard, settings: Settings) -> None:
     (settings.run / "demo-registered").touch()
     large = put(settings.models, "m.gguf", gguf())
     os.truncate(large, 3 * 1024**3)
@@ -74,9 +78,7 @@ async def test_a_check_that_was_killed_goes_on(yard: Yard, settings: Settings) -
             assert (await seen.ended(job)).state is JobState.FINISHED
 
 
-async def test_a_deletion_that_was_killed_is_whole_afterwards_and_can_be_undone(
-    yard: Yard, settings: Settings
-) -> None:
+async def test_a_killed_deletion_completes_and_can_be_restored(yard: Yard, settings: Settings) -> None:
     (settings.run / "demo-registered").touch()
     root, count = settings.models, 4000
     put(root, "org/repo/m.gguf", gguf())

@@ -34,7 +34,7 @@ async def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[
         yield hub
 
 
-async def test_what_was_pulled_is_known_and_only_its_damaged_file_is_fetched_again(
+async def test_a_repair_fetches_only_the_damaged_file_of_a_pulled_model(
     yard: Yard, hub: Hub, settings: Settings
 ) -> None:
     shards = {f"m-Q4_0-0000{n}-of-00002.gguf": gguf(f"Part {n}") for n in (1, 2)}
@@ -97,7 +97,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "hf"
 
 
-async def test_a_model_of_the_hubs_cache_is_taken_in_without_taking_room(
+async def test_an_import_from_the_hub_cache_takes_no_disk_space(
     yard: Yard, settings: Settings, home: Path
 ) -> None:
     snapshot = cached(home, {"m-Q4_0.gguf": gguf(), "README.md": b"About it."})
@@ -124,7 +124,7 @@ async def test_a_model_of_the_hubs_cache_is_taken_in_without_taking_room(
             await seen.bus.call(subjects.LIBRARY_IMPORT, ImportCached(repo="org/other"))
 
 
-async def test_an_import_replaces_nothing_and_takes_nothing_from_outside_the_cache(
+async def test_an_import_replaces_no_file_and_follows_no_link_out_of_the_cache(
     yard: Yard, settings: Settings, home: Path, tmp_path: Path
 ) -> None:
     snapshot = cached(home, {"m-Q4_0.gguf": gguf()})

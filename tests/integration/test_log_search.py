@@ -22,7 +22,7 @@ from schemas.errors import BadRequest
 from schemas.instances import InstanceState
 from schemas.logs import LogBatch, LogLevel, LogLine, LogOrder, LogQuery
 from schemas.models import ModelSpec
-from tests.commands import run
+from tests.commands import run_command
 from tests.standins import instance
 from tests.support import Yard
 
@@ -205,9 +205,11 @@ async def test_the_command_searches_and_follows(yard: Yard, client: Client) -> N
     )
     await engine(runner, "demo", "first", "a warning", "last")
     await engine(runner, "other", "else")
-    plain = await run(yard, "logs", "--grep", "warn")
+    plain = await run_command(yard, "logs", "--grep", "warn")
     assert plain.out.endswith("n1  warning  demo: a warning\n")
-    texts = [line["text"] for line in (await run(yard, "logs", "d", "--newest", "--json")).lines]
+    texts = [line["text"] for line in (await run_command(yard, "logs", "d", "--newest", "--json")).lines]
     assert texts == ["last", "a warning", "first"]
-    assert [line["text"] for line in (await run(yard, "logs", "-n", "1", "--json")).lines] == ["first"]
-    assert (await run(yard, "logs", "demo")).out == "first\na warning\nlast\n"
+    assert [line["text"] for line in (await run_command(yard, "logs", "-n", "1", "--json")).lines] == [
+        "first"
+    ]
+    assert (await run_command(yard, "logs", "demo")).out == "first\na warning\nlast\n"

@@ -60,7 +60,7 @@ def sentences(offered: OfferedChoice) -> dict[str, str]:
     return {fit.node: fit.sentence for fit in offered.fits}
 
 
-async def test_quants_come_with_sizes_and_what_fits_which_node(asking: Bus, hub: Hub) -> None:
+async def test_quants_are_offered_with_sizes_and_fits(asking: Bus, hub: Hub) -> None:
     front, size = front_8b()
     repo = add(
         hub,
@@ -95,7 +95,7 @@ async def test_quants_come_with_sizes_and_what_fits_which_node(asking: Bus, hub:
     assert "the largest GPU of node small has 8.0 GiB; would run on the CPU with" in large["small"]
 
 
-async def test_of_a_large_file_only_its_header_is_read(asking: Bus, hub: Hub) -> None:
+async def test_only_the_header_of_a_large_file_is_read(asking: Bus, hub: Hub) -> None:
     front, size = front_8b()
     add(hub, REPO, {"m-Q4_K_M.gguf": (front, size), "m-Q8_0.gguf": (b"GGUF", 8 * GIB)})
     assert (await offer(asking)).choices[0].fits
@@ -109,7 +109,7 @@ async def test_of_a_large_file_only_its_header_is_read(asking: Bus, hub: Hub) ->
     assert read.requests == requests
 
 
-async def test_a_context_that_somebody_wants_is_what_is_estimated(asking: Bus, hub: Hub) -> None:
+async def test_the_requested_context_is_estimated(asking: Bus, hub: Hub) -> None:
     add(hub, REPO, {"m-Q4_K_M.gguf": front_8b()})
     (choice,) = (await offer(asking, n_ctx=131_072)).choices
     assert sentences(choice)["giant"] == "fits on GPU-1 of node giant with 128k tokens of context"
@@ -127,7 +127,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-async def test_a_header_that_lies_costs_few_bytes_and_is_told(asking: Bus, hub: Hub, content: bytes) -> None:
+async def test_an_invalid_header_costs_few_bytes_and_is_a_problem(
+    asking: Bus, hub: Hub, content: bytes
+) -> None:
     add(hub, REPO, {"m-Q4_K_M.gguf": (content, 4 * GIB)})
     found = await offer(asking)
     assert found.problem is not None
@@ -136,7 +138,9 @@ async def test_a_header_that_lies_costs_few_bytes_and_is_told(asking: Bus, hub: 
     assert hub.file(REPO, "m-Q4_K_M.gguf").bytes_sent <= 3 * MIB
 
 
-async def test_what_is_in_the_yard_already_is_told(asking: Bus, hub: Hub, settings: Settings) -> None:
+async def test_an_offer_marks_stored_files_and_registered_models(
+    asking: Bus, hub: Hub, settings: Settings
+) -> None:
     front, size = front_8b(n_tokens=10)
     hub.add_repo(REPO, {"m-Q4_K_M.gguf": b"GGUF1"})
     add(hub, "org/other-GGUF", {"m-Q8_0.gguf": (front, size)})
@@ -186,7 +190,7 @@ async def test_a_folder_of_safetensors_is_offered_for_its_engine(asking: Bus, hu
         ({"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}, "adapter"),
     ],
 )
-async def test_what_cannot_be_used_is_an_offer_with_a_problem(
+async def test_an_unusable_repository_is_an_offer_with_a_problem(
     asking: Bus, hub: Hub, files: dict[str, bytes], words: str
 ) -> None:
     hub.add_repo("org/odd", files)
@@ -195,7 +199,7 @@ async def test_what_cannot_be_used_is_an_offer_with_a_problem(
     assert words in (found.problem or "")
 
 
-async def test_a_gated_repository_shows_its_quants_and_how_to_get_in(asking: Bus, hub: Hub) -> None:
+async def test_a_gated_repository_shows_its_quants_and_how_to_get_access(asking: Bus, hub: Hub) -> None:
     add(hub, REPO, {"m-Q4_K_M.gguf": front_8b(n_tokens=10)}, gated=True)
     found = await offer(asking)
     assert found.gated
@@ -226,7 +230,7 @@ async def test_refusals_of_the_hub_have_codes(asking: Bus, hub: Hub, monkeypatch
     assert await refused(asking, REPO) == "hub_offline"
 
 
-async def test_what_is_found_is_told_in_the_words_of_the_yard(asking: Bus, hub: Hub) -> None:
+async def test_search_results_have_mode_formats_and_counts(asking: Bus, hub: Hub) -> None:
     about = About(task="text-generation", tags=("gguf", "license:mit"), downloads=4, likes=2, n_params=5)
     hub.add_repo("org/llama-GGUF", {}, about=about, gated=True)
     (model,) = (await asking.call(subjects.HUB_SEARCH, SearchHub(words="llama"))).models

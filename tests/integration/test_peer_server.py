@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from services.downloader.library.walk import Found
+from services.downloader.library.walk import ScannedFile
 from services.downloader.peers.inventory import StoreFile
 from services.downloader.peers.server import TOKEN_TTL_S, FileServer, FileTokens
 from tests.integration.downloads import MIB
@@ -33,7 +33,7 @@ class ServedFile:
 
     def file(self, path: str = PATH) -> StoreFile:
         status = (self.root / path).stat()
-        return StoreFile(self.root, Found(path, status.st_size, status.st_mtime_ns))
+        return StoreFile(self.root, ScannedFile(path, status.st_size, status.st_mtime_ns))
 
     def token(self) -> str:
         return self.tokens.issue(SHA256, self.file())

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from services.downloader.errors import TransferError
-from services.downloader.library.walk import Found
+from services.downloader.library.walk import ScannedFile
 from services.downloader.peers.inventory import StoreFile
 from services.downloader.peers.server import TOKEN_TTL_S, FileServer, FileTokens
 from services.downloader.transfer.file_transfer import (
@@ -90,7 +90,7 @@ class GoodPeer:
     def __init__(self, root: Path) -> None:
         place = put(root, FILE, MODEL).stat()
         self.now = 0.0
-        self._file = StoreFile(root, Found(FILE, place.st_size, place.st_mtime_ns))
+        self._file = StoreFile(root, ScannedFile(FILE, place.st_size, place.st_mtime_ns))
         self._tokens = FileTokens(now=lambda: self.now)
         self.server = FileServer(self._tokens)
 

@@ -7,8 +7,8 @@ import pytest
 
 from modelyard.bus.connection import Bus
 from modelyard.bus.reads import read_bucket
+from modelyard.files.tinymodels import write_embedder, write_reciter, write_reranker
 from modelyard.host.settings import Settings
-from modelyard.tinymodels import write_embedder, write_reciter, write_reranker
 from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download, DownloadState, StartDownload
 from schemas.errors import Conflict, ModelNotFound, UnreadableModel, YardError
@@ -17,7 +17,7 @@ from schemas.library import AskNode
 from schemas.models import Mode, ModelRef, ModelSpec
 from schemas.registering import ModelOverrides, Registered, RegisterFiles
 from schemas.registry import PatchModel, PutModel, RenameModel
-from tests.commands import refused, run
+from tests.commands import refusal_code, run_command
 from tests.hub import About, Hub
 from tests.integration.hub_yard import GIB, hub_yard, node, point_at
 from tests.support import Yard
@@ -71,7 +71,7 @@ async def register(bus: Bus, path: str, **more: object) -> Registered:
     return await bus.call(subjects.FILES_REGISTER, RegisterFiles(path=path, **more))  # type: ignore[arg-type]
 
 
-async def test_a_download_becomes_a_model_with_all_that_could_be_guessed(asking: Bus, hub: Hub) -> None:
+async def test_a_download_is_registered_with_guessed_fields(asking: Bus, hub: Hub) -> None:
     done = await pull(asking, f"{REPO}:Q8_0")
     assert (done.state, done.model) == (DownloadState.FINISHED, f"{REPO}:Q8_0")
     model = await spec(asking, f"{REPO}:Q8_0")
@@ -81,7 +81,7 @@ async def test_a_download_becomes_a_model_with_all_that_could_be_guessed(asking:
     assert (model.source.repo, model.source.revision) == (REPO, hub.repos[REPO].sha)
 
 
-async def test_a_download_takes_what_is_said_about_files_and_model(asking: Bus, settings: Settings) -> None:
+async def test_a_download_follows_its_choice_and_overrides(asking: Bus, settings: Settings) -> None:
     overrides = ModelOverrides(aliases=("small",), mode=Mode.COMPLETION, n_ctx=1024)
     await pull(asking, f"{REPO}:Q8_0", name="mine", choice=Choice(mmproj="none"), overrides=overrides)
     model = await spec(asking, "small")
@@ -93,7 +93,7 @@ async def test_a_download_takes_what_is_said_about_files_and_model(asking: Bus, 
         await spec(asking, REPO)
 
 
-async def test_a_download_again_undoes_nothing_that_somebody_set(asking: Bus) -> None:
+async def test_a_repeated_download_retains_fields_set_by_a_person(asking: Bus) -> None:
     await pull(asking, f"{REPO}:Q8_0", name="mine")
     patch = {"n_ctx": 512, "aliases": ["a"], "mode": "completion", "pinned": True, "mmproj": None}
     await asking.call(subjects.MODEL_PATCH, PatchModel(model="mine", patch=patch))
@@ -107,7 +107,7 @@ async def test_a_download_again_undoes_nothing_that_somebody_set(asking: Bus) ->
     assert (after.aliases, after.pinned, after.mmproj) == (("a",), True, None)
 
 
-async def test_a_name_that_is_taken_is_refused_before_the_first_byte(asking: Bus, hub: Hub) -> None:
+async def test_a_taken_name_is_refused_before_the_download(asking: Bus, hub: Hub) -> None:
     await asking.call(subjects.MODEL_PUT, PutModel(name="mine", path="by/hand.gguf", aliases=("other",)))
     with pytest.raises(Conflict, match=r"by/hand\.gguf"):
         await pull(asking, f"{REPO}:Q8_0", name="mine")
@@ -117,7 +117,7 @@ async def test_a_name_that_is_taken_is_refused_before_the_first_byte(asking: Bus
     assert hub.file(REPO, "chat-Q8_0.gguf").requests == 0
 
 
-async def test_a_name_taken_meanwhile_fails_with_the_way_out(asking: Bus, hub: Hub) -> None:
+async def test_a_name_taken_during_the_download_fails_with_a_remedy(asking: Bus, hub: Hub) -> None:
     """The name is free when the download begins: the hub holds the file back until somebody has taken it."""
     file = hub.file(REPO, "chat-Q8_0.gguf")
     file.faults.bytes_per_s = 200_000
@@ -132,7 +132,7 @@ async def test_a_name_taken_meanwhile_fails_with_the_way_out(asking: Bus, hub: H
     assert (await register(asking, PATH, name="free")).revision is not None
 
 
-async def test_a_model_that_was_renamed_is_left_alone(asking: Bus) -> None:
+async def test_a_renamed_model_is_unchanged_by_a_download(asking: Bus) -> None:
     await pull(asking, f"{REPO}:Q8_0", name="mine")
     await asking.call(subjects.MODEL_RENAME, RenameModel(model="mine", name="yours"))
     before = await spec(asking, "yours")
@@ -170,24 +170,24 @@ async def test_pickles_alone_are_refused_unless_asked_for(asking: Bus, hub: Hub)
     assert (done.state, done.files) == (DownloadState.FINISHED, ("config.json", "pytorch_model.bin"))
 
 
-async def test_files_by_hand_are_registered_and_kept(yard: Yard, asking: Bus, settings: Settings) -> None:
+async def test_files_added_by_hand_are_registered(yard: Yard, asking: Bus, settings: Settings) -> None:
     folder = settings.models / "by-hand"
     folder.mkdir()
     write_embedder(folder / "vectors.gguf")
     write_reranker(folder / "scores.gguf")
-    shown = await run(yard, "register", "by-hand/vectors.gguf", "--dry-run")
+    shown = await run_command(yard, "register", "by-hand/vectors.gguf", "--dry-run")
     assert shown.code == 0, shown.err
     assert "turns text into vectors" in shown.out
     assert "Nothing was changed" in shown.out
     with pytest.raises(ModelNotFound):
         await spec(asking, "vectors")
     done = (
-        await run(yard, "register", "by-hand/vectors.gguf", "--name", "v", "--alias", "w", "--json")
+        await run_command(yard, "register", "by-hand/vectors.gguf", "--name", "v", "--alias", "w", "--json")
     ).document
     assert done["spec"]["mode"] == "embedding"
     assert (await spec(asking, "w")).n_ctx == 512
     assert (await spec(asking, "w")).source is None
-    again = await run(yard, "register", "by-hand/vectors.gguf", "--name", "v", "--ctx", "256")
+    again = await run_command(yard, "register", "by-hand/vectors.gguf", "--name", "v", "--ctx", "256")
     assert "it keeps its own aliases" in again.out
     assert (await spec(asking, "v")).n_ctx == 256
     await asking.call(subjects.LIBRARY_SCAN, AskNode())
@@ -197,32 +197,34 @@ async def test_files_by_hand_are_registered_and_kept(yard: Yard, asking: Bus, se
     assert (scores.spec.name, scores.spec.mode) == ("scores", Mode.RERANK)
 
 
-async def test_a_path_that_is_no_model_is_refused(yard: Yard, asking: Bus, settings: Settings) -> None:
+async def test_a_path_without_a_model_is_refused(yard: Yard, asking: Bus, settings: Settings) -> None:
     (settings.models / "notes.txt").write_text("hello")
     (settings.models / "empty").mkdir()
     for path in ("nowhere.gguf", "notes.txt", "empty", "../../etc/passwd", "/etc/passwd", "", "modelyard/.."):
         with pytest.raises(UnreadableModel) as caught:
             await register(asking, path)
         assert caught.value.message.endswith(".")
-    assert await refused(yard, "register", "nowhere.gguf") == "unreadable_model"
-    assert await refused(yard, "register", "x.gguf", "--name", "no spaces here") == "bad_request"
+    assert await refusal_code(yard, "register", "nowhere.gguf") == "unreadable_model"
+    assert await refusal_code(yard, "register", "x.gguf", "--name", "no spaces here") == "bad_request"
 
 
 async def test_the_command_line_searches_and_offers(yard: Yard, asking: Bus) -> None:
-    found = await run(yard, "search", "chat", "--sort", "likes", "--max-params", "8B")
+    found = await run_command(yard, "search", "chat", "--sort", "likes", "--max-params", "8B")
     assert (found.code, found.out) == (0, "The hub has nothing like that.\n")
-    found = await run(yard, "search", "tiny", "chat-", "--json")
+    found = await run_command(yard, "search", "tiny", "chat-", "--json")
     assert found.document == []
-    found = await run(yard, "search", "tiny/chat")
+    found = await run_command(yard, "search", "tiny/chat")
     assert REPO in found.out
     assert "text-generation" in found.out
-    offer = await run(yard, "offer", REPO)
+    offer = await run_command(yard, "offer", REPO)
     assert offer.code == 0, offer.err
     assert "fits on GPU-1 of node giant with 32k tokens of context" in offer.out
     assert f"yard pull {REPO}:Q4_0" in offer.out
-    assert (await run(yard, "offer", f"{REPO}:Q8_0", "--json")).document["choices"][0]["label"] == "Q8_0"
-    assert await refused(yard, "offer", "tiny/nowhere") == "repo_not_found"
-    assert await refused(yard, "search", "x", "--limit", "1000") == "bad_request"
+    assert (await run_command(yard, "offer", f"{REPO}:Q8_0", "--json")).document["choices"][0][
+        "label"
+    ] == "Q8_0"
+    assert await refusal_code(yard, "offer", "tiny/nowhere") == "repo_not_found"
+    assert await refusal_code(yard, "search", "x", "--limit", "1000") == "bad_request"
 
 
 async def test_a_refusal_of_the_hub_keeps_its_code_over_the_wire(asking: Bus, hub: Hub) -> None:

@@ -21,7 +21,7 @@ from schemas.instances import InstanceState
 from schemas.webhooks import HookEvent, HookKind, PutWebhook, Webhook, WebhookFilter, WebhookState
 from services.monitor.webhooks import delivery, webhooks
 from services.monitor.webhooks.senders import ForbiddenAddress, GuardedResolver
-from tests.commands import refused, run
+from tests.commands import refusal_code, run_command
 from tests.integration.monitor_service import TIMEOUT_S, monitor, monitor_process
 from tests.receiver import CUT, HANG, Receiver, is_signed, receiver
 from tests.standins import instance
@@ -284,21 +284,21 @@ async def test_a_lost_secret_is_reported_and_can_be_put_again(yard: Yard, client
 
 
 async def test_the_cli_edits_the_hooks_file(yard: Yard) -> None:
-    program = await run(
+    program = await run_command(
         yard, "webhook", "exec", "bell", "--severity", "critical", "--", "/bin/true", "--loud"
     )
     assert program.code == 0, program.err
     (written,) = read_hooks(yard.settings)
     assert (written.argv, written.wanted.severity) == (("/bin/true", "--loud"), "critical")
-    wrong = await run(yard, "webhook", "exec", "bell", "--", "relative")
+    wrong = await run_command(yard, "webhook", "exec", "bell", "--", "relative")
     assert (wrong.code, "absolute path" in wrong.err) == (1, True)
-    assert (await run(yard, "webhook", "rm", "bell")).code == 0
+    assert (await run_command(yard, "webhook", "rm", "bell")).code == 0
     assert read_hooks(yard.settings) == ()
 
 
 async def test_the_cli_reports_a_refusing_receiver(yard: Yard) -> None:
     async with receiver() as hook, monitor(yard):
         hook.statuses = [500, 500]
-        assert (await run(yard, "webhook", "add", "me", hook.url)).code == 0
-        assert await refused(yard, "webhook", "test", "me") == "webhook_refused"
-        assert (await run(yard, "webhook", "test", "me")).code == 0
+        assert (await run_command(yard, "webhook", "add", "me", hook.url)).code == 0
+        assert await refusal_code(yard, "webhook", "test", "me") == "webhook_refused"
+        assert (await run_command(yard, "webhook", "test", "me")).code == 0

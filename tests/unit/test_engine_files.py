@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from modelyard.plugins import Engine, EngineProblem
-from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas.models import ModelSpec
 from schemas.profiles import Lora
 from services.supervisor.engines.command import CommandEngine

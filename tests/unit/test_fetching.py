@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from modelyard.host.settings import Settings
-from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas.base import Format
 from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.gguf.check import HEAD_BYTES, check_gguf
+from modelyard.files.gguf.check import HEAD_BYTES, check_gguf
 
 
 def head(magic: bytes = b"GGUF", version: int = 3, tensors: int = 2, kvs: int = 3, key: int = 20) -> bytes:
@@ -22,7 +22,7 @@ def refusal(first: bytes, size_bytes: int) -> str | None:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_a_sane_header_passes(version: int) -> None:
+def test_a_valid_header_passes(version: int) -> None:
     assert refusal(head(version=version) + b"general.architecture", 10_000) is None
 
 
@@ -55,7 +55,7 @@ def test_a_broken_header_is_refused_with_a_sentence(first: bytes, size_bytes: in
 
 
 @given(first=st.binary(max_size=64), size_bytes=st.integers(0, 2**63))
-def test_no_bytes_make_it_raise_anything_else(first: bytes, size_bytes: int) -> None:
+def test_any_bytes_raise_only_gguf_errors(first: bytes, size_bytes: int) -> None:
     for candidate in (first, b"GGUF\x03\0\0\0" + first):
         try:
             check_gguf(candidate, size_bytes)

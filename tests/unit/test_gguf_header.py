@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.gguf.errors import GgufError
-from modelyard.gguf.files import read_model
-from modelyard.gguf.header import Header, make_header
-from modelyard.gguf.layers import make_layers
-from modelyard.gguf.parse import parse
-from modelyard.tinymodels import write_babbler, write_embedder, write_reranker
+from modelyard.files.gguf.check import GgufError
+from modelyard.files.gguf.header import Header, make_header
+from modelyard.files.gguf.layers import make_layers
+from modelyard.files.gguf.parse import parse
+from modelyard.files.gguf.reader import read_model
+from modelyard.files.tinymodels import write_babbler, write_embedder, write_reranker
 from tests.gguf_bytes import Simple, Weight, gguf_bytes
 
 
@@ -34,7 +34,7 @@ def header(
     return make_header(parse(raw, len(raw)))
 
 
-def test_the_babbler_is_known_to_the_byte(tmp_path: Path) -> None:
+def test_the_header_of_the_babbler_has_the_exact_sizes(tmp_path: Path) -> None:
     write_babbler(tmp_path / "model.gguf", n_embd=96, n_layer=3, n_ff=40)
     read = read_model(tmp_path / "model.gguf")
     assert (read.architecture, read.kind, read.name, read.quant) == ("llama", "model", "Tiny Babbler", "F32")
@@ -51,7 +51,7 @@ def test_the_babbler_is_known_to_the_byte(tmp_path: Path) -> None:
     assert read.weights.total_bytes == read.n_params * 4
 
 
-def test_the_encoders_tell_how_they_pool(tmp_path: Path) -> None:
+def test_headers_of_encoders_have_their_pooling(tmp_path: Path) -> None:
     write_embedder(tmp_path / "embedder.gguf")
     write_reranker(tmp_path / "reranker.gguf")
     embedder, reranker = (read_model(tmp_path / f"{name}.gguf") for name in ("embedder", "reranker"))
@@ -69,7 +69,7 @@ def test_the_encoders_tell_how_they_pool(tmp_path: Path) -> None:
         ({}, (), "unknown"),
     ],
 )
-def test_the_quant_is_the_files_own_word_or_what_most_weights_have(
+def test_the_quant_is_the_file_type_or_the_type_of_most_weights(
     values: dict[str, int], weights: tuple[Weight, ...], quant: str
 ) -> None:
     raw = gguf_bytes({"general.architecture": "llama", **values}, weights)
@@ -93,7 +93,7 @@ def test_heads_experts_and_widths_may_differ_by_layer() -> None:
 
 
 @pytest.mark.parametrize("values", [{"general.type": "mmproj"}, {"general.architecture": "clip"}])
-def test_a_projector_is_known(values: dict[str, str]) -> None:
+def test_a_projector_is_recognized(values: dict[str, str]) -> None:
     raw = gguf_bytes({"general.architecture": "llama"} | values)
     assert make_header(parse(raw, len(raw))).is_mmproj
 
@@ -102,22 +102,22 @@ def test_a_projector_is_known(values: dict[str, str]) -> None:
     ("values", "words"),
     [
         ({"block_count": 1025}, "1025 layers"),
-        ({"block_count": 2**40}, r"block_count is no whole number"),
-        ({"block_count": "many"}, r"block_count is no whole number"),
-        ({"embedding_length": -1}, r"embedding_length is no whole number"),
-        ({"context_length": 0.5}, r"context_length is no whole number"),
+        ({"block_count": 2**40}, r"block_count is not a plausible whole number"),
+        ({"block_count": "many"}, r"block_count is not a plausible whole number"),
+        ({"embedding_length": -1}, r"embedding_length is not a plausible whole number"),
+        ({"context_length": 0.5}, r"context_length is not a plausible whole number"),
         ({"attention.head_count": [8, 8]}, "has 2 values for 4 layers"),
-        ({"attention.head_count_kv": [8.0, 8.0, 8.0, 8.0]}, "no whole number"),
+        ({"attention.head_count_kv": [8.0, 8.0, 8.0, 8.0]}, "not a plausible whole number"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(values: dict[str, Simple | list[Simple]], words: str) -> None:
+def test_implausible_numbers_are_refused(values: dict[str, Simple | list[Simple]], words: str) -> None:
     with pytest.raises(GgufError, match=words):
         header("llama", values)
 
 
 def test_a_model_without_an_architecture_is_refused() -> None:
     raw = gguf_bytes({"general.name": "x"})
-    with pytest.raises(GgufError, match="which architecture"):
+    with pytest.raises(GgufError, match="has no architecture"):
         make_header(parse(raw, len(raw)))
 
 
@@ -169,7 +169,7 @@ def test_layers_with_a_window_may_have_heads_of_another_size() -> None:
     ]
 
 
-def test_latent_attention_keeps_keys_alone() -> None:
+def test_latent_attention_caches_keys_only() -> None:
     values: dict[str, Simple | list[Simple]] = {
         "attention.head_count_kv": 1,
         "attention.key_length": 576,
@@ -182,7 +182,7 @@ def test_latent_attention_keeps_keys_alone() -> None:
     assert (layer.key_length, layer.value_length, layer.indexer_length) == (576, 0, 128)
 
 
-def test_layers_that_only_guess_ahead_keep_nothing() -> None:
+def test_multi_token_prediction_layers_have_no_cache() -> None:
     layers = make_layers(header("glm4moe", {"nextn_predict_layers": 1}))
     assert [layer.key_length for layer in layers] == [128, 128, 128, 0]
 
@@ -268,7 +268,7 @@ NUMBERS = (
         NUMBERS | st.lists(st.integers(0, 9), max_size=6) | st.lists(st.booleans(), max_size=6),
     ),
 )
-def test_no_values_make_it_raise_anything_else(
+def test_any_values_raise_only_gguf_errors(
     architecture: str, values: dict[str, Simple | list[Simple]]
 ) -> None:
     try:

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.gguf.cursor import MAX_NUMBERS, MAX_STRINGS
-from modelyard.gguf.errors import GgufError, NeedMore
-from modelyard.gguf.files import read_contents, read_model, shard_paths
-from modelyard.gguf.header import make_header
-from modelyard.gguf.parse import MAX_KEPT, Skipped, parse
-from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
+from modelyard.files.gguf.check import GgufError, NeedMoreBytes
+from modelyard.files.gguf.header import make_header
+from modelyard.files.gguf.parse import MAX_NUMBERS, MAX_STORED, MAX_STRINGS, Skipped, parse
+from modelyard.files.gguf.reader import read_contents, read_model, shard_paths
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from tests.gguf_bytes import Weight, entry, gguf_bytes, head, tensor, text, typed
 
 VALUES = {"general.architecture": "llama", "llama.block_count": 2, "llama.f": 0.5, "llama.yes": True}
@@ -35,37 +34,37 @@ def test_entries_and_tensors_are_read(version: int) -> None:
     assert contents.data_start == SIZE - 288 - 512
 
 
-def test_long_arrays_and_strings_are_passed_over() -> None:
+def test_long_arrays_and_strings_are_skipped() -> None:
     values = {
         "general.architecture": "llama",
         "tokens": ["a", "", "bcd"],
-        "scores": [0.5] * (MAX_KEPT + 1),
-        "template": "x" * (MAX_KEPT + 1),
+        "scores": [0.5] * (MAX_STORED + 1),
+        "template": "x" * (MAX_STORED + 1),
         "heads": [1, 2, 3],
         "last": 7,
     }
     raw = gguf_bytes(values)
     read = parse(raw, len(raw)).values
     assert read["tokens"] == Skipped(3)
-    assert read["scores"] == read["template"] == Skipped(MAX_KEPT + 1)
+    assert read["scores"] == read["template"] == Skipped(MAX_STORED + 1)
     assert (read["heads"], read["last"]) == ((1, 2, 3), 7)
 
 
-def test_every_missing_byte_is_asked_for_and_weights_are_not() -> None:
+def test_missing_header_bytes_are_requested_and_weights_are_not() -> None:
     header_bytes = parse(GOOD, SIZE).header_bytes
     at_hand, asked = b"", []
     while True:
         try:
             assert parse(at_hand, SIZE) == parse(GOOD, SIZE)
             break
-        except NeedMore as more:
+        except NeedMoreBytes as more:
             assert more.at_least_bytes > len(at_hand)
             asked.append(more.at_least_bytes)
             at_hand = GOOD[: more.at_least_bytes]
     assert asked[-1] == header_bytes < SIZE
 
 
-def test_a_file_cut_anywhere_is_refused() -> None:
+def test_a_file_truncated_anywhere_is_refused() -> None:
     for end in range(SIZE):
         with pytest.raises(GgufError, match=r"\.$"):
             parse(GOOD[:end], end)
@@ -85,7 +84,7 @@ ARCHITECTURE = entry("general.architecture", "llama")
         (file(ARCHITECTURE, text("a") + struct.pack("<IQ", 8, 2**60)), "past the end"),
         (file(ARCHITECTURE, text("a") + struct.pack("<IQ", 8, 2**64 - 1)), "past the end"),
         (file(ARCHITECTURE, struct.pack("<Q", 2**20)), "a name of 1048576 bytes"),
-        (file(ARCHITECTURE, text(b"\xff\xfe") + typed(1)), "a name that is no text"),
+        (file(ARCHITECTURE, text(b"\xff\xfe") + typed(1)), "a name that is not text"),
         (file(ARCHITECTURE, text("a") + struct.pack("<I", 13)), "unknown type 13"),
         (file(ARCHITECTURE, text("a") + struct.pack("<IIQ", 9, 13, 1)), "unknown type 13"),
         (file(ARCHITECTURE, text("a") + struct.pack("<IIQ", 9, 9, 1)), "an array of arrays"),
@@ -93,20 +92,20 @@ ARCHITECTURE = entry("general.architecture", "llama")
         (file(ARCHITECTURE, text("a") + struct.pack("<IIQ", 9, 8, 2**61)), "more than 1000000 strings"),
         (file(ARCHITECTURE, text("a") + struct.pack("<IIQQ", 9, 8, 2, 2**60)), "past the end"),
         (file(ARCHITECTURE, text("a") + struct.pack("<IIQQ", 9, 8, 2, 2**64 - 1)), "past the end"),
-        (file(ARCHITECTURE, entry("general.alignment", 33)), "no power of two"),
-        (file(ARCHITECTURE, entry("general.alignment", 2**31)), "no power of two"),
+        (file(ARCHITECTURE, entry("general.alignment", 33)), "not a power of two"),
+        (file(ARCHITECTURE, entry("general.alignment", 2**31)), "not a power of two"),
         (file(ARCHITECTURE, tensors=(tensor(Weight("a", (1,) * 5), 0),)), "claims 5 dimensions"),
         (file(ARCHITECTURE, tensors=(tensor(Weight("a", (2**32, 2**32)), 0),)), "cannot have the shape"),
         (file(ARCHITECTURE, tensors=(tensor(Weight("a", (33,), 12), 0),)), "cannot have the shape"),
-        (file(ARCHITECTURE, tensors=(tensor(Weight("a", (2**40,)), 0),)), "it is cut"),
-        (file(ARCHITECTURE, tensors=(tensor(Weight("a", kind=99), 0),)), "type 99, which is not known"),
-        (file(ARCHITECTURE, tensors=(tensor(Weight("a"), 32),)), "not where it should be"),
+        (file(ARCHITECTURE, tensors=(tensor(Weight("a", (2**40,)), 0),)), "it is truncated"),
+        (file(ARCHITECTURE, tensors=(tensor(Weight("a", kind=99), 0),)), "type 99, which is unknown"),
+        (file(ARCHITECTURE, tensors=(tensor(Weight("a"), 32),)), "a wrong offset"),
         (file(ARCHITECTURE, tensors=(tensor(Weight("a"), 0), tensor(Weight("a"), 128))), "two tensors"),
         (head(70_000, 1) + bytes(4_000_000), "claims"),
         (head(1, 20_000) + b"\1" + bytes(4_000_000), "claims"),
     ],
 )
-def test_a_header_that_lies_is_refused_with_a_sentence(raw: bytes, words: str) -> None:
+def test_an_invalid_header_is_refused_with_a_sentence(raw: bytes, words: str) -> None:
     with pytest.raises(GgufError, match=words) as caught:
         parse(raw, len(raw))
     assert str(caught.value).endswith(".")
@@ -128,7 +127,7 @@ def test_corrupted_headers_end_in_a_header_or_a_sentence(data: st.DataObject) ->
     try:
         header = make_header(parse(bytes(raw[:end]), size_bytes))
         assert header.weights.total_bytes <= size_bytes
-    except NeedMore as more:
+    except NeedMoreBytes as more:
         assert end < more.at_least_bytes <= size_bytes
     except GgufError as error:
         assert str(error).endswith(".")
@@ -156,9 +155,9 @@ def test_a_vocabulary_of_128_thousand_tokens_costs_neither_time_nor_memory() -> 
     raw = _vocabulary(128_256, 280_147)
     seconds = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = time.process_time()
         header = make_header(parse(raw, len(raw)))
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.process_time() - begun)
     assert header.n_vocab == 128_256
     assert min(seconds) < 0.15
     tracemalloc.start()
@@ -170,15 +169,15 @@ def test_a_vocabulary_of_128_thousand_tokens_costs_neither_time_nor_memory() -> 
 
 def test_the_worst_array_of_strings_is_bounded() -> None:
     array = text("a") + struct.pack("<IIQ", 9, 8, MAX_STRINGS) + bytes(8 * MAX_STRINGS)
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(GgufError, match="more than 1000000 strings"):
         raw = file(ARCHITECTURE, array, text("b") + struct.pack("<IIQ", 9, 8, 1))
         parse(raw, len(raw))
-    assert time.perf_counter() - begun < 2.0
+    assert time.process_time() - begun < 2.0
 
 
 def test_many_lists_of_numbers_do_not_fill_the_memory() -> None:
-    lists = (entry(f"key{number}", [1] * MAX_KEPT) for number in range(MAX_NUMBERS // MAX_KEPT + 1))
+    lists = (entry(f"key{number}", [1] * MAX_STORED) for number in range(MAX_NUMBERS // MAX_STORED + 1))
     raw = file(ARCHITECTURE, *lists)
     with pytest.raises(GgufError, match="more than 200000 numbers"):
         parse(raw, len(raw))
@@ -200,7 +199,7 @@ def test_a_file_is_read_no_further_than_its_header(tmp_path: Path) -> None:
     assert peak_bytes < 8 * 2**20
 
 
-def test_a_header_longer_than_the_first_read_is_read_on(tmp_path: Path) -> None:
+def test_a_header_longer_than_the_first_read_is_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(_vocabulary(300_000, 10))
     assert read_model(path).n_vocab == 300_000
@@ -226,9 +225,9 @@ def test_one_file_is_its_own_only_shard(tmp_path: Path) -> None:
     assert shard_paths(tmp_path / "model.gguf") == (tmp_path / "model.gguf",)
 
 
-def test_a_real_file_cut_in_its_weights_is_refused(tmp_path: Path) -> None:
+def test_a_real_file_truncated_in_its_weights_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_reciter(path, DEMO_SENTENCE)
     path.write_bytes(path.read_bytes()[:-64])
-    with pytest.raises(GgufError, match="it is cut"):
+    with pytest.raises(GgufError, match="it is truncated"):
         read_model(path)

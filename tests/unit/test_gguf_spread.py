@@ -2,22 +2,22 @@
 
 import pytest
 
-from modelyard.gguf.estimate import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES, Use
-from modelyard.gguf.header import Header
-from modelyard.gguf.spread import Part, spread
+from modelyard.files.gguf.estimate import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES, RunOptions
+from modelyard.files.gguf.header import Header
+from modelyard.files.gguf.spread import WorkerDevice, spread_layers
 from tests.unit.test_gguf_header import header
 
 MIB = 1024 * 1024
-USE = Use(n_ctx=8192, n_parallel=2, n_outputs=2)
-ANY = Part(device="cpu")
+USE = RunOptions(n_ctx=8192, n_parallel=2, n_outputs=2)
+ANY = WorkerDevice(device="cpu")
 
 
 def model(n_layer: int = 8) -> Header:
     return header("llama", {"feed_forward_length": 2048, "vocab_size": 420}, n_layer=n_layer)
 
 
-def given(mib: int, device: str = "cpu") -> Part:
-    return Part(device=device, most_bytes=mib * MIB)
+def given(mib: int, device: str = "cpu") -> WorkerDevice:
+    return WorkerDevice(device=device, most_bytes=mib * MIB)
 
 
 @pytest.mark.parametrize(
@@ -32,16 +32,16 @@ def given(mib: int, device: str = "cpu") -> Part:
         ([given(10_000), given(10_000)], ["cpu"], (7, 1, 1)),
     ],
 )
-def test_every_device_gets_layers_and_the_own_ones_the_rest(
-    parts: list[Part], own: list[str], layers: tuple[int, ...]
+def test_every_device_gets_layers_and_own_devices_the_rest(
+    parts: list[WorkerDevice], own: list[str], layers: tuple[int, ...]
 ) -> None:
-    found = spread(model(), USE, parts, own)
+    found = spread_layers(model(), USE, parts, own)
     assert found.layers == layers
     assert sum(found.layers) == 9, "eight layers and the output"
 
 
 def test_a_worker_gets_as_many_layers_as_fit() -> None:
-    found = {mib: spread(model(), USE, [given(mib)], ["cpu"]) for mib in range(68, 110)}
+    found = {mib: spread_layers(model(), USE, [given(mib)], ["cpu"]) for mib in range(68, 110)}
     sizes = {one.layers[0]: one.workers_bytes[0] for one in found.values()}
     assert len(sizes) > 4
     for mib, one in found.items():
@@ -49,26 +49,26 @@ def test_a_worker_gets_as_many_layers_as_fit() -> None:
         assert sizes.get(one.layers[0] + 1, 2**40) > mib * MIB
 
 
-def test_what_leaves_a_node_is_not_counted_there() -> None:
-    small, large = (spread(model(), USE, [given(mib)], ["cpu"]) for mib in (72, 88))
+def test_layers_of_workers_are_not_counted_on_the_own_node() -> None:
+    small, large = (spread_layers(model(), USE, [given(mib)], ["cpu"]) for mib in (72, 88))
     assert large.layers[0] > small.layers[0]
     assert large.own_bytes["cpu"] < small.own_bytes["cpu"]
 
 
-def test_a_worker_on_a_gpu_takes_what_cuda_takes_too() -> None:
-    (on_cpu,) = spread(model(), USE, [ANY], ["cpu"]).workers_bytes
-    (on_gpu,) = spread(model(), USE, [Part(device="GPU-a")], ["cpu"]).workers_bytes
+def test_a_worker_on_a_gpu_includes_the_overhead_of_cuda() -> None:
+    (on_cpu,) = spread_layers(model(), USE, [ANY], ["cpu"]).workers_bytes
+    (on_gpu,) = spread_layers(model(), USE, [WorkerDevice(device="GPU-a")], ["cpu"]).workers_bytes
     assert on_gpu - on_cpu == GPU_OVERHEAD_BYTES - CPU_OVERHEAD_BYTES
 
 
 def test_main_memory_is_needed_beside_gpus() -> None:
-    assert set(spread(model(), USE, [ANY], ["gpu0"]).own_bytes) == {"cpu", "gpu0"}
+    assert set(spread_layers(model(), USE, [ANY], ["gpu0"]).own_bytes) == {"cpu", "gpu0"}
 
 
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [([given(33)], "cannot hold one layer"), ([ANY] * 9, "too few for 10 devices")],
 )
-def test_what_cannot_be_is_said(parts: list[Part], sentence: str) -> None:
+def test_an_impossible_spread_is_refused_with_a_sentence(parts: list[WorkerDevice], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        spread(model(), USE, parts, ["cpu"])
+        spread_layers(model(), USE, parts, ["cpu"])

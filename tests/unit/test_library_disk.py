@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from schemas.library import EntryFacts, VerifyState
-from services.downloader.library import inside, records, trash
+from services.downloader.library import records, store_fs, trash
 from services.downloader.library.records import FileRecord
-from services.downloader.library.shelf import Shelf
-from services.downloader.library.walk import Found, walk
+from services.downloader.library.scanner import StoreScanner
+from services.downloader.library.walk import ScannedFile, walk
 from tests.integration.library_yard import gguf, put
 
 _opened: list[str] | None = None
@@ -43,14 +43,14 @@ def bodies(names: list[str]) -> list[str]:
     return [name for name in names if "." in name.rpartition("/")[2]]
 
 
-def test_a_description_is_shown_without_the_mark_of_its_editor(tmp_path: Path) -> None:
+def test_a_description_is_shown_without_a_byte_order_mark(tmp_path: Path) -> None:
     put(tmp_path, "org/repo/m.gguf", gguf())
     put(tmp_path, "org/repo/description.txt", "\ufeffFür Gespräche.\r\n".encode())
-    (model,) = Shelf("models", tmp_path).look().models
+    (model,) = StoreScanner("models", tmp_path).scan().models
     assert model.description == "Für Gespräche."
 
 
-def test_of_a_file_that_is_still_coming_only_what_is_there_counts(tmp_path: Path) -> None:
+def test_an_incomplete_file_counts_its_allocated_bytes(tmp_path: Path) -> None:
     """It has its full size from the beginning, and is mostly holes."""
     place = put(tmp_path, "org/repo/m.gguf.part", b"here" * 1024)
     os.truncate(place, 10 * 1024**3)
@@ -58,70 +58,70 @@ def test_of_a_file_that_is_still_coming_only_what_is_there_counts(tmp_path: Path
     assert 4096 <= partial.size_bytes < 1024**2
 
 
-def test_a_second_look_opens_nothing_and_a_changed_file_is_opened_alone(tmp_path: Path) -> None:
+def test_a_second_scan_opens_only_changed_files(tmp_path: Path) -> None:
     for number in range(20):
         put(tmp_path, f"org/repo{number}/m.gguf", gguf(str(number)))
         put(tmp_path, f"org/repo{number}/description.txt", b"Mine.")
-        records.note(tmp_path, {f"org/repo{number}/m.gguf": FileRecord(size_bytes=1, sha256="ab" * 32)})
-    shelf = Shelf("models", tmp_path)
+        records.update(tmp_path, {f"org/repo{number}/m.gguf": FileRecord(size_bytes=1, sha256="ab" * 32)})
+    scanner = StoreScanner("models", tmp_path)
     with opened() as first:
-        look = shelf.look()
+        look = scanner.scan()
     assert len(bodies(first)) >= 60, "the hook sees nothing"
     with opened() as second:
-        assert shelf.look() is look
+        assert scanner.scan() is look
     assert bodies(second) == []
     put(tmp_path, "org/repo7/m.gguf", gguf("changed"))
     with opened() as third:
-        names = {model.reading.facts.name for model in shelf.look().models if model.reading}
+        names = {model.reading.facts.name for model in scanner.scan().models if model.reading}
     assert "changed" in names
     assert set(bodies(third)) <= {"m.gguf"}
 
 
 def test_a_file_touched_in_place_is_read_again(tmp_path: Path) -> None:
     file = put(tmp_path, "m.gguf", gguf("aaaa"))
-    shelf = Shelf("models", tmp_path)
-    shelf.look()
+    scanner = StoreScanner("models", tmp_path)
+    scanner.scan()
     file.write_bytes(gguf("bbbb"))
     os.utime(file, ns=(1, 1))
-    (model,) = shelf.look().models
+    (model,) = scanner.scan().models
     assert model.reading is not None
     assert model.reading.facts.name == "bbbb"
 
 
-def test_ten_thousand_models_cost_one_walk_and_no_reading(tmp_path: Path) -> None:
+def test_ten_thousand_known_models_cost_one_walk_and_no_reading(tmp_path: Path) -> None:
     for folder in range(100):
         (tmp_path / f"org/r{folder}").mkdir(parents=True)
         for number in range(100):
             (tmp_path / f"org/r{folder}/m{number}.gguf").touch()
-    shelf = Shelf("models", tmp_path)
+    scanner = StoreScanner("models", tmp_path)
     for path in walk(tmp_path).files:
-        shelf.remember(path.path, _known(path))
+        scanner.restore_facts(path.path, _known(path))
     with opened() as names:
-        look = shelf.look()
+        look = scanner.scan()
     assert (len(look.models), look.pending, bodies(names)) == (10_000, 0, [])
 
 
-def _known(file: Found):  # type: ignore[no-untyped-def]
-    from services.downloader.library.shelf import Reading
+def _known(file: ScannedFile):  # type: ignore[no-untyped-def]
+    from services.downloader.library.scanner import FactsReading
 
-    return Reading((file.size_bytes, file.modified_ns / 1e9), EntryFacts(quant="Q4_0"))
+    return FactsReading((file.size_bytes, file.modified_ns / 1e9), EntryFacts(quant="Q4_0"))
 
 
-def test_reading_goes_on_at_the_next_look_when_there_is_much(tmp_path: Path) -> None:
+def test_reading_continues_at_the_next_scan_after_its_time_budget(tmp_path: Path) -> None:
     for number in range(3):
         put(tmp_path, f"m{number}.gguf", gguf(str(number)))
-    shelf = Shelf("models", tmp_path)
-    assert shelf.look(reading_s=-1.0).pending == 3
-    assert shelf.look().pending == 0
+    scanner = StoreScanner("models", tmp_path)
+    assert scanner.scan(read_budget_s=-1.0).pending == 3
+    assert scanner.scan().pending == 0
 
 
 @pytest.mark.parametrize("path", ["", ".", "..", "a/../b", "/a", "a//b", "a/", "a\0b"])
-def test_a_path_that_leads_out_is_none(path: str) -> None:
+def test_a_path_out_of_the_store_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="not a path in a store"):
-        inside.split(path)
+        store_fs.split_path(path)
 
 
-def test_no_step_goes_over_a_link(tmp_path: Path) -> None:
+def test_no_path_component_is_a_followed_link(tmp_path: Path) -> None:
     root = tmp_path / "root"
     secret = put(tmp_path, "outside/secret.gguf", b"secret")
     put(root, "real/m.gguf", b"mine")
@@ -129,16 +129,16 @@ def test_no_step_goes_over_a_link(tmp_path: Path) -> None:
     (root / "file.gguf").symlink_to(secret)
     for path in ("link/secret.gguf", "file.gguf"):
         with pytest.raises(OSError, match=r"link|symbolic"):
-            inside.read(root, path, 100)
+            store_fs.read_file(root, path, 100)
     for work in (
-        lambda: inside.write(root, "link/secret.gguf", b"x"),
-        lambda: inside.remove(root, "link/secret.gguf"),
-        lambda: inside.move(root, "link/secret.gguf", "stolen"),
-        lambda: inside.move(root, "real/m.gguf", "link/m.gguf"),
+        lambda: store_fs.write_file(root, "link/secret.gguf", b"x"),
+        lambda: store_fs.remove_file(root, "link/secret.gguf"),
+        lambda: store_fs.move_file(root, "link/secret.gguf", "stolen"),
+        lambda: store_fs.move_file(root, "real/m.gguf", "link/m.gguf"),
     ):
         with pytest.raises(OSError, match="link"):
             work()
-    inside.write(root, "file.gguf", b"x")
+    store_fs.write_file(root, "file.gguf", b"x")
     assert secret.read_bytes() == b"secret", "a link is replaced, not written through"
 
 
@@ -146,17 +146,17 @@ def test_a_move_replaces_nothing(tmp_path: Path) -> None:
     put(tmp_path, "a", b"a")
     put(tmp_path, "b", b"b")
     with pytest.raises(FileExistsError):
-        inside.move(tmp_path, "a", "b")
+        store_fs.move_file(tmp_path, "a", "b")
     assert (tmp_path / "b").read_bytes() == b"b"
 
 
-def test_a_pipe_or_a_folder_is_no_file_and_does_not_hang(tmp_path: Path) -> None:
+def test_a_pipe_or_a_folder_is_refused_as_a_file_without_hanging(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.gguf")
     (tmp_path / "folder.gguf").mkdir()
     for name in ("m.gguf", "folder.gguf"):
-        with pytest.raises(OSError, match=r"no file|directory"):
-            inside.read(tmp_path, name, 10)
-    assert Shelf("models", tmp_path).look().models == []
+        with pytest.raises(OSError, match=r"not a regular file|directory"):
+            store_fs.read_file(tmp_path, name, 10)
+    assert StoreScanner("models", tmp_path).scan().models == []
 
 
 @pytest.mark.parametrize(
@@ -171,49 +171,49 @@ def test_a_pipe_or_a_folder_is_no_file_and_does_not_hang(tmp_path: Path) -> None
         "M.GGUF.PART",
     ],
 )
-def test_a_file_that_is_not_all_there_is_told_apart(tmp_path: Path, name: str) -> None:
+def test_an_incomplete_file_is_recognized_by_its_name(tmp_path: Path, name: str) -> None:
     put(tmp_path, f"org/{name}", b"half")
     put(tmp_path, "org/whole.gguf", gguf())
     found = walk(tmp_path)
     assert [file.name for file in found.partials] == [name]
-    assert [model.group.path for model in Shelf("m", tmp_path).look().models] == ["org/whole.gguf"]
+    assert [model.group.path for model in StoreScanner("m", tmp_path).scan().models] == ["org/whole.gguf"]
 
 
-def test_a_file_that_aria2_is_still_writing_is_not_all_there(tmp_path: Path) -> None:
+def test_a_file_that_aria2_is_writing_is_incomplete(tmp_path: Path) -> None:
     put(tmp_path, "m.gguf", gguf())
     put(tmp_path, "m.gguf.aria2", b"")
-    assert Shelf("m", tmp_path).look().models == []
+    assert StoreScanner("m", tmp_path).scan().models == []
 
 
-def test_names_that_cannot_be_told_are_passed_over_and_told_of(tmp_path: Path) -> None:
+def test_unprintable_names_are_skipped_and_reported(tmp_path: Path) -> None:
     put(tmp_path, "good.gguf", gguf())
     Path(os.fsdecode(bytes(tmp_path) + b"/bad\xff.gguf")).touch()
     put(tmp_path, "new\nline.gguf", gguf())
     found = walk(tmp_path)
     assert [file.path for file in found.files] == ["good.gguf"]
-    assert len(found.odd) == 2
-    json.dumps(found.odd).encode()
+    assert len(found.skipped) == 2
+    json.dumps(found.skipped).encode()
 
 
-def test_folders_too_deep_end_somewhere(tmp_path: Path) -> None:
+def test_folders_below_the_depth_limit_are_skipped(tmp_path: Path) -> None:
     put(tmp_path, "a/" * 60 + "m.gguf", gguf())
     found = walk(tmp_path)
-    assert (found.files, len(found.odd)) == ([], 1)
+    assert (found.files, len(found.skipped)) == ([], 1)
 
 
-def test_what_is_wrong_with_a_file_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_an_invalid_file_has_a_problem_sentence(tmp_path: Path) -> None:
     put(tmp_path, "cut.gguf", gguf()[:-64])
     put(tmp_path, "page.gguf", b"<!doctype html>" * 10)
     put(tmp_path, "o/m-00001-of-00002.gguf", gguf())
     put(tmp_path, "s/model.safetensors", b"\0" * 20)
     put(tmp_path, "s/config.json", b"{}")
     problems = {
-        m.group.path: m.reading.problem or "" for m in Shelf("m", tmp_path).look().models if m.reading
+        m.group.path: m.reading.problem or "" for m in StoreScanner("m", tmp_path).scan().models if m.reading
     }
-    assert "cut" in problems["cut.gguf"]
+    assert "truncated" in problems["cut.gguf"]
     assert "not a GGUF model" in problems["page.gguf"]
     assert "1 of its 2 files are missing" in problems["o/m-00001-of-00002.gguf"]
-    assert "no safetensors file" in problems["s"]
+    assert "not a safetensors file" in problems["s"]
 
 
 def test_the_facts_of_safetensors_come_from_headers_and_configurations(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_the_facts_of_safetensors_come_from_headers_and_configurations(tmp_path:
     config = {"architectures": ["Qwen3ForCausalLM"], "max_position_embeddings": 40960, "num_hidden_layers": 2}
     put(tmp_path, "o/r/config.json", json.dumps(config).encode())
     put(tmp_path, "o/r/tokenizer_config.json", b'{"chat_template": "{{ x }}"}')
-    (model,) = Shelf("m", tmp_path).look().models
+    (model,) = StoreScanner("m", tmp_path).scan().models
     assert model.reading is not None
     facts = model.reading.facts
     assert (facts.architecture, facts.quant, facts.n_params) == ("Qwen3ForCausalLM", "BF16", 32)
@@ -240,52 +240,52 @@ WHOLE = FileRecord(size_bytes=10, sha256=SHA, repo="o/r", checked_at=5.0, checke
 @pytest.mark.parametrize(
     ("file", "record", "verified"),
     [
-        (Found("m", 10, 7), WHOLE, VerifyState.VERIFIED),
-        (Found("m", 10, 8), WHOLE, VerifyState.UNVERIFIED),
-        (Found("m", 11, 7), WHOLE, VerifyState.DAMAGED),
-        (Found("m", 11, 7), OWN, VerifyState.UNKNOWN),
-        (Found("m", 10, 7), FileRecord(size_bytes=10, sha256=SHA), VerifyState.UNVERIFIED),
-        (Found("m", 10, 7), ODD, VerifyState.UNKNOWN),
-        (Found("m", 10, 7), FileRecord(size_bytes=10), VerifyState.UNKNOWN),
-        (Found("m", 10, 7), None, VerifyState.UNKNOWN),
+        (ScannedFile("m", 10, 7), WHOLE, VerifyState.VERIFIED),
+        (ScannedFile("m", 10, 8), WHOLE, VerifyState.UNVERIFIED),
+        (ScannedFile("m", 11, 7), WHOLE, VerifyState.DAMAGED),
+        (ScannedFile("m", 11, 7), OWN, VerifyState.UNKNOWN),
+        (ScannedFile("m", 10, 7), FileRecord(size_bytes=10, sha256=SHA), VerifyState.UNVERIFIED),
+        (ScannedFile("m", 10, 7), ODD, VerifyState.UNKNOWN),
+        (ScannedFile("m", 10, 7), FileRecord(size_bytes=10), VerifyState.UNKNOWN),
+        (ScannedFile("m", 10, 7), None, VerifyState.UNKNOWN),
     ],
 )
-def test_how_sure_it_is_that_bytes_are_right(
-    file: Found, record: FileRecord | None, verified: VerifyState
+def test_the_verify_state_of_a_file_follows_its_record(
+    file: ScannedFile, record: FileRecord | None, verified: VerifyState
 ) -> None:
-    assert records.of(file, record).verified is verified
+    assert records.entry_file(file, record).verified is verified
 
 
-def test_a_record_travels_with_its_folder_and_a_broken_one_is_none(tmp_path: Path) -> None:
+def test_a_record_moves_with_its_folder_and_an_invalid_one_is_ignored(tmp_path: Path) -> None:
     put(tmp_path, "a/m.gguf", gguf())
-    records.note(tmp_path, {"a/m.gguf": WHOLE})
+    records.update(tmp_path, {"a/m.gguf": WHOLE})
     (tmp_path / "a").rename(tmp_path / "b")
     assert records.load(tmp_path, "b").files == {"m.gguf": WHOLE}
     put(tmp_path, f"b/{records.NAME}", b"{broken")
     assert records.load(tmp_path, "b").files == {}
-    (model,) = Shelf("m", tmp_path).look().models
+    (model,) = StoreScanner("m", tmp_path).scan().models
     assert model.files[0].verified is VerifyState.UNKNOWN
 
 
-def test_one_of_two_quants_is_deleted_and_its_record_comes_back_with_it(tmp_path: Path) -> None:
+def test_a_restored_quant_has_its_record_again(tmp_path: Path) -> None:
     for quant in ("Q4_0", "Q8_0"):
         put(tmp_path, f"o/m-{quant}.gguf", gguf(quant))
-        records.note(tmp_path, {f"o/m-{quant}.gguf": WHOLE})
-    shelf = Shelf("m", tmp_path)
-    chosen = next(model for model in shelf.look().models if "Q4_0" in model.group.path)
+        records.update(tmp_path, {f"o/m-{quant}.gguf": WHOLE})
+    scanner = StoreScanner("m", tmp_path)
+    chosen = next(model for model in scanner.scan().models if "Q4_0" in model.group.path)
     manifest = trash.put(tmp_path, chosen)
     assert records.load(tmp_path, "o").files.keys() == {"m-Q8_0.gguf"}
-    assert [model.group.path for model in shelf.look().models] == ["o/m-Q8_0.gguf"]
+    assert [model.group.path for model in scanner.scan().models] == ["o/m-Q8_0.gguf"]
     trash.restore(tmp_path, manifest)
     assert records.load(tmp_path, "o").files.keys() == {"m-Q4_0.gguf", "m-Q8_0.gguf"}
     assert (tmp_path / "o/m-Q4_0.gguf").read_bytes() == gguf("Q4_0")
 
 
 @pytest.mark.parametrize("path", ["../../outside", "/outside", "a/../../../outside"])
-def test_a_manifest_that_somebody_wrote_leads_nowhere(tmp_path: Path, path: str) -> None:
+def test_a_forged_manifest_leads_to_no_other_item(tmp_path: Path, path: str) -> None:
     root = tmp_path / "a/b/root"
     put(root, "m.gguf", gguf())
-    (model,) = Shelf("m", root).look().models
+    (model,) = StoreScanner("m", root).scan().models
     manifest = trash.put(root, model)
     place = root / trash.FOLDER / manifest.item / "manifest.json"
     text = place.read_text()
@@ -297,7 +297,7 @@ def test_a_manifest_that_somebody_wrote_leads_nowhere(tmp_path: Path, path: str)
     assert not (tmp_path / "outside").exists()
 
 
-def test_what_nobody_has_a_manifest_of_goes_when_it_is_a_day_old(tmp_path: Path) -> None:
+def test_a_trash_folder_without_a_manifest_is_purged_after_a_day(tmp_path: Path) -> None:
     put(tmp_path, f"{trash.FOLDER}/fresh/files/m.gguf", gguf())
     put(tmp_path, f"{trash.FOLDER}/old/files/m.gguf", gguf())
     (tmp_path / trash.FOLDER / "empty").mkdir()

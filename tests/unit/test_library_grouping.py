@@ -3,20 +3,20 @@
 import pytest
 
 from schemas.library import EntryFormat
-from services.downloader.library.grouping import Group, groups_of, shown_name
-from services.downloader.library.walk import Found, Link, Tree
+from services.downloader.library.grouping import FileGroup, groups_of, shown_name
+from services.downloader.library.walk import ScannedFile, ScannedLink, StoreTree
 
 
-def tree(*paths: str, links: tuple[Link, ...] = ()) -> Tree:
-    return Tree([Found(path, 10, 1) for path in paths], list(links), [], [])
+def tree(*paths: str, links: tuple[ScannedLink, ...] = ()) -> StoreTree:
+    return StoreTree([ScannedFile(path, 10, 1) for path in paths], list(links), [], [])
 
 
-def told(groups: list[Group]) -> dict[str, list[str]]:
+def told(groups: list[FileGroup]) -> dict[str, list[str]]:
     """By path: the files that would be deleted with it."""
     return {group.path: sorted(file.path for file in group.files) for group in groups}
 
 
-def test_each_quant_is_a_model_and_what_they_share_belongs_to_none() -> None:
+def test_each_quant_is_a_model_and_shared_files_belong_to_none() -> None:
     found = groups_of(tree("o/r/m-Q4_K_M.gguf", "o/r/m-Q8_0.gguf", "o/r/README.md", "o/r/mmproj-F16.gguf"))
     assert told(found) == {
         "o/r/m-Q4_K_M.gguf": ["o/r/m-Q4_K_M.gguf"],
@@ -25,12 +25,12 @@ def test_each_quant_is_a_model_and_what_they_share_belongs_to_none() -> None:
     assert {group.mmproj for group in found} == {"o/r/mmproj-F16.gguf"}
 
 
-def test_the_only_model_of_a_folder_has_all_of_it() -> None:
+def test_the_only_model_of_a_folder_has_all_its_files() -> None:
     files = ("o/r/m.gguf", "o/r/README.md", "o/r/mmproj.gguf", "o/r/images/a.png", "o/r/description.txt")
     assert told(groups_of(tree(*files))) == {"o/r/m.gguf": sorted(files)}
 
 
-def test_shards_are_one_model_and_a_missing_one_is_known() -> None:
+def test_shards_are_one_model_and_missing_ones_are_listed() -> None:
     (group,) = groups_of(tree("o/Q4/m-00001-of-00003.gguf", "o/Q4/m-00003-of-00003.gguf"))
     assert (group.path, group.shards) == ("o/Q4/m-00001-of-00003.gguf", 3)
     assert group.missing_shards == ["m-00002-of-00003.gguf"]
@@ -43,12 +43,12 @@ def test_a_projector_in_the_folder_above_serves_the_shards_below() -> None:
     assert [file.path for file in group.companions] == ["o/r/mmproj-F16.gguf"]
 
 
-def test_a_projector_of_nobody_stands_alone() -> None:
+def test_a_projector_without_a_model_is_an_entry_of_its_own() -> None:
     assert list(told(groups_of(tree("o/r/mmproj-F16.gguf")))) == ["o/r/mmproj-F16.gguf"]
     assert [group.mmproj for group in groups_of(tree("m.gguf", "mmproj.gguf"))] == [None, None]
 
 
-def test_a_folder_of_safetensors_is_one_model_with_what_lies_below() -> None:
+def test_a_folder_of_safetensors_is_one_model_with_its_subfolders() -> None:
     files = (
         "o/r/config.json",
         "o/r/model-1.safetensors",
@@ -69,12 +69,12 @@ def test_weights_one_level_below_a_configuration_belong_to_it() -> None:
     assert len(found[0].weights) == 2
 
 
-def test_ggufs_and_safetensors_of_one_folder_are_models_of_their_own() -> None:
+def test_gguf_and_safetensors_in_one_folder_are_separate_models() -> None:
     found = groups_of(tree("o/r/config.json", "o/r/model.safetensors", "o/r/m.gguf"))
     assert told(found) == {"o/r": ["o/r/model.safetensors"], "o/r/m.gguf": ["o/r/m.gguf"]}
 
 
-def test_other_weights_make_a_folder_a_model_too_and_a_folder_of_texts_is_none() -> None:
+def test_a_folder_with_other_weights_is_a_model_and_one_of_texts_is_not() -> None:
     found = groups_of(tree("whisper/ggml-base.bin", "whisper/README.md", "notes/a.txt", "loose.bin"))
     assert {group.path: group.format for group in found} == {
         "whisper": EntryFormat.OTHER,
@@ -82,12 +82,12 @@ def test_other_weights_make_a_folder_a_model_too_and_a_folder_of_texts_is_none()
     }
 
 
-def test_a_loose_file_has_a_description_of_its_own() -> None:
+def test_a_file_at_the_top_of_a_store_has_its_own_description() -> None:
     found = groups_of(tree("a.gguf", "b.gguf", "a.description.txt", "README.md"))
     assert told(found) == {"a.gguf": ["a.description.txt", "a.gguf"], "b.gguf": ["b.gguf"]}
 
 
-def test_an_imatrix_is_no_model() -> None:
+def test_an_imatrix_is_not_a_model() -> None:
     assert told(groups_of(tree("o/r/m.gguf", "o/r/imatrix.gguf"))) == {
         "o/r/m.gguf": ["o/r/imatrix.gguf", "o/r/m.gguf"]
     }
@@ -103,7 +103,7 @@ def test_an_imatrix_is_no_model() -> None:
         ("o/r/README.md", False),
     ],
 )
-def test_links_that_look_like_a_model_are_shown(path: str, shown: bool) -> None:
-    found = groups_of(tree(links=(Link(path, "/elsewhere", 1),)))
+def test_links_with_the_name_of_a_model_are_shown(path: str, shown: bool) -> None:
+    found = groups_of(tree(links=(ScannedLink(path, "/elsewhere", 1),)))
     assert [group.path for group in found] == ([path] if shown else [])
     assert all(group.size_bytes == 0 for group in found)

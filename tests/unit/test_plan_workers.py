@@ -141,7 +141,7 @@ def test_a_spread_model_starts_where_both_nodes_have_memory() -> None:
 def test_a_worker_too_large_for_its_node_keeps_the_model_waiting() -> None:
     plan = make_plan(world(b_gib=0.5))
     assert plan.starts == ()
-    assert plan.reasons["m"] == "it needs 1.0 GiB on cpu of b, which has 512 MiB for models"
+    assert plan.reasons["m"] == "it needs 1.0 GiB on cpu of b, which has 512.0 MiB for models"
 
 
 def test_an_instance_on_a_workers_node_is_evicted() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from modelyard.host.settings import Settings, load
-from modelyard.tinymodels import DEMO_SENTENCE, write_reciter
 from schemas.errors import Conflict
 from schemas.instances import Reserved
 from schemas.models import ModelSpec

@@ -5,7 +5,7 @@ import pytest
 from services.downloader.reference import Reference, make_reference, parse_reference
 from services.downloader.selection import RemoteFile, Selection, select_files
 from services.downloader.selection.gguf import group_models
-from services.downloader.selection.quants import label_of_file
+from services.downloader.selection.gguf_names import label_of_file
 
 
 def files(*paths: str) -> list[RemoteFile]:
@@ -41,7 +41,9 @@ def picked(reference: str, *paths: str) -> list[str]:
         ("org/name@v1.0:Q4_K_M", "org/name", "Q4_K_M", "v1.0"),
     ],
 )
-def test_references_and_urls_are_read(text: str, repo: str, quant: str | None, revision: str | None) -> None:
+def test_references_and_urls_are_parsed(
+    text: str, repo: str, quant: str | None, revision: str | None
+) -> None:
     assert parse_reference(text) == Reference(repo=repo, quant=quant, revision=revision)
 
 
@@ -78,13 +80,13 @@ def test_a_file_is_named_by_its_address_or_after_its_repository(
         *("https://huggingface.co/org/name/discussions", "https://huggingface.co/%2e%2e/name"),
     ],
 )
-def test_anything_else_is_refused_with_a_sentence(text: str) -> None:
+def test_an_invalid_reference_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(ValueError, match=r"[a-z]+ .*\.$"):
         parse_reference(text)
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, "o/n:" + "x" * 5000, "https://hf.co/" + "x" * 5000])
-def test_a_refusal_does_not_repeat_all_that_was_pasted(text: str) -> None:
+def test_a_refusal_truncates_a_long_reference(text: str) -> None:
     with pytest.raises(ValueError, match="xxx") as caught:
         parse_reference(text)
     assert len(str(caught.value)) < 300
@@ -133,12 +135,12 @@ def test_shards_come_in_order_and_together() -> None:
     assert picked("o/n:Q8_0", shards[2], "m-Q4_0.gguf", shards[0], shards[1]) == shards
 
 
-def test_a_missing_shard_is_told() -> None:
+def test_a_missing_shard_is_reported() -> None:
     with pytest.raises(ValueError, match="lacks 1 of the 2 parts of Q8_0"):
         select("o/n:Q8_0", "m-Q8_0-00002-of-00002.gguf")
 
 
-def test_a_quant_that_lacks_shards_is_not_offered_in_its_own_place() -> None:
+def test_a_quant_with_missing_shards_is_not_suggested_instead() -> None:
     with pytest.raises(ValueError, match="choose another quant: Q4_0"):
         select("o/n:Q8_0", "m-Q8_0-00001-of-00002.gguf", "m-Q4_0.gguf")
     with pytest.raises(ValueError, match="and has no other"):
@@ -163,26 +165,26 @@ def test_a_whole_file_wins_over_the_same_model_in_shards() -> None:
         (("IQ1_S",), "IQ1_S"),
     ],
 )
-def test_without_a_quant_the_best_known_one_is_taken(quants: tuple[str, ...], chosen: str) -> None:
+def test_the_default_quant_is_the_first_in_order_of_preference(quants: tuple[str, ...], chosen: str) -> None:
     assert select("o/n", *(f"m-{quant}.gguf" for quant in quants)).quant == chosen
 
 
-def test_a_single_file_without_a_quant_is_taken_and_named_after_itself() -> None:
+def test_a_single_file_without_a_quant_is_selected_by_its_name() -> None:
     assert select("o/n", "tiny.gguf").quant == "tiny"
     assert picked("o/n:tiny", "tiny.gguf", "m-Q4_K_M.gguf") == ["tiny.gguf"]
 
 
-def test_an_unknown_quant_names_those_there_are() -> None:
+def test_the_refusal_of_an_unknown_quant_lists_the_available_ones() -> None:
     with pytest.raises(ValueError, match=r"no quant Q5_K_M; it has Q4_0, Q8_0\."):
         select("o/n:Q5_K_M", "m-Q8_0.gguf", "m-Q4_0.gguf")
 
 
-def test_only_unusual_quants_ask_for_a_choice() -> None:
+def test_a_repository_without_a_default_quant_requires_a_choice() -> None:
     with pytest.raises(ValueError, match="name one of these: IQ1_S, IQ2_XXS"):
         select("o/n", "m-IQ1_S.gguf", "m-IQ2_XXS.gguf")
 
 
-def test_two_models_of_one_quant_ask_for_a_name_and_take_it() -> None:
+def test_two_models_of_one_quant_require_a_name() -> None:
     paths = ("big-Q4_0.gguf", "small-Q4_0.gguf")
     with pytest.raises(ValueError, match="big-Q4_0, small-Q4_0"):
         select("o/n:Q4_0", *paths)
@@ -193,14 +195,14 @@ def test_a_copy_in_a_sub_folder_is_no_second_model() -> None:
     assert picked("o/n", "copy/m-Q4_0.gguf", "m-Q4_0.gguf") == ["m-Q4_0.gguf"]
 
 
-def test_a_repository_without_gguf_says_so() -> None:
+def test_a_repository_without_gguf_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no \.gguf and no \.safetensors"):
         select("o/n", "README.md", "mmproj-F16.gguf")
     with pytest.raises(ValueError, match=r"no \.gguf model files"):
         select("o/n:Q4_0", "model.safetensors", "config.json")
 
 
-def test_the_mmproj_goes_along_and_f16_is_preferred() -> None:
+def test_the_projector_is_selected_with_the_model_and_f16_is_preferred() -> None:
     mmprojs = ("mmproj-F32.gguf", "mmproj-BF16.gguf", "mmproj-F16.gguf")
     selection = select("o/n", *mmprojs, "m-Q4_K_M.gguf")
     assert selection.mmproj is not None
@@ -209,6 +211,6 @@ def test_the_mmproj_goes_along_and_f16_is_preferred() -> None:
     assert select("o/n", "m-Q4_0.gguf").mmproj is None
 
 
-def test_files_of_one_quant_are_one_offer() -> None:
+def test_files_of_one_quant_are_one_group() -> None:
     listed = files("m-Q8_0.gguf", "m-Q4_0-00001-of-00001.gguf", "mmproj-F16.gguf", "imatrix.gguf")
     assert {group.label for group in group_models(listed)} == {"Q4_0", "Q8_0"}

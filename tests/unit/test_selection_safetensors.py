@@ -52,17 +52,19 @@ def picked(*paths: str, **choice: object) -> set[str]:
         (MODEL, ("description.txt", ".modelyard.json", "1_Pooling/description.txt", ".cache.json")),
     ],
 )
-def test_what_the_engine_needs_and_nothing_else(needed: tuple[str, ...], left: tuple[str, ...]) -> None:
+def test_only_the_files_that_the_engine_needs_are_selected(
+    needed: tuple[str, ...], left: tuple[str, ...]
+) -> None:
     assert picked(*left, *needed) == set(needed)
 
 
-def test_a_folder_is_given_to_the_engine_whole() -> None:
+def test_the_engine_loads_the_folder_of_a_safetensors_model() -> None:
     chosen = select("o/n", *MODEL)
     assert (chosen.format, chosen.model_path, chosen.quant) == (Format.SAFETENSORS, ".", None)
     assert chosen.files[0].path == "model.safetensors"
 
 
-def test_gguf_comes_first_and_the_folder_can_be_named() -> None:
+def test_gguf_is_preferred_and_safetensors_can_be_requested() -> None:
     assert select("o/n", *MODEL, "m-Q4_K_M.gguf").format is Format.GGUF
     chosen = select("o/n:safetensors", *MODEL, "m-Q4_K_M.gguf")
     assert {file.path for file in chosen.files} == set(MODEL)
@@ -83,14 +85,16 @@ def test_gguf_comes_first_and_the_folder_can_be_named() -> None:
         (("README.md",), "no_such_model", "no .gguf and no .safetensors"),
     ],
 )
-def test_what_is_no_model_is_refused_with_a_code(paths: tuple[str, ...], code: str, words: str) -> None:
+def test_a_repository_without_a_model_is_refused_with_a_code(
+    paths: tuple[str, ...], code: str, words: str
+) -> None:
     with pytest.raises(SelectionError) as caught:
         select("o/n", *paths)
     assert caught.value.code == code
     assert words in str(caught.value)
 
 
-def test_patterns_take_exactly_what_matches() -> None:
+def test_patterns_select_exactly_the_matching_files() -> None:
     paths = (*MODEL, "pytorch_model.bin", "a-Q4_0.gguf", "sub/deep/x.json", "mmproj-F16.gguf")
     assert picked(*paths, include=("*.bin", "config.json")) == {"pytorch_model.bin", "config.json"}
     assert picked(*paths, include=("sub/",)) == {"sub/deep/x.json"}
@@ -108,7 +112,7 @@ def test_patterns_take_exactly_what_matches() -> None:
         (("tokenizer.json",), None, None),
     ],
 )
-def test_what_patterns_bring_is_a_model_or_only_files(
+def test_matching_files_are_a_model_or_plain_files(
     include: tuple[str, ...], format_: Format | None, model_path: str | None
 ) -> None:
     paths = (*MODEL, "pytorch_model.bin", "a-Q4_0.gguf", "mmproj-F16.gguf")
@@ -127,7 +131,7 @@ def test_patterns_that_match_nothing_or_come_with_a_quant_are_refused() -> None:
         Choice(exclude=("",))
 
 
-def test_one_file_by_its_address() -> None:
+def test_a_url_selects_one_file() -> None:
     paths = ("a-Q4_0-00001-of-00002.gguf", "a-Q4_0-00002-of-00002.gguf", "b-Q4_0.gguf", "mmproj-F16.gguf")
     both = select("https://huggingface.co/o/n/blob/main/a-Q4_0-00002-of-00002.gguf", *paths)
     assert [file.path for file in both.files] == [*paths[:2], "mmproj-F16.gguf"]
@@ -139,7 +143,7 @@ def test_one_file_by_its_address() -> None:
     assert caught.value.code == "entry_not_found"
 
 
-def test_the_vision_part_can_be_chosen_or_left() -> None:
+def test_the_projector_can_be_chosen_or_left_out() -> None:
     paths = ("m-Q4_0.gguf", "mmproj-F16.gguf", "mmproj-Q8_0.gguf", "mmproj-BF16.gguf")
 
     def mmproj(wanted: str | None) -> str | None:
@@ -153,7 +157,7 @@ def test_the_vision_part_can_be_chosen_or_left() -> None:
         mmproj("Q4_0")
 
 
-def test_of_several_models_each_has_its_own_vision_part() -> None:
+def test_each_of_several_models_has_its_own_projector() -> None:
     paths = ("small-Q8_0.gguf", "large-Q8_0.gguf", "mmproj-small-F16.gguf", "mmproj-large-BF16.gguf")
     for size in ("small", "large"):
         part = select(f"o/n:{size}-Q8_0", *paths).mmproj

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.tinymodels import (
+from modelyard.files.tinymodels import (
     DEMO_SENTENCE,
     write_babbler,
     write_embedder,
     write_reciter,
     write_reranker,
 )
-from modelyard.tinymodels.sentence import pieces
+from modelyard.files.tinymodels.vocabulary import split_sentence
 
 Write = Callable[[Path], None]
 
@@ -79,7 +79,7 @@ def test_chat_models_carry_chatml_and_a_long_context(write: Write, tmp_path: Pat
     assert tokens[contents(reader, "tokenizer.ggml.eos_token_id")] == "<|im_end|>"
 
 
-def test_babbler_has_the_asked_size(tmp_path: Path) -> None:
+def test_babbler_has_the_requested_size(tmp_path: Path) -> None:
     write_babbler(tmp_path / "model.gguf", n_embd=96, n_layer=3, n_ff=40)
     reader = gguf.GGUFReader(tmp_path / "model.gguf")
     assert contents(reader, "llama.embedding_length") == 96
@@ -88,18 +88,18 @@ def test_babbler_has_the_asked_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [{"n_embd": 100}, {"n_embd": 0}, {"n_layer": 0}, {"n_ff": 0}])
-def test_babbler_refuses_a_size_that_cannot_be(size: dict[str, int], tmp_path: Path) -> None:
+def test_babbler_refuses_an_impossible_size(size: dict[str, int], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="multiple of 32"):
         write_babbler(tmp_path / "model.gguf", **size)
     assert not list(tmp_path.iterdir())
 
 
 def test_every_word_of_the_demo_sentence_is_its_own_piece() -> None:
-    assert len(pieces(DEMO_SENTENCE)) == len(DEMO_SENTENCE.split())
+    assert len(split_sentence(DEMO_SENTENCE)) == len(DEMO_SENTENCE.split())
 
 
 def test_a_repeated_word_shares_a_piece_with_the_words_before_it() -> None:
-    assert pieces("the queue and the runner and the engine") == [
+    assert split_sentence("the queue and the runner and the engine") == [
         "the",
         " queue",
         " and the",
@@ -110,15 +110,15 @@ def test_a_repeated_word_shares_a_piece_with_the_words_before_it() -> None:
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1), st.sampled_from([" ", "\n", "  "]))
 def test_pieces_differ_start_with_a_new_word_and_join_to_the_sentence(words: list[str], space: str) -> None:
-    cut = pieces(space.join(words))
+    cut = split_sentence(space.join(words))
     assert "".join(cut) == space.join(words)
     assert [piece.split()[0] for piece in cut] == list(dict.fromkeys(words))
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1))
-def test_a_half_said_sentence_is_cut_as_it_was_said(words: list[str]) -> None:
+def test_a_prefix_of_the_sentence_is_split_the_same_way(words: list[str]) -> None:
     """The engine matches the longest token text first; its cut must end with the piece just said."""
-    cut = pieces(" ".join(words))
+    cut = split_sentence(" ".join(words))
     longest_first = re.compile("|".join(sorted(map(re.escape, cut), key=len, reverse=True)))
     for said in range(1, len(cut) + 1):
         assert longest_first.findall("".join(cut[:said])) == cut[:said]
@@ -128,7 +128,9 @@ def test_a_half_said_sentence_is_cut_as_it_was_said(words: list[str]) -> None:
     ("sentence", "why"),
     [(" \n", "no words"), ("<|im_end|> is a token", "chat format"), ("<s>", "chat format")],
 )
-def test_reciter_says_why_a_sentence_cannot_be_said(sentence: str, why: str, tmp_path: Path) -> None:
+def test_reciter_refuses_an_impossible_sentence_with_a_reason(
+    sentence: str, why: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=why):
         write_reciter(tmp_path / "model.gguf", sentence)
     assert not list(tmp_path.iterdir())
@@ -150,7 +152,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "modelyard.tinymodels", *arguments],
+        [sys.executable, "-m", "modelyard.files.tinymodels", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -163,7 +165,7 @@ def test_the_command_writes_the_named_model(tmp_path: Path) -> None:
     assert contents(gguf.GGUFReader(target), "general.name") == "Tiny Reranker"
 
 
-def test_the_command_answers_a_mistake_with_one_sentence(tmp_path: Path) -> None:
+def test_a_wrong_argument_is_refused_with_one_sentence(tmp_path: Path) -> None:
     for arguments in (["reciter"], ["poet", "x.gguf"], ["reciter", str(tmp_path / "missing" / "x.gguf")]):
         done = command(*arguments)
         assert done.returncode == 1

@@ -5,8 +5,8 @@ import asyncio
 import aiohttp
 
 from modelyard.backoff import exponential_s
-from modelyard.gguf.parse import Contents
-from modelyard.gguf.reading import Reading
+from modelyard.files.gguf.parse import GgufContents
+from modelyard.files.gguf.reader import HeaderReader
 from services.downloader.errors import TransferError
 from services.downloader.hub.access import authorization, file_url, hub_endpoint
 from services.downloader.hub.errors import unreachable
@@ -32,9 +32,9 @@ class RemoteFiles:
         self._repo = repo
         self._commit = commit
 
-    async def header(self, file: RemoteFile) -> Contents:
+    async def header(self, file: RemoteFile) -> GgufContents:
         """The header of a GGUF file; GgufError if it has none."""
-        reading = Reading(file.path, file.size_bytes, most_bytes=MAX_HEADER_BYTES, growth=_GROWTH)
+        reading = HeaderReader(file.path, file.size_bytes, most_bytes=MAX_HEADER_BYTES, growth=_GROWTH)
         at = 0
         while True:
             wanted_bytes = reading.wanted_bytes

@@ -1,1 +1,1 @@
-"""The library: what lies in the stores of this node. The folder is the truth; nothing is kept beside it."""
+"""The library: the models in the stores of this node. The folders are the only source; there is no index."""

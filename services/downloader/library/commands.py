@@ -1,4 +1,4 @@
-"""The commands about entries and the trash."""
+"""The commands of entries and the trash."""
 
 import asyncio
 
@@ -26,209 +26,214 @@ from schemas.library import (
     TrashRef,
     node_of,
 )
-from services.downloader.library import inside, trash
-from services.downloader.library.disk_work import on_disk
+from services.downloader.library import store_fs, trash
 from services.downloader.library.entries import revision_of
-from services.downloader.library.keeper import Keeper, Survey
-from services.downloader.library.library import Library
-from services.downloader.library.repairing import missing_files
-from services.downloader.library.shelf import Model, Shelf, decode_description
+from services.downloader.library.integrity import missing_files
+from services.downloader.library.library import NodeLibrary
+from services.downloader.library.scanner import StoredModel, StoreScanner, decode_description
+from services.downloader.library.store import LibraryStore, StoreReport
+from services.downloader.library.store_fs import in_thread
 from services.downloader.node_commands import NodeCommands
 
 log = logs.get(__name__)
 
 _SHOWN_FILES = 2000
 _WRITING_S = 60.0
-"""A file that is not all there and was written so lately is still on its way."""
+"""An incomplete file modified within this time is still being written."""
 
 
 class LibraryCommands:
-    """Answers for this node's part of the library."""
+    """Serves this node's part of the library."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, library: Library, commands: Commands) -> None:
+    def __init__(self, bus: Bus, tasks: Tasks, library: NodeLibrary, commands: Commands) -> None:
         self._bus = bus
         self._tasks = tasks
         self._library = library
         self._node_commands = NodeCommands(bus, commands, subjects.LIBRARY_AT_NODE)
 
     async def start(self) -> None:
-        """Answer from now on."""
+        """Register the commands."""
         add = self._node_commands.add
-        await add(subjects.LIBRARY_SHOW, self.show, lambda ref: owner(ref.entry))
-        await add(subjects.LIBRARY_DESCRIBE, self.describe, lambda ref: owner(ref.entry))
-        await add(subjects.LIBRARY_DELETE, self.delete, lambda ref: owner(ref.entry))
-        await add(subjects.LIBRARY_RESTORE, self.restore, lambda ref: owner(ref.item))
-        await add(subjects.LIBRARY_PURGE, self.purge, lambda ref: owner(ref.item))
-        await add(subjects.LIBRARY_EMPTY, self.empty, lambda asked: only_node(self._library, asked.node))
-        await add(subjects.LIBRARY_SCAN, self.scan, lambda asked: only_node(self._library, asked.node))
-        await add(subjects.LIBRARY_FIND, self.find_file, lambda asked: asked.node or self._bus.node)
+        await add(subjects.LIBRARY_SHOW, self.show, lambda ref: node_of_key(ref.entry))
+        await add(subjects.LIBRARY_DESCRIBE, self.describe, lambda ref: node_of_key(ref.entry))
+        await add(subjects.LIBRARY_DELETE, self.delete, lambda ref: node_of_key(ref.entry))
+        await add(subjects.LIBRARY_RESTORE, self.restore, lambda ref: node_of_key(ref.item))
+        await add(subjects.LIBRARY_PURGE, self.purge, lambda ref: node_of_key(ref.item))
+        await add(
+            subjects.LIBRARY_EMPTY, self.empty, lambda request: target_node(self._library, request.node)
+        )
+        await add(subjects.LIBRARY_SCAN, self.scan, lambda request: target_node(self._library, request.node))
+        await add(subjects.LIBRARY_FIND, self.find_file, lambda request: request.node or self._bus.node)
 
     async def show(self, ref: LibraryRef) -> EntryDetails:
-        """An entry with its files."""
-        keeper = self._library.keeper_of(ref.entry)
-        entry, model = self._library.find(keeper, ref.entry)
-        there = self._library.paths(keeper)
-        missing = missing_files(model, keeper.shelf.recorded(model.group.folder), there)[:_SHOWN_FILES]
+        """An entry with its files and what is missing."""
+        store = self._library.store_of(ref.entry)
+        entry, model = self._library.find(store, ref.entry)
+        present = self._library.paths(store)
+        missing = missing_files(model, store.scanner.recorded(model.group.folder), present)[:_SHOWN_FILES]
         return EntryDetails(entry=entry, files=tuple(model.files[:_SHOWN_FILES]), missing=tuple(missing))
 
     async def describe(self, order: DescribeEntry) -> LibraryEntry:
-        """Compare the description with what the writer saw, and set it."""
-        keeper = self._library.keeper_of(order.entry)
-        async with keeper.lock:
-            _, model = self._library.find(keeper, order.entry)
-            await on_disk(_describe, keeper, model, order)
-            await keeper.refresh()
-            return self._library.find(keeper, order.entry)[0]
+        """Set a description; Conflict if it is not of the given revision."""
+        store = self._library.store_of(order.entry)
+        async with store.lock:
+            _, model = self._library.find(store, order.entry)
+            await in_thread(_describe, store, model, order)
+            await store.refresh()
+            return self._library.find(store, order.entry)[0]
 
     async def delete(self, order: DeleteEntry) -> TrashedEntry:
-        """Into the trash, unless somebody needs it."""
-        keeper = self._library.keeper_of(order.entry)
-        async with keeper.lock:
-            # What came since the last look belongs to the entry as well, or has changed it.
-            await keeper.refresh()
-            entry, model = self._library.find(keeper, order.entry)
+        """Move an entry to the trash; Conflict while it is in use."""
+        store = self._library.store_of(order.entry)
+        async with store.lock:
+            # Files added since the last scan belong to the entry too.
+            await store.refresh()
+            entry, model = self._library.find(store, order.entry)
             if not order.force:
-                self._library.check_free(entry, model)
-                _check_settled(self._library.survey(keeper), model)
-            manifest = await on_disk(trash.put, keeper.shelf.root, model)
-            await keeper.refresh()
+                self._library.check_unused(entry, model)
+                _check_complete(self._library.report(store), model)
+            manifest = await in_thread(trash.put, store.root, model)
+            await store.refresh()
         log.info("entry_deleted", store=entry.store, path=entry.path, bytes=entry.size_bytes)
-        self._tell(entry, "deleted")
-        return manifest.shown(self._bus.node, keeper.shelf.name)
+        self._publish_change(entry, "deleted")
+        return manifest.shown(self._bus.node, store.name)
 
     async def restore(self, ref: TrashRef) -> Restored:
-        """Back to where it was."""
-        keeper = self._library.keeper_of(ref.item)
-        async with keeper.lock:
-            manifest = self._item(keeper, ref.item)
+        """Restore an item to its place; Conflict if a file is in the way."""
+        store = self._library.store_of(ref.item)
+        async with store.lock:
+            manifest = self._item(store, ref.item)
             try:
-                await on_disk(trash.restore, keeper.shelf.root, manifest)
+                await in_thread(trash.restore, store.root, manifest)
             except FileExistsError as error:
                 raise Conflict(f"{error} is there again; move or delete it, then restore.") from error
-            survey = await keeper.refresh()
-        for entry in survey.entries.values() if survey else ():
+            report = await store.refresh()
+        for entry in report.entries.values() if report else ():
             if entry.path == manifest.path:
-                self._tell(entry, "restored")
+                self._publish_change(entry, "restored")
         return Restored(path=manifest.path, n_files=len(manifest.files))
 
     async def purge(self, ref: TrashRef) -> TrashEmptied:
-        """One item, for good."""
-        keeper = self._library.keeper_of(ref.item)
-        async with keeper.lock:
-            manifest = self._item(keeper, ref.item)
-            await on_disk(trash.purge, keeper.shelf.root, manifest.item)
-            await keeper.refresh()
+        """Delete one item permanently."""
+        store = self._library.store_of(ref.item)
+        async with store.lock:
+            manifest = self._item(store, ref.item)
+            await in_thread(trash.purge, store.root, manifest.item)
+            await store.refresh()
         return TrashEmptied(items=1, size_bytes=manifest.size_bytes)
 
-    async def empty(self, _asked: AskNode) -> TrashEmptied:
-        """Every item of every store of this node, for good."""
+    async def empty(self, _request: AskNode) -> TrashEmptied:
+        """Delete all items of this node permanently."""
         emptied = []
-        for keeper, _ in list(self._library.surveys()):
-            async with keeper.lock:
-                await keeper.refresh()
-                for manifest in list(self._library.survey(keeper).trashed.values()):
-                    await on_disk(trash.purge, keeper.shelf.root, manifest.item)
+        for store, _ in list(self._library.reports()):
+            async with store.lock:
+                await store.refresh()
+                for manifest in list(self._library.report(store).trashed.values()):
+                    await in_thread(trash.purge, store.root, manifest.item)
                     emptied.append(manifest.size_bytes)
-                await keeper.refresh()
+                await store.refresh()
         return TrashEmptied(items=len(emptied), size_bytes=sum(emptied))
 
-    async def scan(self, _asked: AskNode) -> Scanned:
-        """Look at every store of this node now."""
+    async def scan(self, _request: AskNode) -> Scanned:
+        """Scan all stores of this node now."""
         spaces = []
-        for keeper in self._library.keepers.values():
-            async with keeper.lock:
-                survey = await keeper.refresh()
-            if survey is not None:
-                spaces.append(survey.space)
+        for store in self._library.stores.values():
+            async with store.lock:
+                report = await store.refresh()
+            if report is not None:
+                spaces.append(report.space)
         return Scanned(stores=tuple(spaces))
 
     async def find_file(self, wanted: FindFile) -> FoundFiles:
-        """Here; and unless one node was named, everywhere else."""
-        found = list(self._found_here(wanted.sha256.lower()))
+        """Files with this sha256, on one node or on all nodes."""
+        files = list(self._find_here(wanted.sha256.lower()))
         if wanted.node is None:
             others = [node for node in self._library.nodes() if node != self._bus.node]
-            asked = (self._ask(FindFile(sha256=wanted.sha256, node=node), node) for node in others)
-            for answer in await asyncio.gather(*asked):
-                found += answer
-        return FoundFiles(files=tuple(found))
+            queries = (self._find_at(node, wanted.sha256) for node in others)
+            for answer in await asyncio.gather(*queries):
+                files += answer
+        return FoundFiles(files=tuple(files))
 
-    async def _ask(self, wanted: FindFile, node: str) -> tuple[FoundFile, ...]:
+    async def _find_at(self, node: str, sha256: str) -> tuple[FoundFile, ...]:
         try:
-            return (await self._node_commands.forward(subjects.LIBRARY_FIND, wanted, node)).files
+            return (
+                await self._node_commands.forward(
+                    subjects.LIBRARY_FIND, FindFile(sha256=sha256, node=node), node
+                )
+            ).files
         except YardError as error:
-            log.info("node_not_asked", node=node, error=error.message)
+            log.info("node_query_failed", node=node, error=error.message)
             return ()
 
-    def _found_here(self, sha256: str) -> list[FoundFile]:
+    def _find_here(self, sha256: str) -> list[FoundFile]:
         return [
             FoundFile(
                 node=self._bus.node,
-                store=keeper.shelf.name,
+                store=store.name,
                 path=file.path,
                 size_bytes=file.size_bytes,
                 verified=file.verified,
             )
-            for keeper, survey in self._library.surveys()
-            for model in survey.look.models
+            for store, report in self._library.reports()
+            for model in report.result.models
             for file in model.files
             if file.sha256 == sha256
         ]
 
-    def _item(self, keeper: Keeper, key: str) -> trash.Manifest:
-        manifest = self._library.survey(keeper).trashed.get(key.rpartition(".")[2])
+    def _item(self, store: LibraryStore, key: str) -> trash.Manifest:
+        manifest = self._library.report(store).trashed.get(key.rpartition(".")[2])
         if manifest is None:
             raise NotFound(f"There is no {key} in the trash; `yard library trash` shows it.", param="item")
         return manifest
 
-    def _tell(self, entry: LibraryEntry, change: str) -> None:
+    def _publish_change(self, entry: LibraryEntry, change: str) -> None:
         event = self._bus.emit(subjects.LIBRARY_CHANGED, entry, entry=entry.entry, change=change)
         self._tasks.spawn(event, f"event entry {change}")
 
 
-def owner(key: str) -> str:
-    """The node that an entry or an item of the trash lies on."""
+def node_of_key(key: str) -> str:
+    """The node of an entry or trash item."""
     try:
         return node_of(key)
     except ValueError as error:
         raise BadRequest(f"{error}.") from error
 
 
-def only_node(library: Library, node: str | None) -> str:
-    """The node that is meant; it must be said where there are several."""
+def target_node(library: NodeLibrary, node: str | None) -> str:
+    """The given node, or the only one; BadRequest where there are several."""
     nodes = library.nodes()
     if node is None and len(nodes) > 1:
-        raise BadRequest(f"Say which node is meant: {', '.join(nodes)}.", param="node")
+        raise BadRequest(f"Name one of the nodes: {', '.join(nodes)}.", param="node")
     return node or nodes[0]
 
 
-def _describe(keeper: Keeper, model: Model, order: DescribeEntry) -> None:
-    shelf, path = keeper.shelf, model.group.description_path
-    before, after = _description(shelf, path), order.description.strip()
+def _describe(store: LibraryStore, model: StoredModel, order: DescribeEntry) -> None:
+    scanner, path = store.scanner, model.group.description_path
+    before, after = _description(scanner, path), order.description.strip()
     if order.revision is not None and order.revision != revision_of(before):
-        raise Conflict("The description was changed meanwhile; read it again.", param="revision")
+        raise Conflict("The description has changed since; read it again.", param="revision")
     if after == before:
         return
     if after:
-        inside.write(shelf.root, path, after.encode() + b"\n")
+        store_fs.write_file(scanner.root, path, after.encode() + b"\n")
     else:
-        inside.remove(shelf.root, path)
+        store_fs.remove_file(scanner.root, path)
 
 
-def _description(shelf: Shelf, path: str) -> str:
-    """As it is shown; OSError where it cannot be read, for what nobody has seen must not be written over."""
+def _description(scanner: StoreScanner, path: str) -> str:
+    # An unreadable description is an error: it must not be overwritten unseen.
     try:
-        return decode_description(inside.read(shelf.root, path, MAX_DESCRIPTION_BYTES))
+        return decode_description(store_fs.read_file(scanner.root, path, MAX_DESCRIPTION_BYTES))
     except FileNotFoundError:
         return ""
 
 
-def _check_settled(survey: Survey, model: Model) -> None:
-    """Conflict while something is still being written into the folder."""
+def _check_complete(report: StoreReport, model: StoredModel) -> None:
     folder = model.group.folder
-    partials = survey.look.tree.partials if folder else []
-    times = [one.modified_ns for one in partials if f"{one.folder}/".startswith(f"{folder}/")]
+    partials = report.result.tree.partials if folder else []
+    times = [file.modified_ns for file in partials if f"{file.folder}/".startswith(f"{folder}/")]
     newest = max(times, default=0)
-    if newest / 1e9 > (survey.space.scanned_at or 0.0) - _WRITING_S:
+    if newest / 1e9 > (report.space.scanned_at or 0.0) - _WRITING_S:
         raise Conflict(
             f"Files are still being written into {folder}; wait for that or cancel it, or force it."
         )

@@ -1,30 +1,31 @@
-"""From what lies in a store to what is told of it. Pure."""
+"""From a scanned store to the entries it publishes. Pure."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+import modelyard
 from modelyard.text import format_size
 from schemas.downloads import Download, DownloadState
 from schemas.library import EntryFacts, EntryFormat, LibraryEntry, VerifyState, entry_id
 from schemas.models import ModelSource, ModelSpec
 from services.downloader.library import records
 from services.downloader.library.grouping import shown_name
-from services.downloader.library.shelf import Look, Model, read_by
+from services.downloader.library.scanner import ScanResult, StoredModel
 from services.downloader.reference import parse_reference
 
 _SHOWN_DAMAGED = 20
 Uses = Mapping[str, tuple[str, ...]]
-"""By the path of a file or a folder, relative to its store: the models that name it."""
+"""Names of the models that use a file or folder, by its path in the store."""
 
 
 def revision_of(description: str) -> str:
-    """Tells one description from another; empty for none."""
+    """A revision of the description; empty for none."""
     return hashlib.sha256(description.encode()).hexdigest()[:16] if description else ""
 
 
 def uses_of(specs: Iterable[ModelSpec]) -> Uses:
-    """Every path that a model of the registry names."""
+    """The uses of every path that these models name."""
     uses: defaultdict[str, list[str]] = defaultdict(list)
     for spec in specs:
         lora_paths = [lora.path for lora in spec.loras]
@@ -34,8 +35,8 @@ def uses_of(specs: Iterable[ModelSpec]) -> Uses:
     return {path: tuple(sorted(names)) for path, names in uses.items()}
 
 
-def users_of(model: Model, uses: Uses) -> tuple[str, ...]:
-    """The models that need a file of this one, or its folder."""
+def users_of(model: StoredModel, uses: Uses) -> tuple[str, ...]:
+    """Names of models that use a file of this one, or its folder."""
     group = model.group
     places = [group.path, *(file.path for file in group.files)]
     if group.format in (EntryFormat.SAFETENSORS, EntryFormat.OTHER) and group.folder:
@@ -43,20 +44,20 @@ def users_of(model: Model, uses: Uses) -> tuple[str, ...]:
     return tuple(sorted({name for place in places for name in uses.get(place, ())}))
 
 
-def brings(download: Download, model: Model) -> bool:
-    """Whether a download is at files of this model; which ones, is known as soon as the hub has answered."""
+def is_fetching(download: Download, model: StoredModel) -> bool:
+    """Whether a running download fetches files of this model."""
     if download.state is not DownloadState.TRANSFERRING:
         return False
     repo = parse_reference(download.reference).repo
-    coming = {f"{repo}/{path}" for path in download.files}
-    return any(file.path in coming for file in model.group.files)
+    paths = {f"{repo}/{path}" for path in download.files}
+    return any(file.path in paths for file in model.group.files)
 
 
-def entry_of(model: Model, node: str, store: str, users: tuple[str, ...]) -> LibraryEntry:
-    """What is told of a model."""
+def entry_of(model: StoredModel, node: str, store: str, users: tuple[str, ...]) -> LibraryEntry:
+    """The published record of a model."""
     group, reading = model.group, model.reading
-    judged = model.judged
-    times = [file.verified_at for file in judged if file.verified_at is not None]
+    checked = model.checked_files
+    times = [file.verified_at for file in checked if file.verified_at is not None]
     return LibraryEntry(
         node=node,
         store=store,
@@ -74,24 +75,24 @@ def entry_of(model: Model, node: str, store: str, users: tuple[str, ...]) -> Lib
         mmproj=group.mmproj,
         source=_source(model),
         used_by=users,
-        verified=records.worst(judged),
-        verified_at=min(times, default=None) if len(times) == len(judged) else None,
-        damaged=tuple(file.path for file in judged if file.verified is VerifyState.DAMAGED)[:_SHOWN_DAMAGED],
+        verified=records.worst(checked),
+        verified_at=min(times, default=None) if len(times) == len(checked) else None,
+        damaged=tuple(file.path for file in checked if file.verified is VerifyState.DAMAGED)[:_SHOWN_DAMAGED],
         description=model.description,
         description_revision=revision_of(model.description),
         link=group.link.target if group.link else None,
         problem=reading.problem if reading else None,
-        read_by=read_by() if reading and not reading.problem else "",
+        read_by=modelyard.__version__ if reading and not reading.problem else "",
     )
 
 
-def _downloaded_at(model: Model) -> float | None:
+def _downloaded_at(model: StoredModel) -> float | None:
     times = [record.downloaded_at for record in model.record.values() if record.downloaded_at is not None]
     return max(times, default=None)
 
 
-def _source(model: Model) -> ModelSource | None:
-    """Where the first of its weights came from."""
+def _source(model: StoredModel) -> ModelSource | None:
+    # Of the first of its weights.
     for file in model.group.weights[:1]:
         record = model.record.get(file.path)
         if record is not None and record.repo and record.revision:
@@ -99,11 +100,11 @@ def _source(model: Model) -> ModelSource | None:
     return None
 
 
-def partial_bytes(look: Look) -> int:
-    """Of files that are not all there."""
-    return sum(file.size_bytes for file in look.tree.partials)
+def partial_bytes(result: ScanResult) -> int:
+    """Size of incomplete files."""
+    return sum(file.size_bytes for file in result.tree.partials)
 
 
-def used_bytes(look: Look) -> int:
-    """Of everything but the trash."""
-    return sum(file.size_bytes for file in look.tree.files) + partial_bytes(look)
+def used_bytes(result: ScanResult) -> int:
+    """Size of everything but the trash."""
+    return sum(file.size_bytes for file in result.tree.files) + partial_bytes(result)

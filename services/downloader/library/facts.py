@@ -1,4 +1,4 @@
-"""What the files of a model say of themselves: headers and configurations, never weights, and no guesses."""
+"""Facts of a model from its headers and configuration; reads no weights and guesses nothing."""
 
 import errno
 from pathlib import Path
@@ -6,29 +6,29 @@ from typing import Any
 
 import msgspec
 
-from modelyard.gguf.files import read_contents
-from modelyard.gguf.header import Header, make_header
-from modelyard.gguf.parse import Contents
+from modelyard.files.gguf.header import Header, make_header
+from modelyard.files.gguf.parse import GgufContents
+from modelyard.files.gguf.reader import read_contents
 from schemas.base import Record
 from schemas.library import EntryFacts, EntryFormat
-from services.downloader.library import inside
-from services.downloader.library.grouping import Group
+from services.downloader.library import store_fs
+from services.downloader.library.grouping import FileGroup
 
 _MAX_CONFIG_BYTES = 16 * 1024 * 1024
 _MAX_HEADER_BYTES = 64 * 1024 * 1024
 _PACKED = frozenset({"U8", "I8", "I32", "U32"})
-"""In these, several weights may share one number: counting numbers would not count weights."""
+"""Element types that may pack several weights into one element."""
 
 
-class NoFacts(Exception):
-    """The files cannot be what they claim to be; the message is a sentence."""
+class InvalidModelFiles(Exception):
+    """The files are invalid; the message is a sentence."""
 
 
-def read_facts(root: Path, group: Group) -> EntryFacts:
-    """The facts of one model; NoFacts where the files make no sense, OSError where they cannot be read."""
+def read_facts(root: Path, group: FileGroup) -> EntryFacts:
+    """The facts of one model; InvalidModelFiles, or OSError where files cannot be read."""
     if group.missing_shards:
         lacking = len(group.missing_shards)
-        raise NoFacts(
+        raise InvalidModelFiles(
             f"{lacking} of its {group.shards} files are missing; the first is {group.missing_shards[0]}."
         )
     if group.format is EntryFormat.GGUF:
@@ -38,23 +38,23 @@ def read_facts(root: Path, group: Group) -> EntryFacts:
     return EntryFacts()
 
 
-def _gguf_facts(root: Path, group: Group) -> EntryFacts:
+def _gguf_facts(root: Path, group: FileGroup) -> EntryFacts:
     try:
         contents = [_contents(root, file.path) for file in group.weights]
         tensors = tuple(tensor for part in contents for tensor in part.tensors)
         header = make_header(contents[0]._replace(tensors=tensors), n_shards=len(contents))
     except ValueError as error:
-        raise NoFacts(str(error)) from error
-    return _of_header(header)
+        raise InvalidModelFiles(str(error)) from error
+    return _header_facts(header)
 
 
-def _contents(root: Path, path: str) -> Contents:
-    """By the handle of a file that is known to be the store's own, not by its name again."""
-    with inside.opened(root, path) as file:
+def _contents(root: Path, path: str) -> GgufContents:
+    # By its handle: opened by name again, the path could be a link by now.
+    with store_fs.open_file(root, path) as file:
         return read_contents(Path(f"/dev/fd/{file.fileno()}"))
 
 
-def _of_header(header: Header) -> EntryFacts:
+def _header_facts(header: Header) -> EntryFacts:
     return EntryFacts(
         architecture=header.architecture,
         kind="mmproj" if header.is_mmproj else header.kind,
@@ -101,10 +101,12 @@ class _Tokenizer(Record):
     chat_template: Any = None
 
 
-def _safetensors_facts(root: Path, group: Group) -> EntryFacts:
+def _safetensors_facts(root: Path, group: FileGroup) -> EntryFacts:
     names = {file.path.removeprefix(f"{group.folder}/") for file in group.files}
     if not names & {"config.json", "modules.json", "model_index.json", "adapter_config.json"}:
-        raise NoFacts("The folder has no config.json; it must be a model's folder as the hub has it.")
+        raise InvalidModelFiles(
+            "The folder has no config.json; it must be a model's folder as the hub has it."
+        )
     config = _json(root, group, names, "config.json", _Config) or _Config()
     text, quantized = config.text_config or _Text(), config.quantization_config
     tokenizer = _json(root, group, names, "tokenizer_config.json", _Tokenizer)
@@ -139,12 +141,13 @@ def _main_type(elements: dict[str, int]) -> str | None:
     return max(elements, key=elements.__getitem__, default=None)
 
 
-def _json(root: Path, group: Group, names: set[str], name: str, kind: type[Any]) -> Any:
-    """A configuration; None where there is none, or one that says things in another way."""
+def _json(root: Path, group: FileGroup, names: set[str], name: str, kind: type[Any]) -> Any:
     if name not in names:
         return None
     try:
-        return msgspec.json.decode(inside.read(root, f"{group.folder}/{name}", _MAX_CONFIG_BYTES), type=kind)
+        return msgspec.json.decode(
+            store_fs.read_file(root, f"{group.folder}/{name}", _MAX_CONFIG_BYTES), type=kind
+        )
     except ValueError:
         return None
 
@@ -154,8 +157,7 @@ class _Tensor(Record):
     shape: tuple[int, ...]
 
 
-def _elements(root: Path, group: Group) -> dict[str, int]:
-    """How many numbers there are of each type, by the headers of the files."""
+def _elements(root: Path, group: FileGroup) -> dict[str, int]:
     elements: dict[str, int] = {}
     for file in group.weights:
         for tensor in _tensors(root, file.path, file.size_bytes):
@@ -167,11 +169,13 @@ def _elements(root: Path, group: Group) -> dict[str, int]:
 
 
 def _tensors(root: Path, path: str, size_bytes: int) -> list[_Tensor]:
-    """A safetensors header: its length in 8 bytes, then JSON by tensor name."""
-    with inside.opened(root, path) as file:
+    # A safetensors header: its length in 8 bytes, then JSON by tensor name.
+    with store_fs.open_file(root, path) as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(size_bytes - 8, _MAX_HEADER_BYTES):
-            raise NoFacts(f"{path.rpartition('/')[2]} is no safetensors file, or it is cut.")
+            raise InvalidModelFiles(
+                f"{path.rpartition('/')[2]} is not a safetensors file, or it is truncated."
+            )
         raw = file.read(length)
     try:
         header = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
@@ -181,12 +185,12 @@ def _tensors(root: Path, path: str, size_bytes: int) -> list[_Tensor]:
             if name != "__metadata__"
         ]
     except ValueError:
-        raise NoFacts(f"The header of {path.rpartition('/')[2]} is damaged.") from None
+        raise InvalidModelFiles(f"The header of {path.rpartition('/')[2]} is damaged.") from None
 
 
 def explain(error: OSError) -> str:
-    """Why files could not be read, in a sentence."""
-    if isinstance(error, inside.Unsafe):
+    """Why files cannot be read, a sentence."""
+    if isinstance(error, store_fs.UnsafePath):
         return "It leads over a symbolic link, which is not followed."
     if error.errno in (errno.EACCES, errno.EPERM):
         return "It may not be read by the user that Modelyard runs as; change its owner or its mode."

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from schemas.errors import Conflict
-from services.downloader.library import inside, records
-from services.downloader.library.meter import Meter
+from services.downloader.library import records, store_fs
+from services.downloader.library.job_progress import JobProgress
 from services.downloader.peers.client import PeerClient
 from services.downloader.worker.messages import (
     BlacklistPeer,
@@ -28,19 +28,19 @@ async def fetch_files(
     log_path: Path,
     peers: PeerClient,
     recorded: Mapping[str, records.FileRecord],
-    meter: Meter,
+    progress: JobProgress,
 ) -> None:
     """Fetch the files of a job and record each that is verified; Conflict if it fails."""
-    present_bytes = meter.bytes_done
+    present_bytes = progress.bytes_done
     try:
         async with transfer_worker(job, log_path) as worker:
             async for message in worker.messages():
-                meter.add(0)
+                progress.add(0)
                 match message:
                     case TransferProgress():
-                        meter.file, meter.bytes_done = message.file, present_bytes + message.bytes_done
+                        progress.file, progress.bytes_done = message.file, present_bytes + message.bytes_done
                     case Received():
-                        meter.received = message.received
+                        progress.received = message.received
                     case FileVerified():
                         path = message.file
                         await asyncio.to_thread(_record, Path(job.store_root), path, recorded[path])
@@ -53,7 +53,7 @@ async def fetch_files(
 
 
 def _record(root: Path, path: str, record: records.FileRecord) -> None:
-    now, modified_ns = time.time(), inside.stat_of(root, path).st_mtime_ns
+    now, modified_ns = time.time(), store_fs.stat_path(root, path).st_mtime_ns
     verified = msgspec.structs.replace(
         record,
         checked_at=now if record.sha256 else None,
@@ -61,4 +61,4 @@ def _record(root: Path, path: str, record: records.FileRecord) -> None:
         downloaded_at=now if record.repo else None,
         damaged=False,
     )
-    records.note(root, {path: verified})
+    records.update(root, {path: verified})

@@ -1,10 +1,10 @@
-"""Which files of a store make up which model. Pure: from names and sizes alone.
+"""Groups the files of a store into models, from names and sizes alone. Pure.
 
-- GGUF files are a model each; shards of one belong together.
+- Each GGUF file is a model; shards are one model.
 - A folder with .safetensors files, or with a configuration and such files one level below, is a model.
-- A folder with weights of another kind is one too; so is every loose file of weights at the top of a store.
-- Everything else belongs to the model in whose folder it lies, if there is but one; what several share is
-  nobody's, and goes with the last of them.
+- A folder with other weights is a model too, and so is every weights file at the top of a store.
+- Other files belong to the only model of their folder; files that several models share belong to none, until
+  one model is left.
 """
 
 import re
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from schemas.library import EntryFormat
-from services.downloader.library.walk import Found, Link, Tree
+from services.downloader.library.walk import ScannedFile, ScannedLink, StoreTree
 
 DESCRIPTION = "description.txt"
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -22,21 +22,21 @@ _MARKS = frozenset({"config.json", "modules.json", "model_index.json", "adapter_
 _OTHER = (".bin", ".pt", ".pth", ".onnx", ".ckpt", ".npz", ".ggml", ".tflite", ".engine")
 
 
-class Group(msgspec.Struct, kw_only=True):
-    """One model: where it is, its weights in order, and the other files that go with it."""
+class FileGroup(msgspec.Struct, kw_only=True):
+    """The files of one model: its weights in order, and its companions."""
 
     path: str
     folder: str
     format: EntryFormat
-    weights: list[Found]
-    companions: list[Found] = msgspec.field(default_factory=list)
+    weights: list[ScannedFile]
+    companions: list[ScannedFile] = msgspec.field(default_factory=list)
     mmproj: str | None = None
     shards: int = 1
-    link: Link | None = None
+    link: ScannedLink | None = None
 
     @property
-    def files(self) -> list[Found]:
-        """All that is taken away with it."""
+    def files(self) -> list[ScannedFile]:
+        """All files that are deleted with it."""
         return [*self.weights, *self.companions]
 
     @property
@@ -54,47 +54,47 @@ class Group(msgspec.Struct, kw_only=True):
 
     @property
     def missing_shards(self) -> list[str]:
-        """The names of shards that are not there."""
+        """Names of missing shards."""
         match = _SHARD.fullmatch(self.weights[0].name) if self.weights else None
         if match is None or self.format is not EntryFormat.GGUF:
             return []
-        there = {file.name for file in self.weights}
+        present = {file.name for file in self.weights}
         stem, count = match["stem"], match["count"]
         names = (f"{stem}-{number:05d}-of-{count}.gguf" for number in range(1, self.shards + 1))
-        return [name for name in names if name not in there]
+        return [name for name in names if name not in present]
 
     @property
     def description_path(self) -> str:
-        """Where its description lies; a loose file has one of its own."""
+        """The path of its description; a file at the top of the store has its own."""
         if self.folder:
             return f"{self.folder}/{DESCRIPTION}"
         return f"{_stem(self.path)}.{DESCRIPTION}"
 
 
-def groups_of(tree: Tree) -> list[Group]:
+def groups_of(tree: StoreTree) -> list[FileGroup]:
     """The models of a store, by path."""
-    folders: defaultdict[str, list[Found]] = defaultdict(list)
+    folders: defaultdict[str, list[ScannedFile]] = defaultdict(list)
     for file in tree.files:
         folders[file.folder].append(file)
     groups = [*_ggufs(tree.files), *_repos(folders)]
     groups += _others(folders, {group.path for group in groups if group.format is EntryFormat.SAFETENSORS})
     groups += _projectors(tree.files, groups)
-    _share_out(tree.files, groups)
-    groups += [_linked(link) for link in tree.links if _is_telling(link)]
+    _add_companions(tree.files, groups)
+    groups += [_linked(link) for link in tree.links if _is_model_link(link)]
     return sorted(groups, key=lambda group: group.path)
 
 
-def _is_model_gguf(file: Found) -> bool:
+def _is_model_gguf(file: ScannedFile) -> bool:
     name = file.name.lower()
     return name.endswith(".gguf") and "mmproj" not in name and "imatrix" not in name
 
 
-def _is_projector(file: Found) -> bool:
+def _is_projector(file: ScannedFile) -> bool:
     return file.name.lower().endswith(".gguf") and "mmproj" in file.name.lower()
 
 
-def _ggufs(files: Iterable[Found]) -> Iterator[Group]:
-    shards: defaultdict[tuple[str, str, int], dict[int, Found]] = defaultdict(dict)
+def _ggufs(files: Iterable[ScannedFile]) -> Iterator[FileGroup]:
+    shards: defaultdict[tuple[str, str, int], dict[int, ScannedFile]] = defaultdict(dict)
     for file in files:
         if not _is_model_gguf(file):
             continue
@@ -108,14 +108,16 @@ def _ggufs(files: Iterable[Found]) -> Iterator[Group]:
         yield _group(EntryFormat.GGUF, weights[0].path, folder, weights, shards=count)
 
 
-def _group(kind: EntryFormat, path: str, folder: str, weights: list[Found], shards: int = 1) -> Group:
-    return Group(path=path, folder=folder, format=kind, weights=weights, shards=shards)
+def _group(
+    kind: EntryFormat, path: str, folder: str, weights: list[ScannedFile], shards: int = 1
+) -> FileGroup:
+    return FileGroup(path=path, folder=folder, format=kind, weights=weights, shards=shards)
 
 
-def _repos(folders: dict[str, list[Found]]) -> Iterator[Group]:
-    """Folders of safetensors, the outer ones first: what lies in one of them is a part of it."""
+def _repos(folders: dict[str, list[ScannedFile]]) -> Iterator[FileGroup]:
+    # Outer folders first: what is below one of them is part of it.
     weights = {folder: _ending(files, (".safetensors",)) for folder, files in folders.items()}
-    below: defaultdict[str, list[Found]] = defaultdict(list)
+    below: defaultdict[str, list[ScannedFile]] = defaultdict(list)
     for folder, found in weights.items():
         if folder and found:
             below[folder.rpartition("/")[0]] += found
@@ -129,7 +131,7 @@ def _repos(folders: dict[str, list[Found]]) -> Iterator[Group]:
             yield _group(EntryFormat.SAFETENSORS, folder, folder, found)
 
 
-def _others(folders: dict[str, list[Found]], repos: set[str]) -> Iterator[Group]:
+def _others(folders: dict[str, list[ScannedFile]], repos: set[str]) -> Iterator[FileGroup]:
     for folder, files in folders.items():
         if not folder:
             for file in _ending(files, (*_OTHER, ".safetensors")):
@@ -138,17 +140,17 @@ def _others(folders: dict[str, list[Found]], repos: set[str]) -> Iterator[Group]
             yield _group(EntryFormat.OTHER, folder, folder, found)
 
 
-def _ending(files: Iterable[Found], suffixes: tuple[str, ...]) -> list[Found]:
+def _ending(files: Iterable[ScannedFile], suffixes: tuple[str, ...]) -> list[ScannedFile]:
     return [file for file in files if file.name.lower().endswith(suffixes)]
 
 
-def _projectors(files: Iterable[Found], groups: Sequence[Group]) -> list[Group]:
-    """Give GGUF models the projector beside them, or in the folder above; one of nobody stands alone."""
-    by_folder: defaultdict[str, list[Found]] = defaultdict(list)
+def _projectors(files: Iterable[ScannedFile], groups: Sequence[FileGroup]) -> list[FileGroup]:
+    # A projector belongs to the GGUF models beside it or one folder below; without any it is a model.
+    by_folder: defaultdict[str, list[ScannedFile]] = defaultdict(list)
     for file in files:
         if _is_projector(file):
             by_folder[file.folder].append(file)
-    users: defaultdict[str, list[Group]] = defaultdict(list)
+    users: defaultdict[str, list[FileGroup]] = defaultdict(list)
     for group in groups:
         if group.format is not EntryFormat.GGUF or not group.folder:
             continue
@@ -158,18 +160,20 @@ def _projectors(files: Iterable[Found], groups: Sequence[Group]) -> list[Group]:
                     users[projector.path].append(group)
                 group.mmproj = min(file.path for file in by_folder[place])
                 break
-    found = [file for each in by_folder.values() for file in each]
-    for file in found:
+    projectors = [file for files in by_folder.values() for file in files]
+    for file in projectors:
         if len(users[file.path]) == 1:
             users[file.path][0].companions.append(file)
     return [
-        _group(EntryFormat.GGUF, file.path, file.folder, [file]) for file in found if not users[file.path]
+        _group(EntryFormat.GGUF, file.path, file.folder, [file])
+        for file in projectors
+        if not users[file.path]
     ]
 
 
-def _share_out(files: Iterable[Found], groups: Sequence[Group]) -> None:
-    """Everything that is no weights: to the only model of the nearest folder that has any."""
-    homes: defaultdict[str, list[Group]] = defaultdict(list)
+def _add_companions(files: Iterable[ScannedFile], groups: Sequence[FileGroup]) -> None:
+    # Other files belong to the only model of the nearest folder that has any.
+    homes: defaultdict[str, list[FileGroup]] = defaultdict(list)
     loose = {}
     for group in groups:
         if group.folder:
@@ -190,20 +194,20 @@ def _share_out(files: Iterable[Found], groups: Sequence[Group]) -> None:
 
 
 def ancestors(folder: str) -> Iterator[str]:
-    """The folders above this one, the nearest first, without the store's own."""
+    """Parent folders, the nearest first, without the store itself."""
     while folder := folder.rpartition("/")[0]:
         yield folder
 
 
-def _is_telling(link: Link) -> bool:
-    """Links to single small files are part of many folders; these look like a model."""
+def _is_model_link(link: ScannedLink) -> bool:
+    # Many folders have links to small files; these look like models.
     name = link.path.rpartition("/")[2].lower()
     return name.endswith((".gguf", ".safetensors")) or "." not in name or "/" not in link.path
 
 
-def _linked(link: Link) -> Group:
+def _linked(link: ScannedLink) -> FileGroup:
     folder = link.path.rpartition("/")[0]
-    return Group(path=link.path, folder=folder, format=EntryFormat.LINK, weights=[], link=link)
+    return FileGroup(path=link.path, folder=folder, format=EntryFormat.LINK, weights=[], link=link)
 
 
 def _stem(path: str) -> str:
@@ -211,8 +215,8 @@ def _stem(path: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def shown_name(group: Group) -> str:
-    """The path without the ending, and without the numbers of shards."""
+def shown_name(group: FileGroup) -> str:
+    """The path without suffix and shard numbers."""
     match = _SHARD.fullmatch(group.path)
     if match:
         return match["stem"]

@@ -1,6 +1,6 @@
-"""The Hub's own cache: what other programs have fetched, and how it gets into a store without copying.
+"""The cache of the Hugging Face Hub library: lists its models, and imports them into a store without copying.
 
-A file of the cache is a link into `blobs`; large blobs are called by their sha256.
+A cached file is a link into `blobs`; large blobs are named by their sha256.
 """
 
 import contextlib
@@ -16,18 +16,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelyard.host.paths import resolve_inside
-from services.downloader.library import inside, records
-from services.downloader.library.meter import Meter
+from services.downloader.library import records, store_fs
+from services.downloader.library.job_progress import JobProgress
+
+if sys.platform == "linux":
+    import fcntl
 
 _CHUNK_BYTES = 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FICLONE = 0x40049409
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOSYS})
-"""Why a hard link may be impossible where a copy is not."""
+"""Errors of a hard link where a copy may succeed."""
 
 
 class CachedFile(NamedTuple):
-    """One file of a snapshot: its path in the repository, and the blob behind it."""
+    """A file of a snapshot: its path in the repository, and its blob."""
 
     path: str
     blob: Path
@@ -36,7 +39,7 @@ class CachedFile(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A repository at one commit, as far as it is in the cache."""
+    """The cached files of a repository at one commit."""
 
     repo: str
     revision: str
@@ -51,7 +54,7 @@ class Snapshot(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """Where the Hub's library keeps its cache, by its own rules and the environment."""
+    """The cache folder of the Hub library, by its own rules and the environment."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
@@ -63,7 +66,7 @@ def snapshots(cache: Path) -> list[Snapshot]:
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        found = scan_cache_dir(cache)
+        info = scan_cache_dir(cache)
     except CacheNotFound:
         return []
     listed = [
@@ -74,49 +77,49 @@ def snapshots(cache: Path) -> list[Snapshot]:
             current=bool(revision.refs),
             files=tuple(_files(revision.snapshot_path, repo.repo_path / "blobs")),
         )
-        for repo in found.repos
+        for repo in info.repos
         if repo.repo_type == "model"
         for revision in repo.revisions
     ]
-    return sorted(listed, key=lambda one: (one.repo, not one.current, -one.modified_at))
+    return sorted(listed, key=lambda snapshot: (snapshot.repo, not snapshot.current, -snapshot.modified_at))
 
 
 def _files(snapshot: Path, blobs: Path) -> Iterator[CachedFile]:
-    """Only what really lies in the repository's blobs: a link may have been made to lead anywhere."""
+    # Only files in the repository's own blobs: a link may lead anywhere.
     real_blobs = blobs.resolve()
     for path in sorted(snapshot.rglob("*")):
         blob = path.resolve()
         if not blob.is_file() or blob.parent != real_blobs:
             continue
-        known = blob.name if _SHA256.fullmatch(blob.name) else None
-        yield CachedFile(path.relative_to(snapshot).as_posix(), blob, blob.stat().st_size, known)
+        sha256 = blob.name if _SHA256.fullmatch(blob.name) else None
+        yield CachedFile(path.relative_to(snapshot).as_posix(), blob, blob.stat().st_size, sha256)
 
 
-def target(snapshot: Snapshot, file: CachedFile) -> str:
-    """Where a file goes, relative to the store: as if it had been fetched."""
+def target_path(snapshot: Snapshot, file: CachedFile) -> str:
+    """The path of an imported file in the store, the same as of a downloaded one."""
     return f"{snapshot.repo}/{file.path}"
 
 
-def take_in(root: Path, snapshot: Snapshot, meter: Meter) -> None:
-    """Bring a snapshot into the store; FileExistsError if another file is in the way. May be repeated."""
-    meter.bytes_total = snapshot.size_bytes
+def import_snapshot(root: Path, snapshot: Snapshot, progress: JobProgress) -> None:
+    """Import a snapshot; FileExistsError if another file is in the way. Idempotent."""
+    progress.bytes_total = snapshot.size_bytes
     for file in snapshot.files:
-        path = target(snapshot, file)
-        meter.file = path
+        path = target_path(snapshot, file)
+        progress.file = path
         try:
             resolve_inside(root, path)
         except ValueError as error:
             raise OSError(str(error)) from error
-        if _is_there(root, path, file):
-            meter.add(file.size_bytes)
+        if _is_imported(root, path, file):
+            progress.add(file.size_bytes)
         else:
-            _bring(root, path, snapshot, file, meter)
+            _import_file(root, path, snapshot, file, progress)
 
 
-def _is_there(root: Path, path: str, file: CachedFile) -> bool:
-    """The same file, by its inode or by what the record says; FileExistsError for another one."""
+def _is_imported(root: Path, path: str, file: CachedFile) -> bool:
+    # The same file by inode or record; FileExistsError for another one.
     try:
-        with inside.opened(root, path) as there:
+        with store_fs.open_file(root, path) as there:
             found = os.fstat(there.fileno())
     except FileNotFoundError:
         return False
@@ -132,12 +135,12 @@ def _is_there(root: Path, path: str, file: CachedFile) -> bool:
     raise FileExistsError(path)
 
 
-def _bring(root: Path, path: str, snapshot: Snapshot, file: CachedFile, meter: Meter) -> None:
-    *parents, name = inside.split(path)
-    with inside.folder(root, parents, create=True) as folder:
+def _import_file(root: Path, path: str, snapshot: Snapshot, file: CachedFile, progress: JobProgress) -> None:
+    *parents, name = store_fs.split_path(path)
+    with store_fs.open_folder(root, parents, create=True) as folder:
         unfinished = f".{secrets.token_hex(8)}.part"
         try:
-            checked = _place(file, unfinished, folder, meter)
+            verified = _place(file, unfinished, folder, progress)
             os.rename(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -152,43 +155,43 @@ def _bring(root: Path, path: str, snapshot: Snapshot, file: CachedFile, meter: M
         revision=snapshot.revision,
         remote=file.path,
         downloaded_at=now,
-        checked_at=now if checked else None,
-        checked_ns=found.st_mtime_ns if checked else 0,
+        checked_at=now if verified else None,
+        checked_ns=found.st_mtime_ns if verified else 0,
     )
-    records.note(root, {path: record})
+    records.update(root, {path: record})
 
 
-def _place(file: CachedFile, name: str, folder: int, meter: Meter) -> bool:
-    """Put the bytes there in the cheapest way; whether they were read and found to be right."""
+def _place(file: CachedFile, name: str, folder: int, progress: JobProgress) -> bool:
+    """Link, clone or copy the blob, the cheapest that works; whether its sha256 was verified."""
     try:
         os.link(file.blob, name, dst_dir_fd=folder)
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
     else:
-        meter.linked += 1
-        meter.add(file.size_bytes)
+        progress.linked += 1
+        progress.add(file.size_bytes)
         return False
-    return _copy(file, name, folder, meter)
+    return _copy(file, name, folder, progress)
 
 
-def _copy(file: CachedFile, name: str, folder: int, meter: Meter) -> bool:
+def _copy(file: CachedFile, name: str, folder: int, progress: JobProgress) -> bool:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     handle = os.open(name, flags, 0o644, dir_fd=folder)
     with file.blob.open("rb") as source, os.fdopen(handle, "wb") as copy:
         if _clone(source.fileno(), copy.fileno()):
-            meter.linked += 1
-            meter.add(file.size_bytes)
+            progress.linked += 1
+            progress.add(file.size_bytes)
             return False
         digest = hashlib.sha256()
         while chunk := source.read(_CHUNK_BYTES):
             copy.write(chunk)
             digest.update(chunk)
-            meter.add(len(chunk))
+            progress.add(len(chunk))
         copy.flush()
         os.fsync(copy.fileno())
     if file.sha256 is not None and digest.hexdigest() != file.sha256:
-        raise OSError(f"{file.path} is damaged in the Hub's cache: its sha256 is not the one it is called by")
+        raise OSError(f"{file.path} is damaged in the Hub's cache: its sha256 is not that of its name")
     return file.sha256 is not None
 
 
@@ -196,8 +199,6 @@ def _clone(source: int, copy: int) -> bool:
     """A reflink: the same blocks on disk until one side writes (btrfs, XFS, ZFS)."""
     if sys.platform != "linux":
         return False
-    import fcntl
-
     try:
         fcntl.ioctl(copy, _FICLONE, source)
     except OSError:

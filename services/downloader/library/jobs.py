@@ -1,4 +1,4 @@
-"""What takes long in a library: checks, repairs and imports, one at a time a store."""
+"""Long jobs of a library (verify, repair, import, copy), one at a time a store."""
 
 import asyncio
 import contextlib
@@ -18,42 +18,41 @@ from schemas import buckets, subjects
 from schemas.base import new_id
 from schemas.errors import BrokerUnavailable, Conflict, NotFound, YardError
 from schemas.library import JOB_ENDED, JobKind, JobState, LibraryJob
-from services.downloader.library.disk_work import sentence
-from services.downloader.library.library import Library
-from services.downloader.library.meter import Meter, Stopped
+from services.downloader.library.job_progress import JobCancelled, JobProgress
+from services.downloader.library.library import NodeLibrary
+from services.downloader.library.store_fs import disk_error
 
 log = logs.get(__name__)
 
-EVERY_S = 0.5
-STORE_EVERY_S = 5.0
-KEPT_S = 24 * 3600
-"""How long an ended job can be looked up."""
+PROGRESS_INTERVAL_S = 0.5
+PUT_INTERVAL_S = 5.0
+JOB_TTL_S = 24 * 3600
+"""Lifetime of an ended job's record."""
 _SHOWN_DAMAGED = 20
 _S = JobState
 
-JobWork = Callable[[LibraryJob, Meter], Coroutine[Any, Any, None]]
-"""Does a job, and keeps the meter; it ends soon when the meter says so."""
+JobHandler = Callable[[LibraryJob, JobProgress], Coroutine[Any, Any, None]]
+"""Does a job and counts its progress; ends soon after the progress is cancelled."""
 
 
-class Jobs:
-    """The one writer of this node's jobs."""
+class JobQueue:
+    """Runs the jobs of this node, and is the one writer of their records."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, library: Library) -> None:
+    def __init__(self, bus: Bus, tasks: Tasks, library: NodeLibrary) -> None:
         self._bus = bus
         self._tasks = tasks
         self._library = library
         self._store = BucketStore(bus, buckets.JOBS)
         self._jobs: dict[str, LibraryJob] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._works: dict[JobKind, JobWork] = {}
+        self._store_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._handlers: dict[JobKind, JobHandler] = {}
 
-    def does(self, kind: JobKind, work: JobWork) -> None:
-        """How a kind of job is done."""
-        self._works[kind] = work
+    def add_handler(self, kind: JobKind, handler: JobHandler) -> None:
+        self._handlers[kind] = handler
 
     async def resume(self) -> None:
-        """Go on with what an earlier process began."""
+        """Resume the jobs of an earlier process."""
         known = await read_bucket(self._bus, buckets.JOBS)
         self._jobs = {key: job for key, job in known.items() if job.node == self._bus.node}
         for job in self._jobs.values():
@@ -69,7 +68,7 @@ class Jobs:
         revision: str | None = None,
         source: str | None = None,
     ) -> LibraryJob:
-        """Begin a job, or join the one that is at it."""
+        """Start a job; the same job if one for this subject is running."""
         for job in self._jobs.values():
             if job.state not in JOB_ENDED and (job.kind, job.store, job.subject) == (kind, store, subject):
                 return job
@@ -86,19 +85,19 @@ class Jobs:
             revision=revision,
             source=source,
         )
-        await self._step(job)
+        await self._update(job)
         self._spawn(job)
         return job
 
     async def cancel(self, key: str) -> LibraryJob:
-        """End a job; what it has done stays."""
+        """Cancel a job; its finished part stays."""
         job = self._jobs.get(key)
         if job is None:
             raise NotFound(f"There is no job {key} of the library.", param="job")
         task = self._running.pop(key, None)
         if task is not None:
             await cancel(task)
-            await self._step(self._jobs[key], state=_S.CANCELLED)
+            await self._update(self._jobs[key], state=_S.CANCELLED)
         return self._jobs[key]
 
     def _spawn(self, job: LibraryJob) -> None:
@@ -107,41 +106,41 @@ class Jobs:
         task.add_done_callback(lambda _: self._running.pop(job.job, None))
 
     async def _run(self, key: str) -> None:
-        async with self._turns[self._jobs[key].store]:
-            meter = Meter()
-            await self._step(self._jobs[key], state=_S.RUNNING)
+        async with self._store_locks[self._jobs[key].store]:
+            progress = JobProgress()
+            await self._update(self._jobs[key], state=_S.RUNNING)
             try:
-                await self._watched(key, meter)
+                await self._run_handler(key, progress)
             except YardError as error:
-                await self._step(self._jobs[key], state=_S.FAILED, error=error.body().error)
+                await self._update(self._jobs[key], state=_S.FAILED, error=error.body().error)
             except OSError as error:
-                failed = Conflict(_why(error)).body().error
-                await self._step(self._jobs[key], state=_S.FAILED, error=failed, **_figures(meter))
+                failed = Conflict(_reason(error)).body().error
+                await self._update(self._jobs[key], state=_S.FAILED, error=failed, **_figures(progress))
             else:
-                await self._step(self._jobs[key], state=_S.FINISHED, **_figures(meter) | {"file": None})
+                await self._update(self._jobs[key], state=_S.FINISHED, **_figures(progress) | {"file": None})
         self._library.wake()
 
-    async def _watched(self, key: str, meter: Meter) -> None:
+    async def _run_handler(self, key: str, progress: JobProgress) -> None:
         job = self._jobs[key]
-        work = asyncio.ensure_future(self._works[job.kind](job, meter))
+        work = asyncio.ensure_future(self._handlers[job.kind](job, progress))
         stored_at = time.monotonic()
         try:
-            while not (await asyncio.wait({work}, timeout=EVERY_S))[0]:
-                job = msgspec.structs.replace(self._jobs[key], **_figures(meter))
+            while not (await asyncio.wait({work}, timeout=PROGRESS_INTERVAL_S))[0]:
+                job = msgspec.structs.replace(self._jobs[key], **_figures(progress))
                 self._jobs[key] = job
                 await self._publish(job)
-                if time.monotonic() - stored_at > STORE_EVERY_S:
+                if time.monotonic() - stored_at > PUT_INTERVAL_S:
                     stored_at = time.monotonic()
                     await self._put(job)
             work.result()
         finally:
-            # A thread cannot be cancelled: it is told, and ends at its next chunk.
-            meter.stop()
+            # A thread cannot be cancelled: it ends at its next chunk.
+            progress.cancel()
             if not work.done():
-                with contextlib.suppress(Stopped, OSError, YardError):
+                with contextlib.suppress(JobCancelled, OSError, YardError):
                     await work
 
-    async def _step(self, job: LibraryJob, **changes: object) -> None:
+    async def _update(self, job: LibraryJob, **changes: object) -> None:
         changed = msgspec.structs.replace(job, **changes, changed_at=time.time())
         self._jobs[job.job] = changed
         log.info("job_changed", job=job.job, kind=job.kind, subject=job.subject, state=changed.state)
@@ -152,7 +151,7 @@ class Jobs:
 
     async def _put(self, job: LibraryJob) -> None:
         try:
-            await self._store.put(job.job, job, ttl_s=KEPT_S)
+            await self._store.put(job.job, job, ttl_s=JOB_TTL_S)
         except BrokerUnavailable as error:
             log.warning("job_not_stored", error=error.message)
 
@@ -160,21 +159,21 @@ class Jobs:
         try:
             await self._bus.publish(subjects.LIBRARY_JOB_PROGRESS, job, job=job.job)
         except BrokerUnavailable as error:
-            log.info("progress_not_told", error=error.message)
+            log.info("job_progress_not_published", error=error.message)
 
 
-def _figures(meter: Meter) -> dict[str, object]:
+def _figures(progress: JobProgress) -> dict[str, object]:
     return {
-        "bytes_total": meter.bytes_total,
-        "bytes_done": meter.bytes_done,
-        "file": meter.file,
-        "damaged": tuple(meter.damaged[:_SHOWN_DAMAGED]),
-        "linked": meter.linked,
-        "received": dict(meter.received),
+        "bytes_total": progress.bytes_total,
+        "bytes_done": progress.bytes_done,
+        "file": progress.file,
+        "damaged": tuple(progress.damaged[:_SHOWN_DAMAGED]),
+        "linked": progress.linked,
+        "received": dict(progress.received),
     }
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if isinstance(error, FileExistsError):
         return f"{error} is in the store already, and it is another file; move or delete it."
-    return sentence(error) if error.errno else f"{error}."
+    return disk_error(error) if error.errno else f"{error}."

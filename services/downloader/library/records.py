@@ -1,7 +1,8 @@
-"""What is known about files beyond their bytes: a small JSON file in their folder, which travels with it."""
+"""Records of files (source, sha256, checks): a small JSON file in their folder, which moves along with it."""
 
 import re
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,103 +11,104 @@ import msgspec
 from modelyard.bus import logs
 from schemas.base import Record
 from schemas.library import EntryFile, VerifyState
-from services.downloader.library import inside
-from services.downloader.library.walk import RECORD, Found
+from services.downloader.library import store_fs
+from services.downloader.library.walk import RECORD, ScannedFile
+from services.downloader.worker.messages import Resolved
 
 log = logs.get(__name__)
 
 NAME = RECORD
 _MAX_BYTES = 8 * 1024 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_writing = threading.Lock()
-"""A transfer, a check and an import may write about files of one folder."""
+_write_lock = threading.Lock()
+"""A transfer, a check and an import may update the record of one folder at the same time."""
 
 
 class FileRecord(Record):
-    """One file, by its name in the folder."""
+    """The record of one file."""
 
     size_bytes: int
     sha256: str | None = None
-    """What it should be: as the hub lists it, or as it was when it was first read."""
+    """The expected sha256: as the hub lists it, or as computed at the first check."""
     repo: str | None = None
-    """Where it came from; with it the size is what it should be, too."""
+    """Its source; then `size_bytes` is the expected size too."""
     revision: str | None = None
     remote: str | None = None
     """Its path in that repository."""
     downloaded_at: float | None = None
     checked_at: float | None = None
-    """When its bytes were read last, all of them."""
+    """Time of the last check of all its bytes."""
     checked_ns: int = 0
-    """How old the file was then: one that was written since has to be read again."""
+    """Its modification time at that check; a file written since is unverified."""
     damaged: bool = False
-    """It had another sha256 then."""
+    """Its sha256 differed at that check."""
 
 
 class FolderRecord(Record):
-    """What lies in the file."""
+    """Contents of the JSON file: records by file name."""
 
     files: dict[str, FileRecord] = msgspec.field(default_factory=dict)
 
 
-def path_in(folder: str) -> str:
-    """Where a folder's record lies."""
+def record_path(folder: str) -> str:
+    """The path of a folder's record."""
     return f"{folder}/{NAME}" if folder else NAME
 
 
 def load(root: Path, folder: str) -> FolderRecord:
-    """The record of a folder; empty where there is none or nobody can read it."""
+    """The record of a folder; empty where there is none or it is unreadable."""
     try:
-        data = inside.read(root, path_in(folder), _MAX_BYTES)
+        data = store_fs.read_file(root, record_path(folder), _MAX_BYTES)
         return msgspec.json.decode(data, type=FolderRecord)
     except FileNotFoundError:
         return FolderRecord()
     except (OSError, ValueError) as error:
-        log.warning("record_not_read", folder=folder, error=str(error))
+        log.warning("file_record_unreadable", folder=folder, error=str(error))
         return FolderRecord()
 
 
-def note(root: Path, changes: Mapping[str, FileRecord | None]) -> None:
-    """Write what is now known of these files, by path; None forgets one."""
+def update(root: Path, changes: Mapping[str, FileRecord | None]) -> None:
+    """Update records by path; None deletes one."""
     folders: dict[str, dict[str, FileRecord | None]] = {}
     for path, record in changes.items():
         folder, _, name = path.rpartition("/")
         folders.setdefault(folder, {})[name] = record
-    with _writing:
+    with _write_lock:
         for folder, files in folders.items():
-            _note_in(root, folder, files)
+            _update_folder(root, folder, files)
 
 
-def _note_in(root: Path, folder: str, changes: Mapping[str, FileRecord | None]) -> None:
+def _update_folder(root: Path, folder: str, changes: Mapping[str, FileRecord | None]) -> None:
     before = load(root, folder).files
     after = {name: record for name, record in {**before, **changes}.items() if record is not None}
     if after == before:
         return
     if after:
-        inside.write(root, path_in(folder), msgspec.json.encode(FolderRecord(files=after)) + b"\n")
+        store_fs.write_file(root, record_path(folder), msgspec.json.encode(FolderRecord(files=after)) + b"\n")
     else:
-        inside.remove(root, path_in(folder))
+        store_fs.remove_file(root, record_path(folder))
 
 
-def of(file: Found, record: FileRecord | None) -> EntryFile:
-    """A file as it is shown: what it should be, and whether it is."""
+def entry_file(file: ScannedFile, record: FileRecord | None) -> EntryFile:
+    """The file as the library shows it."""
     return EntryFile(
         path=file.path,
         size_bytes=file.size_bytes,
         modified_at=file.modified_ns / 1e9,
-        sha256=wanted_sha256(record),
+        sha256=expected_sha256(record),
         verified=_verified(file, record),
         verified_at=record.checked_at if record else None,
     )
 
 
-def wanted_sha256(record: FileRecord | None) -> str | None:
-    """Records travel with folders, so they are a stranger's text as well."""
-    known = record.sha256 if record else None
-    return known if known and _SHA256.fullmatch(known) else None
+def expected_sha256(record: FileRecord | None) -> str | None:
+    """The recorded sha256 if it is well-formed: a record may come from elsewhere with its folder."""
+    sha256 = record.sha256 if record else None
+    return sha256 if sha256 and _SHA256.fullmatch(sha256) else None
 
 
-def _verified(file: Found, record: FileRecord | None) -> VerifyState:
-    if record is None or wanted_sha256(record) is None:
+def _verified(file: ScannedFile, record: FileRecord | None) -> VerifyState:
+    if record is None or expected_sha256(record) is None:
         return VerifyState.UNKNOWN
     if file.size_bytes != record.size_bytes:
         return VerifyState.DAMAGED if record.repo else VerifyState.UNKNOWN
@@ -119,5 +121,35 @@ _WORST_FIRST = (VerifyState.DAMAGED, VerifyState.UNKNOWN, VerifyState.UNVERIFIED
 
 
 def worst(files: Iterable[EntryFile]) -> VerifyState:
-    """Of several files: what can be said of all of them."""
+    """The state that holds for all files together."""
     return min((file.verified for file in files), key=_WORST_FIRST.index, default=VerifyState.UNKNOWN)
+
+
+log = logs.get(__name__)
+
+
+def record_download(root: Path, repo: str, resolved: Resolved) -> None:
+    """Update the records of files that a transfer has fetched and verified."""
+    now, changes = time.time(), {}
+    for file in resolved.files:
+        path = f"{repo}/{file.path}"
+        try:
+            modified_ns = store_fs.stat_path(root, path).st_mtime_ns
+        except OSError as error:
+            log.warning("file_record_failed", path=path, error=str(error))
+            continue
+        changes[path] = FileRecord(
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            repo=repo,
+            revision=resolved.commit,
+            remote=file.path,
+            downloaded_at=now,
+            checked_at=now if file.sha256 else None,
+            checked_ns=modified_ns,
+        )
+    try:
+        update(root, changes)
+    except OSError as error:
+        # The model is usable without its record, only unverified.
+        log.warning("file_record_failed", repo=repo, error=str(error))

@@ -1,7 +1,7 @@
-"""The trash of a store: a folder in it, so that deleting and restoring are renames, and cost no copying.
+"""The trash of a store: a folder inside it, so that deleting and restoring are renames without copying.
 
-Every item has a manifest, written before the first file moves. Who is killed half-way through finishes at
-the next start: what was to be deleted goes on into the trash, what was to be restored comes back.
+Every item has a manifest, written before the first file moves. After a crash the next start completes the
+deletion or restoration.
 """
 
 import os
@@ -17,30 +17,30 @@ from modelyard.bus import logs
 from modelyard.text import format_size
 from schemas.base import Record, new_id
 from schemas.library import EntryFormat, TrashedEntry
-from services.downloader.library import inside, records
+from services.downloader.library import records, store_fs
 from services.downloader.library.grouping import shown_name
-from services.downloader.library.shelf import Model
+from services.downloader.library.scanner import StoredModel
 
 log = logs.get(__name__)
 
 FOLDER = ".trash"
-KEPT_S = 24 * 3600.0
+RETENTION_S = 24 * 3600.0
 _MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 64 * 1024 * 1024
-_GONE = "gone-"
-"""What an item is called while it is deleted for good."""
+_PURGING = "gone-"
+"""Prefix of an item while it is deleted permanently."""
 
 
 class Phase(StrEnum):
-    """Where an item is."""
+    """The state of an item."""
 
     TRASHING = "trashing"
-    THERE = "there"
+    STORED = "there"
     RESTORING = "restoring"
 
 
 class Manifest(Record):
-    """One item: what it was and which files it has, by their paths in the store."""
+    """One item: the entry it was, and its files by their paths in the store."""
 
     item: str
     phase: Phase
@@ -50,15 +50,15 @@ class Manifest(Record):
     size_bytes: int
     files: tuple[str, ...]
     notes: dict[str, records.FileRecord]
-    """What was known of its files."""
+    """Records of its files."""
     trashed_at: float
 
     @property
     def expires_at(self) -> float:
-        return self.trashed_at + KEPT_S
+        return self.trashed_at + RETENTION_S
 
     def shown(self, node: str, store: str) -> TrashedEntry:
-        """As it is told."""
+        """The published record."""
         return TrashedEntry(
             node=node,
             store=store,
@@ -74,8 +74,8 @@ class Manifest(Record):
         )
 
 
-def put(root: Path, model: Model) -> Manifest:
-    """Move a model's files into the trash; OSError if they cannot be moved."""
+def put(root: Path, model: StoredModel) -> Manifest:
+    """Move a model's files into the trash; OSError if that fails."""
     group = model.group
     paths = [file.path for file in group.files] + ([group.link.path] if group.link else [])
     manifest = Manifest(
@@ -89,90 +89,92 @@ def put(root: Path, model: Model) -> Manifest:
         notes=dict(model.record),
         trashed_at=time.time(),
     )
-    with inside.folder(root, (FOLDER, manifest.item), create=True):
+    with store_fs.open_folder(root, (FOLDER, manifest.item), create=True):
         _write(root, manifest)
-    return _go_on_trashing(root, manifest)
+    return _move_to_trash(root, manifest)
 
 
 def restore(root: Path, manifest: Manifest) -> None:
-    """Move an item's files back; FileExistsError, before anything moves, if something is in the way."""
-    taken = next((path for path in manifest.files if inside.exists(root, path)), None)
+    """Move an item's files back; FileExistsError before any move if a file is in the way."""
+    taken = next((path for path in manifest.files if store_fs.exists(root, path)), None)
     if taken is not None:
         raise FileExistsError(taken)
     _write(root, msgspec.structs.replace(manifest, phase=Phase.RESTORING))
-    _go_on_restoring(root, manifest)
+    _move_back(root, manifest)
 
 
 def purge(root: Path, item: str) -> None:
-    """Delete an item for good."""
-    with inside.folder(root, (FOLDER,)) as trash:
-        gone = item if item.startswith(_GONE) else _GONE + item
-        if gone != item:
-            os.rename(item, gone, src_dir_fd=trash, dst_dir_fd=trash)
-        # By handles, never by names twice: a link inside is taken away itself.
-        shutil.rmtree(gone, dir_fd=trash)
+    """Delete an item permanently."""
+    with store_fs.open_folder(root, (FOLDER,)) as trash:
+        purging = item if item.startswith(_PURGING) else _PURGING + item
+        if purging != item:
+            os.rename(item, purging, src_dir_fd=trash, dst_dir_fd=trash)
+        # By handles: a link inside is removed itself, never followed.
+        shutil.rmtree(purging, dir_fd=trash)
 
 
 def items(root: Path, known: dict[str, Manifest]) -> dict[str, Manifest]:
-    """What is in the trash; `known` need not be read again."""
-    found: dict[str, Manifest] = {}
+    """The items in the trash; `known` manifests are not read again."""
+    stored: dict[str, Manifest] = {}
     for name in _names(root):
         manifest = known.get(name) or _read(root, name)
-        if manifest is not None and manifest.phase is Phase.THERE:
-            found[name] = manifest
-    return found
+        if manifest is not None and manifest.phase is Phase.STORED:
+            stored[name] = manifest
+    return stored
 
 
 def recover(root: Path) -> None:
-    """Finish what an earlier process began."""
-    for name in _names(root, gone=True):
-        manifest = None if name.startswith(_GONE) else _read(root, name)
+    """Complete what an earlier process began."""
+    for name in _names(root, purging=True):
+        manifest = None if name.startswith(_PURGING) else _read(root, name)
         try:
             if manifest is None:
-                _clean(root, name)
+                _clean_up(root, name)
             elif manifest.phase is Phase.TRASHING:
-                _go_on_trashing(root, manifest)
+                _move_to_trash(root, manifest)
             elif manifest.phase is Phase.RESTORING:
-                _go_on_restoring(root, manifest)
+                _move_back(root, manifest)
         except OSError as error:
-            log.warning("trash_not_recovered", item=name, error=str(error))
+            log.warning("trash_recovery_failed", item=name, error=str(error))
 
 
-def _clean(root: Path, name: str) -> None:
-    """Half of a deletion; or a folder without a manifest: empty if it was never written, else kept a day."""
-    if name.startswith(_GONE):
+def _clean_up(root: Path, name: str) -> None:
+    # An interrupted purge; or a folder without a manifest: empty if none was written, else retained a day.
+    if name.startswith(_PURGING):
         purge(root, name)
         return
-    inside.prune(root, (FOLDER, name))
-    place = f"{FOLDER}/{name}"
-    if inside.exists(root, place) and inside.stat_of(root, place).st_mtime < time.time() - KEPT_S:
+    store_fs.prune_folders(root, (FOLDER, name))
+    path = f"{FOLDER}/{name}"
+    if store_fs.exists(root, path) and store_fs.stat_path(root, path).st_mtime < time.time() - RETENTION_S:
         purge(root, name)
 
 
-def _names(root: Path, *, gone: bool = False) -> list[str]:
+def _names(root: Path, *, purging: bool = False) -> list[str]:
     try:
-        with inside.folder(root, (FOLDER,)) as trash, os.scandir(trash) as found:
-            return sorted(each.name for each in found if gone or not each.name.startswith(_GONE))
+        with store_fs.open_folder(root, (FOLDER,)) as trash, os.scandir(trash) as entries:
+            return sorted(entry.name for entry in entries if purging or not entry.name.startswith(_PURGING))
     except FileNotFoundError:
         return []
 
 
-def _go_on_trashing(root: Path, manifest: Manifest) -> Manifest:
+def _move_to_trash(root: Path, manifest: Manifest) -> Manifest:
     own_records = {path for path in manifest.files if path.rpartition("/")[2] == records.NAME}
     for path in manifest.files:
         _move(root, path, _place(manifest, path))
-    left = [path for path in manifest.notes if records.path_in(path.rpartition("/")[0]) not in own_records]
-    records.note(root, dict.fromkeys(_of_existing_folders(root, left)))
+    remaining = [
+        path for path in manifest.notes if records.record_path(path.rpartition("/")[0]) not in own_records
+    ]
+    records.update(root, dict.fromkeys(_in_recorded_folders(root, remaining)))
     _prune(root, manifest.files)
-    there = msgspec.structs.replace(manifest, phase=Phase.THERE)
-    _write(root, there)
-    return there
+    stored = msgspec.structs.replace(manifest, phase=Phase.STORED)
+    _write(root, stored)
+    return stored
 
 
-def _go_on_restoring(root: Path, manifest: Manifest) -> None:
+def _move_back(root: Path, manifest: Manifest) -> None:
     for path in manifest.files:
         _move(root, _place(manifest, path), path)
-    records.note(root, manifest.notes)
+    records.update(root, manifest.notes)
     purge(root, manifest.item)
 
 
@@ -181,41 +183,41 @@ def _place(manifest: Manifest, path: str) -> str:
 
 
 def _move(root: Path, path: str, to: str) -> None:
-    """What was moved before the process died is there already, and no longer here."""
+    # A file moved before a crash is at its target already.
     try:
-        inside.move(root, path, to)
+        store_fs.move_file(root, path, to)
     except FileNotFoundError:
-        if not inside.exists(root, to):
-            log.warning("file_vanished", path=path)
+        if not store_fs.exists(root, to):
+            log.warning("trash_file_missing", path=path)
     except FileExistsError:
-        # Moved before the process died; what has its name now came later, and is left alone.
-        log.warning("file_came_again", path=path)
+        # Moved before a crash; the file of this name is newer and stays.
+        log.warning("trash_file_conflict", path=path)
 
 
-def _of_existing_folders(root: Path, paths: Iterable[str]) -> list[str]:
-    return [path for path in paths if inside.exists(root, records.path_in(path.rpartition("/")[0]))]
+def _in_recorded_folders(root: Path, paths: Iterable[str]) -> list[str]:
+    return [path for path in paths if store_fs.exists(root, records.record_path(path.rpartition("/")[0]))]
 
 
 def _prune(root: Path, paths: Iterable[str]) -> None:
     folders = {path.rpartition("/")[0] for path in paths} - {""}
     for folder in sorted(folders, key=len, reverse=True):
-        inside.prune(root, inside.split(folder))
+        store_fs.prune_folders(root, store_fs.split_path(folder))
 
 
 def _write(root: Path, manifest: Manifest) -> None:
-    inside.write(root, f"{FOLDER}/{manifest.item}/{_MANIFEST}", msgspec.json.encode(manifest))
+    store_fs.write_file(root, f"{FOLDER}/{manifest.item}/{_MANIFEST}", msgspec.json.encode(manifest))
 
 
 def _read(root: Path, name: str) -> Manifest | None:
     try:
-        data = inside.read(root, f"{FOLDER}/{name}/{_MANIFEST}", _MAX_MANIFEST_BYTES)
+        data = store_fs.read_file(root, f"{FOLDER}/{name}/{_MANIFEST}", _MAX_MANIFEST_BYTES)
         manifest = msgspec.json.decode(data, type=Manifest)
         for path in (*manifest.files, *manifest.notes):
-            inside.split(path)
+            store_fs.split_path(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        log.warning("manifest_not_read", item=name, error=str(error))
+        log.warning("trash_manifest_unreadable", item=name, error=str(error))
         return None
-    # It is a file like others: a name in it must not lead to another item.
+    # A manifest is not trusted: its name must not lead to another item.
     return manifest if manifest.item == name else None

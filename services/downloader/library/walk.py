@@ -1,4 +1,4 @@
-"""Everything that lies in a store: names, sizes and times. No file is opened and no link followed."""
+"""Walks a store: names, sizes and times. Opens no file and follows no link."""
 
 import os
 import re
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 RECORD = ".modelyard.json"
-"""What is known of the files of a folder lies beside them."""
+"""Name of a folder's record of its files."""
 MAX_DEPTH = 32
-"""Folders within folders; deeper ones are passed over, and told."""
+"""Nesting of folders; deeper ones are skipped and reported."""
 _PARTIAL = re.compile(
     r"\.(part|partial|incomplete|tmp|crdownload|aria2|download|!qb|jrnl|jrn~)(\.[^.]*)?$", re.IGNORECASE
 )
-"""What programs call a file that is not all there, and the notes that they keep beside it."""
+"""Names of incomplete files, and of the state files that programs keep beside them."""
 
 
-class Found(NamedTuple):
-    """One file; `path` is relative to the store."""
+class ScannedFile(NamedTuple):
+    """A file; `path` is relative to the store."""
 
     path: str
     size_bytes: int
@@ -31,28 +31,28 @@ class Found(NamedTuple):
         return self.path.rpartition("/")[2]
 
 
-class Link(NamedTuple):
-    """A symbolic link, and where it leads."""
+class ScannedLink(NamedTuple):
+    """A symbolic link."""
 
     path: str
     target: str
     modified_ns: int
 
 
-class Tree(NamedTuple):
-    """What a walk found."""
+class StoreTree(NamedTuple):
+    """Result of a walk."""
 
-    files: list[Found]
-    links: list[Link]
-    partials: list[Found]
-    """Files that are not all there."""
-    odd: list[str]
-    """What was passed over, as a person may be shown it."""
+    files: list[ScannedFile]
+    links: list[ScannedLink]
+    partials: list[ScannedFile]
+    """Incomplete files."""
+    skipped: list[str]
+    """Printable paths of what was skipped."""
 
 
-def walk(root: Path) -> Tree:
+def walk(root: Path) -> StoreTree:
     """Walk the store; OSError if that cannot be read."""
-    tree = Tree([], [], [], [])
+    tree = StoreTree([], [], [], [])
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _walk(handle, "", tree, 0)
@@ -61,54 +61,56 @@ def walk(root: Path) -> Tree:
     return tree
 
 
-def _walk(handle: int, prefix: str, tree: Tree, depth: int) -> None:
+def _walk(handle: int, prefix: str, tree: StoreTree, depth: int) -> None:
     with os.scandir(handle) as entries:
         listed = list(entries)
-    written = {entry.name for entry in listed}
+    names = {entry.name for entry in listed}
     for entry in listed:
         name = entry.name
-        # The trash is ours, and at the top of a disk other systems keep folders like it.
+        # Our trash, and the like that other systems keep at the top of a disk.
         if depth == 0 and name.startswith((".", "lost+found", "$")) and name != RECORD:
             continue
-        if not _is_plain(name):
-            tree.odd.append(f"{prefix}{ascii(name)[1:-1]}")
+        if not _is_printable(name):
+            tree.skipped.append(f"{prefix}{ascii(name)[1:-1]}")
             continue
-        _look(entry, handle, prefix, tree, depth, unfinished=f"{name}.aria2" in written)
+        _add_entry(entry, handle, prefix, tree, depth, unfinished=f"{name}.aria2" in names)
 
 
-def _look(
-    entry: "os.DirEntry[str]", handle: int, prefix: str, tree: Tree, depth: int, *, unfinished: bool
+def _add_entry(
+    entry: "os.DirEntry[str]", handle: int, prefix: str, tree: StoreTree, depth: int, *, unfinished: bool
 ) -> None:
     path = prefix + entry.name
     try:
         if entry.is_symlink():
             found = entry.stat(follow_symlinks=False)
             target = os.readlink(entry.name, dir_fd=handle)
-            tree.links.append(Link(path, os.fsencode(target).decode(errors="replace"), found.st_mtime_ns))
+            tree.links.append(
+                ScannedLink(path, os.fsencode(target).decode(errors="replace"), found.st_mtime_ns)
+            )
         elif entry.is_dir(follow_symlinks=False):
             _descend(entry.name, handle, path, tree, depth)
         elif entry.is_file(follow_symlinks=False):
             found = entry.stat(follow_symlinks=False)
             partial = unfinished or _PARTIAL.search(entry.name)
             if partial:
-                tree.partials.append(Found(path, _taken_bytes(found), found.st_mtime_ns))
+                tree.partials.append(ScannedFile(path, _taken_bytes(found), found.st_mtime_ns))
             else:
-                tree.files.append(Found(path, found.st_size, found.st_mtime_ns))
+                tree.files.append(ScannedFile(path, found.st_size, found.st_mtime_ns))
     except FileNotFoundError:
-        return  # It went away while we looked.
+        return  # Removed during the walk.
     except OSError:
-        tree.odd.append(path)
+        tree.skipped.append(path)
 
 
 def _taken_bytes(found: os.stat_result) -> int:
-    """What a file takes of the disk: one that is still coming may be mostly holes."""
+    # An incomplete file may be sparse.
     blocks: int | None = getattr(found, "st_blocks", None)
     return found.st_size if blocks is None else min(found.st_size, blocks * 512)
 
 
-def _descend(name: str, handle: int, path: str, tree: Tree, depth: int) -> None:
+def _descend(name: str, handle: int, path: str, tree: StoreTree, depth: int) -> None:
     if depth >= MAX_DEPTH:
-        tree.odd.append(path)
+        tree.skipped.append(path)
         return
     below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
     try:
@@ -117,6 +119,5 @@ def _descend(name: str, handle: int, path: str, tree: Tree, depth: int) -> None:
         os.close(below)
 
 
-def _is_plain(name: str) -> bool:
-    """A name that can be written into JSON and shown on a screen."""
+def _is_printable(name: str) -> bool:
     return name.isprintable() and "\\" not in name and "\x7f" not in name

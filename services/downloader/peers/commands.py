@@ -9,7 +9,7 @@ from modelyard.host.settings import Settings
 from schemas import subjects
 from schemas.errors import NotFound
 from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
-from services.downloader.library.library import Library
+from services.downloader.library.library import NodeLibrary
 from services.downloader.peers import address
 from services.downloader.peers.inventory import FileHashes, Inventory
 from services.downloader.peers.server import FileServer, FileTokens
@@ -19,7 +19,7 @@ _HASH_WAIT_S = 2.0
 
 
 class PeerCommands:
-    def __init__(self, bus: Bus, settings: Settings, tasks: Tasks, library: Library) -> None:
+    def __init__(self, bus: Bus, settings: Settings, tasks: Tasks, library: NodeLibrary) -> None:
         self._bus = bus
         self._settings = settings
         self._hashes = FileHashes(tasks)

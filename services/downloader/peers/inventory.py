@@ -12,13 +12,13 @@ from modelyard.bus import logs
 from modelyard.bus.tasks import Tasks
 from schemas.errors import Conflict, NotFound
 from schemas.peers import AskRepo, EntryFiles, KnownFile, RepoFiles
-from services.downloader.library import inside, records
-from services.downloader.library.disk_work import sentence
-from services.downloader.library.keeper import Keeper, Survey
-from services.downloader.library.library import Library
+from services.downloader.library import records, store_fs
+from services.downloader.library.library import NodeLibrary
 from services.downloader.library.records import FileRecord
-from services.downloader.library.shelf import Model
-from services.downloader.library.walk import Found
+from services.downloader.library.scanner import StoredModel
+from services.downloader.library.store import LibraryStore, StoreReport
+from services.downloader.library.store_fs import disk_error
+from services.downloader.library.walk import ScannedFile
 
 log = logs.get(__name__)
 
@@ -31,7 +31,7 @@ class StoreFile(NamedTuple):
     """A file of a store, with the size and time that it had when it was scanned."""
 
     root: Path
-    file: Found
+    file: ScannedFile
 
 
 class FileHashes:
@@ -51,7 +51,7 @@ class FileHashes:
         result = self._results.get(file)
         if isinstance(result, OSError):
             del self._results[file]
-            raise Conflict(f"{file.file.path} cannot be read. {sentence(result)}") from result
+            raise Conflict(f"{file.file.path} cannot be read. {disk_error(result)}") from result
         return result
 
     def find(self, sha256: str, size_bytes: int) -> StoreFile | None:
@@ -63,7 +63,7 @@ class FileHashes:
         )
         return next(matches, None)
 
-    def request(self, root: Path, files: Iterable[Found]) -> int:
+    def request(self, root: Path, files: Iterable[ScannedFile]) -> int:
         """Hash these files in the background; the bytes that are still to be read."""
         missing = [StoreFile(root, file) for file in files if StoreFile(root, file) not in self._results]
         self._queue.update(dict.fromkeys(missing))
@@ -96,7 +96,7 @@ class FileHashes:
 
     def _hash(self, file: StoreFile) -> str:
         digest = hashlib.sha256()
-        with inside.opened(file.root, file.file.path) as opened:
+        with store_fs.open_file(file.root, file.file.path) as opened:
             status = os.fstat(opened.fileno())
             if (status.st_size, status.st_mtime_ns) != (file.file.size_bytes, file.file.modified_ns):
                 raise OSError(0, "it was changed just now; try again", file.file.path)
@@ -109,27 +109,27 @@ class FileHashes:
 class Inventory:
     """Reads the library's last scan."""
 
-    def __init__(self, library: Library, hashes: FileHashes) -> None:
+    def __init__(self, library: NodeLibrary, hashes: FileHashes) -> None:
         self._library = library
         self._hashes = hashes
 
     def by_hash(self, sha256: str, size_bytes: int) -> StoreFile | None:
         """A complete file with this sha256, as far as its record says."""
-        for keeper, survey in self._library.surveys():
-            for file in survey.look.known.get(sha256, []):
+        for store, report in self._library.reports():
+            for file in report.result.by_sha256.get(sha256, []):
                 if file.size_bytes == size_bytes:
-                    return StoreFile(keeper.shelf.root, file)
+                    return StoreFile(store.root, file)
         return self._hashes.find(sha256, size_bytes)
 
     def entry(self, key: str) -> EntryFiles:
         """All files of an entry; Conflict if one cannot be read."""
-        keeper = self._library.keeper_of(key)
-        entry, model = self._library.find(keeper, key)
+        store = self._library.store_of(key)
+        entry, model = self._library.find(store, key)
         if not model.group.weights:
             raise NotFound(f"{entry.path} has no files of its own on {entry.node}.", param="entry")
         weights = {file.path for file in model.group.weights}
         files, bytes_to_read = self._with_hashes(
-            keeper, _entry_files(model, self._library.survey(keeper)), weights
+            store, _entry_files(model, self._library.report(store)), weights
         )
         return EntryFiles(path=entry.path, files=files, bytes_to_read=bytes_to_read)
 
@@ -139,26 +139,28 @@ class Inventory:
         if has_commit and not _COMMIT.fullmatch(query.revision or ""):
             raise _repo_not_found(query)
         recorded = [
-            (keeper, file, record)
-            for keeper, survey in self._library.surveys()
-            for file in survey.look.tree.files
-            if (record := keeper.shelf.record_of(file)) is not None and record.repo == query.repo
+            (store, file, record)
+            for store, report in self._library.reports()
+            for file in report.result.tree.files
+            if (record := store.scanner.record_of(file)) is not None and record.repo == query.repo
         ]
         dates = [
             (record.downloaded_at or 0.0, record.revision) for _, _, record in recorded if record.revision
         ]
         commit = query.revision if has_commit else max(dates, default=(0.0, None))[1]
-        files = [(keeper, file) for keeper, file, record in recorded if record.revision == commit]
+        files = [(store, file) for store, file, record in recorded if record.revision == commit]
         if commit is None or not files:
             raise _repo_not_found(query)
         return self._at_commit(commit, files, max(at for at, revision in dates if revision == commit))
 
-    def _at_commit(self, commit: str, located: list[tuple[Keeper, Found]], downloaded_at: float) -> RepoFiles:
+    def _at_commit(
+        self, commit: str, located: list[tuple[LibraryStore, ScannedFile]], downloaded_at: float
+    ) -> RepoFiles:
         files: dict[str, KnownFile] = {}
         bytes_to_read = 0
-        for keeper in {keeper.shelf.name: keeper for keeper, _ in located}.values():
-            own = [file for holder, file in located if holder is keeper]
-            hashed, unread_bytes = self._with_hashes(keeper, own, set())
+        for store in {store.name: store for store, _ in located}.values():
+            own = [file for holder, file in located if holder is store]
+            hashed, unread_bytes = self._with_hashes(store, own, set())
             bytes_to_read += unread_bytes
             files |= {file.remote or "": file for file in hashed}
         return RepoFiles(
@@ -169,33 +171,35 @@ class Inventory:
         )
 
     def _with_hashes(
-        self, keeper: Keeper, files: Iterable[Found], weights: set[str]
+        self, store: LibraryStore, files: Iterable[ScannedFile], weights: set[str]
     ) -> tuple[tuple[KnownFile, ...], int]:
         """The files with their sha256, and the bytes to be read for those without."""
-        root, listed, unhashed = keeper.shelf.root, [], []
+        root, listed, unhashed = store.root, [], []
         for file in files:
-            record = keeper.shelf.record_of(file)
-            sha256 = records.wanted_sha256(record) or self._hashes.of(StoreFile(root, file))
+            record = store.scanner.record_of(file)
+            sha256 = records.expected_sha256(record) or self._hashes.of(StoreFile(root, file))
             if sha256 is None:
                 unhashed.append(file)
             listed.append(_known_file(file, record, sha256, noted=file.path in weights))
         return tuple(listed), self._hashes.request(root, unhashed)
 
 
-def _entry_files(model: Model, survey: Survey) -> list[Found]:
+def _entry_files(model: StoredModel, report: StoreReport) -> list[ScannedFile]:
     """An entry's own files and those shared with other entries; not the folder's record."""
-    by_path = {file.path: file for file in survey.look.tree.files}
+    by_path = {file.path: file for file in report.result.tree.files}
     shared = [by_path.get(model.group.mmproj or ""), by_path.get(model.group.description_path)]
     files = {file.path: file for file in [*model.group.files, *filter(None, shared)]}
     return [file for file in files.values() if file.name != records.NAME]
 
 
-def _known_file(file: Found, record: FileRecord | None, sha256: str | None, *, noted: bool) -> KnownFile:
+def _known_file(
+    file: ScannedFile, record: FileRecord | None, sha256: str | None, *, noted: bool
+) -> KnownFile:
     return KnownFile(
         path=file.path,
         size_bytes=file.size_bytes,
         sha256=sha256,
-        noted=noted or records.wanted_sha256(record) is not None,
+        noted=noted or records.expected_sha256(record) is not None,
         repo=record.repo if record else None,
         revision=record.revision if record else None,
         remote=record.remote if record else None,

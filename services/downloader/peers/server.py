@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from aiohttp import hdrs, web
 
 from modelyard.bus import logs
-from services.downloader.library import inside
+from services.downloader.library import store_fs
 from services.downloader.peers.inventory import StoreFile
 
 log = logs.get(__name__)
@@ -136,7 +136,7 @@ async def _send(request: web.Request, offered: StoreFile) -> web.StreamResponse:
     path = offered.file.path
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(inside.opened(offered.root, path))
+            file = stack.enter_context(store_fs.open_file(offered.root, path))
         except OSError as error:
             log.warning("peer_file_not_sent", path=path, error=error.strerror)
             return _empty(404)

@@ -1,4 +1,4 @@
-"""Which files of a repository make up the model that a reference names. Pure: nothing is asked here."""
+"""Selects the files of the model that a reference names from a repository's listing. Pure."""
 
 from services.downloader.selection.choose import select_files
 from services.downloader.selection.files import RemoteFile, Selection, SelectionError

@@ -1,14 +1,13 @@
-"""Which files of a repository make up what a reference names."""
+"""Selects the files that a reference names from a repository."""
 
 from collections.abc import Iterable, Sequence
 
 from schemas.base import Format
 from schemas.hub import Choice
 from services.downloader.reference import Reference
-from services.downloader.selection import patterns
-from services.downloader.selection.files import RemoteFile, Selection, SelectionError
+from services.downloader.selection.files import RemoteFile, Selection, SelectionError, excluding, including
 from services.downloader.selection.gguf import group_models, select_file, select_gguf
-from services.downloader.selection.quants import read_name
+from services.downloader.selection.gguf_names import parse_name
 from services.downloader.selection.safetensors import (
     has_safetensors,
     pickles_of,
@@ -18,27 +17,27 @@ from services.downloader.selection.safetensors import (
 )
 
 SAFETENSORS = Format.SAFETENSORS.value
-"""In place of a quant: the folder of safetensors, where a repository has GGUF files too."""
+"""Used in place of a quant: selects the safetensors of a repository that has GGUF files too."""
 
 
 def select_files(
     reference: Reference, files: Iterable[RemoteFile], choice: Choice | None = None
 ) -> Selection:
-    """Choose the files; SelectionError says in a sentence why not, and what there is to choose from."""
+    """The selected files; SelectionError with a sentence that lists the choices."""
     choice = choice or Choice()
-    left = patterns.without(files, choice.exclude)
+    files = excluding(files, choice.exclude)
     if choice.include:
-        return _by_patterns(reference, patterns.only(left, choice.include))
+        return _select_matches(reference, including(files, choice.include))
     if reference.file is not None:
-        return _by_file(reference, reference.file, left, choice.mmproj)
+        return _select_file(reference, reference.file, files, choice.mmproj)
     if (quant := reference.quant) is not None and quant.lower() == SAFETENSORS:
-        return _folder(reference, left)
-    if quant is not None or group_models(left):
-        return select_gguf(reference, left, choice.mmproj)
-    return _folder(reference, left)
+        return _select_folder(reference, files)
+    if quant is not None or group_models(files):
+        return select_gguf(reference, files, choice.mmproj)
+    return _select_folder(reference, files)
 
 
-def _folder(reference: Reference, files: Sequence[RemoteFile]) -> Selection:
+def _select_folder(reference: Reference, files: Sequence[RemoteFile]) -> Selection:
     refuse_kind(reference.repo, files)
     if not has_safetensors(files):
         if pickles := pickles_of(files):
@@ -53,19 +52,21 @@ def _folder(reference: Reference, files: Sequence[RemoteFile]) -> Selection:
     )
 
 
-def _by_file(reference: Reference, path: str, files: Sequence[RemoteFile], mmproj: str | None) -> Selection:
-    """A GGUF file brings its other shards and its vision part along; any other file comes alone."""
-    found = next((file for file in files if file.path == path), None)
-    if found is None:
+def _select_file(
+    reference: Reference, path: str, files: Sequence[RemoteFile], mmproj: str | None
+) -> Selection:
+    # A GGUF file brings its other shards and its projector; any other file comes alone.
+    selected = next((file for file in files if file.path == path), None)
+    if selected is None:
         raise SelectionError(f"{reference.repo} has no file {path}.", "entry_not_found")
-    name = read_name(path)
+    name = parse_name(path)
     if name is not None and not name.is_mmproj:
         return select_file(reference, path, files, mmproj)
-    return Selection(format=None, model_files=(found,))
+    return Selection(format=None, model_files=(selected,))
 
 
-def _by_patterns(reference: Reference, files: Sequence[RemoteFile]) -> Selection:
-    """Exactly these. They are a model if they hold one GGUF model, or else safetensors with their config."""
+def _select_matches(reference: Reference, files: Sequence[RemoteFile]) -> Selection:
+    # Exactly these files: a model if they hold one GGUF model, or safetensors with their config.
     if reference.quant or reference.file:
         raise SelectionError("Give a quant or a file, or patterns, but not both.", "bad_reference")
     if not files:
@@ -73,9 +74,9 @@ def _by_patterns(reference: Reference, files: Sequence[RemoteFile]) -> Selection
     groups = group_models(files)
     if len(groups) == 1 and not groups[0].missing:
         chosen = select_gguf(reference, files, None)
-        mine = {file.path for file in chosen.model_files}
-        others = tuple(file for file in files if file.path not in mine and file is not chosen.mmproj)
-        # The first file is the model; what else was asked for comes after its shards.
+        shards = {file.path for file in chosen.model_files}
+        others = tuple(file for file in files if file.path not in shards and file is not chosen.mmproj)
+        # The first file is the model; other matches follow its shards.
         return Selection(
             format=Format.GGUF,
             quant=chosen.quant,

@@ -1,18 +1,19 @@
-"""The GGUF models of a repository: files grouped by their names, shards together."""
+"""The GGUF models of a repository, grouped from file names, and the projector that belongs to each."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from schemas.base import Format
+from schemas.hub import NO_MMPROJ
 from services.downloader.reference import Reference
 from services.downloader.selection.files import RemoteFile, Selection, SelectionError
-from services.downloader.selection.mmproj import choose_mmproj
-from services.downloader.selection.quants import DEFAULT_QUANTS, normal_quant, read_name
+from services.downloader.selection.gguf_names import DEFAULT_QUANTS, GgufName, normal_quant, parse_name
 
 
-class Group(Struct, frozen=True, kw_only=True):
-    """One model: its shards by number. `label` is its quant, or its name where that tells none."""
+class GgufGroup(Struct, frozen=True, kw_only=True):
+    """One model, its shards by number. `label` is its quant, or its name if that has none."""
 
     label: str
     stem: str
@@ -21,42 +22,40 @@ class Group(Struct, frozen=True, kw_only=True):
 
     @property
     def base_name(self) -> str:
-        """Its file's name without folder, shard and ending."""
+        """The file name without folder, shard number and suffix."""
         return self.stem.rpartition("/")[2]
 
     @property
     def missing(self) -> int:
-        """How many of its shards are not there."""
+        """The number of missing shards."""
         return sum(shard not in self.files for shard in range(1, self.shards + 1))
 
     @property
     def in_order(self) -> tuple[RemoteFile, ...]:
-        """Its files, first shard first."""
         return tuple(self.files[shard] for shard in sorted(self.files))
 
     @property
     def size_bytes(self) -> int:
-        """Of all its files."""
         return sum(file.size_bytes for file in self.files.values())
 
 
-def group_models(files: Iterable[RemoteFile]) -> list[Group]:
-    """One group a model; where a model lies there both whole and in shards, the fewer files win."""
-    named = [(name, file) for file in files if (name := read_name(file.path)) is not None]
-    groups: dict[str, Group] = {}
+def group_models(files: Iterable[RemoteFile]) -> list[GgufGroup]:
+    """One group a model; where a model is there both whole and in shards, the fewer files win."""
+    named = [(name, file) for file in files if (name := parse_name(file.path)) is not None]
+    groups: dict[str, GgufGroup] = {}
     for name, file in sorted(named, key=lambda pair: (pair[0].shards, pair[1].path)):
         if name.is_mmproj:
             continue
         label = name.quant or name.stem.rpartition("/")[2]
-        fresh = Group(label=label, stem=name.stem, shards=name.shards, files={})
-        group = groups.setdefault(name.stem, fresh)
+        new = GgufGroup(label=label, stem=name.stem, shards=name.shards, files={})
+        group = groups.setdefault(name.stem, new)
         if group.shards == name.shards:
             group.files.setdefault(name.shard, file)
     return list(groups.values())
 
 
 def select_gguf(reference: Reference, files: Sequence[RemoteFile], mmproj: str | None) -> Selection:
-    """The model that the reference names, or the usual one; SelectionError names what there is."""
+    """The referenced model, or the default one; SelectionError lists the choices."""
     groups = group_models(files)
     if not groups:
         raise SelectionError(
@@ -68,16 +67,16 @@ def select_gguf(reference: Reference, files: Sequence[RemoteFile], mmproj: str |
 def select_file(
     reference: Reference, path: str, files: Sequence[RemoteFile], mmproj: str | None
 ) -> Selection:
-    """The model that a file is a part of."""
+    """The model that a file belongs to."""
     groups = group_models(files)
-    mine = [group for group in groups if any(file.path == path for file in group.files.values())]
-    if not mine:
+    owners = [group for group in groups if any(file.path == path for file in group.files.values())]
+    if not owners:
         raise SelectionError(f"{path} is in {reference.repo} in fewer parts too; name the model instead.")
-    return _selection(reference, mine[0], groups, files, mmproj)
+    return _selection(reference, owners[0], groups, files, mmproj)
 
 
-def choose(reference: Reference, groups: Sequence[Group]) -> Group:
-    """The group that the reference names, or the one to take if nobody chooses."""
+def choose(reference: Reference, groups: Sequence[GgufGroup]) -> GgufGroup:
+    """The referenced group, or the default one."""
     if reference.quant is not None:
         return _choose_named(reference, reference.quant, groups)
     for quant in DEFAULT_QUANTS:
@@ -85,18 +84,18 @@ def choose(reference: Reference, groups: Sequence[Group]) -> Group:
             return _choose_named(reference, quant, groups)
     if len(groups) == 1:
         return groups[0]
-    raise SelectionError(f"{reference.repo} has no usual quant; name one of these: {_labels(groups)}.")
+    raise SelectionError(f"{reference.repo} has no default quant; name one of these: {_labels(groups)}.")
 
 
 def _selection(
     reference: Reference,
-    group: Group,
-    groups: Sequence[Group],
+    group: GgufGroup,
+    groups: Sequence[GgufGroup],
     files: Sequence[RemoteFile],
     mmproj: str | None,
 ) -> Selection:
     if group.missing:
-        others = _labels(each for each in groups if not each.missing)
+        others = _labels(other for other in groups if not other.missing)
         what = f"choose another quant: {others}" if others else "and has no other quant"
         raise SelectionError(
             f"{reference.repo} lacks {group.missing} of the {group.shards} parts of {group.label}; {what}."
@@ -109,19 +108,77 @@ def _selection(
     )
 
 
-def _choose_named(reference: Reference, quant: str, groups: Sequence[Group]) -> Group:
+def _choose_named(reference: Reference, quant: str, groups: Sequence[GgufGroup]) -> GgufGroup:
     wanted = {normal_quant(quant), quant.upper()}
-    found = [group for group in groups if group.label.upper() in wanted]
-    found = found or [group for group in groups if group.base_name.upper() in wanted]
-    if len({group.base_name for group in found}) == 1:  # a copy in a sub-folder is no second model
-        return min(found, key=lambda group: len(group.stem))
-    if not found:
+    matches = [group for group in groups if group.label.upper() in wanted]
+    matches = matches or [group for group in groups if group.base_name.upper() in wanted]
+    if len({group.base_name for group in matches}) == 1:  # a copy in a sub-folder is no second model
+        return min(matches, key=lambda group: len(group.stem))
+    if not matches:
         raise SelectionError(f"{reference.repo} has no quant {quant}; it has {_labels(groups)}.")
-    names = ", ".join(sorted(group.base_name for group in found))
+    names = ", ".join(sorted(group.base_name for group in matches))
     raise SelectionError(
         f"{reference.repo} has several models in {quant}; write one of these instead: {names}."
     )
 
 
-def _labels(groups: Iterable[Group]) -> str:
+def _labels(groups: Iterable[GgufGroup]) -> str:
     return ", ".join(sorted({group.label for group in groups}))
+
+
+_SEPARATORS = re.compile(r"[-_.]")
+_PRECISIONS = ("F16", "BF16", "Q8_0", "F32")
+"""Default precisions in order of preference: small, and images suffer from coarser ones."""
+
+
+def mmprojs_of(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """Projectors, the default first."""
+    return tuple(file for _, file in sorted(_projectors(files), key=_precision))
+
+
+def choose_mmproj(
+    files: Iterable[RemoteFile], model_path: str, wanted: str | None = None
+) -> RemoteFile | None:
+    """The projector of the wanted precision nearest to the model; SelectionError if there is none."""
+    if wanted is not None and wanted.lower() == NO_MMPROJ:
+        return None
+    projectors = _projectors(files)
+    if wanted is not None:
+        projectors = _of_precision(projectors, wanted)
+    nearest = min(
+        projectors, key=lambda part: (_distance(part[0], model_path), _precision(part)), default=None
+    )
+    return nearest and nearest[1]
+
+
+def _projectors(files: Iterable[RemoteFile]) -> list[tuple[GgufName, RemoteFile]]:
+    named = [(parse_name(file.path), file) for file in files]
+    return [(name, file) for name, file in named if name is not None and name.is_mmproj]
+
+
+def _of_precision(
+    parts: Sequence[tuple[GgufName, RemoteFile]], wanted: str
+) -> list[tuple[GgufName, RemoteFile]]:
+    matches = [part for part in parts if part[0].quant == normal_quant(wanted)]
+    if not matches:
+        there = ", ".join(sorted({part[0].quant or part[1].path for part in parts})) or "none at all"
+        raise SelectionError(f"There is no mmproj in {wanted}; there is {there}.")
+    return matches
+
+
+def _precision(part: tuple[GgufName, RemoteFile]) -> tuple[int, str]:
+    quant = part[0].quant
+    return (_PRECISIONS.index(quant) if quant in _PRECISIONS else len(_PRECISIONS), part[1].path)
+
+
+def _distance(part: GgufName, model_path: str) -> tuple[int, int]:
+    # Beside the model is nearer than above it, then more words of the name in common.
+    folder, _, name = model_path.rpartition("/")
+    part_folder, _, part_name = part.stem.rpartition("/")
+    model = parse_name(model_path)
+    words = _words(part_name, part.quant) & _words(name, model.quant if model else None)
+    return (0 if part_folder == folder else 1 if folder.startswith(part_folder) else 2, -len(words))
+
+
+def _words(name: str, quant: str | None) -> set[str]:
+    return set(_SEPARATORS.split(name.lower())) - set(_SEPARATORS.split((quant or "").lower()))

@@ -1,6 +1,6 @@
-"""Which files of a repository an engine for safetensors needs: weights, and what says how to use them.
+"""Selects the files of a safetensors model: weights, configuration, tokenizer.
 
-Copies of the weights in other formats, other precisions and other layouts are left where they are.
+Copies of the weights in other formats, precisions and layouts are left out.
 """
 
 import re
@@ -10,7 +10,7 @@ from services.downloader.selection.files import RemoteFile, SelectionError
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MODULE = re.compile(r"\d+_[A-Za-z]+")
-"""A folder of a sentence-transformers module, such as `1_Pooling`."""
+"""Folder of a sentence-transformers module, such as `1_Pooling`."""
 _EXTRA_FOLDERS = frozenset({"additional_chat_templates"})
 _TEXTS = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 _NOT_TEXTS = (
@@ -31,12 +31,12 @@ _MAX_TEXT_BYTES = 64 * 1024 * 1024
 
 
 def has_safetensors(files: Iterable[RemoteFile]) -> bool:
-    """Whether there are weights in this format where a model has them."""
+    """Whether weights are where a model has them."""
     return any(_is_weight(file) for file in files)
 
 
 def select_safetensors(repo: str, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
-    """The files of the model, weights first; SelectionError where it is none that an engine serves."""
+    """The files of the model, weights first; SelectionError if no engine serves it."""
     _check_config(repo, files)
     weights = _without_copies([file for file in files if _is_weight(file)])
     _check_shards(repo, weights)
@@ -47,12 +47,12 @@ def select_safetensors(repo: str, files: Sequence[RemoteFile]) -> tuple[RemoteFi
 
 
 def pickles_of(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
-    """Weights in files that Python would run."""
+    """Weights in pickle files, which Python would run."""
     return tuple(file for file in files if file.path.endswith(_PICKLES) and _is_placed(file.path))
 
 
 def refuse_pickles(repo: str, pickles: Sequence[RemoteFile]) -> SelectionError:
-    """The weights are there, but nobody should load them unasked."""
+    """The error for weights that are only there as pickle files."""
     return SelectionError(
         f"{repo} has its weights only as pickle files ({pickles[0].path}), which can hold programs; "
         f"look for a version with safetensors or GGUF, or take the files knowingly with a pattern.",
@@ -61,17 +61,17 @@ def refuse_pickles(repo: str, pickles: Sequence[RemoteFile]) -> SelectionError:
 
 
 def refuse_kind(repo: str, files: Iterable[RemoteFile]) -> None:
-    """SelectionError for what an engine for safetensors could never serve, whatever weights there are."""
+    """SelectionError for a kind of repository that no safetensors engine serves."""
     names = {file.path for file in files}
     if "model_index.json" in names:
         raise SelectionError(f"{repo} makes images or videos, which no engine of the yard serves.")
     if "adapter_config.json" in names and not names & {"config.json", "modules.json"}:
-        raise SelectionError(f"{repo} is an adapter for another model, and no model by itself.")
+        raise SelectionError(f"{repo} is an adapter for another model, not a model by itself.")
 
 
 def _check_config(repo: str, files: Iterable[RemoteFile]) -> None:
     if not {file.path for file in files} & {"config.json", "modules.json"}:
-        raise SelectionError(f"{repo} has safetensors but no config.json, so no engine knows what they are.")
+        raise SelectionError(f"{repo} has safetensors but no config.json, so no engine can load them.")
 
 
 def _check_shards(repo: str, weights: Iterable[RemoteFile]) -> None:
@@ -79,28 +79,28 @@ def _check_shards(repo: str, weights: Iterable[RemoteFile]) -> None:
     for file in weights:
         if match := _SHARD.fullmatch(file.path):
             found.setdefault((match["stem"], int(match["shards"])), set()).add(int(match["shard"]))
-    for (stem, shards), there in found.items():
-        if missing := shards - len(there & set(range(1, shards + 1))):
+    for (stem, shards), present in found.items():
+        if missing := shards - len(present & set(range(1, shards + 1))):
             raise SelectionError(f"{repo} lacks {missing} of the {shards} parts of {stem}.safetensors.")
 
 
 def _check_modules(repo: str, files: Iterable[RemoteFile], chosen: set[str]) -> None:
-    """A module whose weights are a pickle alone cannot be left out."""
+    # A module that has only pickled weights cannot be left out.
     folders = {path.rpartition("/")[0] for path in chosen}
-    left = [file for file in pickles_of(files) if file.path.rpartition("/")[0] not in folders]
-    if left:
-        raise refuse_pickles(repo, left)
+    pickles = [file for file in pickles_of(files) if file.path.rpartition("/")[0] not in folders]
+    if pickles:
+        raise refuse_pickles(repo, pickles)
 
 
 def _without_copies(weights: list[RemoteFile]) -> list[RemoteFile]:
-    """Of several layouts of the same weights the one that engines look for first, in each folder."""
-    kept = []
+    # Of several layouts in one folder, the one that engines try first.
+    unique = []
     for file in weights:
         folder, slash, _ = file.path.rpartition("/")
         beside = [other for other in weights if other.path.rpartition("/")[0] == folder]
         if file in _layout(beside, folder + slash):
-            kept.append(file)
-    return kept
+            unique.append(file)
+    return unique
 
 
 def _layout(beside: list[RemoteFile], prefix: str) -> list[RemoteFile]:
@@ -130,13 +130,11 @@ def _is_text(file: RemoteFile) -> bool:
 
 
 def _is_placed(path: str, more: frozenset[str] = frozenset()) -> bool:
-    """At the top, or in the folder of a module."""
     folder = path.rpartition("/")[0]
     return not folder or folder in more or _MODULE.fullmatch(folder) is not None
 
 
 def _indexes_others(path: str, chosen: set[str]) -> bool:
-    """Is it the list of weights that are not fetched?"""
     if not path.endswith(".index.json"):
         return False
     stem = path.removesuffix(".index.json").removesuffix(".safetensors")

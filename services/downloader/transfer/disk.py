@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+from modelyard.text import format_size
 from services.downloader.errors import TransferError, disk_error
 
 CHUNK_BYTES = 1024 * 1024
@@ -26,11 +27,11 @@ def require_free(folder: Path, needed_bytes: int, margin_bytes: int, others_byte
     """Raise disk_full if needed_bytes do not fit beside the margin and what other downloads need."""
     free = free_bytes(folder)
     if needed_bytes > 0 and needed_bytes + others_bytes + margin_bytes > free:
-        others = f", other downloads still need {_gib(others_bytes)}" if others_bytes else ""
+        others = f", other downloads still need {format_size(others_bytes)}" if others_bytes else ""
         raise TransferError(
             "disk_full",
-            f"The download needs {_gib(needed_bytes)}{others} and {_gib(margin_bytes)} are kept free, "
-            f"but the disk has only {_gib(free)} left. Free some space.",
+            f"The download needs {format_size(needed_bytes)}{others} and {format_size(margin_bytes)} "
+            f"are kept free, but the disk has only {format_size(free)} left. Free some space.",
         )
 
 
@@ -40,7 +41,7 @@ def require_margin(folder: Path, margin_bytes: int) -> None:
     if free < margin_bytes // 2:
         raise TransferError(
             "disk_full",
-            f"The disk has only {_gib(free)} left; what has arrived is kept. Free some space.",
+            f"The disk has only {format_size(free)} left; what has arrived is kept. Free some space.",
         )
 
 
@@ -136,7 +137,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / 1024**3:.2f} GiB"

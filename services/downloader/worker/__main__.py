@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from modelyard.bus import logs
-from modelyard.gguf.check import HEAD_BYTES, check_gguf
+from modelyard.files.gguf.check import HEAD_BYTES, check_gguf
 from modelyard.host.processes import die_with_parent
 from schemas.base import Format
 from services.downloader.errors import DownloadError

@@ -44,7 +44,7 @@ class MetricsHistory:
         """Add samples of one moment; metrics without a history are ignored."""
         for sample in samples:
             metric = BY_SAMPLE_NAME.get(sample.name)
-            if metric is None or not metric.kept:
+            if metric is None or not metric.has_history:
                 continue
             history = self._get_or_create(sample.name, sample.labels, at)
             if history is None:
@@ -204,7 +204,7 @@ def _check(query: MetricsQuery, since: float, until: float) -> None:
         metric = BY_NAME.get(name)
         if metric is None:
             raise BadRequest(f"There is no metric {name!r}; docs/metrics.md has them all.", param="names")
-        if not metric.kept:
+        if not metric.has_history:
             raise BadRequest(f"There is no history of {name}.", param="names")
     if not all(math.isfinite(bound) for bound in (since, until)) or since > until:
         raise BadRequest("`since` must be before `until`, and both in unix seconds.", param="since")

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
+from modelyard.files.safetensors import trained_context
 from modelyard.host.settings import Settings
 from modelyard.plugins import (
     Engine,
@@ -14,7 +15,6 @@ from modelyard.plugins import (
     ServerCommand,
     engine_environment,
 )
-from modelyard.safetensors import trained_context
 from schemas.base import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec

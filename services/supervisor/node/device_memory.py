@@ -10,7 +10,7 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache, BucketStore
 from modelyard.bus.tasks import Tasks
-from modelyard.gguf.measured import RECENT
+from modelyard.files.memory import RECENT
 from modelyard.host.settings import Settings
 from schemas import buckets
 from schemas.devices import Device

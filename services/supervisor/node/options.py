@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from modelyard.files.memory import apply_measurements, spread_requirements, stored_requirements
 from modelyard.host.settings import Settings
 from modelyard.plugins import Engine, EngineProblem
 from modelyard.plugins.engines import ENGINES
@@ -12,7 +13,6 @@ from schemas.models import ModelSpec, fingerprint
 from schemas.placing import MeasuredMemory, Need, NodeDevice, NodeOptions, OnBehalfOf, Option, WorkerPlace
 from schemas.profiles import ANY_GPU, CPU, DeviceNeed, Profile
 from services.supervisor.engines.selection import choose_engine
-from services.supervisor.node.appetite import appetite, corrected, spread_appetite
 from services.supervisor.runner.model_files import check_files, missing_file_problem, missing_files
 
 _MIB = 1024 * 1024
@@ -148,8 +148,8 @@ def _option(
     if profile is not None and profile.workers:
         return _spread_option(spec, settings, engine, placement, profile)
     before = measured.get(memory_key(settings.node, fingerprint(spec), profile.name if profile else None))
-    needs = appetite(spec, settings.store_of(spec.path), engine.name, placement.devices, profile)
-    needs = corrected(needs, before) | placement.given
+    needs = stored_requirements(spec, settings.store_of(spec.path), engine.name, placement.devices, profile)
+    needs = apply_measurements(needs, before) | placement.given
     return Option(
         node=settings.node,
         profile=profile.name if profile else None,
@@ -168,7 +168,10 @@ def _spread_option(
             f"Profile {profile.name} of {spec.name} has workers; only llama.cpp (llama-server) has them, "
             f"and node {settings.node} would use {engine.name}."
         )
-    spread = spread_appetite(spec, settings.store_of(spec.path), placement.devices, profile)
+    try:
+        spread = spread_requirements(spec, settings.store_of(spec.path), placement.devices, profile)
+    except ValueError as error:
+        raise EngineProblem(str(error)) from error
     needs = spread.own_bytes | placement.given
     return Option(
         node=settings.node,

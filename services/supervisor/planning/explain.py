@@ -1,8 +1,8 @@
 """A plan as a sentence, for the answer to `yard plan`."""
 
+from modelyard.text import format_size
 from schemas.instances import Reason
 from schemas.placing import Option, PlanAnswer
-from services.supervisor.planning.memory_budget import format_size
 from services.supervisor.planning.world import PlacementPlan, World, is_ready, join_names
 
 _DRAIN_S = 2.0

@@ -3,12 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from modelyard.text import format_size
 from schemas.instances import Instance
 from schemas.placing import Option
 from services.supervisor.planning.world import NodeCapacity, Place, is_live, is_serving
-
-_GIB = 1024**3
-_MIB = 1024**2
 
 
 class MemoryBudget:
@@ -82,7 +80,3 @@ def required_by(option: Option) -> Counter[Place]:
         if need.memory_bytes:
             places[need.node or option.node, need.device] += need.memory_bytes
     return places
-
-
-def format_size(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.0f} MiB"

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from modelyard.gguf.check import HEAD_BYTES, check_gguf
-from modelyard.gguf.errors import GgufError
-from modelyard.gguf.files import shard_paths
+from modelyard.files.gguf.check import HEAD_BYTES, GgufError, check_gguf
+from modelyard.files.gguf.reader import shard_paths
+from modelyard.files.safetensors import check_safetensors, weight_files
 from modelyard.host.paths import resolve_inside
 from modelyard.plugins import Engine, EngineProblem, ModelFiles
-from modelyard.safetensors import check_safetensors, weights
 from schemas.models import ModelSpec
 
 
@@ -39,7 +38,7 @@ def missing_file_problem(spec: ModelSpec, path: str) -> str:
 def size_bytes(model: Path) -> int:
     """The size of the weights; 0 if it is unknown."""
     try:
-        parts = weights(model) if model.is_dir() else shard_paths(model)
+        parts = weight_files(model) if model.is_dir() else shard_paths(model)
         return sum(path.stat().st_size for path in parts)
     except (OSError, GgufError):
         return 0

@@ -1,0 +1,162 @@
+"""Metadata of safetensors models, read without loading them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from schemas.base import Record
+
+R = TypeVar("R", bound=Record)
+
+CARD_FILES = (
+    "config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "tokenizer_config.json",
+    "1_Pooling/config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Small files that describe a model."""
+CARD_FILE_BYTES = 4 * 1024 * 1024
+"""Larger files are skipped."""
+
+_TORCH_BYTES = 1024**3
+"""PyTorch's own memory beside the weights."""
+_TORCH_PERCENT = 120
+"""Weights with activations, in percent of the size of their files."""
+_MOST_TOKENS = 16_777_216
+_POOLINGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+    "pooling_mode_max_tokens": "max",
+}
+
+
+class ModelCard(Record):
+    """Metadata from the small files of a model; empty or None where they lack it."""
+
+    architectures: tuple[str, ...] = ()
+    """The classes of the transformers library, such as `Qwen2ForCausalLM`."""
+    model_type: str | None = None
+    n_labels: int | None = None
+    """Number of classes of a classifier; a reranker has one."""
+    modules: tuple[str, ...] = ()
+    """Modules of sentence-transformers; empty for other models."""
+    pooling: str | None = None
+    has_chat_template: bool = False
+    n_ctx_train: int | None = None
+    """Trained context in tokens."""
+
+
+class _Text(Record):
+    max_position_embeddings: int | None = None
+
+
+class _Config(Record):
+    architectures: tuple[str, ...] | None = None
+    model_type: str | None = None
+    max_position_embeddings: int | None = None
+    text_config: _Text | None = None
+    num_labels: int | None = None
+    id2label: dict[str, Any] | None = None
+
+
+class _Sentences(Record):
+    max_seq_length: int | None = None
+
+
+class _Tokenizer(Record):
+    model_max_length: float | None = None
+    chat_template: Any = None
+
+
+class _Module(Record):
+    type: str = ""
+
+
+def check_safetensors(folder: Path) -> None:
+    """ValueError with a sentence unless the folder is laid out as a safetensors model."""
+    if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        raise ValueError("The folder has no config.json; it must be a model's folder as the hub has it.")
+    if not weight_files(folder):
+        raise ValueError("The folder has no .safetensors files; weights of other kinds can hold programs.")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files with weights; some models have a folder of them for each module."""
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")])
+
+
+def torch_bytes(weights_bytes: int) -> int:
+    """Approximate memory of a model with weight files of this size."""
+    return weights_bytes * _TORCH_PERCENT // 100 + _TORCH_BYTES
+
+
+def trained_context(folder: Path) -> int | None:
+    """Trained context in tokens; None if its files lack it."""
+    return read_stored_card(folder).n_ctx_train
+
+
+def read_stored_card(folder: Path) -> ModelCard:
+    """The card of a model on disk."""
+    texts = {}
+    for name in CARD_FILES:
+        path = folder / name
+        if path.is_file() and path.stat().st_size <= CARD_FILE_BYTES:
+            texts[name] = path.read_bytes()
+    return parse_card(texts)
+
+
+def parse_card(texts: Mapping[str, bytes]) -> ModelCard:
+    """The card from the contents of files by name; an invalid file counts as missing."""
+    config = _read(texts, "config.json", _Config)
+    tokenizer = _read(texts, "tokenizer_config.json", _Tokenizer)
+    return ModelCard(
+        architectures=config.architectures or (),
+        model_type=config.model_type,
+        n_labels=len(config.id2label) if config.id2label else config.num_labels,
+        modules=_modules(texts.get("modules.json")),
+        pooling=_pooling(texts.get("1_Pooling/config.json")),
+        has_chat_template=bool(tokenizer.chat_template)
+        or bool({"chat_template.jinja", "chat_template.json"} & texts.keys()),
+        n_ctx_train=_trained(config, _read(texts, "sentence_bert_config.json", _Sentences), tokenizer),
+    )
+
+
+def _trained(config: _Config, sentences: _Sentences, tokenizer: _Tokenizer) -> int | None:
+    inner = config.text_config.max_position_embeddings if config.text_config else None
+    given = (
+        config.max_position_embeddings or inner,
+        sentences.max_seq_length,
+        tokenizer.model_max_length,
+    )
+    # A tokenizer without a limit has 10**30.
+    known = [int(tokens) for tokens in given if tokens and 1 <= tokens <= _MOST_TOKENS]
+    return min(known) if known else None
+
+
+def _modules(text: bytes | None) -> tuple[str, ...]:
+    try:
+        modules = msgspec.json.decode(text or b"[]", type=list[_Module])
+    except (msgspec.DecodeError, RecursionError):
+        return ()
+    return tuple(module.type.rpartition(".")[2] for module in modules)
+
+
+def _pooling(text: bytes | None) -> str | None:
+    try:
+        config = msgspec.json.decode(text or b"{}", type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return next((name for key, name in _POOLINGS.items() if config.get(key) is True), None)
+
+
+def _read(texts: Mapping[str, bytes], name: str, kind: type[R]) -> R:
+    try:
+        return msgspec.json.decode(texts.get(name, b"{}"), type=kind)
+    except (msgspec.DecodeError, RecursionError):
+        return kind()

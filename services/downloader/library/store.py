@@ -1,0 +1,233 @@
+"""Publishes one store's entries, trash and space, in step with its folder.
+
+A poll, not inotify: it works on every file system (network disks and bind mounts deliver no events) and needs
+no watch a folder, and a scan of an unchanged store is a walk of names and times. It runs every 2 s, or less
+often so that it takes at most a twentieth of a processor.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.records import BucketStore
+from schemas import buckets
+from schemas.errors import BrokerUnavailable
+from schemas.library import LibraryEntry, StoreSpace, TrashedEntry
+from services.downloader.library import trash
+from services.downloader.library.entries import Uses, entry_of, partial_bytes, used_bytes, users_of
+from services.downloader.library.scanner import ScanResult, StoredModel, StoreScanner
+
+log = logs.get(__name__)
+T = TypeVar("T")
+
+SCAN_INTERVAL_S = 2.0
+_PAUSE_FACTOR = 20.0
+"""A scan is followed by a pause of this many times its duration."""
+SPACE_TTL_S = 15
+SPACE_INTERVAL_S = 5.0
+_CONCURRENT_WRITES = 64
+_SHOWN_SKIPPED = 3
+
+
+class StoreReport(NamedTuple):
+    """A scanned store, with the records to publish."""
+
+    result: ScanResult
+    models: dict[str, StoredModel]
+    entries: dict[str, LibraryEntry]
+    trashed: dict[str, trash.Manifest]
+    space: StoreSpace
+
+
+class LibraryStore:
+    """One store of this node, and the one writer of its records."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        scanner: StoreScanner,
+        uses: Callable[[], Uses],
+        published: Mapping[str, LibraryEntry],
+        published_trash: Mapping[str, TrashedEntry],
+        *,
+        default: bool,
+    ) -> None:
+        self.scanner = scanner
+        self.name = scanner.name
+        self.root = scanner.root
+        self.lock = asyncio.Lock()
+        """Held while the store is scanned or changed."""
+        self.report: StoreReport | None = None
+        """The last report; None while the store is unreadable."""
+        self._bus = bus
+        self._uses = uses
+        self._published = dict(published)
+        self._published_trash = dict(published_trash)
+        self._published_space: tuple[StoreSpace, float] | None = None
+        self._default = default
+        self._reported_uses: Uses | None = None
+        self._wake = asyncio.Event()
+        self._entries_bucket = BucketStore(bus, buckets.LIBRARY)
+        self._trash_bucket = BucketStore(bus, buckets.TRASH)
+        self._space_bucket = BucketStore(bus, buckets.STORES)
+
+    def wake(self) -> None:
+        """Scan now: something has changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Scan and publish until cancelled."""
+        await asyncio.to_thread(self._recover_trash)
+        while True:
+            self._wake.clear()
+            pause_s = await self._scan_safely()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause_s)
+
+    async def refresh(self) -> StoreReport | None:
+        """Scan and publish now; None if the store is unreadable. The caller holds the lock."""
+        await self._scan_and_publish()
+        return self.report
+
+    async def _scan_safely(self) -> float:
+        try:
+            async with self.lock:
+                return await self._scan_and_publish()
+        except Exception:
+            # One unexpected file must not end the scans of a store.
+            log.exception("store_scan_failed", store=self.name)
+            return SCAN_INTERVAL_S
+
+    async def _scan_and_publish(self) -> float:
+        began = time.monotonic()
+        try:
+            report = await asyncio.to_thread(self._scan)
+        except OSError as error:
+            log.warning("store_unreadable", store=self.name, error=str(error))
+            self.report = None
+            await self._publish({}, {}, self._unreadable(error))
+            return SCAN_INTERVAL_S
+        took_s = time.monotonic() - began
+        self.report = report
+        await self._purge_expired(report)
+        shown = [manifest.shown(self._bus.node, self.name) for manifest in report.trashed.values()]
+        await self._publish(report.entries, {entry.key: entry for entry in shown}, report.space)
+        return 0.0 if report.result.pending else max(SCAN_INTERVAL_S, _PAUSE_FACTOR * took_s)
+
+    def _recover_trash(self) -> None:
+        try:
+            trash.recover(self.root)
+        except OSError as error:
+            log.warning("trash_recovery_failed", store=self.name, error=str(error))
+
+    def _scan(self) -> StoreReport:
+        """Runs in a thread: everything that takes long in a large store."""
+        before, uses = self.report, self._uses()
+        result = self.scanner.scan()
+        trashed = trash.items(self.root, before.trashed if before else {})
+        if before is not None and result is before.result and uses is self._reported_uses:
+            space = self._space(result, trashed, len(before.entries))
+            return before._replace(trashed=trashed, space=space)
+        self._reported_uses = uses
+        models, entries = {}, {}
+        for model in result.models:
+            entry = entry_of(model, self._bus.node, self.name, users_of(model, uses))
+            models[entry.key], entries[entry.key] = model, entry
+        return StoreReport(result, models, entries, trashed, self._space(result, trashed, len(entries)))
+
+    def _space(self, result: ScanResult, trashed: Mapping[str, trash.Manifest], n_entries: int) -> StoreSpace:
+        total_bytes, free_bytes = self.scanner.disk_space()
+        skipped = result.tree.skipped
+        more = f" and {len(skipped) - _SHOWN_SKIPPED} more" if len(skipped) > _SHOWN_SKIPPED else ""
+        return StoreSpace(
+            node=self._bus.node,
+            store=self.name,
+            path=str(self.root),
+            default=self._default,
+            total_bytes=total_bytes,
+            free_bytes=free_bytes,
+            used_bytes=used_bytes(result),
+            partial_bytes=partial_bytes(result),
+            trash_bytes=sum(manifest.size_bytes for manifest in trashed.values()),
+            entries=n_entries,
+            files=len(result.tree.files),
+            scanned_at=time.time(),
+            scan_s=round(result.took_s, 4),
+            problem=f"Skipped: {', '.join(skipped[:_SHOWN_SKIPPED])}{more}." if skipped else None,
+        )
+
+    def _unreadable(self, error: OSError) -> StoreSpace:
+        return StoreSpace(
+            node=self._bus.node,
+            store=self.name,
+            path=str(self.root),
+            default=self._default,
+            problem=f"The folder {self.root} cannot be read: {error.strerror}.",
+        )
+
+    async def _purge_expired(self, report: StoreReport) -> None:
+        for item, manifest in list(report.trashed.items()):
+            if manifest.expires_at > time.time():
+                continue
+            try:
+                await asyncio.to_thread(trash.purge, self.root, item)
+            except OSError as error:
+                log.warning("trash_purge_failed", path=manifest.path, error=str(error))
+                continue
+            log.info("trash_item_expired", store=self.name, path=manifest.path)
+            del report.trashed[item]
+
+    async def _publish(
+        self, entries: Mapping[str, LibraryEntry], trashed: Mapping[str, TrashedEntry], space: StoreSpace
+    ) -> None:
+        try:
+            await _publish_changes(self._entries_bucket, self._published, entries)
+            await _publish_changes(self._trash_bucket, self._published_trash, trashed)
+            await self._publish_space(space)
+        except BrokerUnavailable as error:
+            # The difference remains, and is published after the next scan.
+            log.warning("library_publish_failed", error=error.message)
+
+    async def _publish_space(self, space: StoreSpace) -> None:
+        """At a relevant change, and before the record expires."""
+        if self._published_space is not None:
+            published, at = self._published_space
+            if _relevant(published) == _relevant(space) and time.monotonic() - at < SPACE_INTERVAL_S:
+                return
+        await self._space_bucket.put(f"{space.node}.{space.store}", space, ttl_s=SPACE_TTL_S)
+        self._published_space = (space, time.monotonic())
+
+
+def _relevant(space: StoreSpace) -> tuple[object, ...]:
+    return space.entries, space.used_bytes, space.trash_bytes, space.problem
+
+
+async def _publish_changes(bucket: BucketStore[T], published: dict[str, T], current: Mapping[str, T]) -> None:
+    async def put(key: str, value: T) -> None:
+        await bucket.put(key, value)
+        published[key] = value
+
+    async def delete(key: str) -> None:
+        await bucket.delete(key)
+        del published[key]
+
+    if published == current:
+        return
+    changes: list[Coroutine[Any, Any, None]] = [delete(key) for key in published.keys() - current.keys()]
+    changes += [put(key, value) for key, value in current.items() if published.get(key) != value]
+    await _run_all(changes)
+
+
+async def _run_all(changes: list[Coroutine[Any, Any, None]]) -> None:
+    """Runs all, a limited number concurrently; raises the first error after all have ended."""
+    failed: BaseException | None = None
+    for start in range(0, len(changes), _CONCURRENT_WRITES):
+        batch = changes[start : start + _CONCURRENT_WRITES]
+        for result in await asyncio.gather(*batch, return_exceptions=True):
+            failed = failed or (result if isinstance(result, BaseException) else None)
+    if failed is not None:
+        raise failed

@@ -1,0 +1,1 @@
+"""What the hub offers: search results and repositories, with what is stored here and which nodes fit it."""

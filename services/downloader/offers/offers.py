@@ -1,0 +1,232 @@
+"""Answers hub searches, and what one repository offers."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from modelyard.bus.records import BucketCache
+from modelyard.files.memory import ModelSizes, memory_requirements, scale_header
+from modelyard.host.paths import resolve_inside
+from modelyard.host.settings import Settings
+from schemas.base import Format
+from schemas.errors import BadRequest, DeadlineExceeded, UnreadableModel
+from schemas.hub import AskOffer, Fit, HubFound, HubModel, Offer, OfferedChoice, SearchHub
+from schemas.instances import Node
+from schemas.models import Mode, ModelSpec
+from services.downloader.errors import DownloadError, as_yard_error
+from services.downloader.hub.metadata import RepoListing, mode_of
+from services.downloader.offers.choices import (
+    LocalModels,
+    folder_choice,
+    gguf_choices,
+    offered_files,
+    weights_bytes,
+)
+from services.downloader.offers.remote_headers import RemoteHeaders, read_remote_card
+from services.downloader.reference import Reference, parse_reference
+from services.downloader.register.facts import ModelFacts
+from services.downloader.register.fit import FitQuery, fits
+from services.downloader.register.modes import check_served, guess_mode
+from services.downloader.selection.choose import SAFETENSORS
+from services.downloader.selection.files import RemoteFile, SelectionError
+from services.downloader.selection.gguf import GgufGroup, group_models, mmprojs_of
+from services.downloader.selection.safetensors import pickles_of, refuse_pickles
+
+R = TypeVar("R")
+
+_HUB_TIMEOUT_S = 30.0
+_PAUSES_S = (1.0,)
+_MAX_RETRY_AFTER_S = 3.0
+"""A person waits at a screen."""
+_LISTED_FIELDS = ("task", "license", "gated", "private", "downloads", "likes", "updated_at", "tags")
+
+
+class HubCommands:
+    """Queries the hub in a thread, since its library blocks."""
+
+    def __init__(self, settings: Settings, nodes: BucketCache[Node], models: BucketCache[ModelSpec]) -> None:
+        self._settings = settings
+        self._nodes = nodes
+        self._models = models
+        self._headers = RemoteHeaders()
+
+    async def on_search(self, request: SearchHub) -> HubFound:
+        """Models on the hub, each with the registered models that came from it."""
+        models = await _query_hub(lambda: _search(request))
+        return HubFound(models=tuple(map(self._with_registered, models)))
+
+    async def on_offer(self, request: AskOffer) -> Offer:
+        """The models of a repository, or the one the reference names."""
+        try:
+            reference = parse_reference(request.reference)
+        except ValueError as error:
+            raise BadRequest(str(error), param="reference") from error
+        listing = await _query_hub(lambda: _list_repo(reference))
+        offer = Offer(
+            repo=reference.repo,
+            revision=listing.commit,
+            mmprojs=offered_files(mmprojs_of(listing.files)),
+            mode=mode_of(listing.task),
+            **{field: getattr(listing, field) for field in _LISTED_FIELDS},
+        )
+        ggufs = gguf_choices(reference, listing.files, self._local(reference))
+        if ggufs:
+            offer = await self._with_ggufs(offer, ggufs, listing, request.n_ctx)
+        return await self._with_folder(offer, reference, listing, request.n_ctx)
+
+    async def _with_ggufs(
+        self,
+        offer: Offer,
+        ggufs: Sequence[tuple[GgufGroup, OfferedChoice]],
+        listing: RepoListing,
+        n_ctx: int | None,
+    ) -> Offer:
+        """One header gives the shape of all quants, scaled by the sizes of their files."""
+        default = next((group for group, choice in ggufs if choice.is_default), ggufs[0][0])
+        choices = tuple(choice for _, choice in ggufs)
+        result = await self._headers.read(offer.repo, offer.revision, default)
+        if (header := result.header) is None:
+            return msgspec.structs.replace(offer, choices=choices, problem=result.problem)
+        mmproj = offer.mmprojs[0] if offer.mmprojs else None
+        facts = ModelFacts(
+            path=f"{offer.repo}/{default.in_order[0].path}",
+            format=Format.GGUF,
+            header=header,
+            mmproj=mmproj.path if mmproj else None,
+            task=listing.task,
+        )
+        mode, problem = _mode(facts)
+        complete = default.shards == 1
+
+        def fits_of(group: GgufGroup) -> tuple[Fit, ...]:
+            exact = group is default and complete
+            scaled = header if exact else scale_header(header, group.size_bytes, complete=complete)
+            files = ModelSizes(scaled, mmproj_bytes=mmproj.size_bytes if mmproj else 0)
+            return self._fits(Format.GGUF, mode, files, header.n_ctx_train or None, n_ctx)
+
+        if problem is None:
+            fitting = await asyncio.to_thread(lambda: [fits_of(group) for group, _ in ggufs])
+            choices = tuple(
+                msgspec.structs.replace(choice, fits=fit)
+                for choice, fit in zip(choices, fitting, strict=True)
+            )
+        return msgspec.structs.replace(
+            offer,
+            choices=choices,
+            problem=problem,
+            mode=mode,
+            architecture=header.architecture,
+            n_ctx_train=header.n_ctx_train or None,
+            n_params=header.n_params if complete else None,
+        )
+
+    async def _with_folder(
+        self, offer: Offer, reference: Reference, listing: RepoListing, n_ctx: int | None
+    ) -> Offer:
+        """The safetensors model, or why there is nothing at all."""
+        wants_folder = (reference.quant or "").lower() == SAFETENSORS
+        if not wants_folder and (reference.quant or reference.file):
+            return offer if offer.choices else _empty_offer(offer, reference, listing.files)
+        try:
+            folder = folder_choice(
+                reference, listing.files, self._local(reference), is_default=not group_models(listing.files)
+            )
+        except SelectionError as error:
+            return offer if offer.choices else msgspec.structs.replace(offer, problem=str(error))
+        if folder is None:
+            return offer if offer.choices else _empty_offer(offer, reference, listing.files)
+        card = await read_remote_card(offer.repo, offer.revision, listing.files)
+        facts = ModelFacts(path=offer.repo, format=Format.SAFETENSORS, card=card, task=listing.task)
+        mode, problem = _mode(facts)
+        if problem is None:
+            files = ModelSizes(weights_bytes=weights_bytes(folder))
+            found = self._fits(Format.SAFETENSORS, mode, files, card.n_ctx_train, n_ctx)
+            folder = msgspec.structs.replace(folder, fits=found)
+        if offer.choices:
+            return msgspec.structs.replace(offer, choices=(*offer.choices, folder))
+        return msgspec.structs.replace(
+            offer,
+            choices=(folder,),
+            problem=problem,
+            mode=mode,
+            architecture=next(iter(card.architectures), None),
+            n_ctx_train=card.n_ctx_train,
+        )
+
+    def _fits(
+        self, format_: Format, mode: Mode, files: ModelSizes, n_ctx_train: int | None, n_ctx: int | None
+    ) -> tuple[Fit, ...]:
+        requirements = partial(memory_requirements, files, mode)
+        query = FitQuery(format_, mode, requirements, n_ctx_train, n_ctx)
+        return fits(query, self._nodes.values.values())
+
+    def _with_registered(self, model: HubModel) -> HubModel:
+        specs = self._models.values.values()
+        names = sorted(spec.name for spec in specs if spec.source and spec.source.repo == model.repo)
+        return msgspec.structs.replace(model, models=tuple(names))
+
+    def _local(self, reference: Reference) -> LocalModels:
+        folder = self._settings.models / reference.repo
+
+        def is_stored(file: RemoteFile) -> bool:
+            return _stored_bytes(folder, file.path) == file.size_bytes
+
+        return LocalModels(models=tuple(self._models.values.values()), is_stored=is_stored)
+
+
+def _mode(facts: ModelFacts) -> tuple[Mode, str | None]:
+    """The mode it would be registered with, and why no engine serves it."""
+    try:
+        check_served(facts)
+        return Mode(guess_mode(facts).value), None
+    except UnreadableModel as error:
+        return Mode.CHAT, error.message
+
+
+def _empty_offer(offer: Offer, reference: Reference, files: Sequence[RemoteFile]) -> Offer:
+    if reference.quant or reference.file:
+        wanted = reference.quant or reference.file
+        problem = f"{offer.repo} has no {wanted}; leave it out to see what it has."
+    elif pickles := pickles_of(files):
+        problem = str(refuse_pickles(offer.repo, pickles))
+    else:
+        problem = f"{offer.repo} has no .gguf and no .safetensors model files; look for a GGUF version of it."
+    return msgspec.structs.replace(offer, problem=problem)
+
+
+def _stored_bytes(folder: Path, path: str) -> int | None:
+    try:
+        place = resolve_inside(folder, path)
+        return place.stat().st_size if place.is_file() else None
+    except (ValueError, OSError):
+        return None
+
+
+def _search(query: SearchHub) -> tuple[HubModel, ...]:
+    # Imported in the thread that uses it: the hub's library is large and slow to load.
+    from services.downloader.hub.search import search
+
+    return search(query)
+
+
+def _list_repo(reference: Reference) -> RepoListing:
+    from services.downloader.hub.repositories import list_repo
+
+    return list_repo(reference, pauses_s=_PAUSES_S, max_retry_after_s=_MAX_RETRY_AFTER_S)
+
+
+async def _query_hub(query: Callable[[], R]) -> R:
+    """The hub's answer, or its refusal as the caller's error. A thread that hangs is abandoned."""
+    try:
+        async with asyncio.timeout(_HUB_TIMEOUT_S):
+            return await asyncio.to_thread(query)
+    except DownloadError as error:
+        raise as_yard_error(error) from error
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"The hub did not answer within {_HUB_TIMEOUT_S:g} s; try again later."
+        ) from None
