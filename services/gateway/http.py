@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -22,6 +23,7 @@ from services.gateway.access import ApiKeys, Origins
 
 log = logs.get(__name__)
 
+T = TypeVar("T")
 HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ErrorEncoder = Callable[[YardError], bytes]
 KEY_ID = web.RequestKey("key_id", str)
@@ -43,6 +45,14 @@ _PAGE_SUFFIXES = frozenset({".html", ".js", ".css", ".svg"})
 
 def json_response(content: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(content), content_type="application/json")
+
+
+async def read_body(request: web.Request, kind: type[T]) -> T:
+    """The JSON body of a request; InvalidJson with the reason."""
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidJson(f"The body is not what {request.path} takes: {error}.") from error
 
 
 def error_response(error: YardError, encode: ErrorEncoder = YardError.encode) -> web.Response:

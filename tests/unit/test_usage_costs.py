@@ -215,11 +215,11 @@ def test_retention_by_size_removes_the_oldest_days(tmp_path: Path) -> None:
 
 def test_a_removed_model_is_not_restored_from_the_stream(tmp_path: Path) -> None:
     with usage_file(tmp_path / "u.sqlite") as usage:
-        usage.store.add([record("1", "gone"), record("2", "here")])
-        assert storage.remove_model(usage.store, "gone") == 1
-        assert usage.store.add([record("1", "gone")]) == []
+        usage.store.add([record("1", "deleted"), record("2", "here")])
+        assert storage.remove_model(usage.store, "deleted") == 1
+        assert usage.store.add([record("1", "deleted")]) == []
         assert usage.requests() == {"here": 1}
-        assert len(usage.store.add([record("3", "gone", finished_at=4e9)])) == 1
+        assert len(usage.store.add([record("3", "deleted", finished_at=4e9)])) == 1
 
 
 async def test_repricing_in_several_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from modelyard.bus.tasks import cancel
 from schemas import streams
 from schemas.errors import BrokerUnavailable, YardError
 from schemas.webhooks import Undelivered, Webhook, WebhookState
+from services.monitor.event_consumer import EventConsumer, fetch
 from services.monitor.webhooks.events import WebhookEvent, decode_event, filter_subjects, matches
 from services.monitor.webhooks.senders import DeliveryFailed, WebhookSender
 
@@ -34,9 +35,7 @@ ACK_WAIT_S = 6.0
 _IN_PROGRESS_S = 2.0
 MAX_WAITING = 256
 """Events that may wait for another attempt before newer ones wait in the stream."""
-_FETCH_S = 2.0
 _CONSUMER_CONFIG_CONFLICT = 10012
-_RETRY_PAUSE_S = 0.5
 BACKOFF_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0)
 """Pauses before the second attempt, the third, …: about 16 hours in all."""
 MAX_ATTEMPTS = len(BACKOFF_S) + 1
@@ -126,60 +125,37 @@ class WebhookHealth:
                 raise
 
 
-class WebhookDelivery:
+class WebhookDelivery(EventConsumer):
     """From the stream to one receiver."""
 
     def __init__(self, bus: Bus, webhook: Webhook, sender: WebhookSender, health: WebhookHealth) -> None:
-        self._bus = bus
+        super().__init__(bus, _consumer_config(webhook))
         self._webhook = webhook
         self._sender = sender
         self._health = health
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._interrupted = False
 
     async def run(self) -> None:
         try:
-            while True:
-                await self._consume_or_log()
-                await asyncio.sleep(_RETRY_PAUSE_S)
+            await super().run()
         finally:
             await cancel(*self._in_flight)
 
-    async def _consume_or_log(self) -> None:
-        try:
-            await self._consume()
-        except (TimeoutError, nats.errors.Error, BrokerUnavailable) as error:
-            if not self._interrupted:
-                reason = str(error) or type(error).__name__
-                log.warning("webhook_interrupted", webhook=self._webhook.name, reason=reason)
-            self._interrupted = True
-
-    async def _consume(self) -> None:
-        self._bus.check(b"")
-        await self._ensure_consumer()
-        name = consumer_name(self._webhook.name)
-        pull = await self._bus.js.pull_subscribe_bind(name, streams.EVENTS.name)
-        self._interrupted = False
-        try:
-            while self._bus.connected:
-                while len(self._in_flight) >= CONCURRENCY:
-                    await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
-                for msg in await _fetch(pull, CONCURRENCY - len(self._in_flight)):
-                    self._start(msg)
-        finally:
-            if not self._bus.nc.is_closed:
-                await pull.unsubscribe()
+    async def _consume_batch(self, pull: JetStreamContext.PullSubscription) -> None:
+        while len(self._in_flight) >= CONCURRENCY:
+            await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
+        for msg in await fetch(pull, CONCURRENCY - len(self._in_flight)):
+            self._start(msg)
 
     async def _ensure_consumer(self) -> None:
-        config = _consumer_config(self._webhook)
         try:
-            await self._bus.js.add_consumer(streams.EVENTS.name, config)
+            await super()._ensure_consumer()
         except nats.js.errors.APIError as error:
             if error.err_code != _CONSUMER_CONFIG_CONFLICT:
                 raise
             # Left by a former webhook of this name whose deletion did not reach the broker.
             await self._bus.js.delete_consumer(streams.EVENTS.name, consumer_name(self._webhook.name))
-            await self._bus.js.add_consumer(streams.EVENTS.name, config)
+            await super()._ensure_consumer()
 
     def _start(self, msg: Msg) -> None:
         task = asyncio.create_task(self._deliver_or_log(msg), name=f"webhook {self._webhook.name}")
@@ -245,10 +221,3 @@ def _consumer_config(webhook: Webhook) -> api.ConsumerConfig:
         ack_wait=ACK_WAIT_S,
         max_ack_pending=MAX_WAITING,
     )
-
-
-async def _fetch(pull: JetStreamContext.PullSubscription, count: int) -> list[Msg]:
-    try:
-        return await pull.fetch(count, timeout=_FETCH_S)
-    except TimeoutError:
-        return []
