@@ -33,6 +33,9 @@ from services.monitor.usage.database import UsageDatabase
 from services.monitor.usage.loaded_time import LoadedTimeMeter
 from services.monitor.webhooks.webhooks import Webhooks
 
+USAGE_FILE = "usage.sqlite"
+CONSUMER, LOADED_CONSUMER = "monitor-usage", "monitor-loaded"
+
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     started_at = time.time()
@@ -67,10 +70,6 @@ async def _serve_yard(
     await webhooks.serve(commands)
     await metrics.serve(commands)
     await commands.announce()
-
-
-USAGE_FILE = "usage.sqlite"
-CONSUMER, LOADED_CONSUMER = "monitor-usage", "monitor-loaded"
 
 
 @dataclass(frozen=True)

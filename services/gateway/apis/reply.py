@@ -21,6 +21,17 @@ from services.gateway.inference.request import InferRequest
 EVENT_STREAM = "text/event-stream"
 COMMENT_INTERVAL_S = 5.0
 """A client that streams gets a comment so often while its request waits."""
+ANTHROPIC_PATHS = frozenset({"/v1/messages", "/v1/messages/count_tokens"})
+"""Paths with errors in Anthropic's shape, whatever part of the yard they come from."""
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 class ReplyFormat(ABC):
@@ -180,25 +191,12 @@ def error_event(style: Style, error: YardError) -> bytes:
             return encode_event(error.encode())
 
 
-ANTHROPIC_PATHS = frozenset({"/v1/messages", "/v1/messages/count_tokens"})
-"""Paths with errors in Anthropic's shape, whatever part of the yard they come from."""
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-
-
 def anthropic_error(error: YardError) -> bytes:
     return anthropic_detail(error.body().error, error.status)
 
 
 def anthropic_detail(detail: ErrorDetail, status: int) -> bytes:
     """An engine's error with that status in Anthropic's shape."""
-    kind = _TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
+    kind = _ANTHROPIC_TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
     fields = {"type": kind, "message": detail.message, "code": detail.code, "param": detail.param}
     return msgspec.json.encode({"type": "error", "error": fields})

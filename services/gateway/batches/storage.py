@@ -20,6 +20,7 @@ MAX_FILE_BYTES = 100 * 1024 * 1024
 PART_BYTES = 1024 * 1024
 _PARALLEL_READS = 16
 _MAX_MESSAGES_REACHED = 10077
+_ERRORS = (TimeoutError, nats.errors.Error, nats.js.errors.Error, msgspec.DecodeError)
 
 
 class FileStore:
@@ -125,9 +126,6 @@ def fit_result(result: LineResult, max_bytes: int) -> LineResult:
         return result
     error = BodyTooLarge(f"The answer has {size_bytes} bytes; at most {max_bytes} of a line are stored.")
     return msgspec.structs.replace(result, status=error.status, body=msgspec.Raw(error.encode()))
-
-
-_ERRORS = (TimeoutError, nats.errors.Error, nats.js.errors.Error, msgspec.DecodeError)
 
 
 @contextlib.contextmanager

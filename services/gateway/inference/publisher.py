@@ -22,6 +22,8 @@ MAX_BODY_BYTES = 100 * 1024 * 1024
 """How large a body may be, pictures included."""
 PART_BYTES = 1024 * 1024
 _MAX_MESSAGES_REACHED = 10077
+RUNNER_RECORD_TIMEOUT_S = 5.0
+"""How long a runner may take to record a cancelled request before the gateway does."""
 
 
 class _AckError(Record):
@@ -152,10 +154,6 @@ def _read_ack(data: bytes) -> _Ack:
 
 def not_taken() -> YardError:
     return BrokerUnavailable("The broker did not take the request; try again in a moment.")
-
-
-RUNNER_RECORD_TIMEOUT_S = 5.0
-"""How long a runner may take to record a cancelled request before the gateway does."""
 
 
 async def publish_record(bus: Bus, answer: AnswerReceiver) -> None:

@@ -30,6 +30,7 @@ SCAN_S = 5.0
 """How often plugins are scanned and changed adapters published."""
 RENEW_S = 15.0
 ADAPTER_TTL_S = 45
+_MAX_DEPTH = 16
 
 
 class DevicePublisher:
@@ -160,9 +161,6 @@ class DevicePublisher:
             if name not in self._samplers
         ]
         return [*running, *broken]
-
-
-_MAX_DEPTH = 16
 
 
 class ProcessOwners:

@@ -27,6 +27,8 @@ from services.monitor.metrics.counters import (
 )
 from services.monitor.price_book import clamp_tokens
 
+log = logs.get(__name__)
+
 _MAX_DURATION_S = 1e7
 """No request takes longer; clocks may be wrong."""
 _DEDUPLICATED = 4096
@@ -155,9 +157,6 @@ class InstanceCounters:
     def samples(self) -> Iterator[Sample]:
         for family in (self._starts, self._stops, self._failures):
             yield from family.samples()
-
-
-log = logs.get(__name__)
 
 
 class RequestConsumer:

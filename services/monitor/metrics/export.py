@@ -13,8 +13,14 @@ from schemas.metric_names import Metric, MetricType
 from schemas.metrics import Sample
 from services.monitor.metrics.samples import samples_by_metric
 
+log = logs.get(__name__)
+
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
+_METRICS_ENDPOINT = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+_INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
+"""Milliseconds, as OpenTelemetry has it."""
+_DEFAULT_INTERVAL_MS = "60000"
 
 
 def render(samples: Iterable[Sample], *, openmetrics: bool = False) -> str:
@@ -41,14 +47,6 @@ def _number(value: float) -> str:
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-
-
-log = logs.get(__name__)
-
-_METRICS_ENDPOINT = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
-_INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
-"""Milliseconds, as OpenTelemetry has it."""
-_DEFAULT_INTERVAL_MS = "60000"
 
 
 async def export_metrics(

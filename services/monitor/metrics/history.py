@@ -26,6 +26,7 @@ DAY_S = 24 * 3600.0
 
 SeriesKey = tuple[str, ...]
 """The name of a metric and the values of its labels."""
+_CHUNK_SERIES = 100
 
 
 class MetricsHistory:
@@ -168,9 +169,6 @@ class MetricsHistory:
             if depth + 1 < len(RESOLUTIONS) and resolution is not RESOLUTIONS[0]:
                 parts = RESOLUTIONS[depth + 1].step_s // resolution.step_s
                 _put(history, depth + 1, first // parts, downsample(points, parts))
-
-
-_CHUNK_SERIES = 100
 
 
 def _put(history: SeriesHistory, depth: int, first: int, points: Points) -> None:

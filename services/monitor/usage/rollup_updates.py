@@ -34,6 +34,11 @@ _SumKey = tuple[int, int]
 """Number of a unit of time, number of a series."""
 _BinKey = tuple[str, int, int, int]
 """Kind, number of a unit of time, number of a series, bin."""
+_COST = f"SUM(cost_whole) + SUM(cost_pico) / {PICO}, SUM(cost_pico) % {PICO}"
+_FROM_REQUESTS = f"COUNT(*), SUM(prompt_tokens), SUM(cached_tokens), SUM(completion_tokens), 0, 0, {_COST}"
+_COUNTS = ", ".join(f"SUM({name})" for name in SUM_COLUMNS[:-2])
+_UTC = ZoneInfo("UTC")
+_OUTCOMES = "SUM(requests * (outcome = 'failed')), SUM(requests * (outcome = 'cancelled'))"
 
 
 class RollupBatch:
@@ -119,13 +124,6 @@ def _upsert_latency(rollup: Rollup) -> str:
 _UPSERT = {rollup.table: _upsert(rollup) for rollup in SUMS} | {
     rollup.table: _upsert_latency(rollup) for rollup in ALL_LATENCIES
 }
-
-
-_COST = f"SUM(cost_whole) + SUM(cost_pico) / {PICO}, SUM(cost_pico) % {PICO}"
-_FROM_REQUESTS = f"COUNT(*), SUM(prompt_tokens), SUM(cached_tokens), SUM(completion_tokens), 0, 0, {_COST}"
-_COUNTS = ", ".join(f"SUM({name})" for name in SUM_COLUMNS[:-2])
-_UTC = ZoneInfo("UTC")
-_OUTCOMES = "SUM(requests * (outcome = 'failed')), SUM(requests * (outcome = 'cancelled'))"
 
 
 def rebuild_sums(db: sqlite3.Connection, horizon: float, tz: ZoneInfo) -> None:

@@ -15,6 +15,11 @@ QUARTER_S = 900
 HOUR_QUARTERS, BLOCK_DAYS = 4, 32
 START, END = 0.0, 4102444800.0
 """1970 and 2100: the bounds of valid timestamps."""
+_GROWTH = 1.05
+"""Of the width of a bin of latencies: percentiles are within 2.5 %."""
+_LOG_GROWTH = math.log(_GROWTH)
+_LAST_BIN = 400
+"""About three and a half days, in milliseconds."""
 
 
 class TimeUnit(StrEnum):
@@ -127,18 +132,12 @@ def select_rollups(rollups: Iterable[Rollup], needed: Collection[str]) -> list[R
     return [by_unit[unit] for unit in WIDEST_FIRST if unit in by_unit]
 
 
-_GROWTH = 1.05
-_LOG_GROWTH = math.log(_GROWTH)
-_LAST = 400
-"""About three and a half days, in milliseconds."""
-
-
 def bin_of(ms: float | None) -> int | None:
     """The bin of a duration; None for one that is missing or negative."""
     if ms is None or not ms >= 0:
         return None
     # Timestamps at the limits of a float are an infinite time apart.
-    return math.ceil(min(_LAST, math.log(ms) / _LOG_GROWTH)) if ms > 1 else 0
+    return math.ceil(min(_LAST_BIN, math.log(ms) / _LOG_GROWTH)) if ms > 1 else 0
 
 
 def middle_ms(number: int) -> float:

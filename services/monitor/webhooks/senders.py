@@ -27,6 +27,12 @@ _ENVIRONMENT = (
     *("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY"),
 )
 """Variables that a program inherits; `notify-send` needs the last three."""
+HTTP_TIMEOUT_S = 8.0
+_CONNECT_S = 4.0
+_MAX_URL = 2000
+_SUCCESS = range(200, 300)
+_REDIRECTION = range(300, 400)
+_HEADERS = {"Content-Type": "application/cloudevents+json", "User-Agent": "modelyard-webhook"}
 
 
 class DeliveryFailed(Exception):
@@ -81,14 +87,6 @@ class CommandSender:
             await process.wait()
         if code != 0:
             raise DeliveryFailed(f"It ended with {code}.")
-
-
-HTTP_TIMEOUT_S = 8.0
-_CONNECT_S = 4.0
-_MAX_URL = 2000
-_SUCCESS = range(200, 300)
-_REDIRECTION = range(300, 400)
-_HEADERS = {"Content-Type": "application/cloudevents+json", "User-Agent": "modelyard-webhook"}
 
 
 class ForbiddenAddress(OSError):
