@@ -23,7 +23,7 @@ class EventConsumer(ABC):
     """Consumes events in batches; what a batch does not acknowledge is redelivered."""
 
     def __init__(self, bus: Bus, config: api.ConsumerConfig) -> None:
-        self._bus = bus
+        self.bus = bus
         self._config = config
         self._interrupted = False
 
@@ -44,21 +44,21 @@ class EventConsumer(ABC):
             await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def _consume(self) -> None:
-        self._bus.check(b"")
+        self.bus.check(b"")
         await self._ensure_consumer()
-        pull = await self._bus.js.pull_subscribe_bind(self._config.durable_name, streams.EVENTS.name)
+        pull = await self.bus.js.pull_subscribe_bind(self._config.durable_name, streams.EVENTS.name)
         try:
-            while self._bus.connected:
+            while self.bus.connected:
                 await self._consume_batch(pull)
                 if self._interrupted:
                     log.info("event_consumer_resumed", consumer=self._config.durable_name)
                     self._interrupted = False
         finally:
-            if not self._bus.nc.is_closed:
+            if not self.bus.nc.is_closed:
                 await pull.unsubscribe()
 
     async def _ensure_consumer(self) -> None:
-        await self._bus.js.add_consumer(streams.EVENTS.name, self._config)
+        await self.bus.js.add_consumer(streams.EVENTS.name, self._config)
 
     @abstractmethod
     async def _consume_batch(self, pull: JetStreamContext.PullSubscription) -> None:

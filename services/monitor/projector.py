@@ -51,7 +51,7 @@ class UsageProjector(EventConsumer, Generic[T]):
     async def reset(self) -> None:
         """Delete the consumer: the next run projects everything that the stream still holds."""
         try:
-            await self._bus.js.delete_consumer(streams.EVENTS.name, self._consumer)
+            await self.bus.js.delete_consumer(streams.EVENTS.name, self._consumer)
         except nats.js.errors.NotFoundError:
             return
         except (TimeoutError, nats.errors.Error) as error:

@@ -154,7 +154,7 @@ class WebhookDelivery(EventConsumer):
             if error.err_code != _CONSUMER_CONFIG_CONFLICT:
                 raise
             # Left by a former webhook of this name whose deletion did not reach the broker.
-            await self._bus.js.delete_consumer(streams.EVENTS.name, consumer_name(self._webhook.name))
+            await self.bus.js.delete_consumer(streams.EVENTS.name, consumer_name(self._webhook.name))
             await super()._ensure_consumer()
 
     def _start(self, msg: Msg) -> None:
