@@ -82,10 +82,10 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     show = listing("No such metric is there now.", _SERIES, "series")
     # The contract also takes a rule that is not stored.
     command(test, subjects.ALERT_TEST, show, positional=("name",), omit=("rule",), fields=rule)
-    quiet = add("silence", "Suppress the notifications of alerts for a while.")
-    command(quiet, subjects.ALERT_SILENCE, _show_silence, positional=("rule",))
-    loud = add("unsilence", "End a silence now.")
-    command(loud, subjects.ALERT_UNSILENCE, "The silence {0.silence} is over.")
+    silence = add("silence", "Suppress the notifications of alerts for a while.")
+    command(silence, subjects.ALERT_SILENCE, _show_silence, positional=("rule",))
+    unsilence = add("unsilence", "End a silence now.")
+    command(unsilence, subjects.ALERT_UNSILENCE, "The silence {0.silence} is over.")
 
 
 async def _alerts(yard: Client, arguments: argparse.Namespace) -> None:

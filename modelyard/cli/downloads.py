@@ -140,17 +140,19 @@ async def _pull_many(yard: Client, arguments: argparse.Namespace, text: str) -> 
             print_json(item)
         elif item.error is not None:
             print_error(f"{item.reference}: {item.error.message}")
-    begun = [item.download for item in added if item.download]
-    good = begun if arguments.detach else await _wait_for_all(yard, arguments, begun)
-    for download in begun if arguments.detach else ():
+    started = [item.download for item in added if item.download]
+    completed = started if arguments.detach else await _wait_for_all(yard, arguments, started)
+    for download in started if arguments.detach else ():
         print_result(arguments, download, f"{download.model}: {download.state} ({download.download})")
-    if missing := len(added) - len(good):
+    if missing := len(added) - len(completed):
         done = "queued" if arguments.detach else "downloaded"
         raise BadRequest(f"{missing} of {len(added)} models were not {done}.")
 
 
-async def _wait_for_all(yard: Client, arguments: argparse.Namespace, begun: list[Download]) -> list[Download]:
-    updates, references = yard.download_queue.follow(begun), [download.reference for download in begun]
+async def _wait_for_all(
+    yard: Client, arguments: argparse.Namespace, started: list[Download]
+) -> list[Download]:
+    updates, references = yard.download_queue.follow(started), [download.reference for download in started]
     ends = (await _show(updates, arguments, references, many=True)).values()
     for download in ends:
         if download.error is not None:

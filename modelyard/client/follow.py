@@ -16,7 +16,7 @@ from schemas.errors import BrokerUnavailable, NotFound, StartFailed
 from schemas.instances import COMING, LIVE, Instance, InstanceState
 from schemas.subject import Subject
 
-_SILENCE_S = 3.0
+_READ_AFTER_S = 3.0
 """After this long without an update the bucket is read: progress, and even an event, may be lost."""
 _MAX_FAILED_READS = 20
 _ENDING = LIVE - COMING - {InstanceState.READY} | {InstanceState.STOPPED}
@@ -84,7 +84,7 @@ class RecordFollower(Generic[V]):
             update = None
             # Not wait_for: before Python 3.12 it swallows a Ctrl-C that comes together with an update.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_SILENCE_S):
+                async with asyncio.timeout(_READ_AFTER_S):
                     update = await updates.get()
             try:
                 states, failed_reads = [update] if update else await self._read_open(latest), 0
