@@ -8,9 +8,9 @@ from typing import NamedTuple
 import msgspec
 
 from modelyard.bus import logs
-from modelyard.files.gguf.check import GgufError
 from modelyard.files.gguf.estimate import RunOptions, estimate
 from modelyard.files.gguf.header import Header, Weights
+from modelyard.files.gguf.parse import GgufError
 from modelyard.files.gguf.reader import read_model
 from modelyard.files.gguf.spread import LayerSpread, WorkerDevice, spread_layers
 from modelyard.files.safetensors import torch_bytes, weight_files

@@ -22,9 +22,8 @@ from schemas.downloads import (
     StartDownload,
 )
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
-from services.downloader import queue_rules
 from services.downloader.node_commands import NodeCommands
-from services.downloader.queue import RunQueue
+from services.downloader.queue import RunQueue, find_duplicate, last_order, moved
 from services.downloader.records import DownloadRecords
 from services.downloader.reference import MAX_REFERENCES, Reference, find_references, parse_reference
 from services.downloader.register.proposal import name_of_reference
@@ -148,9 +147,9 @@ class DownloadCommands:
                     f"The download of {download.reference} is {download.state}; there is nothing to retry."
                 )
             reference, active = parse_reference(download.reference), self._records.active()
-            if queue_rules.find_duplicate(active, reference, download.model, download.choice):
+            if find_duplicate(active, reference, download.model, download.choice):
                 raise Conflict(f"{download.reference} is being downloaded again already.")
-            order = queue_rules.last_order(active)
+            order = last_order(active)
             await self._records.change(ref.download, order=order, error=None, revision=None)
             await self._queue.enqueue(ref.download)
             return self._records[ref.download]
@@ -163,7 +162,7 @@ class DownloadCommands:
                 raise Conflict(
                     f"The download of {download.reference} does not wait; only what waits has a place."
                 )
-            orders = queue_rules.moved(self._records.active(), order.download, order.to)
+            orders = moved(self._records.active(), order.download, order.to)
             for key, position in orders.items():
                 await self._records.change(key, order=position)
             return self._records[order.download]
@@ -189,7 +188,7 @@ class DownloadCommands:
     async def _start(self, order: StartDownload) -> Download:
         reference, model = _parse(order)
         active = self._records.active()
-        duplicate = queue_rules.find_duplicate(active, reference, order.name, order.choice)
+        duplicate = find_duplicate(active, reference, order.name, order.choice)
         if duplicate is not None:
             if duplicate.state is _S.PAUSED:
                 await self._queue.enqueue(duplicate.download)
@@ -203,7 +202,7 @@ class DownloadCommands:
             created_at=now,
             changed_at=now,
             node=self._settings.node,
-            order=queue_rules.last_order(active),
+            order=last_order(active),
             limit_bytes_s=_checked_limit(order.limit_bytes_s),
             choice=order.choice,
             register=order.register,

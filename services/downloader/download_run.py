@@ -27,8 +27,10 @@ from services.downloader.worker.messages import (
     Resolved,
     TransferProblem,
     TransferProgress,
+    TransferWorker,
+    TransferWorkerDied,
+    transfer_worker,
 )
-from services.downloader.worker.process import TransferWorker, TransferWorkerDied, transfer_worker
 
 log = logs.get(__name__)
 

@@ -16,12 +16,14 @@ from schemas.errors import Conflict
 from schemas.instances import Node
 from schemas.models import ModelSpec
 from services.downloader.commands import DownloadCommands
-from services.downloader.library.service import open_library, serve_library
+from services.downloader.library.commands import LibraryCommands
+from services.downloader.library.job_commands import JobCommands
+from services.downloader.library.library import NodeLibrary
 from services.downloader.offers.offers import HubCommands
+from services.downloader.peers.server import PeerCommands
 from services.downloader.queue import RunQueue
 from services.downloader.records import DownloadRecords
-from services.downloader.register.registrar import Registrar
-from services.downloader.register.registry import register_model
+from services.downloader.register.registrar import Registrar, register_model
 
 log = logs.get(__name__)
 
@@ -80,3 +82,24 @@ async def _write_demo(path: Path) -> None:
     process = await asyncio.create_subprocess_exec(*argv)
     if await process.wait() != 0:
         raise OSError(f"the demo model could not be written to {path}")
+
+
+async def open_library(bus: Bus, settings: Settings, tasks: Tasks) -> NodeLibrary:
+    """Start the stores of this node."""
+    models = await BucketCache.start(bus, buckets.MODELS, tasks)
+    instances = await BucketCache.start(bus, buckets.INSTANCES, tasks)
+    spaces = await BucketCache.start(bus, buckets.STORES, tasks)
+    downloads = await BucketCache.start(bus, buckets.DOWNLOADS, tasks)
+    library = NodeLibrary(bus, settings, models, instances, spaces, downloads)
+    await library.start(tasks)
+    return library
+
+
+async def serve_library(
+    bus: Bus, settings: Settings, tasks: Tasks, library: NodeLibrary, commands: Commands
+) -> None:
+    """Serve the commands of the library, and its files to other nodes."""
+    jobs = await BucketCache.start(bus, buckets.JOBS, tasks)
+    await LibraryCommands(bus, tasks, library, commands).start()
+    await PeerCommands(bus, settings, tasks, library).start(commands)
+    await JobCommands(bus, tasks, settings, library, commands, jobs).start()

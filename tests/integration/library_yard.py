@@ -14,7 +14,7 @@ from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.library import JOB_ENDED, AskNode, LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
-from services.downloader.library.service import open_library, serve_library
+from services.downloader.service import open_library, serve_library
 from tests.gguf_bytes import Weight, gguf_bytes
 from tests.support import Yard
 

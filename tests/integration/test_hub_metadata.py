@@ -9,10 +9,9 @@ import pytest
 
 from services.downloader.errors import HubError
 from services.downloader.hub.access import probe
-from services.downloader.hub.metadata import RepoListing
 from services.downloader.hub.repositories import list_repo
 from services.downloader.reference import parse_reference
-from services.downloader.selection import RemoteFile
+from services.downloader.selection.files import RemoteFile, RepoListing
 from tests.hub import Hub
 
 NAME = "org/tiny-GGUF"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.files.gguf.check import HEAD_BYTES, check_gguf
+from modelyard.files.gguf.parse import HEAD_BYTES, check_gguf
 
 
 def head(magic: bytes = b"GGUF", version: int = 3, tensors: int = 2, kvs: int = 3, key: int = 20) -> bytes:

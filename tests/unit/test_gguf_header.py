@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.files.gguf.check import GgufError
 from modelyard.files.gguf.header import Header, make_header
 from modelyard.files.gguf.layers import make_layers
-from modelyard.files.gguf.parse import parse
+from modelyard.files.gguf.parse import GgufError, parse
 from modelyard.files.gguf.reader import read_model
 from modelyard.files.tinymodels import write_babbler, write_embedder, write_reranker
 from tests.gguf_bytes import Simple, Weight, gguf_bytes

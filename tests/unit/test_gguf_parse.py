@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.files.gguf.check import GgufError, NeedMoreBytes
 from modelyard.files.gguf.header import make_header
-from modelyard.files.gguf.parse import MAX_NUMBERS, MAX_STORED, MAX_STRINGS, Skipped, parse
+from modelyard.files.gguf.parse import (
+    MAX_NUMBERS,
+    MAX_STORED,
+    MAX_STRINGS,
+    GgufError,
+    NeedMoreBytes,
+    Skipped,
+    parse,
+)
 from modelyard.files.gguf.reader import read_contents, read_model, shard_paths
 from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from tests.gguf_bytes import Weight, entry, gguf_bytes, head, tensor, text, typed

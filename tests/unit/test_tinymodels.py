@@ -19,7 +19,7 @@ from modelyard.files.tinymodels import (
     write_reciter,
     write_reranker,
 )
-from modelyard.files.tinymodels.vocabulary import split_sentence
+from modelyard.files.tinymodels.chat import split_sentence
 
 Write = Callable[[Path], None]
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from modelyard.files.gguf.check import GgufError
 from modelyard.files.gguf.formats import FILE_TYPES
-from modelyard.files.gguf.parse import GgufContents, Skipped, Tensor, Value
+from modelyard.files.gguf.parse import GgufContents, GgufError, Skipped, Tensor, Value
 
 MAX_LAYERS = 1024
 """Limit of layers, twice that of llama.cpp."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from modelyard.host.paths import resolve_inside
 from services.downloader.library import records, store_fs
-from services.downloader.library.job_progress import JobProgress
+from services.downloader.library.jobs import JobProgress
 
 if sys.platform == "linux":
     import fcntl

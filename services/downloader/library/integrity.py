@@ -11,7 +11,7 @@ import msgspec
 from schemas.errors import Conflict
 from schemas.library import EntryFormat, VerifyState
 from services.downloader.library import records, store_fs
-from services.downloader.library.job_progress import JobProgress
+from services.downloader.library.jobs import JobProgress
 from services.downloader.library.scanner import StoredModel
 from services.downloader.library.walk import ScannedFile
 from services.downloader.worker.messages import WantedFile

@@ -28,13 +28,17 @@ from schemas.library import (
 )
 from services.downloader.library import hub_cache
 from services.downloader.library.commands import node_of_key, target_node
-from services.downloader.library.file_fetch import fetch_files
+from services.downloader.library.file_fetch import (
+    await_listing,
+    fetch_files,
+    missing_here,
+    records_of,
+    wanted_file,
+)
 from services.downloader.library.hub_cache import Snapshot
 from services.downloader.library.integrity import files_to_repair, verify
-from services.downloader.library.job_progress import JobProgress
-from services.downloader.library.jobs import JobQueue
+from services.downloader.library.jobs import JobProgress, JobQueue
 from services.downloader.library.library import NodeLibrary
-from services.downloader.library.peer_copy import await_listing, missing_here, records_of, wanted_file
 from services.downloader.library.records import FileRecord
 from services.downloader.library.scanner import StoredModel
 from services.downloader.library.store import LibraryStore

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
@@ -18,9 +19,37 @@ from schemas import buckets, subjects
 from schemas.base import new_id
 from schemas.errors import BrokerUnavailable, Conflict, NotFound, YardError
 from schemas.library import JOB_ENDED, JobKind, JobState, LibraryJob
-from services.downloader.library.job_progress import JobCancelled, JobProgress
 from services.downloader.library.library import NodeLibrary
 from services.downloader.library.store_fs import disk_error
+
+
+class JobCancelled(Exception):
+    """The job was cancelled."""
+
+
+class JobProgress:
+    """Written by one thread, read by another; single numbers need no lock."""
+
+    def __init__(self) -> None:
+        self.bytes_total = 0
+        self.bytes_done = 0
+        self.file: str | None = None
+        self.damaged: list[str] = []
+        self.linked = 0
+        self.received: dict[str, int] = {}
+        """Bytes by source."""
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """End the job at its next chunk."""
+        self._cancelled.set()
+
+    def add(self, n_bytes: int) -> None:
+        """Count bytes that are done; JobCancelled after `cancel()`."""
+        self.bytes_done += n_bytes
+        if self._cancelled.is_set():
+            raise JobCancelled
+
 
 log = logs.get(__name__)
 

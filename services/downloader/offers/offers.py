@@ -18,7 +18,6 @@ from schemas.hub import AskOffer, Fit, HubFound, HubModel, Offer, OfferedChoice,
 from schemas.instances import Node
 from schemas.models import Mode, ModelSpec
 from services.downloader.errors import DownloadError, as_yard_error
-from services.downloader.hub.metadata import RepoListing, mode_of
 from services.downloader.offers.choices import (
     LocalModels,
     folder_choice,
@@ -30,9 +29,9 @@ from services.downloader.offers.remote_headers import RemoteHeaders, read_remote
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.register.facts import ModelFacts
 from services.downloader.register.fit import FitQuery, fits
-from services.downloader.register.modes import check_served, guess_mode
+from services.downloader.register.proposal import check_served, guess_mode
 from services.downloader.selection.choose import SAFETENSORS
-from services.downloader.selection.files import RemoteFile, SelectionError
+from services.downloader.selection.files import RemoteFile, RepoListing, SelectionError, mode_of
 from services.downloader.selection.gguf import GgufGroup, group_models, mmprojs_of
 from services.downloader.selection.safetensors import pickles_of, refuse_pickles
 
@@ -208,7 +207,7 @@ def _stored_bytes(folder: Path, path: str) -> int | None:
 
 def _search(query: SearchHub) -> tuple[HubModel, ...]:
     # Imported in the thread that uses it: the hub's library is large and slow to load.
-    from services.downloader.hub.search import search
+    from services.downloader.hub.repositories import search
 
     return search(query)
 

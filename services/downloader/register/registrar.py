@@ -1,24 +1,38 @@
 """Registers models: after a download, and from files in a store."""
 
 import asyncio
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+import msgspec
 
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache
 from modelyard.host.settings import Settings
+from schemas import subjects
 from schemas.base import model_key
 from schemas.downloads import Download, DownloadState
-from schemas.errors import BadRequest, Conflict
+from schemas.errors import (
+    BadRequest,
+    BrokerUnavailable,
+    Conflict,
+    DeadlineExceeded,
+    ModelNotFound,
+    ServiceUnavailable,
+    YardError,
+)
 from schemas.hub import NO_MMPROJ
 from schemas.instances import Node
-from schemas.models import ModelSource, ModelSpec, find_model
+from schemas.models import ModelRef, ModelSource, ModelSpec, ModelStored, find_model
 from schemas.registering import Registered, RegisterFiles
+from schemas.registry import ModelRecord, PatchModel, PutModel
+from schemas.subject import Command
 from services.downloader.library.library import NodeLibrary
 from services.downloader.reference import parse_reference
 from services.downloader.register.facts import ModelFacts, read_facts
 from services.downloader.register.proposal import ModelProposal, name_of_path, propose
-from services.downloader.register.registry import is_same_model, register_model, retained_fields
 from services.downloader.worker.messages import Finished
 
 
@@ -128,3 +142,93 @@ def _name(request: RegisterFiles, facts: ModelFacts) -> str:
         return name_of_path(facts.path)
     except ValueError as error:
         raise BadRequest(f"No model name can be made of {facts.path}; give one.", param="name") from error
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_TIMEOUT_S = 30.0
+_PAUSE_S = 0.1
+_TRIES = 5
+
+
+async def register_model(bus: Bus, spec: ModelSpec, chosen: frozenset[str] = frozenset()) -> ModelStored:
+    """Create a model, or update the model of this name.
+
+    An update changes the paths of its files and the `chosen` fields; Conflict if its files are others.
+    """
+    failure: YardError = Conflict(f"{spec.name} was changed by others {_TRIES} times in a row; try again.")
+    for _ in range(_TRIES):
+        try:
+            return await _call(bus, subjects.MODEL_PUT, PutModel(**msgspec.structs.asdict(spec), revision=0))
+        except Conflict:
+            if (record := await _get(bus, spec.name)) is None:
+                raise
+        patch = patch_of(record.spec, spec, chosen)
+        if not patch:
+            return ModelStored(name=spec.name, revision=record.revision)
+        request = PatchModel(model=spec.name, patch=patch, revision=record.revision)
+        try:
+            return await _call(bus, subjects.MODEL_PATCH, request)
+        except (Conflict, ModelNotFound) as error:
+            failure = error  # changed or deleted since it was read
+    raise failure
+
+
+def patch_of(before: ModelSpec, proposed: ModelSpec, chosen: frozenset[str]) -> dict[str, Any]:
+    """The patch from `before` to `proposed`; Conflict if their files are not the same model."""
+    hint = f"The files are here: `yard register {proposed.path} --name NAME`."
+    if before.name != proposed.name:
+        raise Conflict(
+            f"The name {proposed.name} is an alias of {before.name} already; give another name. {hint}",
+            param="name",
+        )
+    if not is_same_model(before, proposed):
+        raise Conflict(
+            f"There is a model {proposed.name} already, of {before.path}; give another name. {hint}",
+            param="name",
+        )
+    fields = {"path", "source"} | chosen
+    if before.mmproj is not None and proposed.mmproj is not None:
+        # A projector that a person has removed stays removed.
+        fields.add("mmproj")
+    old, new = _fields(before), _fields(proposed)
+    return {
+        field: new[field] for field in sorted(fields) if new[field] is not None and new[field] != old[field]
+    }
+
+
+def is_same_model(before: ModelSpec, proposed: ModelSpec) -> bool:
+    """Whether both specs are of one repository, or at one path."""
+    repo = proposed.source.repo if proposed.source else None
+    return before.path in (proposed.path, repo) or (repo is not None and before.path.startswith(f"{repo}/"))
+
+
+def retained_fields(before: ModelSpec, proposed: ModelSpec, chosen: frozenset[str]) -> tuple[str, ...]:
+    """Fields where `before` differs from `proposed` and stays."""
+    changing = {"name", *patch_of(before, proposed, chosen)}
+    old, new = _fields(before), _fields(proposed)
+    return tuple(field for field in new if field not in changing and new[field] != old[field])
+
+
+def _fields(spec: ModelSpec) -> Mapping[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(spec)
+    return fields
+
+
+async def _get(bus: Bus, name: str) -> ModelRecord | None:
+    try:
+        return await _call(bus, subjects.MODEL_GET, ModelRef(model=name))
+    except ModelNotFound:
+        return None
+
+
+async def _call(bus: Bus, command: Command[T, R], request: T) -> R:
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            return await bus.call(command, request)
+        except (ServiceUnavailable, DeadlineExceeded, BrokerUnavailable):
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_PAUSE_S)

@@ -6,8 +6,7 @@ from schemas.base import Format
 from schemas.hub import Choice
 from services.downloader.reference import Reference
 from services.downloader.selection.files import RemoteFile, Selection, SelectionError, excluding, including
-from services.downloader.selection.gguf import group_models, select_file, select_gguf
-from services.downloader.selection.gguf_names import parse_name
+from services.downloader.selection.gguf import group_models, parse_name, select_file, select_gguf
 from services.downloader.selection.safetensors import (
     has_safetensors,
     pickles_of,

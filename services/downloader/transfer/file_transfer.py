@@ -25,8 +25,7 @@ from services.downloader.transfer.disk import (
     require_free,
 )
 from services.downloader.transfer.options import FileSource, TransferOptions
-from services.downloader.transfer.part_file import PartFile, delete_empty_part
-from services.downloader.transfer.part_threads import HashThread, SyncThread
+from services.downloader.transfer.part_file import HashThread, PartFile, SyncThread, delete_empty_part
 from services.downloader.transfer.peer_sources import PeerSources
 
 log = logs.get(__name__)

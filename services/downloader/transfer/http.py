@@ -3,7 +3,6 @@
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp import ClientResponse
@@ -11,7 +10,7 @@ from yarl import URL
 
 from modelyard.backoff import parse_retry_after_s
 from services.downloader.errors import HubError, TransferError
-from services.downloader.hub import errors as hub_errors
+from services.downloader.hub.access import disabled, gated, not_found, proxy_for
 from services.downloader.transfer.options import FileSource
 from services.downloader.transfer.ranges import Range
 
@@ -88,14 +87,6 @@ def _origin(url: URL) -> tuple[str, str, int | None]:
     return url.scheme.lower(), (url.host or "").lower(), url.port
 
 
-def proxy_for(url: URL) -> str | None:
-    """The proxy that the environment (HTTPS_PROXY, NO_PROXY...) sets for this URL."""
-    if url.host is None or proxy_bypass(f"{url.host}:{url.port}") or proxy_bypass(url.host):
-        return None
-    proxies = getproxies()
-    return proxies.get(url.scheme) or proxies.get("all")
-
-
 def check_status(response: ClientResponse, hub_url: str) -> None:
     """Accept 200, 206 and 416; raise RetryableError or, where the hub itself refuses, TransferError."""
     status = response.status
@@ -111,13 +102,13 @@ def _refusal(response: ClientResponse, hub_url: str) -> TransferError:
     url = URL(hub_url)
     hub, repo = str(url.origin()), "/".join(url.parts[1:3])
     if response.headers.get("X-Error-Message") == _DISABLED:
-        return _as_transfer_error(hub_errors.disabled(repo))
+        return _as_transfer_error(disabled(repo))
     code = _CODES.get(response.headers.get("X-Error-Code", ""))
     match code or _CODE_BY_STATUS.get(response.status, "hub_error"):
         case "gated_repo":
-            return _as_transfer_error(hub_errors.gated(repo, hub))
+            return _as_transfer_error(gated(repo, hub))
         case "repo_not_found":
-            return _as_transfer_error(hub_errors.not_found(repo))
+            return _as_transfer_error(not_found(repo))
         case "revision_not_found":
             return TransferError(
                 "revision_not_found", f"That revision of {repo} is gone from the hub; choose another."

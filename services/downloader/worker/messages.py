@@ -4,12 +4,19 @@ The first line is a job. A download continues with a Go after its Resolved, whic
 Limits. Queries about other nodes are answered. The end of stdin is the end of the parent, and of the worker.
 """
 
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import msgspec
 from msgspec import Struct
 
 from schemas.base import Format
 from schemas.hub import Choice
-from services.downloader.selection import RemoteFile
+from services.downloader.selection.files import RemoteFile
 from services.downloader.transfer.disk import MARGIN_BYTES
 from services.downloader.transfer.options import PeerOffer
 
@@ -181,3 +188,58 @@ WorkerMessage = (
 JOB_DECODER: msgspec.json.Decoder[Job] = msgspec.json.Decoder(Job)
 MESSAGE_DECODER: msgspec.json.Decoder[WorkerMessage] = msgspec.json.Decoder(WorkerMessage)
 ORDER_DECODER: msgspec.json.Decoder[WorkerOrder] = msgspec.json.Decoder(WorkerOrder)
+
+
+_LINE_LIMIT_BYTES = 16 * 1024 * 1024
+
+
+class TransferWorkerDied(Exception):
+    """The worker ended without a final message, most likely killed. What it has fetched is on the disk."""
+
+
+class TransferWorker:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def messages(self) -> AsyncIterator[WorkerMessage]:
+        """All messages up to the final one; TransferWorkerDied if there is none."""
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            try:
+                message = MESSAGE_DECODER.decode(line)
+            except msgspec.DecodeError as error:  # an incomplete line: it was killed during a write
+                raise TransferWorkerDied from error
+            yield message
+            if isinstance(message, FinalMessage):
+                return
+        raise TransferWorkerDied
+
+    async def send(self, order: WorkerOrder | Job) -> None:
+        """Send a line; a dead worker is detected by `messages`."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            self._process.stdin.write(msgspec.json.encode(order) + b"\n")
+            await self._process.stdin.drain()
+
+
+@contextlib.asynccontextmanager
+async def transfer_worker(job: Job, log_path: Path) -> AsyncIterator[TransferWorker]:
+    """A worker for this job, whose stderr is appended to log_path; killed at the end of the block."""
+    with log_path.open("ab") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.downloader.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            env=dict(os.environ),
+            start_new_session=True,
+            limit=_LINE_LIMIT_BYTES,
+        )
+    try:
+        worker = TransferWorker(process)
+        await worker.send(job)
+        yield worker
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -12,10 +12,10 @@ from modelyard.host.paths import check_folder, resolve_all, resolve_inside
 from schemas.hub import Choice
 from services.downloader.errors import DownloadError, HubError
 from services.downloader.hub.access import authorization, file_url
-from services.downloader.hub.metadata import RepoListing
 from services.downloader.hub.repositories import list_repo
 from services.downloader.reference import Reference, make_reference
-from services.downloader.selection import RemoteFile, Selection, SelectionError, select_files
+from services.downloader.selection.choose import select_files
+from services.downloader.selection.files import RemoteFile, RepoListing, Selection, SelectionError
 from services.downloader.transfer.disk import file_bytes
 from services.downloader.transfer.options import FileSource
 from services.downloader.transfer.part_file import arrived_bytes
