@@ -13,6 +13,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from schemas.base import Format
 from schemas.hub import HubModel, HubSort, SearchHub
 from services.downloader.errors import HubError
+from services.downloader.hashes import is_sha256
 from services.downloader.hub.access import disabled, reachable_endpoint, translated_errors
 from services.downloader.reference import Reference
 from services.downloader.selection.files import TASKS, RemoteFile, RepoListing, mode_of
@@ -20,8 +21,6 @@ from services.downloader.selection.files import TASKS, RemoteFile, RepoListing, 
 _REQUEST_TIMEOUT_S = 20.0
 _PAUSES_S = (1.0, 3.0)
 _MAX_RETRY_AFTER_S = 300.0
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 _RETRYABLE = frozenset({"hub_error", "hub_unreachable", "hub_rate_limited"})
 
@@ -59,7 +58,7 @@ def _list_repo(reference: Reference, endpoint: str) -> RepoListing:
 
 
 def _listing(info: ModelInfo) -> RepoListing:
-    if not info.sha or not _COMMIT.fullmatch(info.sha):
+    if not info.sha or not _SHA1.fullmatch(info.sha):
         raise ValueError("no commit")
     return RepoListing(
         commit=info.sha,
@@ -79,7 +78,7 @@ def _remote_file(entry: RepoSibling) -> RemoteFile:
     size_bytes, sha256, blob_sha1 = entry.size, None, entry.blob_id
     if entry.lfs is not None:
         size_bytes, sha256, blob_sha1 = entry.lfs.size, entry.lfs.sha256, None
-        if not _SHA256.fullmatch(sha256):
+        if not is_sha256(sha256):
             raise ValueError("no sha256")
     if not isinstance(size_bytes, int) or size_bytes < 0:
         raise ValueError("no size")

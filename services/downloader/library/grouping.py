@@ -18,7 +18,7 @@ from services.downloader.library.walk import ScannedFile, ScannedLink, StoreTree
 
 DESCRIPTION = "description.txt"
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
-_MARKS = frozenset({"config.json", "modules.json", "model_index.json", "adapter_config.json"})
+MARKS = frozenset({"config.json", "modules.json", "model_index.json", "adapter_config.json"})
 _OTHER = (".bin", ".pt", ".pth", ".onnx", ".ckpt", ".npz", ".ggml", ".tflite", ".engine")
 
 
@@ -123,7 +123,7 @@ def _repos(folders: dict[str, list[ScannedFile]]) -> Iterator[FileGroup]:
             below[folder.rpartition("/")[0]] += found
     taken: set[str] = set()
     for folder in sorted(folders):
-        own, marked = weights[folder], any(file.name in _MARKS for file in folders[folder])
+        own, marked = weights[folder], any(file.name in MARKS for file in folders[folder])
         found = [*own, *below[folder]] if marked else own
         if folder and found and not taken.intersection(ancestors(folder)):
             taken.add(folder)

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import secrets
 import sys
 import time
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelyard.host.paths import resolve_inside
+from services.downloader.hashes import CHUNK_BYTES, is_sha256
 from services.downloader.library import records, store_fs
 from services.downloader.library.jobs import JobProgress
 
 if sys.platform == "linux":
     import fcntl
 
-_CHUNK_BYTES = 1024 * 1024
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FICLONE = 0x40049409
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOSYS})
 """Errors of a hard link where a copy may succeed."""
@@ -91,7 +89,7 @@ def _files(snapshot: Path, blobs: Path) -> Iterator[CachedFile]:
         blob = path.resolve()
         if not blob.is_file() or blob.parent != real_blobs:
             continue
-        sha256 = blob.name if _SHA256.fullmatch(blob.name) else None
+        sha256 = blob.name if is_sha256(blob.name) else None
         yield CachedFile(path.relative_to(snapshot).as_posix(), blob, blob.stat().st_size, sha256)
 
 
@@ -184,7 +182,7 @@ def _copy(file: CachedFile, name: str, folder: int, progress: JobProgress) -> bo
             progress.add(file.size_bytes)
             return False
         digest = hashlib.sha256()
-        while chunk := source.read(_CHUNK_BYTES):
+        while chunk := source.read(CHUNK_BYTES):
             copy.write(chunk)
             digest.update(chunk)
             progress.add(len(chunk))

@@ -1,6 +1,5 @@
 """Integrity of an entry: verify its bytes, find damaged and missing files."""
 
-import hashlib
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -10,13 +9,12 @@ import msgspec
 
 from schemas.errors import Conflict
 from schemas.library import EntryFormat, VerifyState
+from services.downloader.hashes import sha256_of
 from services.downloader.library import records, store_fs
 from services.downloader.library.jobs import JobProgress
 from services.downloader.library.scanner import StoredModel
 from services.downloader.library.walk import ScannedFile
 from services.downloader.worker.messages import WantedFile
-
-_CHUNK_BYTES = 1024 * 1024
 
 
 def verify(root: Path, model: StoredModel, since: float, progress: JobProgress) -> None:
@@ -57,16 +55,13 @@ def _replaced(record: records.FileRecord, size_bytes: int) -> bool:
 
 def hash_file(root: Path, path: str, progress: JobProgress) -> tuple[str, int, int]:
     """Sha256, size and time of a file; OSError if it changed while it was read."""
-    digest = hashlib.sha256()
     with store_fs.open_file(root, path) as file:
         before = os.fstat(file.fileno())
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            progress.add(len(chunk))
+        sha256 = sha256_of(file, progress.add)
         after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise OSError(f"{path} was written while it was read; verify it again when that has ended")
-    return digest.hexdigest(), after.st_size, after.st_mtime_ns
+    return sha256, after.st_size, after.st_mtime_ns
 
 
 Records = Mapping[str, records.FileRecord]

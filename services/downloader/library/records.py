@@ -1,6 +1,5 @@
 """Records of files (source, sha256, checks): a small JSON file in their folder, which moves along with it."""
 
-import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ import msgspec
 from modelyard.bus import logs
 from schemas.base import Record
 from schemas.library import EntryFile, VerifyState
+from services.downloader.hashes import is_sha256
 from services.downloader.library import store_fs
 from services.downloader.library.walk import RECORD, ScannedFile
 from services.downloader.worker.messages import Resolved
@@ -19,7 +19,6 @@ log = logs.get(__name__)
 
 NAME = RECORD
 _MAX_BYTES = 8 * 1024 * 1024
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _write_lock = threading.Lock()
 """A transfer, a check and an import may update the record of one folder at the same time."""
 
@@ -104,7 +103,7 @@ def entry_file(file: ScannedFile, record: FileRecord | None) -> EntryFile:
 def expected_sha256(record: FileRecord | None) -> str | None:
     """The recorded sha256 if it is well-formed: a record may come from elsewhere with its folder."""
     sha256 = record.sha256 if record else None
-    return sha256 if sha256 and _SHA256.fullmatch(sha256) else None
+    return sha256 if sha256 and is_sha256(sha256) else None
 
 
 def _verified(file: ScannedFile, record: FileRecord | None) -> VerifyState:
@@ -123,9 +122,6 @@ _WORST_FIRST = (VerifyState.DAMAGED, VerifyState.UNKNOWN, VerifyState.UNVERIFIED
 def worst(files: Iterable[EntryFile]) -> VerifyState:
     """The state that holds for all files together."""
     return min((file.verified for file in files), key=_WORST_FIRST.index, default=VerifyState.UNKNOWN)
-
-
-log = logs.get(__name__)
 
 
 def record_download(root: Path, repo: str, resolved: Resolved) -> None:

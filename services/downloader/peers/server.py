@@ -1,4 +1,7 @@
-"""The HTTP server for peers: GET /files/SHA256 with a token. Any other request gets a 401 without details."""
+"""The files of this node for peers: commands that list them and issue tokens, and an HTTP server.
+
+`GET /files/SHA256` needs a token of that file; any other request gets a 401 without details.
+"""
 
 import asyncio
 import hmac
@@ -149,7 +152,7 @@ async def _send(request: web.Request, offered: StoreFile) -> web.StreamResponse:
         except OSError as error:
             log.warning("peer_file_not_sent", path=path, error=error.strerror)
             return _empty(404)
-        if not _is_unchanged(file, offered):
+        if not offered.is_unchanged(file):
             log.warning("peer_file_not_sent", path=path, error="it was changed")
             return _empty(404)
         return await _send_range(request, file, offered.file.size_bytes)
@@ -197,12 +200,6 @@ def _requested_range(request: web.Request, size_bytes: int) -> tuple[int, int]:
 def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
     for at in range(start, end, CHUNK_BYTES):
         yield at, min(CHUNK_BYTES, end - at)
-
-
-def _is_unchanged(file: BinaryIO, offered: StoreFile) -> bool:
-    """Whether size and time are those of the offer; the client verifies the hash."""
-    status = os.fstat(file.fileno())
-    return (status.st_size, status.st_mtime_ns) == (offered.file.size_bytes, offered.file.modified_ns)
 
 
 def _empty(status: int) -> web.Response:

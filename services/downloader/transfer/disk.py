@@ -1,6 +1,5 @@
-"""The file system for transfers: free space, durable renames, whole-file hashes."""
+"""The file system for transfers: free space, parts, durable renames."""
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 from modelyard.text import format_size
 from services.downloader.errors import TransferError, disk_error
 
-CHUNK_BYTES = 1024 * 1024
 MARGIN_BYTES = 512 * 1024 * 1024
 """Kept free on the disk unless a job sets another margin."""
 PART_SUFFIX = ".part"
@@ -83,21 +81,6 @@ def replace_file(path: Path, content: bytes) -> None:
     finally:
         os.close(handle)
     temporary.replace(path)
-
-
-def hash_file(path: Path) -> str:
-    """The sha256 of a whole file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def blob_sha1(path: Path) -> str:
-    """Git's blob hash of a file, 40 hex digits."""
-    with path.open("rb") as file:
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def publish(part: Path, dest: Path) -> None:

@@ -8,6 +8,7 @@ import aiohttp
 
 from modelyard.bus import logs
 from services.downloader.errors import TransferError, disk_error
+from services.downloader.hashes import blob_sha1_of, sha256_of
 from services.downloader.transfer import ranges
 from services.downloader.transfer.connections import (
     ConnectionOptions,
@@ -16,10 +17,8 @@ from services.downloader.transfer.connections import (
     RangesUnsupported,
 )
 from services.downloader.transfer.disk import (
-    blob_sha1,
     delete_part,
     file_bytes,
-    hash_file,
     part_path,
     publish,
     require_free,
@@ -94,9 +93,10 @@ def is_complete(source: FileSource, dest: Path) -> bool:
     if file_bytes(dest) != source.size_bytes:
         return False
     try:
-        if source.sha256 is not None:
-            return hash_file(dest) == source.sha256
-        return source.blob_sha1 is None or blob_sha1(dest) == source.blob_sha1
+        with dest.open("rb") as file:
+            if source.sha256 is not None:
+                return sha256_of(file) == source.sha256
+            return source.blob_sha1 is None or blob_sha1_of(file) == source.blob_sha1
     except OSError as error:
         raise disk_error(error, dest.name) from error
 
@@ -208,7 +208,10 @@ class _FileTransfer:
         if hash_thread is not None:
             return hash_thread.result() == self._source.sha256
         listed = self._source.blob_sha1
-        return f'"{listed}"' not in part.etags.values() or blob_sha1(part.path) == listed
+        if f'"{listed}"' not in part.etags.values():
+            return True
+        with part.path.open("rb") as file:
+            return blob_sha1_of(file) == listed
 
     def _connections(self, part: PartFile, on_write: Callable[[], None]) -> Connections:
         options = ConnectionOptions(

@@ -10,6 +10,7 @@ from yarl import URL
 
 from modelyard.backoff import parse_retry_after_s
 from services.downloader.errors import HubError, TransferError
+from services.downloader.hashes import is_sha256
 from services.downloader.hub.access import disabled, gated, not_found, proxy_for
 from services.downloader.transfer.options import FileSource
 from services.downloader.transfer.ranges import Range
@@ -17,7 +18,6 @@ from services.downloader.transfer.ranges import Range
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MAX_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _CODES = {
     "GatedRepo": "gated_repo",
     "RepoNotFound": "repo_not_found",
@@ -128,8 +128,8 @@ def check_file_identity(headers: Mapping[str, str], source: FileSource) -> None:
     """TransferError if the hub's headers name another commit or hash than the source."""
     commit = headers.get("X-Repo-Commit", source.commit)
     etag = headers.get("X-Linked-Etag", headers.get("ETag", "")).strip('"')
-    is_sha256 = source.sha256 is not None and _SHA256.fullmatch(etag) is not None
-    if (source.commit and commit != source.commit) or (is_sha256 and etag != source.sha256):
+    has_sha256 = source.sha256 is not None and is_sha256(etag)
+    if (source.commit and commit != source.commit) or (has_sha256 and etag != source.sha256):
         raise TransferError(
             "changed_at_hub",
             "The hub has another version of the file than when the download began; retry it.",
