@@ -75,7 +75,7 @@ class DownloadCommands:
         return (await self._stored(ref.download)).node or self._bus.node
 
     async def _forget_of_absent(self, ref: DownloadRef) -> Download:
-        """Delete a record of a node that is gone and cannot do it itself."""
+        """Delete a record of a node that has no downloader running."""
         download = await self._stored(ref.download)
         await self._store.delete(ref.download)
         return download
@@ -134,14 +134,14 @@ class DownloadCommands:
     async def on_cancel(self, ref: DownloadRef) -> Download:
         """End a download; its worker is killed at once."""
         async with self._lock:
-            self._known(ref.download)
+            self._stored_here(ref.download)
             await self._queue.stop(ref.download, _S.CANCELLED)
             return self._records[ref.download]
 
     async def on_retry(self, ref: DownloadRef) -> Download:
         """Queue a failed or cancelled download at the end, for the newest commit."""
         async with self._lock:
-            download = self._known(ref.download)
+            download = self._stored_here(ref.download)
             if download.state not in (_S.FAILED, _S.CANCELLED):
                 raise Conflict(
                     f"The download of {download.reference} is {download.state}; there is nothing to retry."
@@ -157,10 +157,10 @@ class DownloadCommands:
     async def on_move(self, order: MoveDownload) -> Download:
         """Move a queued download to another position."""
         async with self._lock:
-            download = self._known(order.download)
+            download = self._stored_here(order.download)
             if download.state is not _S.QUEUED or self._queue.is_running(order.download):
                 raise Conflict(
-                    f"The download of {download.reference} does not wait; only what waits has a place."
+                    f"The download of {download.reference} is not queued; only a queued one has a position."
                 )
             orders = moved(self._records.active(), order.download, order.to)
             for key, position in orders.items():
@@ -179,7 +179,7 @@ class DownloadCommands:
     async def on_forget(self, ref: DownloadRef) -> Download:
         """Delete the record of an ended download."""
         async with self._lock:
-            download = self._known(ref.download)
+            download = self._stored_here(ref.download)
             if download.state not in ENDED:
                 raise Conflict(f"The download of {download.reference} has not ended; cancel it first.")
             await self._records.delete(ref.download)
@@ -213,13 +213,13 @@ class DownloadCommands:
         await self._queue.start_next()
         return download
 
-    def _known(self, key: str) -> Download:
+    def _stored_here(self, key: str) -> Download:
         if key not in self._records.downloads:
             raise _not_found(key)
         return self._records[key]
 
     def _active(self, key: str) -> Download:
-        download = self._known(key)
+        download = self._stored_here(key)
         if download.state in ENDED:
             raise Conflict(f"The download of {download.reference} is {download.state} already.")
         return download

@@ -38,8 +38,8 @@ PROGRESS_S = 0.5
 """Least time between two progress messages of a download."""
 STORE_PROGRESS_S = 5.0
 """How often progress is stored in the bucket as well."""
-MAX_WORKER_DEATHS = 10
-"""How often a killed worker is replaced without a new byte; each continues where the last one ended."""
+MAX_WORKER_ATTEMPTS = 10
+"""Killed workers in a row without a new byte; each continues where the last one ended."""
 _RESTART_PAUSE_S = 0.2
 _SPEED_WINDOW_S = 5.0
 IDLE_FIGURES: dict[str, object] = {"speed_bytes_s": None, "eta_s": None, "problem": None}
@@ -79,7 +79,7 @@ class DownloadRun:
         self._worker: TransferWorker | None = None
 
     async def run(self) -> None:
-        """Work until the download has ended and its record says so."""
+        """Work until the download has ended and update its record."""
         reference = parse_reference(self._records[self._key].reference)
         try:
             finished = await self._transfer(reference)
@@ -103,17 +103,17 @@ class DownloadRun:
         await self._records.change(self._key, state=_S.FAILED, error=detail, **IDLE_FIGURES)
 
     async def _transfer(self, reference: Reference) -> Finished:
-        deaths, seen_bytes = 0, 0
-        while deaths < MAX_WORKER_DEATHS:
+        failed_attempts, seen_bytes = 0, 0
+        while failed_attempts < MAX_WORKER_ATTEMPTS:
             try:
                 return await self._run_worker(reference)
             except TransferWorkerDied:
                 log.warning("transfer_worker_died", download=self._key)
             done_bytes = self._records[self._key].bytes_done
-            deaths = deaths + 1 if done_bytes <= seen_bytes else 0
+            failed_attempts = failed_attempts + 1 if done_bytes <= seen_bytes else 0
             seen_bytes = max(seen_bytes, done_bytes)
-            await asyncio.sleep(_RESTART_PAUSE_S * deaths)
-        raise DownloadFailed("worker_died", "The transfer was killed again and again; retry it.")
+            await asyncio.sleep(_RESTART_PAUSE_S * failed_attempts)
+        raise DownloadFailed("worker_died", "The transfer was killed several times; retry it.")
 
     async def _run_worker(self, reference: Reference) -> Finished:
         await self._records.change(self._key, state=_S.RESOLVING, **IDLE_FIGURES)
@@ -222,7 +222,7 @@ def _eta_s(missing_bytes: int, speed_bytes_s: float | None) -> float | None:
 
 
 def job_of(settings: Settings, reference: Reference, download: Download) -> DownloadJob:
-    """The job of a download's worker; once its commit is known it stays at that."""
+    """The job of a download's worker; once its commit is resolved it stays at that."""
     return DownloadJob(
         repo=reference.repo,
         quant=reference.quant,

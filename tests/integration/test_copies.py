@@ -158,7 +158,7 @@ async def test_a_damaged_file_does_not_count_as_copied(yard: Yard, seen: Shown) 
         done = await copied(seen, entry)
         assert done.state is JobState.FAILED
         assert done.error is not None
-        assert "m.gguf of a is not what is known of it" in done.error.message
+        assert "m.gguf of a does not match its record" in done.error.message
         assert files_of(b.models) == {}
 
 

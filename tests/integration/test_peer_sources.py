@@ -237,7 +237,7 @@ async def test_wrong_bytes_cost_one_fetch_from_the_hub(transfer: Transfer, hub: 
     assert transfer.mismatches == [("bad",)]
     assert transfer.received == {"bad": SIZE, "hub": SIZE}
     assert transfer.queries == 1
-    assert any("bad gave wrong bytes" in sentence for sentence in transfer.problems)
+    assert any("bad sent wrong bytes" in sentence for sentence in transfer.problems)
 
 
 async def test_wrong_bytes_of_an_earlier_process_are_attributed(transfer: Transfer, node: GoodPeer) -> None:

@@ -100,8 +100,8 @@ def test_the_mode_of_a_gguf_file(
         ("wan", {}, "video"),
         ("clip", {}, "vision projector"),
         ("llama", {"general.type": "adapter"}, "LoRA"),
-        ("llama", {"general.type": "imatrix"}, "not a model by itself"),
-        ("llama", {"general.type": "mmproj"}, "not a model by itself"),
+        ("llama", {"general.type": "imatrix"}, "not a model of its own"),
+        ("llama", {"general.type": "mmproj"}, "not a model of its own"),
     ],
 )
 def test_gguf_files_that_llama_cpp_does_not_serve(

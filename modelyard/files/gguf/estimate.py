@@ -61,7 +61,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.cache_type not in BY_NAME:
-            raise ValueError(f"The cache type {self.cache_type} is not known.")
+            raise ValueError(f"The cache type {self.cache_type} is unknown.")
         if min(self.n_ctx, self.n_parallel, self.n_ubatch) < 1:
             raise ValueError("n_ctx, n_parallel and n_ubatch must be at least 1.")
 

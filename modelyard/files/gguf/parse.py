@@ -42,7 +42,7 @@ def check_gguf(head: bytes, size_bytes: int) -> None:
     if magic != b"GGUF":
         raise GgufError("The file is not a GGUF model: it does not start with the letters GGUF.")
     if version not in _VERSIONS:
-        raise GgufError(f"The file is GGUF version {_version_text(version)}; versions 2 and 3 are known.")
+        raise GgufError(f"The file is GGUF version {_version_text(version)}; versions 2 and 3 are supported.")
     room_bytes = size_bytes - _HEADER.size
     if kv_count < 1 or kv_count > room_bytes // _MIN_KV_BYTES:
         raise GgufError(f"The GGUF header claims {kv_count} entries, too many for {size_bytes} bytes.")

@@ -103,7 +103,7 @@ def not_found(repo: str) -> HubError:
 
 
 def disabled(repo: str) -> HubError:
-    return HubError("repo_disabled", f"The hub has disabled {repo}; look for the model elsewhere.")
+    return HubError("repo_disabled", f"The hub has disabled {repo}; choose another repository.")
 
 
 def token_refused(endpoint: str) -> HubError:
@@ -130,7 +130,7 @@ def offline() -> HubError:
 def unreachable(endpoint: str) -> HubError:
     return HubError(
         "hub_unreachable",
-        f"Nobody answers at {urlsplit(endpoint).hostname}; check the network, or HF_ENDPOINT.",
+        f"The hub at {urlsplit(endpoint).hostname} does not answer; check the network, or HF_ENDPOINT.",
     )
 
 

@@ -32,7 +32,7 @@ from services.downloader.worker.messages import (
 
 
 async def await_listing(peers: PeerClient, key: str, progress: JobProgress) -> EntryFiles:
-    """The files of an entry, once the other node knows the sha256 of all."""
+    """The files of an entry, once the other node has the sha256 of each."""
     while True:
         entry = await peers.entry(key)
         progress.bytes_total = sum(file.size_bytes for file in entry.files)
@@ -46,7 +46,7 @@ def missing_here(root: Path, entry: EntryFiles, progress: JobProgress) -> list[K
     files = []
     for file in entry.files:
         _check_path(file.path)
-        if _is_here(root, file, progress):
+        if _is_stored(root, file, progress):
             progress.bytes_done += file.size_bytes
         else:
             files.append(file)
@@ -60,7 +60,7 @@ def wanted_file(file: KnownFile) -> WantedFile:
 
 
 def records_of(files: Iterable[KnownFile]) -> dict[str, FileRecord]:
-    """The records to keep of the copies, by path."""
+    """The records of the copies, by path."""
     return {file.path: _new_record(file) for file in files}
 
 
@@ -84,7 +84,7 @@ def _check_path(path: str) -> None:
         raise Conflict(f"{path!r} is not a path of a model file.")
 
 
-def _is_here(root: Path, file: KnownFile, progress: JobProgress) -> bool:
+def _is_stored(root: Path, file: KnownFile, progress: JobProgress) -> bool:
     # A description written on this node stays.
     try:
         status = store_fs.stat_path(root, file.path)
@@ -141,7 +141,7 @@ async def fetch_files(
                     case Failed():
                         raise Conflict(message.message)
     except TransferWorkerDied as error:
-        raise Conflict("The transfer was killed; start it again, it goes on where it was.") from error
+        raise Conflict("The transfer was killed; start it again, and it continues.") from error
 
 
 def _record_verified(root: Path, path: str, record: records.FileRecord) -> None:

@@ -118,17 +118,16 @@ def _repos(folders: dict[str, list[ScannedFile]]) -> Iterator[FileGroup]:
     # Outer folders first: what is below one of them is part of it.
     weights = {folder: _ending(files, (".safetensors",)) for folder, files in folders.items()}
     below: defaultdict[str, list[ScannedFile]] = defaultdict(list)
-    for folder, found in weights.items():
-        if folder and found:
-            below[folder.rpartition("/")[0]] += found
+    for folder, files in weights.items():
+        if folder and files:
+            below[folder.rpartition("/")[0]] += files
     taken: set[str] = set()
     for folder in sorted(folders):
         own, marked = weights[folder], any(file.name in MARKS for file in folders[folder])
-        found = [*own, *below[folder]] if marked else own
-        if folder and found and not taken.intersection(ancestors(folder)):
+        files = [*own, *below[folder]] if marked else own
+        if folder and files and not taken.intersection(ancestors(folder)):
             taken.add(folder)
-            found = sorted(found)
-            yield _group(EntryFormat.SAFETENSORS, folder, folder, found)
+            yield _group(EntryFormat.SAFETENSORS, folder, folder, sorted(files))
 
 
 def _others(folders: dict[str, list[ScannedFile]], repos: set[str]) -> Iterator[FileGroup]:
@@ -136,8 +135,8 @@ def _others(folders: dict[str, list[ScannedFile]], repos: set[str]) -> Iterator[
         if not folder:
             for file in _ending(files, (*_OTHER, ".safetensors")):
                 yield _group(EntryFormat.OTHER, file.path, "", [file])
-        elif not repos.intersection((folder, *ancestors(folder))) and (found := _ending(files, _OTHER)):
-            yield _group(EntryFormat.OTHER, folder, folder, found)
+        elif not repos.intersection((folder, *ancestors(folder))) and (others := _ending(files, _OTHER)):
+            yield _group(EntryFormat.OTHER, folder, folder, others)
 
 
 def _ending(files: Iterable[ScannedFile], suffixes: tuple[str, ...]) -> list[ScannedFile]:
@@ -200,7 +199,7 @@ def ancestors(folder: str) -> Iterator[str]:
 
 
 def _is_model_link(link: ScannedLink) -> bool:
-    # Many folders have links to small files; these look like models.
+    # Many folders have links to small files; these are named like models.
     name = link.path.rpartition("/")[2].lower()
     return name.endswith((".gguf", ".safetensors")) or "." not in name or "/" not in link.path
 

@@ -117,16 +117,16 @@ def import_snapshot(root: Path, snapshot: Snapshot, progress: JobProgress) -> No
 def _is_imported(root: Path, path: str, file: CachedFile) -> bool:
     # The same file by inode or record; FileExistsError for another one.
     try:
-        with store_fs.open_file(root, path) as there:
-            found = os.fstat(there.fileno())
+        with store_fs.open_file(root, path) as opened:
+            status = os.fstat(opened.fileno())
     except FileNotFoundError:
         return False
     blob = file.blob.stat()
-    if (found.st_dev, found.st_ino) == (blob.st_dev, blob.st_ino):
+    if (status.st_dev, status.st_ino) == (blob.st_dev, blob.st_ino):
         return True
     folder, _, name = path.rpartition("/")
     record = records.load(root, folder).files.get(name)
-    if found.st_size == file.size_bytes and (
+    if status.st_size == file.size_bytes and (
         file.sha256 is None or (record and record.sha256 == file.sha256)
     ):
         return True
@@ -144,7 +144,7 @@ def _import_file(root: Path, path: str, snapshot: Snapshot, file: CachedFile, pr
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished, dir_fd=folder)
             raise
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     now = time.time()
     record = records.FileRecord(
         size_bytes=file.size_bytes,
@@ -154,7 +154,7 @@ def _import_file(root: Path, path: str, snapshot: Snapshot, file: CachedFile, pr
         remote=file.path,
         downloaded_at=now,
         checked_at=now if verified else None,
-        checked_ns=found.st_mtime_ns if verified else 0,
+        checked_ns=status.st_mtime_ns if verified else 0,
     )
     records.update(root, {path: record})
 

@@ -68,26 +68,26 @@ Records = Mapping[str, records.FileRecord]
 
 
 def missing_files(model: StoredModel, recorded: Records, present: Iterable[str]) -> list[str]:
-    """Missing shards, and files of the folder's record that are gone.
+    """Missing shards, and files of the folder's record that are absent.
 
     Of GGUF files only a projector counts: others may have been removed on purpose.
     """
     group = model.group
-    gone = {path for path, record in recorded.items() if record.repo} - set(present)
+    absent = {path for path, record in recorded.items() if record.repo} - set(present)
     if group.format is EntryFormat.GGUF:
-        gone = {path for path in gone if "mmproj" in path.rpartition("/")[2].lower()}
-    return sorted(gone | {f"{group.folder}/{name}" for name in group.missing_shards})
+        absent = {path for path in absent if "mmproj" in path.rpartition("/")[2].lower()}
+    return sorted(absent | {f"{group.folder}/{name}" for name in group.missing_shards})
 
 
 def files_to_repair(model: StoredModel, recorded: Records, present: Iterable[str]) -> list[WantedFile]:
     """The files to fetch again; Conflict where the source of one is unknown."""
     damaged = [file.path for file in model.files if file.verified is VerifyState.DAMAGED]
     paths = damaged + missing_files(model, recorded, present)
-    known = {**recorded, **model.record}
-    wanted = [_wanted(path, known.get(path)) for path in paths]
-    lost = next((path for path, file in zip(paths, wanted, strict=True) if file is None), None)
-    if lost is not None:
-        raise Conflict(f"The source of {lost} is unknown; fetch the model again: yard pull REPO:QUANT.")
+    all_records = {**recorded, **model.record}
+    wanted = [_wanted(path, all_records.get(path)) for path in paths]
+    unknown = next((path for path, file in zip(paths, wanted, strict=True) if file is None), None)
+    if unknown is not None:
+        raise Conflict(f"The source of {unknown} is unknown; fetch the model again: yard pull REPO:QUANT.")
     return [file for file in wanted if file is not None]
 
 

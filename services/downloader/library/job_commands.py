@@ -60,12 +60,12 @@ class JobCommands:
         settings: Settings,
         library: NodeLibrary,
         commands: Commands,
-        known: BucketCache[LibraryJob],
+        published: BucketCache[LibraryJob],
     ) -> None:
         self._bus = bus
         self._settings = settings
         self._library = library
-        self._known = known
+        self._published = published
         self._node_commands = NodeCommands(bus, commands, subjects.LIBRARY_AT_NODE)
         self._jobs = JobQueue(bus, tasks, library)
 
@@ -91,7 +91,7 @@ class JobCommands:
         await self._jobs.resume()
 
     def _node_of_job(self, ref: JobRef) -> str:
-        job = self._known.values.get(ref.job)
+        job = self._published.values.get(ref.job)
         return job.node if job else self._bus.node
 
     async def cancel(self, ref: JobRef) -> LibraryJob:
@@ -115,7 +115,7 @@ class JobCommands:
         recorded = store.scanner.recorded(model.group.folder)
         if not files_to_repair(model, recorded, self._library.paths(store)):
             raise Conflict(
-                f"Nothing of {entry.path} is known to be damaged; check it first: yard library verify."
+                f"No file of {entry.path} is damaged or missing; check it first: yard library verify."
             )
         return await self._jobs.start(JobKind.REPAIR, store.name, entry.path)
 
@@ -185,8 +185,8 @@ class JobCommands:
         if node_of_key(order.entry) == self._bus.node:
             raise Conflict(f"The entry is on {self._bus.node} already.", param="node")
         store = self._library.store(order.store)
-        found = await self._library.peers.entry(order.entry)
-        return await self._jobs.start(JobKind.COPY, store.name, found.path, source=order.entry)
+        files = await self._library.peers.entry(order.entry)
+        return await self._jobs.start(JobKind.COPY, store.name, files.path, source=order.entry)
 
     async def _copy(self, job: LibraryJob, progress: JobProgress) -> None:
         store = self._library.store(job.store)

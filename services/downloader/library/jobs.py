@@ -82,8 +82,8 @@ class JobQueue:
 
     async def resume(self) -> None:
         """Resume the jobs of an earlier process."""
-        known = await read_bucket(self._bus, buckets.JOBS)
-        self._jobs = {key: job for key, job in known.items() if job.node == self._bus.node}
+        stored = await read_bucket(self._bus, buckets.JOBS)
+        self._jobs = {key: job for key, job in stored.items() if job.node == self._bus.node}
         for job in self._jobs.values():
             if job.state not in JOB_ENDED:
                 self._spawn(job)

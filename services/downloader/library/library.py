@@ -49,7 +49,7 @@ class NodeLibrary:
         """All specs of a name since the start: an instance may outlive its model's record."""
 
     async def start(self, tasks: Tasks) -> None:
-        """Start every store, and delete the published entries of stores that are gone."""
+        """Start every store, and delete the published entries of removed stores."""
         for key, spec in self._models.values.items():
             self._on_model(key, spec)
         self._models.listen(self._on_model)
@@ -93,11 +93,11 @@ class NodeLibrary:
 
     def store(self, name: str | None) -> LibraryStore:
         """One of this node's stores; None is the one for downloads."""
-        known = self.stores.get(name) if name is not None else next(iter(self.stores.values()))
-        if known is None:
+        store = self.stores.get(name) if name is not None else next(iter(self.stores.values()))
+        if store is None:
             names = ", ".join(self.stores)
             raise NotFound(f"Node {self.node} has no store {name!r}; it has {names}.", param="store")
-        return known
+        return store
 
     def store_of(self, key: str) -> LibraryStore:
         """The store of a key `node.store.…`."""

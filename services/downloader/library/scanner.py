@@ -47,7 +47,7 @@ class StoredModel(NamedTuple):
 
     @property
     def checked_files(self) -> list[EntryFile]:
-        """The files that must be intact: those with weights, and others with a known sha256."""
+        """The files that must be intact: those with weights, and others with a sha256."""
         count = len(self.group.weights)
         return self.files[:count] + [file for file in self.files[count:] if file.sha256 is not None]
 
@@ -61,7 +61,7 @@ class ScanResult(NamedTuple):
     pending: int
     """Number of models not read yet."""
     by_sha256: dict[str, list[ScannedFile]]
-    """Files by their expected sha256, without those known to be damaged."""
+    """Files by their expected sha256, without damaged ones."""
 
 
 class StoreScanner:
@@ -122,8 +122,8 @@ class StoreScanner:
     def _read_new(self, groups: Iterable[FileGroup], deadline: float) -> int:
         pending = 0
         for group in groups:
-            known = self._readings.get(group.path)
-            if known is not None and known.signature == signature(group) and not _is_retried(known, group):
+            reading = self._readings.get(group.path)
+            if reading and reading.signature == signature(group) and not _is_retried(reading, group):
                 continue
             if time.monotonic() > deadline:
                 pending += 1

@@ -113,11 +113,11 @@ def purge(root: Path, item: str) -> None:
         shutil.rmtree(purging, dir_fd=trash)
 
 
-def items(root: Path, known: dict[str, Manifest]) -> dict[str, Manifest]:
-    """The items in the trash; `known` manifests are not read again."""
+def items(root: Path, read: dict[str, Manifest]) -> dict[str, Manifest]:
+    """The items in the trash; manifests in `read` are not read again."""
     stored: dict[str, Manifest] = {}
     for name in _names(root):
-        manifest = known.get(name) or _read(root, name)
+        manifest = read.get(name) or _read(root, name)
         if manifest is not None and manifest.phase is Phase.STORED:
             stored[name] = manifest
     return stored

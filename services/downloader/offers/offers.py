@@ -33,7 +33,7 @@ from services.downloader.register.proposal import check_served, guess_mode
 from services.downloader.selection.choose import SAFETENSORS
 from services.downloader.selection.files import RemoteFile, RepoListing, SelectionError, mode_of
 from services.downloader.selection.gguf import GgufGroup, group_models, mmprojs_of
-from services.downloader.selection.safetensors import pickles_of, refuse_pickles
+from services.downloader.selection.safetensors import refuse_without_model
 
 R = TypeVar("R")
 
@@ -143,8 +143,8 @@ class HubCommands:
         mode, problem = _mode(facts)
         if problem is None:
             files = ModelSizes(weights_bytes=weights_bytes(folder))
-            found = self._fits(Format.SAFETENSORS, mode, files, card.n_ctx_train, n_ctx)
-            folder = msgspec.structs.replace(folder, fits=found)
+            nodes_fit = self._fits(Format.SAFETENSORS, mode, files, card.n_ctx_train, n_ctx)
+            folder = msgspec.structs.replace(folder, fits=nodes_fit)
         if offer.choices:
             return msgspec.structs.replace(offer, choices=(*offer.choices, folder))
         return msgspec.structs.replace(
@@ -190,10 +190,8 @@ def _empty_offer(offer: Offer, reference: Reference, files: Sequence[RemoteFile]
     if reference.quant or reference.file:
         wanted = reference.quant or reference.file
         problem = f"{offer.repo} has no {wanted}; leave it out to see what it has."
-    elif pickles := pickles_of(files):
-        problem = str(refuse_pickles(offer.repo, pickles))
     else:
-        problem = f"{offer.repo} has no .gguf and no .safetensors model files; look for a GGUF version of it."
+        problem = str(refuse_without_model(offer.repo, files))
     return msgspec.structs.replace(offer, problem=problem)
 
 

@@ -1,4 +1,4 @@
-"""Queries to the other nodes' downloaders for files, on behalf of the transfers of this node."""
+"""Queries to the other nodes' downloaders for files, and the address on which this node serves its own."""
 
 import asyncio
 import ipaddress
@@ -50,7 +50,7 @@ class PeerClient:
     async def handle(
         self, message: PeerMessage, reply: Callable[[FilePeers | PeerRepo], Awaitable[None]]
     ) -> None:
-        """Answer a worker's query, also where nothing is found, or note its report."""
+        """Answer a worker's query, also an empty one, or record its report."""
         match message:
             case FindFilePeers(sha256=sha256, size_bytes=size_bytes):
                 await reply(FilePeers(sha256=sha256, offers=await self.offers(sha256, size_bytes)))
@@ -73,14 +73,14 @@ class PeerClient:
     async def repo(self, query: AskRepo) -> PeerRepo:
         """The files of a repository that the other nodes together have, at the newest commit among them."""
         replies = await self._query_all(subjects.PEER_REPO, query, list(self._others()), _LISTING_TIMEOUT_S)
-        newest = max((found for _, found in replies), key=lambda found: found.downloaded_at, default=None)
+        newest = max((repo for _, repo in replies), key=lambda repo: repo.downloaded_at, default=None)
         if newest is None:
             return PeerRepo()
         at_commit = AskRepo(repo=query.repo, revision=newest.commit)
         files: dict[str, RemoteFile] = {}
-        for node, found in replies:
-            complete = found.commit == newest.commit and not found.bytes_to_read
-            for file in (found if complete else await self._complete_repo(at_commit, node)).files:
+        for node, repo in replies:
+            complete = repo.commit == newest.commit and not repo.bytes_to_read
+            for file in (repo if complete else await self._complete_repo(at_commit, node)).files:
                 files[file.path] = RemoteFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
         return PeerRepo(commit=newest.commit, files=tuple(files[path] for path in sorted(files)))
 
@@ -89,13 +89,13 @@ class PeerClient:
         nothing = RepoFiles(commit=query.revision or "", downloaded_at=0.0, files=())
         for _ in range(_MAX_LISTINGS):
             replies = await self._query_all(subjects.PEER_REPO, query, [node], _LISTING_TIMEOUT_S)
-            found = replies[0][1] if replies else nothing
-            if not found.bytes_to_read:
-                return found
+            repo = replies[0][1] if replies else nothing
+            if not repo.bytes_to_read:
+                return repo
         return nothing
 
     async def entry(self, key: str) -> EntryFiles:
-        """The files of an entry on another node; the sha256 of some may not be known yet."""
+        """The files of an entry on another node; the sha256 of some may be missing yet."""
         node = node_of(key)
         try:
             return await self._bus.call(

@@ -105,7 +105,7 @@ class FileHashes:
     def _hash(self, file: StoreFile) -> str:
         with store_fs.open_file(file.root, file.file.path) as opened:
             if not file.is_unchanged(opened):
-                raise OSError(0, "it was changed just now; try again", file.file.path)
+                raise OSError(0, "it was changed; try again", file.file.path)
             return sha256_of(opened, self._count)
 
     def _count(self, n_bytes: int) -> None:
@@ -122,7 +122,7 @@ class Inventory:
         self._hashes = hashes
 
     def by_hash(self, sha256: str, size_bytes: int) -> StoreFile | None:
-        """A complete file with this sha256, as far as its record says."""
+        """A complete file with this sha256, according to its record."""
         for store, report in self._library.reports():
             for file in report.result.by_sha256.get(sha256, []):
                 if file.size_bytes == size_bytes:

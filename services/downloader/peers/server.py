@@ -245,24 +245,24 @@ class PeerCommands:
             port = await self._server.listen(host, self._settings.peer_port)
         except (OSError, ValueError) as error:
             raise NotFound(
-                f"{self._bus.node} cannot give files on {host}: {error}; see YARD_PEER_HOST."
+                f"{self._bus.node} cannot serve files on {host}: {error}; see YARD_PEER_HOST."
             ) from error
         if advertised is None:
-            raise NotFound(f"{self._bus.node} gives files on its own machine only; see YARD_PEER_HOST.")
+            raise NotFound(f"{self._bus.node} serves files on its own machine only; see YARD_PEER_HOST.")
         return advertised, port
 
     async def on_entry(self, query: AskEntry) -> EntryFiles:
-        """The files of an entry; callers repeat the query until every sha256 is known."""
-        found = self._inventory.entry(query.entry)
-        if found.bytes_to_read:
+        """The files of an entry; callers repeat the query until every sha256 is there."""
+        files = self._inventory.entry(query.entry)
+        if files.bytes_to_read:
             await self._hashes.wait(_HASH_WAIT_S)
-            found = self._inventory.entry(query.entry)
-        return found
+            files = self._inventory.entry(query.entry)
+        return files
 
     async def on_repo(self, query: AskRepo) -> RepoFiles:
-        """The files of a repository; callers repeat the query until every sha256 is known."""
-        found = self._inventory.repo(query)
-        if found.bytes_to_read:
+        """The files of a repository; callers repeat the query until every sha256 is there."""
+        files = self._inventory.repo(query)
+        if files.bytes_to_read:
             await self._hashes.wait(_HASH_WAIT_S)
-            found = self._inventory.repo(query)
-        return found
+            files = self._inventory.repo(query)
+        return files

@@ -74,7 +74,7 @@ def check_served(facts: ModelFacts) -> None:
         return
     kind = "mmproj" if header.is_mmproj else header.kind
     if kind in _KINDS:
-        raise UnreadableModel(f"{facts.path} is {_KINDS[kind]}, not a model by itself.", param="path")
+        raise UnreadableModel(f"{facts.path} is {_KINDS[kind]}, not a model of its own.", param="path")
     if (purpose := _OTHER_PROGRAMS.get(header.architecture.lower())) is not None:
         raise UnreadableModel(
             f"{facts.path} is for {purpose} ({header.architecture}), which llama.cpp does not serve.",
@@ -182,9 +182,9 @@ def propose(
     """The spec for these files; UnreadableModel where no engine serves them."""
     check_served(facts)
     mode = Guess(overrides.mode, _CHOSEN) if overrides.mode else guess_mode(facts)
-    known = tuple(nodes)
-    engine = _engine(facts, Mode(mode.value), overrides, known)
-    n_ctx = _context(facts, Mode(mode.value), overrides, known)
+    all_nodes = tuple(nodes)
+    engine = _engine(facts, Mode(mode.value), overrides, all_nodes)
+    n_ctx = _context(facts, Mode(mode.value), overrides, all_nodes)
     spec = ModelSpec(
         name=name,
         path=facts.path,
@@ -256,7 +256,7 @@ def _context(facts: ModelFacts, mode: Mode, overrides: ModelOverrides, nodes: tu
     best = next((fit for fit in _fits(facts, mode, nodes) if fit.n_ctx is not None), None)
     if best is None:
         least = contexts(n_ctx_train, mode, on_cpu=True)[-1]
-        return Guess(str(least), f"{trained}; no node is known to fit it, so the context is small")
+        return Guess(str(least), f"{trained}; no node fits it, so the context is small")
     return Guess(str(best.n_ctx), f"{trained}; it {best.sentence}")
 
 

@@ -120,7 +120,7 @@ def select_gguf(reference: Reference, files: Sequence[RemoteFile], mmproj: str |
     groups = group_models(files)
     if not groups:
         raise SelectionError(
-            f"{reference.repo} has no .gguf model files; look for a GGUF version of the model."
+            f"{reference.repo} has no .gguf model files; choose a GGUF version of the model."
         )
     return _selection(reference, choose(reference, groups), groups, files, mmproj)
 

@@ -8,7 +8,7 @@ from modelyard.text import format_size
 from services.downloader.errors import TransferError, disk_error
 
 MARGIN_BYTES = 512 * 1024 * 1024
-"""Kept free on the disk unless a job sets another margin."""
+"""Left free on the disk unless a job sets another margin."""
 PART_SUFFIX = ".part"
 JOURNAL_SUFFIX = ".jrnl"
 """No suffix is longer than PART_SUFFIX: `modelyard.host.paths` reserves room for that one."""
@@ -39,7 +39,7 @@ def require_margin(folder: Path, margin_bytes: int) -> None:
     if free < margin_bytes // 2:
         raise TransferError(
             "disk_full",
-            f"The disk has only {format_size(free)} left; what has arrived is kept. Free some space.",
+            f"The disk has only {format_size(free)} left; what has arrived stays. Free some space.",
         )
 
 
@@ -94,7 +94,7 @@ def publish(part: Path, dest: Path) -> None:
 
 
 def delete_part(dest: Path) -> None:
-    """Delete the part of dest, its journal first: a journal must never claim bytes that are gone."""
+    """Delete the part of dest, its journal first: a journal must never list bytes that are deleted."""
     try:
         journal_path(dest).unlink(missing_ok=True)
         part_path(dest).unlink(missing_ok=True)

@@ -155,7 +155,7 @@ class _FileTransfer:
         if not nodes:
             return False
         self._options.on_problem(
-            f"{', '.join(nodes)} gave wrong bytes of {self.dest.name}; it is fetched again."
+            f"{', '.join(nodes)} sent wrong bytes of {self.dest.name}; it is fetched again."
         )
         if self._source.url is None and len(nodes) > 1:
             was_alone, self._peers.one_at_a_time = self._peers.one_at_a_time, True
@@ -167,7 +167,7 @@ class _FileTransfer:
         elif self._peers.exhausted:
             raise TransferError(
                 "hash_mismatch",
-                f"The file {self.dest.name} of {nodes[0]} is not what is known of it; "
+                f"The file {self.dest.name} of {nodes[0]} does not match its record; "
                 "check it there: yard library verify.",
             )
         return True

@@ -68,7 +68,7 @@ async def get_bytes(
 
 
 def _redirect_target(current: URL, location: str) -> URL:
-    """Signed addresses are kept to the letter, hence encoded=True."""
+    """Signed addresses must not change, hence encoded=True."""
     try:
         target = current.join(URL(location, encoded=True))
         if location and target.scheme in {"http", "https"} and target.host:
@@ -111,11 +111,11 @@ def _refusal(response: ClientResponse, hub_url: str) -> TransferError:
             return _as_transfer_error(not_found(repo))
         case "revision_not_found":
             return TransferError(
-                "revision_not_found", f"That revision of {repo} is gone from the hub; choose another."
+                "revision_not_found", f"The hub has no such revision of {repo} any more; choose another."
             )
         case "entry_not_found":
             return TransferError(
-                "entry_not_found", f"The file is gone from {repo}; start the download again."
+                "entry_not_found", f"The file is no longer in {repo}; start the download again."
             )
     return TransferError("hub_error", f"The hub answered {response.status} for a file; try again later.")
 

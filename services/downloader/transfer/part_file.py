@@ -134,7 +134,7 @@ class PartFile:
 
 
 def delete_empty_part(dest: Path, source: FileSource) -> None:
-    """Delete a part without any bytes: it has the full size of the file and would look complete."""
+    """Delete a part without any bytes: it has the full size of the file and would count as complete."""
     if not read_journal(journal_path(dest), source.size_bytes, source.sha256).arrived:
         delete_part(dest)
 
