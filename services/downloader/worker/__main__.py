@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -47,12 +47,16 @@ from services.downloader.worker.plan import (
     require_store,
 )
 
+PROGRESS_S = 0.25
+"""Least time between two progress messages within a file."""
+
 
 def main() -> int:
     die_with_parent(signal.SIGKILL)
     # Unbuffered: a thread that waits for the lock of a buffer would keep the process from ending.
     lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - until the process ends
     line = lines.readline()
+    logs.configure("info", to=sys.stderr)  # stdout is for messages
     try:
         _run(_decode_job(line), OrderReader(lines, _send))
     except DownloadError as error:
@@ -71,7 +75,7 @@ def _run(job: Job, orders: OrderReader) -> None:
         case DownloadJob():
             _download(job, orders)
         case FilesJob():
-            _fetch(plan_files(job), job, orders)
+            asyncio.run(_fetch_files(plan_files(job), job, orders))
             _send(FilesFinished())
 
 
@@ -81,7 +85,7 @@ def _download(job: DownloadJob, orders: OrderReader) -> None:
     _send(resolved)
     go = orders.wait_for_go()
     require_free(plan.files[0].dest.parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
-    _fetch(plan.files, job, orders)
+    asyncio.run(_fetch_files(plan.files, job, orders))
     _require_files(plan)
     if resolved.format is Format.GGUF:
         _check_model(plan.files[0].dest)
@@ -95,11 +99,6 @@ def _download(job: DownloadJob, orders: OrderReader) -> None:
             task=resolved.task,
         )
     )
-
-
-def _fetch(files: Sequence[PlannedFile], job: Job, orders: OrderReader) -> None:
-    logs.configure("info", to=sys.stderr)  # stdout is for messages
-    asyncio.run(fetch_files(files, job, orders, _send))
 
 
 def _require_files(plan: DownloadPlan) -> None:
@@ -132,29 +131,18 @@ def _send(message: WorkerMessage) -> None:
     sys.stdout.buffer.flush()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
-PROGRESS_S = 0.25
-"""Least time between two progress messages within a file."""
-Send = Callable[[WorkerMessage], None]
-
-
-async def fetch_files(
-    files: Sequence[PlannedFile], job: TransferJob, orders: OrderReader, send: Send
-) -> None:
+async def _fetch_files(files: Sequence[PlannedFile], job: TransferJob, orders: OrderReader) -> None:
     """Fetch every file; one that is complete already is only checked."""
-    throttle, progress = Throttle(), _ProgressSender(files, send, with_sources=job.use_peers)
+    throttle, progress = Throttle(), _ProgressSender(files, with_sources=job.use_peers)
     orders.watch_limit(throttle.set_limit)
     options = TransferOptions(
         segments=job.segments,
         margin_bytes=job.margin_bytes,
         throttle=throttle,
-        on_problem=lambda sentence: send(TransferProblem(message=sentence)),
+        on_problem=lambda sentence: _send(TransferProblem(message=sentence)),
         on_received=progress.on_received,
         find_peers=orders.find_file_peers if job.use_peers else None,
-        on_hash_mismatch=lambda source, nodes: send(BlacklistPeer(sha256=source.sha256 or "", nodes=nodes)),
+        on_hash_mismatch=lambda source, nodes: _send(BlacklistPeer(sha256=source.sha256 or "", nodes=nodes)),
     )
     async with open_session() as session:
         for file in files:
@@ -162,14 +150,13 @@ async def fetch_files(
             require_store(job)
             await fetch_file(session, file.source, file.dest, on_bytes=progress.on_bytes, options=options)
             progress.finish_file(file.source.size_bytes)
-            send(FileVerified(file=file.path))
+            _send(FileVerified(file=file.path))
 
 
 class _ProgressSender:
     """Sends a TransferProgress at most every 250 ms, and one at the end of each file."""
 
-    def __init__(self, files: Sequence[PlannedFile], send: Send, *, with_sources: bool) -> None:
-        self._send = send
+    def __init__(self, files: Sequence[PlannedFile], *, with_sources: bool) -> None:
         self._with_sources = with_sources
         self._received: Counter[str] = Counter()
         self._file_bytes = [file.arrived_bytes for file in files]
@@ -196,7 +183,11 @@ class _ProgressSender:
     def _send_progress(self) -> None:
         self._sent_at = time.monotonic()
         if self._with_sources:
-            self._send(Received(received=dict(self._received)))
-        self._send(
+            _send(Received(received=dict(self._received)))
+        _send(
             TransferProgress(bytes_done=sum(self._file_bytes), file=self._file, files_done=self._files_done)
         )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
