@@ -141,7 +141,6 @@ def trained_context(folder: Path) -> int | None:
 
 
 def read_stored_card(folder: Path) -> ModelCard:
-    """The card of a model on disk."""
     texts = {}
     for name in CARD_FILES:
         path = folder / name

@@ -155,7 +155,6 @@ class DownloadCommands:
             return self._records[ref.download]
 
     async def on_move(self, order: MoveDownload) -> Download:
-        """Move a queued download to another position."""
         async with self._lock:
             download = self._stored_here(order.download)
             if download.state is not _S.QUEUED or self._queue.is_running(order.download):

@@ -92,10 +92,15 @@ class DownloadRun:
             failed = DownloadFailed("worker_failed", f"The transfer could not be started: {error.strerror}.")
             await self._fail(failed.detail)
         else:
-            await self._records.change(self._key, **finished_fields(finished, self._records[self._key]))
+            await self._records.change(
+                self._key,
+                **IDLE_FIGURES,
+                state=_S.FINISHED,
+                bytes_done=finished.bytes_total,
+                files_done=len(self._records[self._key].files),
+            )
 
     async def set_limit(self, bytes_per_s: int | None) -> None:
-        """Limit the bandwidth from now on."""
         if self._worker is not None:
             await self._worker.send(Limit(limit_bytes_s=bytes_per_s))
 
@@ -127,8 +132,7 @@ class DownloadRun:
                     match message:
                         case Resolved():
                             resolved = message
-                            await self._records.change(self._key, **resolved_fields(message))
-                            await worker.send(self._go_for(self._records[self._key]))
+                            await self._start_transfer(worker, message)
                         case TransferProgress():
                             await progress.on_progress(message)
                         case Received():
@@ -149,16 +153,26 @@ class DownloadRun:
                 await self._records.update_progress(self._key, store=False, received=progress.received)
         raise TransferWorkerDied
 
+    async def _start_transfer(self, worker: TransferWorker, resolved: Resolved) -> None:
+        download = await self._records.change(
+            self._key,
+            state=_S.TRANSFERRING,
+            quant=resolved.quant,
+            is_default_quant=resolved.is_default_quant,
+            revision=resolved.commit,
+            files=tuple(file.path for file in resolved.files),
+            bytes_total=resolved.bytes_total,
+            bytes_done=resolved.bytes_total - resolved.missing_bytes,
+        )
+        await worker.send(self._go_for(download))
+
     async def _record_files(self, reference: Reference, resolved: Resolved | None) -> None:
-        """Record the sha256 and origin of the files beside them."""
         if resolved is not None:
             await asyncio.to_thread(record_download, self._settings.models, reference.repo, resolved)
             self._on_files()
 
 
 class _ProgressPublisher:
-    """Reduces a worker's progress to few messages."""
-
     def __init__(self, records: DownloadRecords, key: str) -> None:
         self._records = records
         self._key = key
@@ -175,7 +189,6 @@ class _ProgressPublisher:
         return {source: before.get(source, 0) + now.get(source, 0) for source in {**before, **now}}
 
     def on_received(self, message: Received) -> None:
-        """Published with the next progress."""
         self._received = message.received
 
     async def on_progress(self, progress: TransferProgress) -> None:
@@ -235,26 +248,3 @@ def job_of(settings: Settings, reference: Reference, download: Download) -> Down
         segments=settings.download_segments,
         use_peers=True,
     )
-
-
-def resolved_fields(resolved: Resolved) -> dict[str, object]:
-    """The fields of a download whose reference is resolved."""
-    return {
-        "state": _S.TRANSFERRING,
-        "quant": resolved.quant,
-        "is_default_quant": resolved.is_default_quant,
-        "revision": resolved.commit,
-        "files": tuple(file.path for file in resolved.files),
-        "bytes_total": resolved.bytes_total,
-        "bytes_done": resolved.bytes_total - resolved.missing_bytes,
-    }
-
-
-def finished_fields(finished: Finished, download: Download) -> dict[str, object]:
-    """The fields of a finished download."""
-    return {
-        **IDLE_FIGURES,
-        "state": _S.FINISHED,
-        "bytes_done": finished.bytes_total,
-        "files_done": len(download.files),
-    }

@@ -37,7 +37,6 @@ class DownloadRecords:
         return self.downloads[key]
 
     def active(self) -> list[Download]:
-        """The downloads that have not ended."""
         return [download for download in self.downloads.values() if download.state not in ENDED]
 
     async def add(self, download: Download) -> None:
@@ -49,7 +48,6 @@ class DownloadRecords:
         await self._publish_progress(download)
 
     async def delete(self, key: str) -> None:
-        """Delete a record for good."""
         await self._store.delete(key)
         self.downloads.pop(key, None)
 

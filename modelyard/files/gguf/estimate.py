@@ -67,8 +67,6 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory on one device, in bytes."""
-
     weights_bytes: int = 0
     """Model and adapters."""
     cache_bytes: int = 0

@@ -80,7 +80,6 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_layers(header: Header) -> tuple[Layer, ...]:
-    """All layers in order."""
     sliding = _sliding(header)
     return tuple(_layer(header, index, sliding[index]) for index in range(header.n_layer))
 

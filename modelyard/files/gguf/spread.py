@@ -52,8 +52,6 @@ def spread_layers(
 
 
 class _Model(NamedTuple):
-    """A model and the devices it is spread over."""
-
     header: Header
     use: RunOptions
     parts: tuple[WorkerDevice, ...]

@@ -28,7 +28,6 @@ def hub_endpoint() -> str:
 
 
 def file_url(repo: str, path: str, commit: str, *, endpoint: str | None = None) -> str:
-    """The address of a file's bytes."""
     return hf_hub_url(repo, path, revision=commit, endpoint=endpoint)
 
 

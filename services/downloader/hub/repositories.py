@@ -108,7 +108,6 @@ def count_or_none(value: object) -> int | None:
 
 
 def unix_time(value: datetime | None) -> float | None:
-    """Unix seconds."""
     return value.timestamp() if value else None
 
 

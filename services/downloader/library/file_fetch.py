@@ -60,7 +60,6 @@ def wanted_file(file: KnownFile) -> WantedFile:
 
 
 def records_of(files: Iterable[KnownFile]) -> dict[str, FileRecord]:
-    """The records of the copies, by path."""
     return {file.path: _new_record(file) for file in files}
 
 

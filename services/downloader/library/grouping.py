@@ -54,7 +54,6 @@ class FileGroup(msgspec.Struct, kw_only=True):
 
     @property
     def missing_shards(self) -> list[str]:
-        """Names of missing shards."""
         match = _SHARD.fullmatch(self.weights[0].name) if self.weights else None
         if match is None or self.format is not EntryFormat.GGUF:
             return []

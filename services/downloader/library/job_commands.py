@@ -27,7 +27,7 @@ from schemas.library import (
     entry_id,
 )
 from services.downloader.library import hub_cache
-from services.downloader.library.commands import node_of_key, target_node
+from services.downloader.library.commands import node_of_key
 from services.downloader.library.file_fetch import (
     await_listing,
     fetch_files,
@@ -51,8 +51,6 @@ _REPO = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 
 
 class JobCommands:
-    """Turns commands into jobs, and runs them."""
-
     def __init__(
         self,
         bus: Bus,
@@ -78,14 +76,8 @@ class JobCommands:
         add = self._node_commands.add
         await add(subjects.LIBRARY_VERIFY, self.verify, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_REPAIR, self.repair, lambda ref: node_of_key(ref.entry))
-        await add(
-            subjects.LIBRARY_CACHED, self.cached, lambda request: target_node(self._library, request.node)
-        )
-        await add(
-            subjects.LIBRARY_IMPORT,
-            self.import_cached,
-            lambda request: target_node(self._library, request.node),
-        )
+        await add(subjects.LIBRARY_CACHED, self.cached, self._library.target_node)
+        await add(subjects.LIBRARY_IMPORT, self.import_cached, self._library.target_node)
         await add(subjects.LIBRARY_COPY, self.copy, lambda order: order.node)
         await add(subjects.LIBRARY_CANCEL, self.cancel, self._node_of_job)
         await self._jobs.resume()
@@ -95,11 +87,9 @@ class JobCommands:
         return job.node if job else self._bus.node
 
     async def cancel(self, ref: JobRef) -> LibraryJob:
-        """Cancel a job."""
         return await self._jobs.cancel(ref.job)
 
     async def verify(self, ref: LibraryRef) -> LibraryJob:
-        """Start to verify an entry's bytes."""
         store = self._library.store_of(ref.entry)
         entry, model = self._library.find(store, ref.entry)
         if not model.files:
@@ -120,7 +110,6 @@ class JobCommands:
         return await self._jobs.start(JobKind.REPAIR, store.name, entry.path)
 
     async def cached(self, _request: AskNode) -> CachedModels:
-        """The models in this node's hub cache."""
         folder = await asyncio.to_thread(hub_cache.cache_folder)
         snapshots = await in_thread(hub_cache.snapshots, folder)
         return CachedModels(

@@ -24,8 +24,6 @@ _write_lock = threading.Lock()
 
 
 class FileRecord(Record):
-    """The record of one file."""
-
     size_bytes: int
     sha256: str | None = None
     """The expected sha256: as the hub lists it, or as computed at the first check."""
@@ -50,7 +48,6 @@ class FolderRecord(Record):
 
 
 def record_path(folder: str) -> str:
-    """The path of a folder's record."""
     return f"{folder}/{NAME}" if folder else NAME
 
 

@@ -53,8 +53,6 @@ class StoredModel(NamedTuple):
 
 
 class ScanResult(NamedTuple):
-    """Result of one scan."""
-
     models: list[StoredModel]
     tree: StoreTree
     took_s: float
@@ -62,6 +60,16 @@ class ScanResult(NamedTuple):
     """Number of models not read yet."""
     by_sha256: dict[str, list[ScannedFile]]
     """Files by their expected sha256, without damaged ones."""
+
+    @property
+    def partial_bytes(self) -> int:
+        """Size of incomplete files."""
+        return sum(file.size_bytes for file in self.tree.partials)
+
+    @property
+    def used_bytes(self) -> int:
+        """Size of everything but the trash."""
+        return sum(file.size_bytes for file in self.tree.files) + self.partial_bytes
 
 
 class StoreScanner:
@@ -179,7 +187,6 @@ class StoreScanner:
         return {f"{folder}/{name}": record for name, record in entry[1].files.items()} if entry else {}
 
     def disk_space(self) -> tuple[int, int]:
-        """Total and free bytes of the disk."""
         usage = shutil.disk_usage(self.root)
         return usage.total, usage.free
 
@@ -190,7 +197,6 @@ _LINK = (
 
 
 def decode_description(data: bytes) -> str:
-    """The text of a description file."""
     return data.decode("utf-8-sig", errors="replace").strip()
 
 

@@ -32,16 +32,12 @@ class ScannedFile(NamedTuple):
 
 
 class ScannedLink(NamedTuple):
-    """A symbolic link."""
-
     path: str
     target: str
     modified_ns: int
 
 
 class StoreTree(NamedTuple):
-    """Result of a walk."""
-
     files: list[ScannedFile]
     links: list[ScannedLink]
     partials: list[ScannedFile]

@@ -171,7 +171,6 @@ def is_loopback(host: str) -> bool:
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether the address stands for all interfaces."""
     return ipaddress.ip_address(host.partition("%")[0]).is_unspecified
 
 

@@ -63,7 +63,6 @@ class FileHashes:
         return result
 
     def find(self, sha256: str, size_bytes: int) -> StoreFile | None:
-        """A file with this sha256."""
         matches = (
             file
             for file, result in self._results.items()

@@ -100,7 +100,6 @@ class FileServer:
             return bound
 
     async def stop(self) -> None:
-        """Close the listener and its connections."""
         async with self._lock:
             await self._stop()
 
@@ -238,7 +237,6 @@ class PeerCommands:
         )
 
     async def _listen(self, query: AskFile) -> tuple[str, int]:
-        """The address of the server as the caller reaches it."""
         host = await listen_host(self._bus, self._settings)
         try:
             advertised = await asyncio.to_thread(advertised_host, host, query.host)

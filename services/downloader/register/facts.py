@@ -15,8 +15,6 @@ from services.downloader.selection.gguf import choose_mmproj
 
 
 class ModelFacts(Record):
-    """Facts of a model in the store."""
-
     path: str
     """Relative to the store: a GGUF file, or a folder."""
     format: Format

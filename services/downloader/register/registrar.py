@@ -44,15 +44,11 @@ class Registrar:
         bus: Bus,
         settings: Settings,
         nodes: BucketCache[Node],
-        models: BucketCache[ModelSpec],
-        downloads: BucketCache[Download],
         library: NodeLibrary,
     ) -> None:
         self._bus = bus
         self._settings = settings
         self._nodes = nodes
-        self._models = models
-        self._downloads = downloads
         self._library = library
 
     def check_names(self, download: Download) -> None:
@@ -62,11 +58,11 @@ class Registrar:
         repo = parse_reference(download.reference).repo
         source = ModelSource(repo=repo, revision="")
         proposed = ModelSpec(name=download.model, path=repo, source=source)
-        before = find_model(download.model, self._models.values)
+        before = find_model(download.model, self._library.models.values)
         if before is not None and (before.name != download.model or not is_same_model(before, proposed)):
             raise _name_conflict(download.model, before, "name")
         for alias in download.overrides.aliases:
-            owner = find_model(alias, self._models.values)
+            owner = find_model(alias, self._library.models.values)
             if owner is not None and owner.name != download.model:
                 raise _name_conflict(alias, owner, "overrides")
 
@@ -107,13 +103,15 @@ class Registrar:
         entries = [entry for _, report in self._library.reports() for entry in report.entries.values()]
         for entry in entries:
             if named in (entry.key, entry.entry, entry.path):
-                return entry.path, entry.source or source_of(entry.path, self._downloads.values.values())
+                return entry.path, entry.source or source_of(
+                    entry.path, self._library.downloads.values.values()
+                )
         same_name = [entry for entry in entries if entry.name == named]
         path = same_name[0].path if len(same_name) == 1 else named
-        return path, source_of(path, self._downloads.values.values())
+        return path, source_of(path, self._library.downloads.values.values())
 
     def _retained(self, proposal: ModelProposal) -> tuple[str, ...]:
-        before = self._models.values.get(model_key(proposal.spec.name))
+        before = self._library.models.values.get(model_key(proposal.spec.name))
         return retained_fields(before, proposal.spec, proposal.chosen) if before else ()
 
 

@@ -56,12 +56,10 @@ def _matches(path: str, patterns: Iterable[str]) -> bool:
 
 
 def excluding(files: Iterable[RemoteFile], exclude: Sequence[str]) -> list[RemoteFile]:
-    """Files that match no pattern."""
     return [file for file in files if not _matches(file.path, exclude)]
 
 
 def including(files: Iterable[RemoteFile], include: Sequence[str]) -> list[RemoteFile]:
-    """Files that match a pattern."""
     return [file for file in files if _matches(file.path, include)]
 
 

@@ -88,7 +88,6 @@ class GgufGroup(Struct, frozen=True, kw_only=True):
 
     @property
     def missing(self) -> int:
-        """The number of missing shards."""
         return sum(shard not in self.files for shard in range(1, self.shards + 1))
 
     @property

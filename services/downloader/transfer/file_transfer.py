@@ -102,8 +102,6 @@ def is_complete(source: FileSource, dest: Path) -> bool:
 
 
 class _FileTransfer:
-    """The attempts at one file."""
-
     def __init__(
         self,
         session: aiohttp.ClientSession,

@@ -79,7 +79,6 @@ def _redirect_target(current: URL, location: str) -> URL:
 
 
 def same_origin(left: URL, right: URL) -> bool:
-    """Whether scheme, host and port are equal."""
     return _origin(left) == _origin(right)
 
 

@@ -72,7 +72,6 @@ class PartFile:
 
     @property
     def done_bytes(self) -> int:
-        """The number of bytes that have arrived."""
         return ranges.total_bytes(self.ranges)
 
     def write(self, offset: int, chunk: bytes) -> None:
