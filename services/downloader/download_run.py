@@ -8,8 +8,8 @@ from modelyard.bus import logs
 from modelyard.host.settings import Settings
 from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail, YardError
+from services.downloader.library.library import NodeLibrary
 from services.downloader.library.records import record_download
-from services.downloader.peers.client import PeerClient
 from services.downloader.records import DownloadRecords
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.register.registrar import Registrar
@@ -62,27 +62,29 @@ class DownloadRun:
         self,
         settings: Settings,
         records: DownloadRecords,
-        key: str,
-        *,
         registrar: Registrar,
+        library: NodeLibrary,
         go_for: Callable[[Download], Go],
-        peers: PeerClient,
-        on_files: Callable[[], None],
+        key: str,
     ) -> None:
         self._registrar = registrar
         self._settings = settings
         self._records = records
         self._key = key
         self._go_for = go_for
-        self._peers = peers
-        self._on_files = on_files
+        self._library = library
         self._worker: TransferWorker | None = None
+        self._resolved: Resolved | None = None
 
     async def run(self) -> None:
         """Work until the download has ended and update its record."""
         reference = parse_reference(self._records[self._key].reference)
         try:
             finished = await self._transfer(reference)
+            if self._resolved is not None:
+                root = self._settings.models
+                await asyncio.to_thread(record_download, root, reference.repo, self._resolved)
+                self._library.wake()
             await self._registrar.register_download(self._records[self._key], finished)
         except YardError as error:
             await self._fail(error.body().error)
@@ -124,27 +126,24 @@ class DownloadRun:
         await self._records.change(self._key, state=_S.RESOLVING, **IDLE_FIGURES)
         job = job_of(self._settings, reference, self._records[self._key])
         progress = _ProgressPublisher(self._records, self._key)
-        resolved: Resolved | None = None
         async with transfer_worker(job, self._settings.logs / "downloads.log") as worker:
             self._worker = worker
             try:
                 async for message in worker.messages():
                     match message:
                         case Resolved():
-                            resolved = message
                             await self._start_transfer(worker, message)
                         case TransferProgress():
                             await progress.on_progress(message)
                         case Received():
                             progress.on_received(message)
                         case FindFilePeers() | FindPeerRepo() | BlacklistPeer():
-                            await self._peers.handle(message, worker.send)
+                            await self._library.peers.handle(message, worker.send)
                         case TransferProblem(message=sentence):
                             await self._records.update_progress(self._key, store=False, problem=sentence)
                         case FileVerified(file=file):
                             log.info("file_verified", download=self._key, file=file)
                         case Finished():
-                            await self._record_files(reference, resolved)
                             return message
                         case Failed(code=code, message=sentence):
                             raise DownloadFailed(code, sentence)
@@ -154,6 +153,7 @@ class DownloadRun:
         raise TransferWorkerDied
 
     async def _start_transfer(self, worker: TransferWorker, resolved: Resolved) -> None:
+        self._resolved = resolved
         download = await self._records.change(
             self._key,
             state=_S.TRANSFERRING,
@@ -165,11 +165,6 @@ class DownloadRun:
             bytes_done=resolved.bytes_total - resolved.missing_bytes,
         )
         await worker.send(self._go_for(download))
-
-    async def _record_files(self, reference: Reference, resolved: Resolved | None) -> None:
-        if resolved is not None:
-            await asyncio.to_thread(record_download, self._settings.models, reference.repo, resolved)
-            self._on_files()
 
 
 class _ProgressPublisher:
@@ -199,6 +194,7 @@ class _ProgressPublisher:
         store = now - self._stored_at > STORE_PROGRESS_S
         self._stored_at = now if store else self._stored_at
         download = self._records[self._key]
+        missing_bytes = (download.bytes_total or 0) - progress.bytes_done
         speed = self._speed.add_sample(now, progress.bytes_done)
         advances = progress.bytes_done > download.bytes_done or progress.files_done > download.files_done
         await self._records.update_progress(
@@ -208,7 +204,7 @@ class _ProgressPublisher:
             files_done=progress.files_done,
             received=self.received,
             speed_bytes_s=speed,
-            eta_s=_eta_s((download.bytes_total or 0) - progress.bytes_done, speed),
+            eta_s=round(missing_bytes / speed, 1) if speed else None,
             problem=None if advances else download.problem,
         )
 
@@ -228,10 +224,6 @@ class _SpeedMeter:
             self._samples.pop(0)
         (first_s, first_bytes), (last_s, last_bytes) = self._samples[0], self._samples[-1]
         return (last_bytes - first_bytes) / (last_s - first_s) if last_s > first_s else None
-
-
-def _eta_s(missing_bytes: int, speed_bytes_s: float | None) -> float | None:
-    return round(missing_bytes / speed_bytes_s, 1) if speed_bytes_s else None
 
 
 def job_of(settings: Settings, reference: Reference, download: Download) -> DownloadJob:

@@ -1,14 +1,15 @@
 """The queue of this node's downloads: its order, duplicates, runs, and the shares of the bandwidth."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
+from functools import partial
 
 from modelyard.bus.tasks import Tasks, cancel
 from modelyard.host.settings import Settings
 from schemas.downloads import ENDED, Download, DownloadState
 from schemas.hub import Choice
 from services.downloader.download_run import IDLE_FIGURES, DownloadRun
-from services.downloader.peers.client import PeerClient
+from services.downloader.library.library import NodeLibrary
 from services.downloader.records import DownloadRecords
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.register.registrar import Registrar
@@ -125,18 +126,13 @@ class RunQueue:
         tasks: Tasks,
         settings: Settings,
         records: DownloadRecords,
-        *,
         registrar: Registrar,
-        peers: PeerClient,
-        on_files: Callable[[], None],
+        library: NodeLibrary,
     ) -> None:
-        """`on_files` is called when files have been fetched."""
         self._tasks = tasks
         self._settings = settings
         self._records = records
-        self._registrar = registrar
-        self._peers = peers
-        self._on_files = on_files
+        self._new_run = partial(DownloadRun, settings, records, registrar, library, self._go_for)
         self._runs: dict[str, DownloadRun] = {}
         self._run_tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping: set[str] = set()
@@ -161,15 +157,7 @@ class RunQueue:
         """Start queued downloads while there is room."""
         while download := self._next():
             key = download.download
-            run = DownloadRun(
-                self._settings,
-                self._records,
-                key,
-                registrar=self._registrar,
-                go_for=self._go_for,
-                peers=self._peers,
-                on_files=self._on_files,
-            )
+            run = self._new_run(key)
             self._runs[key] = run
             self._run_tasks[key] = self._tasks.spawn(self._run(key, run), f"download {download.reference}")
         await self.apply_limits()

@@ -39,9 +39,7 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     own = {key: download for key, download in downloads if download.node == settings.node}
     records = DownloadRecords(bus, tasks, own)
     registrar = Registrar(bus, settings, nodes, library)
-    queue = RunQueue(
-        tasks, settings, records, registrar=registrar, peers=library.peers, on_files=library.wake
-    )
+    queue = RunQueue(tasks, settings, records, registrar, library)
     await queue.resume()
     commands = Commands.open(bus, tasks, "From the hub to the disk, and the library of what is there.")
     await DownloadCommands(bus, settings, records, queue, registrar).start(commands)

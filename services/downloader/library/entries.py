@@ -56,6 +56,7 @@ def is_fetching(download: Download, model: StoredModel) -> bool:
 def entry_of(model: StoredModel, node: str, store: str, users: tuple[str, ...]) -> LibraryEntry:
     group, reading = model.group, model.reading
     checked = model.checked_files
+    downloaded = [record.downloaded_at for record in model.record.values() if record.downloaded_at]
     times = [file.verified_at for file in checked if file.verified_at is not None]
     return LibraryEntry(
         node=node,
@@ -69,7 +70,7 @@ def entry_of(model: StoredModel, node: str, store: str, users: tuple[str, ...]) 
         weights_bytes=group.weights_bytes,
         n_files=len(group.files),
         modified_at=group.modified_ns / 1e9,
-        downloaded_at=_downloaded_at(model),
+        downloaded_at=max(downloaded, default=None),
         facts=reading.facts if reading else EntryFacts(),
         mmproj=group.mmproj,
         source=_source(model),
@@ -83,11 +84,6 @@ def entry_of(model: StoredModel, node: str, store: str, users: tuple[str, ...]) 
         problem=reading.problem if reading else None,
         read_by=modelyard.__version__ if reading and not reading.problem else "",
     )
-
-
-def _downloaded_at(model: StoredModel) -> float | None:
-    times = [record.downloaded_at for record in model.record.values() if record.downloaded_at is not None]
-    return max(times, default=None)
 
 
 def _source(model: StoredModel) -> ModelSource | None:

@@ -79,7 +79,11 @@ def groups_of(tree: StoreTree) -> list[FileGroup]:
     groups += _others(folders, {group.path for group in groups if group.format is EntryFormat.SAFETENSORS})
     groups += _projectors(tree.files, groups)
     _add_companions(tree.files, groups)
-    groups += [_linked(link) for link in tree.links if _is_model_link(link)]
+    for link in filter(_is_model_link, tree.links):
+        folder = link.path.rpartition("/")[0]
+        groups.append(
+            FileGroup(path=link.path, folder=folder, format=EntryFormat.LINK, weights=[], link=link)
+        )
     return sorted(groups, key=lambda group: group.path)
 
 
@@ -201,11 +205,6 @@ def _is_model_link(link: ScannedLink) -> bool:
     # Many folders have links to small files; these are named like models.
     name = link.path.rpartition("/")[2].lower()
     return name.endswith((".gguf", ".safetensors")) or "." not in name or "/" not in link.path
-
-
-def _linked(link: ScannedLink) -> FileGroup:
-    folder = link.path.rpartition("/")[0]
-    return FileGroup(path=link.path, folder=folder, format=EntryFormat.LINK, weights=[], link=link)
 
 
 def _stem(path: str) -> str:

@@ -40,17 +40,14 @@ def _verify_file(
 ) -> bool:
     # A file without a valid record is recorded as it is now.
     sha256, size_bytes, modified_ns = hash_file(root, file.path, progress)
-    if record is None or records.expected_sha256(record) is None or _replaced(record, size_bytes):
+    # Without a source another size means another file, not a damaged one.
+    is_other = record is not None and record.repo is None and record.size_bytes != size_bytes
+    if record is None or records.expected_sha256(record) is None or is_other:
         record = records.FileRecord(size_bytes=size_bytes, sha256=sha256)
     damaged = record.sha256 != sha256 or record.size_bytes != size_bytes
     checked = msgspec.structs.replace(record, checked_at=time.time(), checked_ns=modified_ns, damaged=damaged)
     records.update(root, {file.path: checked})
     return not damaged
-
-
-def _replaced(record: records.FileRecord, size_bytes: int) -> bool:
-    # Without a source another size means another file, not a damaged one.
-    return record.repo is None and record.size_bytes != size_bytes
 
 
 def hash_file(root: Path, path: str, progress: JobProgress) -> tuple[str, int, int]:

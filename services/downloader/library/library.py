@@ -67,13 +67,12 @@ class NodeLibrary:
                 {key: item for key, item in trashed.items() if item.store == name},
                 default=index == 0,
             )
-        await self._unpublish([key for key, entry in entries.items() if entry.store not in self.stores])
+        bucket = BucketStore(self._bus, buckets.LIBRARY)
+        await asyncio.gather(
+            *(bucket.delete(key) for key, entry in entries.items() if entry.store not in self.stores)
+        )
         for name, store in self.stores.items():
             tasks.spawn(store.run(), f"store {name}")
-
-    async def _unpublish(self, keys: list[str]) -> None:
-        bucket = BucketStore(self._bus, buckets.LIBRARY)
-        await asyncio.gather(*(bucket.delete(key) for key in keys))
 
     def _on_model(self, _key: str, spec: ModelSpec | None) -> None:
         if spec is not None and spec not in self._specs[spec.name]:

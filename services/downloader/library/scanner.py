@@ -96,7 +96,8 @@ class StoreScanner:
         groups = groups_of(tree)
         self._read_records(tree)
         pending = self._read_new(groups, began + read_budget_s)
-        self._discard(groups)
+        for path in self._readings.keys() - {group.path for group in groups}:
+            del self._readings[path]
         models = [self._model(group) for group in groups]
         self._last = ScanResult(models, tree, time.monotonic() - began, pending, self._index(tree))
         return self._last
@@ -149,11 +150,6 @@ class StoreScanner:
             return FactsReading(current, EntryFacts(), str(error))
         except OSError as error:
             return FactsReading(current, EntryFacts(), facts.explain(error))
-
-    def _discard(self, groups: Iterable[FileGroup]) -> None:
-        paths = {group.path for group in groups}
-        for path in self._readings.keys() - paths:
-            del self._readings[path]
 
     def _index(self, tree: StoreTree) -> dict[str, list[ScannedFile]]:
         by_sha256: defaultdict[str, list[ScannedFile]] = defaultdict(list)

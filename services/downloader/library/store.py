@@ -79,7 +79,10 @@ class LibraryStore:
         self._wake.set()
 
     async def run(self) -> None:
-        await asyncio.to_thread(self._recover_trash)
+        try:
+            await asyncio.to_thread(trash.recover, self.root)
+        except OSError as error:
+            log.warning("trash_recovery_failed", store=self.name, error=str(error))
         while True:
             self._wake.clear()
             pause_s = await self._scan_safely()
@@ -115,12 +118,6 @@ class LibraryStore:
         shown = [manifest.shown(self._bus.node, self.name) for manifest in report.trashed.values()]
         await self._publish(report.entries, {entry.key: entry for entry in shown}, report.space)
         return 0.0 if report.result.pending else max(SCAN_INTERVAL_S, _PAUSE_FACTOR * took_s)
-
-    def _recover_trash(self) -> None:
-        try:
-            trash.recover(self.root)
-        except OSError as error:
-            log.warning("trash_recovery_failed", store=self.name, error=str(error))
 
     def _scan(self) -> StoreReport:
         """Runs in a thread: everything that takes long in a large store."""

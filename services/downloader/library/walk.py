@@ -66,7 +66,7 @@ def _walk(handle: int, prefix: str, tree: StoreTree, depth: int) -> None:
         # Our trash, and the folders of other systems at the top of a disk.
         if depth == 0 and name.startswith((".", "lost+found", "$")) and name != RECORD:
             continue
-        if not _is_printable(name):
+        if not name.isprintable() or "\\" in name:
             tree.skipped.append(f"{prefix}{ascii(name)[1:-1]}")
             continue
         _add_entry(entry, handle, prefix, tree, depth, unfinished=f"{name}.aria2" in names)
@@ -113,7 +113,3 @@ def _descend(name: str, handle: int, path: str, tree: StoreTree, depth: int) -> 
         _walk(below, path + "/", tree, depth + 1)
     finally:
         os.close(below)
-
-
-def _is_printable(name: str) -> bool:
-    return name.isprintable() and "\\" not in name and "\x7f" not in name

@@ -1,6 +1,7 @@
 """Answers hub searches, and what one repository offers."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,15 @@ class HubCommands:
     async def on_search(self, request: SearchHub) -> HubFound:
         """Models on the hub, each with the registered models that came from it."""
         models = await _query_hub(lambda: _search(request))
-        return HubFound(models=tuple(map(self._with_registered, models)))
+        names: defaultdict[str, list[str]] = defaultdict(list)
+        for spec in self._models.values.values():
+            if spec.source:
+                names[spec.source.repo].append(spec.name)
+        return HubFound(
+            models=tuple(
+                msgspec.structs.replace(model, models=tuple(sorted(names[model.repo]))) for model in models
+            )
+        )
 
     async def on_offer(self, request: AskOffer) -> Offer:
         """The models of a repository, or the one the reference names."""
@@ -162,11 +171,6 @@ class HubCommands:
         requirements = partial(memory_requirements, files, mode)
         query = FitQuery(format_, mode, requirements, n_ctx_train, n_ctx)
         return fits(query, self._nodes.values.values())
-
-    def _with_registered(self, model: HubModel) -> HubModel:
-        specs = self._models.values.values()
-        names = sorted(spec.name for spec in specs if spec.source and spec.source.repo == model.repo)
-        return msgspec.structs.replace(model, models=tuple(names))
 
     def _local(self, reference: Reference) -> LocalModels:
         folder = self._settings.models / reference.repo

@@ -7,7 +7,7 @@ import asyncio
 import hmac
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from time import monotonic
 from typing import BinaryIO, NamedTuple
@@ -171,7 +171,8 @@ async def _send_range(request: web.Request, file: BinaryIO, size_bytes: int) -> 
     if partial:
         response.headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{size_bytes}"
     await response.prepare(request)
-    for at, count in _chunks(start, end):
+    for at in range(start, end, CHUNK_BYTES):
+        count = min(CHUNK_BYTES, end - at)
         chunk = await asyncio.to_thread(os.pread, file.fileno(), count, at)
         if len(chunk) < count:
             return _abort(request, response)
@@ -194,11 +195,6 @@ def _requested_range(request: web.Request, size_bytes: int) -> tuple[int, int]:
     if start >= end and hdrs.RANGE in request.headers:
         raise ValueError("the range is empty")
     return start, end
-
-
-def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
-    for at in range(start, end, CHUNK_BYTES):
-        yield at, min(CHUNK_BYTES, end - at)
 
 
 def _empty(status: int) -> web.Response:

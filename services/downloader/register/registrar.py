@@ -27,12 +27,12 @@ from schemas.hub import NO_MMPROJ
 from schemas.instances import Node
 from schemas.models import ModelRef, ModelSource, ModelSpec, ModelStored, find_model
 from schemas.registering import Registered, RegisterFiles
-from schemas.registry import ModelRecord, PatchModel, PutModel
+from schemas.registry import PatchModel, PutModel
 from schemas.subject import Command
 from services.downloader.library.library import NodeLibrary
 from services.downloader.reference import parse_reference
 from services.downloader.register.facts import ModelFacts, read_facts
-from services.downloader.register.proposal import ModelProposal, name_of_path, propose
+from services.downloader.register.proposal import name_of_path, propose
 from services.downloader.worker.messages import Finished
 
 
@@ -90,7 +90,8 @@ class Registrar:
         store = self._settings.store_of(path)
         facts = await asyncio.to_thread(read_facts, store, path, source=source)
         proposal = propose(facts, _name(request, facts), request.overrides, self._nodes.values.values())
-        retained = self._retained(proposal)
+        before = self._library.models.values.get(model_key(proposal.spec.name))
+        retained = retained_fields(before, proposal.spec, proposal.chosen) if before else ()
         if request.dry_run:
             return Registered(spec=proposal.spec, reasons=proposal.reasons, kept=retained)
         stored = await register_model(self._bus, proposal.spec, proposal.chosen)
@@ -109,10 +110,6 @@ class Registrar:
         same_name = [entry for entry in entries if entry.name == named]
         path = same_name[0].path if len(same_name) == 1 else named
         return path, source_of(path, self._library.downloads.values.values())
-
-    def _retained(self, proposal: ModelProposal) -> tuple[str, ...]:
-        before = self._library.models.values.get(model_key(proposal.spec.name))
-        return retained_fields(before, proposal.spec, proposal.chosen) if before else ()
 
 
 def source_of(path: str, downloads: Iterable[Download]) -> ModelSource | None:
@@ -159,9 +156,12 @@ async def register_model(bus: Bus, spec: ModelSpec, chosen: frozenset[str] = fro
     for _ in range(_TRIES):
         try:
             return await _call(bus, subjects.MODEL_PUT, PutModel(**msgspec.structs.asdict(spec), revision=0))
-        except Conflict:
-            if (record := await _get(bus, spec.name)) is None:
-                raise
+        except Conflict as error:
+            conflict = error
+        try:
+            record = await _call(bus, subjects.MODEL_GET, ModelRef(model=spec.name))
+        except ModelNotFound:
+            raise conflict from None
         patch = patch_of(record.spec, spec, chosen)
         if not patch:
             return ModelStored(name=spec.name, revision=record.revision)
@@ -212,13 +212,6 @@ def retained_fields(before: ModelSpec, proposed: ModelSpec, chosen: frozenset[st
 def _fields(spec: ModelSpec) -> Mapping[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(spec)
     return fields
-
-
-async def _get(bus: Bus, name: str) -> ModelRecord | None:
-    try:
-        return await _call(bus, subjects.MODEL_GET, ModelRef(model=name))
-    except ModelNotFound:
-        return None
 
 
 async def _call(bus: Bus, command: Command[T, R], request: T) -> R:

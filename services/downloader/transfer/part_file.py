@@ -150,10 +150,33 @@ _SYNC_BYTES = 64 * 1024 * 1024
 _SYNC_S = 5.0
 
 
-class HashThread:
+class _PartThread:
+    """A thread that waits for bytes of a part until it is stopped."""
+
+    def __init__(self, name: str) -> None:
+        self._condition = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End without a result; the last bytes are synced when the file is published."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify()
+        self._thread.join()
+
+
+class HashThread(_PartThread):
     """The sha256 of the first size_bytes of an open file, read up to the frontier of the arrived bytes."""
 
     def __init__(self, handle: int, size_bytes: int, frontier: Callable[[], int]) -> None:
+        super().__init__("hash")
         self.hashed_bytes = 0
         self._error: OSError | None = None
         self._handle = handle
@@ -161,12 +184,6 @@ class HashThread:
         self._frontier = frontier
         self._digest = hashlib.sha256()
         self._notified_bytes = 0
-        self._condition = threading.Condition()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
 
     def notify(self) -> None:
         """Call after every chunk; wakes the thread only when there is enough to hash."""
@@ -183,13 +200,6 @@ class HashThread:
         if self._error is not None:
             raise self._error
         return self._digest.hexdigest()
-
-    def stop(self) -> None:
-        """End without a result."""
-        with self._condition:
-            self._stopped = True
-            self._condition.notify()
-        self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -219,10 +229,11 @@ class HashThread:
         return None if self._stopped else self._frontier()
 
 
-class SyncThread:
+class SyncThread(_PartThread):
     """Syncs a part every 64 MiB or 5 s and watches the free space; `notify` raises its errors."""
 
     def __init__(self, part: PartFile, hash_thread: HashThread | None, margin_bytes: int) -> None:
+        super().__init__("sync")
         self._part = part
         self._hash_thread = hash_thread
         self._margin_bytes = margin_bytes
@@ -230,12 +241,6 @@ class SyncThread:
         self._synced_at = time.monotonic()
         self._dropped_bytes = 0
         self._error: TransferError | None = None
-        self._stopped = False
-        self._condition = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
 
     def notify(self) -> None:
         """Call after every chunk; wakes the thread only when a sync is due."""
@@ -244,13 +249,6 @@ class SyncThread:
         if self._is_due():
             with self._condition:
                 self._condition.notify()
-
-    def stop(self) -> None:
-        """End; the last bytes are synced when the file is published."""
-        with self._condition:
-            self._stopped = True
-            self._condition.notify()
-        self._thread.join()
 
     def _is_due(self) -> bool:
         new_bytes = self._part.done_bytes - ranges.total_bytes(self._synced)
@@ -277,7 +275,7 @@ class SyncThread:
 
     def _sync(self) -> None:
         generation, arrived = self._part.journal.generation, self._part.ranges
-        _sync_data(self._part.handle)
+        getattr(os, "fdatasync", os.fsync)(self._part.handle)  # without access times where it can
         self._part.journal.add_synced(arrived, generation)
         self._synced, self._synced_at = arrived, time.monotonic()
 
@@ -289,8 +287,3 @@ class SyncThread:
         if end > self._dropped_bytes:
             drop_page_cache(self._part.handle, self._dropped_bytes, end)
             self._dropped_bytes = end
-
-
-def _sync_data(handle: int) -> None:
-    """fsync, without access times where the system can."""
-    getattr(os, "fdatasync", os.fsync)(handle)
