@@ -59,16 +59,16 @@ def test_long_arrays_and_strings_are_skipped() -> None:
 
 def test_missing_header_bytes_are_requested_and_weights_are_not() -> None:
     header_bytes = parse(GOOD, SIZE).header_bytes
-    at_hand, asked = b"", []
+    at_hand, requested = b"", []
     while True:
         try:
             assert parse(at_hand, SIZE) == parse(GOOD, SIZE)
             break
         except NeedMoreBytes as more:
             assert more.at_least_bytes > len(at_hand)
-            asked.append(more.at_least_bytes)
+            requested.append(more.at_least_bytes)
             at_hand = GOOD[: more.at_least_bytes]
-    assert asked[-1] == header_bytes < SIZE
+    assert requested[-1] == header_bytes < SIZE
 
 
 def test_a_file_truncated_anywhere_is_refused() -> None:
