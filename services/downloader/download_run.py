@@ -74,18 +74,16 @@ class DownloadRun:
         self._go_for = go_for
         self._library = library
         self._worker: TransferWorker | None = None
-        self._resolved: Resolved | None = None
 
     async def run(self) -> None:
         """Work until the download has ended and update its record."""
         reference = parse_reference(self._records[self._key].reference)
         try:
-            finished = await self._transfer(reference)
-            if self._resolved is not None:
-                root = self._settings.models
-                await asyncio.to_thread(record_download, root, reference.repo, self._resolved)
-                self._library.wake()
-            await self._registrar.register_download(self._records[self._key], finished)
+            resolved = await self._transfer(reference)
+            root = self._settings.models
+            await asyncio.to_thread(record_download, root, reference.repo, resolved)
+            self._library.wake()
+            await self._registrar.register_download(self._records[self._key], resolved)
         except YardError as error:
             await self._fail(error.body().error)
         except DownloadFailed as error:
@@ -98,7 +96,7 @@ class DownloadRun:
                 self._key,
                 **IDLE_FIGURES,
                 state=_S.FINISHED,
-                bytes_done=finished.bytes_total,
+                bytes_done=resolved.bytes_total,
                 files_done=len(self._records[self._key].files),
             )
 
@@ -109,7 +107,7 @@ class DownloadRun:
     async def _fail(self, detail: ErrorDetail) -> None:
         await self._records.change(self._key, state=_S.FAILED, error=detail, **IDLE_FIGURES)
 
-    async def _transfer(self, reference: Reference) -> Finished:
+    async def _transfer(self, reference: Reference) -> Resolved:
         failed_attempts, seen_bytes = 0, 0
         while failed_attempts < MAX_WORKER_ATTEMPTS:
             try:
@@ -122,17 +120,19 @@ class DownloadRun:
             await asyncio.sleep(_RESTART_PAUSE_S * failed_attempts)
         raise DownloadFailed("worker_died", "The transfer was killed several times; retry it.")
 
-    async def _run_worker(self, reference: Reference) -> Finished:
+    async def _run_worker(self, reference: Reference) -> Resolved:
         await self._records.change(self._key, state=_S.RESOLVING, **IDLE_FIGURES)
         job = job_of(self._settings, reference, self._records[self._key])
         progress = _ProgressPublisher(self._records, self._key)
+        resolved: Resolved | None = None
         async with transfer_worker(job, self._settings.logs / "downloads.log") as worker:
             self._worker = worker
             try:
                 async for message in worker.messages():
                     match message:
                         case Resolved():
-                            await self._start_transfer(worker, message)
+                            resolved = message
+                            await self._start_transfer(worker, resolved)
                         case TransferProgress():
                             await progress.on_progress(message)
                         case Received():
@@ -143,8 +143,8 @@ class DownloadRun:
                             await self._records.update_progress(self._key, store=False, problem=sentence)
                         case FileVerified(file=file):
                             log.info("file_verified", download=self._key, file=file)
-                        case Finished():
-                            return message
+                        case Finished() if resolved is not None:
+                            return resolved
                         case Failed(code=code, message=sentence):
                             raise DownloadFailed(code, sentence)
             finally:
@@ -153,7 +153,6 @@ class DownloadRun:
         raise TransferWorkerDied
 
     async def _start_transfer(self, worker: TransferWorker, resolved: Resolved) -> None:
-        self._resolved = resolved
         download = await self._records.change(
             self._key,
             state=_S.TRANSFERRING,

@@ -105,23 +105,6 @@ def disabled(repo: str) -> HubError:
     return HubError("repo_disabled", f"The hub has disabled {repo}; choose another repository.")
 
 
-def token_refused(endpoint: str) -> HubError:
-    return HubError(
-        "hub_token_refused",
-        f"The hub does not accept the token in HF_TOKEN; make a new one at "
-        f"{endpoint.rstrip('/')}/settings/tokens.",
-    )
-
-
-def rate_limited(retry_after_s: float | None) -> HubError:
-    when = f"in {retry_after_s:.0f} s" if retry_after_s else "in some minutes"
-    return HubError(
-        "hub_rate_limited",
-        f"The hub wants fewer requests: try again {when}; with HF_TOKEN set it allows more.",
-        retry_after_s or 0.0,
-    )
-
-
 def offline() -> HubError:
     return HubError("hub_offline", "HF_HUB_OFFLINE is set; unset it to reach the hub.")
 
@@ -146,23 +129,28 @@ def _refusal(error: errors.HfHubHTTPError, endpoint: str, subject: str, revision
             return HubError("revision_not_found", f"{subject} has no revision {revision!r}.")
         case errors.EntryNotFoundError():
             return HubError("entry_not_found", f"{subject} does not have that file.")
-    return _refusal_by_status(
-        error.response.status_code, error.response.headers.get("Retry-After"), endpoint, subject
-    )
-
-
-def _refusal_by_status(status: int, retry_after: str | None, endpoint: str, subject: str) -> HubError:
-    match status:
+    retry_after_s = parse_retry_after_s(error.response.headers.get("Retry-After"))
+    match error.response.status_code:
         case 401:
-            return token_refused(endpoint)
+            return HubError(
+                "hub_token_refused",
+                "The hub does not accept the token in HF_TOKEN; make a new one at "
+                f"{endpoint.rstrip('/')}/settings/tokens.",
+            )
         case 403:
             return HubError(
                 "hub_token_refused", f"The token in HF_TOKEN may not read {subject}; give it the right to."
             )
         case 429:
-            return rate_limited(parse_retry_after_s(retry_after))
-    return HubError(
-        "hub_error",
-        f"The hub answered {status} to a request for {subject}; try again later.",
-        parse_retry_after_s(retry_after) or 0.0,
-    )
+            when = f"in {retry_after_s:.0f} s" if retry_after_s else "in some minutes"
+            return HubError(
+                "hub_rate_limited",
+                f"The hub wants fewer requests: try again {when}; with HF_TOKEN set it allows more.",
+                retry_after_s or 0.0,
+            )
+        case status:
+            return HubError(
+                "hub_error",
+                f"The hub answered {status} to a request for {subject}; try again later.",
+                retry_after_s or 0.0,
+            )

@@ -33,7 +33,7 @@ from services.downloader.library.library import NodeLibrary
 from services.downloader.reference import parse_reference
 from services.downloader.register.facts import ModelFacts, read_facts
 from services.downloader.register.proposal import name_of_path, propose
-from services.downloader.worker.messages import Finished
+from services.downloader.worker.messages import Resolved
 
 
 class Registrar:
@@ -66,20 +66,20 @@ class Registrar:
             if owner is not None and owner.name != download.model:
                 raise _name_conflict(alias, owner, "overrides")
 
-    async def register_download(self, download: Download, finished: Finished) -> None:
+    async def register_download(self, download: Download, resolved: Resolved) -> None:
         """Register the model of a finished download, if it is one and was requested."""
-        if not download.register or finished.model_path is None:
+        if not download.register or resolved.model_path is None:
             return
         repo = parse_reference(download.reference).repo
         choice = download.choice
         facts = await asyncio.to_thread(
             read_facts,
             self._settings.models,
-            str(PurePosixPath(repo, finished.model_path)),
-            mmproj=f"{repo}/{finished.mmproj_path}" if finished.mmproj_path else None,
+            str(PurePosixPath(repo, resolved.model_path)),
+            mmproj=f"{repo}/{resolved.mmproj_path}" if resolved.mmproj_path else None,
             with_mmproj=(choice.mmproj or "").lower() != NO_MMPROJ and not choice.include,
-            task=finished.task,
-            source=ModelSource(repo=repo, revision=finished.commit, quant=finished.quant),
+            task=resolved.task,
+            source=ModelSource(repo=repo, revision=resolved.commit, quant=resolved.quant),
         )
         proposal = propose(facts, download.model, download.overrides, self._nodes.values.values())
         await register_model(self._bus, proposal.spec, proposal.chosen)

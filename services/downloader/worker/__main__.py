@@ -27,7 +27,6 @@ from services.downloader.worker.messages import (
     BlacklistPeer,
     DownloadJob,
     Failed,
-    FilesFinished,
     FilesJob,
     FileVerified,
     Finished,
@@ -59,6 +58,7 @@ def main() -> int:
     logs.configure("info", to=sys.stderr)  # stdout is for messages
     try:
         _run(_decode_job(line), OrderReader(lines, _send))
+        _send(Finished())
     except DownloadError as error:
         _send(Failed(code=error.code, message=error.sentence))
         return 1
@@ -76,7 +76,6 @@ def _run(job: Job, orders: OrderReader) -> None:
             _download(job, orders)
         case FilesJob():
             asyncio.run(_fetch_files(plan_files(job), job, orders))
-            _send(FilesFinished())
 
 
 def _download(job: DownloadJob, orders: OrderReader) -> None:
@@ -89,16 +88,6 @@ def _download(job: DownloadJob, orders: OrderReader) -> None:
     _require_files(plan)
     if resolved.format is Format.GGUF:
         _check_model(plan.files[0].dest)
-    _send(
-        Finished(
-            commit=resolved.commit,
-            quant=resolved.quant,
-            bytes_total=resolved.bytes_total,
-            model_path=resolved.model_path,
-            mmproj_path=resolved.mmproj_path,
-            task=resolved.task,
-        )
-    )
 
 
 def _require_files(plan: DownloadPlan) -> None:

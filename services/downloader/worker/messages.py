@@ -156,18 +156,7 @@ class FileVerified(Struct, frozen=True, kw_only=True, tag_field="type", tag="ver
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag_field="type", tag="finished"):
-    """A download is complete and its model was checked; the last message of a successful job."""
-
-    commit: str
-    quant: str | None
-    bytes_total: int
-    model_path: str | None
-    mmproj_path: str | None = None
-    task: str | None = None
-
-
-class FilesFinished(Struct, frozen=True, kw_only=True, tag_field="type", tag="files_finished"):
-    """All files of a FilesJob are complete; its last message."""
+    """All files are complete, and a GGUF model was checked; the last message of a successful job."""
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
@@ -180,7 +169,7 @@ class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
 Job = DownloadJob | FilesJob
 WorkerOrder = Go | Limit | FilePeers | PeerRepo
 PeerMessage = FindFilePeers | FindPeerRepo | BlacklistPeer
-FinalMessage = Finished | FilesFinished | Failed
+FinalMessage = Finished | Failed
 WorkerMessage = (
     Resolved | TransferProgress | Received | TransferProblem | FileVerified | PeerMessage | FinalMessage
 )
