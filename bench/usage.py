@@ -18,10 +18,10 @@ from rich.table import Table
 
 from schemas.usage import Dimension, UsageQuery, UsageStep
 from services.monitor.calendar import day_of
-from services.monitor.costs.pricing import PriceBook
+from services.monitor.price_book import PriceBook
 from services.monitor.usage.reader import UsageReader
 from services.monitor.usage.report import resolve_filter, usage_report
-from services.monitor.usage.rollup_rebuild import rebuild_sums
+from services.monitor.usage.rollup_updates import rebuild_sums
 from services.monitor.usage.rollups import quarter_of
 from services.monitor.usage.series import UsageSeries
 from services.monitor.usage.store import UsageStore

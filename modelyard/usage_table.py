@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from schemas.usage import CountedRequest, Dimension, Percentiles, UsageReport, UsageRow, UsageSums
+from schemas.usage import CountedRequest, Dimension, Percentiles, UsageReport, UsageSums
 
 Row = Sequence[object]
 _SUMS = (
@@ -33,11 +33,13 @@ def report_rows(report: UsageReport, by: Sequence[Dimension], *, step: bool) -> 
     tz = ZoneInfo(report.tz)
     for row in report.rows:
         at = [] if not step or row.at is None else [format_time(row.at, tz)]
-        yield (*at, *(_group_value(row, name) for name in by), *_sums(row), report.currency, *_latency(row))
-
-
-def _group_value(row: UsageRow, name: Dimension) -> object:
-    return _or_empty(getattr(row, name))
+        yield (
+            *at,
+            *(_or_empty(getattr(row, name)) for name in by),
+            *_sums(row),
+            report.currency,
+            *_latency(row),
+        )
 
 
 def _sums(row: UsageSums) -> Row:

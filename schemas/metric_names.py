@@ -24,7 +24,7 @@ class Metric(Record):
     type: MetricType
     labels: tuple[str, ...]
     help: str
-    kept: bool = True
+    has_history: bool = True
     """Whether its history can be queried."""
 
     @property
@@ -35,19 +35,25 @@ class Metric(Record):
         return (self.name,)
 
 
-def _gauges(labels: tuple[str, ...], *, kept: bool = True, **names: str) -> Iterator[Metric]:
+def _gauges(labels: tuple[str, ...], *, has_history: bool = True, **names: str) -> Iterator[Metric]:
     for name, meaning in names.items():
-        yield Metric(name=f"yard_{name}", type=MetricType.GAUGE, labels=labels, help=meaning, kept=kept)
+        yield Metric(
+            name=f"yard_{name}", type=MetricType.GAUGE, labels=labels, help=meaning, has_history=has_history
+        )
 
 
-def _counters(labels: tuple[str, ...], *, kept: bool = True, **names: str) -> Iterator[Metric]:
+def _counters(labels: tuple[str, ...], *, has_history: bool = True, **names: str) -> Iterator[Metric]:
     for name, meaning in names.items():
-        yield Metric(name=f"yard_{name}", type=MetricType.COUNTER, labels=labels, help=meaning, kept=kept)
+        yield Metric(
+            name=f"yard_{name}", type=MetricType.COUNTER, labels=labels, help=meaning, has_history=has_history
+        )
 
 
 def _histograms(labels: tuple[str, ...], **names: str) -> Iterator[Metric]:
     for name, meaning in names.items():
-        yield Metric(name=f"yard_{name}", type=MetricType.HISTOGRAM, labels=labels, help=meaning, kept=False)
+        yield Metric(
+            name=f"yard_{name}", type=MetricType.HISTOGRAM, labels=labels, help=meaning, has_history=False
+        )
 
 
 _DEVICE = ("node", "device")
@@ -55,8 +61,8 @@ _INSTANCE = ("instance_id", "model", "node")
 """Not `instance`: Prometheus gives that name to what it scrapes."""
 
 METRICS: tuple[Metric, ...] = (
-    *_gauges(("version",), kept=False, info="1; the version of the monitor."),
-    *_gauges(("node", "version"), kept=False, node_info="1 for every node that is online."),
+    *_gauges(("version",), has_history=False, info="1; the version of the monitor."),
+    *_gauges(("node", "version"), has_history=False, node_info="1 for every node that is online."),
     *_gauges(
         ("node",),
         node_up="1 if the node is online, 0 if it belongs to the yard and is offline.",
@@ -64,7 +70,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     *_gauges(
         (*_DEVICE, "kind", "name", "simulated"),
-        kept=False,
+        has_history=False,
         device_info="1 for every device that responds; simulated ones are labelled.",
     ),
     *_gauges(
@@ -81,7 +87,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     *_gauges(
         _DEVICE,
-        kept=False,
+        has_history=False,
         device_memory_total_bytes="Memory of the device.",
         device_memory_free_bytes="Free memory.",
         device_power_limit_watts="Power limit.",
@@ -108,7 +114,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     *_gauges(
         ("node",),
-        kept=False,
+        has_history=False,
         host_swap_total_bytes="Swap space.",
         host_disk_total_bytes="Size of the file system of YARD_HOME.",
         host_disk_free_bytes="Free bytes on the file system of YARD_HOME.",
@@ -116,18 +122,18 @@ METRICS: tuple[Metric, ...] = (
     ),
     *_gauges(
         _INSTANCE,
-        kept=False,
+        has_history=False,
         instance_load_seconds="Time from start to ready.",
         instance_failures_in_row="Consecutive failures of its model.",
     ),
     *_gauges(
         (*_INSTANCE, "device"),
-        kept=False,
+        has_history=False,
         instance_reserved_bytes="Memory of a device reserved for it.",
     ),
     *_gauges(
         (*_INSTANCE, "state"),
-        kept=False,
+        has_history=False,
         instance_state="1 for the present state of the instance.",
     ),
     *_gauges(
@@ -217,7 +223,7 @@ METRICS: tuple[Metric, ...] = (
     *_counters((), broker_reconnects_total="Reconnects of the monitor to the broker."),
     *_gauges(
         ("stream",),
-        kept=False,
+        has_history=False,
         broker_stream_messages="Messages in a stream.",
         broker_stream_bytes="Bytes in a stream.",
         broker_stream_limit_bytes="Maximum bytes of a stream; absent for streams without a limit.",

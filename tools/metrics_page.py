@@ -35,7 +35,7 @@ def text() -> str:
     """The page as it lies in `docs/metrics.md`."""
     rows = (
         f"| `{metric.name}` | {metric.type} | {_labels(metric.labels, metric.type)} | "
-        f"{'yes' if metric.kept else 'no'} | "
+        f"{'yes' if metric.has_history else 'no'} | "
         f"{metric.help} |\n"
         for metric in METRICS
     )

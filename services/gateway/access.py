@@ -15,8 +15,6 @@ _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class ApiKeys:
-    """The API keys, stored as digests only."""
-
     def __init__(self, digests: Iterable[bytes]) -> None:
         self._digests = tuple(digests)
 

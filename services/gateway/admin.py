@@ -83,17 +83,14 @@ def _decode(command: Command[object, object], body: bytes) -> tuple[object, dict
     """
     template = command.template
     try:
-        payload, document = command.decode(body or b"{}"), _object(body or b"{}")
+        payload = command.decode(body or b"{}")
+        document = msgspec.json.decode(body or b"{}", type=dict[str, object])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidJson(f"This is not what {template} takes: {error}.") from error
     tokens = {name: _token(name, document.pop(name, None)) for name in command.tokens}
     if command.changes is not None:
         check_fields(command.payload, document, template)
     return payload, tokens
-
-
-def _object(body: bytes) -> dict[str, object]:
-    return msgspec.json.decode(body, type=dict[str, object])
 
 
 def _token(name: str, value: object) -> str:
@@ -123,10 +120,7 @@ class QueueApi:
         self._inference = inference
 
     def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/api/queue", self.on_list),
-            web.delete("/api/queue/{request}", self.on_cancel),
-        ]
+        return [web.get("/api/queue", self.on_list), web.delete("/api/queue/{request}", self.on_cancel)]
 
     async def on_list(self, request: web.Request) -> web.Response:
         queued = [self._queued(answer) for answer in self._inference.queued(request.query.get("model"))]

@@ -42,7 +42,6 @@ class Catalog:
         return spec
 
     def has_model(self, name: str) -> bool:
-        """Whether a model has this name or alias."""
         return find_model(name, self.models.values) is not None
 
     def check(self, spec: ModelSpec, path: str) -> None:
@@ -106,7 +105,6 @@ _BY_READINESS = (
 
 
 def start_failed(instance: Instance) -> StartFailed:
-    """The error of a request for a model whose start failed."""
     retry_after_s = max(1, round((instance.retry_at or 0) - time.time()))
     how = "does not stay up" if instance.ever_ready else "could not be started"
     return StartFailed(f"{instance.model} {how}. {instance.error}", retry_after_s=retry_after_s)

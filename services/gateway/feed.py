@@ -139,8 +139,6 @@ class Feed:
 
 
 class Viewer:
-    """One open page."""
-
     def __init__(self, bus: Bus, request: web.Request, socket: web.WebSocketResponse) -> None:
         self._bus = bus
         self._request = request
@@ -158,7 +156,6 @@ class Viewer:
                 self._request.transport.abort()
 
     async def run(self) -> None:
-        """Read commands until the page is closed."""
         writer = asyncio.create_task(self._write())
         try:
             async for incoming in self._socket:
@@ -196,11 +193,7 @@ class Viewer:
         lines = replay(self._bus, subjects.INSTANCE_LOG, instance=instance)
         try:
             async for batch in lines:
-                content = {
-                    "instance": instance,
-                    "model": batch.payload.model,
-                    "lines": batch.payload.lines,
-                }
+                content = {"instance": instance, "model": batch.payload.model, "lines": batch.payload.lines}
                 await self._outgoing.put(_message("log", content))
         except ValueError as error:
             log.info("log_follow_failed", error=str(error))

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -22,6 +23,7 @@ from services.gateway.access import ApiKeys, Origins
 
 log = logs.get(__name__)
 
+T = TypeVar("T")
 HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ErrorEncoder = Callable[[YardError], bytes]
 KEY_ID = web.RequestKey("key_id", str)
@@ -45,8 +47,15 @@ def json_response(content: object) -> web.Response:
     return web.Response(body=msgspec.json.encode(content), content_type="application/json")
 
 
+async def read_body(request: web.Request, kind: type[T]) -> T:
+    """The JSON body of a request; InvalidJson with the reason."""
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidJson(f"The body is not what {request.path} takes: {error}.") from error
+
+
 def error_response(error: YardError, encode: ErrorEncoder = YardError.encode) -> web.Response:
-    """The HTTP response for an error."""
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
     return web.Response(
         body=encode(error), status=error.status, content_type="application/json", headers=headers
@@ -98,7 +107,6 @@ def _from_aiohttp(request: web.Request, error: web.HTTPException) -> YardError:
 
 
 def guard(origins: Origins, keys: ApiKeys) -> Middleware:
-    """Check Host, Origin and API key of every request."""
 
     @web.middleware
     async def check(request: web.Request, handler: HttpHandler) -> web.StreamResponse:

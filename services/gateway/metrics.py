@@ -59,7 +59,6 @@ class MetricsApi:
         return json_response(answer)
 
     async def on_devices(self, _request: web.Request) -> web.Response:
-        """The newest sample of every device of every node."""
         devices = sorted(self._devices.values.values(), key=lambda device: (device.node, device.device))
         return json_response({"devices": devices})
 

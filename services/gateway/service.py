@@ -1,7 +1,6 @@
 """The gateway: the HTTP edge of the yard."""
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,18 @@ from schemas import buckets
 from schemas.buckets import Bucket
 from services.gateway.access import ApiKeys, Origins, check_exposure
 from services.gateway.admin import AdminApi, QueueApi
-from services.gateway.apis import anthropic
 from services.gateway.apis.nats import NatsApi
 from services.gateway.apis.ollama.answers import error_body
 from services.gateway.apis.ollama.handlers import PATHS, OllamaApi
 from services.gateway.apis.ollama.listing import ModelListing
 from services.gateway.apis.openai import OpenAIApi
+from services.gateway.apis.reply import ANTHROPIC_PATHS, anthropic_error
 from services.gateway.batches.batches import BatchService
 from services.gateway.batches.http import BatchApi
 from services.gateway.batches.storage import FileStore
 from services.gateway.catalog import Catalog
 from services.gateway.feed import Feed
-from services.gateway.http import ErrorEncoder, add_cors_headers, guard, handle_errors, page_routes
+from services.gateway.http import add_cors_headers, guard, handle_errors, page_routes
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.publisher import MAX_BODY_BYTES
 from services.gateway.inference.queue import BudgetAdmission
@@ -49,7 +48,6 @@ PAGE_BUCKETS: tuple[Bucket[Any], ...] = (
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
-    """Wire the parts together and listen."""
     keys = ApiKeys.read(settings.credentials)
     check_exposure(settings, keys)
     followed: tuple[Bucket[Any], ...] = (*PAGE_BUCKETS, buckets.FILES, buckets.BATCHES)
@@ -65,8 +63,9 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     await feed.open()
     files = FileStore(bus, caches[buckets.FILES.name])
     batches = BatchService(bus, tasks, files, caches[buckets.BATCHES.name], inference)
+    encoders = dict.fromkeys(PATHS, error_body) | dict.fromkeys(ANTHROPIC_PATHS, anthropic_error)
     app = web.Application(
-        middlewares=[handle_errors(_error_encoders()), guard(Origins(settings), keys)],
+        middlewares=[handle_errors(encoders), guard(Origins(settings), keys)],
         client_max_size=MAX_BODY_BYTES,
     )
     app.on_response_prepare.append(add_cors_headers)
@@ -89,10 +88,6 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     tasks.before_cancel(inference.close)
     await NatsApi(bus, inference).open(commands)
     await commands.announce()
-
-
-def _error_encoders() -> Mapping[str, ErrorEncoder]:
-    return dict.fromkeys(PATHS, error_body) | dict.fromkeys(anthropic.PATHS, anthropic.error_body)
 
 
 async def _listen(app: web.Application, settings: Settings) -> web.AppRunner:

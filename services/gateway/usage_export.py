@@ -7,17 +7,10 @@ import msgspec
 from aiohttp import web
 
 from modelyard.bus.connection import Bus
-from modelyard.usage_table import (
-    RECORD_HEADER,
-    Row,
-    record_row,
-    report_header,
-    report_rows,
-    write_csv,
-)
+from modelyard.usage_table import RECORD_HEADER, record_row, report_header, report_rows, write_csv
 from schemas import subjects
 from schemas.errors import BadRequest
-from schemas.usage import RecordsPage, RecordsQuery, UsageQuery
+from schemas.usage import RecordsQuery, UsageQuery
 
 Q = TypeVar("Q", UsageQuery, RecordsQuery)
 _TYPES = {"csv": "text/csv", "json": "application/json"}
@@ -75,7 +68,7 @@ class UsageExportApi:
         yield write_csv([RECORD_HEADER]) if kind == "csv" else "["
         between = "\n"
         while True:
-            rows = _rows(page)
+            rows = [record_row(record, page.currency) for record in page.records]
             if kind == "csv":
                 yield write_csv(rows)
             elif rows:
@@ -88,10 +81,6 @@ class UsageExportApi:
             page = await self._bus.call(subjects.USAGE_RECORDS, query)
         if kind == "json":
             yield "\n]\n"
-
-
-def _rows(page: RecordsPage) -> list[Row]:
-    return [record_row(record, page.currency) for record in page.records]
 
 
 def _json(content: object) -> str:

@@ -29,7 +29,6 @@ def midnight(day: int, tz: ZoneInfo) -> float:
 
 
 def day_of(at: float, tz: ZoneInfo) -> int:
-    """The day of a moment, as an ordinal."""
     return datetime.fromtimestamp(at, tz).toordinal()
 
 
@@ -50,7 +49,6 @@ def next_first_day(day: int, step: UsageStep | Period) -> int:
 
 
 def period_of(at: float, period: Period, tz: ZoneInfo) -> tuple[float, float]:
-    """Start and end of the day, week or month that contains `at`."""
     first = first_day(day_of(at, tz), period)
     return midnight(first, tz), midnight(next_first_day(first, period), tz)
 

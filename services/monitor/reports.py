@@ -39,7 +39,6 @@ class Reports:
         return ReportStored(report=command.report, revision=revision)
 
     async def get(self, ref: ReportRef) -> StoredReport:
-        """One report; NotFound."""
         _check_name(ref.report)
         head = await self._records.head(ref.report)
         if head.value is None:
@@ -47,7 +46,6 @@ class Reports:
         return StoredReport(report=head.value, revision=head.revision)
 
     async def list(self, _query: ListReports) -> ReportList:
-        """All reports, by name."""
         return ReportList(
             reports=tuple(
                 StoredReport(report=report, revision=self._records.revision(name))
@@ -56,13 +54,11 @@ class Reports:
         )
 
     async def delete(self, ref: ReportRef) -> ReportStored:
-        """Delete a report; NotFound."""
         stored = await self.get(ref)
         revision = await self._records.delete(ref.report, expected=stored.revision)
         return ReportStored(report=ref.report, revision=revision)
 
     async def run(self, ref: ReportRef) -> UsageReport:
-        """Answer the query of a report as of now."""
         return await self._usage.report((await self.get(ref)).report.query)
 
 

@@ -26,11 +26,11 @@ from schemas.storage import (
     Vacuumed,
 )
 from services.monitor.calendar import day_of, midnight
-from services.monitor.costs.prices import Prices
+from services.monitor.prices import Prices
 from services.monitor.trends import DiskTrends
 from services.monitor.usage.database import UsageDatabase
 from services.monitor.usage.reader import UsageReader
-from services.monitor.usage.rollup_rebuild import rebuild_derived
+from services.monitor.usage.rollup_updates import rebuild_derived
 from services.monitor.usage.rollups import QUARTER_S, START, quarter_of
 from services.monitor.usage.schema import TABLES
 from services.monitor.usage.store import HORIZON, UsageStore
@@ -103,7 +103,6 @@ class Storage:
         self._policy = policy
 
     async def run(self) -> None:
-        """Apply retention every hour until cancelled."""
         while True:
             try:
                 due = await self._usage.write(retention_due, time.time())
@@ -143,7 +142,6 @@ class Storage:
         return UsageRemoved(model=command.model, requests=removed)
 
     async def report(self, _query: AskStorage) -> StorageReport:
-        """Everything that is stored, with its size."""
         named = [(stream.name, "stream", stream.name) for stream in streams.ALL]
         named += [(bucket.name, "bucket", bucket.stream) for bucket in buckets.ALL]
         try:
@@ -271,7 +269,6 @@ def remove_old_sums(store: UsageStore, policy: RetentionPolicy, now: float) -> N
 
 
 def vacuum(store: UsageStore) -> None:
-    """Return free pages to the disk."""
     store.db.execute("VACUUM")
     store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -47,8 +47,6 @@ MAX_SAMPLES = 200
 
 
 class PeriodForecast(NamedTuple):
-    """The expected sum of some days, with its interval."""
-
     expected: float
     low: float
     high: float
@@ -117,7 +115,6 @@ def _thinned(samples: Sequence[tuple[float, float]]) -> Sequence[tuple[float, fl
 
 
 async def forecast(usage: UsageDatabase, query: ForecastQuery) -> Forecast:
-    """Answer `usage.forecast`."""
     now = time.time()
     by_day = UsageQuery(model=query.model, key=query.key, tz=query.tz, step=UsageStep.DAY, by=())
     tz = usage.resolve(by_day).tz
@@ -167,7 +164,6 @@ class DiskTrends:
         self._folders = folders
 
     async def run(self) -> None:
-        """Sample until cancelled."""
         while True:
             for folder in self._folders:
                 try:
@@ -200,7 +196,6 @@ class DiskTrends:
         await self._usage.write(_insert_sample, (node, disk, int(at) // _HOUR_S, free_bytes, total_bytes))
 
     async def forecasts(self) -> tuple[DiskFull, ...]:
-        """When each disk will be full."""
         return await self._usage.read(_disk_forecasts, time.time() - DISK_WINDOW_S)
 
 

@@ -15,16 +15,15 @@ from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.backoff import BackoffReset
 from services.supervisor.node.commands import AgentCommands
 from services.supervisor.node.device_memory import MemoryMeasurements, NodeDevices, Reservations
-from services.supervisor.node.log_retention import retain_logs
 from services.supervisor.node.presence import LocalNode, NodePresence
 from services.supervisor.node.workers import NodeWorkers
 from services.supervisor.planning.world import SwapLimits
 from services.supervisor.registry.groups import Groups
 from services.supervisor.registry.ledger import ModelLedger
 from services.supervisor.registry.registry import ModelRegistry
-from services.supervisor.scheduler.commands import SchedulerCommands, lead
+from services.supervisor.runner.engine_log import retain_logs
 from services.supervisor.scheduler.demand import StoredDemand
-from services.supervisor.scheduler.lease import SchedulerLease
+from services.supervisor.scheduler.leader import SchedulerCommands, SchedulerLease, lead
 from services.supervisor.scheduler.node_client import NodeClient
 from services.supervisor.scheduler.scheduler import Scheduler
 from services.supervisor.scheduler.snapshot import YardState
@@ -68,7 +67,7 @@ async def _serve_node(
     agent.adopt()
     workers.adopt()
     await _follow_leases(bus, tasks, agent)
-    local = LocalNode(agent, workers, NodeDevices(settings, samples))
+    local = LocalNode(agent, workers, NodeDevices(settings, samples, reservations))
     presence = NodePresence(bus, settings, local)
     node = AgentCommands(settings, registry, local, presence, measured)
     commands = Commands.open(bus, tasks, "The agent of a node.")
@@ -76,7 +75,7 @@ async def _serve_node(
         await commands.add(command, handler, node=settings.node)
     MemoryMeasurements(bus, tasks, settings, instances, measured)
     tasks.spawn(presence.renew(), "presence")
-    tasks.spawn(retain_logs(settings, local), "retain logs")
+    tasks.spawn(retain_logs(settings, local.live), "retain logs")
     return node, commands
 
 

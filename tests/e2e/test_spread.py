@@ -66,7 +66,7 @@ async def test_a_killed_worker_fails_its_instance_and_the_stream_continues(
         server.kill()
         failed = await instances.until(SLOW, InstanceState.FAILED)
         assert failed.instance == first.instance
-        assert failed.error == f"The worker on {FAR} is gone: its RPC server was ended by signal 9."
+        assert failed.error == f"The worker on {FAR} is lost: its RPC server was ended by signal 9."
         lines = await stream.read_rest()
         assert lines[-1] == "[DONE]", "answered by the next instance"
         second = await instances.until(SLOW, InstanceState.READY)
@@ -82,7 +82,7 @@ async def test_a_killed_guard_of_an_idle_worker_fails_its_instance(nodes: TwoNod
         (worker,) = nodes.workers()
         worker.kill()
         failed = await instances.until(SLOW, InstanceState.FAILED)
-        assert failed.error == f"The worker on {FAR} is gone: it was killed, or its machine is gone."
+        assert failed.error == f"The worker on {FAR} is lost: it was killed, or its machine is unreachable."
         await nodes.until_no_workers(5)
         assert (await chat(nodes.yard.url, SLOW, max_tokens=2))[0] == 200, "planned again"
 

@@ -21,7 +21,7 @@ from schemas.prices import DeletePrice, ListPrices, Method, Price, PutPrice, Rep
 from schemas.registry import PutModel, RenameModel
 from schemas.requests import RequestFinished
 from schemas.usage import Period, PutReport, UsageQuery, UsageRow, UsageUnit
-from services.monitor.accounting import USAGE_FILE
+from services.monitor.service import USAGE_FILE
 from services.supervisor import service as supervisor
 from tests.integration.monitor_service import at_least, monitor, usage
 from tests.support import Yard, eventually
@@ -144,7 +144,7 @@ async def test_reports_are_stored_and_usage_of_deleted_models_can_be_removed(yar
         "here", ModelSpec(name="here", path="p", aliases=("nick",))
     )
     async with monitor(yard):
-        await finish(runner, *(record(name, name, finished_at=time.time()) for name in ("here", "gone")))
+        await finish(runner, *(record(name, name, finished_at=time.time()) for name in ("here", "deleted")))
         await usage(operator, at_least(2))
         query = UsageQuery(by=(), model="nick", period=Period.DAY)
         await accounts.put_report(PutReport(report="mine", query=query, revision=0))
@@ -158,12 +158,12 @@ async def test_reports_are_stored_and_usage_of_deleted_models_can_be_removed(yar
         with pytest.raises(NotFound):
             await accounts.remove_usage("never")
         report = await accounts.storage()
-        assert {data.model: data.orphan for data in report.models} == {"here": False, "gone": True}
+        assert {data.model: data.orphan for data in report.models} == {"here": False, "deleted": True}
         stores = {store.name: store for store in report.stores}
         assert stores["EVENTS"].messages > 2, "the requests and the audit of reports"
         assert stores["EVENTS"].oldest_at == pytest.approx(time.time(), abs=60)
         assert stores["requests"].messages == 2
-        assert (await accounts.remove_usage("gone")).requests == 1
+        assert (await accounts.remove_usage("deleted")).requests == 1
         rebuilt = await accounts.rebuild()
         assert (rebuilt.read, rebuilt.added, rebuilt.kept) == (2, 0, 1)
         done = await accounts.vacuum()

@@ -14,7 +14,7 @@ from schemas.models import ModelSpec
 from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.backoff import BackoffReset
 from services.supervisor.node.device_memory import Reservations
-from services.supervisor.runner.launch import Launch
+from services.supervisor.runner.record import Launch
 from tests.standins import instance
 from tests.support import Yard
 

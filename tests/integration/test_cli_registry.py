@@ -39,7 +39,7 @@ class Shell:
         self.registry = client.registry
         self.file = folder / "models.toml"
 
-    async def run_command(self, *args: str, stdin: str = "", **more: str) -> CommandResult:
+    async def run(self, *args: str, stdin: str = "", **more: str) -> CommandResult:
         return await run_command(self.yard, *args, stdin=stdin, **more)
 
     async def apply(self, text: str, *args: str) -> CommandResult:

@@ -27,7 +27,7 @@ from services.gateway.catalog import Catalog
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.queue import BudgetAdmission
 from services.gateway.inference.request import InferRequest
-from services.supervisor.runner.launch import Launch
+from services.supervisor.runner.record import Launch
 from tests import engine_standin
 from tests.support import Yard
 
@@ -100,7 +100,7 @@ async def gateway(yard: Yard) -> AsyncIterator[Inference]:
         yield inference
 
 
-async def ask(inference: Inference, path: str) -> tuple[AnswerHead, bytes]:
+async def request(inference: Inference, path: str) -> tuple[AnswerHead, bytes]:
     body = b'{"model":"org/any","messages":[{"role":"user","content":"Hi"}]}'
     async with (
         asyncio.timeout(20),
@@ -114,7 +114,7 @@ async def test_a_command_is_started_as_placed_and_serves_requests(yard: Yard) ->
     async with running(yard) as runner, gateway(yard) as inference:
         ready = await runner.state(InstanceState.READY)
         assert (ready.engine, ready.profile, ready.slots) == ("command", "small", 2)
-        head, body = await ask(inference, "/v1/chat/completions")
+        head, body = await request(inference, "/v1/chat/completions")
         assert head.status == 200
         answer = msgspec.json.decode(body)
         assert answer["choices"][0]["message"]["content"] == "org/any 1024 []"
@@ -124,7 +124,7 @@ async def test_a_command_is_started_as_placed_and_serves_requests(yard: Yard) ->
 async def test_a_path_that_the_engine_lacks_is_refused_in_a_sentence(yard: Yard) -> None:
     async with running(yard) as runner, gateway(yard) as inference:
         await runner.state(InstanceState.READY)
-        head, body = await ask(inference, "/infill")
+        head, body = await request(inference, "/infill")
     error = msgspec.json.decode(body)["error"]
     assert head.status == 501
     assert (error["code"], error["type"]) == ("not_served", "invalid_request_error")
@@ -191,7 +191,7 @@ class Mine(Engine):
         return None
 
     def command(self, spec, files, placement, port, settings):
-        argv = tuple(word.replace("{port}", str(port)) for word in spec.args)
+        argv = tuple(argument.replace("{port}", str(port)) for argument in spec.args)
         return ServerCommand(argv=argv, env=engine_environment(spec, placement))
 
     def api(self, spec):

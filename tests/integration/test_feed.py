@@ -41,7 +41,7 @@ async def page(yard: Yard) -> AsyncIterator[ClientWebSocketResponse]:
             yield ws
 
 
-async def test_a_page_gets_a_message_when_the_broker_goes_and_comes_back(yard: Yard) -> None:
+async def test_a_page_gets_a_message_when_the_broker_disconnects_and_reconnects(yard: Yard) -> None:
     async with page(yard) as ws, asyncio.timeout(TIMEOUT_S):
         assert yard.broker.pid is not None
         os.kill(yard.broker.pid, signal.SIGKILL)

@@ -83,9 +83,9 @@ class Nodes:
             return error.message
         return started.reason or started.state
 
-    async def reason(self, *words: str) -> str:
-        """The reason why a model waits, once it contains these words."""
-        found = await self._wait_for(lambda waiting: all(word in waiting.reason for word in words))
+    async def reason(self, *texts: str) -> str:
+        """The reason why a model waits, once it contains these texts."""
+        found = await self._wait_for(lambda waiting: all(text in waiting.reason for text in texts))
         return found.reason
 
     async def refusal(self, model: str) -> str:

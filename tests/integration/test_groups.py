@@ -54,7 +54,7 @@ async def test_an_alias_is_stored_as_the_name_of_its_model(operator: Bus) -> Non
 
 async def test_two_models_cannot_be_apart_and_together(operator: Bus) -> None:
     await put(operator, "g", GroupKind.APART, "a", "b")
-    with pytest.raises(Conflict, match="a and b cannot be together: group g says apart"):
+    with pytest.raises(Conflict, match="a and b cannot be together: they are apart in group g"):
         await put(operator, "h", GroupKind.TOGETHER, "c", "b", "a")
     await put(operator, "h", GroupKind.TOGETHER, "c", "b")
     await put(operator, "g", GroupKind.TOGETHER, "a", "b")

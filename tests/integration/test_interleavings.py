@@ -15,7 +15,7 @@ from schemas.errors import EngineFailed, InternalError, YardError
 from schemas.requests import Lane, Outcome, RequestFinished
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.request import InferRequest
-from services.supervisor.runner import pulls, slot_pool
+from services.supervisor.runner import queues, slot_pool
 from services.supervisor.runner.answer_sender import AnswerSender
 from tests.integration.inference_path import PATH, SPEC, engine, inference_path
 from tests.support import Yard, eventually
@@ -97,7 +97,7 @@ async def test_a_redelivered_request_is_handed_over_to_the_first_runner(
         return
 
     monkeypatch.setattr(AnswerSender, "extend", does_not_extend)
-    monkeypatch.setattr(pulls, "ACK_WAIT_S", 1.0)
+    monkeypatch.setattr(queues, "ACK_WAIT_S", 1.0)
     operator = await yard.bus()
     started = await operator.nc.subscribe(subjects.REQUEST_STARTED.wildcard)
     await operator.nc.flush()

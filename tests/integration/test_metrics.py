@@ -25,8 +25,7 @@ from schemas.models import ModelSpec
 from services.gateway.access import ApiKeys, Origins
 from services.gateway.http import guard, handle_errors
 from services.gateway.metrics import MetricsApi
-from services.monitor.metrics.event_counters import RequestCounters
-from services.monitor.metrics.finished_requests import RequestConsumer
+from services.monitor.metrics.event_counters import RequestConsumer, RequestCounters
 from services.monitor.metrics.history import MetricsHistory
 from services.monitor.metrics.history_archive import CHUNK_S, HistoryArchive
 from services.supervisor.engines.llama_cpp import LLAMA_API

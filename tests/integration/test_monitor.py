@@ -22,10 +22,10 @@ from schemas.devices import Device, DeviceKind
 from schemas.errors import BadRequest, InternalError
 from schemas.requests import RequestFinished
 from schemas.usage import UsageQuery
-from services.monitor.accounting import CONSUMER, USAGE_FILE
-from services.monitor.costs.pricing import PriceBook
 from services.monitor.devices.publisher import DevicePublisher
+from services.monitor.price_book import PriceBook
 from services.monitor.projector import UsageProjector
+from services.monitor.service import CONSUMER, USAGE_FILE
 from services.monitor.usage import database
 from services.monitor.usage.database import UsageDatabase
 from services.monitor.usage.store import UsageIncrement, UsageStore

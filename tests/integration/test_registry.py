@@ -157,10 +157,10 @@ async def test_every_change_is_an_event_with_before_after_and_caller(
 async def test_history_has_the_last_20_revisions(registry: RegistryClient) -> None:
     for n_ctx in range(100, 125):
         await registry.put(n_ctx=n_ctx)
-    kept = (await registry.history()).revisions
-    assert [each.spec.n_ctx for each in kept if each.spec] == list(range(124, 104, -1))
-    assert {each.by for each in kept} == {"operator"}
-    assert [each.at for each in kept] == sorted((each.at for each in kept), reverse=True)
+    stored = (await registry.history()).revisions
+    assert [revision.spec.n_ctx for revision in stored if revision.spec] == list(range(124, 104, -1))
+    assert {revision.by for revision in stored} == {"operator"}
+    assert [revision.at for revision in stored] == sorted((revision.at for revision in stored), reverse=True)
     assert type(await registry.refused(registry.history("other"))) is ModelNotFound
     assert type(await registry.refused(registry.history("no name"))) is ModelNotFound
 
@@ -231,18 +231,18 @@ async def test_many_changes_are_made_together_or_not_at_all(registry: RegistryCl
         PutModel(name="b", path="b.gguf", aliases=("one",)),
         PutModel(name="d", path="d.gguf", revision=0),
     )
-    gone = (DeleteModel(model="c"),)
-    wrong = ApplyModels(models=(*swapped, PutModel(name="e", path="../e")), delete=gone)
+    deletions = (DeleteModel(model="c"),)
+    wrong = ApplyModels(models=(*swapped, PutModel(name="e", path="../e")), delete=deletions)
     assert type(await registry.refused(registry.bus.call(subjects.MODEL_APPLY, wrong))) is BadRequest
-    right = ApplyModels(models=swapped, delete=gone)
+    right = ApplyModels(models=swapped, delete=deletions)
     dry = await registry.bus.call(subjects.MODEL_APPLY, msgspec.structs.replace(right, dry_run=True))
     assert await registry.names() == ["a", "b", "c"]
     assert await registry.bus.call(subjects.MODEL_APPLY, right) == dry
     assert (dry.stored, dry.deleted) == (("a", "b", "d"), ("c",))
     assert (await registry.spec("one")).name == "b"
     assert await registry.names() == ["a", "b", "d"]
-    again = await registry.bus.call(subjects.MODEL_APPLY, ApplyModels(models=swapped[:2]))
-    assert again.stored == ()
+    repeated = await registry.bus.call(subjects.MODEL_APPLY, ApplyModels(models=swapped[:2]))
+    assert repeated.stored == ()
 
 
 class RemoteNode:

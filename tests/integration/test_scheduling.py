@@ -1,4 +1,4 @@
-"""The scheduler: its lease, its orders to nodes, refusals, previews, and what the next holder knows."""
+"""The scheduler: its lease, its orders to nodes, refusals, previews, and what the next holder takes over."""
 
 import asyncio
 import time
@@ -32,13 +32,11 @@ from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
 from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.device_memory import Reservations
 from services.supervisor.planning.world import SwapLimits
-from services.supervisor.scheduler.commands import SchedulerCommands
-from services.supervisor.scheduler.demand import DemandTracker, StoredDemand
-from services.supervisor.scheduler.lease import SchedulerLease
+from services.supervisor.scheduler.demand import REFUSED_S, DemandTracker, StoredDemand
+from services.supervisor.scheduler.leader import SchedulerCommands, SchedulerLease
 from services.supervisor.scheduler.node_client import ORDER_TIMEOUT_S, NodeClient
 from services.supervisor.scheduler.scheduler import Scheduler
 from services.supervisor.scheduler.snapshot import YardState
-from services.supervisor.scheduler.waiting import REFUSED_S
 from services.supervisor.service import main
 from tests.support import Yard, eventually
 
@@ -310,7 +308,7 @@ async def test_the_schedulers_own_node_is_called_directly(yard: Yard) -> None:
         client = NodeClient(bus, nodes, models, local={"a": local.handlers})
         options, problems = await client.options(["bad", "m"], ())
         assert [option.node for option in options["m"]] == ["a"]
-        assert "a failed to report" in problems["bad"], "an error is one of this model alone"
+        assert "a failed to report" in problems["bad"], "the error is reported for this model only"
         with pytest.raises(NotFound):
             await client.stop("a", StopInstance(instance="i"))
         order = StartInstance(instance="i", model="m", revision=1)
@@ -324,7 +322,7 @@ async def test_the_schedulers_own_node_is_called_directly(yard: Yard) -> None:
 
 
 async def test_an_unresponsive_node_gets_no_order_until_it_renews_its_record(yard: Yard) -> None:
-    """Its record lives for some seconds: without that rule each cycle would begin with it again."""
+    """Its record lives for some seconds: without that rule every cycle would query it."""
     async with Tasks() as tasks:
         dead, alive = StandinNode(yard, "a", responsive=False), StandinNode(yard, "b")
         for node in (dead, alive):

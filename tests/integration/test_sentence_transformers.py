@@ -17,8 +17,7 @@ import pytest
 from modelyard.host.settings import load
 from schemas.instances import PlacedDevice, Placement
 from schemas.models import Mode, ModelSpec
-from services.supervisor.engines.selection import choose_engine
-from services.supervisor.runner.model_files import check_files
+from services.supervisor.engines.selection import check_files, choose_engine
 
 # Importing the package takes many seconds.
 missing = find_spec("sentence_transformers") is None

@@ -20,7 +20,7 @@ from schemas.errors import BadRequest, NotFound, YardError
 from schemas.instances import InstanceState
 from schemas.webhooks import HookEvent, HookKind, PutWebhook, Webhook, WebhookFilter, WebhookState
 from services.monitor.webhooks import delivery, webhooks
-from services.monitor.webhooks.http_sender import ForbiddenAddress, GuardedResolver
+from services.monitor.webhooks.senders import ForbiddenAddress, GuardedResolver
 from tests.commands import refusal_code, run_command
 from tests.integration.monitor_service import TIMEOUT_S, monitor, monitor_process
 from tests.receiver import CUT, HANG, Receiver, is_signed, receiver

@@ -19,10 +19,9 @@ from schemas.placing import NodeDevice
 from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.node.device_memory import Reservations
 from services.supervisor.node.workers import NodeWorkers
-from services.supervisor.rpc import handshake
-from services.supervisor.rpc.connections import Connection
-from services.supervisor.rpc.handshake import HandshakeError, Purpose, authenticate_worker
-from services.supervisor.rpc.tunnel import Tunnel, Unreachable
+from services.supervisor.rpc import connections
+from services.supervisor.rpc.connections import Connection, HandshakeError, Purpose, authenticate_worker
+from services.supervisor.rpc.worker_set import Tunnel, Unreachable
 from tests.support import eventually
 
 STANDIN = Path(__file__).parents[1] / "rpc_standin.py"
@@ -139,7 +138,7 @@ async def test_a_client_without_the_token_is_refused(with_program: Settings) -> 
 
 async def until_end(reader: asyncio.StreamReader) -> bytes:
     with contextlib.suppress(ConnectionError):
-        return await asyncio.wait_for(reader.read(), handshake.TIMEOUT_S + 1)
+        return await asyncio.wait_for(reader.read(), connections.HANDSHAKE_TIMEOUT_S + 1)
     return b""
 
 
@@ -259,8 +258,8 @@ async def test_a_program_that_exits_at_once_reserves_no_memory(settings: Setting
 
 
 async def test_an_address_of_another_machine_is_refused(with_program: Settings) -> None:
-    elsewhere = msgspec.structs.replace(with_program, rpc_host="192.0.2.1")
-    async with node(elsewhere) as far:
+    unreachable = msgspec.structs.replace(with_program, rpc_host="192.0.2.1")
+    async with node(unreachable) as far:
         with pytest.raises(Conflict, match=r"cannot listen on 192\.0\.2\.1"):
             await far.start()
         await far.until_empty()

@@ -124,8 +124,8 @@ def check(case: Case) -> None:
     assert plan.reasons.keys() == case.reasons.keys(), plan.reasons
     assert plan.unsatisfiable == case.unsatisfiable
     assert tuple(f"{one.model}@{one.node}" for one in plan.fetches) == case.fetches
-    for name, words in case.reasons.items():
-        assert words in plan.reasons[name]
+    for name, text in case.reasons.items():
+        assert text in plan.reasons[name]
     if case.next_evaluation_s is None:
         assert plan.next_evaluation_at is None
     elif case.next_evaluation_s is not ANY_TIME:

@@ -193,7 +193,9 @@ def test_a_series_missing_for_a_day_resolves_and_expires() -> None:
     assert len(history.published) == 2
 
 
-@pytest.mark.parametrize("rules", [[], [msgspec.structs.replace(HOT, enabled=False)]], ids=["gone", "off"])
+@pytest.mark.parametrize(
+    "rules", [[], [msgspec.structs.replace(HOT, enabled=False)]], ids=["deleted", "disabled"]
+)
 def test_a_deleted_or_disabled_rule_resolves_its_alerts(rules: list[AlertRule]) -> None:
     history = AlertHistory(msgspec.structs.replace(HOT, for_s=0))
     history.at(1, hot(91))

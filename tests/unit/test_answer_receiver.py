@@ -55,7 +55,7 @@ async def test_a_redelivery_after_the_first_frame_does_not_change_the_instance(
 ) -> None:
     """The request of a vanished runner was redelivered before the gateway gave that runner up.
 
-    The second runner is superseded; counted as the one at work, it kept the answer waiting for ever.
+    The second runner is superseded; counted as the active one, it left the answer waiting forever.
     """
     answer.on_started("i0", 1)
     answer.on_started("i1", 1)
@@ -110,7 +110,7 @@ async def test_an_end_with_an_error_raises_that_error(answer: AnswerReceiver) ->
 
 
 async def test_an_engine_that_broke_off_does_not_end_the_answer(answer: AnswerReceiver) -> None:
-    error = ErrorDetail(message="Gone.", type="server_error", code="engine_failed")
+    error = ErrorDetail(message="Ended.", type="server_error", code="engine_failed")
     answer.on_frame(frame(0, end=AnswerEnd(error=error, again=True)), b"")
     with pytest.raises(EngineFailed, match="broke"):
         await answer.read_all()

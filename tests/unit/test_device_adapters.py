@@ -16,7 +16,7 @@ from modelyard.plugins import DeviceAdapter
 from modelyard.plugins.devices import ADAPTERS
 from schemas.devices import Device, DeviceKind, DeviceProcess
 from schemas.instances import Instance, InstanceState
-from services.monitor.devices.process_owners import ProcessOwners
+from services.monitor.devices.publisher import ProcessOwners
 from services.monitor.devices.sampler import Sampler
 from services.monitor.devices.simulated import SimulatedAdapter
 from tests import standins
@@ -229,7 +229,7 @@ def test_devices_of_a_simulated_adapter_are_marked() -> None:
 
 def test_a_failing_adapter_has_a_problem_and_is_sampled_again() -> None:
     def fail() -> Device:
-        raise RuntimeError("the bus is gone")
+        raise RuntimeError("the bus is closed")
 
     def leave() -> Device:
         raise SystemExit("no licence")
@@ -237,7 +237,7 @@ def test_a_failing_adapter_has_a_problem_and_is_sampled_again() -> None:
     adapter = Scripted(fail, leave, lambda: ["invalid"], lambda: card(device="not a token"), card)
     recorder = sampled(adapter, 5)
     assert [len(devices) for devices in recorder.all] == [0, 0, 0, 0, 1]
-    messages = ("bus is gone", "no licence", "not a Device", "subject token")
+    messages = ("bus is closed", "no licence", "not a Device", "subject token")
     problems = zip(messages, recorder.problems[:4], strict=True)
     assert all(message in (problem or "") for message, problem in problems)
     assert recorder.problems[4] is None

@@ -12,8 +12,7 @@ from schemas.models import ParameterPolicy
 from schemas.requests import Continues
 from services.supervisor.dialects.base import Plain
 from services.supervisor.dialects.completions import Completions
-from services.supervisor.dialects.messages import Messages
-from services.supervisor.dialects.responses import Responses
+from services.supervisor.dialects.typed_events import Messages, Responses
 from services.supervisor.dialects.whole import WholeChat, WholeText
 
 
@@ -23,7 +22,7 @@ def event(data: bytes) -> SseEvent:
 
 
 @pytest.mark.parametrize(
-    ("given_body", "wants", "options"),
+    ("given_body", "reports_usage", "options"),
     [
         ({}, False, {"include_usage": True}),
         ({"stream": False}, False, {"include_usage": True}),
@@ -33,7 +32,7 @@ def event(data: bytes) -> SseEvent:
     ],
 )
 def test_the_engine_always_gets_a_request_for_a_stream_with_usage(
-    given_body: dict[str, Any], wants: bool, options: dict[str, Any]
+    given_body: dict[str, Any], reports_usage: bool, options: dict[str, Any]
 ) -> None:
     prompt = {"messages": [{"role": "user", "content": "é\u2028\n"}], "temperature": 0.10}
     dialect = Completions(WholeChat())
@@ -42,7 +41,7 @@ def test_the_engine_always_gets_a_request_for_a_stream_with_usage(
     usage = event(b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}')
     assert dialect.relay(usage) == b"", "it may be about one choice of several"
     done = event(b"[DONE]")
-    assert dialect.relay(done) == (usage.raw + done.raw if wants else done.raw)
+    assert dialect.relay(done) == (usage.raw + done.raw if reports_usage else done.raw)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{", b'{"stream_options":7}', b""])
@@ -182,13 +181,13 @@ def test_usage_is_the_total_of_all_choices(
         together.collect(sent)
     assert (streamed.meter.prompt_tokens, streamed.meter.completion_tokens) == usage
     assert json.loads(together.whole())["usage"].items() >= tokens(*usage).items()
-    alone = [
+    unassigned = [
         json.loads(sent.data or b"")["usage"]
         for sent in EventParser().feed(shown)
         if b'"choices": []' in sent.raw or b'"choices":[]' in sent.raw
     ]
-    assert len(alone) <= 1
-    assert all(reported.items() >= tokens(*usage).items() for reported in alone)
+    assert len(unassigned) <= 1
+    assert all(reported.items() >= tokens(*usage).items() for reported in unassigned)
 
 
 def test_a_null_event_is_no_part_of_the_answer() -> None:

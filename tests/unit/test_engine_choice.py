@@ -56,11 +56,11 @@ def test_auto_chooses_the_next_engine_if_the_first_is_unusable(
         SentenceTransformersEngine, "offer", usable("sentence-transformers", "It is missing.")
     )
     monkeypatch.setattr("shutil.which", lambda *_args, **_more: None)
-    alone = load({"YARD_HOME": str(settings.home)})
-    assert choose_engine(ModelSpec(name="m", path="m.gguf"), alone).name == "embedded"
+    own = load({"YARD_HOME": str(settings.home)})
+    assert choose_engine(ModelSpec(name="m", path="m.gguf"), own).name == "embedded"
     assert choose_engine(ModelSpec(name="m", path="folder", mode=Mode.RERANK), settings).name == "vllm"
     with pytest.raises(EngineProblem, match=r"sentence-transformers: It is missing\. vllm: .*YARD_VLLM"):
-        choose_engine(ModelSpec(name="m", path="folder", mode=Mode.RERANK), alone)
+        choose_engine(ModelSpec(name="m", path="folder", mode=Mode.RERANK), own)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_auto_does_not_choose_the_embedded_engine_for_a_model_with_arguments(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda *_args, **_more: None)
-    alone = load({"YARD_HOME": str(settings.home)})
+    own = load({"YARD_HOME": str(settings.home)})
     with pytest.raises(EngineProblem, match="YARD_LLAMA_SERVER"):
-        choose_engine(ModelSpec(name="m", path="m.gguf", args=("--flash-attn", "on")), alone)
+        choose_engine(ModelSpec(name="m", path="m.gguf", args=("--flash-attn", "on")), own)
 
 
 def test_every_engine_is_offered_with_its_version_or_problem(

@@ -21,11 +21,12 @@ from schemas.models import Mode, ModelSpec
 from schemas.placing import WorkerPlace
 from schemas.profiles import EmbeddingOptions, Lora
 from services.supervisor.engines.command import CommandEngine
-from services.supervisor.engines.embedded import EmbeddedEngine
-from services.supervisor.engines.embedded_server import EmbeddedServerOptions
+from services.supervisor.engines.embedded import EmbeddedEngine, EmbeddedServerOptions
 from services.supervisor.engines.llama_cpp import LlamaCppEngine, listening_port
-from services.supervisor.engines.sentence_server import SentenceServerOptions
-from services.supervisor.engines.sentence_transformers import SentenceTransformersEngine
+from services.supervisor.engines.sentence_transformers import (
+    SentenceServerOptions,
+    SentenceTransformersEngine,
+)
 from services.supervisor.engines.vllm import VllmEngine, memory_share
 
 FILES = ModelFiles(model=Path("/store/m.gguf"))
@@ -108,8 +109,8 @@ def test_llama_cpp_finds_its_workers_on_loopback(settings: Settings) -> None:
     spread = LlamaCppEngine().command(spec, FILES, SPREAD_CPU, 0, settings).argv
     assert after(spread, "--rpc") == "127.0.0.1:1,127.0.0.1:2"
     assert after(spread, "--fit") == "off", "it would query the memory of each worker"
-    alone = LlamaCppEngine().command(spec, FILES, ON_CPU, 0, settings).argv
-    assert {"--rpc", "--fit"}.isdisjoint(alone)
+    unspread = LlamaCppEngine().command(spec, FILES, ON_CPU, 0, settings).argv
+    assert {"--rpc", "--fit"}.isdisjoint(unspread)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_the_embedded_engine_gets_the_same_options(settings: Settings) -> None:
     spec = ModelSpec(name="m", path="m.gguf", cache_type="q8_0", loras=(Lora(path="a", scale=0.5),))
     files = ModelFiles(model=FILES.model, chat_template=Path("/store/t"), loras=(Path("/store/a"),))
     argv = EmbeddedEngine().command(spec, files, TWO_GPUS, 0, settings).argv
-    assert argv[:3] == (sys.executable, "-m", "services.supervisor.engines.embedded_server")
+    assert argv[:3] == (sys.executable, "-m", "services.supervisor.engines.embedded")
     assert msgspec.json.decode(argv[3], type=EmbeddedServerOptions) == EmbeddedServerOptions(
         model="/store/m.gguf",
         alias="m",

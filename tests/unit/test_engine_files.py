@@ -10,8 +10,8 @@ from schemas.models import ModelSpec
 from schemas.profiles import Lora
 from services.supervisor.engines.command import CommandEngine
 from services.supervisor.engines.llama_cpp import LlamaCppEngine
+from services.supervisor.engines.selection import check_files, size_bytes
 from services.supervisor.engines.vllm import VllmEngine
-from services.supervisor.runner.model_files import check_files, size_bytes
 from services.supervisor.runner.start import start_budget_s
 
 

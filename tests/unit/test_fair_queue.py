@@ -1,7 +1,7 @@
 """Which queue is served next."""
 
 from schemas.requests import Lane
-from services.supervisor.runner.fair_queue import QueueName, QueueState, max_batch_slots, next_queue
+from services.supervisor.runner.queues import QueueName, QueueState, max_batch_slots, next_queue
 
 
 def queue(

@@ -65,7 +65,7 @@ def test_files_on_a_node_are_copied_from_it() -> None:
 def test_nothing_is_copied_unless_all_missing_files_are_available() -> None:
     lora = [entry("l.gguf", "c")]
     assert copy_order(spec("m.gguf"), ("l.gguf", "m.gguf"), [lora, []], "b") is None
-    assert copy_order(spec("elsewhere.gguf"), ("l.gguf",), [[]], "b") is None
+    assert copy_order(spec("other.gguf"), ("l.gguf",), [[]], "b") is None
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_files_of_the_hub_are_downloaded_at_the_commit_of_the_model(
     assert not order.register, "it is in the registry already"
 
 
-def test_files_from_elsewhere_are_not_downloaded() -> None:
+def test_files_of_another_source_are_not_downloaded() -> None:
     assert hub_order(spec(source=None), ("org/m/m-Q4_0.gguf",), "b") is None
     assert hub_order(spec(), ("org/m/m-Q4_0.gguf", "mine/lora.gguf"), "b") is None
     assert hub_order(spec(), ("org/mm/m-Q4_0.gguf",), "b") is None

@@ -162,9 +162,9 @@ def test_a_vocabulary_of_128_thousand_tokens_costs_neither_time_nor_memory() -> 
     raw = _vocabulary(128_256, 280_147)
     seconds = []
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = time.process_time()
         header = make_header(parse(raw, len(raw)))
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.process_time() - begun)
     assert header.n_vocab == 128_256
     assert min(seconds) < 0.15
     tracemalloc.start()
@@ -176,11 +176,11 @@ def test_a_vocabulary_of_128_thousand_tokens_costs_neither_time_nor_memory() -> 
 
 def test_the_worst_array_of_strings_is_bounded() -> None:
     array = text("a") + struct.pack("<IIQ", 9, 8, MAX_STRINGS) + bytes(8 * MAX_STRINGS)
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(GgufError, match="more than 1000000 strings"):
         raw = file(ARCHITECTURE, array, text("b") + struct.pack("<IIQ", 9, 8, 1))
         parse(raw, len(raw))
-    assert time.perf_counter() - begun < 2.0
+    assert time.process_time() - begun < 2.0
 
 
 def test_many_lists_of_numbers_do_not_fill_the_memory() -> None:

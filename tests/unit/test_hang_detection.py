@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.supervisor.runner.hang_detection import HangDetector, LivenessSample
+from services.supervisor.runner.liveness import HangDetector, LivenessSample
 
 EVERY_S, HANG_S = 10.0, 60.0
 HEALTHY, SILENT, STREAMS, COMPUTES = "healthy", "silent", "streams", "computes"

@@ -6,14 +6,16 @@ import msgspec
 import pytest
 
 from schemas.logs import LogLine
-from services.supervisor.node.log_retention import (
+from services.supervisor.runner.engine_log import (
+    BACKUPS,
+    LOG_RETENTION_S,
     MAX_TOTAL_BYTES,
-    RETENTION_S,
     LogPart,
-    expendable,
+    RotatingLogFile,
     find_log_parts,
+    logs_to_delete,
+    newest_that_fit,
 )
-from services.supervisor.runner.engine_log import BACKUPS, RotatingLogFile, newest_that_fit
 
 NOW = 10_000_000.0
 HALF = MAX_TOTAL_BYTES // 2
@@ -46,9 +48,9 @@ def part(name: str, size_bytes: int = 1, age_s: float = 0.0) -> LogPart:
 @pytest.mark.parametrize(
     ("parts", "deleted"),
     [
-        ([part("a.log"), part("b.log", age_s=RETENTION_S - 1)], []),
-        ([part("a.log"), part("b.log", age_s=RETENTION_S + 1)], ["b.log"]),
-        ([part("live.log", age_s=RETENTION_S + 1)], []),
+        ([part("a.log"), part("b.log", age_s=LOG_RETENTION_S - 1)], []),
+        ([part("a.log"), part("b.log", age_s=LOG_RETENTION_S + 1)], ["b.log"]),
+        ([part("live.log", age_s=LOG_RETENTION_S + 1)], []),
         ([part("a.log", HALF), part("b.log", HALF, 5), part("c.log", 1, 9)], ["c.log"]),
         ([part("live.log", MAX_TOTAL_BYTES, 9), part("a.log", 1, 1)], ["a.log"]),
         ([part("live.log", MAX_TOTAL_BYTES, 9), part("live.log.1", MAX_TOTAL_BYTES, 20)], []),
@@ -56,7 +58,7 @@ def part(name: str, size_bytes: int = 1, age_s: float = 0.0) -> LogPart:
     ids=["all fits", "too old", "old, but live", "too large", "live owners count first", "live owners stay"],
 )
 def test_old_logs_are_deleted_by_age_and_total_size(parts: list[LogPart], deleted: list[str]) -> None:
-    assert [str(path) for path in expendable(parts, {"live"}, NOW)] == deleted
+    assert [str(path) for path in logs_to_delete(parts, {"live"}, NOW)] == deleted
 
 
 def test_only_logs_of_instances_and_workers_are_deleted(tmp_path: Path) -> None:

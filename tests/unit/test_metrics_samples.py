@@ -16,11 +16,11 @@ from schemas.metrics import InstanceMetrics, Sample
 from schemas.placing import Refusal, WaitingModel
 from schemas.requests import Lane, Outcome, RequestFinished
 from schemas.usage import Period, UsageUnit
-from services.monitor.budgets.totals import budget_samples
+from services.monitor.budget_totals import budget_samples
 from services.monitor.metrics.broker_probe import BrokerHealth, StreamUsage
 from services.monitor.metrics.counters import BUCKETS_S, MAX_SERIES, OTHER, DurationHistogram
 from services.monitor.metrics.event_counters import InstanceCounters, RequestCounters
-from services.monitor.metrics.exposition import render
+from services.monitor.metrics.export import render
 from services.monitor.metrics.samples import YardSnapshot, collect_samples
 
 NOW = 1_000_000.0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from schemas.base import check_model_name, check_token, model_key, model_name
 from schemas.models import ModelSpec, find_model
-from services.supervisor.registry.changes import name_conflict
+from services.supervisor.registry.ledger import name_conflict
 
 ALPHABET = "abcXYZ019._:/@+-"
 

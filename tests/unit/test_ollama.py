@@ -64,7 +64,7 @@ def test_a_chat_streams_unless_stream_is_false(given: dict[str, Any], expected: 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"num_predict": 5, "num_ctx": 9, "num_gpu": 1, "nobody": "knows"}, {"max_tokens": 5}),
+        ({"num_predict": 5, "num_ctx": 9, "num_gpu": 1, "unknown": "option"}, {"max_tokens": 5}),
         ({"num_predict": 5, "temperature": 1}, {"max_tokens": 5, "temperature": 1.0}),
         ({"num_predict": -1, "seed": 3}, {"seed": 3}),
         ({"num_predict": -2}, {}),

@@ -1,4 +1,4 @@
-"""The plan: models that never evict others, and models of a group kept apart, in any order of events."""
+"""The plan: models that never evict others, and models of a group `apart`, in any order of events."""
 
 import msgspec
 import pytest
@@ -15,14 +15,14 @@ TEN = {"a": (option(10),), "b": (option(10),)}
 CASES = [
     *(
         Case(
-            f"{kept.name} with autostart or a least number of replicas waits for room",
-            models=(kept,),
+            f"{loaded.name} with autostart or a least number of replicas waits for room",
+            models=(loaded,),
             instances=(instance("b", 10, idle_s=500),),
             demand=NO_DEMAND,
             options=TEN,
             reasons={"a": "as soon as there is room"},
         )
-        for kept in (spec("a", autostart=True), spec("a", replicas=Replicas(min=1)))
+        for loaded in (spec("a", autostart=True), spec("a", replicas=Replicas(min=1)))
     ),
     Case(
         "two such models that do not fit together never take turns",
@@ -33,7 +33,7 @@ CASES = [
         reasons={"a": "as soon as there is room"},
     ),
     Case(
-        "nor do two that are kept apart",
+        "two models of a group `apart` never take turns",
         models=(spec("a", autostart=True), spec("b", autostart=True)),
         instances=(instance("b", 1, idle_s=500),),
         demand=NO_DEMAND,

@@ -169,7 +169,7 @@ REPLICAS_AND_GROUPS = [
         reasons={"c": "a makes room"},
     ),
     Case(
-        "two that are kept apart are requested at once",
+        "two models of a group `apart` are requested at once",
         demand={"a": queued(waited_s=1), "b": queued()},
         groups=(APART,),
         starts=("a",),

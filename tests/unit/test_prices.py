@@ -12,8 +12,7 @@ from schemas.devices import Device, DeviceKind
 from schemas.errors import BadRequest
 from schemas.instances import Instance, InstanceState, Reason, Reserved
 from schemas.prices import Method, Price, PriceList, Tier, spell_money
-from services.monitor.costs.metering import energy_shares
-from services.monitor.costs.pricing import (
+from services.monitor.price_book import (
     PriceBook,
     check_tiers,
     from_amount,
@@ -22,6 +21,7 @@ from services.monitor.costs.pricing import (
     to_amount,
     valid_at,
 )
+from services.monitor.usage.loaded_time import energy_shares
 from tests.unit.usage_records import record
 
 AMOUNTS = st.decimals(0, 1_000_000, places=6, allow_nan=False, allow_infinity=False)

@@ -17,7 +17,7 @@ from services.supervisor.node.commands import placement
 from services.supervisor.node.device_memory import Reservations
 from services.supervisor.node.options import options
 from services.supervisor.rpc.server import find_program, rpc_command, rpc_offer
-from services.supervisor.rpc.tunnel import socket_owners
+from services.supervisor.rpc.worker_set import socket_owners
 
 MIB = 1024**2
 CPU = NodeDevice(device="cpu", name="main memory", memory_bytes=4096 * MIB)
@@ -114,7 +114,7 @@ def test_an_impossible_spread_has_a_reason(
     assert impossible.options == ()
     assert sentence in (impossible.problem or "")
     usual = msgspec.structs.replace(spec, profiles=(profile, Profile(name="alone")))
-    assert [one.profile for one in options(usual, settings, [CPU], {}).options] == ["alone"]
+    assert [option.profile for option in options(usual, settings, [CPU], {}).options] == ["alone"]
 
 
 def test_the_reservations_of_a_node_exclude_its_workers_on_others() -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from services.supervisor.engines.sentence_server.batches import Batcher
+from services.supervisor.engines.sentence_transformers.model import Batcher
 
 Work = Batcher[str, str, str]
 
@@ -73,11 +73,11 @@ async def test_kinds_are_batched_separately_and_in_order(model: Model) -> None:
 async def test_a_cancelled_item_is_not_computed(model: Model) -> None:
     work = Work(model.compute, 8)
     first = await busy(model, work)
-    gone = asyncio.create_task(work.run("k", ["gone", "too"]))
+    cancelled = asyncio.create_task(work.run("k", ["gone", "too"]))
     stays = asyncio.create_task(work.run("k", ["stays"]))
     await asyncio.sleep(0)
-    gone.cancel()
-    await asyncio.wait({gone})
+    cancelled.cancel()
+    await asyncio.wait({cancelled})
     model.go.set()
     assert await stays == ["k:stays!"]
     assert await first == ["k:first!"]

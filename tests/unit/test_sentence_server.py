@@ -17,9 +17,9 @@ from aiohttp import web
 from schemas.errors import BadRequest
 from schemas.models import Mode
 from schemas.profiles import EmbeddingOptions
-from services.supervisor.engines.sentence_server import SentenceServerOptions
-from services.supervisor.engines.sentence_server.app import EmbeddingsEndpoint, RerankEndpoint, make_app
-from services.supervisor.engines.sentence_server.model import EmbeddedText, Pair, ScoredPair, cut
+from services.supervisor.engines.sentence_transformers import SentenceServerOptions
+from services.supervisor.engines.sentence_transformers.app import EmbeddingsEndpoint, RerankEndpoint, make_app
+from services.supervisor.engines.sentence_transformers.model import EmbeddedText, Pair, ScoredPair, cut
 
 Json = dict[str, Any]
 
@@ -192,8 +192,8 @@ async def test_documents_are_ranked_by_score() -> None:
 async def test_a_model_failure_is_an_error_and_the_next_request_succeeds() -> None:
     async with reranking() as url:
         status, answer = await post(f"{url}/v1/rerank", {"query": "q", "documents": ["break"]})
-        again, _ = await post(f"{url}/v1/rerank", {"query": "q", "documents": ["x"]})
-    assert (status, again) == (500, 200)
+        after, _ = await post(f"{url}/v1/rerank", {"query": "q", "documents": ["x"]})
+    assert (status, after) == (500, 200)
     assert "out of memory" in answer["error"]["message"]
 
 
@@ -229,10 +229,10 @@ async def test_a_request_of_a_disconnected_client_is_not_computed() -> None:
         encoder.go.clear()
         first = asyncio.create_task(vectors(url, input="first"))
         await asyncio.to_thread(encoder.started.wait, 10)
-        gone = asyncio.create_task(vectors(url, input="gone"))
+        disconnected = asyncio.create_task(vectors(url, input="gone"))
         for _ in range(2):
             await entered.get()
-        gone.cancel()
+        disconnected.cancel()
         await cancelled.wait()
         encoder.go.set()
         await first

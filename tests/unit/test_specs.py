@@ -12,7 +12,7 @@ from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.models import LIVE_FIELDS, Mode, ModelSource, ModelSpec, ParameterPolicy, fingerprint
 from schemas.profiles import DeviceNeed, EmbeddingOptions, Lora, Profile, Replicas
 from schemas.registry import PutModel
-from services.supervisor.registry.changes import check_new_name, earlier, name_conflict, renamed, spec_of
+from services.supervisor.registry.ledger import check_new_name, earlier, name_conflict, renamed, spec_of
 
 PLAIN = ModelSpec(name="m", path="m.gguf")
 FULL = ModelSpec(
@@ -126,7 +126,7 @@ def test_a_change_restarts_only_affected_instances(field: str) -> None:
 
 
 def test_every_field_is_declared_as_live_or_restarting() -> None:
-    """A new field is taken for one that needs a restart, until somebody thought about it."""
+    """A new field needs a restart unless it is listed."""
     assert set(ModelSpec.__struct_fields__) - LIVE_FIELDS == {
         *("name", "path", "mode", "engine", "mmproj", "chat_template", "loras", "n_parallel", "n_ctx"),
         *("args", "env", "cache_type", "profiles", "embedding", "health_path"),

@@ -10,7 +10,7 @@ from aiohttp import web
 from modelyard.plugins import EngineApi
 from schemas.errors import NotServed
 from schemas.models import Mode
-from services.supervisor.engines.ports import accepts, free_port, is_taken
+from services.supervisor.runner.engine_process import accepts, free_port, is_taken
 from services.supervisor.runner.upstream import Upstream
 
 

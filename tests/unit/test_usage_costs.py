@@ -14,8 +14,8 @@ from schemas.budgets import Action, Budget, BudgetLevel
 from schemas.prices import Reprice
 from schemas.usage import Dimension, Period, UsageUnit
 from services.monitor import storage
-from services.monitor.budgets.totals import BudgetTotal, budget_samples, level_crossed, load_used
-from services.monitor.costs.repricing import reprice
+from services.monitor.budget_totals import BudgetTotal, budget_samples, level_crossed, load_used
+from services.monitor.prices import reprice
 from services.monitor.storage import RetentionPolicy
 from services.monitor.usage.loaded_time import LoadedInterval, charge_loaded_time, record_intervals
 from tests.unit.usage_records import (
@@ -215,15 +215,15 @@ def test_retention_by_size_removes_the_oldest_days(tmp_path: Path) -> None:
 
 def test_a_removed_model_is_not_restored_from_the_stream(tmp_path: Path) -> None:
     with usage_file(tmp_path / "u.sqlite") as usage:
-        usage.store.add([record("1", "gone"), record("2", "here")])
-        assert storage.remove_model(usage.store, "gone") == 1
-        assert usage.store.add([record("1", "gone")]) == []
+        usage.store.add([record("1", "deleted"), record("2", "here")])
+        assert storage.remove_model(usage.store, "deleted") == 1
+        assert usage.store.add([record("1", "deleted")]) == []
         assert usage.requests() == {"here": 1}
-        assert len(usage.store.add([record("3", "gone", finished_at=4e9)])) == 1
+        assert len(usage.store.add([record("3", "deleted", finished_at=4e9)])) == 1
 
 
 async def test_repricing_in_several_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.monitor.costs.repricing._BATCH", 7)
+    monkeypatch.setattr("services.monitor.prices._BATCH", 7)
     with usage_file(tmp_path / "u.sqlite", prices=price_book(a=CHEAP)) as usage:
         usage.store.add(record(str(n), finished_at=1e9 + n // 3) for n in range(50))
         usage.prices = price_book(a=DEAR)

@@ -11,10 +11,10 @@ from schemas.prices import Price, Reprice
 from schemas.requests import Outcome
 from schemas.usage import Dimension, UsageStep
 from services.monitor import storage
-from services.monitor.costs.repricing import reprice
+from services.monitor.prices import reprice
 from services.monitor.storage import RetentionPolicy
 from services.monitor.usage.loaded_time import LoadedInterval, charge_loaded_time
-from services.monitor.usage.rollup_rebuild import rebuild_derived
+from services.monitor.usage.rollup_updates import rebuild_derived
 from services.monitor.usage.rollups import (
     ALL_LATENCIES,
     DERIVED,

@@ -18,8 +18,8 @@ from schemas.instances import Instance, InstanceState, Reason
 from schemas.webhooks import HookEvent, WebhookFilter
 from services.monitor.webhooks.delivery import BACKOFF_S, MAX_ATTEMPTS, backoff_s
 from services.monitor.webhooks.events import WebhookEvent, decode_event, filter_subjects, matches
-from services.monitor.webhooks.http_sender import check_url, public_part
 from services.monitor.webhooks.secrets import check_secret, new_secret, signature_headers
+from services.monitor.webhooks.senders import check_url, public_part
 from tests.standins import instance
 
 HEADERS = {"ce-id": "e1", "ce-time": "2026-01-01T00:00:00Z", "ce-source": "/modelyard/n/runner"}

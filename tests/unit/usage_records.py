@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from schemas.prices import Method, Price, PriceList, Tier
 from schemas.requests import Lane, Outcome, RequestFinished
 from schemas.usage import RecordsPage, RecordsQuery, UsageQuery, UsageReport
-from services.monitor.costs.pricing import PriceBook
+from services.monitor.price_book import PriceBook
 from services.monitor.usage.reader import UsageReader
 from services.monitor.usage.report import records_page, resolve_filter, usage_report
 from services.monitor.usage.schema import SUM_COLUMNS

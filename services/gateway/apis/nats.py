@@ -33,7 +33,6 @@ class NatsApi:
         self._inboxes = ReplyInboxes(bus)
 
     async def open(self, commands: Commands) -> None:
-        """Serve every endpoint under its name."""
         await self._inboxes.open()
         for endpoint in ENDPOINTS:
             handler = partial(self._on_request, endpoint)
@@ -49,10 +48,7 @@ class NatsApi:
             traceparent=message.headers.get("traceparent"),
             id=_request_id(message.headers.get(REQUEST_HEADER)),
         )
-        async with (
-            self._inboxes.send_to(message.reply) as send,
-            self._inference.submit(request) as answer,
-        ):
+        async with self._inboxes.send_to(message.reply) as send, self._inference.submit(request) as answer:
             if has_comments(request):
                 async for place in places_until_head(self._inference, answer):
                     await send(comment(place))
@@ -78,10 +74,9 @@ class ReplyInboxes:
         self._bus = bus
         self._reports = bus.nc.new_inbox()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._gone: set[str] = set()
+        self._disconnected: set[str] = set()
 
     async def open(self) -> None:
-        """Subscribe to the reports."""
         await self._bus.nc.subscribe(f"{self._reports}.*", cb=self._on_no_responders)
 
     @contextlib.asynccontextmanager
@@ -97,15 +92,15 @@ class ReplyInboxes:
         try:
             yield send
         except asyncio.CancelledError:
-            if token not in self._gone or task.uncancel() > 0:
+            if token not in self._disconnected or task.uncancel() > 0:
                 raise
-            log.info("client_gone", inbox=inbox)
+            log.info("client_disconnected", inbox=inbox)
         finally:
             del self._tasks[token]
-            self._gone.discard(token)
+            self._disconnected.discard(token)
 
     async def _on_no_responders(self, msg: Msg) -> None:
         token = msg.subject.rpartition(".")[2]
-        if (task := self._tasks.get(token)) is not None and token not in self._gone:
-            self._gone.add(token)
+        if (task := self._tasks.get(token)) is not None and token not in self._disconnected:
+            self._disconnected.add(token)
             task.cancel()

@@ -70,7 +70,6 @@ async def _only_get(request: web.Request) -> web.StreamResponse:
 
 
 async def read_request(request: web.Request) -> InferRequest:
-    """The inference request in an HTTP request."""
     body = await request.read()
     if request.content_type == "multipart/form-data":
         content_type, stream = request.headers["Content-Type"], False

@@ -11,9 +11,8 @@ from aiohttp import web
 
 from modelyard.openai.sse import encode_event
 from schemas.endpoints import Style
-from schemas.errors import ErrorBody, YardError, from_error_body
+from schemas.errors import ErrorBody, ErrorDetail, YardError, from_error_body
 from schemas.frames import AnswerHead
-from services.gateway.apis import anthropic
 from services.gateway.inference.answer import AnswerReceiver
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.queue import QueuePlace
@@ -22,6 +21,17 @@ from services.gateway.inference.request import InferRequest
 EVENT_STREAM = "text/event-stream"
 COMMENT_INTERVAL_S = 5.0
 """A client that streams gets a comment so often while its request waits."""
+ANTHROPIC_PATHS = frozenset({"/v1/messages", "/v1/messages/count_tokens"})
+"""Paths with errors in Anthropic's shape, whatever part of the yard they come from."""
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 class ReplyFormat(ABC):
@@ -39,16 +49,14 @@ class ReplyFormat(ABC):
         """Whether the answer is written as it arrives."""
 
     @abstractmethod
-    def stream(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The pieces of a stream in this format."""
+    def stream(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]: ...
 
     @abstractmethod
     def whole(self, head: AnswerHead, body: bytes) -> web.Response:
         """The response to a client that gets the answer in one piece."""
 
     @abstractmethod
-    def error(self, error: YardError) -> bytes:
-        """An error in the middle of a stream."""
+    def error(self, error: YardError) -> bytes: ...
 
 
 class EngineFormat(ReplyFormat):
@@ -67,8 +75,8 @@ class EngineFormat(ReplyFormat):
         return pieces
 
     def whole(self, head: AnswerHead, body: bytes) -> web.Response:
-        if head.status != HTTPStatus.OK and self.request.path in anthropic.PATHS:
-            body = anthropic.detail_body(msgspec.json.decode(body, type=ErrorBody).error, head.status)
+        if head.status != HTTPStatus.OK and self.request.path in ANTHROPIC_PATHS:
+            body = anthropic_detail(msgspec.json.decode(body, type=ErrorBody).error, head.status)
         headers = {"X-Request-Id": self.request.id}
         return web.Response(body=body, status=head.status, content_type=head.content_type, headers=headers)
 
@@ -86,7 +94,6 @@ class HttpReply:
         self._begun: web.StreamResponse | None = None
 
     async def send(self) -> web.StreamResponse:
-        """Submit the request and write its answer."""
         try:
             # Errors must pass through `submit`, which takes the request off its engine and records it.
             async with self._inference.submit(self._format.request) as answer:
@@ -176,9 +183,20 @@ def error_event(style: Style, error: YardError) -> bytes:
     detail = error.body().error
     match style:
         case Style.MESSAGES:
-            return encode_event(anthropic.error_body(error), "error")
+            return encode_event(anthropic_error(error), "error")
         case Style.RESPONSES:
             flat = {"type": "error", "code": detail.code, "message": detail.message, "param": detail.param}
             return encode_event(msgspec.json.encode(flat), "error")
         case _:
             return encode_event(error.encode())
+
+
+def anthropic_error(error: YardError) -> bytes:
+    return anthropic_detail(error.body().error, error.status)
+
+
+def anthropic_detail(detail: ErrorDetail, status: int) -> bytes:
+    """An engine's error with that status in Anthropic's shape."""
+    kind = _ANTHROPIC_TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
+    fields = {"type": kind, "message": detail.message, "code": detail.code, "param": detail.param}
+    return msgspec.json.encode({"type": "error", "error": fields})

@@ -43,13 +43,11 @@ class BatchService:
         self._executions: dict[str, asyncio.Task[None]] = {}
 
     def open(self) -> None:
-        """Start to execute batches."""
         self._tasks.spawn(self._run(), "batches")
 
     async def create(
         self, endpoint: str, input_file: str, window: str, metadata: dict[str, str] | None, key: str | None
     ) -> Batch:
-        """A new batch of the requests in a file."""
         file = await self._files.find(input_file, key)
         if file.purpose != "batch":
             raise BadRequest(f"{input_file} was brought for {file.purpose}, not for a batch.")
@@ -70,7 +68,6 @@ class BatchService:
         return batch
 
     def all(self, key: str | None) -> list[Batch]:
-        """The batches of a key, newest first."""
         own = [batch for batch in self._cache.values.values() if batch.key == key]
         return sorted(own, key=lambda batch: batch.created_at, reverse=True)
 
@@ -88,7 +85,7 @@ class BatchService:
                 raise Conflict(f"{batch.batch} still needs {file}; cancel it first, or wait for its end.")
 
     async def cancel(self, name: str, key: str | None) -> Batch:
-        """End a batch; the results so far are kept."""
+        """End a batch; the results so far remain."""
         batch = await self.find(name, key)
         if batch.state in ENDED or batch.state in (_S.CANCELLING, _S.FINALIZING):
             return batch

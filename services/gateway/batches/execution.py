@@ -31,8 +31,6 @@ ChangeBatch = Callable[..., Awaitable[Batch]]
 
 
 class BatchExecution:
-    """One batch, executed by this gateway."""
-
     def __init__(
         self, batch: Batch, files: FileStore, results: ResultStore, inference: Inference, change: ChangeBatch
     ) -> None:

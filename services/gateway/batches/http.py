@@ -2,17 +2,16 @@
 
 from typing import Any
 
-import msgspec
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from schemas.base import Record
 from schemas.batches import Batch, LineError, StoredFile
 from schemas.endpoints import BY_PATH
-from schemas.errors import BadRequest, InvalidJson
+from schemas.errors import BadRequest
 from services.gateway.batches.batches import BatchService
 from services.gateway.batches.storage import FileStore
-from services.gateway.http import KEY_ID, json_response
+from services.gateway.http import KEY_ID, json_response, read_body
 
 Json = dict[str, Any]
 _PAGE = 20
@@ -82,10 +81,7 @@ class BatchApi:
         return await self._files.find(request.match_info["file"], request.get(KEY_ID))
 
     async def on_create(self, request: web.Request) -> web.Response:
-        try:
-            create = msgspec.json.decode(await request.read(), type=_CreateBatch)
-        except msgspec.DecodeError as error:
-            raise InvalidJson(f"The body is not what /v1/batches takes: {error}.") from error
+        create = await read_body(request, _CreateBatch)
         if create.endpoint not in BY_PATH:
             raise BadRequest(f"A batch cannot use {create.endpoint}.", param="endpoint")
         batch = await self._batches.create(
@@ -111,7 +107,6 @@ class BatchApi:
 
 
 def page(entries: list[Json], request: web.Request, max_entries: int) -> Json:
-    """One page of a list by `after` and `limit`, with `max_entries` at most."""
     after, limit = request.query.get("after"), request.query.get("limit", str(_PAGE))
     if not limit.isdecimal() or not 1 <= int(limit) <= max_entries:
         raise BadRequest(f"`limit` must be from 1 to {max_entries}.", param="limit")
@@ -127,7 +122,6 @@ def page(entries: list[Json], request: web.Request, max_entries: int) -> Json:
 
 
 def file_object(file: StoredFile) -> Json:
-    """A file as OpenAI's clients read it."""
     return {
         "id": file.file,
         "object": "file",
@@ -140,7 +134,6 @@ def file_object(file: StoredFile) -> Json:
 
 
 def batch_object(batch: Batch) -> Json:
-    """A batch as OpenAI's clients read it."""
     changed = {f"{batch.state}_at": int(batch.changed_at)}
     return {
         "id": batch.batch,

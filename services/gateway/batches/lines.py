@@ -18,8 +18,6 @@ _MAX_WINDOW_S = 30 * 86400
 
 
 class Line(Record):
-    """One request."""
-
     number: int
     """The first is 1, as in editors."""
     custom_id: str

@@ -20,6 +20,7 @@ MAX_FILE_BYTES = 100 * 1024 * 1024
 PART_BYTES = 1024 * 1024
 _PARALLEL_READS = 16
 _MAX_MESSAGES_REACHED = 10077
+_ERRORS = (TimeoutError, nats.errors.Error, nats.js.errors.Error, msgspec.DecodeError)
 
 
 class FileStore:
@@ -57,7 +58,6 @@ class FileStore:
         return stored
 
     def all(self, key: str | None) -> list[StoredFile]:
-        """The files of a key, newest first."""
         own = [file for file in self._cache.values.values() if file.key == key]
         return sorted(own, key=lambda file: file.created_at, reverse=True)
 
@@ -103,7 +103,6 @@ class ResultStore:
         return result
 
     async def answered_lines(self) -> set[int]:
-        """The numbers of the lines with a result."""
         subject = subjects.RESULT.matching(batch=self._batch)
         with _unavailable("The results cannot be counted now."):
             info = await self._bus.js.stream_info(streams.RESULTS.name, subjects_filter=subject)
@@ -125,11 +124,8 @@ def fit_result(result: LineResult, max_bytes: int) -> LineResult:
     size_bytes = len(subjects.RESULT.encode(result))
     if size_bytes <= max_bytes:
         return result
-    error = BodyTooLarge(f"The answer has {size_bytes} bytes; at most {max_bytes} of a line are kept.")
+    error = BodyTooLarge(f"The answer has {size_bytes} bytes; at most {max_bytes} of a line are stored.")
     return msgspec.structs.replace(result, status=error.status, body=msgspec.Raw(error.encode()))
-
-
-_ERRORS = (TimeoutError, nats.errors.Error, nats.js.errors.Error, msgspec.DecodeError)
 
 
 @contextlib.contextmanager

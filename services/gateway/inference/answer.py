@@ -29,10 +29,7 @@ class AnswerReceiver:
     """
 
     def __init__(
-        self,
-        request: InferRequest,
-        spec: ModelSpec,
-        on_engine_failure: Callable[["AnswerReceiver"], None],
+        self, request: InferRequest, spec: ModelSpec, on_engine_failure: Callable[["AnswerReceiver"], None]
     ) -> None:
         self.request = request
         self.spec = spec
@@ -102,7 +99,6 @@ class AnswerReceiver:
                 await self._wait()
 
     async def read_all(self) -> bytes:
-        """The whole body; raises if it ends early."""
         return b"".join([piece async for piece in self.body()])
 
     async def _wait(self) -> None:

@@ -40,6 +40,7 @@ from services.gateway.inference.publisher import (
     acked_sequence,
     not_taken,
     on_ack,
+    publish_record,
 )
 from services.gateway.inference.queue import (
     AnswerDurations,
@@ -48,7 +49,6 @@ from services.gateway.inference.queue import (
     check_queue_limit,
     queue_place,
 )
-from services.gateway.inference.records import publish_record
 from services.gateway.inference.request import InferRequest
 from services.gateway.inference.retry import Finish, GiveUp, Republish, plan_retry
 
@@ -162,7 +162,6 @@ class Inference:
         )
 
     def place(self, answer: AnswerReceiver) -> QueuePlace:
-        """The place of a queued request, and its expected wait."""
         model = answer.spec.name
         slots = self._catalog.slots(answer.spec)
         reason = self._catalog.waiting_reason(model)
@@ -234,7 +233,7 @@ class Inference:
                     await self._publisher.publish_again(answer, answer.request.body)
 
     def _on_model(self, key: str, spec: ModelSpec | None) -> None:
-        """Queued requests follow the newest spec, and fail once their model is gone."""
+        """Queued requests follow the newest spec, and fail once their model is deleted."""
         for answer in tuple(self.queued()):
             if model_key(answer.spec.name) != key:
                 continue
@@ -242,7 +241,9 @@ class Inference:
                 answer.spec = spec
             else:
                 answer.fail(
-                    ModelNotFound(f"{answer.spec.name} was deleted or renamed meanwhile.", param="model")
+                    ModelNotFound(
+                        f"{answer.spec.name} was deleted or renamed while the request waited.", param="model"
+                    )
                 )
 
     def _on_instance(self, key: str, instance: Instance | None) -> None:

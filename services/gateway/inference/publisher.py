@@ -1,6 +1,9 @@
-"""Requests into the work queue and out of it; large bodies through a stream of their own."""
+"""Requests into the work queue and out of it, with large bodies; usage records of unfinished requests."""
 
+import asyncio
 import contextlib
+import time
+from http import HTTPStatus
 
 import msgspec
 import nats.errors
@@ -9,8 +12,8 @@ import nats.js.errors
 from modelyard.bus.connection import Bus
 from schemas import streams, subjects
 from schemas.base import Record, model_key
-from schemas.errors import BodyTooLarge, BrokerUnavailable, Conflict, QueueFull, YardError
-from schemas.requests import ANYONE, Continues, InferHeaders, RequestQueued
+from schemas.errors import BodyTooLarge, BrokerUnavailable, Cancelled, Conflict, QueueFull, YardError
+from schemas.requests import ANYONE, Continues, InferHeaders, Outcome, RequestFinished, RequestQueued
 from services.gateway.inference.answer import AnswerReceiver
 
 MAX_REQUEST_S = 3600.0
@@ -19,6 +22,8 @@ MAX_BODY_BYTES = 100 * 1024 * 1024
 """How large a body may be, pictures included."""
 PART_BYTES = 1024 * 1024
 _MAX_MESSAGES_REACHED = 10077
+RUNNER_RECORD_TIMEOUT_S = 5.0
+"""How long a runner may take to record a cancelled request before the gateway does."""
 
 
 class _AckError(Record):
@@ -26,8 +31,6 @@ class _AckError(Record):
 
 
 class _Ack(Record):
-    """The broker's ack of a publish."""
-
     seq: int = 0
     duplicate: bool = False
     error: _AckError | None = None
@@ -44,7 +47,6 @@ class RequestPublisher:
         self._gateway = gateway
 
     async def publish(self, answer: AnswerReceiver, body: bytes, continues: Continues | None = None) -> None:
-        """Queue the present attempt at a request, and emit the `queued` event."""
         await self.publish_again(answer, body, continues)
         request = answer.request
         queued = RequestQueued(
@@ -151,5 +153,50 @@ def _read_ack(data: bytes) -> _Ack:
 
 
 def not_taken() -> YardError:
-    """The error of a request that the broker did not store."""
     return BrokerUnavailable("The broker did not take the request; try again in a moment.")
+
+
+async def publish_record(bus: Bus, answer: AnswerReceiver) -> None:
+    """Publish the record of a request that ended without its runner.
+
+    A runner records a cancelled request better; if both do, the event id deduplicates the records.
+    """
+    finished = unfinished_record(answer)
+    if answer.instance is not None and finished.outcome is Outcome.CANCELLED:
+        await asyncio.sleep(RUNNER_RECORD_TIMEOUT_S)
+    await bus.emit(
+        subjects.REQUEST_FINISHED,
+        finished,
+        event_id=f"{finished.request}.finished",
+        model=model_key(finished.model),
+        request=finished.request,
+    )
+
+
+def unfinished_record(answer: AnswerReceiver) -> RequestFinished:
+    """The record of a request that failed, whose client left, or whose runner died before the last frame."""
+    request, transcript, error = answer.request, answer.transcript, answer.error
+    if transcript is not None:
+        transcript.fold()
+    return RequestFinished(
+        request=request.id,
+        model=answer.spec.name,
+        lane=request.lane,
+        path=request.path,
+        stream=request.stream,
+        outcome=_outcome(error),
+        status=error.status if error else HTTPStatus.OK,
+        queued_at=answer.queued_at,
+        finished_at=time.time(),
+        key=request.key,
+        mode=answer.spec.mode,
+        instance=answer.instance,
+        error=error.body().error if error else None,
+        completion_tokens=transcript.tokens if transcript else 0,
+    )
+
+
+def _outcome(error: YardError | None) -> Outcome:
+    if error is None:
+        return Outcome.OK
+    return Outcome.CANCELLED if isinstance(error, Cancelled) else Outcome.FAILED

@@ -99,10 +99,7 @@ class BudgetAdmission:
     def __init__(self, spending: BucketCache[BudgetState]) -> None:
         self._exhausted: dict[BudgetScope, BudgetState] = {}
         self._states = spending.values
-        spending.listen(self._on_change)
-        self._index()
-
-    def _on_change(self, _name: str, _state: BudgetState | None) -> None:
+        spending.listen(lambda _name, _state: self._index())
         self._index()
 
     def _index(self) -> None:

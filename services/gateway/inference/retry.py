@@ -43,13 +43,11 @@ class Transcript:
         self._parser = EventParser()
 
     def add(self, piece: bytes) -> None:
-        """Store bytes that go to the client."""
         self._raw += piece
         if len(self._raw) > FOLD_BYTES:
             self.fold()
 
     def fold(self) -> None:
-        """Parse what is stored."""
         raw, self._raw = bytes(self._raw), bytearray()
         try:
             events = self._parser.feed(raw)
@@ -84,7 +82,6 @@ class Transcript:
                 self.other = name
 
     def continues(self) -> Continues:
-        """For the runner of the continuation."""
         return Continues(id=self.id, created=self.created, completion_tokens=self.tokens)
 
 
@@ -120,8 +117,6 @@ def _with_prefill(messages: Any, text: str) -> list[Any] | None:
 
 
 class Republish(Record):
-    """Queue the request again, with this body."""
-
     body: bytes
     continues: Continues | None = None
 
@@ -133,8 +128,6 @@ class Finish(Record):
 
 
 class GiveUp(Record):
-    """End the answer with an error."""
-
     message: str
 
 

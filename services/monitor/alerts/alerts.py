@@ -78,11 +78,7 @@ class Alerts:
 
     @classmethod
     async def open(
-        cls,
-        bus: Bus,
-        tasks: Tasks,
-        samples: Callable[[], Iterable[Sample]],
-        period_s: float = PERIOD_S,
+        cls, bus: Bus, tasks: Tasks, samples: Callable[[], Iterable[Sample]], period_s: float = PERIOD_S
     ) -> "Alerts":
         """With the stored states; events that may be missing are published."""
         rules = await Records.start(bus, buckets.ALERTS, tasks, "alert rule", defaults=DEFAULTS)
@@ -103,7 +99,6 @@ class Alerts:
                 await self._publish_if_missing(key, alert)
 
     async def serve(self, commands: Commands) -> None:
-        """Answer the `alert` commands."""
         await commands.add(subjects.ALERT_LIST, self.list)
         await commands.add(subjects.ALERT_PUT, self.rules.put)
         await commands.add(subjects.ALERT_DELETE, self.rules.delete)
@@ -123,7 +118,6 @@ class Alerts:
                 continue
 
     async def evaluate(self) -> None:
-        """Evaluate once; store and publish the transitions."""
         now, samples = time.time(), self._samples()
         rules = self.rules.all().values()
         for transition in evaluate(rules, samples, self._states, now, self._silences.active()):
@@ -182,7 +176,7 @@ class Alerts:
         log.info(f"alert_{alert.state}", rule=alert.rule, alert=alert.alert, sentence=alert.sentence)
 
     async def _publish_if_missing(self, key: str, alert: Alert) -> None:
-        """The broker deduplicates only recent ids, so the stream is asked for an older event."""
+        """The broker deduplicates only recent ids, so an older event is searched in the stream."""
         if await self._event_stored(alert):
             await self._put(key, _replace(alert, published=True))
         else:
@@ -201,7 +195,6 @@ class Alerts:
         return (last.headers or {}).get("ce-id") == _event_id(alert)
 
     async def list(self, _query: ListAlerts) -> AlertList:
-        """Rules, alerts (the newest first) and active silences."""
         shown = [alert for alert in self._states.values() if alert.state is not AlertState.WATCHED]
         return AlertList(
             rules=self.rules.list(),

@@ -53,7 +53,6 @@ class AlertRules:
         )
 
     async def put(self, command: PutAlertRule) -> AlertRuleStored:
-        """Create or change a rule."""
         if command.metric not in BY_SAMPLE_NAME:
             raise BadRequest(
                 f"There is no metric {command.metric!r}; docs/metrics.md has them all.", param="metric"
@@ -66,7 +65,6 @@ class AlertRules:
         return AlertRuleStored(name=command.name, revision=revision)
 
     async def delete(self, ref: AlertRuleRef) -> AlertRuleStored:
-        """Delete an own rule."""
         if ref.name in DEFAULTS:
             raise BadRequest(
                 f"{ref.name} was shipped; switch it off with `yard alert set {ref.name} enabled=false`.",
@@ -76,7 +74,6 @@ class AlertRules:
         return await self._remove(ref)
 
     async def reset(self, ref: AlertRuleRef) -> AlertRuleStored:
-        """Restore a shipped rule."""
         if ref.name not in DEFAULTS:
             self.find(ref.name)
             raise BadRequest(
@@ -104,7 +101,6 @@ class Silences:
         return tuple(sorted(active, key=lambda silence: silence.until))
 
     async def put(self, command: SilenceAlerts) -> Silence:
-        """Begin a silence now."""
         if not 1 <= command.for_s <= MAX_SILENCE_S:
             raise BadRequest("A silence lasts from one second to 366 days.", param="for_s")
         if not command.reason.strip() or len(command.reason) > _MAX_REASON:

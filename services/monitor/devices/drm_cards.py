@@ -11,7 +11,7 @@ from modelyard.host.settings import Settings
 from modelyard.plugins import DeviceAdapter, as_token
 from schemas.base import Record
 from schemas.devices import Device, DeviceProcess
-from services.monitor.devices.kernel_files import read_float, read_text
+from services.monitor.devices.kernel_files import read_field, read_float, read_text
 
 SCAN_S = 30.0
 CLIENTS_S = 5.0
@@ -70,7 +70,6 @@ class DrmAdapter(DeviceAdapter):
         ...
 
     def client_memory(self, card: DrmCard) -> Mapping[int, int]:
-        """Bytes of the card's memory by process id."""
         return self._clients.get(card.address, {})
 
     def _scan(self, now: float) -> None:
@@ -78,22 +77,14 @@ class DrmAdapter(DeviceAdapter):
 
 
 def find_cards(root: Path, vendor: str) -> Iterator[DrmCard]:
-    """The cards of one vendor, `0x1002`, by number."""
     paths = (path for path in (root / "sys/class/drm").glob("card*") if _CARD.fullmatch(path.name))
     for drm in sorted(paths, key=lambda path: int(path.name.removeprefix("card"))):
         folder = (drm / "device").resolve()
         if read_text(folder / "vendor") == vendor:
             sensors = sorted((folder / "hwmon").glob("hwmon*"))
             hwmon = sensors[0] if sensors else None
-            yield DrmCard(folder=folder, drm=drm, hwmon=hwmon, address=_pci_address(folder))
-
-
-def _pci_address(folder: Path) -> str:
-    for line in (read_text(folder / "uevent") or "").splitlines():
-        label, _, value = line.partition("=")
-        if label == "PCI_SLOT_NAME":
-            return value
-    return folder.name
+            address = read_field(folder / "uevent", "PCI_SLOT_NAME", "=") or folder.name
+            yield DrmCard(folder=folder, drm=drm, hwmon=hwmon, address=address)
 
 
 def link_generation(card: DrmCard) -> int | None:
@@ -135,7 +126,6 @@ def drm_clients(root: Path) -> dict[str, dict[int, int]]:
 
 
 def device_processes(memory: Mapping[int, int]) -> tuple[DeviceProcess, ...]:
-    """The processes that have memory of a card."""
     return tuple(
         DeviceProcess(pid=pid, memory_bytes=size) for pid, size in sorted(memory.items()) if size > 0
     )

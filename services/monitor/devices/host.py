@@ -12,7 +12,7 @@ import psutil
 from modelyard.host.settings import Settings
 from modelyard.plugins import DeviceAdapter
 from schemas.devices import Device, DeviceKind, Host
-from services.monitor.devices.kernel_files import read_float, read_text
+from services.monitor.devices.kernel_files import read_field, read_float, read_text
 
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
 """Linux' names of the sensors of a processor, best first."""
@@ -38,7 +38,6 @@ class HostAdapter(DeviceAdapter):
         self._home = settings.home
 
     def sample(self) -> Device:
-        """Processor and main memory, with swap, disk and network of the host."""
         memory = psutil.virtual_memory()
         return Device(
             device="cpu",
@@ -73,7 +72,6 @@ class CounterRates:
         self._before: tuple[float, dict[str, int]] | None = None
 
     def at(self, now: float, counters: dict[str, int]) -> dict[str, float]:
-        """The increase per second of every counter that was there before."""
         before, self._before = self._before, (now, counters)
         if before is None or now <= before[0]:
             return {}
@@ -97,11 +95,7 @@ def _read_sizes(home: Path) -> dict[str, int]:
     if swap := _supported(psutil.swap_memory):
         sizes |= {"swap_total_bytes": swap.total, "swap_used_bytes": swap.used}
     if disk := _supported(lambda: psutil.disk_usage(str(home))):
-        sizes |= {
-            "disk_total_bytes": disk.total,
-            "disk_used_bytes": disk.used,
-            "disk_free_bytes": disk.free,
-        }
+        sizes |= {"disk_total_bytes": disk.total, "disk_used_bytes": disk.used, "disk_free_bytes": disk.free}
     return sizes
 
 
@@ -114,12 +108,7 @@ def _supported(call: Callable[[], T]) -> T | None:
 
 
 def cpu_model(cpuinfo: Path) -> str:
-    """The name of the processor, else its architecture."""
-    for line in (read_text(cpuinfo) or "").splitlines():
-        label, _, value = line.partition(":")
-        if label.strip() == "model name" and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine() or "CPU"
+    return read_field(cpuinfo, "model name", ":") or platform.processor() or platform.machine() or "CPU"
 
 
 def temperature_files(root: Path) -> list[Path]:
@@ -133,5 +122,4 @@ def temperature_files(root: Path) -> list[Path]:
 
 
 def hottest(files: list[Path]) -> float | None:
-    """The highest temperature of the sensors."""
     return max((degrees for file in files if (degrees := read_float(file, 1e-3)) is not None), default=None)

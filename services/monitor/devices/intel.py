@@ -18,8 +18,6 @@ from services.monitor.devices.kernel_files import read_float, read_int, read_tex
 
 
 class IntelAdapter(DrmAdapter):
-    """Every card of these drivers."""
-
     name = "intel"
     vendor = "0x8086"
 

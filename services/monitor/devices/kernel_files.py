@@ -10,6 +10,15 @@ def read_text(path: Path) -> str | None:
         return None
 
 
+def read_field(path: Path, label: str, separator: str) -> str | None:
+    """The value of the first line `label separator value` that has one."""
+    for line in (read_text(path) or "").splitlines():
+        name, _, value = line.partition(separator)
+        if name.strip() == label and value.strip():
+            return value.strip()
+    return None
+
+
 def read_float(path: Path, factor: float = 1.0) -> float | None:
     """The first number in a file, times `factor`."""
     try:

@@ -190,5 +190,4 @@ class NvmlAdapter(DeviceAdapter):
 
 
 def throttle_reasons(reasons: int | None) -> tuple[str, ...]:
-    """The names of NVML's bits."""
     return tuple(name for bit, name in _THROTTLE_REASONS.items() if (reasons or 0) & bit)

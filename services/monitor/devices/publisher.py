@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterable, Mapping
 
+import msgspec
 import nats.errors
+import psutil
 
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
@@ -16,8 +19,7 @@ from modelyard.plugins.devices import ADAPTERS
 from schemas import buckets, subjects
 from schemas.devices import Adapter, Device
 from schemas.errors import YardError
-from schemas.instances import Instance
-from services.monitor.devices.process_owners import ProcessOwners
+from schemas.instances import LIVE, Instance
 from services.monitor.devices.sampler import PERIOD_S, Sampler
 
 log = logs.get(__name__)
@@ -28,6 +30,7 @@ SCAN_S = 5.0
 """How often plugins are scanned and changed adapters published."""
 RENEW_S = 15.0
 ADAPTER_TTL_S = 45
+_MAX_DEPTH = 16
 
 
 class DevicePublisher:
@@ -55,7 +58,6 @@ class DevicePublisher:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Follow the plugins until cancelled."""
         publishing = asyncio.create_task(self.publish())
         try:
             while True:
@@ -67,7 +69,6 @@ class DevicePublisher:
             self.stop()
 
     def stop(self) -> None:
-        """Stop all samplers."""
         for sampler in self._samplers.values():
             sampler.stop()
 
@@ -160,3 +161,55 @@ class DevicePublisher:
             if name not in self._samplers
         ]
         return [*running, *broken]
+
+
+class ProcessOwners:
+    """The instances behind processes, cached while a process is on a device."""
+
+    def __init__(self, node: str, instances: Mapping[str, Instance]) -> None:
+        self._node = node
+        self._instances = instances
+        self._owners: dict[int, str | None] = {}
+        self._engines: dict[int, str] = {}
+
+    def attribute(self, devices: Iterable[Device]) -> list[Device]:
+        devices = list(devices)
+        if not any(device.processes for device in devices):
+            return devices
+        self._refresh({process.pid for device in devices for process in device.processes})
+        return [self._attribute(device) for device in devices]
+
+    def _refresh(self, pids: set[int]) -> None:
+        engines = {
+            instance.engine_pid: instance.instance
+            for instance in self._instances.values()
+            if instance.node == self._node and instance.state in LIVE and instance.engine_pid is not None
+        }
+        if engines != self._engines:
+            self._engines, self._owners = engines, {}
+        # Only present processes stay cached: the system may reuse the id of a former one.
+        self._owners = {
+            pid: self._owners[pid] if pid in self._owners else self._find_owner(pid) for pid in pids
+        }
+
+    def _find_owner(self, pid: int) -> str | None:
+        for _ in range(_MAX_DEPTH):
+            if pid in self._engines:
+                return self._engines[pid]
+            try:
+                parent = psutil.Process(pid).ppid()
+            except psutil.Error:
+                return None
+            if parent <= 1:
+                return None
+            pid = parent
+        return None
+
+    def _attribute(self, device: Device) -> Device:
+        if not device.processes:
+            return device
+        processes = tuple(
+            msgspec.structs.replace(process, instance=self._owners.get(process.pid) or process.instance)
+            for process in device.processes
+        )
+        return msgspec.structs.replace(device, processes=processes)

@@ -50,7 +50,6 @@ class Sampler:
         self._stop.set()
 
     def problem(self) -> str | None:
-        """Why it has no samples now."""
         called_at = self._called_at
         if called_at is not None and (hung_s := time.monotonic() - called_at) > HANG_S:
             return f"It has not answered for {hung_s:.0f} s."
@@ -88,10 +87,7 @@ class Sampler:
             check_token(device.device)
         return [
             msgspec.structs.replace(
-                device,
-                node=self._settings.node,
-                sampled_at=now,
-                simulated=device.simulated or simulated,
+                device, node=self._settings.node, sampled_at=now, simulated=device.simulated or simulated
             )
             for device in devices
         ]

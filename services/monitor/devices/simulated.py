@@ -62,7 +62,6 @@ def read_devices(path: Path) -> list[dict[str, Any]]:
 
 
 def device_at(fields: dict[str, Any], second: int) -> Device:
-    """The sample of a device at one second."""
     now = {name: _at(name, value, second) for name, value in fields.items()}
     if unknown := now.keys() - set(Device.__struct_fields__):
         raise ValueError(f"there is no field {', '.join(sorted(unknown))}")

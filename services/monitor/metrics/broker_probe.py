@@ -52,7 +52,6 @@ class BrokerProbe:
         self.health.reconnects += 1
 
     async def run(self) -> None:
-        """Probe until cancelled."""
         probes = 0
         while True:
             try:

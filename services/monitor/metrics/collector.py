@@ -4,7 +4,6 @@ import asyncio
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
 
 import psutil
 
@@ -30,14 +29,11 @@ from schemas.metrics import (
     Samples,
 )
 from services.monitor.metrics.broker_probe import BrokerProbe
-from services.monitor.metrics.event_counters import InstanceCounters, RequestCounters
-from services.monitor.metrics.exposition import render
-from services.monitor.metrics.finished_requests import RequestConsumer
+from services.monitor.metrics.event_counters import InstanceCounters, RequestConsumer, RequestCounters
+from services.monitor.metrics.export import render
 from services.monitor.metrics.history import MetricsHistory
 from services.monitor.metrics.history_archive import HistoryArchive
 from services.monitor.metrics.samples import YardSnapshot, collect_samples
-
-T = TypeVar("T")
 
 SAMPLE_S = 1.0
 MEMORY_S = 10.0
@@ -49,21 +45,6 @@ _PROCESS = psutil.Process()
 
 SampleSource = Callable[[float], Iterable[Sample]]
 """Samples of another part of the monitor, called with the time."""
-
-
-class _LatestValues(Generic[T]):
-    """The newest value of each key until it is stale, by the local clock."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, tuple[float, T]] = {}
-
-    def set(self, key: str, value: T) -> None:
-        self._values[key] = (time.monotonic(), value)
-
-    def fresh(self) -> dict[str, T]:
-        oldest = time.monotonic() - STALE_S
-        self._values = {key: item for key, item in self._values.items() if item[0] > oldest}
-        return {key: value for key, (_, value) in self._values.items()}
 
 
 class MetricsCollector:
@@ -85,7 +66,8 @@ class MetricsCollector:
         self._expected: frozenset[str] = frozenset()
         self._instances = instances
         self._devices = devices
-        self._activity: _LatestValues[InstanceMetrics] = _LatestValues()
+        self._activity: dict[str, tuple[float, InstanceMetrics]] = {}
+        """The newest metrics of each instance, with their local time."""
         self._requests, self._instance_counters = RequestCounters(), InstanceCounters()
         self._consumer = RequestConsumer(bus, self._requests.add)
         self._probe = BrokerProbe(bus)
@@ -106,16 +88,16 @@ class MetricsCollector:
         tasks.spawn(self._run(tasks), "metrics")
 
     async def serve(self, commands: Commands) -> None:
-        """Answer the `metrics` commands."""
         await commands.add(subjects.METRICS_QUERY, self.query)
         await commands.add(subjects.METRICS_NOW, self.now)
         await commands.add(subjects.METRICS_EXPOSE, self.expose)
 
     def add_source(self, source: SampleSource) -> None:
-        """Include the samples of `source`."""
         self._sources.append(source)
 
     def snapshot(self, now: float) -> YardSnapshot:
+        oldest = time.monotonic() - STALE_S
+        self._activity = {name: latest for name, latest in self._activity.items() if latest[0] > oldest}
         return YardSnapshot(
             now=now,
             version=modelyard.__version__,
@@ -123,7 +105,7 @@ class MetricsCollector:
             nodes=self._nodes.values,
             expected=self._expected - self._departures.values.keys(),
             instances=self._instances.values,
-            activity=self._activity.fresh(),
+            activity={name: activity for name, (_, activity) in self._activity.items()},
             waiting=self._waiting.values,
             downloads=self._downloads.values,
             queue=self._probe.queue,
@@ -134,7 +116,7 @@ class MetricsCollector:
         )
 
     async def _on_activity(self, _tokens: dict[str, str], activity: InstanceMetrics) -> None:
-        self._activity.set(activity.instance, activity)
+        self._activity[activity.instance] = (time.monotonic(), activity)
 
     async def _run(self, tasks: Tasks) -> None:
         tasks.spawn(self._probe.run(), "broker probe")
@@ -165,22 +147,19 @@ class MetricsCollector:
         yield Sample(name="yard_monitor_history_series", value=float(len(self.history)))
 
     async def query(self, query: MetricsQuery) -> MetricsAnswer:
-        """Answer `metrics.query`."""
         return self.history.query(query)
 
     async def now(self, query: AskSamples) -> Samples:
-        """Answer `metrics.now`."""
         if unknown := [name for name in query.names if name not in BY_SAMPLE_NAME]:
             raise BadRequest(
                 f"There is no metric {unknown[0]!r}; docs/metrics.md has them all.", param="names"
             )
-        selected = tuple(sample for sample in self.samples if _is_selected(sample, query.names))
-        return Samples(sampled_at=time.time(), samples=selected)
+        selected = (
+            sample
+            for sample in self.samples
+            if (sample.name in query.names if query.names else not sample.name.endswith("_bucket"))
+        )
+        return Samples(sampled_at=time.time(), samples=tuple(selected))
 
     async def expose(self, query: Exposition) -> bytes:
-        """Answer `metrics.expose` with compressed text."""
         return zlib.compress(render(self.samples, openmetrics=query.openmetrics).encode(), 1)
-
-
-def _is_selected(sample: Sample, names: tuple[str, ...]) -> bool:
-    return sample.name in names if names else not sample.name.endswith("_bucket")

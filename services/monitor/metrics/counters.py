@@ -13,8 +13,6 @@ BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 
 
 class DurationHistogram:
-    """Durations by bucket."""
-
     __slots__ = ("count", "counts", "sum")
 
     def __init__(self) -> None:
@@ -70,8 +68,6 @@ class _Family:
 
 
 class LabeledCounter(_Family):
-    """A counter by labels."""
-
     def __init__(self, name: str, *labels: str) -> None:
         super().__init__(name, *labels)
         self._counts: dict[tuple[str, ...], float] = {}
@@ -81,7 +77,6 @@ class LabeledCounter(_Family):
         self._counts[key] = self._counts.get(key, 0.0) + amount
 
     def reset(self) -> None:
-        """Set every series to 0."""
         self._counts = dict.fromkeys(self._counts, 0.0)
 
     def samples(self) -> Iterator[Sample]:
@@ -90,8 +85,6 @@ class LabeledCounter(_Family):
 
 
 class LabeledHistogram(_Family):
-    """A histogram by labels."""
-
     def __init__(self, name: str, *labels: str) -> None:
         super().__init__(name, *labels)
         self._histograms: dict[tuple[str, ...], DurationHistogram] = {}
@@ -101,7 +94,6 @@ class LabeledHistogram(_Family):
         self._histograms.setdefault(key, DurationHistogram()).add(seconds)
 
     def reset(self) -> None:
-        """Set every series to 0."""
         self._histograms = {key: DurationHistogram() for key in self._histograms}
 
     def samples(self) -> Iterator[Sample]:
@@ -126,7 +118,6 @@ class RecentQuantiles:
         minute.setdefault(value, DurationHistogram()).add(seconds)
 
     def samples(self, now: float) -> Iterator[Sample]:
-        """p50, p95 and p99."""
         _drop_outside(self._by_minute, now, self.MINUTES)
         merged: dict[str, DurationHistogram] = {}
         for by_value in self._by_minute.values():

@@ -3,7 +3,7 @@
 import math
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from modelyard.bus import logs
 from schemas.errors import BadRequest
@@ -26,11 +26,10 @@ DAY_S = 24 * 3600.0
 
 SeriesKey = tuple[str, ...]
 """The name of a metric and the values of its labels."""
+_CHUNK_SERIES = 100
 
 
 class MetricsHistory:
-    """The samples of a day."""
-
     def __init__(self) -> None:
         self._series: dict[SeriesKey, SeriesHistory] = {}
         self._labels: dict[SeriesKey, dict[str, str]] = {}
@@ -46,7 +45,7 @@ class MetricsHistory:
         """Add samples of one moment; metrics without a history are ignored."""
         for sample in samples:
             metric = BY_SAMPLE_NAME.get(sample.name)
-            if metric is None or not metric.kept:
+            if metric is None or not metric.has_history:
                 continue
             history = self._get_or_create(sample.name, sample.labels, at)
             if history is None:
@@ -87,7 +86,6 @@ class MetricsHistory:
         self._by_name[key[0]].remove(key)
 
     def remove_old(self, now: float) -> None:
-        """Remove series without samples for a day."""
         for key in [key for key, history in self._series.items() if history.last_at < now - DAY_S]:
             self._remove(key)
 
@@ -164,7 +162,8 @@ class MetricsHistory:
             history = self._get_or_create(series.name, series.labels, chunk.since)
             if history is None or BY_SAMPLE_NAME.get(series.name) is None:
                 continue
-            points = Points(*(_array(values) for values in (series.min, series.avg, series.max)))
+            columns = (series.min, series.avg, series.max)
+            points = Points(*(array("d", (NAN if x is None else x for x in column)) for column in columns))
             history.last_at = max(history.last_at, chunk.since + len(points.mean) * resolution.step_s)
             _put(history, depth, first, points)
             if depth + 1 < len(RESOLUTIONS) and resolution is not RESOLUTIONS[0]:
@@ -172,17 +171,10 @@ class MetricsHistory:
                 _put(history, depth + 1, first // parts, downsample(points, parts))
 
 
-_CHUNK_SERIES = 100
-
-
 def _put(history: SeriesHistory, depth: int, first: int, points: Points) -> None:
     for offset, (low, mean, high) in enumerate(zip(*points, strict=True)):
         if not math.isnan(mean):
             history.buffers[depth].put(first + offset, low, mean, high)
-
-
-def _array(values: Sequence[float | None]) -> "array[float]":
-    return array("d", (NAN if value is None else value for value in values))
 
 
 def downsample(points: Points, parts: int) -> Points:
@@ -210,7 +202,7 @@ def _check(query: MetricsQuery, since: float, until: float) -> None:
         metric = BY_NAME.get(name)
         if metric is None:
             raise BadRequest(f"There is no metric {name!r}; docs/metrics.md has them all.", param="names")
-        if not metric.kept:
+        if not metric.has_history:
             raise BadRequest(f"There is no history of {name}.", param="names")
     if not all(math.isfinite(bound) for bound in (since, until)) or since > until:
         raise BadRequest("`since` must be before `until`, and both in unix seconds.", param="since")

@@ -13,8 +13,7 @@ from modelyard.bus.connection import Bus
 from modelyard.bus.reads import replay, stored_messages
 from schemas import streams, subjects
 from schemas.metrics import HistoryChunk
-from services.monitor.metrics.event_counters import RequestCounters
-from services.monitor.metrics.finished_requests import RequestConsumer
+from services.monitor.metrics.event_counters import RequestConsumer, RequestCounters
 from services.monitor.metrics.history import DAY_S, MetricsHistory
 from services.monitor.metrics.ring_buffers import RESOLUTIONS
 from services.monitor.metrics.samples import activity_samples, device_samples

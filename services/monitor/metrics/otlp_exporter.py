@@ -21,8 +21,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from schemas import metric_names
-from schemas.metric_names import BY_SAMPLE_NAME, METRICS, MetricType
+from schemas.metric_names import MetricType
 from schemas.metrics import Sample
+from services.monitor.metrics.samples import samples_by_metric
 
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 _UNITS = {"bytes": "By", "seconds": "s", "celsius": "Cel", "watts": "W", "hertz": "Hz", "ratio": "1"}
@@ -45,15 +46,7 @@ class OtlpExporter:
         self._exporter.shutdown()
 
     def data(self, samples: Iterable[Sample]) -> MetricsData:
-        """The samples in OpenTelemetry's data model."""
-        by_metric: dict[str, list[Sample]] = {}
-        for sample in samples:
-            metric = BY_SAMPLE_NAME.get(sample.name)
-            if metric is not None:
-                by_metric.setdefault(metric.name, []).append(sample)
-        metrics = [
-            self._metric(metric, by_metric[metric.name]) for metric in METRICS if metric.name in by_metric
-        ]
+        metrics = [self._metric(metric, family) for metric, family in samples_by_metric(samples)]
         scope = ScopeMetrics(InstrumentationScope("modelyard"), metrics, "")
         return MetricsData([ResourceMetrics(self._resource, [scope], "")])
 

@@ -31,8 +31,6 @@ class Points(NamedTuple):
 
 
 class _OpenStep:
-    """The step that is being sampled."""
-
     __slots__ = ("count", "high", "index", "low", "sum")
 
     def __init__(self, index: int) -> None:
@@ -73,7 +71,6 @@ class RingBuffer:
         self._newest = max(self._newest, index)
 
     def read(self, first: int, count: int) -> Points:
-        """`count` steps from `first` on."""
         columns = (self._low, self._mean, self._high)
         return Points(*(self._slice(column, first, count) for column in columns))
 

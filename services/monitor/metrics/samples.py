@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from schemas.devices import Device, Host
 from schemas.downloads import ENDED, Download
 from schemas.instances import COMING, LIVE, Instance, InstanceState, Node
+from schemas.metric_names import BY_SAMPLE_NAME, METRICS, Metric
 from schemas.metrics import InstanceMetrics, Sample
 from schemas.placing import WaitingModel
 from services.monitor.metrics.broker_probe import BrokerHealth
@@ -84,7 +85,7 @@ class YardSnapshot:
 def collect_samples(snapshot: YardSnapshot) -> list[Sample]:
     """Every metric of `schemas.metric_names` that has a value now."""
     instances = snapshot.instances.values()
-    samples = [Sample(name="yard_info", value=1.0, labels={"version": snapshot.version})]
+    samples = [_sample("yard_info", 1.0, version=snapshot.version)]
     samples += node_samples(snapshot.nodes, snapshot.expected)
     models = {instance.instance: instance.model for instance in instances}
     for device in snapshot.devices.values():
@@ -103,76 +104,78 @@ def collect_samples(snapshot: YardSnapshot) -> list[Sample]:
     return samples
 
 
+def samples_by_metric(samples: Iterable[Sample]) -> list[tuple[Metric, list[Sample]]]:
+    """The metrics with samples, in the order of METRICS; unknown samples are left out."""
+    by_name: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if (metric := BY_SAMPLE_NAME.get(sample.name)) is not None:
+            by_name.setdefault(metric.name, []).append(sample)
+    return [(metric, by_name[metric.name]) for metric in METRICS if metric.name in by_name]
+
+
+def _sample(name: str, value: float, **labels: str) -> Sample:
+    return Sample(name=name, value=float(value), labels=labels)
+
+
+def _attribute_samples(
+    record: Host | InstanceMetrics, attributes: Iterable[tuple[str, str]], labels: dict[str, str]
+) -> Iterator[Sample]:
+    for name, attribute in attributes:
+        if (value := getattr(record, attribute)) is not None:
+            yield _sample(name, value, **labels)
+
+
 def node_samples(nodes: Mapping[str, Node], expected: Iterable[str]) -> Iterator[Sample]:
     """Every node of the yard: up is 1 with a live record, 0 where one is expected."""
     for name in sorted({*expected, *nodes}):
-        yield Sample(name="yard_node_up", value=float(name in nodes), labels={"node": name})
+        yield _sample("yard_node_up", name in nodes, node=name)
     for node in nodes.values():
-        labels = {"node": node.node}
-        yield Sample(name="yard_node_info", value=1.0, labels={**labels, "version": node.version})
-        yield Sample(name="yard_node_cordoned", value=float(node.cordoned), labels=labels)
+        yield _sample("yard_node_info", 1.0, node=node.node, version=node.version)
+        yield _sample("yard_node_cordoned", node.cordoned, node=node.node)
 
 
 def device_samples(device: Device) -> Iterator[Sample]:
     """The sensors of a device; one without a value has no sample."""
     labels = {"node": device.node, "device": device.device}
-    info = {
-        **labels,
-        "kind": device.kind.value,
-        "name": device.name,
-        "simulated": "true" if device.simulated else "false",
-    }
-    yield Sample(name="yard_device_info", value=1.0, labels=info)
+    simulated = "true" if device.simulated else "false"
+    info = {"kind": device.kind.value, "name": device.name, "simulated": simulated}
+    yield Sample(name="yard_device_info", value=1.0, labels=labels | info)
     for name, attribute, factor in _DEVICE_GAUGES:
-        value = getattr(device, attribute)
-        if value is not None:
-            yield Sample(name=name, value=value * factor, labels=labels)
+        if (value := getattr(device, attribute)) is not None:
+            yield _sample(name, value * factor, **labels)
     if device.memory_total_bytes:
         used = device.memory_used_bytes / device.memory_total_bytes
-        yield Sample(name="yard_device_memory_used_ratio", value=used, labels=labels)
-    yield Sample(name="yard_device_processes", value=float(len(device.processes)), labels=labels)
+        yield _sample("yard_device_memory_used_ratio", used, **labels)
+    yield _sample("yard_device_processes", len(device.processes), **labels)
     for reason in device.throttled_by:
-        yield Sample(name="yard_device_throttled", value=1.0, labels={**labels, "reason": reason})
-    if device.host is not None:
-        yield from host_samples(device.host, device.node)
-
-
-def host_samples(host: Host, node: str) -> Iterator[Sample]:
-    labels = {"node": node}
-    for name, attribute in _HOST_GAUGES:
-        value = getattr(host, attribute)
-        if value is not None:
-            yield Sample(name=name, value=float(value), labels=labels)
-    if host.disk_total_bytes and host.disk_free_bytes is not None:
-        used = 1 - host.disk_free_bytes / host.disk_total_bytes
-        yield Sample(name="yard_host_disk_used_ratio", value=used, labels=labels)
+        yield _sample("yard_device_throttled", 1.0, **labels, reason=reason)
+    if (host := device.host) is not None:
+        yield from _attribute_samples(host, _HOST_GAUGES, {"node": device.node})
+        if host.disk_total_bytes and host.disk_free_bytes is not None:
+            used = 1 - host.disk_free_bytes / host.disk_total_bytes
+            yield _sample("yard_host_disk_used_ratio", used, node=device.node)
 
 
 def instance_memory_samples(device: Device, models: dict[str, str]) -> Iterator[Sample]:
     """Memory of a device by instance; `models` has the model of every instance."""
-    memory: dict[str, int] = {}
+    memory: Counter[str] = Counter()
     for process in device.processes:
         if process.instance in models and process.memory_bytes is not None:
-            memory[process.instance] = memory.get(process.instance, 0) + process.memory_bytes
+            memory[process.instance] += process.memory_bytes
     for instance, memory_bytes in memory.items():
         labels = {"node": device.node, "device": device.device, "instance_id": instance}
-        labels["model"] = models[instance]
-        yield Sample(name="yard_device_instance_memory_bytes", value=float(memory_bytes), labels=labels)
+        yield _sample("yard_device_instance_memory_bytes", memory_bytes, **labels, model=models[instance])
 
 
 def activity_samples(activity: InstanceMetrics) -> Iterator[Sample]:
-    """The last metrics that a runner published."""
     labels = _instance_labels(activity)
-    for name, attribute in _ACTIVITY:
-        value = getattr(activity, attribute)
-        if value is not None:
-            yield Sample(name=name, value=float(value), labels=labels)
+    yield from _attribute_samples(activity, _ACTIVITY, labels)
     if activity.prompt_tokens:
         ratio = activity.cached_tokens / activity.prompt_tokens
-        yield Sample(name="yard_instance_prompt_cache_hit_ratio", value=ratio, labels=labels)
+        yield _sample("yard_instance_prompt_cache_hit_ratio", ratio, **labels)
     for name, key in _ENGINE:
         if key in activity.engine:
-            yield Sample(name=name, value=activity.engine[key], labels=labels)
+            yield _sample(name, activity.engine[key], **labels)
 
 
 def instance_samples(instances: Iterable[Instance]) -> Iterator[Sample]:
@@ -180,53 +183,45 @@ def instance_samples(instances: Iterable[Instance]) -> Iterator[Sample]:
     for instance in instances:
         labels = _instance_labels(instance)
         if instance.state in LIVE or instance.state is InstanceState.FAILED:
-            state = {**labels, "state": instance.state.value}
-            yield Sample(name="yard_instance_state", value=1.0, labels=state)
-            failures = float(instance.failures)
-            yield Sample(name="yard_instance_failures_in_row", value=failures, labels=labels)
+            yield _sample("yard_instance_state", 1.0, **labels, state=instance.state.value)
+            yield _sample("yard_instance_failures_in_row", instance.failures, **labels)
         if instance.state not in LIVE:
             continue
         if instance.load_s is not None:
-            yield Sample(name="yard_instance_load_seconds", value=instance.load_s, labels=labels)
+            yield _sample("yard_instance_load_seconds", instance.load_s, **labels)
         for part in instance.reserved:
             place = {**labels, "node": part.node or instance.node, "device": part.device}
-            predicted = float(part.predicted_bytes)
-            yield Sample(name="yard_instance_reserved_bytes", value=predicted, labels=place)
+            yield _sample("yard_instance_reserved_bytes", part.predicted_bytes, **place)
             if part.measured_bytes is not None:
-                measured = float(part.measured_bytes)
-                yield Sample(name="yard_instance_memory_bytes", value=measured, labels=place)
+                yield _sample("yard_instance_memory_bytes", part.measured_bytes, **place)
 
 
 def model_samples(
     instances: Iterable[Instance], waiting: Iterable[WaitingModel], now: float
 ) -> Iterator[Sample]:
     """Every model that has instances or waiting requests."""
-    ready: dict[str, int] = {}
-    coming: dict[str, int] = {}
+    ready: Counter[str] = Counter()
+    coming: Counter[str] = Counter()
     circuit_open: dict[str, bool] = {}
     # The newest record decides: that of an older failure may still exist.
     for instance in sorted(instances, key=lambda instance: instance.changed_at):
         model = instance.model
-        ready[model] = ready.get(model, 0) + (instance.state is InstanceState.READY)
-        coming[model] = coming.get(model, 0) + (instance.state in COMING)
+        ready[model] += instance.state is InstanceState.READY
+        coming[model] += instance.state in COMING
         circuit_open[model] = instance.circuit_open and (instance.retry_at or 0.0) > now
     for model, count in ready.items():
-        labels = {"model": model}
-        yield Sample(name="yard_model_ready", value=float(count), labels=labels)
-        yield Sample(name="yard_model_coming", value=float(coming[model]), labels=labels)
-        yield Sample(name="yard_model_circuit_open", value=float(circuit_open[model]), labels=labels)
+        yield _sample("yard_model_ready", count, model=model)
+        yield _sample("yard_model_coming", coming[model], model=model)
+        yield _sample("yard_model_circuit_open", circuit_open[model], model=model)
     for waiting_model in waiting:
-        if waiting_model.refused is not None:
-            continue
-        blocked_s = max(now - waiting_model.since, 0.0)
-        labels = {"model": waiting_model.model}
-        yield Sample(name="yard_model_blocked_seconds", value=blocked_s, labels=labels)
+        if waiting_model.refused is None:
+            blocked_s = max(now - waiting_model.since, 0.0)
+            yield _sample("yard_model_blocked_seconds", blocked_s, model=waiting_model.model)
 
 
 def queue_samples(queue: Mapping[tuple[str, str], int]) -> Iterator[Sample]:
     for (model, lane), count in queue.items():
-        labels = {"model": model, "lane": lane}
-        yield Sample(name="yard_model_queue", value=float(count), labels=labels)
+        yield _sample("yard_model_queue", count, model=model, lane=lane)
 
 
 def download_samples(downloads: Iterable[Download]) -> Iterator[Sample]:
@@ -235,29 +230,24 @@ def download_samples(downloads: Iterable[Download]) -> Iterator[Sample]:
         states[download.state.value] += 1
         if download.state in ENDED:
             continue
-        labels = {"model": download.model}
-        yield Sample(name="yard_download_bytes", value=float(download.bytes_done), labels=labels)
+        yield _sample("yard_download_bytes", download.bytes_done, model=download.model)
         if download.bytes_total is not None:
-            total = float(download.bytes_total)
-            yield Sample(name="yard_download_total_bytes", value=total, labels=labels)
+            yield _sample("yard_download_total_bytes", download.bytes_total, model=download.model)
         if download.speed_bytes_s is not None:
-            speed = download.speed_bytes_s
-            yield Sample(name="yard_download_bytes_per_second", value=speed, labels=labels)
+            yield _sample("yard_download_bytes_per_second", download.speed_bytes_s, model=download.model)
     for state, count in states.items():
-        yield Sample(name="yard_downloads", value=float(count), labels={"state": state})
+        yield _sample("yard_downloads", count, state=state)
 
 
 def broker_samples(broker: BrokerHealth) -> Iterator[Sample]:
     if broker.round_trip_s is not None:
-        yield Sample(name="yard_broker_round_trip_seconds", value=broker.round_trip_s)
-    yield Sample(name="yard_broker_reconnects_total", value=float(broker.reconnects))
+        yield _sample("yard_broker_round_trip_seconds", broker.round_trip_s)
+    yield _sample("yard_broker_reconnects_total", broker.reconnects)
     for name, usage in broker.streams.items():
-        labels = {"stream": name}
-        yield Sample(name="yard_broker_stream_messages", value=float(usage.messages), labels=labels)
-        yield Sample(name="yard_broker_stream_bytes", value=float(usage.stored_bytes), labels=labels)
+        yield _sample("yard_broker_stream_messages", usage.messages, stream=name)
+        yield _sample("yard_broker_stream_bytes", usage.stored_bytes, stream=name)
         if usage.limit_bytes is not None:
-            limit = float(usage.limit_bytes)
-            yield Sample(name="yard_broker_stream_limit_bytes", value=limit, labels=labels)
+            yield _sample("yard_broker_stream_limit_bytes", usage.limit_bytes, stream=name)
 
 
 def _instance_labels(record: Instance | InstanceMetrics) -> dict[str, str]:

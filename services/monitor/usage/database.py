@@ -29,7 +29,7 @@ from schemas.usage import (
     UsageRebuilt,
     UsageReport,
 )
-from services.monitor.costs.pricing import PriceBook
+from services.monitor.price_book import PriceBook
 from services.monitor.usage.reader import UsageReader
 from services.monitor.usage.report import ResolvedFilter, records_page, resolve_filter, usage_report
 from services.monitor.usage.store import UsageIncrement, UsageStore
@@ -103,15 +103,12 @@ class UsageDatabase:
         self._write_thread.shutdown(wait=False)
 
     def on_increment(self, listener: IncrementListener) -> None:
-        """Await `listener` with all new usage."""
         self._on_increment.append(listener)
 
     def on_recount(self, listener: Callable[[], Awaitable[None]]) -> None:
-        """Await `listener` after stored usage was changed."""
         self._on_recount.append(listener)
 
     async def notify_recount(self) -> None:
-        """Stored usage was changed."""
         for listener in self._on_recount:
             await listener()
 
@@ -121,16 +118,13 @@ class UsageDatabase:
         return await loop.run_in_executor(self._write_thread, call, self._store, *args)
 
     async def read(self, call: Callable[Concatenate[UsageReader, P], T], *args: P.args, **_: P.kwargs) -> T:
-        """Run `call` with the reader, in its thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._read_thread, call, self._reader, *args)
 
     async def store(self, records: list[RequestFinished]) -> None:
-        """Store finished requests, then notify of the increments."""
         await self.notify_increments(await self.write(lambda store: store.add(records)))
 
     async def notify_increments(self, increments: list[UsageIncrement]) -> None:
-        """Usage was added."""
         for listener in self._on_increment if increments else ():
             await listener(increments)
 
@@ -141,7 +135,6 @@ class UsageDatabase:
         return resolve_filter(query, time.time(), self.tz, self._session_start)
 
     async def report(self, query: UsageQuery) -> UsageReport:
-        """Answer `usage.query`."""
         resolved = self.resolve(query)
 
         def answer(reader: UsageReader) -> UsageReport:
@@ -150,7 +143,6 @@ class UsageDatabase:
         return await self.read(answer)
 
     async def records(self, query: RecordsQuery) -> RecordsPage:
-        """Answer `usage.records`."""
         resolved = self.resolve(query)
 
         def answer(reader: UsageReader) -> RecordsPage:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from schemas.requests import Outcome, RequestFinished
 from schemas.subjects import REQUEST_FINISHED
 from schemas.usage import CountedRequest
-from services.monitor.costs.pricing import format_amount
+from services.monitor.price_book import format_amount
 from services.monitor.usage.rollups import (
     ALL_FIELDS,
     ALL_LATENCIES,
@@ -80,7 +80,6 @@ class UsageReader:
         self.db.execute("BEGIN")
 
     def end(self) -> None:
-        """End the snapshot."""
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
 
@@ -112,7 +111,6 @@ class UsageReader:
         self.db.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", rows)  # noqa: S608 - our own names
 
     def sums(self, start: float, end: float) -> dict[int, Sums]:
-        """The sums of a period, by cell."""
         sums: dict[int, Sums] = {}
         for bounds in self._split(start, end, self._sums):
             for cell, *values in self._sum_rows(bounds):
@@ -141,7 +139,6 @@ class UsageReader:
         yield from self.db.execute(_select_sums(self._sums[bounds.unit]), (low, high))
 
     def latencies(self, kind: str, start: float, end: float) -> dict[int, Counter[int]]:
-        """The number of durations of one kind in each bin, by cell."""
         bins: dict[int, Counter[int]] = defaultdict(Counter)
         for bounds in self._split(start, end, self._latencies):
             for cell, number, count in self._latency_rows(kind, bounds):
@@ -160,19 +157,16 @@ class UsageReader:
         return self.db.execute(_select_latencies(self._latencies[bounds.unit]), (kind, low, high))
 
     def oldest(self) -> float | None:
-        """The start of the first stored quarter of an hour."""
         (quarter,) = self.db.execute("SELECT MIN(quarter) FROM quarters").fetchone()
         return None if quarter is None else float(quarter * QUARTER_S)
 
     def newest(self) -> float | None:
-        """The end of the last stored quarter of an hour."""
         (quarter,) = self.db.execute("SELECT MAX(quarter) FROM quarters").fetchone()
         return None if quarter is None else float((quarter + 1) * QUARTER_S)
 
     def recent(
         self, start: float, end: float, only: Collection[int] | None, limit: int
     ) -> tuple[RequestFinished, ...]:
-        """The newest records, newest first."""
         condition, values = _series_filter(only)
         rows = self.db.execute(_RECENT.format(condition), (start, end, *values, limit))
         return tuple(REQUEST_FINISHED.decode(record.encode()) for (record,) in rows)

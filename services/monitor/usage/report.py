@@ -8,20 +8,11 @@ from zoneinfo import ZoneInfo
 
 from schemas.errors import BadRequest
 from schemas.requests import ANYONE
-from schemas.usage import (
-    Latency,
-    RecordsPage,
-    RecordsQuery,
-    UsageFilter,
-    UsageQuery,
-    UsageReport,
-    UsageRow,
-)
+from schemas.usage import Latency, RecordsPage, RecordsQuery, UsageFilter, UsageQuery, UsageReport, UsageRow
 from services.monitor.calendar import buckets, period_of, zone
-from services.monitor.costs.pricing import format_amount
-from services.monitor.usage.latency_bins import percentiles
+from services.monitor.price_book import format_amount
 from services.monitor.usage.reader import Sums, UsageReader
-from services.monitor.usage.rollups import END, START
+from services.monitor.usage.rollups import END, START, percentiles
 from services.monitor.usage.series import UsageSeries
 
 MAX_RECENT = 1000
@@ -34,8 +25,6 @@ GroupKey = tuple[object, ...]
 
 @dataclass(frozen=True)
 class ResolvedFilter:
-    """A usage filter at one moment."""
-
     start: float
     end: float
     tz: ZoneInfo
@@ -123,17 +112,15 @@ class _Cell:
             loaded_s=loaded_ms / 1000,
             energy_wh=energy_mwh / 1000,
             cost=format_amount(whole, pico),
-            latency=self._latency() if latency else None,
+            latency=Latency(duration=percentiles(self.duration), first_token=percentiles(self.first_token))
+            if latency
+            else None,
         )
-
-    def _latency(self) -> Latency:
-        return Latency(duration=percentiles(self.duration), first_token=percentiles(self.first_token))
 
 
 def usage_report(
     reader: UsageReader, query: UsageQuery, resolved: ResolvedFilter, *, now: float, currency: str
 ) -> UsageReport:
-    """The answer to a query, from one snapshot of the file."""
     if not 0 <= query.recent <= MAX_RECENT:
         raise BadRequest(f"`recent` must be from 0 to {MAX_RECENT}.", param="recent")
     if len(set(query.by)) < len(query.by):
@@ -202,12 +189,10 @@ def _cells(
 
 
 def _rows(query: UsageQuery, cells: dict[GroupKey, _Cell]) -> Iterable[UsageRow]:
-    def order(item: tuple[GroupKey, _Cell]) -> tuple[object, ...]:
-        group, cell = item
-        return (group[0] or 0.0, -cell.sums[2], group[1:])
-
     names = [name.value for name in query.by]
-    for (at, *values), cell in sorted(cells.items(), key=order):
+    for (at, *values), cell in sorted(
+        cells.items(), key=lambda item: (item[0][0] or 0.0, -item[1].sums[2], item[0][1:])
+    ):
         if any(cell.sums):
             group = {name: value or None for name, value in zip(names, values, strict=True)}
             yield cell.row(latency=query.latency, at=at, **group)
@@ -226,9 +211,7 @@ def records_page(
     finally:
         reader.end()
     return RecordsPage(
-        records=tuple(records),
-        currency=currency,
-        next=None if last is None else f"{last[0]!r}/{last[1]}",
+        records=tuple(records), currency=currency, next=None if last is None else f"{last[0]!r}/{last[1]}"
     )
 
 

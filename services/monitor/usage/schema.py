@@ -82,18 +82,3 @@ def create_tables(db: sqlite3.Connection) -> list[str]:
     records = [str(record) for (record,) in db.execute("SELECT record FROM usage")] if old else []
     db.executescript(_TABLES)
     return records
-
-
-def is_current(db: sqlite3.Connection) -> bool:
-    """Whether every rollup is filled; files of version 2 had no derived ones."""
-    return int(db.execute("PRAGMA user_version").fetchone()[0]) == VERSION
-
-
-def mark_current(db: sqlite3.Connection) -> None:
-    """Set the version, in the transaction that fills the rollups."""
-    db.execute(f"PRAGMA user_version = {VERSION}")
-
-
-def drop_version_1(db: sqlite3.Connection) -> None:
-    """Drop the table of version 1 once its records are added again."""
-    db.execute("DROP TABLE IF EXISTS usage")

@@ -32,7 +32,6 @@ class UsageSeries(NamedTuple):
         )
 
     def narrowed(self, fields: Collection[str]) -> "UsageSeries":
-        """The series with these fields alone, all others empty."""
         return UsageSeries("")._replace(**{name: getattr(self, name) for name in fields})
 
 
@@ -54,7 +53,6 @@ class SeriesTable:
         return self._by_number
 
     def number(self, series: UsageSeries) -> int:
-        """The number of a series; a new series is inserted."""
         if series not in self._numbers:
             fields = ", ".join(UsageSeries._fields)
             marks = ", ".join("?" * len(series))
@@ -68,7 +66,6 @@ class SeriesTable:
         return self._numbers[series]
 
     def series(self, number: int) -> UsageSeries:
-        """The series of a stored number."""
         if number not in self._by_number:
             row = self._db.execute("SELECT * FROM series WHERE series = ?", (number,)).fetchone()
             self._cache([(number, UsageSeries(*row[1:]))])
@@ -83,7 +80,7 @@ class SeriesTable:
         return narrow
 
     def clear_cache(self) -> None:
-        """After a rollback: numbers of the transaction may be gone."""
+        """After a rollback: numbers of the transaction may not exist."""
         self._by_number.clear()
         self._numbers.clear()
         self._narrow.clear()

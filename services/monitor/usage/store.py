@@ -12,12 +12,10 @@ from zoneinfo import ZoneInfo
 from schemas.requests import ANYONE, RequestFinished
 from schemas.subjects import REQUEST_FINISHED
 from services.monitor.calendar import day_of
-from services.monitor.costs.pricing import Amount, PriceBook, clamp_tokens, to_amount
-from services.monitor.usage.latency_bins import bin_of
-from services.monitor.usage.rollup_batch import RollupBatch
-from services.monitor.usage.rollup_rebuild import rebuild_days, rebuild_derived, rebuild_sums
-from services.monitor.usage.rollups import END, START, quarter_of
-from services.monitor.usage.schema import create_tables, drop_version_1, is_current, mark_current
+from services.monitor.price_book import Amount, PriceBook, clamp_tokens, to_amount
+from services.monitor.usage.rollup_updates import RollupBatch, rebuild_days, rebuild_derived, rebuild_sums
+from services.monitor.usage.rollups import END, START, bin_of, quarter_of
+from services.monitor.usage.schema import VERSION, create_tables
 from services.monitor.usage.series import SeriesTable, UsageSeries
 
 _INSERT = """
@@ -58,7 +56,7 @@ class UsageStore:
         self.new = not version_1_records and self.fact(PROJECTED) is None
         """Whether nothing was ever projected here: the stream has to be read from its start."""
         self.add(REQUEST_FINISHED.decode(record.encode()) for record in version_1_records)
-        drop_version_1(self.db)
+        self.db.execute("DROP TABLE IF EXISTS usage")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -76,7 +74,6 @@ class UsageStore:
         return None if row is None else row[0]
 
     def set_fact(self, name: str, value: object) -> None:
-        """Set a fact in the current transaction."""
         self.db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     @property
@@ -138,7 +135,6 @@ class UsageStore:
         return discarded
 
     def count(self) -> int:
-        """The number of single records."""
         return int(self.db.execute("SELECT COUNT(*) FROM requests").fetchone()[0])
 
     def _removed_models(self) -> dict[str, float]:
@@ -162,10 +158,11 @@ class UsageStore:
         )
 
     def _migrate_derived(self) -> None:
-        if not is_current(self.db):
+        # Files of version 2 have no derived rollups.
+        if self.db.execute("PRAGMA user_version").fetchone() != (VERSION,):
             with self.transaction():
                 rebuild_derived(self.db)
-                mark_current(self.db)
+                self.db.execute(f"PRAGMA user_version = {VERSION}")
 
     def _migrate_time_zone(self, tz: ZoneInfo) -> None:
         with self.transaction():
@@ -179,7 +176,6 @@ class UsageStore:
 
 
 def valid_timestamp(record: RequestFinished) -> float:
-    """The time a request finished, clamped to the valid range."""
     at = record.finished_at
     return min(max(at, START), END - 1) if math.isfinite(at) else START
 

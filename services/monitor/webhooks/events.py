@@ -29,8 +29,6 @@ _FILTERS: dict[HookEvent, str] = {
 
 
 class WebhookEvent(NamedTuple):
-    """An event as it is sent."""
-
     id: str
     """The same in every attempt: receivers deduplicate by it."""
     kind: HookEvent
@@ -45,7 +43,6 @@ class WebhookEvent(NamedTuple):
     """Of an alert."""
 
     def body(self) -> bytes:
-        """A CloudEvent in structured JSON, with `text` beside its attributes."""
         cloud_event = {
             "specversion": "1.0",
             "id": self.id,
@@ -60,7 +57,6 @@ class WebhookEvent(NamedTuple):
 
 
 def filter_subjects(webhook_filter: WebhookFilter) -> list[str]:
-    """The subjects of a webhook's consumer, each once."""
     events = webhook_filter.events or tuple(_FILTERS)
     return sorted({_FILTERS[event] for event in events if event in _FILTERS})
 
@@ -148,6 +144,5 @@ _DESCRIBE: tuple[tuple[AnySubject, Callable[[Any], _Description]], ...] = (
 
 
 def make_test_event(name: str, event_id: str, source: str) -> WebhookEvent:
-    """An event without meaning, to test a webhook."""
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     return WebhookEvent(event_id, _E.TEST, now, source, "A test event of Modelyard.", {"webhook": name})

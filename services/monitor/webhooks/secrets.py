@@ -29,8 +29,6 @@ class WebhookSecret(Record):
 
 
 class WebhookSecrets:
-    """The files of all webhooks."""
-
     def __init__(self, settings: Settings) -> None:
         self._folder = settings.credentials / _FOLDER
 

@@ -31,12 +31,18 @@ from schemas.webhooks import (
     WebhookStored,
     WebhookTested,
 )
-from services.monitor.webhooks.delivery import WebhookDelivery, consumer_name
+from services.monitor.webhooks.delivery import WebhookDelivery, WebhookHealth, consumer_name
 from services.monitor.webhooks.events import make_test_event
-from services.monitor.webhooks.health import WebhookHealth
-from services.monitor.webhooks.http_sender import HttpSender, check_url, new_session, public_part
 from services.monitor.webhooks.secrets import WebhookSecret, WebhookSecrets, check_secret, new_secret
-from services.monitor.webhooks.senders import CommandSender, DeliveryFailed, WebhookSender
+from services.monitor.webhooks.senders import (
+    CommandSender,
+    DeliveryFailed,
+    HttpSender,
+    WebhookSender,
+    check_url,
+    new_session,
+    public_part,
+)
 
 log = logs.get(__name__)
 
@@ -67,7 +73,6 @@ class Webhooks:
 
     @classmethod
     async def start(cls, bus: Bus, settings: Settings, tasks: Tasks) -> "Webhooks":
-        """With every webhook delivering."""
         states = BucketStore(bus, buckets.WEBHOOK_STATES)
         health = WebhookHealth(states, await read_bucket(bus, buckets.WEBHOOK_STATES))
         records = await Records.start(bus, buckets.WEBHOOKS, tasks, "webhook")
@@ -77,7 +82,6 @@ class Webhooks:
         return webhooks
 
     async def serve(self, commands: Commands) -> None:
-        """Answer the `webhook` commands."""
         await commands.add(subjects.WEBHOOK_PUT, self.put)
         await commands.add(subjects.WEBHOOK_LIST, self.list)
         await commands.add(subjects.WEBHOOK_DELETE, self.delete)
@@ -98,7 +102,6 @@ class Webhooks:
             await self._session.close()
 
     async def put(self, command: PutWebhook) -> WebhookStored:
-        """Create or change a webhook of a URL."""
         url = check_url(command.url)
         async with self._lock:
             before = self._records.values.get(command.name)
@@ -126,7 +129,6 @@ class Webhooks:
             raise BadRequest(f"{name} is a program in {FILE} of the first machine.", param="name")
 
     async def list(self, _query: ListWebhooks) -> WebhookList:
-        """All webhooks, by name."""
         return WebhookList(
             webhooks=tuple(
                 WebhookRecord(webhook=hook, state=self._health.state(name))
@@ -148,7 +150,6 @@ class Webhooks:
         return hook
 
     async def test(self, ref: WebhookRef) -> WebhookTested:
-        """Send a test event now."""
         hook = self._find(ref.name)
         sender = self._senders.get(hook.name)
         if sender is None:

@@ -4,8 +4,7 @@ from schemas.endpoints import Style, endpoint_of
 from schemas.requests import InferHeaders
 from services.supervisor.dialects.base import Dialect, Plain
 from services.supervisor.dialects.completions import Completions
-from services.supervisor.dialects.messages import Messages
-from services.supervisor.dialects.responses import Responses
+from services.supervisor.dialects.typed_events import Messages, Responses
 from services.supervisor.dialects.whole import WholeChat, WholeText
 
 

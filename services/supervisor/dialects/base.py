@@ -1,5 +1,6 @@
 """What the readers of all styles share: the body for the engine, its events, the whole answer."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
@@ -8,7 +9,6 @@ from modelyard.openai.sse import SseEvent
 from schemas.base import Record
 from schemas.errors import ErrorDetail
 from schemas.models import ParameterPolicy
-from services.supervisor.dialects.usage import Meter
 
 Fields = dict[str, msgspec.Raw]
 
@@ -20,6 +20,28 @@ ROUTING = frozenset(
 """Names by which other gateways let a body choose its target. Here the model decides it."""
 
 
+@dataclass
+class TokenMeter:
+    """The tokens of one request, or of several."""
+
+    prompt_tokens: int = 0
+    """All of them, those from the cache included."""
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    tokens_per_s: float | None = None
+
+    def add(self, other: "TokenMeter") -> None:
+        self.prompt_tokens += other.prompt_tokens
+        self.cached_tokens += other.cached_tokens
+        self.completion_tokens += other.completion_tokens
+
+
+class TokenDetails(Record):
+    """OpenAI's details of input tokens."""
+
+    cached_tokens: int = 0
+
+
 class Dialect:
     """Reads one answer. `done` only if it is whole."""
 
@@ -27,7 +49,7 @@ class Dialect:
     """Whether the engine gets a request for events: a closed connection without a stream goes unnoticed."""
 
     def __init__(self) -> None:
-        self.meter = Meter()
+        self.meter = TokenMeter()
         self.done = False
         self.error: ErrorDetail | None = None
 

@@ -1,5 +1,6 @@
 """OpenAI's completion chunks: chat completions and text completions."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -9,12 +10,68 @@ from modelyard.openai.errors import engine_error
 from modelyard.openai.sse import SseEvent, encode_event
 from schemas.base import Record
 from schemas.requests import Continues
-from services.supervisor.dialects.base import Dialect, Fields
-from services.supervisor.dialects.usage import Usage, UsageTotals
+from services.supervisor.dialects.base import Dialect, Fields, TokenDetails
 from services.supervisor.dialects.whole import WholeAnswer
 
 NULL = b"null"
 """The first event of llama-server for a text completion with several prompts."""
+
+
+class Usage(Record):
+    """Tokens as OpenAI counts them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: TokenDetails | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        return self.prompt_tokens_details.cached_tokens if self.prompt_tokens_details else 0
+
+
+class UsageTotals:
+    """The usage reports of one answer, summed up.
+
+    A report without a choice is the last of the whole answer, or of one of its choices; one with a choice
+    is about that choice and replaces the report before it. `n` choices share one prompt.
+    """
+
+    def __init__(self) -> None:
+        self.n = 1
+        self._last: list[Usage] = []
+        self._of_choice: dict[int, Usage] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._last or self._of_choice)
+
+    def add(self, usage: Usage, choices: Iterable[int]) -> None:
+        """Add one report about `choices`."""
+        indexes = tuple(choices)
+        for index in indexes:
+            self._of_choice[index] = usage
+        if not indexes:
+            self._last.append(usage)
+
+    @property
+    def several(self) -> bool:
+        """Whether the total is that of more than one report."""
+        return len(self._reports) > 1
+
+    @property
+    def total(self) -> Usage:
+        reports = self._reports
+        shared = self.n if len(reports) > 1 else 1
+        return Usage(
+            prompt_tokens=sum(usage.prompt_tokens for usage in reports) // shared,
+            completion_tokens=sum(usage.completion_tokens for usage in reports),
+            prompt_tokens_details=TokenDetails(
+                cached_tokens=sum(usage.cached_tokens for usage in reports) // shared
+            ),
+        )
+
+    @property
+    def _reports(self) -> tuple[Usage, ...]:
+        return tuple(self._last or self._of_choice.values())
 
 
 class _Choice(Record):

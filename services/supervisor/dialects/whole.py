@@ -23,7 +23,6 @@ class WholeAnswer:
         self._choices: dict[int, Json] = {}
 
     def add(self, data: bytes) -> None:
-        """Add the JSON of one chunk."""
         chunk = _decode(data)
         self._fields |= {key: chunk[key] for key in _PASSED if chunk.get(key) is not None}
         for part in chunk.get("choices") or ():
@@ -52,8 +51,6 @@ class WholeAnswer:
 
 
 class WholeChat(WholeAnswer):
-    """A whole `chat.completion`."""
-
     kind = "chat.completion"
 
     def __init__(self) -> None:
@@ -88,8 +85,6 @@ class WholeChat(WholeAnswer):
 
 
 class WholeText(WholeAnswer):
-    """A whole `text_completion`."""
-
     kind = "text_completion"
 
     def new_choice(self, index: int) -> Json:

@@ -6,14 +6,7 @@ import shutil
 import msgspec
 
 from modelyard.host.settings import Settings
-from modelyard.plugins import (
-    Engine,
-    EngineApi,
-    EngineProblem,
-    ModelFiles,
-    ServerCommand,
-    engine_environment,
-)
+from modelyard.plugins import Engine, EngineApi, EngineProblem, ModelFiles, ServerCommand, engine_environment
 from schemas.base import Format
 from schemas.instances import Placement
 from schemas.models import ModelSpec

@@ -7,14 +7,7 @@ from pathlib import Path
 
 from modelyard.files.safetensors import trained_context
 from modelyard.host.settings import Settings
-from modelyard.plugins import (
-    Engine,
-    EngineApi,
-    EngineProblem,
-    ModelFiles,
-    ServerCommand,
-    engine_environment,
-)
+from modelyard.plugins import Engine, EngineApi, EngineProblem, ModelFiles, ServerCommand, engine_environment
 from schemas.base import Format
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec

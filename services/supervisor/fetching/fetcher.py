@@ -155,7 +155,10 @@ class ModelFetcher:
         if (progress := self._progress(lacking)) is not None:
             return _NodeFetch(progress=progress)
         entries = [await self._index.entries_at(path) for path in missing]
-        online = [[entry for entry in at_path if self._can_send(entry, lacking.node)] for at_path in entries]
+        online = [
+            [entry for entry in at_path if entry.node != lacking.node and self._index.is_online(entry.node)]
+            for at_path in entries
+        ]
         if (copy := copy_order(spec, missing, online, lacking.node)) is not None:
             return await self._copy_options(lacking, copy, online)
         offline = sorted(
@@ -164,9 +167,6 @@ class ModelFetcher:
         if spec.name == preview and spec.source is not None and self._hub.options(spec, spec.source) is None:
             await self._hub.wait_for_answer(spec, spec.source)
         return self._download_options(lacking, offline, is_preview=preview is not None)
-
-    def _can_send(self, entry: LibraryEntry, to_node: str) -> bool:
-        return entry.node != to_node and self._index.is_online(entry.node)
 
     def _progress(self, lacking: _Lacking) -> FetchProgress | None:
         """What was ordered already, and its progress."""

@@ -34,7 +34,7 @@ def copy_order(
     """Copy the first of the missing files from a node that has it, if each is on some node.
 
     `entries`: for each of `missing`, the entries at its path on other nodes. A file without an entry of its
-    own, as a projector or a template, comes along with the model beside which it lies.
+    own, as a projector or a template, is copied with the model in whose folder it is.
     """
     main = next((at_path for path, at_path in zip(missing, entries, strict=True) if path == spec.path), ())
     sources = [at_path or main for at_path in entries]
@@ -116,11 +116,7 @@ def trashed_files(
 
 
 def transfers_to(
-    node: str,
-    model: str,
-    missing: Iterable[str],
-    jobs: Iterable[LibraryJob],
-    downloads: Iterable[Download],
+    node: str, model: str, missing: Iterable[str], jobs: Iterable[LibraryJob], downloads: Iterable[Download]
 ) -> list[Transfer]:
     """All transfers of the missing files of a model to a node."""
     paths = set(missing)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,12 +28,11 @@ from schemas.leases import SCHEDULER, Lease
 from schemas.placing import NodeDevice
 from services.supervisor.node.backoff import failure
 from services.supervisor.node.device_memory import Reservations
-from services.supervisor.runner.launch import DRAIN_S, STOP_S, Launch, first_record
+from services.supervisor.runner.engine_log import RUNNERS_LOG
+from services.supervisor.runner.record import DRAIN_S, STOP_S, Launch, first_record
 
 log = logs.get(__name__)
 
-RUNNERS_LOG = "runners.log"
-"""In the folder of logs: the output of all runners."""
 _FIRST_RECORD_S = 15
 """A runner takes over the record within this time, or it never came up."""
 _STOPPED_TTL_S = 5
@@ -42,7 +40,7 @@ _STOPPED_TTL_S = 5
 
 
 class _Runner(NamedTuple):
-    """A process; the time it started tells it from later ones with the same pid."""
+    """A process; its start time distinguishes it from later ones with the same pid."""
 
     model: str
     pid: int
@@ -50,7 +48,7 @@ class _Runner(NamedTuple):
 
 
 class NodeAgent:
-    """Owns the runners of one node, and the records of instances whose runner is gone."""
+    """Owns the runners of one node, and the records of instances whose runner has exited."""
 
     def __init__(
         self,
@@ -86,7 +84,7 @@ class NodeAgent:
         if instance is None or instance.node != self._settings.node:
             return
         if instance.state not in LIVE:
-            # Its engine is gone; the runner itself needs next to nothing.
+            # Its engine has exited; the runner itself needs next to nothing.
             self._reservations.release(key)
         if key in self._runners:
             return
@@ -95,12 +93,7 @@ class NodeAgent:
             self._reservations.adopt(key, instance.reserved)
             self._watch(key, instance, instance.pid, instance.pid_started_at, None)
 
-    def reserved(self) -> Counter[str]:
-        """What all instances here may use, by device."""
-        return self._reservations.total()
-
     def running(self) -> tuple[str, ...]:
-        """Every instance whose runner lives."""
         return tuple(self._runners)
 
     def check_epoch(self, epoch: int) -> None:
@@ -118,9 +111,11 @@ class NodeAgent:
         """Start a runner; Conflict if there is no memory for it, or while the node is being cleared."""
         if self._clearing:
             raise Conflict("This node is being cleared and takes no start.")
-        if self._count_serving(launch.spec.name) >= launch.spec.replicas.max:
+        name = launch.spec.name
+        own = (key for key, runner in self._runners.items() if runner.model == name)
+        if len(set(own) - self._stopping) >= launch.spec.replicas.max:
             # A record may have expired while the broker was away; only the processes are certain.
-            raise Conflict(f"{launch.spec.name} runs on this node already.")
+            raise Conflict(f"{name} runs on this node already.")
         self._reservations.reserve(launch.instance, launch.reserved, devices)
         try:
             await self._start(launch)
@@ -233,7 +228,7 @@ class NodeAgent:
         self._tasks.spawn(self._kill_after(key, DRAIN_S + 3 * STOP_S), f"stop {key}")
 
     async def clear(self, drain_s: float) -> int:
-        """Stop every instance, after `drain_s` without draining; how many, once all are gone."""
+        """Stop every instance, after `drain_s` without draining; how many, once all have exited."""
         self._clearing = True
         keys = list(self._runners)
         for key in keys:
@@ -271,11 +266,6 @@ class NodeAgent:
             self._stopping.add(key)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(runner.pid, signal.SIGTERM)
-
-    def _count_serving(self, model: str) -> int:
-        return sum(
-            runner.model == model and key not in self._stopping for key, runner in self._runners.items()
-        )
 
     async def _delete_own_failures(self, model: str) -> None:
         """A new start supersedes the failures before it; those of other nodes are deleted there."""

@@ -70,7 +70,7 @@ def _explain_open_circuit(model: str, count: int) -> str:
 class BackoffReset:
     """Ends the back-off of failures on one node: the failure was one of an earlier spec or start.
 
-    An edit of the model resets the pause and keeps the error. A deleted model and a later start, on whatever
+    An edit of the model resets the pause and keeps the error. A deleted model and a later start, on any
     node, delete the record.
     """
 
@@ -89,7 +89,7 @@ class BackoffReset:
         self._store = BucketStore(bus, buckets.INSTANCES)
 
     def begin(self) -> None:
-        """Scan now, and on every change: a failure may be of a start before the edit that came first."""
+        """Scan now, and on every change: a failure may be recorded after the edit that supersedes it."""
         self._models.listen(lambda _key, _spec: self._scan())
         self._instances.listen(lambda _key, _instance: self._scan())
         self._scan()

@@ -26,7 +26,7 @@ from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.node.options import options, options_on_behalf_of
 from services.supervisor.node.presence import LocalNode, NodePresence
 from services.supervisor.registry.registry import ModelRegistry
-from services.supervisor.runner.launch import Launch
+from services.supervisor.runner.record import Launch
 
 _MIB = 1024 * 1024
 
@@ -61,11 +61,10 @@ class AgentCommands:
         }
 
     async def options(self, query: AskOptions) -> NodeOptions:
-        """How this node could run a model."""
         spec = self._spec(query.model, query.revision)
         if query.on_behalf_of is not None:
             return options_on_behalf_of(query.on_behalf_of, spec, self._settings, self._measured.values)
-        return options(spec, self._settings, self._local.devices_now(), self._measured.values)
+        return options(spec, self._settings, self._local.devices.now(), self._measured.values)
 
     async def start(self, order: StartInstance) -> Accepted:
         """Start an instance; Conflict with the reason if this node refuses."""
@@ -74,7 +73,7 @@ class AgentCommands:
         if self._presence.cordoned:
             raise Conflict("This node is cordoned and takes no start.")
         option = order.option or Option(node=self._settings.node)
-        devices = self._local.devices_now()
+        devices = self._local.devices.now()
         launch = Launch(
             instance=order.instance,
             spec=spec,
@@ -94,10 +93,9 @@ class AgentCommands:
         """Hold a part of a model for an instance; Conflict with the reason if this node refuses."""
         if self._presence.cordoned:
             raise Conflict("This node is cordoned and takes no start.")
-        return await self._local.workers.start(order, self._local.devices_now())
+        return await self._local.workers.start(order, self._local.devices.now())
 
     async def stop(self, order: StopInstance) -> Accepted:
-        """Drain and stop one instance."""
         if order.epoch is not None:
             self._local.agent.check_epoch(order.epoch)
         await self._local.agent.stop(order.instance, order.reason)

@@ -1,8 +1,7 @@
 """The memory of this node's devices: what models may use, what is reserved, and what instances used."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import psutil
 
@@ -30,73 +29,16 @@ GPU_SPARED_BYTES = 256 * 1024**2
 """What drivers and desktops need now and then."""
 
 
-class _Sample(NamedTuple):
-    device: str
-    name: str
-    total: int
-    used: int
-    simulated: bool
-
-
-class NodeDevices:
-    """The devices that the monitor measures here; main memory also without it."""
-
-    def __init__(self, settings: Settings, samples: BucketCache[Device]) -> None:
-        self._settings = settings
-        self._samples = samples
-
-    def now(self, reserved: Mapping[str, int]) -> tuple[NodeDevice, ...]:
-        """Every device with what all instances together may use; `reserved` is what they have by now."""
-        limits = self._settings.memory_limits
-        return tuple(
-            NodeDevice(
-                device=device,
-                name=name,
-                memory_bytes=min(total, limits[device])
-                if device in limits
-                else usable_bytes(device, total, used, reserved.get(device, 0)),
-                simulated=simulated,
-            )
-            for device, name, total, used, simulated in (_cpu(), *map(_gpu, self._gpus()))
-        )
-
-    def _gpus(self) -> list[Device]:
-        own = (sample for sample in self._samples.values.values() if sample.node == self._settings.node)
-        return sorted((sample for sample in own if _takes_models(sample)), key=lambda sample: sample.device)
-
-
-def _takes_models(sample: Device) -> bool:
-    """Main memory is sampled here; a partitioned card takes no model as a whole, nor one without memory."""
-    return sample.device != CPU and not sample.partitioned and sample.memory_total_bytes > 0
-
-
-def usable_bytes(device: str, total: int, used: int, reserved: int) -> int:
-    """What models may use: all but a reserve and what other programs use."""
-    spared = min(int(total * CPU_SPARED_SHARE), CPU_SPARED_MAX_BYTES) if device == CPU else GPU_SPARED_BYTES
-    return max(total - spared - max(used - reserved, 0), 0)
-
-
-def _cpu() -> _Sample:
-    memory = psutil.virtual_memory()
-    return _Sample(CPU, "main memory", memory.total, memory.total - memory.available, simulated=False)
-
-
-def _gpu(sample: Device) -> _Sample:
-    total, used = sample.memory_total_bytes, sample.memory_used_bytes
-    return _Sample(sample.device, sample.name, total, used, sample.simulated)
-
-
 class Reservations:
-    """What each instance may use, from before its process starts until after it is gone.
+    """What each instance may use, from before its process starts until after it has exited.
 
-    A start that does not fit is refused here, whatever was planned.
+    A start that does not fit is refused here, even if it was planned.
     """
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[Reserved, ...]] = {}
 
     def total(self) -> Counter[str]:
-        """By device."""
         total: Counter[str] = Counter()
         for held in self._held.values():
             for reserved in held:
@@ -118,17 +60,60 @@ class Reservations:
         self._held[instance] = own
 
     def adopt(self, instance: str, held: Iterable[Reserved]) -> None:
-        """Reserve for an instance that runs already, whatever is left."""
+        """Reserve for an instance that runs already, without a check."""
         self._held[instance] = _on_this_node(held)
 
     def release(self, instance: str) -> None:
-        """The processes of an instance are gone."""
         self._held.pop(instance, None)
 
 
 def _on_this_node(reserved: Iterable[Reserved]) -> tuple[Reserved, ...]:
     """Without the memory of workers: they have reservations of their own, on their nodes."""
     return tuple(entry for entry in reserved if entry.node is None)
+
+
+class NodeDevices:
+    """The devices that the monitor measures here; main memory also without it."""
+
+    def __init__(self, settings: Settings, samples: BucketCache[Device], reservations: Reservations) -> None:
+        self._settings = settings
+        self._samples = samples
+        self._reservations = reservations
+
+    def now(self) -> tuple[NodeDevice, ...]:
+        """Every device with what all instances together may use."""
+        memory = psutil.virtual_memory()
+        own = (sample for sample in self._samples.values.values() if sample.node == self._settings.node)
+        gpus = sorted(filter(_takes_models, own), key=lambda sample: sample.device)
+        main = self._limited(CPU, memory.total, memory.total - memory.available)
+        return (
+            NodeDevice(device=CPU, name="main memory", memory_bytes=main, simulated=False),
+            *(
+                NodeDevice(
+                    device=gpu.device,
+                    name=gpu.name,
+                    memory_bytes=self._limited(gpu.device, gpu.memory_total_bytes, gpu.memory_used_bytes),
+                    simulated=gpu.simulated,
+                )
+                for gpu in gpus
+            ),
+        )
+
+    def _limited(self, device: str, total: int, used: int) -> int:
+        if (limit := self._settings.memory_limits.get(device)) is not None:
+            return min(total, limit)
+        return usable_bytes(device, total, used, self._reservations.total()[device])
+
+
+def _takes_models(sample: Device) -> bool:
+    """Main memory is sampled here; a partitioned card takes no model as a whole, nor one without memory."""
+    return sample.device != CPU and not sample.partitioned and sample.memory_total_bytes > 0
+
+
+def usable_bytes(device: str, total: int, used: int, reserved: int) -> int:
+    """What models may use: all but a reserve and what other programs use."""
+    spared = min(int(total * CPU_SPARED_SHARE), CPU_SPARED_MAX_BYTES) if device == CPU else GPU_SPARED_BYTES
+    return max(total - spared - max(used - reserved, 0), 0)
 
 
 class MemoryMeasurements:

@@ -12,27 +12,28 @@ from modelyard.plugins.engines import ENGINES
 from schemas.models import ModelSpec, fingerprint
 from schemas.placing import MeasuredMemory, Need, NodeDevice, NodeOptions, OnBehalfOf, Option, WorkerPlace
 from schemas.profiles import ANY_GPU, CPU, DeviceNeed, Profile
-from services.supervisor.engines.selection import choose_engine
-from services.supervisor.runner.model_files import check_files, missing_file_problem, missing_files
+from services.supervisor.engines.selection import (
+    check_files,
+    choose_engine,
+    missing_file_problem,
+    missing_files,
+)
 
 _MIB = 1024 * 1024
 _ONLY_CPU = frozenset({"embedded"})
-"""Engines that this yard runs on main memory alone."""
+"""Engines that this yard runs on main memory only."""
 
 
 class DevicePlacement(NamedTuple):
-    """A profile on certain devices; `given` is the memory that the profile specifies."""
+    """A profile on certain devices; `specified` is the memory that the profile sets."""
 
     profile: Profile | None
     devices: tuple[str, ...]
-    given: dict[str, int]
+    specified: dict[str, int]
 
 
 def options(
-    spec: ModelSpec,
-    settings: Settings,
-    devices: Sequence[NodeDevice],
-    measured: Mapping[str, MeasuredMemory],
+    spec: ModelSpec, settings: Settings, devices: Sequence[NodeDevice], measured: Mapping[str, MeasuredMemory]
 ) -> NodeOptions:
     """Every option, best first. Where it cannot run at all, one that fails with a clear state."""
     failing = (Option(node=settings.node),)
@@ -84,7 +85,7 @@ def _all_options(
         return NodeOptions(options=tuple(options), problem=None if options else problem)
     requested = sorted({need.device for profile in spec.profiles for need in profile.devices})
     return NodeOptions(
-        problem=f"node {settings.node} has no {' or '.join(requested)}, which its profiles ask for"
+        problem=f"node {settings.node} has no {' or '.join(requested)}, which its profiles require"
     )
 
 
@@ -95,12 +96,12 @@ def device_placements(
     for profile in spec.profiles or (None,):
         for chosen in _device_sets(profile.devices if profile else (), engine, devices):
             needs = profile.devices if profile else ()
-            given = {
+            specified = {
                 device: need.memory_mib * _MIB
                 for device, need in zip(chosen, needs, strict=False)
                 if need.memory_mib is not None
             }
-            yield DevicePlacement(profile, chosen, given)
+            yield DevicePlacement(profile, chosen, specified)
 
 
 def _device_sets(
@@ -149,7 +150,7 @@ def _option(
         return _spread_option(spec, settings, engine, placement, profile)
     before = measured.get(memory_key(settings.node, fingerprint(spec), profile.name if profile else None))
     needs = stored_requirements(spec, settings.store_of(spec.path), engine.name, placement.devices, profile)
-    needs = apply_measurements(needs, before) | placement.given
+    needs = apply_measurements(needs, before) | placement.specified
     return Option(
         node=settings.node,
         profile=profile.name if profile else None,
@@ -172,7 +173,7 @@ def _spread_option(
         spread = spread_requirements(spec, settings.store_of(spec.path), placement.devices, profile)
     except ValueError as error:
         raise EngineProblem(str(error)) from error
-    needs = spread.own_bytes | placement.given
+    needs = spread.own_bytes | placement.specified
     return Option(
         node=settings.node,
         profile=profile.name,

@@ -15,7 +15,6 @@ from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.errors import YardError
 from schemas.instances import Node, NodeLeft
-from schemas.placing import NodeDevice
 from services.supervisor.engines.selection import engine_offers
 from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.device_memory import NodeDevices
@@ -31,15 +30,13 @@ _LEAVE_TIMEOUT_S = 2.0
 
 
 class LocalNode(NamedTuple):
-    """The parts of this node."""
-
     agent: NodeAgent
     workers: NodeWorkers
     devices: NodeDevices
 
-    def devices_now(self) -> tuple[NodeDevice, ...]:
-        """Every device with what all instances together may use."""
-        return self.devices.now(self.agent.reserved())
+    def live(self) -> set[str]:
+        """The ids of the instances and workers whose processes live."""
+        return {*self.agent.running(), *(worker.worker for worker in self.workers.now())}
 
 
 class NodePresence:
@@ -62,11 +59,9 @@ class NodePresence:
 
     @property
     def cordoned(self) -> bool:
-        """Whether this node takes no new start."""
         return self._mark.exists()
 
     def cordon(self, cordoned: bool) -> None:
-        """Take no new starts, or take them again."""
         if cordoned:
             self._mark.touch()
         else:
@@ -108,7 +103,7 @@ class NodePresence:
         return msgspec.structs.replace(
             self._node,
             engines=engine_offers(self._settings),
-            devices=self._local.devices_now(),
+            devices=self._local.devices.now(),
             cordoned=self.cordoned,
             rpc=rpc_offer(self._settings),
             workers=self._local.workers.now(),

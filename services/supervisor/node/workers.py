@@ -42,7 +42,7 @@ class WorkerFile(Record):
 class NodeWorkers:
     """Owns the worker processes of one node.
 
-    Memory is reserved before one starts, and released when its processes are gone.
+    Memory is reserved before one starts, and released when its processes have exited.
     """
 
     def __init__(self, settings: Settings, tasks: Tasks, reservations: Reservations) -> None:
@@ -63,7 +63,6 @@ class NodeWorkers:
                 self._watch(file, None)
 
     def now(self) -> tuple[Worker, ...]:
-        """The workers whose processes live."""
         return tuple(file.worker for file in self._workers.values())
 
     async def start(self, order: StartWorker, devices: Sequence[NodeDevice]) -> WorkerStarted:
@@ -87,7 +86,7 @@ class NodeWorkers:
         return WorkerStarted(host=offered.host, port=up.port, version=offered.version)
 
     async def stop_all(self) -> None:
-        """End every worker; returns when they are gone."""
+        """End every worker; returns when they have exited."""
         await asyncio.gather(
             *(terminate(file.pid, file.created_at, grace_s=_STOP_S) for file in self._workers.values())
         )
@@ -161,7 +160,7 @@ class NodeWorkers:
         del self._workers[key]
         self._reservations.release(key)
         self._path(key).unlink(missing_ok=True)
-        log.info("worker_gone", worker=key, instance=file.worker.instance)
+        log.info("worker_exited", worker=key, instance=file.worker.instance)
 
     def _path(self, worker: str) -> Path:
         return self._settings.run / f"worker-{worker}.json"

@@ -1,4 +1,4 @@
-"""Which instances stop: those retired whatever others need, and the cheapest victims for a start."""
+"""Which instances stop: those retired in any case, and the cheapest victims for a start."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
@@ -37,7 +37,7 @@ class Retirements(msgspec.Struct):
 
 
 def retire(world: World) -> Retirements:
-    """Stop instances of deleted and changed models, idle ones, and all but one of models kept apart."""
+    """Stop instances of deleted and changed models, idle ones, and all but one model of a group `apart`."""
     retired = Retirements()
     for instance in world.instances:
         if is_serving(instance) and instance.model not in world.models:
@@ -66,8 +66,10 @@ def _separate(world: World, group: ModelGroup, retired: Retirements) -> Iterator
         if instance.model in group.models and is_serving(instance) and instance.instance not in stopping
     ]
     if running:
-        kept = max(running, key=lambda instance: _precedence(world, instance)).model
-        yield from (Retirement(instance, Reason.EVICTED) for instance in running if instance.model != kept)
+        preferred = max(running, key=lambda instance: _precedence(world, instance)).model
+        yield from (
+            Retirement(instance, Reason.EVICTED) for instance in running if instance.model != preferred
+        )
 
 
 def _precedence(world: World, instance: Instance) -> tuple[bool, bool, bool, float, str]:
@@ -163,7 +165,7 @@ def cheapest_victims(
 def _greedy(
     useful: Sequence[Instance], shortfall: Mapping[Place, int], required: Sequence[Instance]
 ) -> tuple[Instance, ...]:
-    """Enough of the cheapest, then without those that are not needed, dearest first."""
+    """Enough of the cheapest, then without those that are not needed, most expensive first."""
     chosen: list[Instance] = list(required)
     for candidate in useful:
         if _frees(chosen, shortfall):

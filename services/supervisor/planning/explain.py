@@ -17,29 +17,31 @@ def explain(model: str, world: World, plan: PlacementPlan) -> PlanAnswer:
     if serving:
         return PlanAnswer(model=model, text=f"{model} is being started already.")
     evicted = tuple(stop.model for stop in plan.stops if stop.reason is Reason.EVICTED)
-    kept = tuple(
+    running = tuple(
         instance.model
         for instance in world.instances
         if is_ready(instance) and instance.model not in evicted and instance.model != model
     )
     start = next((start for start in plan.starts if start.model == model), None)
     if start is not None:
-        return _answer(model, start.option, (), kept)
+        return _answer(model, start.option, (), running)
     reason = plan.reasons.get(model, "nothing is known about it")
     if fetch := next((fetch for fetch in plan.fetches if fetch.model == model), None):
-        return PlanAnswer(model=model, text=f"{model} would wait: {reason}.", node=fetch.node, keeps=kept)
+        return PlanAnswer(model=model, text=f"{model} would wait: {reason}.", node=fetch.node, keeps=running)
     if not evicted or f"{join_names(evicted)} makes room for it" != reason:
-        return PlanAnswer(model=model, text=f"{model} would wait: {reason}.", keeps=kept)
+        return PlanAnswer(model=model, text=f"{model} would wait: {reason}.", keeps=running)
     best = next(iter(world.options.get(model, ())), None)
-    return _answer(model, best, evicted, kept)
+    return _answer(model, best, evicted, running)
 
 
-def _answer(model: str, option: Option | None, evicted: tuple[str, ...], kept: tuple[str, ...]) -> PlanAnswer:
+def _answer(
+    model: str, option: Option | None, evicted: tuple[str, ...], running: tuple[str, ...]
+) -> PlanAnswer:
     load_s = option.load_s if option else None
     expected_s = None if load_s is None else load_s + (_DRAIN_S if evicted else 0.0)
     parts = [_describe_start(model, option)]
     parts.append(f"it would evict {join_names(evicted)}" if evicted else "nothing would be evicted")
-    parts += [f"{join_names(kept)} would keep running"] if kept else []
+    parts += [f"{join_names(running)} would keep running"] if running else []
     parts.append("how long it takes is not known yet" if expected_s is None else f"about {expected_s:.0f} s")
     return PlanAnswer(
         model=model,
@@ -47,7 +49,7 @@ def _answer(model: str, option: Option | None, evicted: tuple[str, ...], kept: t
         node=option.node if option else None,
         profile=option.profile if option else None,
         evicts=evicted,
-        keeps=kept,
+        keeps=running,
         expected_s=expected_s,
     )
 

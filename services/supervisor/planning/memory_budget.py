@@ -74,7 +74,6 @@ def reserved_by(instance: Instance) -> Counter[Place]:
 
 
 def required_by(option: Option) -> Counter[Place]:
-    """The memory that an option needs."""
     places: Counter[Place] = Counter()
     for need in option.needs:
         if need.memory_bytes:

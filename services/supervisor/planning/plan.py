@@ -32,8 +32,9 @@ def make_plan(world: World) -> PlacementPlan:
     """The decisions for this world; equal worlds give equal plans."""
     builder = _PlanBuilder(world)
     builder.retire(retire(world))
-    for name in sorted(_underprovided(world), key=lambda name: _precedence(world, name)):
-        builder.provide(name)
+    for name in sorted(world.models, key=lambda name: _precedence(world, name)):
+        if desired_replicas(world, name) > len(world.serving(name)):
+            builder.provide(name)
     builder.explain_starting()
     return builder.build()
 
@@ -51,7 +52,7 @@ def desired_replicas(world: World, name: str) -> int:
 
 
 def _may_evict(world: World, name: str) -> bool:
-    """Whether others may be evicted for it: not for a model that is only kept running."""
+    """Whether others may be evicted for it: not for a model that only stays loaded."""
     together = world.partners(name, GroupKind.TOGETHER)
     return (
         world.is_demanded(name)
@@ -67,18 +68,9 @@ def _is_being_replaced(world: World, instances: Iterable[Instance]) -> bool:
     )
 
 
-def _underprovided(world: World) -> list[str]:
-    return [name for name in world.models if desired_replicas(world, name) > len(world.serving(name))]
-
-
 def _precedence(world: World, name: str) -> tuple[bool, int, float, str]:
     """Start commands first, then by priority, then by how long it has waited."""
-    return (
-        name not in world.start_requested,
-        -world.models[name].priority,
-        world.waiting_since(name),
-        name,
-    )
+    return (name not in world.start_requested, -world.models[name].priority, world.waiting_since(name), name)
 
 
 class _PlanBuilder:
@@ -238,8 +230,8 @@ class _PlanBuilder:
             return
         candidates = [instance for instance in self._world.instances if self._is_evictable(instance, name)]
         if not all(blocker in candidates for blocker in running):
-            kept = join_names(instance.model for instance in running if instance not in candidates)
-            self._reasons[name] = f"it never runs beside {kept}, which cannot be evicted now"
+            unevictable = join_names(instance.model for instance in running if instance not in candidates)
+            self._reasons[name] = f"it never runs beside {unevictable}, which cannot be evicted now"
             return
         choices = [
             (option, victims)

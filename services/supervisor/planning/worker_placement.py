@@ -83,7 +83,7 @@ def _places(worker: WorkerPlace, head: str, usable: Iterable[Node]) -> Iterator[
 
 def _are_distinct(requested: Sequence[WorkerPlace], chosen: Sequence[WorkerPlace]) -> bool:
     """Whether each worker for any node has a node of its own, and no GPU holds two parts."""
-    free = [place.node for wanted, place in zip(requested, chosen, strict=True) if wanted.node == ANY_NODE]
+    free = [place.node for worker, place in zip(requested, chosen, strict=True) if worker.node == ANY_NODE]
     gpus = [(place.node, place.device) for place in chosen if place.device != CPU]
     return len(set(free)) == len(free) and len(set(gpus)) == len(gpus)
 
@@ -101,4 +101,4 @@ def _explain_no_placement(option: Option, nodes: Mapping[str, Node]) -> str:
     reasons += filter(None, (worker_refusal(node, option.node, version) for node in considered))
     requested = ", ".join(f"{worker.device} of {worker.node}" for worker in option.workers)
     details = f": {'; '.join(reasons)}" if reasons else ""
-    return f"no nodes have what its workers ask for ({requested}){details}"
+    return f"no nodes have what its workers require ({requested}){details}"

@@ -37,9 +37,9 @@ class FetchOption(Record):
 
     option: Option
     source: str
-    """Where the files come from, for people."""
+    """Where the files come from, as text."""
     size: str | None = None
-    """Their size, for people."""
+    """Their size, as text."""
 
 
 class SwapLimits(Record):
@@ -61,7 +61,7 @@ class World(Record):
     demand: dict[str, Demand] = msgspec.field(default_factory=dict)
     """By model name."""
     start_requested: frozenset[str] = frozenset()
-    """Models with an explicit start command, whatever their queues have."""
+    """Models with an explicit start command, with or without requests."""
     stop_requested: frozenset[str] = frozenset()
     """Models with an explicit stop command: they stay stopped until they are requested after that."""
     nodes: dict[str, NodeCapacity] = msgspec.field(default_factory=dict)
@@ -109,8 +109,6 @@ class World(Record):
 
 
 class PlannedStart(Record):
-    """Start an instance of this model there."""
-
     model: str
     option: Option
     failures: int = 0
@@ -124,8 +122,6 @@ class PlannedFetch(Record):
 
 
 class PlannedStop(Record):
-    """Drain and stop this instance."""
-
     instance: str
     model: str
     node: str

@@ -39,7 +39,6 @@ class Groups:
         return GroupStored(name=ref.name)
 
     async def groups(self, _query: ListGroups) -> GroupList:
-        """Every group, by name."""
         return GroupList(groups=tuple(sorted(self._records.values.values(), key=lambda group: group.name)))
 
     async def rename_model(self, old: str, new: str) -> None:
@@ -78,7 +77,8 @@ def find_contradiction(group: ModelGroup, others: Iterable[ModelGroup]) -> str |
     for other in others:
         shared = sorted(set(group.models) & set(other.models))
         if other.name != group.name and other.kind is not group.kind and len(shared) > 1:
+            first, second, *_ = shared
             return (
-                f"{shared[0]} and {shared[1]} cannot be {group.kind}: group {other.name} says {other.kind}."
+                f"{first} and {second} cannot be {group.kind}: they are {other.kind} in group {other.name}."
             )
     return None

@@ -28,7 +28,10 @@ from schemas.registry import (
     RenameModel,
     UndoModel,
 )
-from services.supervisor.registry.changes import (
+from services.supervisor.registry.groups import Groups
+from services.supervisor.registry.ledger import (
+    Edit,
+    ModelLedger,
     check_distinct,
     check_new_name,
     earlier,
@@ -36,8 +39,6 @@ from services.supervisor.registry.changes import (
     renamed,
     spec_of,
 )
-from services.supervisor.registry.groups import Groups
-from services.supervisor.registry.ledger import Edit, ModelLedger
 
 STOP_TIMEOUT_S = 50.0
 """Longer than a runner may take: it drains for 30 s and ends its engine after that."""
@@ -78,7 +79,6 @@ class ModelRegistry:
         return self._record(self.find(ref.model))
 
     async def models(self, query: ListModels) -> ModelList:
-        """Every model, or those of one mode."""
         specs = sorted(self._models.values.values(), key=lambda spec: spec.name)
         return ModelList(
             models=tuple(self._record(spec) for spec in specs if query.mode in (None, spec.mode))

@@ -25,7 +25,6 @@ class NoRpcServer(Exception):
 
 
 def rpc_offer(settings: Settings) -> RpcOffer:
-    """Whether this node can run workers."""
     program = find_program(settings)
     return RpcOffer(
         host=settings.rpc_host,

@@ -1,4 +1,4 @@
-"""The lifecycle of a worker: an RPC server on loopback and its guard, as long as their instance."""
+"""A worker: an RPC server on loopback and the guard in front of it, as long as their instance."""
 
 import asyncio
 import contextlib
@@ -12,21 +12,89 @@ from modelyard.bus.tasks import first_of
 from modelyard.host.processes import dying_with_parent
 from modelyard.host.settings import Settings
 from schemas.base import Record
-from services.supervisor.engines.ports import NoFreePort, free_port
-from services.supervisor.rpc.guard import Guard
+from services.supervisor.rpc.connections import (
+    BUFFER_BYTES,
+    Connection,
+    HandshakeError,
+    Purpose,
+    answer_heartbeats,
+    authenticate_instance,
+    pipe,
+    send_exit_reason,
+    shut,
+)
 from services.supervisor.rpc.server import NoRpcServer, find_program, protocol_version, rpc_command
+from services.supervisor.runner.engine_process import NoFreePort, describe_exit, free_port
 
 log = logs.get(__name__)
 
+_MAX_UNAUTHENTICATED = 16
+"""Further connections without a completed handshake are closed at once."""
 START_S = 15.0
 """How long the RPC server may take until it answers; it loads nothing."""
 INSTANCE_TIMEOUT_S = 15.0
 """How long the instance may take to connect."""
 _LAST_MESSAGE_S = 0.2
 _STOP_S = 2.0
-
-
 Report = Callable[["WorkerUp"], None]
+
+
+class Guard:
+    """Listens where other nodes reach it, for an RPC server on a loopback port."""
+
+    def __init__(self, token: str, server_port: int) -> None:
+        self.instance_connected = asyncio.Event()
+        self.instance_lost = asyncio.Event()
+        self._token = token
+        self._server_port = server_port
+        self._unauthenticated = 0
+        self._instance: Connection | None = None
+        self._server: asyncio.Server | None = None
+
+    async def open(self, host: str) -> int:
+        """Listen on a free port of `host`; the port. OSError if that is no address of this machine."""
+        self._server = await asyncio.start_server(self._on_connection, host, 0, limit=BUFFER_BYTES)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    def close(self, reason: str) -> None:
+        """Accept no more connections; a connected instance gets the `reason`."""
+        if self._server is not None:
+            self._server.close()
+        if self._instance is not None and not self.instance_lost.is_set():
+            send_exit_reason(self._instance[1], reason)
+
+    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._unauthenticated >= _MAX_UNAUTHENTICATED:
+            await shut(writer)
+            return
+        self._unauthenticated += 1
+        try:
+            purpose = await authenticate_instance(reader, writer, self._token)
+        except (HandshakeError, OSError) as error:
+            peer = str(writer.get_extra_info("peername"))
+            log.warning("connection_refused", peer=peer, reason=str(error))
+            await shut(writer)
+            return
+        finally:
+            self._unauthenticated -= 1
+        await (self._follow_instance if purpose is Purpose.HEARTBEAT else self._serve)(reader, writer)
+
+    async def _follow_instance(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The instance is alive as long as its first heartbeat connection is."""
+        if self._instance is None:
+            self._instance = reader, writer
+            self.instance_connected.set()
+            await answer_heartbeats(reader, writer)
+            self.instance_lost.set()
+        await shut(writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._instance is not None:
+            with contextlib.suppress(OSError):
+                server = await asyncio.open_connection("127.0.0.1", self._server_port, limit=BUFFER_BYTES)
+                await pipe((reader, writer), server)
+        await shut(writer)
 
 
 class WorkerLaunch(Record):
@@ -98,11 +166,11 @@ async def _wait_until_ready(process: Process, port: int) -> str:
 async def _wait_for_end(process: Process, guard: Guard, stop: asyncio.Event) -> str:
     """Wait for the end of the server or the instance, or a stop; the reason, for the instance."""
     exited, stopped, *_ = await first_of(
-        process.wait(), stop.wait(), guard.instance_gone.wait(), _instance_missing(guard)
+        process.wait(), stop.wait(), guard.instance_lost.wait(), _instance_missing(guard)
     )
     if exited:
-        return f"its RPC server {_exit_summary(process.returncode)}"
-    return "its node stopped it" if stopped else "its instance is gone"
+        return f"its RPC server {describe_exit(process.returncode)}"
+    return "its node stopped it" if stopped else "its instance has ended"
 
 
 async def _instance_missing(guard: Guard) -> None:
@@ -111,10 +179,6 @@ async def _instance_missing(guard: Guard) -> None:
     except TimeoutError:
         return
     await asyncio.Event().wait()
-
-
-def _exit_summary(code: int | None) -> str:
-    return f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
 
 
 async def _end(process: Process) -> None:

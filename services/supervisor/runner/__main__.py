@@ -7,7 +7,7 @@ import msgspec
 from modelyard.bus import logs
 from modelyard.bus.service import run_loop
 from modelyard.host import settings
-from services.supervisor.runner.launch import Launch
+from services.supervisor.runner.record import Launch
 from services.supervisor.runner.runner import run
 
 

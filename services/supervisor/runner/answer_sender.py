@@ -17,10 +17,9 @@ from schemas.errors import DeadlineExceeded, ErrorDetail
 from schemas.frames import RunningAnswer
 from schemas.models import ModelSpec
 from schemas.requests import InferHeaders, Outcome, RequestFinished, RequestStarted
-from services.supervisor.dialects.usage import Meter
-from services.supervisor.runner.frames import FrameSender
+from services.supervisor.dialects.base import TokenMeter
 from services.supervisor.runner.record import InstanceRecord
-from services.supervisor.runner.relay import Relay, fetch_body
+from services.supervisor.runner.relay import FrameSender, Relay, fetch_body
 from services.supervisor.runner.upstream import Upstream
 
 log = logs.get(__name__)
@@ -54,8 +53,7 @@ class AnswerSender:
         self._ended = False
 
     @property
-    def meter(self) -> Meter:
-        """The usage so far."""
+    def meter(self) -> TokenMeter:
         return self._relay.dialect.meter
 
     def cancel(self) -> None:

@@ -1,18 +1,25 @@
-"""The output of an engine: in log files of bounded size, and on the bus in batches."""
+"""The output of an engine: in log files of bounded size and age, and on the bus in batches."""
 
 import asyncio
 import contextlib
+import re
+import time
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 import msgspec
 
+from modelyard.bus import logs
 from modelyard.bus.connection import Bus
+from modelyard.host.settings import Settings
 from schemas.errors import BrokerUnavailable
 from schemas.instances import Instance
 from schemas.logs import LogBatch, LogLine
 from schemas.subjects import INSTANCE_LOG
+
+log = logs.get(__name__)
 
 MAX_BYTES = 8 * 1024 * 1024
 """A log file of this size is rotated."""
@@ -23,6 +30,13 @@ MAX_LINES = 500
 """Further lines of a batch are only in the file: a flood must not fill the broker."""
 _ENVELOPE_BYTES = 512
 """The size of a batch without its lines."""
+RUNNERS_LOG = "runners.log"
+"""In the folder of logs: the output of all runners."""
+LOG_RETENTION_S = 7 * 24 * 3600.0
+"""As long as the stream of log lines."""
+MAX_TOTAL_BYTES = 1024**3
+RETENTION_INTERVAL_S = 600.0
+_NAME = re.compile(r"(worker-)?(?P<owner>[0-9a-f]{16})\.log(\.\d)?")
 
 
 class RotatingLogFile:
@@ -87,3 +101,59 @@ def newest_that_fit(lines: list[LogLine], max_bytes: int) -> tuple[LogLine, ...]
     while lines and len(msgspec.json.encode(lines)) > max_bytes - _ENVELOPE_BYTES:
         lines = lines[len(lines) // 2 + 1 :]
     return tuple(lines)
+
+
+class LogPart(NamedTuple):
+    """One file of the log of an instance or a worker."""
+
+    path: Path
+    owner: str
+    size_bytes: int
+    changed_at: float
+    """Unix seconds."""
+
+
+def logs_to_delete(parts: Iterable[LogPart], live: Collection[str], now: float) -> list[Path]:
+    """Files to delete: those not written for long, and the oldest until the rest fits.
+
+    Files of live owners count and stay.
+    """
+    total, deleted = 0, []
+    for part in sorted(parts, key=lambda part: (part.owner in live, part.changed_at), reverse=True):
+        total += part.size_bytes
+        is_old = part.changed_at < now - LOG_RETENTION_S
+        if part.owner not in live and (is_old or total > MAX_TOTAL_BYTES):
+            deleted.append(part.path)
+    return deleted
+
+
+def find_log_parts(folder: Path) -> list[LogPart]:
+    """Every log of an instance or a worker, and no other log."""
+    parts = []
+    for path in folder.glob("*.log*"):
+        if match := _NAME.fullmatch(path.name):
+            stat = path.stat()
+            parts.append(LogPart(path, match["owner"], stat.st_size, stat.st_mtime))
+    return parts
+
+
+async def retain_logs(settings: Settings, live: Callable[[], Collection[str]]) -> None:
+    """Delete old logs until cancelled; `live` are the instances and workers that have processes."""
+    while True:
+        try:
+            await asyncio.to_thread(_delete_logs, settings.logs, live())
+        except OSError as error:
+            log.warning("logs_not_deleted", error=str(error))
+        await asyncio.sleep(RETENTION_INTERVAL_S)
+
+
+def _delete_logs(folder: Path, live: Collection[str]) -> None:
+    deleted = logs_to_delete(find_log_parts(folder), live, time.time())
+    for path in deleted:
+        path.unlink(missing_ok=True)
+    runners = folder / RUNNERS_LOG
+    if runners.is_file() and runners.stat().st_size > MAX_BYTES:
+        # Processes that have it open continue to write there.
+        runners.replace(runners.with_name(f"{RUNNERS_LOG}.1"))
+    if deleted:
+        log.info("logs_deleted", files=len(deleted))

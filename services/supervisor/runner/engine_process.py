@@ -1,9 +1,11 @@
-"""The engine as a child process: its start, output, port, exit, and the reason of its exit."""
+"""The engine as a child process: its port, start, output, exit, and the reason of its exit."""
 
 import asyncio
 import collections
 import re
+import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +19,9 @@ from services.supervisor.runner.engine_log import RotatingLogFile
 
 log = logs.get(__name__)
 
+_FIRST, _COUNT = 20_000, 12_000
+"""Below the range of outgoing connections, which therefore take none of these ports."""
+_ATTEMPTS = 100
 MAX_LINE_BYTES = 8192
 _READ_BYTES = 64 * 1024
 _TAIL_LINES = 40
@@ -29,6 +34,40 @@ _OUT_OF_MEMORY = re.compile(
 _HARMLESS = re.compile(r"mlock", re.IGNORECASE)
 """llama.cpp warns in the same words when it may not lock its pages, and continues."""
 _VMSTAT = Path("/proc/vmstat")
+
+
+class NoFreePort(Exception):
+    """All attempts hit a port in use."""
+
+
+def free_port() -> int:
+    """A free port, chosen at random, so that two runners that start at once get different ones."""
+    for _ in range(_ATTEMPTS):
+        port = _FIRST + secrets.randbelow(_COUNT)
+        if not is_taken(port):
+            return port
+    raise NoFreePort(f"Of {_ATTEMPTS} ports from {_FIRST} on, not one was free.")
+
+
+def is_taken(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # Servers set this too: a port that was just closed is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+        return False
+
+
+async def accepts(port: int) -> bool:
+    """Whether a connection to the port can be opened."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 class EngineProcess:
@@ -158,10 +197,7 @@ class EngineProcess:
 
     def exit_summary(self) -> str:
         """How it exited and its last relevant output, in one sentence."""
-        code = self._exit_code
-        by_signal = code is not None and code < 0
-        how = f"was ended by signal {-code}" if by_signal and code else f"ended with exit code {code}"
-        return f"The engine {how}: {self.last_lines()}"
+        return f"The engine {describe_exit(self._exit_code)}: {self.last_lines()}"
 
     def last_lines(self) -> str:
         """The last lines with errors, or else the last lines."""
@@ -172,7 +208,7 @@ class EngineProcess:
         return " | ".join((errors or lines)[-3:]) or "it printed nothing."
 
     def reports_taken_port(self) -> bool:
-        """Whether its last output says so: the server that had the port may have ended since."""
+        """Whether its last output reports that: the server that had the port may have ended since."""
         return any("address already in use" in line.lower() for line in self._tail)
 
     @property
@@ -185,6 +221,11 @@ def exit_reason(lines: Iterable[str], exit_code: int | None, *, kernel_killed: b
     if exit_code == -signal.SIGKILL and kernel_killed:
         return Reason.OOM
     return Reason.OOM if any(map(is_out_of_memory, lines)) else Reason.CRASHED
+
+
+def describe_exit(code: int | None) -> str:
+    """The exit code of a process, or its signal, as the end of a sentence."""
+    return f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
 
 
 def is_out_of_memory(line: str) -> bool:

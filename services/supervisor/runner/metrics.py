@@ -5,7 +5,6 @@ import collections
 import math
 import re
 import time
-from dataclasses import dataclass
 
 import msgspec
 import nats.errors
@@ -16,7 +15,7 @@ from schemas.base import Record
 from schemas.errors import YardError
 from schemas.metrics import InstanceMetrics
 from schemas.requests import Outcome, RequestFinished
-from services.supervisor.dialects.usage import Meter
+from services.supervisor.dialects.base import TokenMeter
 from services.supervisor.runner.slot_pool import SlotPool
 from services.supervisor.runner.upstream import Upstream
 
@@ -48,20 +47,6 @@ _NAMES = {
 _LINE = re.compile(r"([A-Za-z_:][A-Za-z0-9_:]*)(?:\{.*\})?\s+(\S+)(?:\s+\S+)?")
 
 
-@dataclass
-class TokenTotals:
-    """Prompt tokens, those of them from the cache, and generated tokens."""
-
-    prompt: int = 0
-    cached: int = 0
-    completion: int = 0
-
-    def add(self, meter: Meter) -> None:
-        self.prompt += meter.prompt_tokens
-        self.cached += meter.cached_tokens
-        self.completion += meter.completion_tokens
-
-
 class TokenRates:
     """The growth of totals over the last seconds."""
 
@@ -82,21 +67,19 @@ class TokenRates:
 
 
 class InstanceMetricsPublisher:
-    """Publishes the metrics of one instance."""
-
     def __init__(self, bus: Bus, pool: SlotPool, upstream: Upstream) -> None:
         self._bus = bus
         self._pool = pool
         self._upstream = upstream
-        self._finished = TokenTotals()
-        self._published = TokenTotals()
+        self._finished = TokenMeter()
+        self._published = TokenMeter()
         self._requests = self._failed = 0
         self._rates = TokenRates()
         self._engine: dict[str, float] = {}
         self._queried_at_work = 0
         pool.on_finished = self._on_finished
 
-    def _on_finished(self, meter: Meter, record: RequestFinished | None) -> None:
+    def _on_finished(self, meter: TokenMeter, record: RequestFinished | None) -> None:
         self._finished.add(meter)
         if record is not None:
             self._requests += 1
@@ -125,7 +108,8 @@ class InstanceMetricsPublisher:
 
     def _metrics(self) -> InstanceMetrics:
         instance, totals = self._pool.record.instance, self._totals()
-        prompt_s, completion_s = self._rates.update(time.monotonic(), totals.prompt, totals.completion)
+        now = time.monotonic()
+        prompt_s, completion_s = self._rates.update(now, totals.prompt_tokens, totals.completion_tokens)
         engine = dict(self._engine)
         return InstanceMetrics(
             instance=instance.instance,
@@ -135,9 +119,9 @@ class InstanceMetricsPublisher:
             slots=instance.slots,
             busy=self._pool.busy,
             waiting=instance.waiting,
-            prompt_tokens=totals.prompt,
-            cached_tokens=totals.cached,
-            completion_tokens=totals.completion,
+            prompt_tokens=totals.prompt_tokens,
+            cached_tokens=totals.cached_tokens,
+            completion_tokens=totals.completion_tokens,
             prompt_tokens_per_s=prompt_s,
             completion_tokens_per_s=completion_s,
             requests=self._requests,
@@ -146,15 +130,15 @@ class InstanceMetricsPublisher:
             engine=engine,
         )
 
-    def _totals(self) -> TokenTotals:
+    def _totals(self) -> TokenMeter:
         """Totals that never fall, though an estimate from chunks may exceed the engine's final count."""
-        now = TokenTotals(self._finished.prompt, self._finished.cached, self._finished.completion)
-        for meter in self._pool.meters():
+        now, before = TokenMeter(), self._published
+        for meter in (self._finished, *self._pool.meters()):
             now.add(meter)
-        self._published = TokenTotals(
-            max(now.prompt, self._published.prompt),
-            max(now.cached, self._published.cached),
-            max(now.completion, self._published.completion),
+        self._published = TokenMeter(
+            max(now.prompt_tokens, before.prompt_tokens),
+            max(now.cached_tokens, before.cached_tokens),
+            max(now.completion_tokens, before.completion_tokens),
         )
         return self._published
 

@@ -15,8 +15,7 @@ from modelyard.bus.tasks import Tasks
 from schemas import streams, subjects
 from schemas.base import model_key
 from schemas.requests import ANYONE, RequestQueued
-from services.supervisor.runner.fair_queue import QueueName, QueueState, next_queue
-from services.supervisor.runner.pulls import Pulls, queue_of
+from services.supervisor.runner.queues import Pulls, QueueName, QueueState, next_queue, queue_of
 from services.supervisor.runner.slot_pool import SlotPool
 
 log = logs.get(__name__)

@@ -1,4 +1,4 @@
-"""The instance record: legal state transitions, each an event, and a TTL that is renewed."""
+"""The instance record: its launch, legal state transitions, each an event, and a TTL that is renewed."""
 
 import asyncio
 import contextlib
@@ -12,11 +12,17 @@ from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketStore
 from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
+from schemas.base import Record
 from schemas.errors import BrokerUnavailable
-from schemas.instances import COMING, NEXT_STATES, Instance, InstanceState, Reason, Reserved
+from schemas.instances import COMING, NEXT_STATES, Instance, InstanceState, Placement, Reason, Reserved
+from schemas.models import ModelSpec, fingerprint
 
 log = logs.get(__name__)
 
+DRAIN_S = 30.0
+"""How long requests in flight may take after SIGTERM; a second SIGTERM ends them."""
+STOP_S = 5.0
+"""How long an engine may take to exit after SIGTERM."""
 TTL_S = 6
 """Without a renewal the record expires, and the runner counts as dead."""
 RENEW_S = 2.0
@@ -24,9 +30,41 @@ MIN_RENEW_S = 0.5
 """The delay between a change of load or progress and the next one that is written."""
 
 
-class InstanceRecord:
-    """Owns the record of one instance."""
+class Launch(Record):
+    """Run this revision of this model as this instance."""
 
+    instance: str
+    spec: ModelSpec
+    revision: int
+    nats_url: str
+    failures: int = 0
+    """Earlier failures of this model in a row."""
+    reserved: tuple[Reserved, ...] = ()
+    """The memory reserved on each device."""
+    placement: Placement = Placement()
+    """The scheduler's decision."""
+
+
+def first_record(launch: Launch, node: str) -> Instance:
+    now = time.time()
+    return Instance(
+        instance=launch.instance,
+        model=launch.spec.name,
+        node=node,
+        engine=launch.spec.engine,
+        revision=launch.revision,
+        fingerprint=fingerprint(launch.spec),
+        state=InstanceState.STARTING,
+        reason=Reason.REQUESTED,
+        changed_at=now,
+        started_at=now,
+        profile=launch.placement.profile,
+        reserved=launch.reserved,
+        failures=launch.failures,
+    )
+
+
+class InstanceRecord:
     def __init__(self, bus: Bus, tasks: Tasks, instance: Instance) -> None:
         self.instance = instance
         self.renewed_at = time.monotonic()
@@ -77,7 +115,6 @@ class InstanceRecord:
         self._dirty.set()
 
     async def renew(self) -> None:
-        """Renew until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._dirty.wait(), RENEW_S)

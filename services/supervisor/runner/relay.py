@@ -1,7 +1,9 @@
-"""One request between the queue and the engine: forwarded, its answer relayed as it arrives, and metered."""
+"""One request between the queue and the engine: its answer is relayed in numbered frames, and metered."""
 
 import asyncio
+import collections
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable
 
 import aiohttp
@@ -16,21 +18,85 @@ from modelyard.openai.sse import EventParser, EventTooLarge, SseEvent
 from schemas import streams, subjects
 from schemas.base import Record
 from schemas.errors import BadRequest, EngineFailed, ErrorDetail, InternalError, YardError
-from schemas.frames import AnswerEnd, AnswerHead
+from schemas.frames import AnswerEnd, AnswerHead, Frame, Resend, encode_frame
 from schemas.models import ParameterPolicy
 from schemas.requests import InferHeaders
+from schemas.subjects import ANSWER
 from services.supervisor.dialects import dialect_of
 from services.supervisor.dialects.base import Dialect, Plain
-from services.supervisor.runner.frames import FrameSender
 from services.supervisor.runner.upstream import Upstream
 
 log = logs.get(__name__)
 
+FRAME_BYTES = 512 * 1024
+"""Larger pieces are split, so that no frame comes near the broker's limit."""
+RETAINED_BYTES = 8 * 1024 * 1024
+"""The part of one answer that can be resent."""
 EXIT_NOTICE_S = 0.5
 """Within this time a broken connection turns out to be the exit of the engine, or not."""
 _PARTS_AT_ONCE = 8
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
+
+
+class FrameSender:
+    """Sends the frames of one attempt at one request."""
+
+    def __init__(self, bus: Bus, headers: InferHeaders, delivery: int) -> None:
+        self.started_at: float | None = None
+        """When the first bytes were sent, in unix seconds."""
+        self.delivery = delivery
+        self.count = 0
+        """Frames sent so far."""
+        self._bus = bus
+        self._headers = headers
+        self._subject = ANSWER(gateway=headers.reply, request=headers.request)
+        self._head: AnswerHead | None = None
+        self._retained: collections.deque[tuple[int, bytes]] = collections.deque()
+        self._retained_bytes = 0
+
+    def set_head(self, head: AnswerHead) -> None:
+        """Status and type; they are sent with the first bytes."""
+        self._head = head
+
+    async def send(self, data: bytes, end: AnswerEnd | None = None) -> None:
+        """Send bytes unchanged; with `end`, they are the last."""
+        self.started_at = self.started_at or time.time()
+        last = max(len(data) - 1, 0) // FRAME_BYTES * FRAME_BYTES
+        for start in range(0, last + 1, FRAME_BYTES):
+            await self._send(data[start : start + FRAME_BYTES], end if start == last else None)
+
+    async def send_end(self, end: AnswerEnd) -> None:
+        await self._send(b"", end)
+
+    async def _send(self, data: bytes, end: AnswerEnd | None) -> None:
+        frame = Frame(
+            attempt=self._headers.attempt,
+            delivery=self.delivery,
+            number=self.count,
+            head=self._head if self.count == 0 else None,
+            end=end,
+        )
+        message = encode_frame(frame, data)
+        self.count += 1
+        self._retained.append((frame.number, message))
+        self._retained_bytes += len(message)
+        while self._retained_bytes > RETAINED_BYTES and len(self._retained) > 1:
+            self._retained_bytes -= len(self._retained.popleft()[1])
+        await self._publish(message)
+
+    async def resend(self, resend: Resend) -> None:
+        """Send the retained frames that the gateway misses."""
+        if resend.attempt != self._headers.attempt or resend.delivery not in (0, self.delivery):
+            return
+        for number, message in tuple(self._retained):
+            if number >= resend.number:
+                await self._publish(message)
+
+    async def _publish(self, message: bytes) -> None:
+        # The gateway requests the frames that were lost while the broker was away.
+        with contextlib.suppress(nats.errors.Error):
+            await self._bus.nc.publish(self._subject, message)
 
 
 class EngineDisconnected(Exception):

@@ -23,12 +23,10 @@ from services.supervisor.node.backoff import failure
 from services.supervisor.rpc.worker_set import WorkerSet, WorkersUnavailable
 from services.supervisor.runner.engine_log import flush_lines, publish_lines
 from services.supervisor.runner.engine_process import EngineProcess
-from services.supervisor.runner.hang_detection import wait_until_hung
-from services.supervisor.runner.launch import DRAIN_S, STOP_S, Launch, first_record
+from services.supervisor.runner.liveness import measure, wait_until_hung
 from services.supervisor.runner.metrics import InstanceMetricsPublisher
 from services.supervisor.runner.queue_consumer import QueueConsumer
-from services.supervisor.runner.record import InstanceRecord
-from services.supervisor.runner.resources import measure
+from services.supervisor.runner.record import DRAIN_S, STOP_S, InstanceRecord, Launch, first_record
 from services.supervisor.runner.slot_pool import SlotPool
 from services.supervisor.runner.start import EngineStart, EngineStartFailed, PortTaken, StartCancelled
 from services.supervisor.runner.upstream import Upstream

@@ -20,9 +20,9 @@ from schemas.frames import AnswerCheck, AnswerCheckReply, Resend
 from schemas.models import ModelSpec
 from schemas.registry import ModelChanged
 from schemas.requests import RequestFinished
-from services.supervisor.dialects.usage import Meter
+from services.supervisor.dialects.base import TokenMeter
 from services.supervisor.runner.answer_sender import AnswerSender
-from services.supervisor.runner.fair_queue import QueueName
+from services.supervisor.runner.queues import QueueName
 from services.supervisor.runner.record import InstanceRecord
 from services.supervisor.runner.upstream import Upstream
 
@@ -31,15 +31,13 @@ log = logs.get(__name__)
 CHECK_S = 2.0
 """How often an answer in flight is extended at the broker and checked with its gateway."""
 GATEWAY_LOST_AFTER = 3
-"""Failed checks in a row after which a gateway counts as gone: it may only be reconnecting."""
+"""Failed checks in a row after which a gateway counts as lost: it may only be reconnecting."""
 RETENTION_S = 15.0
 """How long the frames of an ended answer can be resent."""
 _MAX_CANCELLED = 4096
 
 
 class SlotPool:
-    """The slots of one engine."""
-
     def __init__(
         self, bus: Bus, tasks: Tasks, record: InstanceRecord, upstream: Upstream, spec: ModelSpec
     ) -> None:
@@ -53,7 +51,7 @@ class SlotPool:
         """Requests in flight of each queue."""
         self.on_free: Callable[[], Awaitable[None]] | None = None
         """Called when a slot is free again."""
-        self.on_finished: Callable[[Meter, RequestFinished | None], None] | None = None
+        self.on_finished: Callable[[TokenMeter, RequestFinished | None], None] | None = None
         """Called with the usage of an answer, and its record if it has one."""
         self.taken = 0
         """Requests since the start."""
@@ -85,8 +83,7 @@ class SlotPool:
     def busy(self) -> int:
         return self.running.total()
 
-    def meters(self) -> Iterator[Meter]:
-        """Of the answers in flight."""
+    def meters(self) -> Iterator[TokenMeter]:
         return (answer.meter for answer in self._answers.values())
 
     async def wait_idle(self) -> None:
@@ -214,7 +211,7 @@ class SlotPool:
         await asyncio.gather(*(self._check(*group) for group in by_gateway.items()))
 
     async def _check(self, gateway: str, answers: list[AnswerSender]) -> None:
-        """Cancel what the gateway does not want; a gateway that is gone wants nothing."""
+        """Cancel answers that the gateway does not expect; a lost gateway expects none."""
         running = tuple(answer.running() for answer in answers)
         try:
             reply = await self.bus.call(
@@ -222,10 +219,10 @@ class SlotPool:
             )
         except ServiceUnavailable:
             self._missed_checks[gateway] += 1
-            gone = self._missed_checks[gateway] >= GATEWAY_LOST_AFTER or all(
+            is_lost = self._missed_checks[gateway] >= GATEWAY_LOST_AFTER or all(
                 answer.headers.attempt > 1 for answer in answers
             )
-            reply = AnswerCheckReply(unwanted=tuple(answer.request for answer in answers) if gone else ())
+            reply = AnswerCheckReply(unwanted=tuple(answer.request for answer in answers) if is_lost else ())
         except (YardError, nats.errors.Error):
             return
         else:

@@ -12,10 +12,15 @@ from modelyard.host.threads import run_in_daemon_thread
 from modelyard.plugins import Engine, EngineProblem, ServerCommand
 from schemas.instances import InstanceState, Placement, Reason
 from schemas.models import ModelSpec
-from services.supervisor.engines.ports import NoFreePort, accepts, free_port, is_taken
-from services.supervisor.engines.selection import choose_engine
-from services.supervisor.runner.engine_process import EngineProcess, is_out_of_memory
-from services.supervisor.runner.model_files import check_files, size_bytes
+from services.supervisor.engines.selection import check_files, choose_engine, size_bytes
+from services.supervisor.runner.engine_process import (
+    EngineProcess,
+    NoFreePort,
+    accepts,
+    free_port,
+    is_out_of_memory,
+    is_taken,
+)
 from services.supervisor.runner.record import InstanceRecord
 from services.supervisor.runner.upstream import Upstream
 
@@ -95,13 +100,13 @@ class EngineStart:
         """Wait until it listens on its port, which it may report itself."""
         port = await self._guard(process, asyncio.shield(process.port), "report its port")
         if process.assigned_port is not None:
-            await self._guard(process, _accepting(port), f"listen on port {port}")
+            await self._guard(process, _poll(lambda: accepts(port)), f"listen on port {port}")
         await self._record.transition(InstanceState.PROBING, port=port)
         return Upstream(port, process.engine.api(self._spec), self._spec.name, process.leader_exited)
 
     async def wait_until_ready(self, process: EngineProcess, upstream: Upstream) -> float:
         """Wait until it is healthy and has answered one real request; seconds since the start."""
-        await self._guard(process, _healthy(upstream), "get ready")
+        await self._guard(process, _poll(lambda: upstream.is_healthy(_HEALTH_TIMEOUT_S)), "get ready")
         probe = upstream.probe(self._spec.mode)
         if (problem := await self._guard(process, probe, "answer its first request")) is not None:
             raise EngineStartFailed(f"The engine started, but its first request failed: {problem}")
@@ -154,11 +159,6 @@ def start_budget_s(spec: ModelSpec, start_timeout_s: float, size_bytes: int) -> 
     return spec.start_budget_s or start_timeout_s + size_bytes / _MIN_LOAD_BYTES_PER_S
 
 
-async def _accepting(port: int) -> None:
-    while not await accepts(port):
-        await asyncio.sleep(_POLL_S)
-
-
-async def _healthy(upstream: Upstream) -> None:
-    while not await upstream.is_healthy(_HEALTH_TIMEOUT_S):
+async def _poll(check: Callable[[], Awaitable[bool]]) -> None:
+    while not await check():
         await asyncio.sleep(_POLL_S)

@@ -49,7 +49,7 @@ class _NotServedResponse:
 
 
 class Upstream:
-    """The HTTP client of one engine; `exited` is set once its process is gone."""
+    """The HTTP client of one engine; `exited` is set once its process has exited."""
 
     def __init__(
         self, port: int, api: EngineApi = LLAMA_API, model: str = "", exited: asyncio.Event | None = None
@@ -77,11 +77,7 @@ class Upstream:
 
     @asynccontextmanager
     async def post(
-        self,
-        path: str,
-        body: bytes,
-        content_type: str = "application/json",
-        traceparent: str | None = None,
+        self, path: str, body: bytes, content_type: str = "application/json", traceparent: str | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One request. Leaving the block early closes the connection, which ends the work in the engine."""
         # Callers read only status and body of an answer that is not 200.

@@ -9,13 +9,7 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache
 from schemas import subjects
-from schemas.errors import (
-    BrokerUnavailable,
-    DeadlineExceeded,
-    InternalError,
-    ServiceUnavailable,
-    YardError,
-)
+from schemas.errors import BrokerUnavailable, DeadlineExceeded, InternalError, ServiceUnavailable, YardError
 from schemas.instances import Instance, Node, StartInstance, StopInstance
 from schemas.models import ModelSpec
 from schemas.placing import AskOptions, NodeOptions, OnBehalfOf, Option
@@ -50,7 +44,7 @@ class _CachedOptions(NamedTuple):
 
 
 class NodeClient:
-    """The nodes that are there, and a cache of how they could run models."""
+    """The nodes with a record, and a cache of how they could run models."""
 
     def __init__(
         self,
@@ -94,7 +88,7 @@ class NodeClient:
         return self._unresponsive.get(node) == self._nodes.revisions.get(node)
 
     def get(self, node: str) -> Node | None:
-        """The record of a node that is there."""
+        """The record of a node; None if it has none."""
         return self._nodes.values.get(node)
 
     def capacities(self) -> dict[str, NodeCapacity]:
@@ -185,9 +179,11 @@ class NodeClient:
             if isinstance(error, BrokerUnavailable | ServiceUnavailable | DeadlineExceeded):
                 self.mark_unresponsive(query.node)
             if isinstance(error, InternalError):
-                # It is there and fails for this one model: that must not cost the others the node.
-                self._cache[query] = _CachedOptions(_failed_options(query), time.monotonic())
-            # Else its view of the registry is a moment older or newer than ours.
+                # It responds and fails for one model: other models can still use the node.
+                problem = f"node {query.node} failed to report how it would run {query.model}"
+                failed = NodeOptions(problem=f"{problem}; its log has the error")
+                self._cache[query] = _CachedOptions(failed, time.monotonic())
+            # Else its copy of the registry is briefly older or newer than this one.
             return
         self._cache[query] = _CachedOptions(answer, time.monotonic())
 
@@ -207,12 +203,6 @@ async def _run_to_end(work: Coroutine[Any, Any, R]) -> R:
     except Exception as error:
         log.exception("node_command_failed")
         raise InternalError("Something went wrong inside; the log of the service has it.") from error
-
-
-def _failed_options(query: _Query) -> NodeOptions:
-    return NodeOptions(
-        problem=f"node {query.node} failed to report how it would run {query.model}; its log has the error"
-    )
 
 
 def merge_options(

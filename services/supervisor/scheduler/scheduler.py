@@ -19,11 +19,10 @@ from schemas.placing import PlanAnswer
 from services.supervisor.fetching.fetcher import ModelFetcher
 from services.supervisor.planning.explain import explain
 from services.supervisor.planning.plan import make_plan
-from services.supervisor.planning.world import PlacementPlan, PlannedStart, PlannedStop, SwapLimits, World
-from services.supervisor.scheduler.demand import DemandTracker, StoredDemand
+from services.supervisor.planning.world import PlacementPlan, PlannedStart, PlannedStop, SwapLimits
+from services.supervisor.scheduler.demand import DemandTracker, StoredDemand, WaitingModels
 from services.supervisor.scheduler.node_client import NodeClient
 from services.supervisor.scheduler.snapshot import WorldSnapshot, WorldSnapshots, YardState
-from services.supervisor.scheduler.waiting import WaitingModels
 
 log = logs.get(__name__)
 
@@ -114,7 +113,6 @@ class Scheduler:
         return explain(model, world, make_plan(world))
 
     def serving(self, model: str) -> list[Instance]:
-        """Instances that take requests now or soon."""
         return self._state.serving(model)
 
     def failure_since(self, model: str, since: float) -> str | None:
@@ -145,7 +143,7 @@ class Scheduler:
             except (TimeoutError, nats.errors.Error, nats.js.errors.Error, YardError) as error:
                 log.warning("scheduler_cycle_failed", error=str(error))
             except Exception:
-                # An odd model or answer must not stop the decisions for all others.
+                # One model or answer must not stop the decisions for all others.
                 log.exception("scheduler_cycle_failed")
             await asyncio.sleep(_MIN_PAUSE_S)
             pause_s = MAX_PAUSE_S if next_at is None else max(next_at - time.time(), _MIN_PAUSE_S)
@@ -159,7 +157,9 @@ class Scheduler:
         self.demand.extend(snapshot.fetches.running, snapshot.world.now)
         self.reasons = plan.reasons
         self._refuse(plan)
-        await self._publish_waiting(plan, snapshot.world)
+        demand = snapshot.world.demand.items()
+        since = {model: state.since for model, state in demand if state.since is not None}
+        await self._waiting.publish(plan.reasons, since)
         await self._carry_out(plan, snapshot)
         live = {
             instance.model for instance in self._state.instances.values.values() if instance.state in LIVE
@@ -181,10 +181,6 @@ class Scheduler:
                 self._waiting.refuse(model, plan.reasons[model], revisions[model])
         self.demand.complete(plan.unsatisfiable)
         self._progress.set()
-
-    async def _publish_waiting(self, plan: PlacementPlan, world: World) -> None:
-        since = {name: demand.since for name, demand in world.demand.items() if demand.since is not None}
-        await self._waiting.publish(plan.reasons, since)
 
     async def _carry_out(self, plan: PlacementPlan, snapshot: WorldSnapshot) -> None:
         for stop in plan.stops:
@@ -212,7 +208,7 @@ class Scheduler:
         try:
             await self._nodes.start(node, order)
         except Conflict as error:
-            # The node knows better what fits; the next cycle sees what it saw.
+            # The node's measurement of its memory is newer than the snapshot.
             self.reasons[start.model] = error.message
             log.info("start_refused", model=start.model, node=node, reason=error.message)
             return
@@ -227,12 +223,15 @@ class Scheduler:
         try:
             await self._nodes.stop(stop.node, order)
         except NotFound:
-            log.info("instance_gone", instance=stop.instance)
+            log.info("instance_not_found", instance=stop.instance)
         except (ServiceUnavailable, DeadlineExceeded) as error:
             self._on_no_response(stop.node, error)
             return
         await asyncio.wait_for(
-            self._state.instances.until(lambda values: not _is_serving(values, stop.instance)), _VISIBLE_S
+            self._state.instances.until(
+                lambda values: stop.instance not in values or values[stop.instance].state not in SERVING
+            ),
+            _VISIBLE_S,
         )
 
     def _on_no_response(self, node: str, error: YardError) -> None:
@@ -240,7 +239,3 @@ class Scheduler:
         log.warning("node_unresponsive", node=node, error=error.message)
         self._nodes.mark_unresponsive(node)
         self._wake.set()
-
-
-def _is_serving(values: dict[str, Instance], instance: str) -> bool:
-    return instance in values and values[instance].state in SERVING

@@ -32,7 +32,6 @@ class YardState(NamedTuple):
     groups: BucketCache[ModelGroup]
 
     def specs(self) -> dict[str, ModelSpec]:
-        """By name."""
         return {spec.name: spec for spec in self.models.values.values()}
 
     def serving(self, model: str) -> list[Instance]:
@@ -41,7 +40,7 @@ class YardState(NamedTuple):
         return [instance for instance in instances if instance.model == model and instance.state in SERVING]
 
     def live(self, model: str) -> list[Instance]:
-        """Instances whose processes are not gone."""
+        """Instances whose processes live."""
         instances = self.instances.values.values()
         return [instance for instance in instances if instance.model == model and instance.state in LIVE]
 
@@ -54,8 +53,6 @@ class WorldSnapshot(NamedTuple):
 
 
 class WorldSnapshots:
-    """Takes snapshots."""
-
     def __init__(
         self, bus: Bus, state: YardState, nodes: NodeClient, fetching: ModelFetcher, limits: SwapLimits
     ) -> None:
@@ -67,16 +64,13 @@ class WorldSnapshots:
 
     async def take(self, demand: DemandTracker) -> WorldSnapshot:
         """The world now; `demand` is brought up to date."""
-        world = await self._demanded(demand)
-        requested_at = {name: state.at for name, state in demand.desired.items() if state.running}
-        return await self._complete(world, requested_at)
+        return await self._complete(await self._demanded(demand), demand)
 
     async def preview(self, demand: DemandTracker, model: str) -> WorldSnapshot:
         """The world now as if a start of `model` were requested; nothing is changed by that."""
-        requested_at = {name: state.at for name, state in demand.desired.items() if state.running}
         assumed = demand.copy()
         assumed.request_start(model, time.time())
-        return await self._complete(await self._demanded(assumed), requested_at, preview=model)
+        return await self._complete(await self._demanded(assumed), demand, preview=model)
 
     async def _demanded(self, demand: DemandTracker) -> World:
         """The world without the options of the nodes."""
@@ -99,8 +93,9 @@ class WorldSnapshots:
         )
 
     async def _complete(
-        self, world: World, requested_at: Mapping[str, float], *, preview: str | None = None
+        self, world: World, demand: DemandTracker, *, preview: str | None = None
     ) -> WorldSnapshot:
+        requested_at = {name: state.at for name, state in demand.desired.items() if state.running}
         specs = world.models
         needed = [name for name in specs if desired_replicas(world, name) > len(self._state.serving(name))]
         options, problems = await self._nodes.options(needed, world.instances)

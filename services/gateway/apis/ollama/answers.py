@@ -30,7 +30,6 @@ class CompletionTranslation:
         self._failed = False
 
     def line(self, data: bytes) -> bytes:
-        """The line of one chunk; empty where it has no text."""
         if data == DONE or self._failed:
             return b""
         chunk = _any(data)
@@ -51,7 +50,6 @@ class CompletionTranslation:
         return _encode(called) + end if calls else end
 
     def whole(self, body: bytes) -> bytes:
-        """The object for a client that does not stream."""
         completion = _any(body)
         self._read_counts(completion)
         (choice, *_) = completion["choices"]
@@ -61,7 +59,6 @@ class CompletionTranslation:
         return msgspec.json.encode({**self._head(), **text, **self._tail()})
 
     def empty(self, reason: str) -> bytes:
-        """The answer to an empty request."""
         self._reason = reason
         return msgspec.json.encode({**self._head(), **self._text("", None, []), **self._tail()})
 
@@ -125,12 +122,10 @@ def _tool_call(call: Json) -> Json:
 
 
 def error_body(error: YardError) -> bytes:
-    """An error in Ollama's shape."""
     return msgspec.json.encode({"error": error.message})
 
 
 def now() -> str:
-    """The time in Ollama's format."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -190,12 +185,10 @@ def translate_embed(request: EmbedBody, body: bytes, took_ns: int) -> bytes:
 
 
 def empty_embed(model: str) -> bytes:
-    """The answer of `/api/embed` to no text."""
     return msgspec.json.encode({"model": model, "embeddings": []})
 
 
 def translate_embeddings(body: bytes) -> bytes:
-    """The answer of `/api/embeddings`."""
     return msgspec.json.encode({"embedding": _decode_embeddings(body).data[0].embedding})
 
 

@@ -24,8 +24,6 @@ class ToolCall(Record):
 
 
 class ChatMessage(Record):
-    """One turn of a chat."""
-
     role: str
     content: str | None = None
     images: tuple[str, ...] | None = None

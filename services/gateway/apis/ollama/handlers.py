@@ -3,13 +3,12 @@
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
-from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
 from modelyard.openai.sse import read_data
-from schemas.errors import InvalidJson, YardError, from_error_body
+from schemas.errors import YardError, from_error_body
 from schemas.frames import AnswerHead
 from services.gateway.apis.ollama.answers import (
     CompletionTranslation,
@@ -19,7 +18,7 @@ from services.gateway.apis.ollama.answers import (
     translate_embeddings,
     translate_infill,
 )
-from services.gateway.apis.ollama.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody, ShowBody
+from services.gateway.apis.ollama.bodies import ChatBody, EmbedBody, EmbeddingsBody, GenerateBody
 from services.gateway.apis.ollama.listing import ModelListing
 from services.gateway.apis.ollama.requests import (
     CHAT,
@@ -32,11 +31,10 @@ from services.gateway.apis.ollama.requests import (
     is_unload,
 )
 from services.gateway.apis.reply import HttpReply, ReplyFormat
-from services.gateway.http import KEY_ID, json_response
+from services.gateway.http import KEY_ID, read_body
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.request import JSON, InferRequest
 
-T = TypeVar("T")
 _NAMES = ("chat", "generate", "embed", "embeddings", "tags", "ps", "show", "version")
 PATHS = frozenset(f"/api/{name}" for name in _NAMES)
 """Paths with errors in Ollama's shape, whatever part of the yard they come from."""
@@ -99,14 +97,11 @@ class OllamaApi:
             web.post("/api/generate", self.on_generate),
             web.post("/api/embed", self.on_embed),
             web.post("/api/embeddings", self.on_embeddings),
-            web.get("/api/tags", self.on_tags),
-            web.get("/api/ps", self.on_ps),
-            web.post("/api/show", self.on_show),
-            web.get("/api/version", self.on_version),
+            *self._listing.routes(),
         ]
 
     async def on_chat(self, request: web.Request) -> web.StreamResponse:
-        chat = await _read(request, ChatBody)
+        chat = await read_body(request, ChatBody)
         translation = CompletionTranslation(chat.model, chat=True)
         if is_empty(chat):
             return await self._load_or_unload(request, chat, translation)
@@ -114,7 +109,7 @@ class OllamaApi:
         return await self._reply(request, CHAT, chat_request(chat), translation.whole, lines)
 
     async def on_generate(self, request: web.Request) -> web.StreamResponse:
-        generate = await _read(request, GenerateBody)
+        generate = await read_body(request, GenerateBody)
         translation = CompletionTranslation(generate.model, chat=False)
         if is_empty(generate):
             return await self._load_or_unload(request, generate, translation)
@@ -137,7 +132,7 @@ class OllamaApi:
         return web.Response(body=translation.empty("unload"), content_type=JSON)
 
     async def on_embed(self, request: web.Request) -> web.StreamResponse:
-        embed, began_ns = await _read(request, EmbedBody), time.monotonic_ns()
+        embed, began_ns = await read_body(request, EmbedBody), time.monotonic_ns()
         if not embed.input:
             return await self._load(request, embed.model, empty_embed(embed.model))
 
@@ -147,23 +142,11 @@ class OllamaApi:
         return await self._reply(request, EMBED, {"model": embed.model, "input": embed.input}, whole)
 
     async def on_embeddings(self, request: web.Request) -> web.StreamResponse:
-        embeddings = await _read(request, EmbeddingsBody)
+        embeddings = await read_body(request, EmbeddingsBody)
         if not embeddings.prompt:
             return await self._load(request, embeddings.model, b'{"embedding":[]}')
         body = {"model": embeddings.model, "input": embeddings.prompt}
         return await self._reply(request, EMBED, body, translate_embeddings)
-
-    async def on_tags(self, _request: web.Request) -> web.Response:
-        return json_response(self._listing.tags())
-
-    async def on_ps(self, _request: web.Request) -> web.Response:
-        return json_response(self._listing.running())
-
-    async def on_show(self, request: web.Request) -> web.Response:
-        return json_response(self._listing.show(await _read(request, ShowBody)))
-
-    async def on_version(self, _request: web.Request) -> web.Response:
-        return json_response(self._listing.version())
 
     async def _load(self, request: web.Request, model: str, reply: bytes) -> web.StreamResponse:
         """Have the model started, and send `reply` once it is ready."""
@@ -188,10 +171,3 @@ class OllamaApi:
             traceparent=request.headers.get("traceparent"),
         )
         return await HttpReply(request, self._inference, LineFormat(infer_request, whole, lines)).send()
-
-
-async def _read(request: web.Request, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(await request.read(), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidJson(f"The body is not what {request.path} takes: {error}.") from error

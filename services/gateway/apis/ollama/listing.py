@@ -3,6 +3,7 @@
 import hashlib
 
 import msgspec
+from aiohttp import web
 
 import modelyard
 from schemas.errors import BadRequest
@@ -11,6 +12,7 @@ from schemas.models import Mode, ModelSpec
 from services.gateway.apis.ollama.answers import now
 from services.gateway.apis.ollama.bodies import ShowBody
 from services.gateway.catalog import Catalog
+from services.gateway.http import json_response, read_body
 
 Json = dict[str, object]
 _LATEST = ":latest"
@@ -35,25 +37,34 @@ class ModelListing:
         """The model of this name, alias or tag; ModelNotFound if there is none."""
         return self._catalog.resolve(self.known_name(name))
 
-    def tags(self) -> Json:
-        """All models, for `/api/tags`."""
-        return {"models": [_entry(spec) for spec in self._specs()]}
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/api/tags", self.on_tags),
+            web.get("/api/ps", self.on_ps),
+            web.post("/api/show", self.on_show),
+            web.get("/api/version", self.on_version),
+        ]
 
-    def running(self) -> Json:
-        """Those that are ready, for `/api/ps`."""
+    async def on_tags(self, _request: web.Request) -> web.Response:
+        return json_response({"models": [_entry(spec) for spec in self._specs()]})
+
+    async def on_ps(self, _request: web.Request) -> web.Response:
         ready = [spec for spec in self._specs() if self._catalog.state(spec.name) == InstanceState.READY]
-        return {"models": [_entry(spec) | _running(spec) for spec in ready]}
+        models = [
+            _entry(spec) | {"expires_at": _FOREVER, "size_vram": 0, "context_length": spec.n_ctx}
+            for spec in ready
+        ]
+        return json_response({"models": models})
 
-    def show(self, body: ShowBody) -> Json:
-        """One model, for `/api/show`."""
+    async def on_show(self, request: web.Request) -> web.Response:
+        body = await read_body(request, ShowBody)
         name = body.model or body.name
         if not name:
             raise BadRequest("Which model? The body has no `model`.", param="model")
-        return model_details(self.find(name))
+        return json_response(model_details(self.find(name)))
 
-    def version(self) -> Json:
-        """The version of Modelyard, for `/api/version`."""
-        return {"version": modelyard.__version__}
+    async def on_version(self, _request: web.Request) -> web.Response:
+        return json_response({"version": modelyard.__version__})
 
     def _specs(self) -> list[ModelSpec]:
         return sorted(self._catalog.models.values.values(), key=lambda spec: spec.name)
@@ -83,10 +94,6 @@ def _entry(spec: ModelSpec) -> Json:
         "digest": hashlib.sha256(msgspec.json.encode(spec)).hexdigest(),
         "details": _details(spec),
     }
-
-
-def _running(spec: ModelSpec) -> Json:
-    return {"expires_at": _FOREVER, "size_vram": 0, "context_length": spec.n_ctx}
 
 
 def _details(spec: ModelSpec) -> Json:

@@ -25,7 +25,6 @@ _IMAGE_TYPES = {"/9j/": "jpeg", "UklGR": "webp", "R0lGOD": "gif"}
 
 
 def chat_request(chat: ChatBody) -> Json:
-    """A chat as `/v1/chat/completions` takes it."""
     body: Json = {"model": chat.model, "messages": openai_messages(chat.messages or ())}
     if chat.tools:
         body["tools"] = chat.tools
@@ -40,7 +39,6 @@ def generate_path(generate: GenerateBody, mode: Mode) -> str:
 
 
 def generate_request(generate: GenerateBody, path: str) -> Json:
-    """A prompt as `path` takes it."""
     if path == CHAT:
         return chat_request(_as_chat(generate))
     if path == INFILL:
@@ -70,7 +68,6 @@ def is_empty(body: ChatBody | GenerateBody) -> bool:
 
 
 def is_unload(body: CompletionBody) -> bool:
-    """Whether an empty request is one to unload the model."""
     return str(body.keep_alive).rstrip("hms") in ("0", "0.0")
 
 

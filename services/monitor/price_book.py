@@ -33,12 +33,10 @@ def from_amount(whole: int, pico: int) -> Decimal:
 
 
 def format_amount(whole: int, pico: int) -> str:
-    """An amount as it is on the wire."""
     return spell_money(from_amount(whole, pico))
 
 
 def clamp_tokens(tokens: int) -> int:
-    """A reported number of tokens, limited to 0 to MAX_TOKENS."""
     return min(max(tokens, 0), MAX_TOKENS)
 
 
@@ -53,17 +51,12 @@ def request_cost(price: Price | None, record: RequestFinished) -> Decimal:
     if price is None or price.method is not Method.TOKENS:
         return Decimal(0)
     prompt, completion = clamp_tokens(record.prompt_tokens), clamp_tokens(record.completion_tokens)
-    tier = tier_of(price.tiers, prompt, completion)
+    # Tiers that passed `check_tiers` always have a match.
+    tier = next(tier for tier in price.tiers if tier_matches(tier, prompt, completion))
     return tier_cost(tier, prompt, min(clamp_tokens(record.cached_tokens), prompt), completion)
 
 
-def tier_of(tiers: Iterable[Tier], prompt: int, completion: int) -> Tier:
-    """The first matching tier; tiers that passed `check_tiers` always have one."""
-    return next(tier for tier in tiers if tier_matches(tier, prompt, completion))
-
-
 def tier_matches(tier: Tier, prompt: int, completion: int) -> bool:
-    """Whether a request of this size belongs to the tier."""
     return (
         tier.min_prompt_tokens <= prompt
         and (tier.max_prompt_tokens is None or prompt <= tier.max_prompt_tokens)
@@ -81,7 +74,6 @@ def tier_cost(tier: Tier, prompt: int, cached: int, completion: int) -> Decimal:
 
 
 def time_cost(price: Price | None, loaded_ms: int, energy_mwh: int) -> Decimal:
-    """The cost of a loaded time, by hour or by energy."""
     if price is not None and price.per_hour is not None:
         return EXACT.divide(EXACT.multiply(Decimal(loaded_ms), price.per_hour), Decimal(3_600_000))
     if price is not None and price.per_kwh is not None:
@@ -90,7 +82,6 @@ def time_cost(price: Price | None, loaded_ms: int, energy_mwh: int) -> Decimal:
 
 
 def price_key(model: str) -> str:
-    """The bucket key of a model's price list."""
     return DEFAULT_KEY if model == DEFAULT else model_key(model)
 
 
@@ -106,11 +97,9 @@ class PriceBook:
         return own if own is not None else valid_at(self._prices.get(DEFAULT, ()), at)
 
     def cost(self, record: RequestFinished) -> Decimal:
-        """The cost of a request at the prices of when it finished."""
         return request_cost(self.price(record.model, record.finished_at), record)
 
     def has(self, model: str) -> bool:
-        """Whether the model has a price of its own."""
         return bool(self._prices.get(model))
 
 

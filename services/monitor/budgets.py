@@ -26,7 +26,7 @@ from schemas.budgets import (
 )
 from schemas.errors import BadRequest, NotFound, YardError
 from schemas.metrics import Sample
-from services.monitor.budgets.totals import BudgetTotal, budget_samples, level_crossed, load_used
+from services.monitor.budget_totals import BudgetTotal, budget_samples, level_crossed, load_used
 from services.monitor.calendar import zone
 from services.monitor.usage.database import UsageDatabase
 from services.monitor.usage.store import UsageIncrement
@@ -65,11 +65,9 @@ class Budgets:
         return budgets
 
     def samples(self) -> list[Sample]:
-        """The totals as metrics."""
         return [sample for total in self._totals.values() for sample in budget_samples(total.state())]
 
     async def run(self) -> None:
-        """Publish changes and begin new periods until cancelled."""
         while True:
             await asyncio.sleep(PUBLISH_S if self._totals else IDLE_S)
             try:
@@ -104,11 +102,9 @@ class Budgets:
         return msgspec.structs.replace(budget, model=self._usage.resolve_name(budget.model))
 
     async def get(self, ref: BudgetRef) -> StoredBudget:
-        """One budget; NotFound."""
         return self._stored(self._find(ref))
 
     async def list(self, _query: ListBudgets) -> BudgetList:
-        """All budgets, by name."""
         return BudgetList(
             budgets=tuple(self._stored(name) for name in sorted(self._totals)), currency=self._usage.currency
         )

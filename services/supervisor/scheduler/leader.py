@@ -1,4 +1,4 @@
-"""The `model` commands that the scheduler answers, as long as its supervisor holds the lease."""
+"""The scheduler's leader: the lease, and the `model` commands that its holder answers."""
 
 import asyncio
 import contextlib
@@ -9,24 +9,76 @@ import nats.errors
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.micro import Commands
+from modelyard.bus.records import BucketStore
 from modelyard.bus.tasks import Tasks
-from schemas import subjects
-from schemas.errors import StartFailed
+from schemas import buckets, subjects
+from schemas.errors import BrokerUnavailable, Conflict, StartFailed
+from schemas.leases import SCHEDULER, Lease
 from schemas.models import ModelRef, ModelStarting, ModelStopping
 from schemas.placing import PlanAnswer, PlanQuery
 from services.supervisor.registry.registry import ModelRegistry
-from services.supervisor.scheduler.lease import SchedulerLease
 from services.supervisor.scheduler.scheduler import Scheduler
 
 log = logs.get(__name__)
 
+TTL_S = 6
+RENEW_S = 2.0
+_RETRY_S = 1.0
+_RELEASED = ""
 _START_REPLY_S = 4.0
 """Within this a start is answered with the instance, or with what the model waits for."""
 
 
-class SchedulerCommands:
-    """Start, stop and plan."""
+class SchedulerLease:
+    """Held as long as it is renewed. Its epoch grows with every change of holder."""
 
+    def __init__(self, bus: Bus, holder: str) -> None:
+        self._store = BucketStore(bus, buckets.LEASES)
+        self._holder = holder
+        self._revision = 0
+        self._renewed_at = 0.0
+        self._epoch = 0
+
+    async def acquire(self) -> int:
+        """Wait until this node holds the lease; its epoch."""
+        while True:
+            with contextlib.suppress(BrokerUnavailable, Conflict):
+                # The marker that an expired lease leaves behind has a revision too.
+                lease, revision = await self._store.head(SCHEDULER)
+                # A lease of this node is free: the process that held it has ended.
+                if lease is None or lease.holder in (self._holder, _RELEASED):
+                    self._epoch = await self._put(revision)
+                    # Every node sees the epoch before the first order.
+                    await self._put(self._epoch)
+                    return self._epoch
+            await asyncio.sleep(_RETRY_S)
+
+    async def wait_until_lost(self) -> None:
+        """Renew it; return when it is lost, or may be."""
+        while time.monotonic() - self._renewed_at < TTL_S - RENEW_S:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self._put(self._revision)
+            except Conflict:
+                break
+            except BrokerUnavailable:
+                continue
+        log.warning("lease_lost", key=SCHEDULER)
+
+    async def release(self) -> None:
+        """Let another supervisor acquire it at once."""
+        with contextlib.suppress(BrokerUnavailable, Conflict):
+            await self._store.put(SCHEDULER, Lease(holder=_RELEASED), last=self._revision, ttl_s=1)
+
+    async def _put(self, last: int) -> int:
+        sent_at = time.monotonic()
+        lease = Lease(holder=self._holder, epoch=self._epoch)
+        self._revision = await self._store.put(SCHEDULER, lease, last=last, ttl_s=TTL_S)
+        self._renewed_at = sent_at
+        return self._revision
+
+
+class SchedulerCommands:
     def __init__(self, registry: ModelRegistry, scheduler: Scheduler) -> None:
         self._registry = registry
         self._scheduler = scheduler
@@ -70,26 +122,26 @@ class SchedulerCommands:
         return await self._scheduler.preview(self._registry.find(query.model).name)
 
 
-async def lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, answers: SchedulerCommands) -> None:
-    """Decide, and answer the scheduler's commands, whenever the lease is ours."""
+async def lead(bus: Bus, lease: SchedulerLease, scheduler: Scheduler, handlers: SchedulerCommands) -> None:
+    """Decide, and answer the scheduler's commands, while this node holds the lease."""
     while True:
         epoch = await lease.acquire()
         try:
-            await _lead_once(bus, lease, epoch, scheduler, answers)
+            await _lead_once(bus, lease, epoch, scheduler, handlers)
         except (TimeoutError, nats.errors.Error) as error:
             log.warning("lease_not_acquired", error=str(error))
 
 
 async def _lead_once(
-    bus: Bus, lease: SchedulerLease, epoch: int, scheduler: Scheduler, answers: SchedulerCommands
+    bus: Bus, lease: SchedulerLease, epoch: int, scheduler: Scheduler, handlers: SchedulerCommands
 ) -> None:
     async with Tasks() as tasks:
         commands = await Commands.start(bus, tasks, "The scheduler.")
         running = tasks.spawn(scheduler.run(epoch), "scheduler")
         try:
-            await commands.add(subjects.MODEL_START, answers.start)
-            await commands.add(subjects.MODEL_STOP, answers.stop)
-            await commands.add(subjects.MODEL_PLAN, answers.plan)
+            await commands.add(subjects.MODEL_START, handlers.start)
+            await commands.add(subjects.MODEL_STOP, handlers.stop)
+            await commands.add(subjects.MODEL_PLAN, handlers.plan)
             await lease.wait_until_lost()
         finally:
             running.cancel()

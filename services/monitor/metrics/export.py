@@ -1,21 +1,52 @@
-"""Export of metrics by OTLP, where OTEL_EXPORTER_OTLP_ENDPOINT is set."""
+"""Export of metrics: Prometheus' text format, and OTLP where OTEL_EXPORTER_OTLP_ENDPOINT is set."""
 
 import asyncio
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from modelyard.bus import logs
 from modelyard.bus.tracing import ENDPOINT
 from modelyard.host.settings import SettingsError
+from schemas.metric_names import Metric, MetricType
 from schemas.metrics import Sample
+from services.monitor.metrics.samples import samples_by_metric
 
 log = logs.get(__name__)
 
+_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+_HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 _METRICS_ENDPOINT = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 _INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
 """Milliseconds, as OpenTelemetry has it."""
 _DEFAULT_INTERVAL_MS = "60000"
+
+
+def render(samples: Iterable[Sample], *, openmetrics: bool = False) -> str:
+    """Family by family, in the order of METRICS; OpenMetrics text has an end mark."""
+    families = samples_by_metric(samples)
+    lines = [line for metric, family in families for line in _family(metric, family, openmetrics)]
+    return "\n".join([*lines, *(["# EOF"] if openmetrics else []), ""])
+
+
+def _family(metric: Metric, samples: list[Sample], openmetrics: bool) -> Iterator[str]:
+    stripped = openmetrics and metric.type is MetricType.COUNTER
+    name = metric.name.removesuffix("_total") if stripped else metric.name
+    yield f"# HELP {name} {metric.help.translate(_HELP_ESCAPES)}"
+    yield f"# TYPE {name} {metric.type}"
+    for sample in samples:
+        pairs = ",".join(f'{label}="{text.translate(_ESCAPES)}"' for label, text in sample.labels.items())
+        labels = f"{{{pairs}}}" if pairs else ""
+        yield f"{sample.name}{labels} {_number(sample.value)}"
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
 async def export_metrics(

@@ -9,7 +9,7 @@ from schemas.metrics import Sample
 from schemas.prices import spell_money
 from schemas.usage import UsageUnit
 from services.monitor.calendar import period_of
-from services.monitor.costs.pricing import EXACT, from_amount
+from services.monitor.price_book import EXACT, from_amount
 from services.monitor.usage.rollups import quarter_of
 from services.monitor.usage.store import UsageIncrement, UsageStore
 
@@ -34,11 +34,9 @@ class BudgetTotal:
 
     @classmethod
     def start(cls, budget: Budget, tz: ZoneInfo, now: float) -> "BudgetTotal":
-        """The current period with nothing used."""
         return cls(budget, tz, *period_of(now, budget.period, tz))
 
     def add(self, increment: UsageIncrement) -> None:
-        """Add an increment if it belongs to this budget and period."""
         budget = self.budget
         applies = (
             increment.serial > self.serial
@@ -49,12 +47,13 @@ class BudgetTotal:
             self.used = EXACT.add(self.used, amount(budget.unit, increment))
 
     def state(self) -> BudgetState:
-        """The total as it is published."""
         budget = self.budget
         ratio = EXACT.divide(self.used, budget.limit)
+        level = BudgetLevel.WARNED if ratio >= budget.warn_at else BudgetLevel.WITHIN
+        level = BudgetLevel.EXHAUSTED if ratio >= 1 else level
         return BudgetState(
             budget=budget.budget,
-            level=level_of(ratio, budget.warn_at),
+            level=level,
             starts_at=self.starts_at,
             ends_at=self.ends_at,
             used=spell_money(self.used),
@@ -80,7 +79,6 @@ def load_used(store: UsageStore, budget: Budget, starts_at: float, ends_at: floa
 
 
 def amount(unit: UsageUnit, increment: UsageIncrement) -> Decimal:
-    """An increment in the unit of a budget."""
     match unit:
         case UsageUnit.MONEY:
             return from_amount(*increment.cost)
@@ -88,13 +86,6 @@ def amount(unit: UsageUnit, increment: UsageIncrement) -> Decimal:
             return Decimal(increment.tokens)
         case UsageUnit.REQUESTS:
             return Decimal(increment.requests)
-
-
-def level_of(ratio: Decimal, warn_at: Decimal) -> BudgetLevel:
-    """The level of a used share of the limit."""
-    if ratio >= 1:
-        return BudgetLevel.EXHAUSTED
-    return BudgetLevel.WARNED if ratio >= warn_at else BudgetLevel.WITHIN
 
 
 def level_crossed(before: BudgetState | None, now: BudgetState) -> bool:
@@ -105,7 +96,6 @@ def level_crossed(before: BudgetState | None, now: BudgetState) -> bool:
 
 
 def budget_samples(state: BudgetState) -> list[Sample]:
-    """A budget as metrics."""
     labels = {
         "budget": state.budget,
         "key": state.key or "",

@@ -1,4 +1,4 @@
-"""The events of Anthropic's Messages API."""
+"""The events of OpenAI's Responses API and Anthropic's Messages API, which carry their type."""
 
 from typing import Any
 
@@ -6,33 +6,92 @@ import msgspec
 
 from modelyard.openai.errors import engine_error
 from schemas.base import Record
-from services.supervisor.dialects.base import Dialect
+from services.supervisor.dialects.base import Dialect, TokenDetails
 
 
-class _Usage(Record):
+class _ResponsesUsage(Record):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    input_tokens_details: TokenDetails | None = None
+
+
+class _Response(Record):
+    usage: _ResponsesUsage | None = None
+
+
+class _ResponsesEvent(Record):
+    type: str = ""
+    response: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_responses_event = msgspec.json.Decoder(_ResponsesEvent).decode
+
+
+_response = msgspec.json.Decoder(_Response).decode
+
+
+_LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
+
+
+class Responses(Dialect):
+    def __init__(self) -> None:
+        super().__init__()
+        self._whole = b""
+
+    def read(self, data: bytes) -> bool:
+        try:
+            event = _responses_event(data)
+        except msgspec.DecodeError:
+            return True
+        if event.type.endswith(".delta"):
+            self.meter.completion_tokens += 1
+        if event.type in ("", "error") and bytes(event.error) not in (b"", b"null"):
+            self.error = engine_error(data, 500)
+        if event.type in _LAST:
+            self.done = True
+            self._whole = bytes(event.response)
+            self._count(_response(event.response).usage)
+        return True
+
+    def _count(self, usage: _ResponsesUsage | None) -> None:
+        if usage is not None:
+            self.meter.prompt_tokens = usage.input_tokens
+            self.meter.completion_tokens = usage.output_tokens
+            details = usage.input_tokens_details
+            self.meter.cached_tokens = details.cached_tokens if details else 0
+
+    def add(self, data: bytes) -> None:
+        """Nothing to add: the last event has the whole response."""
+
+    def whole(self) -> bytes:
+        return self._whole
+
+
+class _MessagesUsage(Record):
     input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
     output_tokens: int | None = None
 
 
 class _Message(Record):
-    usage: _Usage | None = None
+    usage: _MessagesUsage | None = None
 
 
-class _Event(Record):
+class _MessagesEvent(Record):
     type: str = ""
     message: _Message | None = None
-    usage: _Usage | None = None
+    usage: _MessagesUsage | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
-_decode = msgspec.json.Decoder(_Event).decode
+_messages_event = msgspec.json.Decoder(_MessagesEvent).decode
+
+
 _any = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Messages(Dialect):
-    """Answers of `/v1/messages`."""
-
     def __init__(self) -> None:
         super().__init__()
         self._message: dict[str, Any] = {}
@@ -41,7 +100,7 @@ class Messages(Dialect):
 
     def read(self, data: bytes) -> bool:
         try:
-            event = _decode(data)
+            event = _messages_event(data)
         except msgspec.DecodeError:
             return True
         if event.type == "content_block_delta":
@@ -54,7 +113,7 @@ class Messages(Dialect):
         self.done = self.done or event.type == "message_stop"
         return True
 
-    def _count(self, usage: _Usage | None) -> None:
+    def _count(self, usage: _MessagesUsage | None) -> None:
         # Anthropic counts tokens from the cache apart; here prompt tokens include them.
         if usage is None:
             return

@@ -1,4 +1,4 @@
-"""`python -m …sentence_server OPTIONS`: loads the model, then serves it on a free loopback port."""
+"""`python -m …sentence_transformers OPTIONS`: loads the model, then serves it on a free loopback port."""
 
 import asyncio
 import signal
@@ -10,16 +10,16 @@ from aiohttp import web
 from modelyard.bus import logs
 from schemas.errors import YardError
 from schemas.models import Mode
-from services.supervisor.engines.sentence_server import SentenceServerOptions
-from services.supervisor.engines.sentence_server.app import EmbeddingsEndpoint, RerankEndpoint, make_app
-from services.supervisor.engines.sentence_server.model import ModelProblem
+from services.supervisor.engines.sentence_transformers import SentenceServerOptions
+from services.supervisor.engines.sentence_transformers.app import EmbeddingsEndpoint, RerankEndpoint, make_app
+from services.supervisor.engines.sentence_transformers.model import ModelProblem
 
 _SHUTDOWN_S = 1.0
 
 
 def load(options: SentenceServerOptions) -> EmbeddingsEndpoint | RerankEndpoint:
     """The endpoint of the loaded model. torch is imported here, so that tests of this module do without."""
-    from services.supervisor.engines.sentence_server.loaded import LoadedEncoder, LoadedRanker
+    from services.supervisor.engines.sentence_transformers.loaded import LoadedEncoder, LoadedRanker
 
     if options.mode is Mode.RERANK:
         return RerankEndpoint(LoadedRanker(options), options)

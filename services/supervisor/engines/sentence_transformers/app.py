@@ -9,9 +9,9 @@ from aiohttp import web
 from modelyard.bus import logs
 from schemas.base import Record
 from schemas.errors import BadRequest, InternalError, NotFound, YardError
-from services.supervisor.engines.sentence_server import SentenceServerOptions
-from services.supervisor.engines.sentence_server.batches import Batcher
-from services.supervisor.engines.sentence_server.model import (
+from services.supervisor.engines.sentence_transformers import SentenceServerOptions
+from services.supervisor.engines.sentence_transformers.model import (
+    Batcher,
     EmbeddedText,
     Encoder,
     Pair,
@@ -52,8 +52,6 @@ class RerankRequest(Record):
 
 
 class EmbeddingsEndpoint:
-    """`/v1/embeddings` of one model."""
-
     def __init__(self, encoder: Encoder, options: SentenceServerOptions) -> None:
         self._encoder = encoder
         self._options = options
@@ -93,8 +91,6 @@ class EmbeddingsEndpoint:
 
 
 class RerankEndpoint:
-    """`/v1/rerank` of one model."""
-
     def __init__(self, ranker: Ranker, options: SentenceServerOptions) -> None:
         self._options = options
         self.batcher: Batcher[None, Pair, ScoredPair] = Batcher(ranker.score, options.embedding.batch_size)

@@ -1,7 +1,8 @@
-"""Pull requests on the work queue, without a task or a subscription for each."""
+"""The queues of a model: which is served next, and pull requests without a task or subscription for each."""
 
 import itertools
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -12,7 +13,6 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from schemas import streams, subjects
 from schemas.requests import Lane
-from services.supervisor.runner.fair_queue import QueueName
 
 log = logs.get(__name__)
 
@@ -24,10 +24,52 @@ CONSUMER_IDLE_S = 3600.0
 """The broker deletes a consumer without pulls for so long; it is created again when needed."""
 
 
+@dataclass(frozen=True, order=True)
+class QueueName:
+    """One queue of a model: the requests of one key in one lane."""
+
+    lane: Lane
+    key: str
+
+
+@dataclass
+class QueueState:
+    """A queue as the runner has last seen it."""
+
+    name: QueueName
+    filled: bool = False
+    """Whether it may have requests."""
+    waiting: int = 0
+    """The number of requests: exact whenever one is taken, an estimate between."""
+    served_at: float = 0.0
+    """Monotonic seconds of the last request taken from it."""
+
+
+def max_batch_slots(slots: int) -> int:
+    """The slots that the lane `batch` may use: one stays free for interactive requests."""
+    return max(1, slots - 1)
+
+
+def next_queue(
+    queues: Iterable[QueueState], running: Mapping[QueueName, int], slots: int
+) -> QueueState | None:
+    """The queue to serve: `interactive` first, then the fewest running, then the least recently served."""
+    running_batch = sum(count for name, count in running.items() if name.lane is Lane.BATCH)
+    lanes = {Lane.INTERACTIVE} if running_batch >= max_batch_slots(slots) else set(Lane)
+    return min(
+        (queue for queue in queues if queue.filled and queue.name.lane in lanes),
+        key=lambda queue: (
+            queue.name.lane is Lane.BATCH,
+            running.get(queue.name, 0),
+            queue.served_at,
+            queue.name.key,
+        ),
+        default=None,
+    )
+
+
 @dataclass
 class Pull:
-    """One open pull."""
-
     queue: QueueName
     credits: int
     """Requests that it may still deliver."""
@@ -128,6 +170,5 @@ class Pulls:
 
 
 def queue_of(subject: str) -> QueueName:
-    """The queue of a request's subject."""
     tokens = subjects.INFER.parse(subject)
     return QueueName(Lane(tokens["lane"]), tokens["key"])

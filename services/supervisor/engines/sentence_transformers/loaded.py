@@ -6,24 +6,25 @@ from typing import Any
 import numpy as np
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from services.supervisor.engines.sentence_server import SentenceServerOptions
-from services.supervisor.engines.sentence_server.model import EmbeddedText, ModelProblem, Pair, ScoredPair
+from services.supervisor.engines.sentence_transformers import SentenceServerOptions
+from services.supervisor.engines.sentence_transformers.model import (
+    EmbeddedText,
+    ModelProblem,
+    Pair,
+    ScoredPair,
+)
 
-_SAFE = {"use_safetensors": True}
-"""Other weight formats can contain code."""
+_SAFE: dict[str, Any] = {
+    "local_files_only": True,
+    "trust_remote_code": False,
+    # Other weight formats can contain code.
+    "model_kwargs": {"use_safetensors": True},
+}
 
 
 class LoadedEncoder:
-    """A SentenceTransformer."""
-
     def __init__(self, options: SentenceServerOptions) -> None:
-        self._model = SentenceTransformer(
-            options.model,
-            device=options.device,
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs=_SAFE,
-        )
+        self._model = SentenceTransformer(options.model, device=options.device, **_SAFE)
         self.tasks = tuple(self._model.prompts)
         (sample,) = self.embed(None, ["sample"])
         self.dimensions = len(sample.vector)
@@ -50,13 +51,7 @@ class LoadedRanker:
     """A CrossEncoder with one score a pair."""
 
     def __init__(self, options: SentenceServerOptions) -> None:
-        self._model = CrossEncoder(
-            options.model,
-            device=options.device,
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs=_SAFE,
-        )
+        self._model = CrossEncoder(options.model, device=options.device, **_SAFE)
         if self._model.num_labels != 1:
             raise ModelProblem(
                 f"The model gives {self._model.num_labels} scores a pair; a reranker gives one."

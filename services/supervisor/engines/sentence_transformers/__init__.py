@@ -7,17 +7,29 @@ import msgspec
 
 from modelyard.host.settings import Settings
 from modelyard.plugins import Engine, EngineApi, ModelFiles, ServerCommand, engine_environment
-from schemas.base import Format
+from schemas.base import Format, Record
 from schemas.endpoints import ENDPOINTS, paths_of
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
+from schemas.profiles import EmbeddingOptions
 from services.supervisor.engines.llama_cpp import listening_port
-from services.supervisor.engines.sentence_server import SentenceServerOptions
 from services.supervisor.engines.vllm import OFFLINE
 
 _MISSING = (
     "The Python package sentence-transformers is not installed; `pip install modelyard[sentences]` does it."
 )
+
+
+class SentenceServerOptions(Record):
+    """One JSON document in the arguments of the server."""
+
+    model: str
+    """Folder of the model."""
+    name: str
+    mode: Mode
+    device: str | None = None
+    """`cpu`, or None for a visible GPU."""
+    embedding: EmbeddingOptions = EmbeddingOptions()
 
 
 class SentenceTransformersEngine(Engine):
@@ -54,7 +66,7 @@ class SentenceTransformersEngine(Engine):
             device="cpu" if placement.on_cpu else None,
             embedding=spec.embedding,
         )
-        module = "services.supervisor.engines.sentence_server"
+        module = "services.supervisor.engines.sentence_transformers"
         argv = (sys.executable, "-m", module, msgspec.json.encode(options).decode())
         own = {**OFFLINE, "TOKENIZERS_PARALLELISM": "false"}
         return ServerCommand(argv=argv, env=engine_environment(spec, placement, own))

@@ -1,1 +1,0 @@
-"""Budgets: limits on usage, with running totals."""

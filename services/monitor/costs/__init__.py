@@ -1,1 +1,0 @@
-"""Costs of models: prices with their validity, exact amounts, metering and repricing."""
