@@ -9,16 +9,8 @@ from modelyard.files.gguf.header import Header
 
 # For these llama_model::create_memory makes no cache: encoders, which have no output matrix either, ...
 _ENCODERS = {
-    "bert",
-    "clef",
-    "eurobert",
-    "gemma-embedding",
-    "jina-bert-v2",
-    "jina-bert-v3",
-    "modern-bert",
-    "neo-bert",
-    "nomic-bert",
-    "nomic-bert-moe",
+    *("bert", "clef", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3"),
+    *("modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe"),
 }
 # ... and models that do not write from left to right.
 _NO_CACHE = _ENCODERS | {"dream", "llada", "llada-moe", "rnd1", "wavtokenizer-dec"}
@@ -27,17 +19,8 @@ _RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
 _INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "qwen4exp": 4, "minimax-01": 8}
 # Attention in layers with key heads, else a state.
 _MIXED = {
-    "bailingmoe3",
-    "glm5-next",
-    "granitehybrid",
-    "jamba",
-    "kimi-k3",
-    "kimi-linear",
-    "lfm2",
-    "lfm2moe",
-    "nemotron_h",
-    "nemotron_h_moe",
-    "plamo2",
+    *("bailingmoe3", "glm5-next", "granitehybrid", "jamba", "kimi-k3", "kimi-linear"),
+    *("lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "plamo2"),
 }
 _BOTH = {"falcon-h1"}
 

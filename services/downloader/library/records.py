@@ -71,18 +71,13 @@ def update(root: Path, changes: Mapping[str, FileRecord | None]) -> None:
         folders.setdefault(folder, {})[name] = record
     with _write_lock:
         for folder, files in folders.items():
-            _update_folder(root, folder, files)
-
-
-def _update_folder(root: Path, folder: str, changes: Mapping[str, FileRecord | None]) -> None:
-    before = load(root, folder).files
-    after = {name: record for name, record in {**before, **changes}.items() if record is not None}
-    if after == before:
-        return
-    if after:
-        store_fs.write_file(root, record_path(folder), msgspec.json.encode(FolderRecord(files=after)) + b"\n")
-    else:
-        store_fs.remove_file(root, record_path(folder))
+            before = load(root, folder).files
+            after = {name: record for name, record in {**before, **files}.items() if record is not None}
+            if after and after != before:
+                data = msgspec.json.encode(FolderRecord(files=after)) + b"\n"
+                store_fs.write_file(root, record_path(folder), data)
+            elif before and not after:
+                store_fs.remove_file(root, record_path(folder))
 
 
 def entry_file(file: ScannedFile, record: FileRecord | None) -> EntryFile:

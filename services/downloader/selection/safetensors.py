@@ -37,7 +37,8 @@ def has_safetensors(files: Iterable[RemoteFile]) -> bool:
 
 def select_safetensors(repo: str, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
     """The files of the model, weights first; SelectionError if no engine serves it."""
-    _check_config(repo, files)
+    if not {file.path for file in files} & {"config.json", "modules.json"}:
+        raise SelectionError(f"{repo} has safetensors but no config.json, so no engine can load them.")
     weights = _without_copies([file for file in files if _is_weight(file)])
     _check_shards(repo, weights)
     chosen = {file.path for file in weights}
@@ -76,11 +77,6 @@ def refuse_kind(repo: str, files: Iterable[RemoteFile]) -> None:
         raise SelectionError(f"{repo} makes images or videos, which no engine of the yard serves.")
     if "adapter_config.json" in names and not names & {"config.json", "modules.json"}:
         raise SelectionError(f"{repo} is an adapter for another model, not a model of its own.")
-
-
-def _check_config(repo: str, files: Iterable[RemoteFile]) -> None:
-    if not {file.path for file in files} & {"config.json", "modules.json"}:
-        raise SelectionError(f"{repo} has safetensors but no config.json, so no engine can load them.")
 
 
 def _check_shards(repo: str, weights: Iterable[RemoteFile]) -> None:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from modelyard.text import format_size
-from services.downloader.errors import TransferError, disk_error
+from services.downloader.errors import TransferError, disk_errors
 
 MARGIN_BYTES = 512 * 1024 * 1024
 """Left free on the disk unless a job sets another margin."""
@@ -85,21 +85,17 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def publish(part: Path, dest: Path) -> None:
     """Sync a complete part and rename it to dest; afterwards it survives a power cut."""
-    try:
+    with disk_errors(dest.name):
         _sync(part)
         part.replace(dest)
         sync_folder(dest.parent)
-    except OSError as error:
-        raise disk_error(error, dest.name) from error
 
 
 def delete_part(dest: Path) -> None:
     """Delete the part of dest, its journal first: a journal must never list bytes that are deleted."""
-    try:
+    with disk_errors(dest.name):
         journal_path(dest).unlink(missing_ok=True)
         part_path(dest).unlink(missing_ok=True)
-    except OSError as error:
-        raise disk_error(error, dest.name) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 
 from modelyard.bus import logs
-from services.downloader.errors import TransferError, disk_error
+from services.downloader.errors import TransferError, disk_errors
 from services.downloader.hashes import blob_sha1_of, sha256_of
 from services.downloader.transfer import ranges
 from services.downloader.transfer.connections import (
@@ -92,13 +92,10 @@ def is_complete(source: FileSource, dest: Path) -> bool:
     """Whether dest has the size and hash of the source."""
     if file_bytes(dest) != source.size_bytes:
         return False
-    try:
-        with dest.open("rb") as file:
-            if source.sha256 is not None:
-                return sha256_of(file) == source.sha256
-            return source.blob_sha1 is None or blob_sha1_of(file) == source.blob_sha1
-    except OSError as error:
-        raise disk_error(error, dest.name) from error
+    with disk_errors(dest.name), dest.open("rb") as file:
+        if source.sha256 is not None:
+            return sha256_of(file) == source.sha256
+        return source.blob_sha1 is None or blob_sha1_of(file) == source.blob_sha1
 
 
 class _FileTransfer:
@@ -193,10 +190,9 @@ class _FileTransfer:
                 thread.notify()
 
         try:
-            await self._connections(part, on_write).run(self._segments)
-            return await asyncio.to_thread(self._is_valid, part, hash_thread)
-        except OSError as error:
-            raise disk_error(error, self.dest.name) from error
+            with disk_errors(self.dest.name):
+                await self._connections(part, on_write).run(self._segments)
+                return await asyncio.to_thread(self._is_valid, part, hash_thread)
         finally:
             for thread in threads:
                 thread.stop()

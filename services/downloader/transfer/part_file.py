@@ -4,13 +4,12 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.downloader.errors import TransferError, disk_error
+from services.downloader.errors import TransferError, disk_error, disk_errors
 from services.downloader.hashes import CHUNK_BYTES
 from services.downloader.transfer import ranges
 from services.downloader.transfer.disk import (
@@ -44,7 +43,7 @@ class PartFile:
         """The bytes of one journal line, which are the most that a kill can cost."""
         self._unrecorded: dict[int, int] = {}
         """Runs that the journal does not have yet: start by end."""
-        with self._disk_errors():
+        with disk_errors(self.path.name):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if file_bytes(self.path) != source.size_bytes:  # the journal belongs to another file
                 journal_path(dest).unlink(missing_ok=True)
@@ -76,7 +75,7 @@ class PartFile:
 
     def write(self, offset: int, chunk: bytes) -> None:
         """Write bytes at their offset; bytes that are there already stay, since they may be hashed."""
-        with self._disk_errors():
+        with disk_errors(self.path.name):
             for start, end in ranges.gaps(self.ranges, offset, offset + len(chunk)):
                 self._write_new(
                     start, chunk if len(chunk) == end - start else chunk[start - offset : end - offset]
@@ -103,7 +102,7 @@ class PartFile:
     def add_etag(self, host: str, etag: str) -> None:
         """Record the ETag that a host sends for this file."""
         self.etags[host] = etag
-        with self._disk_errors():
+        with disk_errors(self.path.name):
             self.journal.add_etag(host, etag)
 
     def add_peer(self, node: str) -> None:
@@ -111,25 +110,18 @@ class PartFile:
         if node in self.peers:
             return
         self.peers.add(node)
-        with self._disk_errors():
+        with disk_errors(self.path.name):
             self.journal.add_peer(node)
 
     def restart(self) -> None:
         """Discard every byte, the journal first."""
         self._unrecorded.clear()
         self.ranges, self.etags, self.peers = (), {}, set()
-        with self._disk_errors():
+        with disk_errors(self.path.name):
             self.journal.restart()
             os.truncate(self.handle, 0)
             os.truncate(self.handle, self.size_bytes)
         self._on_bytes(0)
-
-    @contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise disk_error(error, self.path.name) from error
 
 
 def delete_empty_part(dest: Path, source: FileSource) -> None:
