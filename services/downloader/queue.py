@@ -18,6 +18,7 @@ from services.downloader.worker.messages import Go
 
 _MAIN = "main"
 DEFAULT_CHOICE = Choice()
+_S = DownloadState
 
 
 def queued(downloads: Iterable[Download]) -> list[Download]:
@@ -115,9 +116,6 @@ def bandwidth_shares(total: int | None, limits: dict[str, int | None]) -> dict[s
 def missing_bytes(downloads: Iterable[Download]) -> int:
     """The bytes that these downloads have yet to write."""
     return sum(max(0, (download.bytes_total or 0) - download.bytes_done) for download in downloads)
-
-
-_S = DownloadState
 
 
 class RunQueue:

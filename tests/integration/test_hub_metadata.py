@@ -78,7 +78,7 @@ async def test_a_gated_repository_has_its_own_code(hub: Hub) -> None:
     assert "accept its terms" in error.sentence
 
 
-async def test_a_busy_hub_is_retried_and_then_given_up(hub: Hub) -> None:
+async def test_a_busy_hub_is_retried_and_then_fails(hub: Hub) -> None:
     hub.api_statuses = [500, 429]
     assert (await listing_of(hub, NAME)).commit
     hub.api_statuses = [500, 502, 503]

@@ -272,7 +272,7 @@ async def test_an_interrupted_deletion_completes_at_the_next_start(yard: Yard, r
             assert (root / "org/repo/README.md").read_bytes() == b"About it."
 
 
-async def test_an_expired_item_of_the_trash_is_gone_after_a_restart(yard: Yard, root: Path) -> None:
+async def test_an_expired_item_of_the_trash_is_purged_after_a_restart(yard: Yard, root: Path) -> None:
     put(root, PATH, gguf())
     async with shown(yard) as seen:
         async with library(yard):

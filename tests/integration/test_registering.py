@@ -161,7 +161,7 @@ async def test_a_folder_of_safetensors_is_registered(asking: Bus, hub: Hub, sett
     assert {"model.safetensors", "1_Pooling/config.json"} <= there
 
 
-async def test_pickles_alone_are_refused_unless_asked_for(asking: Bus, hub: Hub) -> None:
+async def test_pickles_alone_are_refused_unless_requested(asking: Bus, hub: Hub) -> None:
     hub.add_repo("org/old", {"config.json": b"{}", "pytorch_model.bin": b"x" * 10})
     failed = await pull(asking, "org/old")
     assert failed.error is not None

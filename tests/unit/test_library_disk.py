@@ -88,7 +88,7 @@ def test_a_file_touched_in_place_is_read_again(tmp_path: Path) -> None:
     assert model.reading.facts.name == "bbbb"
 
 
-def test_ten_thousand_known_models_cost_one_walk_and_no_reading(tmp_path: Path) -> None:
+def test_ten_thousand_scanned_models_cost_one_walk_and_no_reading(tmp_path: Path) -> None:
     for folder in range(100):
         (tmp_path / f"org/r{folder}").mkdir(parents=True)
         for number in range(100):

@@ -26,23 +26,19 @@ _BOTH = {"falcon-h1"}
 
 # Default period of the sliding window pattern; 0: all layers slide.
 _PERIODS = {
-    "afmoe": 4,
-    "cohere2": 4,
-    "cohere2moe": 4,
-    "exaone-moe": 4,
-    "exaone4": 4,
+    **dict.fromkeys(
+        (
+            *("afmoe", "cohere2", "cohere2moe", "exaone-moe", "exaone4", "laguna"),
+            *("llama4", "mellum", "muse-glimmer", "olmo2", "smallthinker"),
+        ),
+        4,
+    ),
     "gemma2": 2,
     "gemma3": 6,
     "gemma3n": 5,
     "gpt-oss": 2,
-    "laguna": 4,
     "lfm2": 0,
-    "llama4": 4,
-    "mellum": 4,
-    "muse-glimmer": 4,
-    "olmo2": 4,
     "plamo3": 8,
-    "smallthinker": 4,
 }
 _FULL_FIRST = {"cohere2moe", "laguna", "smallthinker"}
 _WINDOWS = {"gemma2": 4096, "llama4": 8192}

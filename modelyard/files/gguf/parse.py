@@ -20,6 +20,26 @@ _MIN_KV_BYTES = 8 + 1 + 4 + 1  # key length, key, type, value
 _MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8  # name length, name, dimension count, type, offset
 MAX_KEY_BYTES = 65_535
 """Limit of the format."""
+MAX_TENSORS = 16_384
+"""Limit of tensors; the largest models have some thousands."""
+MAX_ENTRIES = 2_048
+"""Limit of entries; real headers have some dozens."""
+MAX_STORED = 4_096
+"""Arrays with more numbers and strings with more bytes are skipped."""
+_MAX_DIMENSIONS = 4
+_MAX_ELEMENTS = 2**63
+_DEFAULT_ALIGNMENT = 32
+_STRING, _ARRAY = 8, 9
+_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_CODE_BYTES = {"B": 1, "b": 1, "?": 1, "H": 2, "h": 2, "I": 4, "i": 4, "f": 4, "Q": 8, "q": 8, "d": 8}
+MAX_HEADER_BYTES = 64 * 1024 * 1024
+"""Limit of a header; a vocabulary of 262,000 tokens with its merges takes 16 MiB."""
+MAX_STRINGS = 1_000_000
+"""Limit of strings in all arrays of a header; bounds the time to skip them."""
+MAX_NUMBERS = 200_000
+"""Limit of stored numbers of a header; as Python objects they take many times their size."""
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
 
 
 class GgufError(ValueError):
@@ -57,31 +77,6 @@ def check_gguf(head: bytes, size_bytes: int) -> None:
 def _version_text(version: int) -> str:
     swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
     return f"{swapped} in big-endian order" if swapped in _VERSIONS else str(version)
-
-
-MAX_TENSORS = 16_384
-"""Limit of tensors; the largest models have some thousands."""
-MAX_ENTRIES = 2_048
-"""Limit of entries; real headers have some dozens."""
-MAX_STORED = 4_096
-"""Arrays with more numbers and strings with more bytes are skipped."""
-
-_MAX_DIMENSIONS = 4
-_MAX_ELEMENTS = 2**63
-_DEFAULT_ALIGNMENT = 32
-_STRING, _ARRAY = 8, 9
-_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_CODE_BYTES = {"B": 1, "b": 1, "?": 1, "H": 2, "h": 2, "I": 4, "i": 4, "f": 4, "Q": 8, "q": 8, "d": 8}
-
-MAX_HEADER_BYTES = 64 * 1024 * 1024
-"""Limit of a header; a vocabulary of 262,000 tokens with its merges takes 16 MiB."""
-MAX_STRINGS = 1_000_000
-"""Limit of strings in all arrays of a header; bounds the time to skip them."""
-MAX_NUMBERS = 200_000
-"""Limit of stored numbers of a header; as Python objects they take many times their size."""
-
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
 
 
 class _Cursor:

@@ -31,6 +31,14 @@ DEMO_SENTENCE = (
     "This answer came all the way through queue, runner and engine; "
     "to meet a real model, try `yard pull`."
 )
+_ARCHITECTURE = "llama"
+_CONTEXT_LENGTH = 32768
+_HEAD_LENGTH = 32
+_NORM_EPSILON = 1e-5
+# By how much the right logit leads (the reciter) or a forbidden one trails (the babbler). Even at
+# temperature 2 a margin of 40 leaves all other tokens together a chance below one in a million.
+_LOGIT_MARGIN = 40.0
+_MakeWeights = Callable[[int, int], Weights]
 
 
 @dataclass(frozen=True)
@@ -109,17 +117,6 @@ def split_sentence(sentence: str) -> list[str]:
     if not parts:
         raise ValueError("The sentence to recite has no words.")
     return parts
-
-
-_ARCHITECTURE = "llama"
-_CONTEXT_LENGTH = 32768
-_HEAD_LENGTH = 32
-_NORM_EPSILON = 1e-5
-# By how much the right logit leads (the reciter) or a forbidden one trails (the babbler). Even at
-# temperature 2 a margin of 40 leaves all other tokens together a chance below one in a million.
-_LOGIT_MARGIN = 40.0
-
-_MakeWeights = Callable[[int, int], Weights]
 
 
 @dataclass(frozen=True)

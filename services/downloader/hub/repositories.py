@@ -23,6 +23,18 @@ _PAUSES_S = (1.0, 3.0)
 _MAX_RETRY_AFTER_S = 300.0
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 _RETRYABLE = frozenset({"hub_error", "hub_unreachable", "hub_rate_limited"})
+_SORTS = {
+    HubSort.DOWNLOADS: ("downloads", "downloads"),
+    HubSort.LIKES: ("likes", "likes"),
+    HubSort.TRENDING: ("trendingScore", "trending_score"),
+    HubSort.UPDATED: ("lastModified", "last_modified"),
+    HubSort.CREATED: ("createdAt", "created_at"),
+}
+"""The hub's name of the order, and the field of `ModelInfo` to sort by."""
+_FIELDS = (
+    *("createdAt", "downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private"),
+    *("safetensors", "tags", "trendingScore"),
+)
 
 
 def list_repo(
@@ -109,20 +121,6 @@ def count_or_none(value: object) -> int | None:
 
 def unix_time(value: datetime | None) -> float | None:
     return value.timestamp() if value else None
-
-
-_SORTS = {
-    HubSort.DOWNLOADS: ("downloads", "downloads"),
-    HubSort.LIKES: ("likes", "likes"),
-    HubSort.TRENDING: ("trendingScore", "trending_score"),
-    HubSort.UPDATED: ("lastModified", "last_modified"),
-    HubSort.CREATED: ("createdAt", "created_at"),
-}
-"""The hub's name of the order, and the field of `ModelInfo` to sort by."""
-_FIELDS = (
-    *("createdAt", "downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private"),
-    *("safetensors", "tags", "trendingScore"),
-)
 
 
 def search(query: SearchHub, *, endpoint: str | None = None) -> tuple[HubModel, ...]:

@@ -16,6 +16,8 @@ from services.downloader.library.scanner import StoredModel
 from services.downloader.library.walk import ScannedFile
 from services.downloader.worker.messages import WantedFile
 
+Records = Mapping[str, records.FileRecord]
+
 
 def verify(root: Path, model: StoredModel, since: float, progress: JobProgress) -> None:
     """Verify the files of a model; a damaged one is added to the progress and to its record.
@@ -59,9 +61,6 @@ def hash_file(root: Path, path: str, progress: JobProgress) -> tuple[str, int, i
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise OSError(f"{path} was written while it was read; verify it again when that has ended")
     return sha256, after.st_size, after.st_mtime_ns
-
-
-Records = Mapping[str, records.FileRecord]
 
 
 def missing_files(model: StoredModel, recorded: Records, present: Iterable[str]) -> list[str]:

@@ -22,6 +22,14 @@ from schemas.library import JOB_ENDED, JobKind, JobState, LibraryJob
 from services.downloader.library.library import NodeLibrary
 from services.downloader.library.store_fs import disk_error
 
+log = logs.get(__name__)
+PROGRESS_INTERVAL_S = 0.5
+PUT_INTERVAL_S = 5.0
+JOB_TTL_S = 24 * 3600
+"""Lifetime of an ended job's record."""
+_SHOWN_DAMAGED = 20
+_S = JobState
+
 
 class JobCancelled(Exception):
     """The job was cancelled."""
@@ -50,15 +58,6 @@ class JobProgress:
         if self._cancelled.is_set():
             raise JobCancelled
 
-
-log = logs.get(__name__)
-
-PROGRESS_INTERVAL_S = 0.5
-PUT_INTERVAL_S = 5.0
-JOB_TTL_S = 24 * 3600
-"""Lifetime of an ended job's record."""
-_SHOWN_DAMAGED = 20
-_S = JobState
 
 JobHandler = Callable[[LibraryJob, JobProgress], Coroutine[Any, Any, None]]
 """Does a job and counts its progress; ends soon after the progress is cancelled."""

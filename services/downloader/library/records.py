@@ -21,6 +21,7 @@ NAME = RECORD
 _MAX_BYTES = 8 * 1024 * 1024
 _write_lock = threading.Lock()
 """A transfer, a check and an import may update the record of one folder at the same time."""
+_WORST_FIRST = (VerifyState.DAMAGED, VerifyState.UNKNOWN, VerifyState.UNVERIFIED, VerifyState.VERIFIED)
 
 
 class FileRecord(Record):
@@ -106,9 +107,6 @@ def _verified(file: ScannedFile, record: FileRecord | None) -> VerifyState:
     if record.checked_at is None or record.checked_ns != file.modified_ns:
         return VerifyState.UNVERIFIED
     return VerifyState.DAMAGED if record.damaged else VerifyState.VERIFIED
-
-
-_WORST_FIRST = (VerifyState.DAMAGED, VerifyState.UNKNOWN, VerifyState.UNVERIFIED, VerifyState.VERIFIED)
 
 
 def worst(files: Iterable[EntryFile]) -> VerifyState:

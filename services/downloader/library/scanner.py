@@ -23,6 +23,9 @@ INCOMPLETE_GRACE_S = 10.0
 
 Signature = tuple[int, float]
 """Size and time of the files with weights: facts are read again when they change."""
+_LINK = (
+    "It is a symbolic link to {0}; links are not followed. Move or copy the files themselves into the store."
+)
 
 
 class FactsReading(NamedTuple):
@@ -185,11 +188,6 @@ class StoreScanner:
     def disk_space(self) -> tuple[int, int]:
         usage = shutil.disk_usage(self.root)
         return usage.total, usage.free
-
-
-_LINK = (
-    "It is a symbolic link to {0}; links are not followed. Move or copy the files themselves into the store."
-)
 
 
 def decode_description(data: bytes) -> str:

@@ -19,6 +19,8 @@ from schemas.errors import Conflict
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _FILE = os.O_RDONLY | os.O_CLOEXEC | _NO_LINK | getattr(os, "O_NONBLOCK", 0)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class UnsafePath(OSError):
@@ -155,10 +157,6 @@ def prune_folders(root: Path, parts: Sequence[str]) -> None:
             continue
         except OSError:
             return
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -35,6 +35,7 @@ OFFER_TIMEOUT_S = 2.0
 _LISTING_TIMEOUT_S = 30.0
 _MAX_LISTINGS = 30
 """Queries for a listing whose files are still being hashed; each takes some seconds."""
+LOOPBACK = "127.0.0.1"
 
 
 class PeerClient:
@@ -102,7 +103,7 @@ class PeerClient:
                 subjects.PEER_ENTRY, AskEntry(entry=key), timeout_s=_LISTING_TIMEOUT_S, node=check_token(node)
             )
         except ServiceUnavailable as error:
-            raise ServiceUnavailable(f"Node {node} has no downloader running that could give it.") from error
+            raise ServiceUnavailable(f"Node {node} has no downloader running that could send it.") from error
 
     def _others(self) -> list[str]:
         return [node for node in self._nodes() if node != self._bus.node]
@@ -124,9 +125,6 @@ class PeerClient:
         except YardError as error:
             log.info("peer_query_failed", node=node, error=error.message)
             return []
-
-
-LOOPBACK = "127.0.0.1"
 
 
 async def listen_host(bus: Bus, settings: Settings) -> str:

@@ -38,6 +38,8 @@ MAX_REQUESTS = 64
 _FILES = "/files/"
 _BEARER = "Bearer "
 _HEADERS = {hdrs.SERVER: "modelyard", hdrs.ACCEPT_RANGES: "bytes", hdrs.CACHE_CONTROL: "no-store"}
+_HASH_WAIT_S = 2.0
+"""A caller repeats the query while hashing takes longer."""
 
 
 class _Token(NamedTuple):
@@ -199,10 +201,6 @@ def _requested_range(request: web.Request, size_bytes: int) -> tuple[int, int]:
 
 def _empty(status: int) -> web.Response:
     return web.Response(status=status, headers={hdrs.SERVER: "modelyard"})
-
-
-_HASH_WAIT_S = 2.0
-"""A caller repeats the query while hashing takes longer."""
 
 
 class PeerCommands:

@@ -47,6 +47,10 @@ _KINDS = {
 _RERANK = re.compile(r"(?<![a-z])(re-?rank(er|ing)?|cross-?encoder)(?![a-z])")
 _EMBED = re.compile(r"(?<![a-z])(embed(ding|dings|der)?|gte|e5|bge)(?![a-z])")
 _CHAT = re.compile(r"(?<![a-z])(chat|instruct|it|assistant)(?![a-z])")
+_CHOSEN = "you chose it"
+_VECTORS = (Mode.EMBEDDING, Mode.RERANK)
+_DEFAULT_BRANCH = "main"
+_FORBIDDEN = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 
 
 class Guess(NamedTuple):
@@ -159,12 +163,6 @@ def _named_mode(facts: ModelFacts) -> Guess | None:
 def _match(pattern: re.Pattern[str], path: str) -> str | None:
     match = pattern.search(path.lower())
     return match[0] if match else None
-
-
-_CHOSEN = "you chose it"
-_VECTORS = (Mode.EMBEDDING, Mode.RERANK)
-_DEFAULT_BRANCH = "main"
-_FORBIDDEN = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 
 
 class ModelProposal(Struct, frozen=True, kw_only=True):

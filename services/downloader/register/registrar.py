@@ -35,6 +35,12 @@ from services.downloader.register.facts import ModelFacts, read_facts
 from services.downloader.register.proposal import name_of_path, propose
 from services.downloader.worker.messages import Resolved
 
+T = TypeVar("T")
+R = TypeVar("R")
+_TIMEOUT_S = 30.0
+_PAUSE_S = 0.1
+_TRIES = 5
+
 
 class Registrar:
     """Proposes and registers models, from the records of nodes, models and downloads."""
@@ -137,14 +143,6 @@ def _name(request: RegisterFiles, facts: ModelFacts) -> str:
         return name_of_path(facts.path)
     except ValueError as error:
         raise BadRequest(f"No model name can be made of {facts.path}; give one.", param="name") from error
-
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-_TIMEOUT_S = 30.0
-_PAUSE_S = 0.1
-_TRIES = 5
 
 
 async def register_model(bus: Bus, spec: ModelSpec, chosen: frozenset[str] = frozenset()) -> ModelStored:

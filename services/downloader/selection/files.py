@@ -8,6 +8,16 @@ from msgspec import Struct
 from schemas.base import Format
 from schemas.models import Mode
 
+TASKS: Mapping[Mode, tuple[str, ...]] = {
+    Mode.CHAT: ("text-generation", "image-text-to-text", "any-to-any"),
+    Mode.COMPLETION: ("text-generation",),
+    Mode.EMBEDDING: ("feature-extraction", "sentence-similarity"),
+    Mode.RERANK: ("text-ranking",),
+    Mode.TRANSCRIPTION: ("automatic-speech-recognition",),
+}
+"""The hub's tasks of each mode."""
+_MODES = {task: mode for mode in reversed(Mode) for task in TASKS[mode]}
+
 
 class RemoteFile(Struct, frozen=True, kw_only=True):
     """A listed file. Small files have a git blob sha1 instead of a sha256."""
@@ -61,17 +71,6 @@ def excluding(files: Iterable[RemoteFile], exclude: Sequence[str]) -> list[Remot
 
 def including(files: Iterable[RemoteFile], include: Sequence[str]) -> list[RemoteFile]:
     return [file for file in files if _matches(file.path, include)]
-
-
-TASKS: Mapping[Mode, tuple[str, ...]] = {
-    Mode.CHAT: ("text-generation", "image-text-to-text", "any-to-any"),
-    Mode.COMPLETION: ("text-generation",),
-    Mode.EMBEDDING: ("feature-extraction", "sentence-similarity"),
-    Mode.RERANK: ("text-ranking",),
-    Mode.TRANSCRIPTION: ("automatic-speech-recognition",),
-}
-"""The hub's tasks of each mode."""
-_MODES = {task: mode for mode in reversed(Mode) for task in TASKS[mode]}
 
 
 class RepoListing(Struct, frozen=True, kw_only=True):

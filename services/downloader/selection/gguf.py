@@ -25,6 +25,9 @@ DEFAULT_QUANTS = (
     *("Q5_K_M", "Q5_K_S", "UD-Q5_K_XL", "Q6_K", "UD-Q6_K_XL", "Q8_0", "Q3_K_M", "BF16", "F16"),
 )
 """The default quants in order of preference: small loss, fits most machines."""
+_SEPARATORS = re.compile(r"[-_.]")
+_PRECISIONS = ("F16", "BF16", "Q8_0", "F32")
+"""Default precisions in order of preference: small, and images suffer from coarser ones."""
 
 
 class GgufName(Struct, frozen=True, kw_only=True):
@@ -184,11 +187,6 @@ def _choose_named(reference: Reference, quant: str, groups: Sequence[GgufGroup])
 
 def _labels(groups: Iterable[GgufGroup]) -> str:
     return ", ".join(sorted({group.label for group in groups}))
-
-
-_SEPARATORS = re.compile(r"[-_.]")
-_PRECISIONS = ("F16", "BF16", "Q8_0", "F32")
-"""Default precisions in order of preference: small, and images suffer from coarser ones."""
 
 
 def mmprojs_of(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:

@@ -29,6 +29,9 @@ from services.downloader.transfer.ranges import Ranges
 _MAX_JOURNAL_LINES = 2048
 _MIN_GRAIN_BYTES = 16 * 1024
 _MAX_GRAIN_BYTES = 1024 * 1024
+_NOTIFY_BYTES = 4 * 1024 * 1024
+_SYNC_BYTES = 64 * 1024 * 1024
+_SYNC_S = 5.0
 
 
 class PartFile:
@@ -135,11 +138,6 @@ def arrived_bytes(dest: Path, size_bytes: int, sha256: str | None) -> int:
     if sha256 is None or file_bytes(part_path(dest)) != size_bytes:
         return 0
     return ranges.total_bytes(read_journal(journal_path(dest), size_bytes, sha256).arrived)
-
-
-_NOTIFY_BYTES = 4 * 1024 * 1024
-_SYNC_BYTES = 64 * 1024 * 1024
-_SYNC_S = 5.0
 
 
 class _PartThread:

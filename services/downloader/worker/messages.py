@@ -20,6 +20,8 @@ from services.downloader.selection.files import RemoteFile
 from services.downloader.transfer.disk import MARGIN_BYTES
 from services.downloader.transfer.options import PeerOffer
 
+_LINE_LIMIT_BYTES = 16 * 1024 * 1024
+
 
 class TransferJob(Struct, frozen=True, kw_only=True):
     """What every job has; `store_root` is absolute. The hub's token comes in the environment, never here."""
@@ -177,9 +179,6 @@ WorkerMessage = (
 JOB_DECODER: msgspec.json.Decoder[Job] = msgspec.json.Decoder(Job)
 MESSAGE_DECODER: msgspec.json.Decoder[WorkerMessage] = msgspec.json.Decoder(WorkerMessage)
 ORDER_DECODER: msgspec.json.Decoder[WorkerOrder] = msgspec.json.Decoder(WorkerOrder)
-
-
-_LINE_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 class TransferWorkerDied(Exception):
