@@ -1,4 +1,4 @@
-"""The inviting machine: listens for one join request while the invitation is valid."""
+"""The inviting machine: one join request per invitation, and the announcement of the yard by mDNS."""
 
 import asyncio
 import contextlib
@@ -6,10 +6,10 @@ import ipaddress
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
-from modelyard.host import credentials
+from modelyard.host import credentials, lan
 from modelyard.host.broker import BrokerMissing, reload
 from modelyard.host.credentials import Member
 from modelyard.host.home import broker_config
@@ -27,6 +27,7 @@ from modelyard.up.invitation import (
     sign,
     verified,
 )
+from modelyard.up.terminal import Terminal
 from schemas.base import Role
 
 _READ_S = 5.0
@@ -141,3 +142,24 @@ class Inviter:
             credentials.forget_member(folder, request.node)
             raise
         self._joined.set_result(request.node)
+
+
+@contextlib.asynccontextmanager
+async def announced(settings: Settings, terminal: Terminal, *, broker: bool) -> AsyncIterator[None]:
+    """Announce the broker of this yard inside the block; without one, or on loopback, do nothing."""
+    if not broker or is_loopback(settings.nats_host):
+        yield
+        return
+    if not lan.available():
+        terminal.print_line("  Not announced on the network: that needs modelyard[lan].")
+        yield
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        yard = credentials.yard_id(settings.credentials)
+        try:
+            await stack.enter_async_context(
+                lan.announced(settings.node, yard, reachable(settings.nats_host), settings.nats_port)
+            )
+        except OSError as error:
+            terminal.print_line(f"  Not announced on the network: {error.strerror or error}.")
+        yield

@@ -66,7 +66,11 @@ async def _serve_node(
     workers = NodeWorkers(settings, tasks, reservations)
     agent.adopt()
     workers.adopt()
-    await _follow_leases(bus, tasks, agent)
+    # Before the first order comes, so that the agent has the scheduler's epoch.
+    leases: BucketCache[Lease] = await BucketCache.start(bus, buckets.LEASES, tasks)
+    leases.listen(agent.on_lease)
+    for key, lease in tuple(leases.values.items()):
+        agent.on_lease(key, lease)
     local = LocalNode(agent, workers, NodeDevices(settings, samples, reservations))
     presence = NodePresence(bus, settings, local)
     node = AgentCommands(settings, registry, local, presence, measured)
@@ -77,14 +81,6 @@ async def _serve_node(
     tasks.spawn(presence.renew(), "presence")
     tasks.spawn(retain_logs(settings, local.live), "retain logs")
     return node, commands
-
-
-async def _follow_leases(bus: Bus, tasks: Tasks, agent: NodeAgent) -> None:
-    """The agent has the scheduler's epoch before the first order comes."""
-    leases: BucketCache[Lease] = await BucketCache.start(bus, buckets.LEASES, tasks)
-    leases.listen(agent.on_lease)
-    for key, lease in tuple(leases.values.items()):
-        agent.on_lease(key, lease)
 
 
 async def _serve_registry(bus: Bus, tasks: Tasks, registry: ModelRegistry, groups: Groups) -> Commands:
