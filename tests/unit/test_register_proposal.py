@@ -284,3 +284,8 @@ def test_a_card_is_parsed_from_the_files_there_are() -> None:
     )
     broken = dict.fromkeys(texts, b"[" * 100_000)
     assert parse_card(broken) == parse_card({}) == ModelCard()
+
+
+def test_a_field_of_another_type_does_not_hide_the_other_fields() -> None:
+    card = parse_card({"config.json": b'{"architectures": ["LlamaForCausalLM"], "num_experts": [8]}'})
+    assert card.architectures == ("LlamaForCausalLM",)
