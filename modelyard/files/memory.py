@@ -8,9 +8,9 @@ from typing import NamedTuple
 import msgspec
 
 from modelyard.bus import logs
-from modelyard.files.gguf.check import GgufError
 from modelyard.files.gguf.estimate import RunOptions, estimate
 from modelyard.files.gguf.header import Header, Weights
+from modelyard.files.gguf.parse import GgufError
 from modelyard.files.gguf.reader import read_model
 from modelyard.files.gguf.spread import LayerSpread, WorkerDevice, spread_layers
 from modelyard.files.safetensors import torch_bytes, weight_files
@@ -119,12 +119,14 @@ def spread_requirements(
         ) from error
 
 
-def apply_measurements(needs: dict[str, int], known: MeasuredMemory | None) -> dict[str, int]:
+def apply_measurements(needs: dict[str, int], measurements: MeasuredMemory | None) -> dict[str, int]:
     """Requirements by device, corrected by what instances of the same model and profile took."""
-    if known is None:
+    if measurements is None:
         return needs
     measured = {
-        device: [Measured(use.used_bytes, use.predicted_bytes) for use in known.uses if use.device == device]
+        device: [
+            Measured(use.used_bytes, use.predicted_bytes) for use in measurements.uses if use.device == device
+        ]
         for device in needs
     }
     return {device: correct(size, measured[device]) for device, size in needs.items()}
@@ -141,10 +143,10 @@ def correct(estimate_bytes: int, same: Sequence[Measured] = (), similar: Sequenc
     if same:
         used = max(measured.used_bytes for measured in same[-RECENT:])
         return max(floor, _percent(used, 100 + MARGIN_PERCENT))
-    known = [measured for measured in similar[-RECENT:] if measured.estimated_bytes > 0]
-    if not known:
+    usable = [measured for measured in similar[-RECENT:] if measured.estimated_bytes > 0]
+    if not usable:
         return estimate_bytes
-    scaled = max(-(-estimate_bytes * used // estimated) for used, estimated in known)
+    scaled = max(-(-estimate_bytes * used // estimated) for used, estimated in usable)
     return min(_percent(estimate_bytes, CEILING_PERCENT), max(floor, _percent(scaled, 100 + MARGIN_PERCENT)))
 
 
@@ -179,9 +181,9 @@ def _stored_files(spec: ModelSpec, store: Path) -> ModelSizes:
     path = resolve_inside(store, spec.path)
     if path.is_dir():
         return ModelSizes(weights_bytes=sum(part.stat().st_size for part in weight_files(path)))
-    found = path.stat()
+    status = path.stat()
     return ModelSizes(
-        header=_header(path, found.st_mtime_ns, found.st_size),
+        header=_header(path, status.st_mtime_ns, status.st_size),
         mmproj_bytes=_size(store, spec.mmproj),
         lora_bytes=sum(_size(store, lora.path) for lora in spec.loras),
     )

@@ -1,8 +1,11 @@
 """Metadata of safetensors models, read without loading them."""
 
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
+from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -27,6 +30,7 @@ _TORCH_BYTES = 1024**3
 """PyTorch's own memory beside the weights."""
 _TORCH_PERCENT = 120
 """Weights with activations, in percent of the size of their files."""
+_MAX_HEADER_BYTES = 64 * 1024 * 1024
 _MOST_TOKENS = 16_777_216
 _POOLINGS = {
     "pooling_mode_cls_token": "cls",
@@ -52,30 +56,65 @@ class ModelCard(Record):
     """Trained context in tokens."""
 
 
-class _Text(Record):
+class _TextConfig(Record):
     max_position_embeddings: int | None = None
+    num_hidden_layers: int | None = None
+    hidden_size: int | None = None
 
 
-class _Config(Record):
+class _Quantization(Record):
+    quant_method: str | None = None
+    bits: int | None = None
+
+
+class ModelConfig(Record):
+    """The fields of config.json that are used; None where it lacks them."""
+
     architectures: tuple[str, ...] | None = None
     model_type: str | None = None
     max_position_embeddings: int | None = None
-    text_config: _Text | None = None
+    num_hidden_layers: int | None = None
+    hidden_size: int | None = None
+    num_local_experts: int | None = None
+    num_experts: int | None = None
+    n_routed_experts: int | None = None
     num_labels: int | None = None
     id2label: dict[str, Any] | None = None
+    quantization_config: _Quantization | None = None
+    text_config: _TextConfig | None = None
+
+    @property
+    def text(self) -> _TextConfig:
+        """The configuration of the text part; an empty one in a model of text alone."""
+        return self.text_config or _TextConfig()
+
+    @property
+    def quant(self) -> str | None:
+        """The method of quantization and its bits, such as `awq-4bit`."""
+        quantized = self.quantization_config
+        if quantized is None or quantized.quant_method is None:
+            return None
+        return quantized.quant_method + (f"-{quantized.bits}bit" if quantized.bits else "")
+
+
+class TokenizerConfig(Record):
+    """The fields of tokenizer_config.json that are used."""
+
+    model_max_length: float | None = None
+    chat_template: Any = None
 
 
 class _Sentences(Record):
     max_seq_length: int | None = None
 
 
-class _Tokenizer(Record):
-    model_max_length: float | None = None
-    chat_template: Any = None
-
-
 class _Module(Record):
     type: str = ""
+
+
+class _Tensor(Record):
+    dtype: str
+    shape: tuple[int, ...]
 
 
 def check_safetensors(folder: Path) -> None:
@@ -102,7 +141,6 @@ def trained_context(folder: Path) -> int | None:
 
 
 def read_stored_card(folder: Path) -> ModelCard:
-    """The card of a model on disk."""
     texts = {}
     for name in CARD_FILES:
         path = folder / name
@@ -113,8 +151,8 @@ def read_stored_card(folder: Path) -> ModelCard:
 
 def parse_card(texts: Mapping[str, bytes]) -> ModelCard:
     """The card from the contents of files by name; an invalid file counts as missing."""
-    config = _read(texts, "config.json", _Config)
-    tokenizer = _read(texts, "tokenizer_config.json", _Tokenizer)
+    config = read_record(texts.get("config.json"), ModelConfig)
+    tokenizer = read_record(texts.get("tokenizer_config.json"), TokenizerConfig)
     return ModelCard(
         architectures=config.architectures or (),
         model_type=config.model_type,
@@ -123,20 +161,51 @@ def parse_card(texts: Mapping[str, bytes]) -> ModelCard:
         pooling=_pooling(texts.get("1_Pooling/config.json")),
         has_chat_template=bool(tokenizer.chat_template)
         or bool({"chat_template.jinja", "chat_template.json"} & texts.keys()),
-        n_ctx_train=_trained(config, _read(texts, "sentence_bert_config.json", _Sentences), tokenizer),
+        n_ctx_train=_trained(
+            config, read_record(texts.get("sentence_bert_config.json"), _Sentences), tokenizer
+        ),
     )
 
 
-def _trained(config: _Config, sentences: _Sentences, tokenizer: _Tokenizer) -> int | None:
-    inner = config.text_config.max_position_embeddings if config.text_config else None
-    given = (
-        config.max_position_embeddings or inner,
+def read_record(data: bytes | None, kind: type[R]) -> R:
+    """A record from JSON; a field of another type counts as missing, and so does an invalid file."""
+    try:
+        values = msgspec.json.decode(data or b"{}", type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError):
+        return kind()
+    fields = {}
+    for field in msgspec.structs.fields(kind):
+        if (value := values.get(field.encode_name)) is not None:
+            with suppress(msgspec.DecodeError, RecursionError):
+                fields[field.name] = msgspec.json.decode(value, type=field.type)
+    return kind(**fields)
+
+
+def count_elements(file: BinaryIO, size_bytes: int) -> Counter[str]:
+    """The weights of an open file by element type, from its header; ValueError with a reason."""
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(size_bytes - 8, _MAX_HEADER_BYTES):
+        raise ValueError("is not a safetensors file, or it is truncated.")
+    elements: Counter[str] = Counter()
+    try:
+        header = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
+        header.pop("__metadata__", None)
+        for value in header.values():
+            tensor = msgspec.json.decode(value, type=_Tensor)
+            elements[tensor.dtype] += prod(tensor.shape)
+    except ValueError:
+        raise ValueError("has a damaged header.") from None
+    return elements
+
+
+def _trained(config: ModelConfig, sentences: _Sentences, tokenizer: TokenizerConfig) -> int | None:
+    limits = (
+        config.max_position_embeddings or config.text.max_position_embeddings,
         sentences.max_seq_length,
         tokenizer.model_max_length,
     )
     # A tokenizer without a limit has 10**30.
-    known = [int(tokens) for tokens in given if tokens and 1 <= tokens <= _MOST_TOKENS]
-    return min(known) if known else None
+    return min((int(tokens) for tokens in limits if tokens and 1 <= tokens <= _MOST_TOKENS), default=None)
 
 
 def _modules(text: bytes | None) -> tuple[str, ...]:
@@ -153,10 +222,3 @@ def _pooling(text: bytes | None) -> str | None:
     except (msgspec.DecodeError, RecursionError):
         return None
     return next((name for key, name in _POOLINGS.items() if config.get(key) is True), None)
-
-
-def _read(texts: Mapping[str, bytes], name: str, kind: type[R]) -> R:
-    try:
-        return msgspec.json.decode(texts.get(name, b"{}"), type=kind)
-    except (msgspec.DecodeError, RecursionError):
-        return kind()

@@ -22,9 +22,8 @@ from schemas.downloads import (
     StartDownload,
 )
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
-from services.downloader import queue_rules
 from services.downloader.node_commands import NodeCommands
-from services.downloader.queue import RunQueue
+from services.downloader.queue import RunQueue, find_duplicate, last_order, moved
 from services.downloader.records import DownloadRecords
 from services.downloader.reference import MAX_REFERENCES, Reference, find_references, parse_reference
 from services.downloader.register.proposal import name_of_reference
@@ -76,7 +75,7 @@ class DownloadCommands:
         return (await self._stored(ref.download)).node or self._bus.node
 
     async def _forget_of_absent(self, ref: DownloadRef) -> Download:
-        """Delete a record of a node that is gone and cannot do it itself."""
+        """Delete a record of a node that has no downloader running."""
         download = await self._stored(ref.download)
         await self._store.delete(ref.download)
         return download
@@ -135,35 +134,34 @@ class DownloadCommands:
     async def on_cancel(self, ref: DownloadRef) -> Download:
         """End a download; its worker is killed at once."""
         async with self._lock:
-            self._known(ref.download)
+            self._stored_here(ref.download)
             await self._queue.stop(ref.download, _S.CANCELLED)
             return self._records[ref.download]
 
     async def on_retry(self, ref: DownloadRef) -> Download:
         """Queue a failed or cancelled download at the end, for the newest commit."""
         async with self._lock:
-            download = self._known(ref.download)
+            download = self._stored_here(ref.download)
             if download.state not in (_S.FAILED, _S.CANCELLED):
                 raise Conflict(
                     f"The download of {download.reference} is {download.state}; there is nothing to retry."
                 )
             reference, active = parse_reference(download.reference), self._records.active()
-            if queue_rules.find_duplicate(active, reference, download.model, download.choice):
+            if find_duplicate(active, reference, download.model, download.choice):
                 raise Conflict(f"{download.reference} is being downloaded again already.")
-            order = queue_rules.last_order(active)
+            order = last_order(active)
             await self._records.change(ref.download, order=order, error=None, revision=None)
             await self._queue.enqueue(ref.download)
             return self._records[ref.download]
 
     async def on_move(self, order: MoveDownload) -> Download:
-        """Move a queued download to another position."""
         async with self._lock:
-            download = self._known(order.download)
+            download = self._stored_here(order.download)
             if download.state is not _S.QUEUED or self._queue.is_running(order.download):
                 raise Conflict(
-                    f"The download of {download.reference} does not wait; only what waits has a place."
+                    f"The download of {download.reference} is not queued; only a queued one has a position."
                 )
-            orders = queue_rules.moved(self._records.active(), order.download, order.to)
+            orders = moved(self._records.active(), order.download, order.to)
             for key, position in orders.items():
                 await self._records.change(key, order=position)
             return self._records[order.download]
@@ -180,7 +178,7 @@ class DownloadCommands:
     async def on_forget(self, ref: DownloadRef) -> Download:
         """Delete the record of an ended download."""
         async with self._lock:
-            download = self._known(ref.download)
+            download = self._stored_here(ref.download)
             if download.state not in ENDED:
                 raise Conflict(f"The download of {download.reference} has not ended; cancel it first.")
             await self._records.delete(ref.download)
@@ -189,7 +187,7 @@ class DownloadCommands:
     async def _start(self, order: StartDownload) -> Download:
         reference, model = _parse(order)
         active = self._records.active()
-        duplicate = queue_rules.find_duplicate(active, reference, order.name, order.choice)
+        duplicate = find_duplicate(active, reference, order.name, order.choice)
         if duplicate is not None:
             if duplicate.state is _S.PAUSED:
                 await self._queue.enqueue(duplicate.download)
@@ -203,7 +201,7 @@ class DownloadCommands:
             created_at=now,
             changed_at=now,
             node=self._settings.node,
-            order=queue_rules.last_order(active),
+            order=last_order(active),
             limit_bytes_s=_checked_limit(order.limit_bytes_s),
             choice=order.choice,
             register=order.register,
@@ -214,13 +212,13 @@ class DownloadCommands:
         await self._queue.start_next()
         return download
 
-    def _known(self, key: str) -> Download:
+    def _stored_here(self, key: str) -> Download:
         if key not in self._records.downloads:
             raise _not_found(key)
         return self._records[key]
 
     def _active(self, key: str) -> Download:
-        download = self._known(key)
+        download = self._stored_here(key)
         if download.state in ENDED:
             raise Conflict(f"The download of {download.reference} is {download.state} already.")
         return download

@@ -8,8 +8,8 @@ from modelyard.bus import logs
 from modelyard.host.settings import Settings
 from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail, YardError
+from services.downloader.library.library import NodeLibrary
 from services.downloader.library.records import record_download
-from services.downloader.peers.client import PeerClient
 from services.downloader.records import DownloadRecords
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.register.registrar import Registrar
@@ -27,8 +27,10 @@ from services.downloader.worker.messages import (
     Resolved,
     TransferProblem,
     TransferProgress,
+    TransferWorker,
+    TransferWorkerDied,
+    transfer_worker,
 )
-from services.downloader.worker.process import TransferWorker, TransferWorkerDied, transfer_worker
 
 log = logs.get(__name__)
 
@@ -36,8 +38,8 @@ PROGRESS_S = 0.5
 """Least time between two progress messages of a download."""
 STORE_PROGRESS_S = 5.0
 """How often progress is stored in the bucket as well."""
-MAX_WORKER_DEATHS = 10
-"""How often a killed worker is replaced without a new byte; each continues where the last one ended."""
+MAX_WORKER_ATTEMPTS = 10
+"""Killed workers in a row without a new byte; each continues where the last one ended."""
 _RESTART_PAUSE_S = 0.2
 _SPEED_WINDOW_S = 5.0
 IDLE_FIGURES: dict[str, object] = {"speed_bytes_s": None, "eta_s": None, "problem": None}
@@ -60,28 +62,28 @@ class DownloadRun:
         self,
         settings: Settings,
         records: DownloadRecords,
-        key: str,
-        *,
         registrar: Registrar,
+        library: NodeLibrary,
         go_for: Callable[[Download], Go],
-        peers: PeerClient,
-        on_files: Callable[[], None],
+        key: str,
     ) -> None:
         self._registrar = registrar
         self._settings = settings
         self._records = records
         self._key = key
         self._go_for = go_for
-        self._peers = peers
-        self._on_files = on_files
+        self._library = library
         self._worker: TransferWorker | None = None
 
     async def run(self) -> None:
-        """Work until the download has ended and its record says so."""
+        """Work until the download has ended and update its record."""
         reference = parse_reference(self._records[self._key].reference)
         try:
-            finished = await self._transfer(reference)
-            await self._registrar.register_download(self._records[self._key], finished)
+            resolved = await self._transfer(reference)
+            root = self._settings.models
+            await asyncio.to_thread(record_download, root, reference.repo, resolved)
+            self._library.wake()
+            await self._registrar.register_download(self._records[self._key], resolved)
         except YardError as error:
             await self._fail(error.body().error)
         except DownloadFailed as error:
@@ -90,30 +92,35 @@ class DownloadRun:
             failed = DownloadFailed("worker_failed", f"The transfer could not be started: {error.strerror}.")
             await self._fail(failed.detail)
         else:
-            await self._records.change(self._key, **finished_fields(finished, self._records[self._key]))
+            await self._records.change(
+                self._key,
+                **IDLE_FIGURES,
+                state=_S.FINISHED,
+                bytes_done=resolved.bytes_total,
+                files_done=len(self._records[self._key].files),
+            )
 
     async def set_limit(self, bytes_per_s: int | None) -> None:
-        """Limit the bandwidth from now on."""
         if self._worker is not None:
             await self._worker.send(Limit(limit_bytes_s=bytes_per_s))
 
     async def _fail(self, detail: ErrorDetail) -> None:
         await self._records.change(self._key, state=_S.FAILED, error=detail, **IDLE_FIGURES)
 
-    async def _transfer(self, reference: Reference) -> Finished:
-        deaths, seen_bytes = 0, 0
-        while deaths < MAX_WORKER_DEATHS:
+    async def _transfer(self, reference: Reference) -> Resolved:
+        failed_attempts, seen_bytes = 0, 0
+        while failed_attempts < MAX_WORKER_ATTEMPTS:
             try:
                 return await self._run_worker(reference)
             except TransferWorkerDied:
                 log.warning("transfer_worker_died", download=self._key)
             done_bytes = self._records[self._key].bytes_done
-            deaths = deaths + 1 if done_bytes <= seen_bytes else 0
+            failed_attempts = failed_attempts + 1 if done_bytes <= seen_bytes else 0
             seen_bytes = max(seen_bytes, done_bytes)
-            await asyncio.sleep(_RESTART_PAUSE_S * deaths)
-        raise DownloadFailed("worker_died", "The transfer was killed again and again; retry it.")
+            await asyncio.sleep(_RESTART_PAUSE_S * failed_attempts)
+        raise DownloadFailed("worker_died", "The transfer was killed several times; retry it.")
 
-    async def _run_worker(self, reference: Reference) -> Finished:
+    async def _run_worker(self, reference: Reference) -> Resolved:
         await self._records.change(self._key, state=_S.RESOLVING, **IDLE_FIGURES)
         job = job_of(self._settings, reference, self._records[self._key])
         progress = _ProgressPublisher(self._records, self._key)
@@ -125,21 +132,19 @@ class DownloadRun:
                     match message:
                         case Resolved():
                             resolved = message
-                            await self._records.change(self._key, **resolved_fields(message))
-                            await worker.send(self._go_for(self._records[self._key]))
+                            await self._start_transfer(worker, resolved)
                         case TransferProgress():
                             await progress.on_progress(message)
                         case Received():
                             progress.on_received(message)
                         case FindFilePeers() | FindPeerRepo() | BlacklistPeer():
-                            await self._peers.handle(message, worker.send)
+                            await self._library.peers.handle(message, worker.send)
                         case TransferProblem(message=sentence):
                             await self._records.update_progress(self._key, store=False, problem=sentence)
                         case FileVerified(file=file):
                             log.info("file_verified", download=self._key, file=file)
-                        case Finished():
-                            await self._record_files(reference, resolved)
-                            return message
+                        case Finished() if resolved is not None:
+                            return resolved
                         case Failed(code=code, message=sentence):
                             raise DownloadFailed(code, sentence)
             finally:
@@ -147,16 +152,21 @@ class DownloadRun:
                 await self._records.update_progress(self._key, store=False, received=progress.received)
         raise TransferWorkerDied
 
-    async def _record_files(self, reference: Reference, resolved: Resolved | None) -> None:
-        """Record the sha256 and origin of the files beside them."""
-        if resolved is not None:
-            await asyncio.to_thread(record_download, self._settings.models, reference.repo, resolved)
-            self._on_files()
+    async def _start_transfer(self, worker: TransferWorker, resolved: Resolved) -> None:
+        download = await self._records.change(
+            self._key,
+            state=_S.TRANSFERRING,
+            quant=resolved.quant,
+            is_default_quant=resolved.is_default_quant,
+            revision=resolved.commit,
+            files=tuple(file.path for file in resolved.files),
+            bytes_total=resolved.bytes_total,
+            bytes_done=resolved.bytes_total - resolved.missing_bytes,
+        )
+        await worker.send(self._go_for(download))
 
 
 class _ProgressPublisher:
-    """Reduces a worker's progress to few messages."""
-
     def __init__(self, records: DownloadRecords, key: str) -> None:
         self._records = records
         self._key = key
@@ -173,7 +183,6 @@ class _ProgressPublisher:
         return {source: before.get(source, 0) + now.get(source, 0) for source in {**before, **now}}
 
     def on_received(self, message: Received) -> None:
-        """Published with the next progress."""
         self._received = message.received
 
     async def on_progress(self, progress: TransferProgress) -> None:
@@ -184,6 +193,7 @@ class _ProgressPublisher:
         store = now - self._stored_at > STORE_PROGRESS_S
         self._stored_at = now if store else self._stored_at
         download = self._records[self._key]
+        missing_bytes = (download.bytes_total or 0) - progress.bytes_done
         speed = self._speed.add_sample(now, progress.bytes_done)
         advances = progress.bytes_done > download.bytes_done or progress.files_done > download.files_done
         await self._records.update_progress(
@@ -193,7 +203,7 @@ class _ProgressPublisher:
             files_done=progress.files_done,
             received=self.received,
             speed_bytes_s=speed,
-            eta_s=_eta_s((download.bytes_total or 0) - progress.bytes_done, speed),
+            eta_s=round(missing_bytes / speed, 1) if speed else None,
             problem=None if advances else download.problem,
         )
 
@@ -215,12 +225,8 @@ class _SpeedMeter:
         return (last_bytes - first_bytes) / (last_s - first_s) if last_s > first_s else None
 
 
-def _eta_s(missing_bytes: int, speed_bytes_s: float | None) -> float | None:
-    return round(missing_bytes / speed_bytes_s, 1) if speed_bytes_s else None
-
-
 def job_of(settings: Settings, reference: Reference, download: Download) -> DownloadJob:
-    """The job of a download's worker; once its commit is known it stays at that."""
+    """The job of a download's worker; once its commit is resolved it stays at that."""
     return DownloadJob(
         repo=reference.repo,
         quant=reference.quant,
@@ -233,26 +239,3 @@ def job_of(settings: Settings, reference: Reference, download: Download) -> Down
         segments=settings.download_segments,
         use_peers=True,
     )
-
-
-def resolved_fields(resolved: Resolved) -> dict[str, object]:
-    """The fields of a download whose reference is resolved."""
-    return {
-        "state": _S.TRANSFERRING,
-        "quant": resolved.quant,
-        "is_default_quant": resolved.is_default_quant,
-        "revision": resolved.commit,
-        "files": tuple(file.path for file in resolved.files),
-        "bytes_total": resolved.bytes_total,
-        "bytes_done": resolved.bytes_total - resolved.missing_bytes,
-    }
-
-
-def finished_fields(finished: Finished, download: Download) -> dict[str, object]:
-    """The fields of a finished download."""
-    return {
-        **IDLE_FIGURES,
-        "state": _S.FINISHED,
-        "bytes_done": finished.bytes_total,
-        "files_done": len(download.files),
-    }

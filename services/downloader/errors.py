@@ -1,6 +1,8 @@
 """Errors of hub requests and transfers: a stable code for programs and a sentence for people."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from schemas.errors import BY_CODE, HubFailed, YardError
 
@@ -31,8 +33,16 @@ def as_yard_error(error: DownloadError) -> YardError:
     return BY_CODE.get(error.code, HubFailed)(error.sentence)
 
 
+@contextmanager
+def disk_errors(path: str) -> Iterator[None]:
+    """Turn an OSError of an access to path into a TransferError."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
 def disk_error(error: OSError, path: str) -> TransferError:
-    """The TransferError for an OSError of a write to path."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return TransferError("disk_full", f"The disk is full; {path} could not be written. Free some space.")
     return TransferError(

@@ -22,7 +22,7 @@ _STORE_RETRY_S = 0.5
 
 
 class DownloadRecords:
-    """The only writer of this node's records. While the broker is away, changes are kept and stored later."""
+    """The only writer of this node's records. Without a broker, changes are buffered and stored later."""
 
     def __init__(self, bus: Bus, tasks: Tasks, downloads: dict[str, Download]) -> None:
         self.downloads = downloads
@@ -37,11 +37,10 @@ class DownloadRecords:
         return self.downloads[key]
 
     def active(self) -> list[Download]:
-        """The downloads that have not ended."""
         return [download for download in self.downloads.values() if download.state not in ENDED]
 
     async def add(self, download: Download) -> None:
-        """Add a download; BrokerUnavailable if it could not be stored, since a restart would lose it."""
+        """Add a download; BrokerUnavailable if it could not be stored."""
         await self._store.put(download.download, download)
         self.downloads[download.download] = download
         self._unpublished.append(download)
@@ -49,7 +48,6 @@ class DownloadRecords:
         await self._publish_progress(download)
 
     async def delete(self, key: str) -> None:
-        """Delete a record for good."""
         await self._store.delete(key)
         self.downloads.pop(key, None)
 
@@ -82,7 +80,7 @@ class DownloadRecords:
             log.info("progress_not_published", error=error.message)
 
     def _flush(self) -> asyncio.Task[None]:
-        """The task that stores and publishes whatever is not yet."""
+        """The task that stores and publishes pending changes."""
         if self._flushing is None or self._flushing.done():
             self._flushing = self._tasks.spawn(self._store_and_publish(), "store downloads")
         return self._flushing

@@ -11,17 +11,17 @@ from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
 from modelyard.host.settings import Settings
 from schemas import buckets, subjects
-from schemas.downloads import Download
 from schemas.errors import Conflict
-from schemas.instances import Node
 from schemas.models import ModelSpec
 from services.downloader.commands import DownloadCommands
-from services.downloader.library.service import open_library, serve_library
+from services.downloader.library.commands import LibraryCommands
+from services.downloader.library.job_commands import JobCommands
+from services.downloader.library.library import NodeLibrary
 from services.downloader.offers.offers import HubCommands
+from services.downloader.peers.server import PeerCommands
 from services.downloader.queue import RunQueue
 from services.downloader.records import DownloadRecords
-from services.downloader.register.registrar import Registrar
-from services.downloader.register.registry import register_model
+from services.downloader.register.registrar import Registrar, register_model
 
 log = logs.get(__name__)
 
@@ -31,28 +31,46 @@ _DEMO_DONE = "demo-registered"
 
 
 async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
-    """Assemble the service, resume its downloads and subscribe to its commands."""
-    cache: BucketCache[Download] = await BucketCache.start(bus, buckets.DOWNLOADS, tasks)
+    """Assemble the service, resume its downloads and jobs, and subscribe to its commands."""
     await ensure_demo(bus, settings)
     library = await open_library(bus, settings, tasks)
-    own = {key: download for key, download in cache.values.items() if download.node == settings.node}
-    nodes: BucketCache[Node] = await BucketCache.start(bus, buckets.NODES, tasks)
-    models: BucketCache[ModelSpec] = await BucketCache.start(bus, buckets.MODELS, tasks)
-    registrar = Registrar(bus, settings, nodes, models, cache, library)
+    nodes = await BucketCache.start(bus, buckets.NODES, tasks)
+    downloads = library.downloads.values.items()
+    own = {key: download for key, download in downloads if download.node == settings.node}
     records = DownloadRecords(bus, tasks, own)
-    queue = RunQueue(
-        tasks, settings, records, registrar=registrar, peers=library.peers, on_files=library.wake
-    )
+    registrar = Registrar(bus, settings, nodes, library)
+    queue = RunQueue(tasks, settings, records, registrar, library)
     await queue.resume()
     commands = Commands.open(bus, tasks, "From the hub to the disk, and the library of what is there.")
     await DownloadCommands(bus, settings, records, queue, registrar).start(commands)
     if not settings.joined:
-        offers = HubCommands(settings, nodes, models)
+        offers = HubCommands(settings, nodes, library.models)
         await commands.add(subjects.FILES_REGISTER, registrar.on_register)
         await commands.add(subjects.HUB_SEARCH, offers.on_search)
         await commands.add(subjects.HUB_OFFER, offers.on_offer)
     await serve_library(bus, settings, tasks, library, commands)
     await commands.announce()
+
+
+async def open_library(bus: Bus, settings: Settings, tasks: Tasks) -> NodeLibrary:
+    """Start the stores of this node."""
+    models = await BucketCache.start(bus, buckets.MODELS, tasks)
+    instances = await BucketCache.start(bus, buckets.INSTANCES, tasks)
+    spaces = await BucketCache.start(bus, buckets.STORES, tasks)
+    downloads = await BucketCache.start(bus, buckets.DOWNLOADS, tasks)
+    library = NodeLibrary(bus, settings, models, instances, spaces, downloads)
+    await library.start(tasks)
+    return library
+
+
+async def serve_library(
+    bus: Bus, settings: Settings, tasks: Tasks, library: NodeLibrary, commands: Commands
+) -> None:
+    """Serve the commands of the library, and its files to other nodes."""
+    jobs = await BucketCache.start(bus, buckets.JOBS, tasks)
+    await LibraryCommands(bus, tasks, library, commands).start()
+    await PeerCommands(bus, settings, tasks, library).start(commands)
+    await JobCommands(bus, tasks, settings, library, commands, jobs).start()
 
 
 async def ensure_demo(bus: Bus, settings: Settings) -> None:

@@ -40,7 +40,7 @@ async def test_a_failed_pull_shows_its_reason(yard: YardProcess, tmp_path: Path)
         await page.click("Pull")
         await page.until_text("org/nowhere")
         await page.until_text("Failed")
-        await page.until_text("Nobody answers at 127.0.0.1")
+        await page.until_text("The hub at 127.0.0.1 does not answer")
         assert page.errors == []
 
 

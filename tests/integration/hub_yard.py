@@ -45,7 +45,7 @@ async def hub_yard(yard: Yard, settings: Settings, *nodes: Node) -> AsyncIterato
             await records.put(record.node, record)
         await supervisor(await yard.bus(Role.SUPERVISOR), settings, tasks)
         # The real node joins asynchronously; estimates must not depend on when.
-        known: BucketCache[Node] = await BucketCache.start(await yard.bus(Role.GATEWAY), buckets.NODES, tasks)
-        await known.until(lambda nodes: settings.node in nodes)
+        cache: BucketCache[Node] = await BucketCache.start(await yard.bus(Role.GATEWAY), buckets.NODES, tasks)
+        await cache.until(lambda nodes: settings.node in nodes)
         await downloader(await yard.bus(Role.DOWNLOADER), settings, tasks)
         yield

@@ -14,7 +14,7 @@ from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.library import JOB_ENDED, AskNode, LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
-from services.downloader.library.service import open_library, serve_library
+from services.downloader.service import open_library, serve_library
 from tests.gguf_bytes import Weight, gguf_bytes
 from tests.support import Yard
 
@@ -77,7 +77,7 @@ class Shown:
         async with asyncio.timeout(8):
             await self.entries.until(lambda all_: key in all_ and condition(all_[key]))
 
-    async def gone(self, path: str) -> None:
+    async def absent(self, path: str) -> None:
         async with asyncio.timeout(8):
             await self.entries.until(lambda all_: all(one.path != path for one in all_.values()))
 
@@ -92,7 +92,7 @@ class Shown:
         return self.jobs.values[job.job]
 
     async def scan(self, node: str | None = None) -> None:
-        """Have the library look now."""
+        """Scan the stores now."""
         await self.bus.call(subjects.LIBRARY_SCAN, AskNode(node=node))
 
 

@@ -42,8 +42,8 @@ async def copied(seen: Shown, entry: LibraryEntry, at: str = "b") -> LibraryJob:
 
 
 def files_of(root: Path) -> dict[str, bytes]:
-    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if path.name != ".modelyard.json"}
+    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if path.name != ".modelyard.json"}
 
 
 async def test_a_copy_has_all_companion_files_of_its_entry(yard: Yard, seen: Shown) -> None:
@@ -158,7 +158,7 @@ async def test_a_damaged_file_does_not_count_as_copied(yard: Yard, seen: Shown) 
         done = await copied(seen, entry)
         assert done.state is JobState.FAILED
         assert done.error is not None
-        assert "m.gguf of a is not what is known of it" in done.error.message
+        assert "m.gguf of a does not match its record" in done.error.message
         assert files_of(b.models) == {}
 
 
@@ -207,11 +207,11 @@ async def test_a_node_offers_only_its_own_files_and_only_to_downloaders(yard: Ya
         peer = await yard.bus(Role.DOWNLOADER)
 
         async def offer(wanted: str, size_bytes: int, host: str = "127.0.0.1") -> str:
-            asked = AskFile(sha256=wanted, size_bytes=size_bytes, node="b", host=host)
-            return (await peer.call(subjects.PEER_OFFER, asked, node="a")).url
+            query = AskFile(sha256=wanted, size_bytes=size_bytes, node="b", host=host)
+            return (await peer.call(subjects.PEER_OFFER, query, node="a")).url
 
         with pytest.raises(NotFound):
-            await offer(right, len(gguf()))  # nobody has said yet which sha256 it has
+            await offer(right, len(gguf()))  # its sha256 is not computed yet
         await peer.call(subjects.PEER_ENTRY, AskEntry(entry=entry.key), node="a")
         assert (await offer(right, len(gguf()))).endswith(f"/files/{right}")
         for wanted, size_bytes, host in (
@@ -228,5 +228,5 @@ async def test_a_node_offers_only_its_own_files_and_only_to_downloaders(yard: Ya
             await peer.call(subjects.PEER_REPO, AskRepo(repo="org/none"), node="a")
         stranger = await yard.bus(Role.GATEWAY)
         with pytest.raises(YardError):
-            asked = AskFile(sha256=right, size_bytes=len(gguf()), node="b", host="127.0.0.1")
-            await stranger.call(subjects.PEER_OFFER, asked, node="a", timeout_s=0.3)
+            query = AskFile(sha256=right, size_bytes=len(gguf()), node="b", host="127.0.0.1")
+            await stranger.call(subjects.PEER_OFFER, query, node="a", timeout_s=0.3)

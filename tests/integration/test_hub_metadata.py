@@ -9,10 +9,9 @@ import pytest
 
 from services.downloader.errors import HubError
 from services.downloader.hub.access import probe
-from services.downloader.hub.metadata import RepoListing
 from services.downloader.hub.repositories import list_repo
 from services.downloader.reference import parse_reference
-from services.downloader.selection import RemoteFile
+from services.downloader.selection.files import RemoteFile, RepoListing
 from tests.hub import Hub
 
 NAME = "org/tiny-GGUF"
@@ -79,7 +78,7 @@ async def test_a_gated_repository_has_its_own_code(hub: Hub) -> None:
     assert "accept its terms" in error.sentence
 
 
-async def test_a_busy_hub_is_retried_and_then_given_up(hub: Hub) -> None:
+async def test_a_busy_hub_is_retried_and_then_fails(hub: Hub) -> None:
     hub.api_statuses = [500, 429]
     assert (await listing_of(hub, NAME)).commit
     hub.api_statuses = [500, 502, 503]

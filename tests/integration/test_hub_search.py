@@ -8,7 +8,7 @@ from schemas.base import Format
 from schemas.hub import HubSort, SearchHub
 from schemas.models import Mode
 from services.downloader.errors import HubError
-from services.downloader.hub.search import search
+from services.downloader.hub.repositories import search
 from tests.hub import About, Hub
 
 B = 10**9

@@ -1,4 +1,4 @@
-"""The library of a running downloader: what is told of a folder, and what commands do to it."""
+"""The library of a running downloader: records of a folder, and commands on its entries."""
 
 import asyncio
 import os
@@ -54,7 +54,7 @@ async def test_an_entry_follows_a_file_that_is_added_and_removed_by_hand(root: P
     assert entry.modified_at == pytest.approx(file.stat().st_mtime)
     assert (entry.verified, entry.problem) == (VerifyState.UNKNOWN, None)
     file.unlink()
-    await seen.gone(PATH)
+    await seen.absent(PATH)
 
 
 async def test_an_incomplete_file_is_no_entry_but_counts_as_used(root: Path, seen: Shown) -> None:
@@ -182,8 +182,8 @@ async def test_a_verification_records_the_hash_and_a_later_one_finds_damage(root
     ended = await seen.ended(job)
     assert (ended.state, ended.bytes_done, ended.damaged) == (JobState.FINISHED, len(gguf()), ())
     await seen.until(entry.key, lambda one: one.verified is VerifyState.VERIFIED)
-    found = await seen.bus.call(subjects.LIBRARY_FIND, FindFile(sha256=sha256(gguf())))
-    assert [(one.node, one.store, one.path) for one in found.files] == [("testnode", "models", PATH)]
+    result = await seen.bus.call(subjects.LIBRARY_FIND, FindFile(sha256=sha256(gguf())))
+    assert [(file.node, file.store, file.path) for file in result.files] == [("testnode", "models", PATH)]
     # A flipped bit in the last of its zeros: same size, same header.
     file.write_bytes(gguf()[:-1] + b"\1")
     await seen.scan()
@@ -272,7 +272,7 @@ async def test_an_interrupted_deletion_completes_at_the_next_start(yard: Yard, r
             assert (root / "org/repo/README.md").read_bytes() == b"About it."
 
 
-async def test_an_expired_item_of_the_trash_is_gone_after_a_restart(yard: Yard, root: Path) -> None:
+async def test_an_expired_item_of_the_trash_is_purged_after_a_restart(yard: Yard, root: Path) -> None:
     put(root, PATH, gguf())
     async with shown(yard) as seen:
         async with library(yard):
@@ -298,7 +298,7 @@ async def test_a_command_is_forwarded_to_the_node_of_its_entry(
         assert (other.node, other.store) == ("other", "disk")
         async with asyncio.timeout(8):
             await seen.spaces.until(lambda spaces: {"testnode.models", "other.disk"} <= spaces.keys())
-        # Any downloader may get them, so every one is asked several times.
+        # Any downloader may get them, so every one is queried several times.
         for _ in range(4):
             for entry in (here, other):
                 details = await seen.bus.call(subjects.LIBRARY_SHOW, LibraryRef(entry=entry.key))
@@ -307,8 +307,8 @@ async def test_a_command_is_forwarded_to_the_node_of_its_entry(
             job = await seen.bus.call(subjects.LIBRARY_VERIFY, LibraryRef(entry=entry.key))
             assert (await seen.ended(job)).node == entry.node
         await seen.scan("other")
-        found = await seen.bus.call(subjects.LIBRARY_FIND, FindFile(sha256=sha256(gguf("There"))))
-        assert [(one.node, one.path) for one in found.files] == [("other", "x.gguf")]
+        result = await seen.bus.call(subjects.LIBRARY_FIND, FindFile(sha256=sha256(gguf("There"))))
+        assert [(file.node, file.path) for file in result.files] == [("other", "x.gguf")]
         with pytest.raises(BadRequest, match="other, testnode"):
             await seen.bus.call(subjects.LIBRARY_EMPTY, AskNode())
 

@@ -1,4 +1,4 @@
-"""What somebody needs is not deleted, unless it is forced."""
+"""An entry in use is not deleted, unless forced."""
 
 import asyncio
 import time
@@ -73,13 +73,13 @@ async def test_an_entry_of_a_running_instance_is_not_deleted_after_its_model_is_
     await seen.until(entry.key, lambda one: not one.used_by)
     with pytest.raises(Conflict, match="An instance of mine runs from"):
         await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=entry.key))
-    gone = msgspec.structs.replace(draining, state=InstanceState.STOPPED)
-    await instances.put("i1", gone, ttl_s=60)
+    stopped = msgspec.structs.replace(draining, state=InstanceState.STOPPED)
+    await instances.put("i1", stopped, ttl_s=60)
     await _deleted(seen, entry.key)
 
 
 async def _deleted(seen: Shown, key: str) -> None:
-    """The downloader hears of the instance's end a moment after it was written."""
+    """The downloader receives the instance's end a moment after it was written."""
     async with asyncio.timeout(8):
         while True:
             try:
@@ -90,7 +90,7 @@ async def _deleted(seen: Shown, key: str) -> None:
 
 
 async def test_an_entry_of_a_running_download_is_not_deleted(yard: Yard, root: Path, seen: Shown) -> None:
-    """What it reads again to check it has no partial file that would tell."""
+    """A model that is read again has no partial file."""
     put(root, PATH, gguf())
     entry = await seen.at(PATH)
     repo, _, name = PATH.rpartition("/")
@@ -113,7 +113,7 @@ async def test_an_entry_of_a_running_download_is_not_deleted(yard: Yard, root: P
 
 
 async def _refused(seen: Shown, key: str, words: str) -> None:
-    """The downloader hears of it a moment after it was written."""
+    """The downloader receives it a moment after it was written."""
     async with asyncio.timeout(8):
         while True:
             try:

@@ -101,8 +101,8 @@ async def test_a_killed_deletion_completes_and_can_be_restored(yard: Yard, setti
             assert not (root / "org").exists()
             assert len(list((root / trash.FOLDER).rglob("*.txt"))) == count
             await seen.bus.call(subjects.LIBRARY_RESTORE, TrashRef(item=item.key))
-    found = sorted(int(path.read_bytes()) for path in (root / "org/repo/notes").iterdir())
-    assert found == list(range(count))
+    numbers = sorted(int(path.read_bytes()) for path in (root / "org/repo/notes").iterdir())
+    assert numbers == list(range(count))
 
 
 async def _until_some_moved(root: Path) -> None:

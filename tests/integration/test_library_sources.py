@@ -68,7 +68,7 @@ async def test_a_repair_fetches_only_the_damaged_file_of_a_pulled_model(
 
 
 async def _pulled(seen: Shown) -> None:
-    """Nobody registers models here: the files are what counts."""
+    """No models are registered here, only files."""
     await seen.bus.call(subjects.DOWNLOAD_START, StartDownload(reference=f"{REPO}:Q4_0"))
     async with asyncio.timeout(20):
         await seen.entries.until(
@@ -102,8 +102,8 @@ async def test_an_import_from_the_hub_cache_takes_no_disk_space(
 ) -> None:
     snapshot = cached(home, {"m-Q4_0.gguf": gguf(), "README.md": b"About it."})
     async with library(yard), shown(yard) as seen:
-        found = await seen.bus.call(subjects.LIBRARY_CACHED, AskNode())
-        assert [(one.repo, one.revision, one.n_files, one.imported) for one in found.models] == [
+        listed = await seen.bus.call(subjects.LIBRARY_CACHED, AskNode())
+        assert [(model.repo, model.revision, model.n_files, model.imported) for model in listed.models] == [
             (REPO, COMMIT, 2, False)
         ]
         job = await seen.bus.call(subjects.LIBRARY_IMPORT, ImportCached(repo=REPO))

@@ -1,4 +1,4 @@
-"""What the hub has and what of it fits where, asked over the wire."""
+"""Offers of the hub and the nodes that fit them, queried over the wire."""
 
 from collections.abc import AsyncIterator
 
@@ -29,7 +29,7 @@ NODES = (
 
 
 def add(hub: Hub, repo: str, files: dict[str, tuple[bytes, int]], **more: object) -> HubRepo:
-    """Files of which the hub holds the front alone, and says that they are as large as given."""
+    """Files of which the hub has the first bytes only, listed with the given size."""
     fronts = {path: front + bytes(len(front) + 2 * MIB) for path, (front, _) in files.items()}
     added = hub.add_repo(repo, fronts, **more)  # type: ignore[arg-type]
     for path, (_, size_bytes) in files.items():
@@ -75,22 +75,22 @@ async def test_quants_are_offered_with_sizes_and_fits(asking: Bus, hub: Hub) -> 
         },
         about=About(task="image-text-to-text", tags=("gguf", "license:mit"), downloads=7, likes=3),
     )
-    found = await offer(asking)
-    assert found.choices[0].size_bytes == size
-    assert [choice.label for choice in found.choices] == ["Q4_K_M", "BF16"]
-    assert [choice.is_default for choice in found.choices] == [True, False]
-    assert len(found.choices[1].files) == 2
-    assert [file.path for file in found.mmprojs] == ["mmproj-F16.gguf", "mmproj-F32.gguf"]
-    assert (found.architecture, found.mode, found.n_ctx_train) == ("llama", Mode.CHAT, 131_072)
-    assert (found.license, found.likes, found.revision) == ("mit", 3, repo.sha)
-    assert found.problem is None
-    told = sentences(found.choices[0])
-    assert told["giant"] == "fits on GPU-1 of node giant with 32k tokens of context"
-    assert told["small"] == "fits on GPU-2 of node small with 8k tokens of context"
-    assert told["tiny"].startswith("needs at least 6.")
-    assert told["tiny"].endswith("node tiny has 2.0 GiB for models: it does not fit")
-    assert found.choices[0].fits[0].node == "giant"
-    large = sentences(found.choices[1])
+    offered = await offer(asking)
+    assert offered.choices[0].size_bytes == size
+    assert [choice.label for choice in offered.choices] == ["Q4_K_M", "BF16"]
+    assert [choice.is_default for choice in offered.choices] == [True, False]
+    assert len(offered.choices[1].files) == 2
+    assert [file.path for file in offered.mmprojs] == ["mmproj-F16.gguf", "mmproj-F32.gguf"]
+    assert (offered.architecture, offered.mode, offered.n_ctx_train) == ("llama", Mode.CHAT, 131_072)
+    assert (offered.license, offered.likes, offered.revision) == ("mit", 3, repo.sha)
+    assert offered.problem is None
+    fitting = sentences(offered.choices[0])
+    assert fitting["giant"] == "fits on GPU-1 of node giant with 32k tokens of context"
+    assert fitting["small"] == "fits on GPU-2 of node small with 8k tokens of context"
+    assert fitting["tiny"].startswith("needs at least 6.")
+    assert fitting["tiny"].endswith("node tiny has 2.0 GiB for models: it does not fit")
+    assert offered.choices[0].fits[0].node == "giant"
+    large = sentences(offered.choices[1])
     assert large["small"].startswith("needs ")
     assert "the largest GPU of node small has 8.0 GiB; would run on the CPU with" in large["small"]
 
@@ -131,10 +131,10 @@ async def test_an_invalid_header_costs_few_bytes_and_is_a_problem(
     asking: Bus, hub: Hub, content: bytes
 ) -> None:
     add(hub, REPO, {"m-Q4_K_M.gguf": (content, 4 * GIB)})
-    found = await offer(asking)
-    assert found.problem is not None
-    assert found.problem.startswith("m-Q4_K_M.gguf cannot be read: ")
-    assert found.choices[0].fits == ()
+    offered = await offer(asking)
+    assert offered.problem is not None
+    assert offered.problem.startswith("m-Q4_K_M.gguf cannot be read: ")
+    assert offered.choices[0].fits == ()
     assert hub.file(REPO, "m-Q4_K_M.gguf").bytes_sent <= 3 * MIB
 
 
@@ -154,8 +154,8 @@ async def test_an_offer_marks_stored_files_and_registered_models(
     assert (choice.is_here, choice.models) == (True, ("mine",))
     (other,) = (await offer(asking, "org/other-GGUF")).choices
     assert (other.is_here, other.models) == (False, ())
-    found = await asking.call(subjects.HUB_SEARCH, SearchHub(words="gguf"))
-    assert {model.repo: model.models for model in found.models} == {REPO: ("mine",), "org/other-GGUF": ()}
+    offered = await asking.call(subjects.HUB_SEARCH, SearchHub(words="gguf"))
+    assert {model.repo: model.models for model in offered.models} == {REPO: ("mine",), "org/other-GGUF": ()}
 
 
 async def test_a_folder_of_safetensors_is_offered_for_its_engine(asking: Bus, hub: Hub) -> None:
@@ -166,17 +166,17 @@ async def test_a_folder_of_safetensors_is_offered_for_its_engine(asking: Bus, hu
         "pytorch_model.bin": b"x" * 1000,
     }
     hub.add_repo("org/vectors", files, about=About(tags=("safetensors",)))
-    found = await offer(asking, "org/vectors")
-    (choice,) = found.choices
-    assert (choice.format, choice.reference, found.mode) == (
+    offered = await offer(asking, "org/vectors")
+    (choice,) = offered.choices
+    assert (choice.format, choice.reference, offered.mode) == (
         Format.SAFETENSORS,
         "org/vectors",
         Mode.EMBEDDING,
     )
     assert "pytorch_model.bin" not in [file.path for file in choice.files]
-    told = sentences(choice)
-    assert told["giant"] == "fits on GPU-1 of node giant with 512 tokens of context"
-    assert told["small"] == ("cannot run on node small: it has no engine sentence-transformers or vllm")
+    fitting = sentences(choice)
+    assert fitting["giant"] == "fits on GPU-1 of node giant with 512 tokens of context"
+    assert fitting["small"] == ("cannot run on node small: it has no engine sentence-transformers or vllm")
 
 
 @pytest.mark.parametrize(
@@ -194,18 +194,18 @@ async def test_an_unusable_repository_is_an_offer_with_a_problem(
     asking: Bus, hub: Hub, files: dict[str, bytes], words: str
 ) -> None:
     hub.add_repo("org/odd", files)
-    found = await offer(asking, "org/odd")
-    assert found.choices == ()
-    assert words in (found.problem or "")
+    offered = await offer(asking, "org/odd")
+    assert offered.choices == ()
+    assert words in (offered.problem or "")
 
 
 async def test_a_gated_repository_shows_its_quants_and_how_to_get_access(asking: Bus, hub: Hub) -> None:
     add(hub, REPO, {"m-Q4_K_M.gguf": front_8b(n_tokens=10)}, gated=True)
-    found = await offer(asking)
-    assert found.gated
-    assert found.choices[0].label == "Q4_K_M"
-    assert f"accept its terms at {hub.url}/{REPO}" in (found.problem or "")
-    assert "HF_TOKEN" in (found.problem or "")
+    offered = await offer(asking)
+    assert offered.gated
+    assert offered.choices[0].label == "Q4_K_M"
+    assert f"accept its terms at {hub.url}/{REPO}" in (offered.problem or "")
+    assert "HF_TOKEN" in (offered.problem or "")
 
 
 async def refused(asking: Bus, reference: str) -> str:

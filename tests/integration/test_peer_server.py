@@ -179,7 +179,7 @@ async def test_a_truncated_file_aborts_the_response(served: ServedFile) -> None:
 
 
 async def test_no_symlink_leads_out_of_the_store(served: ServedFile, tmp_path: Path) -> None:
-    """Also one that replaces a folder after the offer, with a file that looks the same."""
+    """Also one that replaces a folder after the offer, with a file of the same size and time."""
     secret = put(tmp_path, "outside/m.gguf", DATA)
     before = (served.root / PATH).stat()
     os.utime(secret, ns=(before.st_atime_ns, before.st_mtime_ns))

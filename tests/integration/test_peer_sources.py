@@ -221,8 +221,8 @@ async def test_a_misbehaving_peer_is_replaced_by_the_hub(
 
 
 async def test_an_unreachable_peer_costs_nothing(transfer: Transfer, node: GoodPeer) -> None:
-    gone = PeerOffer(node="gone", url="http://127.0.0.1:9/files/x", token="a-token")
-    transfer.offers = [gone, await node.offer()]
+    absent = PeerOffer(node="absent", url="http://127.0.0.1:9/files/x", token="a-token")
+    transfer.offers = [absent, await node.offer()]
     await transfer.run(segments=4)
     assert transfer.received == {"good": SIZE}
 
@@ -237,7 +237,7 @@ async def test_wrong_bytes_cost_one_fetch_from_the_hub(transfer: Transfer, hub: 
     assert transfer.mismatches == [("bad",)]
     assert transfer.received == {"bad": SIZE, "hub": SIZE}
     assert transfer.queries == 1
-    assert any("bad gave wrong bytes" in sentence for sentence in transfer.problems)
+    assert any("bad sent wrong bytes" in sentence for sentence in transfer.problems)
 
 
 async def test_wrong_bytes_of_an_earlier_process_are_attributed(transfer: Transfer, node: GoodPeer) -> None:

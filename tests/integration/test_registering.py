@@ -1,4 +1,4 @@
-"""Files become models: after a download, and by hand; and what somebody set before stays as it is."""
+"""Files become models, after a download and on request; fields set before stay."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -118,7 +118,7 @@ async def test_a_taken_name_is_refused_before_the_download(asking: Bus, hub: Hub
 
 
 async def test_a_name_taken_during_the_download_fails_with_a_remedy(asking: Bus, hub: Hub) -> None:
-    """The name is free when the download begins: the hub holds the file back until somebody has taken it."""
+    """The name is free when the download begins: the hub holds the file back until the name is taken."""
     file = hub.file(REPO, "chat-Q8_0.gguf")
     file.faults.bytes_per_s = 200_000
     running = asyncio.create_task(pull(asking, f"{REPO}:Q8_0", name="mine"))
@@ -161,7 +161,7 @@ async def test_a_folder_of_safetensors_is_registered(asking: Bus, hub: Hub, sett
     assert {"model.safetensors", "1_Pooling/config.json"} <= there
 
 
-async def test_pickles_alone_are_refused_unless_asked_for(asking: Bus, hub: Hub) -> None:
+async def test_pickles_alone_are_refused_unless_requested(asking: Bus, hub: Hub) -> None:
     hub.add_repo("org/old", {"config.json": b"{}", "pytorch_model.bin": b"x" * 10})
     failed = await pull(asking, "org/old")
     assert failed.error is not None
@@ -209,13 +209,13 @@ async def test_a_path_without_a_model_is_refused(yard: Yard, asking: Bus, settin
 
 
 async def test_the_command_line_searches_and_offers(yard: Yard, asking: Bus) -> None:
-    found = await run_command(yard, "search", "chat", "--sort", "likes", "--max-params", "8B")
-    assert (found.code, found.out) == (0, "The hub has nothing like that.\n")
-    found = await run_command(yard, "search", "tiny", "chat-", "--json")
-    assert found.document == []
-    found = await run_command(yard, "search", "tiny/chat")
-    assert REPO in found.out
-    assert "text-generation" in found.out
+    result = await run_command(yard, "search", "chat", "--sort", "likes", "--max-params", "8B")
+    assert (result.code, result.out) == (0, "The hub has nothing like that.\n")
+    result = await run_command(yard, "search", "tiny", "chat-", "--json")
+    assert result.document == []
+    result = await run_command(yard, "search", "tiny/chat")
+    assert REPO in result.out
+    assert "text-generation" in result.out
     offer = await run_command(yard, "offer", REPO)
     assert offer.code == 0, offer.err
     assert "fits on GPU-1 of node giant with 32k tokens of context" in offer.out

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from schemas.downloads import Download, DownloadState
-from services.downloader import queue_rules
+from services.downloader import queue
 from services.downloader.reference import find_references, parse_reference
 
 _S = DownloadState
@@ -24,19 +24,19 @@ def test_queued_downloads_are_sorted_by_order() -> None:
         download("p", 0.0, state=_S.PAUSED),
         download("t", 0.5, state=_S.TRANSFERRING),
     ]
-    assert [item.download for item in queue_rules.queued(downloads)] == ["a", "b"]
+    assert [item.download for item in queue.queued(downloads)] == ["a", "b"]
 
 
 def test_no_more_than_the_maximum_run() -> None:
     a, b, c = download("a", 1.0), download("b", 2.0), download("c", 3.0)
-    assert queue_rules.next_download([a, b, c], [], 2) is a
-    assert queue_rules.next_download([a, b, c], [a], 2) is b
-    assert queue_rules.next_download([a, b, c], [a, b], 2) is None
+    assert queue.next_download([a, b, c], [], 2) is a
+    assert queue.next_download([a, b, c], [a], 2) is b
+    assert queue.next_download([a, b, c], [a, b], 2) is None
 
 
 def test_two_downloads_of_one_repository_never_run_together() -> None:
     a, b, c = download("a", 1.0), download("b", 2.0, reference="Org/A:Q8_0"), download("c", 3.0)
-    assert queue_rules.next_download([a, b, c], [a], 2) is c
+    assert queue.next_download([a, b, c], [a], 2) is c
 
 
 @pytest.mark.parametrize(
@@ -52,19 +52,19 @@ def test_two_downloads_of_one_repository_never_run_together() -> None:
 )
 def test_a_move_gives_the_requested_position(moving: str, to: int, result: str) -> None:
     downloads = {key: download(key, order) for order, key in enumerate("abcd")}
-    for key, order in queue_rules.moved(downloads.values(), moving, to).items():
+    for key, order in queue.moved(downloads.values(), moving, to).items():
         downloads[key] = download(key, order)
-    assert "".join(item.download for item in queue_rules.queued(downloads.values())) == result
+    assert "".join(item.download for item in queue.queued(downloads.values())) == result
 
 
 def test_many_moves_keep_orders_distinct_and_small() -> None:
     downloads = {key: download(key, order) for order, key in enumerate("abc")}
     for turn in range(500):
         key = "ab"[turn % 2]
-        for changed, order in queue_rules.moved(downloads.values(), key, 1).items():
+        for changed, order in queue.moved(downloads.values(), key, 1).items():
             downloads[changed] = download(changed, order)
-        assert queue_rules.queued(downloads.values())[1].download == key
-        key = queue_rules.queued(downloads.values())[0].download
+        assert queue.queued(downloads.values())[1].download == key
+        key = queue.queued(downloads.values())[0].download
     assert all(abs(item.order) < 1e6 for item in downloads.values())
 
 
@@ -105,7 +105,7 @@ def test_a_duplicate_is_found_however_the_reference_is_written(
     fields: dict[str, Any], requested: str, name: str | None, is_duplicate: bool
 ) -> None:
     running = download("x", **fields)
-    assert queue_rules.find_duplicate([running], parse_reference(requested), name) is (
+    assert queue.find_duplicate([running], parse_reference(requested), name) is (
         running if is_duplicate else None
     )
 
@@ -126,7 +126,7 @@ def test_a_duplicate_is_found_however_the_reference_is_written(
 def test_the_bandwidth_limit_is_shared(
     total: int | None, limits: dict[str, int | None], shares: dict[str, int | None]
 ) -> None:
-    assert queue_rules.bandwidth_shares(total, limits) == shares
+    assert queue.bandwidth_shares(total, limits) == shares
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_the_total_is_the_sum_of_all_parts() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"cache_type": "q9_9"}, "q9_9 is not known"),
+        ({"cache_type": "q9_9"}, "q9_9 is unknown"),
         ({"n_ctx": 0}, "at least 1"),
         ({"n_parallel": 0}, "at least 1"),
     ],

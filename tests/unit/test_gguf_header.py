@@ -1,4 +1,4 @@
-"""A header by names: what the tiny models say, and what each kind of architecture keeps in its layers."""
+"""Headers by names: of the tiny models, and the layers of each kind of architecture."""
 
 from pathlib import Path
 
@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.files.gguf.check import GgufError
 from modelyard.files.gguf.header import Header, make_header
 from modelyard.files.gguf.layers import make_layers
-from modelyard.files.gguf.parse import parse
+from modelyard.files.gguf.parse import GgufError, parse
 from modelyard.files.gguf.reader import read_model
 from modelyard.files.tinymodels import write_babbler, write_embedder, write_reranker
 from tests.gguf_bytes import Simple, Weight, gguf_bytes
@@ -22,14 +21,14 @@ def header(
     n_layer: int = 4,
 ) -> Header:
     """A model with 8 heads of 64 numbers and 2 key heads; `values` stand below its architecture."""
-    known: dict[str, Simple | list[Simple]] = {
+    common: dict[str, Simple | list[Simple]] = {
         "block_count": n_layer,
         "embedding_length": 512,
         "context_length": 4096,
         "attention.head_count": 8,
         "attention.head_count_kv": 2,
     }
-    own = {f"{architecture}.{key}": value for key, value in (known | (values or {})).items()}
+    own = {f"{architecture}.{key}": value for key, value in (common | (values or {})).items()}
     raw = gguf_bytes({"general.architecture": architecture} | own, weights)
     return make_header(parse(raw, len(raw)))
 

@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.files.gguf.check import GgufError, NeedMoreBytes
 from modelyard.files.gguf.header import make_header
-from modelyard.files.gguf.parse import MAX_NUMBERS, MAX_STORED, MAX_STRINGS, Skipped, parse
+from modelyard.files.gguf.parse import (
+    MAX_NUMBERS,
+    MAX_STORED,
+    MAX_STRINGS,
+    GgufError,
+    NeedMoreBytes,
+    Skipped,
+    parse,
+)
 from modelyard.files.gguf.reader import read_contents, read_model, shard_paths
 from modelyard.files.tinymodels import DEMO_SENTENCE, write_reciter
 from tests.gguf_bytes import Weight, entry, gguf_bytes, head, tensor, text, typed
@@ -52,16 +59,16 @@ def test_long_arrays_and_strings_are_skipped() -> None:
 
 def test_missing_header_bytes_are_requested_and_weights_are_not() -> None:
     header_bytes = parse(GOOD, SIZE).header_bytes
-    at_hand, asked = b"", []
+    at_hand, requested = b"", []
     while True:
         try:
             assert parse(at_hand, SIZE) == parse(GOOD, SIZE)
             break
         except NeedMoreBytes as more:
             assert more.at_least_bytes > len(at_hand)
-            asked.append(more.at_least_bytes)
+            requested.append(more.at_least_bytes)
             at_hand = GOOD[: more.at_least_bytes]
-    assert asked[-1] == header_bytes < SIZE
+    assert requested[-1] == header_bytes < SIZE
 
 
 def test_a_file_truncated_anywhere_is_refused() -> None:

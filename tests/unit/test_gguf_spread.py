@@ -35,18 +35,18 @@ def given(mib: int, device: str = "cpu") -> WorkerDevice:
 def test_every_device_gets_layers_and_own_devices_the_rest(
     parts: list[WorkerDevice], own: list[str], layers: tuple[int, ...]
 ) -> None:
-    found = spread_layers(model(), USE, parts, own)
-    assert found.layers == layers
-    assert sum(found.layers) == 9, "eight layers and the output"
+    spread = spread_layers(model(), USE, parts, own)
+    assert spread.layers == layers
+    assert sum(spread.layers) == 9, "eight layers and the output"
 
 
 def test_a_worker_gets_as_many_layers_as_fit() -> None:
-    found = {mib: spread_layers(model(), USE, [given(mib)], ["cpu"]) for mib in range(68, 110)}
-    sizes = {one.layers[0]: one.workers_bytes[0] for one in found.values()}
+    spreads = {mib: spread_layers(model(), USE, [given(mib)], ["cpu"]) for mib in range(68, 110)}
+    sizes = {spread.layers[0]: spread.workers_bytes[0] for spread in spreads.values()}
     assert len(sizes) > 4
-    for mib, one in found.items():
-        assert one.workers_bytes[0] <= mib * MIB
-        assert sizes.get(one.layers[0] + 1, 2**40) > mib * MIB
+    for mib, spread in spreads.items():
+        assert spread.workers_bytes[0] <= mib * MIB
+        assert sizes.get(spread.layers[0] + 1, 2**40) > mib * MIB
 
 
 def test_layers_of_workers_are_not_counted_on_the_own_node() -> None:

@@ -1,4 +1,4 @@
-"""The library on a real disk: what is opened, what is followed, what records and facts say."""
+"""The library on a real disk: files opened, links, records and facts."""
 
 import json
 import os
@@ -65,10 +65,10 @@ def test_a_second_scan_opens_only_changed_files(tmp_path: Path) -> None:
         records.update(tmp_path, {f"org/repo{number}/m.gguf": FileRecord(size_bytes=1, sha256="ab" * 32)})
     scanner = StoreScanner("models", tmp_path)
     with opened() as first:
-        look = scanner.scan()
+        result = scanner.scan()
     assert len(bodies(first)) >= 60, "the hook sees nothing"
     with opened() as second:
-        assert scanner.scan() is look
+        assert scanner.scan() is result
     assert bodies(second) == []
     put(tmp_path, "org/repo7/m.gguf", gguf("changed"))
     with opened() as third:
@@ -88,7 +88,7 @@ def test_a_file_touched_in_place_is_read_again(tmp_path: Path) -> None:
     assert model.reading.facts.name == "bbbb"
 
 
-def test_ten_thousand_known_models_cost_one_walk_and_no_reading(tmp_path: Path) -> None:
+def test_ten_thousand_scanned_models_cost_one_walk_and_no_reading(tmp_path: Path) -> None:
     for folder in range(100):
         (tmp_path / f"org/r{folder}").mkdir(parents=True)
         for number in range(100):
@@ -97,8 +97,8 @@ def test_ten_thousand_known_models_cost_one_walk_and_no_reading(tmp_path: Path) 
     for path in walk(tmp_path).files:
         scanner.restore_facts(path.path, _known(path))
     with opened() as names:
-        look = scanner.scan()
-    assert (len(look.models), look.pending, bodies(names)) == (10_000, 0, [])
+        result = scanner.scan()
+    assert (len(result.models), result.pending, bodies(names)) == (10_000, 0, [])
 
 
 def _known(file: ScannedFile):  # type: ignore[no-untyped-def]
@@ -174,8 +174,8 @@ def test_a_pipe_or_a_folder_is_refused_as_a_file_without_hanging(tmp_path: Path)
 def test_an_incomplete_file_is_recognized_by_its_name(tmp_path: Path, name: str) -> None:
     put(tmp_path, f"org/{name}", b"half")
     put(tmp_path, "org/whole.gguf", gguf())
-    found = walk(tmp_path)
-    assert [file.name for file in found.partials] == [name]
+    tree = walk(tmp_path)
+    assert [file.name for file in tree.partials] == [name]
     assert [model.group.path for model in StoreScanner("m", tmp_path).scan().models] == ["org/whole.gguf"]
 
 
@@ -189,16 +189,16 @@ def test_unprintable_names_are_skipped_and_reported(tmp_path: Path) -> None:
     put(tmp_path, "good.gguf", gguf())
     Path(os.fsdecode(bytes(tmp_path) + b"/bad\xff.gguf")).touch()
     put(tmp_path, "new\nline.gguf", gguf())
-    found = walk(tmp_path)
-    assert [file.path for file in found.files] == ["good.gguf"]
-    assert len(found.skipped) == 2
-    json.dumps(found.skipped).encode()
+    tree = walk(tmp_path)
+    assert [file.path for file in tree.files] == ["good.gguf"]
+    assert len(tree.skipped) == 2
+    json.dumps(tree.skipped).encode()
 
 
 def test_folders_below_the_depth_limit_are_skipped(tmp_path: Path) -> None:
     put(tmp_path, "a/" * 60 + "m.gguf", gguf())
-    found = walk(tmp_path)
-    assert (found.files, len(found.skipped)) == ([], 1)
+    tree = walk(tmp_path)
+    assert (tree.files, len(tree.skipped)) == ([], 1)
 
 
 def test_an_invalid_file_has_a_problem_sentence(tmp_path: Path) -> None:

@@ -11,23 +11,23 @@ def tree(*paths: str, links: tuple[ScannedLink, ...] = ()) -> StoreTree:
     return StoreTree([ScannedFile(path, 10, 1) for path in paths], list(links), [], [])
 
 
-def told(groups: list[FileGroup]) -> dict[str, list[str]]:
+def files_by_path(groups: list[FileGroup]) -> dict[str, list[str]]:
     """By path: the files that would be deleted with it."""
     return {group.path: sorted(file.path for file in group.files) for group in groups}
 
 
 def test_each_quant_is_a_model_and_shared_files_belong_to_none() -> None:
-    found = groups_of(tree("o/r/m-Q4_K_M.gguf", "o/r/m-Q8_0.gguf", "o/r/README.md", "o/r/mmproj-F16.gguf"))
-    assert told(found) == {
+    groups = groups_of(tree("o/r/m-Q4_K_M.gguf", "o/r/m-Q8_0.gguf", "o/r/README.md", "o/r/mmproj-F16.gguf"))
+    assert files_by_path(groups) == {
         "o/r/m-Q4_K_M.gguf": ["o/r/m-Q4_K_M.gguf"],
         "o/r/m-Q8_0.gguf": ["o/r/m-Q8_0.gguf"],
     }
-    assert {group.mmproj for group in found} == {"o/r/mmproj-F16.gguf"}
+    assert {group.mmproj for group in groups} == {"o/r/mmproj-F16.gguf"}
 
 
 def test_the_only_model_of_a_folder_has_all_its_files() -> None:
     files = ("o/r/m.gguf", "o/r/README.md", "o/r/mmproj.gguf", "o/r/images/a.png", "o/r/description.txt")
-    assert told(groups_of(tree(*files))) == {"o/r/m.gguf": sorted(files)}
+    assert files_by_path(groups_of(tree(*files))) == {"o/r/m.gguf": sorted(files)}
 
 
 def test_shards_are_one_model_and_missing_ones_are_listed() -> None:
@@ -44,7 +44,7 @@ def test_a_projector_in_the_folder_above_serves_the_shards_below() -> None:
 
 
 def test_a_projector_without_a_model_is_an_entry_of_its_own() -> None:
-    assert list(told(groups_of(tree("o/r/mmproj-F16.gguf")))) == ["o/r/mmproj-F16.gguf"]
+    assert list(files_by_path(groups_of(tree("o/r/mmproj-F16.gguf")))) == ["o/r/mmproj-F16.gguf"]
     assert [group.mmproj for group in groups_of(tree("m.gguf", "mmproj.gguf"))] == [None, None]
 
 
@@ -62,33 +62,33 @@ def test_a_folder_of_safetensors_is_one_model_with_its_subfolders() -> None:
 
 
 def test_weights_one_level_below_a_configuration_belong_to_it() -> None:
-    found = groups_of(
+    groups = groups_of(
         tree("o/r/model_index.json", "o/r/unet/a.safetensors", "o/r/vae/config.json", "o/r/vae/b.safetensors")
     )
-    assert [group.path for group in found] == ["o/r"]
-    assert len(found[0].weights) == 2
+    assert [group.path for group in groups] == ["o/r"]
+    assert len(groups[0].weights) == 2
 
 
 def test_gguf_and_safetensors_in_one_folder_are_separate_models() -> None:
-    found = groups_of(tree("o/r/config.json", "o/r/model.safetensors", "o/r/m.gguf"))
-    assert told(found) == {"o/r": ["o/r/model.safetensors"], "o/r/m.gguf": ["o/r/m.gguf"]}
+    groups = groups_of(tree("o/r/config.json", "o/r/model.safetensors", "o/r/m.gguf"))
+    assert files_by_path(groups) == {"o/r": ["o/r/model.safetensors"], "o/r/m.gguf": ["o/r/m.gguf"]}
 
 
 def test_a_folder_with_other_weights_is_a_model_and_one_of_texts_is_not() -> None:
-    found = groups_of(tree("whisper/ggml-base.bin", "whisper/README.md", "notes/a.txt", "loose.bin"))
-    assert {group.path: group.format for group in found} == {
+    groups = groups_of(tree("whisper/ggml-base.bin", "whisper/README.md", "notes/a.txt", "loose.bin"))
+    assert {group.path: group.format for group in groups} == {
         "whisper": EntryFormat.OTHER,
         "loose.bin": EntryFormat.OTHER,
     }
 
 
 def test_a_file_at_the_top_of_a_store_has_its_own_description() -> None:
-    found = groups_of(tree("a.gguf", "b.gguf", "a.description.txt", "README.md"))
-    assert told(found) == {"a.gguf": ["a.description.txt", "a.gguf"], "b.gguf": ["b.gguf"]}
+    groups = groups_of(tree("a.gguf", "b.gguf", "a.description.txt", "README.md"))
+    assert files_by_path(groups) == {"a.gguf": ["a.description.txt", "a.gguf"], "b.gguf": ["b.gguf"]}
 
 
 def test_an_imatrix_is_not_a_model() -> None:
-    assert told(groups_of(tree("o/r/m.gguf", "o/r/imatrix.gguf"))) == {
+    assert files_by_path(groups_of(tree("o/r/m.gguf", "o/r/imatrix.gguf"))) == {
         "o/r/m.gguf": ["o/r/imatrix.gguf", "o/r/m.gguf"]
     }
 
@@ -104,6 +104,6 @@ def test_an_imatrix_is_not_a_model() -> None:
     ],
 )
 def test_links_with_the_name_of_a_model_are_shown(path: str, shown: bool) -> None:
-    found = groups_of(tree(links=(ScannedLink(path, "/elsewhere", 1),)))
-    assert [group.path for group in found] == ([path] if shown else [])
-    assert all(group.size_bytes == 0 for group in found)
+    groups = groups_of(tree(links=(ScannedLink(path, "/elsewhere", 1),)))
+    assert [group.path for group in groups] == ([path] if shown else [])
+    assert all(group.size_bytes == 0 for group in groups)

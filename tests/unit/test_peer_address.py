@@ -3,7 +3,7 @@
 import pytest
 
 from modelyard.host.settings import SettingsError, load
-from services.downloader.peers.address import advertised_host, file_url, route_address, select_host
+from services.downloader.peers.client import advertised_host, file_url, route_address, select_host
 
 LAN = "192.168.1.20"
 

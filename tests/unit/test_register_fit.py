@@ -1,4 +1,4 @@
-"""Where a model fits, by what each node has, and how that is told."""
+"""Where a model fits by the devices and engines of each node, and the sentence about it."""
 
 import pytest
 
@@ -62,8 +62,8 @@ def fit(gib: float, one: Node, format_: Format = Format.GGUF, mode: Mode = Mode.
     ],
 )
 def test_where_a_gguf_model_fits(gib: float, one: Node, devices: tuple[str, ...], sentence: str) -> None:
-    found = fit(gib, one)
-    assert (found.devices, found.sentence) == (devices, sentence)
+    result = fit(gib, one)
+    assert (result.devices, result.sentence) == (devices, sentence)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_where_a_gguf_model_fits(gib: float, one: Node, devices: tuple[str, ...]
     ],
 )
 def test_where_a_safetensors_model_fits(mode: Mode, one: Node, devices: tuple[str, ...], words: str) -> None:
-    found = fit(4, one, Format.SAFETENSORS, mode)
-    assert found.devices == devices
-    assert words in found.sentence
+    result = fit(4, one, Format.SAFETENSORS, mode)
+    assert result.devices == devices
+    assert words in result.sentence
 
 
 def test_the_best_node_comes_first() -> None:
@@ -91,7 +91,7 @@ def test_the_best_node_comes_first() -> None:
         node(name="pair", g1=3, g2=3, cpu=64),
         node(name="gpu", g1=8, cpu=64),
     ]
-    assert [found.node for found in fits(wanted(4), nodes)] == ["gpu", "pair", "cpu", "full"]
+    assert [fitting.node for fitting in fits(wanted(4), nodes)] == ["gpu", "pair", "cpu", "full"]
     assert fits(wanted(4), []) == ()
 
 
@@ -99,8 +99,8 @@ def test_less_room_means_less_context() -> None:
     def requirements(n_ctx: int, devices: object) -> dict[str, int]:
         return {"g1": n_ctx * GIB // 4096, "cpu": GIB}
 
-    def n_ctx(asked: int | None, gpu: int) -> int | None:
-        one = FitQuery(Format.GGUF, Mode.CHAT, requirements, 131_072, asked)
+    def n_ctx(requested: int | None, gpu: int) -> int | None:
+        one = FitQuery(Format.GGUF, Mode.CHAT, requirements, 131_072, requested)
         return fits(one, [node(g1=gpu, cpu=1)])[0].n_ctx
 
     assert [n_ctx(None, gpu) for gpu in (9, 8, 3, 1)] == [32_768, 32_768, 8_192, 4_096]

@@ -1,4 +1,4 @@
-"""What files become as models, by what they say of themselves."""
+"""Proposed models of files, from their facts."""
 
 import pytest
 
@@ -39,8 +39,8 @@ def facts(path: str = "o/n/m-Q4_K_M.gguf", **more: object) -> ModelFacts:
     return ModelFacts(**given)  # type: ignore[arg-type]
 
 
-def proposed(known: ModelFacts, overrides: ModelOverrides | None = None, *nodes: Node) -> ModelProposal:
-    return propose(known, "m", overrides or ModelOverrides(), nodes)
+def proposed(given: ModelFacts, overrides: ModelOverrides | None = None, *nodes: Node) -> ModelProposal:
+    return propose(given, "m", overrides or ModelOverrides(), nodes)
 
 
 def reason(proposal: ModelProposal, field: str) -> str:
@@ -100,8 +100,8 @@ def test_the_mode_of_a_gguf_file(
         ("wan", {}, "video"),
         ("clip", {}, "vision projector"),
         ("llama", {"general.type": "adapter"}, "LoRA"),
-        ("llama", {"general.type": "imatrix"}, "not a model by itself"),
-        ("llama", {"general.type": "mmproj"}, "not a model by itself"),
+        ("llama", {"general.type": "imatrix"}, "not a model of its own"),
+        ("llama", {"general.type": "mmproj"}, "not a model of its own"),
     ],
 )
 def test_gguf_files_that_llama_cpp_does_not_serve(
@@ -163,8 +163,8 @@ def test_a_model_with_an_unreadable_header_is_still_proposed() -> None:
 def test_the_mode_and_the_engine_of_a_folder(
     card: ModelCard, path: str, task: str | None, mode: str, engine: str
 ) -> None:
-    known = ModelFacts(path=path, format=Format.SAFETENSORS, card=card, task=task)
-    spec = proposed(known).spec
+    given = ModelFacts(path=path, format=Format.SAFETENSORS, card=card, task=task)
+    spec = proposed(given).spec
     assert (spec.mode, spec.engine) == (mode, engine)
 
 
@@ -193,8 +193,8 @@ def test_the_context_fits_a_node_and_is_at_most_the_trained_one() -> None:
         4096,
     ]
     assert [n_ctx(trained, gpu) for trained in (40_960, 20_000, 2_048, 512)] == [32_768, 20_000, 2_048, 512]
-    told = reason(proposed(facts(), None, gpu), "n_ctx")
-    assert told == "it was trained for 32768; it fits on GPU of node n with 32k tokens of context"
+    explained = reason(proposed(facts(), None, gpu), "n_ctx")
+    assert explained == "it was trained for 32768; it fits on GPU of node n with 32k tokens of context"
 
 
 def test_less_memory_means_less_context() -> None:
@@ -230,10 +230,10 @@ def test_an_override_takes_precedence_over_every_guess() -> None:
 
 def test_the_proposal_has_companion_files_and_source() -> None:
     source = ModelSource(repo="o/n", revision="0" * 40, quant="Q4_K_M")
-    known = facts(
+    given = facts(
         header=header(), mmproj="o/n/mmproj-F16.gguf", template="o/n/chat_template.jinja", source=source
     )
-    spec = proposed(known).spec
+    spec = proposed(given).spec
     assert (spec.path, spec.mmproj) == ("o/n/m-Q4_K_M.gguf", "o/n/mmproj-F16.gguf")
     assert (spec.chat_template, spec.source) == ("o/n/chat_template.jinja", source)
 
@@ -284,3 +284,8 @@ def test_a_card_is_parsed_from_the_files_there_are() -> None:
     )
     broken = dict.fromkeys(texts, b"[" * 100_000)
     assert parse_card(broken) == parse_card({}) == ModelCard()
+
+
+def test_a_field_of_another_type_does_not_hide_the_other_fields() -> None:
+    card = parse_card({"config.json": b'{"architectures": ["LlamaForCausalLM"], "num_experts": [8]}'})
+    assert card.architectures == ("LlamaForCausalLM",)

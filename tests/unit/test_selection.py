@@ -3,9 +3,9 @@
 import pytest
 
 from services.downloader.reference import Reference, make_reference, parse_reference
-from services.downloader.selection import RemoteFile, Selection, select_files
-from services.downloader.selection.gguf import group_models
-from services.downloader.selection.gguf_names import label_of_file
+from services.downloader.selection.choose import select_files
+from services.downloader.selection.files import RemoteFile, Selection
+from services.downloader.selection.gguf import group_models, label_of_file
 
 
 def files(*paths: str) -> list[RemoteFile]:

@@ -5,7 +5,8 @@ import pytest
 from schemas.base import Format
 from schemas.hub import Choice
 from services.downloader.reference import parse_reference
-from services.downloader.selection import RemoteFile, Selection, SelectionError, select_files
+from services.downloader.selection.choose import select_files
+from services.downloader.selection.files import RemoteFile, Selection, SelectionError
 
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 SHARDS = tuple(f"model-0000{n}-of-00002.safetensors" for n in (1, 2))

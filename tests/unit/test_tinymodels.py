@@ -19,7 +19,7 @@ from modelyard.files.tinymodels import (
     write_reciter,
     write_reranker,
 )
-from modelyard.files.tinymodels.vocabulary import split_sentence
+from modelyard.files.tinymodels.chat import split_sentence
 
 Write = Callable[[Path], None]
 
@@ -117,11 +117,11 @@ def test_pieces_differ_start_with_a_new_word_and_join_to_the_sentence(words: lis
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1))
 def test_a_prefix_of_the_sentence_is_split_the_same_way(words: list[str]) -> None:
-    """The engine matches the longest token text first; its cut must end with the piece just said."""
+    """The engine matches the longest token text first; its cut must end with the last piece."""
     cut = split_sentence(" ".join(words))
     longest_first = re.compile("|".join(sorted(map(re.escape, cut), key=len, reverse=True)))
-    for said in range(1, len(cut) + 1):
-        assert longest_first.findall("".join(cut[:said])) == cut[:said]
+    for count in range(1, len(cut) + 1):
+        assert longest_first.findall("".join(cut[:count])) == cut[:count]
 
 
 @pytest.mark.parametrize(

@@ -61,14 +61,12 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.cache_type not in BY_NAME:
-            raise ValueError(f"The cache type {self.cache_type} is not known.")
+            raise ValueError(f"The cache type {self.cache_type} is unknown.")
         if min(self.n_ctx, self.n_parallel, self.n_ubatch) < 1:
             raise ValueError("n_ctx, n_parallel and n_ubatch must be at least 1.")
 
 
 class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory on one device, in bytes."""
-
     weights_bytes: int = 0
     """Model and adapters."""
     cache_bytes: int = 0
@@ -131,13 +129,14 @@ def _memory(
     layers = [index for index in range(header.n_layer) if places[index] == device]
     all_layers = make_layers(header)
     has_output = places[-1] == device
+    mmproj_bytes = use.mmproj_bytes + MMPROJ_COMPUTE_BYTES if use.mmproj_bytes else 0
     takes_part = device in places
     return DeviceMemory(
         weights_bytes=_weights_bytes(header, device, layers, has_output)
         + -(-use.lora_bytes * (len(layers) + has_output) // len(places)),
         cache_bytes=sum(cache_bytes(all_layers[index], use) for index in layers),
         compute_bytes=_compute_bytes(header, use, all_layers, device, takes_part, len(gpus)),
-        mmproj_bytes=_mmproj_bytes(use) if device == (gpus[0] if gpus else CPU) else 0,
+        mmproj_bytes=mmproj_bytes if device == (gpus[0] if gpus else CPU) else 0,
         overhead_bytes=CPU_OVERHEAD_BYTES if device == CPU else GPU_OVERHEAD_BYTES,
     )
 
@@ -171,7 +170,8 @@ def _compute_bytes(
     header: Header, use: RunOptions, layers: Sequence[Layer], device: str, takes_part: bool, n_gpus: int
 ) -> int:
     n_batch = min(use.n_ubatch, _padded(use.n_ctx))
-    cells = _mask_cells(layers, use, n_batch)
+    # One mask for the whole context, one for windows; without a cache tokens attend to their batch.
+    cells = sum({n_cells(layer, use) for layer in layers if layer.key_length}) or n_batch
     masks = mask_bytes(n_batch=n_batch, n_cells=cells) * (_PIPELINE_COPIES if n_gpus > 1 else 1)
     outputs = output_bytes(header, use.n_parallel) if device == CPU else 0
     if not takes_part:
@@ -188,16 +188,6 @@ def _compute_bytes(
             flash_attention=use.flash_attention,
         )
     )
-
-
-def _mask_cells(layers: Sequence[Layer], use: RunOptions, n_batch: int) -> int:
-    # One mask for the whole context, one for windows; without a cache tokens attend to their batch.
-    cells = {n_cells(layer, use) for layer in layers if layer.key_length}
-    return sum(cells) or n_batch
-
-
-def _mmproj_bytes(use: RunOptions) -> int:
-    return use.mmproj_bytes + MMPROJ_COMPUTE_BYTES if use.mmproj_bytes else 0
 
 
 def _padded(cells: int) -> int:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from modelyard.files.gguf.check import GgufError
 from modelyard.files.gguf.formats import FILE_TYPES
-from modelyard.files.gguf.parse import GgufContents, Skipped, Tensor, Value
+from modelyard.files.gguf.parse import GgufContents, GgufError, Skipped, Tensor, Value
 
 MAX_LAYERS = 1024
 """Limit of layers, twice that of llama.cpp."""
@@ -175,6 +174,7 @@ def make_header(contents: GgufContents, *, n_shards: int = 1) -> Header:
     n_layer = entries.number("block_count")
     if n_layer > MAX_LAYERS:
         raise GgufError(f"The GGUF header claims {n_layer} layers, more than {MAX_LAYERS}; it is damaged.")
+    pooling = values.get(f"{architecture}.pooling_type")
     return Header(
         architecture=architecture,
         kind=entries.text("general.type") or "model",
@@ -192,7 +192,7 @@ def make_header(contents: GgufContents, *, n_shards: int = 1) -> Header:
         n_vocab=entries.length("tokenizer.ggml.tokens") or entries.number("vocab_size"),
         attention=_attention(entries, n_layer),
         recurrent=_recurrent(entries),
-        pooling=_pooling(values.get(f"{architecture}.pooling_type")),
+        pooling=_POOLINGS.get(pooling) if isinstance(pooling, int) else None,
         has_chat_template="tokenizer.chat_template" in values,
         weights=_weights(tensors, n_layer),
         n_shards=n_shards,
@@ -232,10 +232,6 @@ def _recurrent(entries: _Entries) -> Recurrent:
         kda_head_dim=entries.number("kda.head_dim"),
         full_attention_interval=entries.number("full_attention_interval"),
     )
-
-
-def _pooling(number: Value | None) -> str | None:
-    return _POOLINGS.get(number) if isinstance(number, int) else None
 
 
 def _quant(number: Value | None, tensors: Sequence[Tensor]) -> str:

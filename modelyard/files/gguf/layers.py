@@ -9,16 +9,8 @@ from modelyard.files.gguf.header import Header
 
 # For these llama_model::create_memory makes no cache: encoders, which have no output matrix either, ...
 _ENCODERS = {
-    "bert",
-    "clef",
-    "eurobert",
-    "gemma-embedding",
-    "jina-bert-v2",
-    "jina-bert-v3",
-    "modern-bert",
-    "neo-bert",
-    "nomic-bert",
-    "nomic-bert-moe",
+    *("bert", "clef", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3"),
+    *("modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe"),
 }
 # ... and models that do not write from left to right.
 _NO_CACHE = _ENCODERS | {"dream", "llada", "llada-moe", "rnd1", "wavtokenizer-dec"}
@@ -27,39 +19,26 @@ _RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
 _INTERVALS = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4, "qwen4exp": 4, "minimax-01": 8}
 # Attention in layers with key heads, else a state.
 _MIXED = {
-    "bailingmoe3",
-    "glm5-next",
-    "granitehybrid",
-    "jamba",
-    "kimi-k3",
-    "kimi-linear",
-    "lfm2",
-    "lfm2moe",
-    "nemotron_h",
-    "nemotron_h_moe",
-    "plamo2",
+    *("bailingmoe3", "glm5-next", "granitehybrid", "jamba", "kimi-k3", "kimi-linear"),
+    *("lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "plamo2"),
 }
 _BOTH = {"falcon-h1"}
 
 # Default period of the sliding window pattern; 0: all layers slide.
 _PERIODS = {
-    "afmoe": 4,
-    "cohere2": 4,
-    "cohere2moe": 4,
-    "exaone-moe": 4,
-    "exaone4": 4,
+    **dict.fromkeys(
+        (
+            *("afmoe", "cohere2", "cohere2moe", "exaone-moe", "exaone4", "laguna"),
+            *("llama4", "mellum", "muse-glimmer", "olmo2", "smallthinker"),
+        ),
+        4,
+    ),
     "gemma2": 2,
     "gemma3": 6,
     "gemma3n": 5,
     "gpt-oss": 2,
-    "laguna": 4,
     "lfm2": 0,
-    "llama4": 4,
-    "mellum": 4,
-    "muse-glimmer": 4,
-    "olmo2": 4,
     "plamo3": 8,
-    "smallthinker": 4,
 }
 _FULL_FIRST = {"cohere2moe", "laguna", "smallthinker"}
 _WINDOWS = {"gemma2": 4096, "llama4": 8192}
@@ -80,7 +59,6 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_layers(header: Header) -> tuple[Layer, ...]:
-    """All layers in order."""
     sliding = _sliding(header)
     return tuple(_layer(header, index, sliding[index]) for index in range(header.n_layer))
 

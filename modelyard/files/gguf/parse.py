@@ -8,32 +8,75 @@ from typing import NamedTuple
 
 import msgspec
 
-from modelyard.files.gguf.check import HEAD_BYTES, MAX_KEY_BYTES, GgufError, NeedMoreBytes, check_gguf
 from modelyard.files.gguf.formats import TENSOR_TYPES, TensorType
 
+_HEADER = struct.Struct("<4sIQQ")
+_KEY_LENGTH = struct.Struct("<Q")
+HEAD_BYTES = _HEADER.size + _KEY_LENGTH.size
+"""Number of first bytes that `check_gguf` needs."""
+
+_VERSIONS = (2, 3)
+_MIN_KV_BYTES = 8 + 1 + 4 + 1  # key length, key, type, value
+_MIN_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8  # name length, name, dimension count, type, offset
+MAX_KEY_BYTES = 65_535
+"""Limit of the format."""
 MAX_TENSORS = 16_384
 """Limit of tensors; the largest models have some thousands."""
 MAX_ENTRIES = 2_048
 """Limit of entries; real headers have some dozens."""
 MAX_STORED = 4_096
 """Arrays with more numbers and strings with more bytes are skipped."""
-
 _MAX_DIMENSIONS = 4
 _MAX_ELEMENTS = 2**63
 _DEFAULT_ALIGNMENT = 32
 _STRING, _ARRAY = 8, 9
 _CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _CODE_BYTES = {"B": 1, "b": 1, "?": 1, "H": 2, "h": 2, "I": 4, "i": 4, "f": 4, "Q": 8, "q": 8, "d": 8}
-
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 """Limit of a header; a vocabulary of 262,000 tokens with its merges takes 16 MiB."""
 MAX_STRINGS = 1_000_000
 """Limit of strings in all arrays of a header; bounds the time to skip them."""
 MAX_NUMBERS = 200_000
 """Limit of stored numbers of a header; as Python objects they take many times their size."""
-
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
+
+
+class GgufError(ValueError):
+    """The file is not a GGUF model, truncated or invalid; the message is a sentence for the user."""
+
+
+class NeedMoreBytes(Exception):
+    """The header is longer than the buffer: try again with at least `at_least_bytes` of the file."""
+
+    def __init__(self, at_least_bytes: int) -> None:
+        super().__init__(f"The header needs at least {at_least_bytes} bytes.")
+        self.at_least_bytes = at_least_bytes
+
+
+def check_gguf(head: bytes, size_bytes: int) -> None:
+    """Check the first bytes of a file of `size_bytes`; GgufError with a sentence."""
+    if len(head) < HEAD_BYTES or size_bytes < HEAD_BYTES:
+        raise GgufError(f"The file is too short for a GGUF model ({size_bytes} bytes).")
+    magic, version, tensor_count, kv_count = _HEADER.unpack_from(head)
+    if magic != b"GGUF":
+        raise GgufError("The file is not a GGUF model: it does not start with the letters GGUF.")
+    if version not in _VERSIONS:
+        raise GgufError(f"The file is GGUF version {_version_text(version)}; versions 2 and 3 are supported.")
+    room_bytes = size_bytes - _HEADER.size
+    if kv_count < 1 or kv_count > room_bytes // _MIN_KV_BYTES:
+        raise GgufError(f"The GGUF header claims {kv_count} entries, too many for {size_bytes} bytes.")
+    room_bytes -= kv_count * _MIN_KV_BYTES
+    if tensor_count > room_bytes // _MIN_TENSOR_BYTES:
+        raise GgufError(f"The GGUF header claims {tensor_count} tensors, too many for {size_bytes} bytes.")
+    (key_bytes,) = _KEY_LENGTH.unpack_from(head, _HEADER.size)
+    if not 1 <= key_bytes <= min(MAX_KEY_BYTES, size_bytes - HEAD_BYTES):
+        raise GgufError(f"The GGUF header's first key claims {key_bytes} bytes; the file is damaged.")
+
+
+def _version_text(version: int) -> str:
+    swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+    return f"{swapped} in big-endian order" if swapped in _VERSIONS else str(version)
 
 
 class _Cursor:

@@ -4,9 +4,8 @@ import os
 import re
 from pathlib import Path
 
-from modelyard.files.gguf.check import GgufError, NeedMoreBytes
 from modelyard.files.gguf.header import Header, make_header
-from modelyard.files.gguf.parse import MAX_HEADER_BYTES, GgufContents, parse
+from modelyard.files.gguf.parse import MAX_HEADER_BYTES, GgufContents, GgufError, NeedMoreBytes, parse
 
 FIRST_BYTES = 1024 * 1024
 _GROWTH = 4

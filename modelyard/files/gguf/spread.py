@@ -43,17 +43,15 @@ def spread_layers(
     """Fill the workers up to their limits and the own devices with the rest; ValueError with a sentence."""
     model = _Model(header, use, tuple(parts), tuple(own))
     counts = _counts(model)
-    found = model.estimated(counts)
+    estimated = model.estimated(counts)
     return LayerSpread(
         layers=tuple(counts),
         workers_bytes=tuple(model.worker_bytes(counts, index) for index in range(len(parts))),
-        own_bytes={device: found.devices[device].total_bytes for device in dict.fromkeys((CPU, *own))},
+        own_bytes={device: estimated.devices[device].total_bytes for device in dict.fromkeys((CPU, *own))},
     )
 
 
 class _Model(NamedTuple):
-    """A model and the devices it is spread over."""
-
     header: Header
     use: RunOptions
     parts: tuple[WorkerDevice, ...]

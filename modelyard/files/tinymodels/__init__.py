@@ -3,8 +3,7 @@
 Each is a GGUF file that a real engine loads in milliseconds; the same call always writes the same bytes.
 """
 
-from modelyard.files.tinymodels.chat import write_babbler, write_reciter
+from modelyard.files.tinymodels.chat import DEMO_SENTENCE, write_babbler, write_reciter
 from modelyard.files.tinymodels.encoders import write_embedder, write_reranker
-from modelyard.files.tinymodels.vocabulary import DEMO_SENTENCE
 
 __all__ = ["DEMO_SENTENCE", "write_babbler", "write_embedder", "write_reciter", "write_reranker"]

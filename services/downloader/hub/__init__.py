@@ -1,4 +1,1 @@
-"""The Hugging Face hub through its own library: repositories, search, and its refusals as errors.
-
-All modules but `metadata` load that library, 10 MiB that a service at rest does without.
-"""
+"""The Hugging Face hub through its own library, 10 MiB that are loaded at the first use."""

@@ -8,8 +8,7 @@ from modelyard.backoff import exponential_s
 from modelyard.files.gguf.parse import GgufContents
 from modelyard.files.gguf.reader import HeaderReader
 from services.downloader.errors import TransferError
-from services.downloader.hub.access import authorization, file_url, hub_endpoint
-from services.downloader.hub.errors import unreachable
+from services.downloader.hub.access import authorization, file_url, hub_endpoint, unreachable
 from services.downloader.selection.files import RemoteFile
 from services.downloader.transfer.http import (
     RetryableError,

@@ -43,8 +43,6 @@ _WRITING_S = 60.0
 
 
 class LibraryCommands:
-    """Serves this node's part of the library."""
-
     def __init__(self, bus: Bus, tasks: Tasks, library: NodeLibrary, commands: Commands) -> None:
         self._bus = bus
         self._tasks = tasks
@@ -52,17 +50,14 @@ class LibraryCommands:
         self._node_commands = NodeCommands(bus, commands, subjects.LIBRARY_AT_NODE)
 
     async def start(self) -> None:
-        """Register the commands."""
         add = self._node_commands.add
         await add(subjects.LIBRARY_SHOW, self.show, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_DESCRIBE, self.describe, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_DELETE, self.delete, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_RESTORE, self.restore, lambda ref: node_of_key(ref.item))
         await add(subjects.LIBRARY_PURGE, self.purge, lambda ref: node_of_key(ref.item))
-        await add(
-            subjects.LIBRARY_EMPTY, self.empty, lambda request: target_node(self._library, request.node)
-        )
-        await add(subjects.LIBRARY_SCAN, self.scan, lambda request: target_node(self._library, request.node))
+        await add(subjects.LIBRARY_EMPTY, self.empty, self._library.target_node)
+        await add(subjects.LIBRARY_SCAN, self.scan, self._library.target_node)
         await add(subjects.LIBRARY_FIND, self.find_file, lambda request: request.node or self._bus.node)
 
     async def show(self, ref: LibraryRef) -> EntryDetails:
@@ -114,7 +109,6 @@ class LibraryCommands:
         return Restored(path=manifest.path, n_files=len(manifest.files))
 
     async def purge(self, ref: TrashRef) -> TrashEmptied:
-        """Delete one item permanently."""
         store = self._library.store_of(ref.item)
         async with store.lock:
             manifest = self._item(store, ref.item)
@@ -123,7 +117,6 @@ class LibraryCommands:
         return TrashEmptied(items=1, size_bytes=manifest.size_bytes)
 
     async def empty(self, _request: AskNode) -> TrashEmptied:
-        """Delete all items of this node permanently."""
         emptied = []
         for store, _ in list(self._library.reports()):
             async with store.lock:
@@ -135,7 +128,6 @@ class LibraryCommands:
         return TrashEmptied(items=len(emptied), size_bytes=sum(emptied))
 
     async def scan(self, _request: AskNode) -> Scanned:
-        """Scan all stores of this node now."""
         spaces = []
         for store in self._library.stores.values():
             async with store.lock:
@@ -197,14 +189,6 @@ def node_of_key(key: str) -> str:
         return node_of(key)
     except ValueError as error:
         raise BadRequest(f"{error}.") from error
-
-
-def target_node(library: NodeLibrary, node: str | None) -> str:
-    """The given node, or the only one; BadRequest where there are several."""
-    nodes = library.nodes()
-    if node is None and len(nodes) > 1:
-        raise BadRequest(f"Name one of the nodes: {', '.join(nodes)}.", param="node")
-    return node or nodes[0]
 
 
 def _describe(store: LibraryStore, model: StoredModel, order: DescribeEntry) -> None:

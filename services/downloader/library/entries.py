@@ -11,7 +11,7 @@ from schemas.library import EntryFacts, EntryFormat, LibraryEntry, VerifyState, 
 from schemas.models import ModelSource, ModelSpec
 from services.downloader.library import records
 from services.downloader.library.grouping import shown_name
-from services.downloader.library.scanner import ScanResult, StoredModel
+from services.downloader.library.scanner import StoredModel
 from services.downloader.reference import parse_reference
 
 _SHOWN_DAMAGED = 20
@@ -54,9 +54,9 @@ def is_fetching(download: Download, model: StoredModel) -> bool:
 
 
 def entry_of(model: StoredModel, node: str, store: str, users: tuple[str, ...]) -> LibraryEntry:
-    """The published record of a model."""
     group, reading = model.group, model.reading
     checked = model.checked_files
+    downloaded = [record.downloaded_at for record in model.record.values() if record.downloaded_at]
     times = [file.verified_at for file in checked if file.verified_at is not None]
     return LibraryEntry(
         node=node,
@@ -70,7 +70,7 @@ def entry_of(model: StoredModel, node: str, store: str, users: tuple[str, ...]) 
         weights_bytes=group.weights_bytes,
         n_files=len(group.files),
         modified_at=group.modified_ns / 1e9,
-        downloaded_at=_downloaded_at(model),
+        downloaded_at=max(downloaded, default=None),
         facts=reading.facts if reading else EntryFacts(),
         mmproj=group.mmproj,
         source=_source(model),
@@ -86,11 +86,6 @@ def entry_of(model: StoredModel, node: str, store: str, users: tuple[str, ...]) 
     )
 
 
-def _downloaded_at(model: StoredModel) -> float | None:
-    times = [record.downloaded_at for record in model.record.values() if record.downloaded_at is not None]
-    return max(times, default=None)
-
-
 def _source(model: StoredModel) -> ModelSource | None:
     # Of the first of its weights.
     for file in model.group.weights[:1]:
@@ -98,13 +93,3 @@ def _source(model: StoredModel) -> ModelSource | None:
         if record is not None and record.repo and record.revision:
             return ModelSource(repo=record.repo, revision=record.revision)
     return None
-
-
-def partial_bytes(result: ScanResult) -> int:
-    """Size of incomplete files."""
-    return sum(file.size_bytes for file in result.tree.partials)
-
-
-def used_bytes(result: ScanResult) -> int:
-    """Size of everything but the trash."""
-    return sum(file.size_bytes for file in result.tree.files) + partial_bytes(result)

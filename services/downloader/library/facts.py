@@ -1,21 +1,20 @@
 """Facts of a model from its headers and configuration; reads no weights and guesses nothing."""
 
 import errno
+from collections import Counter
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from modelyard.files.gguf.header import Header, make_header
 from modelyard.files.gguf.parse import GgufContents
 from modelyard.files.gguf.reader import read_contents
-from schemas.base import Record
+from modelyard.files.safetensors import ModelConfig, TokenizerConfig, count_elements, read_record
 from schemas.library import EntryFacts, EntryFormat
 from services.downloader.library import store_fs
-from services.downloader.library.grouping import FileGroup
+from services.downloader.library.grouping import MARKS, FileGroup
+from services.downloader.library.walk import ScannedFile
 
 _MAX_CONFIG_BYTES = 16 * 1024 * 1024
-_MAX_HEADER_BYTES = 64 * 1024 * 1024
+_TEMPLATES = frozenset({"chat_template.jinja", "chat_template.json"})
 _PACKED = frozenset({"U8", "I8", "I32", "U32"})
 """Element types that may pack several weights into one element."""
 
@@ -71,121 +70,40 @@ def _header_facts(header: Header) -> EntryFacts:
     )
 
 
-class _Text(Record):
-    max_position_embeddings: int | None = None
-    num_hidden_layers: int | None = None
-    hidden_size: int | None = None
-
-
-class _Quantization(Record):
-    quant_method: str | None = None
-    bits: int | None = None
-
-
-class _Config(Record):
-    architectures: tuple[str, ...] | None = None
-    model_type: str | None = None
-    torch_dtype: str | None = None
-    dtype: str | None = None
-    max_position_embeddings: int | None = None
-    num_hidden_layers: int | None = None
-    hidden_size: int | None = None
-    num_local_experts: int | None = None
-    num_experts: int | None = None
-    n_routed_experts: int | None = None
-    quantization_config: _Quantization | None = None
-    text_config: _Text | None = None
-
-
-class _Tokenizer(Record):
-    chat_template: Any = None
-
-
 def _safetensors_facts(root: Path, group: FileGroup) -> EntryFacts:
     names = {file.path.removeprefix(f"{group.folder}/") for file in group.files}
-    if not names & {"config.json", "modules.json", "model_index.json", "adapter_config.json"}:
+    if not names & MARKS:
         raise InvalidModelFiles(
             "The folder has no config.json; it must be a model's folder as the hub has it."
         )
-    config = _json(root, group, names, "config.json", _Config) or _Config()
-    text, quantized = config.text_config or _Text(), config.quantization_config
-    tokenizer = _json(root, group, names, "tokenizer_config.json", _Tokenizer)
-    elements = _elements(root, group)
-    packed = quantized is not None and bool(_PACKED & elements.keys())
+    texts = {
+        name: store_fs.read_file(root, f"{group.folder}/{name}", _MAX_CONFIG_BYTES)
+        for name in names & {"config.json", "tokenizer_config.json"}
+    }
+    config = read_record(texts.get("config.json"), ModelConfig)
+    tokenizer = read_record(texts.get("tokenizer_config.json"), TokenizerConfig)
+    elements = sum((_elements(root, file) for file in group.weights), Counter[str]())
+    packed = config.quantization_config is not None and bool(_PACKED & elements.keys())
     return EntryFacts(
         architecture=config.architectures[0] if config.architectures else config.model_type,
         kind="adapter" if "adapter_config.json" in names else "model",
-        quant=_quant(quantized) or _main_type(elements),
-        n_params=None if packed else sum(elements.values()) or None,
-        n_ctx_train=config.max_position_embeddings or text.max_position_embeddings,
-        n_layer=config.num_hidden_layers or text.num_hidden_layers,
-        n_embd=config.hidden_size or text.hidden_size,
+        quant=config.quant or max(elements, key=elements.__getitem__, default=None),
+        n_params=None if packed else elements.total() or None,
+        n_ctx_train=config.max_position_embeddings or config.text.max_position_embeddings,
+        n_layer=config.num_hidden_layers or config.text.num_hidden_layers,
+        n_embd=config.hidden_size or config.text.hidden_size,
         n_expert=config.num_local_experts or config.num_experts or config.n_routed_experts,
-        has_chat_template=_has_template(names, tokenizer),
+        has_chat_template=tokenizer.chat_template is not None or bool(names & _TEMPLATES),
         n_shards=len(group.weights),
     )
 
 
-def _has_template(names: set[str], tokenizer: _Tokenizer | None) -> bool:
-    templates = {"chat_template.jinja", "chat_template.json"}
-    return bool(names & templates) or (tokenizer is not None and tokenizer.chat_template is not None)
-
-
-def _quant(quantized: _Quantization | None) -> str | None:
-    if quantized is None or quantized.quant_method is None:
-        return None
-    return quantized.quant_method + (f"-{quantized.bits}bit" if quantized.bits else "")
-
-
-def _main_type(elements: dict[str, int]) -> str | None:
-    return max(elements, key=elements.__getitem__, default=None)
-
-
-def _json(root: Path, group: FileGroup, names: set[str], name: str, kind: type[Any]) -> Any:
-    if name not in names:
-        return None
-    try:
-        return msgspec.json.decode(
-            store_fs.read_file(root, f"{group.folder}/{name}", _MAX_CONFIG_BYTES), type=kind
-        )
-    except ValueError:
-        return None
-
-
-class _Tensor(Record):
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def _elements(root: Path, group: FileGroup) -> dict[str, int]:
-    elements: dict[str, int] = {}
-    for file in group.weights:
-        for tensor in _tensors(root, file.path, file.size_bytes):
-            count = 1
-            for length in tensor.shape:
-                count *= length
-            elements[tensor.dtype] = elements.get(tensor.dtype, 0) + count
-    return elements
-
-
-def _tensors(root: Path, path: str, size_bytes: int) -> list[_Tensor]:
-    # A safetensors header: its length in 8 bytes, then JSON by tensor name.
-    with store_fs.open_file(root, path) as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(size_bytes - 8, _MAX_HEADER_BYTES):
-            raise InvalidModelFiles(
-                f"{path.rpartition('/')[2]} is not a safetensors file, or it is truncated."
-            )
-        raw = file.read(length)
-    try:
-        header = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-        return [
-            msgspec.json.decode(value, type=_Tensor)
-            for name, value in header.items()
-            if name != "__metadata__"
-        ]
-    except ValueError:
-        raise InvalidModelFiles(f"The header of {path.rpartition('/')[2]} is damaged.") from None
+def _elements(root: Path, file: ScannedFile) -> Counter[str]:
+    with store_fs.open_file(root, file.path) as opened:
+        try:
+            return count_elements(opened, file.size_bytes)
+        except ValueError as error:
+            raise InvalidModelFiles(f"{file.name} {error}") from error
 
 
 def explain(error: OSError) -> str:

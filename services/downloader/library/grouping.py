@@ -18,7 +18,7 @@ from services.downloader.library.walk import ScannedFile, ScannedLink, StoreTree
 
 DESCRIPTION = "description.txt"
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
-_MARKS = frozenset({"config.json", "modules.json", "model_index.json", "adapter_config.json"})
+MARKS = frozenset({"config.json", "modules.json", "model_index.json", "adapter_config.json"})
 _OTHER = (".bin", ".pt", ".pth", ".onnx", ".ckpt", ".npz", ".ggml", ".tflite", ".engine")
 
 
@@ -54,7 +54,6 @@ class FileGroup(msgspec.Struct, kw_only=True):
 
     @property
     def missing_shards(self) -> list[str]:
-        """Names of missing shards."""
         match = _SHARD.fullmatch(self.weights[0].name) if self.weights else None
         if match is None or self.format is not EntryFormat.GGUF:
             return []
@@ -80,7 +79,11 @@ def groups_of(tree: StoreTree) -> list[FileGroup]:
     groups += _others(folders, {group.path for group in groups if group.format is EntryFormat.SAFETENSORS})
     groups += _projectors(tree.files, groups)
     _add_companions(tree.files, groups)
-    groups += [_linked(link) for link in tree.links if _is_model_link(link)]
+    for link in filter(_is_model_link, tree.links):
+        folder = link.path.rpartition("/")[0]
+        groups.append(
+            FileGroup(path=link.path, folder=folder, format=EntryFormat.LINK, weights=[], link=link)
+        )
     return sorted(groups, key=lambda group: group.path)
 
 
@@ -118,17 +121,16 @@ def _repos(folders: dict[str, list[ScannedFile]]) -> Iterator[FileGroup]:
     # Outer folders first: what is below one of them is part of it.
     weights = {folder: _ending(files, (".safetensors",)) for folder, files in folders.items()}
     below: defaultdict[str, list[ScannedFile]] = defaultdict(list)
-    for folder, found in weights.items():
-        if folder and found:
-            below[folder.rpartition("/")[0]] += found
+    for folder, files in weights.items():
+        if folder and files:
+            below[folder.rpartition("/")[0]] += files
     taken: set[str] = set()
     for folder in sorted(folders):
-        own, marked = weights[folder], any(file.name in _MARKS for file in folders[folder])
-        found = [*own, *below[folder]] if marked else own
-        if folder and found and not taken.intersection(ancestors(folder)):
+        own, marked = weights[folder], any(file.name in MARKS for file in folders[folder])
+        files = [*own, *below[folder]] if marked else own
+        if folder and files and not taken.intersection(ancestors(folder)):
             taken.add(folder)
-            found = sorted(found)
-            yield _group(EntryFormat.SAFETENSORS, folder, folder, found)
+            yield _group(EntryFormat.SAFETENSORS, folder, folder, sorted(files))
 
 
 def _others(folders: dict[str, list[ScannedFile]], repos: set[str]) -> Iterator[FileGroup]:
@@ -136,8 +138,8 @@ def _others(folders: dict[str, list[ScannedFile]], repos: set[str]) -> Iterator[
         if not folder:
             for file in _ending(files, (*_OTHER, ".safetensors")):
                 yield _group(EntryFormat.OTHER, file.path, "", [file])
-        elif not repos.intersection((folder, *ancestors(folder))) and (found := _ending(files, _OTHER)):
-            yield _group(EntryFormat.OTHER, folder, folder, found)
+        elif not repos.intersection((folder, *ancestors(folder))) and (others := _ending(files, _OTHER)):
+            yield _group(EntryFormat.OTHER, folder, folder, others)
 
 
 def _ending(files: Iterable[ScannedFile], suffixes: tuple[str, ...]) -> list[ScannedFile]:
@@ -200,14 +202,9 @@ def ancestors(folder: str) -> Iterator[str]:
 
 
 def _is_model_link(link: ScannedLink) -> bool:
-    # Many folders have links to small files; these look like models.
+    # Many folders have links to small files; these are named like models.
     name = link.path.rpartition("/")[2].lower()
     return name.endswith((".gguf", ".safetensors")) or "." not in name or "/" not in link.path
-
-
-def _linked(link: ScannedLink) -> FileGroup:
-    folder = link.path.rpartition("/")[0]
-    return FileGroup(path=link.path, folder=folder, format=EntryFormat.LINK, weights=[], link=link)
 
 
 def _stem(path: str) -> str:

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import secrets
 import sys
 import time
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelyard.host.paths import resolve_inside
+from services.downloader.hashes import CHUNK_BYTES, is_sha256
 from services.downloader.library import records, store_fs
-from services.downloader.library.job_progress import JobProgress
+from services.downloader.library.jobs import JobProgress
 
 if sys.platform == "linux":
     import fcntl
 
-_CHUNK_BYTES = 1024 * 1024
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FICLONE = 0x40049409
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES, errno.ENOSYS})
 """Errors of a hard link where a copy may succeed."""
@@ -91,7 +89,7 @@ def _files(snapshot: Path, blobs: Path) -> Iterator[CachedFile]:
         blob = path.resolve()
         if not blob.is_file() or blob.parent != real_blobs:
             continue
-        sha256 = blob.name if _SHA256.fullmatch(blob.name) else None
+        sha256 = blob.name if is_sha256(blob.name) else None
         yield CachedFile(path.relative_to(snapshot).as_posix(), blob, blob.stat().st_size, sha256)
 
 
@@ -119,16 +117,16 @@ def import_snapshot(root: Path, snapshot: Snapshot, progress: JobProgress) -> No
 def _is_imported(root: Path, path: str, file: CachedFile) -> bool:
     # The same file by inode or record; FileExistsError for another one.
     try:
-        with store_fs.open_file(root, path) as there:
-            found = os.fstat(there.fileno())
+        with store_fs.open_file(root, path) as opened:
+            status = os.fstat(opened.fileno())
     except FileNotFoundError:
         return False
     blob = file.blob.stat()
-    if (found.st_dev, found.st_ino) == (blob.st_dev, blob.st_ino):
+    if (status.st_dev, status.st_ino) == (blob.st_dev, blob.st_ino):
         return True
     folder, _, name = path.rpartition("/")
     record = records.load(root, folder).files.get(name)
-    if found.st_size == file.size_bytes and (
+    if status.st_size == file.size_bytes and (
         file.sha256 is None or (record and record.sha256 == file.sha256)
     ):
         return True
@@ -146,7 +144,7 @@ def _import_file(root: Path, path: str, snapshot: Snapshot, file: CachedFile, pr
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished, dir_fd=folder)
             raise
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     now = time.time()
     record = records.FileRecord(
         size_bytes=file.size_bytes,
@@ -156,7 +154,7 @@ def _import_file(root: Path, path: str, snapshot: Snapshot, file: CachedFile, pr
         remote=file.path,
         downloaded_at=now,
         checked_at=now if verified else None,
-        checked_ns=found.st_mtime_ns if verified else 0,
+        checked_ns=status.st_mtime_ns if verified else 0,
     )
     records.update(root, {path: record})
 
@@ -184,7 +182,7 @@ def _copy(file: CachedFile, name: str, folder: int, progress: JobProgress) -> bo
             progress.add(file.size_bytes)
             return False
         digest = hashlib.sha256()
-        while chunk := source.read(_CHUNK_BYTES):
+        while chunk := source.read(CHUNK_BYTES):
             copy.write(chunk)
             digest.update(chunk)
             progress.add(len(chunk))

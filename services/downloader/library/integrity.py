@@ -1,6 +1,5 @@
 """Integrity of an entry: verify its bytes, find damaged and missing files."""
 
-import hashlib
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -10,13 +9,14 @@ import msgspec
 
 from schemas.errors import Conflict
 from schemas.library import EntryFormat, VerifyState
+from services.downloader.hashes import sha256_of
 from services.downloader.library import records, store_fs
-from services.downloader.library.job_progress import JobProgress
+from services.downloader.library.jobs import JobProgress
 from services.downloader.library.scanner import StoredModel
 from services.downloader.library.walk import ScannedFile
 from services.downloader.worker.messages import WantedFile
 
-_CHUNK_BYTES = 1024 * 1024
+Records = Mapping[str, records.FileRecord]
 
 
 def verify(root: Path, model: StoredModel, since: float, progress: JobProgress) -> None:
@@ -42,7 +42,9 @@ def _verify_file(
 ) -> bool:
     # A file without a valid record is recorded as it is now.
     sha256, size_bytes, modified_ns = hash_file(root, file.path, progress)
-    if record is None or records.expected_sha256(record) is None or _replaced(record, size_bytes):
+    # Without a source another size means another file, not a damaged one.
+    is_other = record is not None and record.repo is None and record.size_bytes != size_bytes
+    if record is None or records.expected_sha256(record) is None or is_other:
         record = records.FileRecord(size_bytes=size_bytes, sha256=sha256)
     damaged = record.sha256 != sha256 or record.size_bytes != size_bytes
     checked = msgspec.structs.replace(record, checked_at=time.time(), checked_ns=modified_ns, damaged=damaged)
@@ -50,49 +52,38 @@ def _verify_file(
     return not damaged
 
 
-def _replaced(record: records.FileRecord, size_bytes: int) -> bool:
-    # Without a source another size means another file, not a damaged one.
-    return record.repo is None and record.size_bytes != size_bytes
-
-
 def hash_file(root: Path, path: str, progress: JobProgress) -> tuple[str, int, int]:
     """Sha256, size and time of a file; OSError if it changed while it was read."""
-    digest = hashlib.sha256()
     with store_fs.open_file(root, path) as file:
         before = os.fstat(file.fileno())
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            progress.add(len(chunk))
+        sha256 = sha256_of(file, progress.add)
         after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise OSError(f"{path} was written while it was read; verify it again when that has ended")
-    return digest.hexdigest(), after.st_size, after.st_mtime_ns
-
-
-Records = Mapping[str, records.FileRecord]
+    return sha256, after.st_size, after.st_mtime_ns
 
 
 def missing_files(model: StoredModel, recorded: Records, present: Iterable[str]) -> list[str]:
-    """Missing shards, and files of the folder's record that are gone.
+    """Missing shards, and files of the folder's record that are absent.
 
     Of GGUF files only a projector counts: others may have been removed on purpose.
     """
     group = model.group
-    gone = {path for path, record in recorded.items() if record.repo} - set(present)
+    absent = {path for path, record in recorded.items() if record.repo} - set(present)
     if group.format is EntryFormat.GGUF:
-        gone = {path for path in gone if "mmproj" in path.rpartition("/")[2].lower()}
-    return sorted(gone | {f"{group.folder}/{name}" for name in group.missing_shards})
+        absent = {path for path in absent if "mmproj" in path.rpartition("/")[2].lower()}
+    return sorted(absent | {f"{group.folder}/{name}" for name in group.missing_shards})
 
 
 def files_to_repair(model: StoredModel, recorded: Records, present: Iterable[str]) -> list[WantedFile]:
     """The files to fetch again; Conflict where the source of one is unknown."""
     damaged = [file.path for file in model.files if file.verified is VerifyState.DAMAGED]
     paths = damaged + missing_files(model, recorded, present)
-    known = {**recorded, **model.record}
-    wanted = [_wanted(path, known.get(path)) for path in paths]
-    lost = next((path for path, file in zip(paths, wanted, strict=True) if file is None), None)
-    if lost is not None:
-        raise Conflict(f"The source of {lost} is unknown; fetch the model again: yard pull REPO:QUANT.")
+    all_records = {**recorded, **model.record}
+    wanted = [_wanted(path, all_records.get(path)) for path in paths]
+    unknown = next((path for path, file in zip(paths, wanted, strict=True) if file is None), None)
+    if unknown is not None:
+        raise Conflict(f"The source of {unknown} is unknown; fetch the model again: yard pull REPO:QUANT.")
     return [file for file in wanted if file is not None]
 
 

@@ -27,14 +27,18 @@ from schemas.library import (
     entry_id,
 )
 from services.downloader.library import hub_cache
-from services.downloader.library.commands import node_of_key, target_node
-from services.downloader.library.file_fetch import fetch_files
+from services.downloader.library.commands import node_of_key
+from services.downloader.library.file_fetch import (
+    await_listing,
+    fetch_files,
+    missing_here,
+    records_of,
+    wanted_file,
+)
 from services.downloader.library.hub_cache import Snapshot
 from services.downloader.library.integrity import files_to_repair, verify
-from services.downloader.library.job_progress import JobProgress
-from services.downloader.library.jobs import JobQueue
+from services.downloader.library.jobs import JobProgress, JobQueue
 from services.downloader.library.library import NodeLibrary
-from services.downloader.library.peer_copy import await_listing, missing_here, records_of, wanted_file
 from services.downloader.library.records import FileRecord
 from services.downloader.library.scanner import StoredModel
 from services.downloader.library.store import LibraryStore
@@ -47,8 +51,6 @@ _REPO = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 
 
 class JobCommands:
-    """Turns commands into jobs, and runs them."""
-
     def __init__(
         self,
         bus: Bus,
@@ -56,12 +58,12 @@ class JobCommands:
         settings: Settings,
         library: NodeLibrary,
         commands: Commands,
-        known: BucketCache[LibraryJob],
+        published: BucketCache[LibraryJob],
     ) -> None:
         self._bus = bus
         self._settings = settings
         self._library = library
-        self._known = known
+        self._published = published
         self._node_commands = NodeCommands(bus, commands, subjects.LIBRARY_AT_NODE)
         self._jobs = JobQueue(bus, tasks, library)
 
@@ -74,28 +76,20 @@ class JobCommands:
         add = self._node_commands.add
         await add(subjects.LIBRARY_VERIFY, self.verify, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_REPAIR, self.repair, lambda ref: node_of_key(ref.entry))
-        await add(
-            subjects.LIBRARY_CACHED, self.cached, lambda request: target_node(self._library, request.node)
-        )
-        await add(
-            subjects.LIBRARY_IMPORT,
-            self.import_cached,
-            lambda request: target_node(self._library, request.node),
-        )
+        await add(subjects.LIBRARY_CACHED, self.cached, self._library.target_node)
+        await add(subjects.LIBRARY_IMPORT, self.import_cached, self._library.target_node)
         await add(subjects.LIBRARY_COPY, self.copy, lambda order: order.node)
         await add(subjects.LIBRARY_CANCEL, self.cancel, self._node_of_job)
         await self._jobs.resume()
 
     def _node_of_job(self, ref: JobRef) -> str:
-        job = self._known.values.get(ref.job)
+        job = self._published.values.get(ref.job)
         return job.node if job else self._bus.node
 
     async def cancel(self, ref: JobRef) -> LibraryJob:
-        """Cancel a job."""
         return await self._jobs.cancel(ref.job)
 
     async def verify(self, ref: LibraryRef) -> LibraryJob:
-        """Start to verify an entry's bytes."""
         store = self._library.store_of(ref.entry)
         entry, model = self._library.find(store, ref.entry)
         if not model.files:
@@ -111,12 +105,11 @@ class JobCommands:
         recorded = store.scanner.recorded(model.group.folder)
         if not files_to_repair(model, recorded, self._library.paths(store)):
             raise Conflict(
-                f"Nothing of {entry.path} is known to be damaged; check it first: yard library verify."
+                f"No file of {entry.path} is damaged or missing; check it first: yard library verify."
             )
         return await self._jobs.start(JobKind.REPAIR, store.name, entry.path)
 
     async def cached(self, _request: AskNode) -> CachedModels:
-        """The models in this node's hub cache."""
         folder = await asyncio.to_thread(hub_cache.cache_folder)
         snapshots = await in_thread(hub_cache.snapshots, folder)
         return CachedModels(
@@ -181,8 +174,8 @@ class JobCommands:
         if node_of_key(order.entry) == self._bus.node:
             raise Conflict(f"The entry is on {self._bus.node} already.", param="node")
         store = self._library.store(order.store)
-        found = await self._library.peers.entry(order.entry)
-        return await self._jobs.start(JobKind.COPY, store.name, found.path, source=order.entry)
+        files = await self._library.peers.entry(order.entry)
+        return await self._jobs.start(JobKind.COPY, store.name, files.path, source=order.entry)
 
     async def _copy(self, job: LibraryJob, progress: JobProgress) -> None:
         store = self._library.store(job.store)

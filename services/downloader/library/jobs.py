@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
@@ -18,18 +19,45 @@ from schemas import buckets, subjects
 from schemas.base import new_id
 from schemas.errors import BrokerUnavailable, Conflict, NotFound, YardError
 from schemas.library import JOB_ENDED, JobKind, JobState, LibraryJob
-from services.downloader.library.job_progress import JobCancelled, JobProgress
 from services.downloader.library.library import NodeLibrary
 from services.downloader.library.store_fs import disk_error
 
 log = logs.get(__name__)
-
 PROGRESS_INTERVAL_S = 0.5
 PUT_INTERVAL_S = 5.0
 JOB_TTL_S = 24 * 3600
 """Lifetime of an ended job's record."""
 _SHOWN_DAMAGED = 20
 _S = JobState
+
+
+class JobCancelled(Exception):
+    """The job was cancelled."""
+
+
+class JobProgress:
+    """Written by one thread, read by another; single numbers need no lock."""
+
+    def __init__(self) -> None:
+        self.bytes_total = 0
+        self.bytes_done = 0
+        self.file: str | None = None
+        self.damaged: list[str] = []
+        self.linked = 0
+        self.received: dict[str, int] = {}
+        """Bytes by source."""
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """End the job at its next chunk."""
+        self._cancelled.set()
+
+    def add(self, n_bytes: int) -> None:
+        """Count bytes that are done; JobCancelled after `cancel()`."""
+        self.bytes_done += n_bytes
+        if self._cancelled.is_set():
+            raise JobCancelled
+
 
 JobHandler = Callable[[LibraryJob, JobProgress], Coroutine[Any, Any, None]]
 """Does a job and counts its progress; ends soon after the progress is cancelled."""
@@ -53,8 +81,8 @@ class JobQueue:
 
     async def resume(self) -> None:
         """Resume the jobs of an earlier process."""
-        known = await read_bucket(self._bus, buckets.JOBS)
-        self._jobs = {key: job for key, job in known.items() if job.node == self._bus.node}
+        stored = await read_bucket(self._bus, buckets.JOBS)
+        self._jobs = {key: job for key, job in stored.items() if job.node == self._bus.node}
         for job in self._jobs.values():
             if job.state not in JOB_ENDED:
                 self._spawn(job)

@@ -12,9 +12,9 @@ from modelyard.bus.tasks import Tasks
 from modelyard.host.settings import Settings
 from schemas import buckets
 from schemas.downloads import Download
-from schemas.errors import Conflict, NotFound
+from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.instances import LIVE, Instance
-from schemas.library import EntryFormat, LibraryEntry, StoreSpace
+from schemas.library import AskNode, EntryFormat, ImportCached, LibraryEntry, StoreSpace
 from schemas.models import ModelSpec
 from services.downloader.library.entries import Uses, is_fetching, users_of, uses_of
 from services.downloader.library.scanner import FactsReading, StoredModel, StoreScanner
@@ -40,19 +40,19 @@ class NodeLibrary:
         """Finds files on other nodes."""
         self._bus = bus
         self._settings = settings
-        self._models = models
+        self.models = models
         self._instances = instances
         self._spaces = spaces
-        self._downloads = downloads
+        self.downloads = downloads
         self._uses: Uses = {}
         self._specs: defaultdict[str, list[ModelSpec]] = defaultdict(list)
         """All specs of a name since the start: an instance may outlive its model's record."""
 
     async def start(self, tasks: Tasks) -> None:
-        """Start every store, and delete the published entries of stores that are gone."""
-        for key, spec in self._models.values.items():
+        """Start every store, and delete the published entries of removed stores."""
+        for key, spec in self.models.values.items():
             self._on_model(key, spec)
-        self._models.listen(self._on_model)
+        self.models.listen(self._on_model)
         entries = await read_bucket(self._bus, buckets.LIBRARY, f"{self.node}.>")
         trashed = await read_bucket(self._bus, buckets.TRASH, f"{self.node}.>")
         for index, (name, root) in enumerate(self._settings.all_stores.items()):
@@ -67,23 +67,21 @@ class NodeLibrary:
                 {key: item for key, item in trashed.items() if item.store == name},
                 default=index == 0,
             )
-        await self._unpublish([key for key, entry in entries.items() if entry.store not in self.stores])
+        bucket = BucketStore(self._bus, buckets.LIBRARY)
+        await asyncio.gather(
+            *(bucket.delete(key) for key, entry in entries.items() if entry.store not in self.stores)
+        )
         for name, store in self.stores.items():
             tasks.spawn(store.run(), f"store {name}")
-
-    async def _unpublish(self, keys: list[str]) -> None:
-        bucket = BucketStore(self._bus, buckets.LIBRARY)
-        await asyncio.gather(*(bucket.delete(key) for key in keys))
 
     def _on_model(self, _key: str, spec: ModelSpec | None) -> None:
         if spec is not None and spec not in self._specs[spec.name]:
             self._specs[spec.name].append(spec)
-        self._uses = uses_of(self._models.values.values())
+        self._uses = uses_of(self.models.values.values())
         for store in self.stores.values():
             store.wake()
 
     def wake(self) -> None:
-        """Scan all stores now."""
         for store in self.stores.values():
             store.wake()
 
@@ -91,13 +89,20 @@ class NodeLibrary:
         """Names of the nodes with a running downloader."""
         return sorted({space.node for space in self._spaces.values.values()} | {self.node})
 
+    def target_node(self, request: AskNode | ImportCached) -> str:
+        """The requested node, or the only one; BadRequest where there are several."""
+        nodes = self.nodes()
+        if request.node is None and len(nodes) > 1:
+            raise BadRequest(f"Name one of the nodes: {', '.join(nodes)}.", param="node")
+        return request.node or nodes[0]
+
     def store(self, name: str | None) -> LibraryStore:
         """One of this node's stores; None is the one for downloads."""
-        known = self.stores.get(name) if name is not None else next(iter(self.stores.values()))
-        if known is None:
+        store = self.stores.get(name) if name is not None else next(iter(self.stores.values()))
+        if store is None:
             names = ", ".join(self.stores)
             raise NotFound(f"Node {self.node} has no store {name!r}; it has {names}.", param="store")
-        return known
+        return store
 
     def store_of(self, key: str) -> LibraryStore:
         """The store of a key `node.store.…`."""
@@ -120,11 +125,9 @@ class NodeLibrary:
         return entry, model
 
     def paths(self, store: LibraryStore) -> set[str]:
-        """Paths of all files in a store."""
         return {file.path for file in self.report(store).result.tree.files}
 
     def reports(self) -> Iterator[tuple[LibraryStore, StoreReport]]:
-        """Readable stores with their last reports."""
         for store in self.stores.values():
             if store.report is not None:
                 yield store, store.report
@@ -148,7 +151,7 @@ class NodeLibrary:
                 f"{entry.path} is used by {names}; remove that from the registry first "
                 f"(yard rm {entry.used_by[0]}), or force it."
             )
-        for download in self._downloads.values.values():
+        for download in self.downloads.values.values():
             if download.node == self.node and is_fetching(download, model):
                 raise Conflict(
                     f"{entry.path} is being downloaded; wait for that, cancel it first "

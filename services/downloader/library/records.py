@@ -1,6 +1,5 @@
 """Records of files (source, sha256, checks): a small JSON file in their folder, which moves along with it."""
 
-import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ import msgspec
 from modelyard.bus import logs
 from schemas.base import Record
 from schemas.library import EntryFile, VerifyState
+from services.downloader.hashes import is_sha256
 from services.downloader.library import store_fs
 from services.downloader.library.walk import RECORD, ScannedFile
 from services.downloader.worker.messages import Resolved
@@ -19,14 +19,12 @@ log = logs.get(__name__)
 
 NAME = RECORD
 _MAX_BYTES = 8 * 1024 * 1024
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _write_lock = threading.Lock()
 """A transfer, a check and an import may update the record of one folder at the same time."""
+_WORST_FIRST = (VerifyState.DAMAGED, VerifyState.UNKNOWN, VerifyState.UNVERIFIED, VerifyState.VERIFIED)
 
 
 class FileRecord(Record):
-    """The record of one file."""
-
     size_bytes: int
     sha256: str | None = None
     """The expected sha256: as the hub lists it, or as computed at the first check."""
@@ -51,7 +49,6 @@ class FolderRecord(Record):
 
 
 def record_path(folder: str) -> str:
-    """The path of a folder's record."""
     return f"{folder}/{NAME}" if folder else NAME
 
 
@@ -75,18 +72,13 @@ def update(root: Path, changes: Mapping[str, FileRecord | None]) -> None:
         folders.setdefault(folder, {})[name] = record
     with _write_lock:
         for folder, files in folders.items():
-            _update_folder(root, folder, files)
-
-
-def _update_folder(root: Path, folder: str, changes: Mapping[str, FileRecord | None]) -> None:
-    before = load(root, folder).files
-    after = {name: record for name, record in {**before, **changes}.items() if record is not None}
-    if after == before:
-        return
-    if after:
-        store_fs.write_file(root, record_path(folder), msgspec.json.encode(FolderRecord(files=after)) + b"\n")
-    else:
-        store_fs.remove_file(root, record_path(folder))
+            before = load(root, folder).files
+            after = {name: record for name, record in {**before, **files}.items() if record is not None}
+            if after and after != before:
+                data = msgspec.json.encode(FolderRecord(files=after)) + b"\n"
+                store_fs.write_file(root, record_path(folder), data)
+            elif before and not after:
+                store_fs.remove_file(root, record_path(folder))
 
 
 def entry_file(file: ScannedFile, record: FileRecord | None) -> EntryFile:
@@ -104,7 +96,7 @@ def entry_file(file: ScannedFile, record: FileRecord | None) -> EntryFile:
 def expected_sha256(record: FileRecord | None) -> str | None:
     """The recorded sha256 if it is well-formed: a record may come from elsewhere with its folder."""
     sha256 = record.sha256 if record else None
-    return sha256 if sha256 and _SHA256.fullmatch(sha256) else None
+    return sha256 if sha256 and is_sha256(sha256) else None
 
 
 def _verified(file: ScannedFile, record: FileRecord | None) -> VerifyState:
@@ -117,15 +109,9 @@ def _verified(file: ScannedFile, record: FileRecord | None) -> VerifyState:
     return VerifyState.DAMAGED if record.damaged else VerifyState.VERIFIED
 
 
-_WORST_FIRST = (VerifyState.DAMAGED, VerifyState.UNKNOWN, VerifyState.UNVERIFIED, VerifyState.VERIFIED)
-
-
 def worst(files: Iterable[EntryFile]) -> VerifyState:
     """The state that holds for all files together."""
     return min((file.verified for file in files), key=_WORST_FIRST.index, default=VerifyState.UNKNOWN)
-
-
-log = logs.get(__name__)
 
 
 def record_download(root: Path, repo: str, resolved: Resolved) -> None:

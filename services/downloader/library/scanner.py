@@ -23,6 +23,9 @@ INCOMPLETE_GRACE_S = 10.0
 
 Signature = tuple[int, float]
 """Size and time of the files with weights: facts are read again when they change."""
+_LINK = (
+    "It is a symbolic link to {0}; links are not followed. Move or copy the files themselves into the store."
+)
 
 
 class FactsReading(NamedTuple):
@@ -47,21 +50,29 @@ class StoredModel(NamedTuple):
 
     @property
     def checked_files(self) -> list[EntryFile]:
-        """The files that must be intact: those with weights, and others with a known sha256."""
+        """The files that must be intact: those with weights, and others with a sha256."""
         count = len(self.group.weights)
         return self.files[:count] + [file for file in self.files[count:] if file.sha256 is not None]
 
 
 class ScanResult(NamedTuple):
-    """Result of one scan."""
-
     models: list[StoredModel]
     tree: StoreTree
     took_s: float
     pending: int
     """Number of models not read yet."""
     by_sha256: dict[str, list[ScannedFile]]
-    """Files by their expected sha256, without those known to be damaged."""
+    """Files by their expected sha256, without damaged ones."""
+
+    @property
+    def partial_bytes(self) -> int:
+        """Size of incomplete files."""
+        return sum(file.size_bytes for file in self.tree.partials)
+
+    @property
+    def used_bytes(self) -> int:
+        """Size of everything but the trash."""
+        return sum(file.size_bytes for file in self.tree.files) + self.partial_bytes
 
 
 class StoreScanner:
@@ -88,7 +99,8 @@ class StoreScanner:
         groups = groups_of(tree)
         self._read_records(tree)
         pending = self._read_new(groups, began + read_budget_s)
-        self._discard(groups)
+        for path in self._readings.keys() - {group.path for group in groups}:
+            del self._readings[path]
         models = [self._model(group) for group in groups]
         self._last = ScanResult(models, tree, time.monotonic() - began, pending, self._index(tree))
         return self._last
@@ -122,8 +134,8 @@ class StoreScanner:
     def _read_new(self, groups: Iterable[FileGroup], deadline: float) -> int:
         pending = 0
         for group in groups:
-            known = self._readings.get(group.path)
-            if known is not None and known.signature == signature(group) and not _is_retried(known, group):
+            reading = self._readings.get(group.path)
+            if reading and reading.signature == signature(group) and not _is_retried(reading, group):
                 continue
             if time.monotonic() > deadline:
                 pending += 1
@@ -141,11 +153,6 @@ class StoreScanner:
             return FactsReading(current, EntryFacts(), str(error))
         except OSError as error:
             return FactsReading(current, EntryFacts(), facts.explain(error))
-
-    def _discard(self, groups: Iterable[FileGroup]) -> None:
-        paths = {group.path for group in groups}
-        for path in self._readings.keys() - paths:
-            del self._readings[path]
 
     def _index(self, tree: StoreTree) -> dict[str, list[ScannedFile]]:
         by_sha256: defaultdict[str, list[ScannedFile]] = defaultdict(list)
@@ -179,18 +186,11 @@ class StoreScanner:
         return {f"{folder}/{name}": record for name, record in entry[1].files.items()} if entry else {}
 
     def disk_space(self) -> tuple[int, int]:
-        """Total and free bytes of the disk."""
         usage = shutil.disk_usage(self.root)
         return usage.total, usage.free
 
 
-_LINK = (
-    "It is a symbolic link to {0}; links are not followed. Move or copy the files themselves into the store."
-)
-
-
 def decode_description(data: bytes) -> str:
-    """The text of a description file."""
     return data.decode("utf-8-sig", errors="replace").strip()
 
 

@@ -18,7 +18,7 @@ from schemas import buckets
 from schemas.errors import BrokerUnavailable
 from schemas.library import LibraryEntry, StoreSpace, TrashedEntry
 from services.downloader.library import trash
-from services.downloader.library.entries import Uses, entry_of, partial_bytes, used_bytes, users_of
+from services.downloader.library.entries import Uses, entry_of, users_of
 from services.downloader.library.scanner import ScanResult, StoredModel, StoreScanner
 
 log = logs.get(__name__)
@@ -76,12 +76,13 @@ class LibraryStore:
         self._space_bucket = BucketStore(bus, buckets.STORES)
 
     def wake(self) -> None:
-        """Scan now: something has changed."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Scan and publish until cancelled."""
-        await asyncio.to_thread(self._recover_trash)
+        try:
+            await asyncio.to_thread(trash.recover, self.root)
+        except OSError as error:
+            log.warning("trash_recovery_failed", store=self.name, error=str(error))
         while True:
             self._wake.clear()
             pause_s = await self._scan_safely()
@@ -118,12 +119,6 @@ class LibraryStore:
         await self._publish(report.entries, {entry.key: entry for entry in shown}, report.space)
         return 0.0 if report.result.pending else max(SCAN_INTERVAL_S, _PAUSE_FACTOR * took_s)
 
-    def _recover_trash(self) -> None:
-        try:
-            trash.recover(self.root)
-        except OSError as error:
-            log.warning("trash_recovery_failed", store=self.name, error=str(error))
-
     def _scan(self) -> StoreReport:
         """Runs in a thread: everything that takes long in a large store."""
         before, uses = self.report, self._uses()
@@ -150,8 +145,8 @@ class LibraryStore:
             default=self._default,
             total_bytes=total_bytes,
             free_bytes=free_bytes,
-            used_bytes=used_bytes(result),
-            partial_bytes=partial_bytes(result),
+            used_bytes=result.used_bytes,
+            partial_bytes=result.partial_bytes,
             trash_bytes=sum(manifest.size_bytes for manifest in trashed.values()),
             entries=n_entries,
             files=len(result.tree.files),
@@ -219,15 +214,10 @@ async def _publish_changes(bucket: BucketStore[T], published: dict[str, T], curr
         return
     changes: list[Coroutine[Any, Any, None]] = [delete(key) for key in published.keys() - current.keys()]
     changes += [put(key, value) for key, value in current.items() if published.get(key) != value]
-    await _run_all(changes)
-
-
-async def _run_all(changes: list[Coroutine[Any, Any, None]]) -> None:
-    """Runs all, a limited number concurrently; raises the first error after all have ended."""
     failed: BaseException | None = None
     for start in range(0, len(changes), _CONCURRENT_WRITES):
         batch = changes[start : start + _CONCURRENT_WRITES]
-        for result in await asyncio.gather(*batch, return_exceptions=True):
+        for result in await asyncio.gather(*batch, return_exceptions=True):  # all, also after an error
             failed = failed or (result if isinstance(result, BaseException) else None)
     if failed is not None:
         raise failed

@@ -10,7 +10,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
@@ -19,6 +19,8 @@ from schemas.errors import Conflict
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _FILE = os.O_RDONLY | os.O_CLOEXEC | _NO_LINK | getattr(os, "O_NONBLOCK", 0)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class UnsafePath(OSError):
@@ -40,7 +42,8 @@ def open_folder(root: Path, parts: Sequence[str], *, create: bool = False) -> It
     try:
         for part in parts:
             if create:
-                _make(part, current)
+                with suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=current)
             child = _step(part, current)
             os.close(current)
             current = child
@@ -49,24 +52,15 @@ def open_folder(root: Path, parts: Sequence[str], *, create: bool = False) -> It
         os.close(current)
 
 
-def _make(name: str, parent: int) -> None:
-    try:
-        os.mkdir(name, 0o755, dir_fd=parent)
-    except FileExistsError:
-        return
-
-
 def _step(name: str, parent: int) -> int:
     try:
         return os.open(name, _FOLDER | _NO_LINK, dir_fd=parent)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(name, parent):
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             raise UnsafePath(error.errno, "a symbolic link is in the way", name) from error
         raise
-
-
-def _is_link(name: str, parent: int) -> bool:
-    return stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
 
 
 @contextmanager
@@ -116,26 +110,20 @@ def remove_file(root: Path, path: str) -> None:
 
 
 def _remove(name: str, parent: int) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=parent)
-    except FileNotFoundError:
-        return
 
 
 def move_file(root: Path, path: str, to: str) -> None:
     """Rename within the store, creating folders; FileExistsError if the target exists."""
     *parents, name = split_path(path)
+    *to_parents, to_name = split_path(to)
     with open_folder(root, parents) as source:
         os.stat(name, dir_fd=source, follow_symlinks=False)
-        _move(name, source, root, to)
-
-
-def _move(name: str, source: int, root: Path, to: str) -> None:
-    *to_parents, to_name = split_path(to)
-    with open_folder(root, to_parents, create=True) as target:
-        if _has(to_name, target):
-            raise FileExistsError(errno.EEXIST, "the target exists", to)
-        os.rename(name, to_name, src_dir_fd=source, dst_dir_fd=target)
+        with open_folder(root, to_parents, create=True) as target:
+            if _exists_in(target, to_name):
+                raise FileExistsError(errno.EEXIST, "the target exists", to)
+            os.rename(name, to_name, src_dir_fd=source, dst_dir_fd=target)
 
 
 def stat_path(root: Path, path: str) -> os.stat_result:
@@ -146,20 +134,17 @@ def stat_path(root: Path, path: str) -> os.stat_result:
 
 
 def exists(root: Path, path: str) -> bool:
-    """Whether the path exists, as anything."""
-    try:
-        stat_path(root, path)
-    except FileNotFoundError:
-        return False
-    return True
+    *parents, name = split_path(path)
+    with suppress(FileNotFoundError), open_folder(root, parents) as parent:
+        return _exists_in(parent, name)
+    return False
 
 
-def _has(name: str, parent: int) -> bool:
-    try:
-        os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+def _exists_in(folder: int, name: str) -> bool:
+    with suppress(FileNotFoundError):
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return True
+    return False
 
 
 def prune_folders(root: Path, parts: Sequence[str]) -> None:
@@ -172,10 +157,6 @@ def prune_folders(root: Path, parts: Sequence[str]) -> None:
             continue
         except OSError:
             return
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

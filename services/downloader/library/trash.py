@@ -7,7 +7,6 @@ deletion or restoration.
 import os
 import shutil
 import time
-from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
@@ -32,8 +31,6 @@ _PURGING = "gone-"
 
 
 class Phase(StrEnum):
-    """The state of an item."""
-
     TRASHING = "trashing"
     STORED = "there"
     RESTORING = "restoring"
@@ -58,7 +55,6 @@ class Manifest(Record):
         return self.trashed_at + RETENTION_S
 
     def shown(self, node: str, store: str) -> TrashedEntry:
-        """The published record."""
         return TrashedEntry(
             node=node,
             store=store,
@@ -104,7 +100,6 @@ def restore(root: Path, manifest: Manifest) -> None:
 
 
 def purge(root: Path, item: str) -> None:
-    """Delete an item permanently."""
     with store_fs.open_folder(root, (FOLDER,)) as trash:
         purging = item if item.startswith(_PURGING) else _PURGING + item
         if purging != item:
@@ -113,11 +108,11 @@ def purge(root: Path, item: str) -> None:
         shutil.rmtree(purging, dir_fd=trash)
 
 
-def items(root: Path, known: dict[str, Manifest]) -> dict[str, Manifest]:
-    """The items in the trash; `known` manifests are not read again."""
+def items(root: Path, read: dict[str, Manifest]) -> dict[str, Manifest]:
+    """The items in the trash; manifests in `read` are not read again."""
     stored: dict[str, Manifest] = {}
     for name in _names(root):
-        manifest = known.get(name) or _read(root, name)
+        manifest = read.get(name) or _read(root, name)
         if manifest is not None and manifest.phase is Phase.STORED:
             stored[name] = manifest
     return stored
@@ -158,14 +153,19 @@ def _names(root: Path, *, purging: bool = False) -> list[str]:
 
 
 def _move_to_trash(root: Path, manifest: Manifest) -> Manifest:
-    own_records = {path for path in manifest.files if path.rpartition("/")[2] == records.NAME}
     for path in manifest.files:
         _move(root, path, _place(manifest, path))
+    own_files = set(manifest.files)
     remaining = [
-        path for path in manifest.notes if records.record_path(path.rpartition("/")[0]) not in own_records
+        path
+        for path in manifest.notes
+        if (record := records.record_path(path.rpartition("/")[0])) not in own_files
+        and store_fs.exists(root, record)
     ]
-    records.update(root, dict.fromkeys(_in_recorded_folders(root, remaining)))
-    _prune(root, manifest.files)
+    records.update(root, dict.fromkeys(remaining))
+    folders = {path.rpartition("/")[0] for path in manifest.files} - {""}
+    for folder in sorted(folders, key=len, reverse=True):
+        store_fs.prune_folders(root, store_fs.split_path(folder))
     stored = msgspec.structs.replace(manifest, phase=Phase.STORED)
     _write(root, stored)
     return stored
@@ -192,16 +192,6 @@ def _move(root: Path, path: str, to: str) -> None:
     except FileExistsError:
         # Moved before a crash; the file of this name is newer and stays.
         log.warning("trash_file_conflict", path=path)
-
-
-def _in_recorded_folders(root: Path, paths: Iterable[str]) -> list[str]:
-    return [path for path in paths if store_fs.exists(root, records.record_path(path.rpartition("/")[0]))]
-
-
-def _prune(root: Path, paths: Iterable[str]) -> None:
-    folders = {path.rpartition("/")[0] for path in paths} - {""}
-    for folder in sorted(folders, key=len, reverse=True):
-        store_fs.prune_folders(root, store_fs.split_path(folder))
 
 
 def _write(root: Path, manifest: Manifest) -> None:

@@ -12,7 +12,7 @@ MAX_DEPTH = 32
 _PARTIAL = re.compile(
     r"\.(part|partial|incomplete|tmp|crdownload|aria2|download|!qb|jrnl|jrn~)(\.[^.]*)?$", re.IGNORECASE
 )
-"""Names of incomplete files, and of the state files that programs keep beside them."""
+"""Names of incomplete files, and of the state files that programs write beside them."""
 
 
 class ScannedFile(NamedTuple):
@@ -32,16 +32,12 @@ class ScannedFile(NamedTuple):
 
 
 class ScannedLink(NamedTuple):
-    """A symbolic link."""
-
     path: str
     target: str
     modified_ns: int
 
 
 class StoreTree(NamedTuple):
-    """Result of a walk."""
-
     files: list[ScannedFile]
     links: list[ScannedLink]
     partials: list[ScannedFile]
@@ -67,10 +63,10 @@ def _walk(handle: int, prefix: str, tree: StoreTree, depth: int) -> None:
     names = {entry.name for entry in listed}
     for entry in listed:
         name = entry.name
-        # Our trash, and the like that other systems keep at the top of a disk.
+        # Our trash, and the folders of other systems at the top of a disk.
         if depth == 0 and name.startswith((".", "lost+found", "$")) and name != RECORD:
             continue
-        if not _is_printable(name):
+        if not name.isprintable() or "\\" in name:
             tree.skipped.append(f"{prefix}{ascii(name)[1:-1]}")
             continue
         _add_entry(entry, handle, prefix, tree, depth, unfinished=f"{name}.aria2" in names)
@@ -82,30 +78,30 @@ def _add_entry(
     path = prefix + entry.name
     try:
         if entry.is_symlink():
-            found = entry.stat(follow_symlinks=False)
+            status = entry.stat(follow_symlinks=False)
             target = os.readlink(entry.name, dir_fd=handle)
             tree.links.append(
-                ScannedLink(path, os.fsencode(target).decode(errors="replace"), found.st_mtime_ns)
+                ScannedLink(path, os.fsencode(target).decode(errors="replace"), status.st_mtime_ns)
             )
         elif entry.is_dir(follow_symlinks=False):
             _descend(entry.name, handle, path, tree, depth)
         elif entry.is_file(follow_symlinks=False):
-            found = entry.stat(follow_symlinks=False)
+            status = entry.stat(follow_symlinks=False)
             partial = unfinished or _PARTIAL.search(entry.name)
             if partial:
-                tree.partials.append(ScannedFile(path, _taken_bytes(found), found.st_mtime_ns))
+                tree.partials.append(ScannedFile(path, _allocated_bytes(status), status.st_mtime_ns))
             else:
-                tree.files.append(ScannedFile(path, found.st_size, found.st_mtime_ns))
+                tree.files.append(ScannedFile(path, status.st_size, status.st_mtime_ns))
     except FileNotFoundError:
         return  # Removed during the walk.
     except OSError:
         tree.skipped.append(path)
 
 
-def _taken_bytes(found: os.stat_result) -> int:
+def _allocated_bytes(status: os.stat_result) -> int:
     # An incomplete file may be sparse.
-    blocks: int | None = getattr(found, "st_blocks", None)
-    return found.st_size if blocks is None else min(found.st_size, blocks * 512)
+    blocks: int | None = getattr(status, "st_blocks", None)
+    return status.st_size if blocks is None else min(status.st_size, blocks * 512)
 
 
 def _descend(name: str, handle: int, path: str, tree: StoreTree, depth: int) -> None:
@@ -117,7 +113,3 @@ def _descend(name: str, handle: int, path: str, tree: StoreTree, depth: int) -> 
         _walk(below, path + "/", tree, depth + 1)
     finally:
         os.close(below)
-
-
-def _is_printable(name: str) -> bool:
-    return name.isprintable() and "\\" not in name and "\x7f" not in name

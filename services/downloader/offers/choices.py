@@ -68,7 +68,6 @@ def offered_files(files: Iterable[RemoteFile]) -> tuple[OfferedFile, ...]:
 
 
 def weights_bytes(offered: OfferedChoice) -> int:
-    """Size of the safetensors files."""
     return sum(file.size_bytes for file in offered.files if PurePosixPath(file.path).suffix == ".safetensors")
 
 

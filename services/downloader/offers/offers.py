@@ -1,6 +1,7 @@
 """Answers hub searches, and what one repository offers."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,6 @@ from schemas.hub import AskOffer, Fit, HubFound, HubModel, Offer, OfferedChoice,
 from schemas.instances import Node
 from schemas.models import Mode, ModelSpec
 from services.downloader.errors import DownloadError, as_yard_error
-from services.downloader.hub.metadata import RepoListing, mode_of
 from services.downloader.offers.choices import (
     LocalModels,
     folder_choice,
@@ -30,11 +30,11 @@ from services.downloader.offers.remote_headers import RemoteHeaders, read_remote
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.register.facts import ModelFacts
 from services.downloader.register.fit import FitQuery, fits
-from services.downloader.register.modes import check_served, guess_mode
+from services.downloader.register.proposal import check_served, guess_mode
 from services.downloader.selection.choose import SAFETENSORS
-from services.downloader.selection.files import RemoteFile, SelectionError
+from services.downloader.selection.files import RemoteFile, RepoListing, SelectionError, mode_of
 from services.downloader.selection.gguf import GgufGroup, group_models, mmprojs_of
-from services.downloader.selection.safetensors import pickles_of, refuse_pickles
+from services.downloader.selection.safetensors import refuse_without_model
 
 R = TypeVar("R")
 
@@ -57,7 +57,15 @@ class HubCommands:
     async def on_search(self, request: SearchHub) -> HubFound:
         """Models on the hub, each with the registered models that came from it."""
         models = await _query_hub(lambda: _search(request))
-        return HubFound(models=tuple(map(self._with_registered, models)))
+        names: defaultdict[str, list[str]] = defaultdict(list)
+        for spec in self._models.values.values():
+            if spec.source:
+                names[spec.source.repo].append(spec.name)
+        return HubFound(
+            models=tuple(
+                msgspec.structs.replace(model, models=tuple(sorted(names[model.repo]))) for model in models
+            )
+        )
 
     async def on_offer(self, request: AskOffer) -> Offer:
         """The models of a repository, or the one the reference names."""
@@ -144,8 +152,8 @@ class HubCommands:
         mode, problem = _mode(facts)
         if problem is None:
             files = ModelSizes(weights_bytes=weights_bytes(folder))
-            found = self._fits(Format.SAFETENSORS, mode, files, card.n_ctx_train, n_ctx)
-            folder = msgspec.structs.replace(folder, fits=found)
+            nodes_fit = self._fits(Format.SAFETENSORS, mode, files, card.n_ctx_train, n_ctx)
+            folder = msgspec.structs.replace(folder, fits=nodes_fit)
         if offer.choices:
             return msgspec.structs.replace(offer, choices=(*offer.choices, folder))
         return msgspec.structs.replace(
@@ -163,11 +171,6 @@ class HubCommands:
         requirements = partial(memory_requirements, files, mode)
         query = FitQuery(format_, mode, requirements, n_ctx_train, n_ctx)
         return fits(query, self._nodes.values.values())
-
-    def _with_registered(self, model: HubModel) -> HubModel:
-        specs = self._models.values.values()
-        names = sorted(spec.name for spec in specs if spec.source and spec.source.repo == model.repo)
-        return msgspec.structs.replace(model, models=tuple(names))
 
     def _local(self, reference: Reference) -> LocalModels:
         folder = self._settings.models / reference.repo
@@ -191,10 +194,8 @@ def _empty_offer(offer: Offer, reference: Reference, files: Sequence[RemoteFile]
     if reference.quant or reference.file:
         wanted = reference.quant or reference.file
         problem = f"{offer.repo} has no {wanted}; leave it out to see what it has."
-    elif pickles := pickles_of(files):
-        problem = str(refuse_pickles(offer.repo, pickles))
     else:
-        problem = f"{offer.repo} has no .gguf and no .safetensors model files; look for a GGUF version of it."
+        problem = str(refuse_without_model(offer.repo, files))
     return msgspec.structs.replace(offer, problem=problem)
 
 
@@ -208,7 +209,7 @@ def _stored_bytes(folder: Path, path: str) -> int | None:
 
 def _search(query: SearchHub) -> tuple[HubModel, ...]:
     # Imported in the thread that uses it: the hub's library is large and slow to load.
-    from services.downloader.hub.search import search
+    from services.downloader.hub.repositories import search
 
     return search(query)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from modelyard.files.gguf.check import GgufError
 from modelyard.files.gguf.header import Header, make_header
+from modelyard.files.gguf.parse import GgufError
 from modelyard.files.safetensors import CARD_FILE_BYTES, CARD_FILES, ModelCard, parse_card
 from services.downloader.errors import DownloadError
 from services.downloader.selection.files import RemoteFile

@@ -1,6 +1,8 @@
-"""Queries to the other nodes' downloaders for files, on behalf of the transfers of this node."""
+"""Queries to the other nodes' downloaders for files, and the address on which this node serves its own."""
 
 import asyncio
+import ipaddress
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
@@ -13,8 +15,7 @@ from schemas.errors import NotFound, ServiceUnavailable, YardError
 from schemas.library import node_of
 from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, RepoFiles
 from schemas.subject import Command
-from services.downloader.peers.address import listen_host
-from services.downloader.selection import RemoteFile
+from services.downloader.selection.files import RemoteFile
 from services.downloader.transfer.options import PeerOffer
 from services.downloader.worker.messages import (
     BlacklistPeer,
@@ -34,6 +35,7 @@ OFFER_TIMEOUT_S = 2.0
 _LISTING_TIMEOUT_S = 30.0
 _MAX_LISTINGS = 30
 """Queries for a listing whose files are still being hashed; each takes some seconds."""
+LOOPBACK = "127.0.0.1"
 
 
 class PeerClient:
@@ -49,7 +51,7 @@ class PeerClient:
     async def handle(
         self, message: PeerMessage, reply: Callable[[FilePeers | PeerRepo], Awaitable[None]]
     ) -> None:
-        """Answer a worker's query, also where nothing is found, or note its report."""
+        """Answer a worker's query, also an empty one, or record its report."""
         match message:
             case FindFilePeers(sha256=sha256, size_bytes=size_bytes):
                 await reply(FilePeers(sha256=sha256, offers=await self.offers(sha256, size_bytes)))
@@ -72,14 +74,14 @@ class PeerClient:
     async def repo(self, query: AskRepo) -> PeerRepo:
         """The files of a repository that the other nodes together have, at the newest commit among them."""
         replies = await self._query_all(subjects.PEER_REPO, query, list(self._others()), _LISTING_TIMEOUT_S)
-        newest = max((found for _, found in replies), key=lambda found: found.downloaded_at, default=None)
+        newest = max((repo for _, repo in replies), key=lambda repo: repo.downloaded_at, default=None)
         if newest is None:
             return PeerRepo()
         at_commit = AskRepo(repo=query.repo, revision=newest.commit)
         files: dict[str, RemoteFile] = {}
-        for node, found in replies:
-            complete = found.commit == newest.commit and not found.bytes_to_read
-            for file in (found if complete else await self._complete_repo(at_commit, node)).files:
+        for node, repo in replies:
+            complete = repo.commit == newest.commit and not repo.bytes_to_read
+            for file in (repo if complete else await self._complete_repo(at_commit, node)).files:
                 files[file.path] = RemoteFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
         return PeerRepo(commit=newest.commit, files=tuple(files[path] for path in sorted(files)))
 
@@ -88,20 +90,20 @@ class PeerClient:
         nothing = RepoFiles(commit=query.revision or "", downloaded_at=0.0, files=())
         for _ in range(_MAX_LISTINGS):
             replies = await self._query_all(subjects.PEER_REPO, query, [node], _LISTING_TIMEOUT_S)
-            found = replies[0][1] if replies else nothing
-            if not found.bytes_to_read:
-                return found
+            repo = replies[0][1] if replies else nothing
+            if not repo.bytes_to_read:
+                return repo
         return nothing
 
     async def entry(self, key: str) -> EntryFiles:
-        """The files of an entry on another node; the sha256 of some may not be known yet."""
+        """The files of an entry on another node; the sha256 of some may be missing yet."""
         node = node_of(key)
         try:
             return await self._bus.call(
                 subjects.PEER_ENTRY, AskEntry(entry=key), timeout_s=_LISTING_TIMEOUT_S, node=check_token(node)
             )
         except ServiceUnavailable as error:
-            raise ServiceUnavailable(f"Node {node} has no downloader running that could give it.") from error
+            raise ServiceUnavailable(f"Node {node} has no downloader running that could send it.") from error
 
     def _others(self) -> list[str]:
         return [node for node in self._nodes() if node != self._bus.node]
@@ -123,3 +125,52 @@ class PeerClient:
         except YardError as error:
             log.info("peer_query_failed", node=node, error=error.message)
             return []
+
+
+async def listen_host(bus: Bus, settings: Settings) -> str:
+    """The address to listen on, determined from the current connection."""
+    broker = bus.nc.connected_url
+    return await asyncio.to_thread(select_host, settings, broker.hostname if broker else None)
+
+
+def select_host(settings: Settings, broker: str | None) -> str:
+    """The configured host, else the own broker's, else the local address of the route to the broker.
+
+    Blocks while a name is resolved.
+    """
+    if settings.peer_host is not None:
+        return settings.peer_host
+    if not settings.joined and not is_loopback(settings.nats_host):
+        return settings.nats_host
+    return route_address(broker or LOOPBACK)
+
+
+def advertised_host(listening: str, client: str) -> str | None:
+    """The address under which `client` reaches a listener on `listening`; None if it cannot."""
+    if is_loopback(listening):
+        return listening if is_loopback(client) or is_wildcard(client) else None
+    return route_address(client) if is_wildcard(listening) else listening
+
+
+def route_address(host: str) -> str:
+    """The local address of the route to a host; loopback if there is no route."""
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as udp:
+            udp.connect(target)  # sends nothing: the system only chooses a route
+            return str(udp.getsockname()[0])
+    except (OSError, UnicodeError):
+        return LOOPBACK
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a listener on this address."""
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+
+
+def is_wildcard(host: str) -> bool:
+    return ipaddress.ip_address(host.partition("%")[0]).is_unspecified
+
+
+def file_url(host: str, port: int, sha256: str) -> str:
+    return f"http://[{host}]:{port}/files/{sha256}" if ":" in host else f"http://{host}:{port}/files/{sha256}"

@@ -1,17 +1,17 @@
 """The files of this node's stores that it serves to peers: by sha256, by entry, by repository."""
 
 import asyncio
-import hashlib
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from modelyard.bus import logs
 from modelyard.bus.tasks import Tasks
 from schemas.errors import Conflict, NotFound
 from schemas.peers import AskRepo, EntryFiles, KnownFile, RepoFiles
+from services.downloader.hashes import sha256_of
 from services.downloader.library import records, store_fs
 from services.downloader.library.library import NodeLibrary
 from services.downloader.library.records import FileRecord
@@ -22,7 +22,6 @@ from services.downloader.library.walk import ScannedFile
 
 log = logs.get(__name__)
 
-_CHUNK_BYTES = 1024 * 1024
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAIN = "main"
 
@@ -32,6 +31,15 @@ class StoreFile(NamedTuple):
 
     root: Path
     file: ScannedFile
+
+    def is_unchanged(self, opened: BinaryIO) -> bool:
+        """Whether the size and time are those of the scan."""
+        status = os.fstat(opened.fileno())
+        return (status.st_size, status.st_mtime_ns) == (self.file.size_bytes, self.file.modified_ns)
+
+
+class HashingStopped(Exception):
+    """The service stops, and its threads with it."""
 
 
 class FileHashes:
@@ -55,7 +63,6 @@ class FileHashes:
         return result
 
     def find(self, sha256: str, size_bytes: int) -> StoreFile | None:
-        """A file with this sha256."""
         matches = (
             file
             for file, result in self._results.items()
@@ -95,15 +102,15 @@ class FileHashes:
             return error
 
     def _hash(self, file: StoreFile) -> str:
-        digest = hashlib.sha256()
         with store_fs.open_file(file.root, file.file.path) as opened:
-            status = os.fstat(opened.fileno())
-            if (status.st_size, status.st_mtime_ns) != (file.file.size_bytes, file.file.modified_ns):
-                raise OSError(0, "it was changed just now; try again", file.file.path)
-            while not self._stopped and (chunk := opened.read(_CHUNK_BYTES)):
-                digest.update(chunk)
-                self._read_bytes += len(chunk)
-        return digest.hexdigest()
+            if not file.is_unchanged(opened):
+                raise OSError(0, "it was changed; try again", file.file.path)
+            return sha256_of(opened, self._count)
+
+    def _count(self, n_bytes: int) -> None:
+        self._read_bytes += n_bytes
+        if self._stopped:
+            raise HashingStopped
 
 
 class Inventory:
@@ -114,7 +121,7 @@ class Inventory:
         self._hashes = hashes
 
     def by_hash(self, sha256: str, size_bytes: int) -> StoreFile | None:
-        """A complete file with this sha256, as far as its record says."""
+        """A complete file with this sha256, according to its record."""
         for store, report in self._library.reports():
             for file in report.result.by_sha256.get(sha256, []):
                 if file.size_bytes == size_bytes:

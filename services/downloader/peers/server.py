@@ -1,10 +1,13 @@
-"""The HTTP server for peers: GET /files/SHA256 with a token. Any other request gets a 401 without details."""
+"""The files of this node for peers: commands that list them and issue tokens, and an HTTP server.
+
+`GET /files/SHA256` needs a token of that file; any other request gets a 401 without details.
+"""
 
 import asyncio
 import hmac
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from time import monotonic
 from typing import BinaryIO, NamedTuple
@@ -12,8 +15,17 @@ from typing import BinaryIO, NamedTuple
 from aiohttp import hdrs, web
 
 from modelyard.bus import logs
+from modelyard.bus.connection import Bus
+from modelyard.bus.micro import Commands
+from modelyard.bus.tasks import Tasks
+from modelyard.host.settings import Settings
+from schemas import subjects
+from schemas.errors import NotFound
+from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
 from services.downloader.library import store_fs
-from services.downloader.peers.inventory import StoreFile
+from services.downloader.library.library import NodeLibrary
+from services.downloader.peers.client import advertised_host, file_url, listen_host
+from services.downloader.peers.inventory import FileHashes, Inventory, StoreFile
 
 log = logs.get(__name__)
 
@@ -26,6 +38,8 @@ MAX_REQUESTS = 64
 _FILES = "/files/"
 _BEARER = "Bearer "
 _HEADERS = {hdrs.SERVER: "modelyard", hdrs.ACCEPT_RANGES: "bytes", hdrs.CACHE_CONTROL: "no-store"}
+_HASH_WAIT_S = 2.0
+"""A caller repeats the query while hashing takes longer."""
 
 
 class _Token(NamedTuple):
@@ -88,7 +102,6 @@ class FileServer:
             return bound
 
     async def stop(self) -> None:
-        """Close the listener and its connections."""
         async with self._lock:
             await self._stop()
 
@@ -140,7 +153,7 @@ async def _send(request: web.Request, offered: StoreFile) -> web.StreamResponse:
         except OSError as error:
             log.warning("peer_file_not_sent", path=path, error=error.strerror)
             return _empty(404)
-        if not _is_unchanged(file, offered):
+        if not offered.is_unchanged(file):
             log.warning("peer_file_not_sent", path=path, error="it was changed")
             return _empty(404)
         return await _send_range(request, file, offered.file.size_bytes)
@@ -160,7 +173,8 @@ async def _send_range(request: web.Request, file: BinaryIO, size_bytes: int) -> 
     if partial:
         response.headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{size_bytes}"
     await response.prepare(request)
-    for at, count in _chunks(start, end):
+    for at in range(start, end, CHUNK_BYTES):
+        count = min(CHUNK_BYTES, end - at)
         chunk = await asyncio.to_thread(os.pread, file.fileno(), count, at)
         if len(chunk) < count:
             return _abort(request, response)
@@ -185,16 +199,62 @@ def _requested_range(request: web.Request, size_bytes: int) -> tuple[int, int]:
     return start, end
 
 
-def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
-    for at in range(start, end, CHUNK_BYTES):
-        yield at, min(CHUNK_BYTES, end - at)
-
-
-def _is_unchanged(file: BinaryIO, offered: StoreFile) -> bool:
-    """Whether size and time are those of the offer; the client verifies the hash."""
-    status = os.fstat(file.fileno())
-    return (status.st_size, status.st_mtime_ns) == (offered.file.size_bytes, offered.file.modified_ns)
-
-
 def _empty(status: int) -> web.Response:
     return web.Response(status=status, headers={hdrs.SERVER: "modelyard"})
+
+
+class PeerCommands:
+    def __init__(self, bus: Bus, settings: Settings, tasks: Tasks, library: NodeLibrary) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._hashes = FileHashes(tasks)
+        self._inventory = Inventory(library, self._hashes)
+        self._tokens = FileTokens()
+        self._server = FileServer(self._tokens)
+        tasks.before_cancel(self._server.stop)
+
+    async def start(self, commands: Commands) -> None:
+        await commands.add(subjects.PEER_OFFER, self.on_offer, node=self._bus.node)
+        await commands.add(subjects.PEER_ENTRY, self.on_entry, node=self._bus.node)
+        await commands.add(subjects.PEER_REPO, self.on_repo, node=self._bus.node)
+
+    async def on_offer(self, query: AskFile) -> FileOffer:
+        """A token for a complete file of this node; the HTTP server starts with the first one."""
+        file = self._inventory.by_hash(query.sha256, query.size_bytes)
+        if file is None:
+            raise NotFound(f"{self._bus.node} has no such file.", param="sha256")
+        host, port = await self._listen(query)
+        return FileOffer(
+            url=file_url(host, port, query.sha256),
+            token=self._tokens.issue(query.sha256, file),
+            expires_in_s=self._tokens.ttl_s,
+        )
+
+    async def _listen(self, query: AskFile) -> tuple[str, int]:
+        host = await listen_host(self._bus, self._settings)
+        try:
+            advertised = await asyncio.to_thread(advertised_host, host, query.host)
+            port = await self._server.listen(host, self._settings.peer_port)
+        except (OSError, ValueError) as error:
+            raise NotFound(
+                f"{self._bus.node} cannot serve files on {host}: {error}; see YARD_PEER_HOST."
+            ) from error
+        if advertised is None:
+            raise NotFound(f"{self._bus.node} serves files on its own machine only; see YARD_PEER_HOST.")
+        return advertised, port
+
+    async def on_entry(self, query: AskEntry) -> EntryFiles:
+        """The files of an entry; callers repeat the query until every sha256 is there."""
+        files = self._inventory.entry(query.entry)
+        if files.bytes_to_read:
+            await self._hashes.wait(_HASH_WAIT_S)
+            files = self._inventory.entry(query.entry)
+        return files
+
+    async def on_repo(self, query: AskRepo) -> RepoFiles:
+        """The files of a repository; callers repeat the query until every sha256 is there."""
+        files = self._inventory.repo(query)
+        if files.bytes_to_read:
+            await self._hashes.wait(_HASH_WAIT_S)
+            files = self._inventory.repo(query)
+        return files

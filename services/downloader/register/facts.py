@@ -2,8 +2,8 @@
 
 from pathlib import Path, PurePosixPath
 
-from modelyard.files.gguf.check import GgufError
 from modelyard.files.gguf.header import Header
+from modelyard.files.gguf.parse import GgufError
 from modelyard.files.gguf.reader import read_model
 from modelyard.files.safetensors import ModelCard, check_safetensors, read_stored_card, weight_files
 from modelyard.host.paths import resolve_inside
@@ -15,8 +15,6 @@ from services.downloader.selection.gguf import choose_mmproj
 
 
 class ModelFacts(Record):
-    """Facts of a model in the store."""
-
     path: str
     """Relative to the store: a GGUF file, or a folder."""
     format: Format

@@ -6,13 +6,11 @@ from schemas.base import Format
 from schemas.hub import Choice
 from services.downloader.reference import Reference
 from services.downloader.selection.files import RemoteFile, Selection, SelectionError, excluding, including
-from services.downloader.selection.gguf import group_models, select_file, select_gguf
-from services.downloader.selection.gguf_names import parse_name
+from services.downloader.selection.gguf import group_models, parse_name, select_file, select_gguf
 from services.downloader.selection.safetensors import (
     has_safetensors,
-    pickles_of,
     refuse_kind,
-    refuse_pickles,
+    refuse_without_model,
     select_safetensors,
 )
 
@@ -40,11 +38,7 @@ def select_files(
 def _select_folder(reference: Reference, files: Sequence[RemoteFile]) -> Selection:
     refuse_kind(reference.repo, files)
     if not has_safetensors(files):
-        if pickles := pickles_of(files):
-            raise refuse_pickles(reference.repo, pickles)
-        raise SelectionError(
-            f"{reference.repo} has no .gguf and no .safetensors model files; look for a GGUF version of it."
-        )
+        raise refuse_without_model(reference.repo, files)
     return Selection(
         format=Format.SAFETENSORS,
         quant=reference.quant and SAFETENSORS,

@@ -1,11 +1,22 @@
-"""Files as the hub lists them, patterns over them, and a selection."""
+"""A repository as the hub lists it, patterns over its files, and a selection of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
 from schemas.base import Format
+from schemas.models import Mode
+
+TASKS: Mapping[Mode, tuple[str, ...]] = {
+    Mode.CHAT: ("text-generation", "image-text-to-text", "any-to-any"),
+    Mode.COMPLETION: ("text-generation",),
+    Mode.EMBEDDING: ("feature-extraction", "sentence-similarity"),
+    Mode.RERANK: ("text-ranking",),
+    Mode.TRANSCRIPTION: ("automatic-speech-recognition",),
+}
+"""The hub's tasks of each mode."""
+_MODES = {task: mode for mode in reversed(Mode) for task in TASKS[mode]}
 
 
 class RemoteFile(Struct, frozen=True, kw_only=True):
@@ -55,10 +66,28 @@ def _matches(path: str, patterns: Iterable[str]) -> bool:
 
 
 def excluding(files: Iterable[RemoteFile], exclude: Sequence[str]) -> list[RemoteFile]:
-    """Files that match no pattern."""
     return [file for file in files if not _matches(file.path, exclude)]
 
 
 def including(files: Iterable[RemoteFile], include: Sequence[str]) -> list[RemoteFile]:
-    """Files that match a pattern."""
     return [file for file in files if _matches(file.path, include)]
+
+
+class RepoListing(Struct, frozen=True, kw_only=True):
+    """A repository at one commit (40 hex digits). What the hub does not list is None."""
+
+    commit: str
+    files: tuple[RemoteFile, ...]
+    task: str | None = None
+    license: str | None = None
+    gated: bool = False
+    private: bool = False
+    downloads: int | None = None
+    likes: int | None = None
+    updated_at: float | None = None
+    tags: tuple[str, ...] = ()
+
+
+def mode_of(task: str | None) -> Mode | None:
+    """The mode for a task of the hub."""
+    return _MODES.get(task or "")

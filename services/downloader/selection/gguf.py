@@ -9,7 +9,71 @@ from schemas.base import Format
 from schemas.hub import NO_MMPROJ
 from services.downloader.reference import Reference
 from services.downloader.selection.files import RemoteFile, Selection, SelectionError
-from services.downloader.selection.gguf_names import DEFAULT_QUANTS, GgufName, normal_quant, parse_name
+
+_QUANT = re.compile(
+    r"(?<![A-Za-z0-9])"
+    r"((?:UD-)?(?:"
+    r"(?:I?Q[1-9]|TQ[12])(?:_(?:[0-9]{1,2}|K|KS|KSS|KL|KT|XXS|XS|S|M|L|XL|XXL|NL|MOE|P|R4|R8))*"
+    r"|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP?32))"
+    r"(?![A-Za-z0-9])",
+    re.IGNORECASE,
+)
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
+
+DEFAULT_QUANTS = (
+    *("Q4_K_M", "UD-Q4_K_XL", "Q4_K_S", "Q4_K_L", "IQ4_NL", "IQ4_XS", "MXFP4_MOE", "MXFP4", "Q4_1", "Q4_0"),
+    *("Q5_K_M", "Q5_K_S", "UD-Q5_K_XL", "Q6_K", "UD-Q6_K_XL", "Q8_0", "Q3_K_M", "BF16", "F16"),
+)
+"""The default quants in order of preference: small loss, fits most machines."""
+_SEPARATORS = re.compile(r"[-_.]")
+_PRECISIONS = ("F16", "BF16", "Q8_0", "F32")
+"""Default precisions in order of preference: small, and images suffer from coarser ones."""
+
+
+class GgufName(Struct, frozen=True, kw_only=True):
+    """The parts of a GGUF file name; `shard` counts from 1."""
+
+    stem: str
+    quant: str | None
+    shard: int
+    shards: int
+    is_mmproj: bool
+
+
+def parse_name(path: str) -> GgufName | None:
+    """The parts of a path in a repository; None if it is no model file (an imatrix is none)."""
+    folder, _, name = path.rpartition("/")
+    if not name.lower().endswith(".gguf") or "imatrix" in name.lower():
+        return None
+    stem = name[: -len(".gguf")]
+    shard = _SHARD.search(stem)
+    if shard and not 1 <= int(shard[1]) <= int(shard[2]):
+        shard = None
+    if shard:
+        stem = stem[: shard.start()]
+    return GgufName(
+        stem=f"{folder}/{stem}" if folder else stem,
+        quant=_last_quant(stem) or _last_quant(folder),
+        shard=int(shard[1]) if shard else 1,
+        shards=int(shard[2]) if shard else 1,
+        is_mmproj="mmproj" in name.lower(),
+    )
+
+
+def label_of_file(path: str) -> str | None:
+    """The label that selects this file after a colon: its quant, or else its name without the suffix."""
+    name = parse_name(path)
+    return None if name is None else name.quant or name.stem.rpartition("/")[2]
+
+
+def normal_quant(quant: str) -> str:
+    """The canonical spelling of a quant: upper case, F16 for FP16."""
+    return re.sub(r"^FP(?=16$|32$)", "F", quant.upper())
+
+
+def _last_quant(text: str) -> str | None:
+    quants = _QUANT.findall(text)
+    return normal_quant(quants[-1]) if quants else None
 
 
 class GgufGroup(Struct, frozen=True, kw_only=True):
@@ -27,7 +91,6 @@ class GgufGroup(Struct, frozen=True, kw_only=True):
 
     @property
     def missing(self) -> int:
-        """The number of missing shards."""
         return sum(shard not in self.files for shard in range(1, self.shards + 1))
 
     @property
@@ -59,7 +122,7 @@ def select_gguf(reference: Reference, files: Sequence[RemoteFile], mmproj: str |
     groups = group_models(files)
     if not groups:
         raise SelectionError(
-            f"{reference.repo} has no .gguf model files; look for a GGUF version of the model."
+            f"{reference.repo} has no .gguf model files; choose a GGUF version of the model."
         )
     return _selection(reference, choose(reference, groups), groups, files, mmproj)
 
@@ -124,11 +187,6 @@ def _choose_named(reference: Reference, quant: str, groups: Sequence[GgufGroup])
 
 def _labels(groups: Iterable[GgufGroup]) -> str:
     return ", ".join(sorted({group.label for group in groups}))
-
-
-_SEPARATORS = re.compile(r"[-_.]")
-_PRECISIONS = ("F16", "BF16", "Q8_0", "F32")
-"""Default precisions in order of preference: small, and images suffer from coarser ones."""
 
 
 def mmprojs_of(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:

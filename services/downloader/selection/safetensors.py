@@ -37,7 +37,8 @@ def has_safetensors(files: Iterable[RemoteFile]) -> bool:
 
 def select_safetensors(repo: str, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
     """The files of the model, weights first; SelectionError if no engine serves it."""
-    _check_config(repo, files)
+    if not {file.path for file in files} & {"config.json", "modules.json"}:
+        raise SelectionError(f"{repo} has safetensors but no config.json, so no engine can load them.")
     weights = _without_copies([file for file in files if _is_weight(file)])
     _check_shards(repo, weights)
     chosen = {file.path for file in weights}
@@ -55,8 +56,17 @@ def refuse_pickles(repo: str, pickles: Sequence[RemoteFile]) -> SelectionError:
     """The error for weights that are only there as pickle files."""
     return SelectionError(
         f"{repo} has its weights only as pickle files ({pickles[0].path}), which can hold programs; "
-        f"look for a version with safetensors or GGUF, or take the files knowingly with a pattern.",
+        f"choose a version with safetensors or GGUF, or take the files knowingly with a pattern.",
         "pickle_only",
+    )
+
+
+def refuse_without_model(repo: str, files: Iterable[RemoteFile]) -> SelectionError:
+    """The error for a repository without weights that can be used."""
+    if pickles := pickles_of(files):
+        return refuse_pickles(repo, pickles)
+    return SelectionError(
+        f"{repo} has no .gguf and no .safetensors model files; choose a GGUF version of it."
     )
 
 
@@ -66,20 +76,15 @@ def refuse_kind(repo: str, files: Iterable[RemoteFile]) -> None:
     if "model_index.json" in names:
         raise SelectionError(f"{repo} makes images or videos, which no engine of the yard serves.")
     if "adapter_config.json" in names and not names & {"config.json", "modules.json"}:
-        raise SelectionError(f"{repo} is an adapter for another model, not a model by itself.")
-
-
-def _check_config(repo: str, files: Iterable[RemoteFile]) -> None:
-    if not {file.path for file in files} & {"config.json", "modules.json"}:
-        raise SelectionError(f"{repo} has safetensors but no config.json, so no engine can load them.")
+        raise SelectionError(f"{repo} is an adapter for another model, not a model of its own.")
 
 
 def _check_shards(repo: str, weights: Iterable[RemoteFile]) -> None:
-    found: dict[tuple[str, int], set[int]] = {}
+    numbers: dict[tuple[str, int], set[int]] = {}
     for file in weights:
         if match := _SHARD.fullmatch(file.path):
-            found.setdefault((match["stem"], int(match["shards"])), set()).add(int(match["shard"]))
-    for (stem, shards), present in found.items():
+            numbers.setdefault((match["stem"], int(match["shards"])), set()).add(int(match["shard"]))
+    for (stem, shards), present in numbers.items():
         if missing := shards - len(present & set(range(1, shards + 1))):
             raise SelectionError(f"{repo} lacks {missing} of the {shards} parts of {stem}.safetensors.")
 

@@ -135,7 +135,7 @@ class Connections:
         while (wait_s := self._paused_until - monotonic()) > 0:
             await asyncio.sleep(wait_s)
         if self._source.url is None:
-            return RetryableError("gives the file now")
+            return RetryableError("sends the file now")
         try:
             await self._request_from_hub(piece, self._source.url)
         except _REQUEST_ERRORS as error:
@@ -168,10 +168,10 @@ class Connections:
 
     def _check_etag(self, response: aiohttp.ClientResponse) -> None:
         host, etag = response.url.host or "", strong_etag(response)
-        known = self._part.etags.get(host)
-        if etag is None or etag == known or not self._options.single_etag:
+        earlier = self._part.etags.get(host)
+        if etag is None or etag == earlier or not self._options.single_etag:
             return
-        if known is not None:
+        if earlier is not None:
             raise FileChanged
         self._part.add_etag(host, etag)
 
@@ -244,7 +244,7 @@ class Connections:
     def _final_error(self, failure: Exception, attempts: int) -> TransferError:
         if self._source.url is None:
             sentence = (
-                f"No other node gives {self._part.path.stem} now; what has arrived is kept. Try again later."
+                f"No other node sends {self._part.path.stem} now; what has arrived stays. Try again later."
             )
             return TransferError("no_peer", sentence)
         if isinstance(failure, RetryableError):
@@ -252,6 +252,6 @@ class Connections:
                 "hub_error", f"The hub {failure} {attempts} times in a row; try again later."
             )
         sentence = (
-            f"The connection failed {attempts} times in a row; what has arrived is kept. Try again later."
+            f"The connection failed {attempts} times in a row; what has arrived stays. Try again later."
         )
         return TransferError("hub_unreachable", sentence)

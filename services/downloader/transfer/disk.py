@@ -1,16 +1,14 @@
-"""The file system for transfers: free space, durable renames, whole-file hashes."""
+"""The file system for transfers: free space, parts, durable renames."""
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
 
 from modelyard.text import format_size
-from services.downloader.errors import TransferError, disk_error
+from services.downloader.errors import TransferError, disk_errors
 
-CHUNK_BYTES = 1024 * 1024
 MARGIN_BYTES = 512 * 1024 * 1024
-"""Kept free on the disk unless a job sets another margin."""
+"""Left free on the disk unless a job sets another margin."""
 PART_SUFFIX = ".part"
 JOURNAL_SUFFIX = ".jrnl"
 """No suffix is longer than PART_SUFFIX: `modelyard.host.paths` reserves room for that one."""
@@ -41,7 +39,7 @@ def require_margin(folder: Path, margin_bytes: int) -> None:
     if free < margin_bytes // 2:
         raise TransferError(
             "disk_full",
-            f"The disk has only {format_size(free)} left; what has arrived is kept. Free some space.",
+            f"The disk has only {format_size(free)} left; what has arrived stays. Free some space.",
         )
 
 
@@ -85,38 +83,19 @@ def replace_file(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def hash_file(path: Path) -> str:
-    """The sha256 of a whole file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def blob_sha1(path: Path) -> str:
-    """Git's blob hash of a file, 40 hex digits."""
-    with path.open("rb") as file:
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def publish(part: Path, dest: Path) -> None:
     """Sync a complete part and rename it to dest; afterwards it survives a power cut."""
-    try:
+    with disk_errors(dest.name):
         _sync(part)
         part.replace(dest)
         sync_folder(dest.parent)
-    except OSError as error:
-        raise disk_error(error, dest.name) from error
 
 
 def delete_part(dest: Path) -> None:
-    """Delete the part of dest, its journal first: a journal must never claim bytes that are gone."""
-    try:
+    """Delete the part of dest, its journal first: a journal must never list bytes that are deleted."""
+    with disk_errors(dest.name):
         journal_path(dest).unlink(missing_ok=True)
         part_path(dest).unlink(missing_ok=True)
-    except OSError as error:
-        raise disk_error(error, dest.name) from error
 
 
 def sync_folder(folder: Path) -> None:

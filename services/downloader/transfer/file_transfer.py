@@ -7,7 +7,8 @@ from pathlib import Path
 import aiohttp
 
 from modelyard.bus import logs
-from services.downloader.errors import TransferError, disk_error
+from services.downloader.errors import TransferError, disk_errors
+from services.downloader.hashes import blob_sha1_of, sha256_of
 from services.downloader.transfer import ranges
 from services.downloader.transfer.connections import (
     ConnectionOptions,
@@ -16,17 +17,14 @@ from services.downloader.transfer.connections import (
     RangesUnsupported,
 )
 from services.downloader.transfer.disk import (
-    blob_sha1,
     delete_part,
     file_bytes,
-    hash_file,
     part_path,
     publish,
     require_free,
 )
 from services.downloader.transfer.options import FileSource, TransferOptions
-from services.downloader.transfer.part_file import PartFile, delete_empty_part
-from services.downloader.transfer.part_threads import HashThread, SyncThread
+from services.downloader.transfer.part_file import HashThread, PartFile, SyncThread, delete_empty_part
 from services.downloader.transfer.peer_sources import PeerSources
 
 log = logs.get(__name__)
@@ -94,17 +92,13 @@ def is_complete(source: FileSource, dest: Path) -> bool:
     """Whether dest has the size and hash of the source."""
     if file_bytes(dest) != source.size_bytes:
         return False
-    try:
+    with disk_errors(dest.name), dest.open("rb") as file:
         if source.sha256 is not None:
-            return hash_file(dest) == source.sha256
-        return source.blob_sha1 is None or blob_sha1(dest) == source.blob_sha1
-    except OSError as error:
-        raise disk_error(error, dest.name) from error
+            return sha256_of(file) == source.sha256
+        return source.blob_sha1 is None or blob_sha1_of(file) == source.blob_sha1
 
 
 class _FileTransfer:
-    """The attempts at one file."""
-
     def __init__(
         self,
         session: aiohttp.ClientSession,
@@ -156,7 +150,7 @@ class _FileTransfer:
         if not nodes:
             return False
         self._options.on_problem(
-            f"{', '.join(nodes)} gave wrong bytes of {self.dest.name}; it is fetched again."
+            f"{', '.join(nodes)} sent wrong bytes of {self.dest.name}; it is fetched again."
         )
         if self._source.url is None and len(nodes) > 1:
             was_alone, self._peers.one_at_a_time = self._peers.one_at_a_time, True
@@ -168,7 +162,7 @@ class _FileTransfer:
         elif self._peers.exhausted:
             raise TransferError(
                 "hash_mismatch",
-                f"The file {self.dest.name} of {nodes[0]} is not what is known of it; "
+                f"The file {self.dest.name} of {nodes[0]} does not match its record; "
                 "check it there: yard library verify.",
             )
         return True
@@ -196,10 +190,9 @@ class _FileTransfer:
                 thread.notify()
 
         try:
-            await self._connections(part, on_write).run(self._segments)
-            return await asyncio.to_thread(self._is_valid, part, hash_thread)
-        except OSError as error:
-            raise disk_error(error, self.dest.name) from error
+            with disk_errors(self.dest.name):
+                await self._connections(part, on_write).run(self._segments)
+                return await asyncio.to_thread(self._is_valid, part, hash_thread)
         finally:
             for thread in threads:
                 thread.stop()
@@ -209,7 +202,10 @@ class _FileTransfer:
         if hash_thread is not None:
             return hash_thread.result() == self._source.sha256
         listed = self._source.blob_sha1
-        return f'"{listed}"' not in part.etags.values() or blob_sha1(part.path) == listed
+        if f'"{listed}"' not in part.etags.values():
+            return True
+        with part.path.open("rb") as file:
+            return blob_sha1_of(file) == listed
 
     def _connections(self, part: PartFile, on_write: Callable[[], None]) -> Connections:
         options = ConnectionOptions(

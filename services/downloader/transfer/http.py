@@ -3,7 +3,6 @@
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp import ClientResponse
@@ -11,14 +10,14 @@ from yarl import URL
 
 from modelyard.backoff import parse_retry_after_s
 from services.downloader.errors import HubError, TransferError
-from services.downloader.hub import errors as hub_errors
+from services.downloader.hashes import is_sha256
+from services.downloader.hub.access import disabled, gated, not_found, proxy_for
 from services.downloader.transfer.options import FileSource
 from services.downloader.transfer.ranges import Range
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MAX_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _CODES = {
     "GatedRepo": "gated_repo",
     "RepoNotFound": "repo_not_found",
@@ -69,7 +68,7 @@ async def get_bytes(
 
 
 def _redirect_target(current: URL, location: str) -> URL:
-    """Signed addresses are kept to the letter, hence encoded=True."""
+    """Signed addresses must not change, hence encoded=True."""
     try:
         target = current.join(URL(location, encoded=True))
         if location and target.scheme in {"http", "https"} and target.host:
@@ -80,20 +79,11 @@ def _redirect_target(current: URL, location: str) -> URL:
 
 
 def same_origin(left: URL, right: URL) -> bool:
-    """Whether scheme, host and port are equal."""
     return _origin(left) == _origin(right)
 
 
 def _origin(url: URL) -> tuple[str, str, int | None]:
     return url.scheme.lower(), (url.host or "").lower(), url.port
-
-
-def proxy_for(url: URL) -> str | None:
-    """The proxy that the environment (HTTPS_PROXY, NO_PROXY...) sets for this URL."""
-    if url.host is None or proxy_bypass(f"{url.host}:{url.port}") or proxy_bypass(url.host):
-        return None
-    proxies = getproxies()
-    return proxies.get(url.scheme) or proxies.get("all")
 
 
 def check_status(response: ClientResponse, hub_url: str) -> None:
@@ -111,20 +101,20 @@ def _refusal(response: ClientResponse, hub_url: str) -> TransferError:
     url = URL(hub_url)
     hub, repo = str(url.origin()), "/".join(url.parts[1:3])
     if response.headers.get("X-Error-Message") == _DISABLED:
-        return _as_transfer_error(hub_errors.disabled(repo))
+        return _as_transfer_error(disabled(repo))
     code = _CODES.get(response.headers.get("X-Error-Code", ""))
     match code or _CODE_BY_STATUS.get(response.status, "hub_error"):
         case "gated_repo":
-            return _as_transfer_error(hub_errors.gated(repo, hub))
+            return _as_transfer_error(gated(repo, hub))
         case "repo_not_found":
-            return _as_transfer_error(hub_errors.not_found(repo))
+            return _as_transfer_error(not_found(repo))
         case "revision_not_found":
             return TransferError(
-                "revision_not_found", f"That revision of {repo} is gone from the hub; choose another."
+                "revision_not_found", f"The hub has no such revision of {repo} any more; choose another."
             )
         case "entry_not_found":
             return TransferError(
-                "entry_not_found", f"The file is gone from {repo}; start the download again."
+                "entry_not_found", f"The file is no longer in {repo}; start the download again."
             )
     return TransferError("hub_error", f"The hub answered {response.status} for a file; try again later.")
 
@@ -137,8 +127,8 @@ def check_file_identity(headers: Mapping[str, str], source: FileSource) -> None:
     """TransferError if the hub's headers name another commit or hash than the source."""
     commit = headers.get("X-Repo-Commit", source.commit)
     etag = headers.get("X-Linked-Etag", headers.get("ETag", "")).strip('"')
-    is_sha256 = source.sha256 is not None and _SHA256.fullmatch(etag) is not None
-    if (source.commit and commit != source.commit) or (is_sha256 and etag != source.sha256):
+    has_sha256 = source.sha256 is not None and is_sha256(etag)
+    if (source.commit and commit != source.commit) or (has_sha256 and etag != source.sha256):
         raise TransferError(
             "changed_at_hub",
             "The hub has another version of the file than when the download began; retry it.",

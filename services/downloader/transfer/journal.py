@@ -78,7 +78,6 @@ class Journal:
         self._append(["etag", host, etag])
 
     def add_peer(self, node: str) -> None:
-        """Record a node that sends bytes."""
         self._append(["peer", node])
 
     def _append(self, line: _Line) -> None:
@@ -89,7 +88,6 @@ class Journal:
         os.write(self._handle, b"".join(map(_encode, lines)))
 
     def restart(self) -> None:
-        """Discard everything recorded."""
         with self._lock:
             self.close()
             self.generation += 1

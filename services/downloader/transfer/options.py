@@ -106,8 +106,6 @@ def _ignore(*_: object) -> None:
 
 
 class TransferOptions(Struct, frozen=True, kw_only=True):
-    """How files are fetched."""
-
     retry_policy: RetryPolicy = RetryPolicy()
     segments: int = 1
     """Parallel connections for a large file."""

@@ -1,15 +1,27 @@
 """The part file: the bytes of a file that have arrived so far, at their offsets, with a journal."""
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.downloader.errors import disk_error
+from services.downloader.errors import TransferError, disk_error, disk_errors
+from services.downloader.hashes import CHUNK_BYTES
 from services.downloader.transfer import ranges
-from services.downloader.transfer.disk import delete_part, file_bytes, journal_path, open_part, part_path
+from services.downloader.transfer.disk import (
+    delete_part,
+    drop_page_cache,
+    file_bytes,
+    journal_path,
+    open_part,
+    part_path,
+    require_margin,
+    sync_folder,
+)
 from services.downloader.transfer.journal import Journal, read_journal
 from services.downloader.transfer.options import FileSource
 from services.downloader.transfer.ranges import Ranges
@@ -17,6 +29,9 @@ from services.downloader.transfer.ranges import Ranges
 _MAX_JOURNAL_LINES = 2048
 _MIN_GRAIN_BYTES = 16 * 1024
 _MAX_GRAIN_BYTES = 1024 * 1024
+_NOTIFY_BYTES = 4 * 1024 * 1024
+_SYNC_BYTES = 64 * 1024 * 1024
+_SYNC_S = 5.0
 
 
 class PartFile:
@@ -31,7 +46,7 @@ class PartFile:
         """The bytes of one journal line, which are the most that a kill can cost."""
         self._unrecorded: dict[int, int] = {}
         """Runs that the journal does not have yet: start by end."""
-        with self._disk_errors():
+        with disk_errors(self.path.name):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if file_bytes(self.path) != source.size_bytes:  # the journal belongs to another file
                 journal_path(dest).unlink(missing_ok=True)
@@ -59,12 +74,11 @@ class PartFile:
 
     @property
     def done_bytes(self) -> int:
-        """The number of bytes that have arrived."""
         return ranges.total_bytes(self.ranges)
 
     def write(self, offset: int, chunk: bytes) -> None:
         """Write bytes at their offset; bytes that are there already stay, since they may be hashed."""
-        with self._disk_errors():
+        with disk_errors(self.path.name):
             for start, end in ranges.gaps(self.ranges, offset, offset + len(chunk)):
                 self._write_new(
                     start, chunk if len(chunk) == end - start else chunk[start - offset : end - offset]
@@ -91,7 +105,7 @@ class PartFile:
     def add_etag(self, host: str, etag: str) -> None:
         """Record the ETag that a host sends for this file."""
         self.etags[host] = etag
-        with self._disk_errors():
+        with disk_errors(self.path.name):
             self.journal.add_etag(host, etag)
 
     def add_peer(self, node: str) -> None:
@@ -99,29 +113,22 @@ class PartFile:
         if node in self.peers:
             return
         self.peers.add(node)
-        with self._disk_errors():
+        with disk_errors(self.path.name):
             self.journal.add_peer(node)
 
     def restart(self) -> None:
         """Discard every byte, the journal first."""
         self._unrecorded.clear()
         self.ranges, self.etags, self.peers = (), {}, set()
-        with self._disk_errors():
+        with disk_errors(self.path.name):
             self.journal.restart()
             os.truncate(self.handle, 0)
             os.truncate(self.handle, self.size_bytes)
         self._on_bytes(0)
 
-    @contextmanager
-    def _disk_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise disk_error(error, self.path.name) from error
-
 
 def delete_empty_part(dest: Path, source: FileSource) -> None:
-    """Delete a part without any bytes: it has the full size of the file and would look complete."""
+    """Delete a part without any bytes: it has the full size of the file and would count as complete."""
     if not read_journal(journal_path(dest), source.size_bytes, source.sha256).arrived:
         delete_part(dest)
 
@@ -131,3 +138,142 @@ def arrived_bytes(dest: Path, size_bytes: int, sha256: str | None) -> int:
     if sha256 is None or file_bytes(part_path(dest)) != size_bytes:
         return 0
     return ranges.total_bytes(read_journal(journal_path(dest), size_bytes, sha256).arrived)
+
+
+class _PartThread:
+    """A thread that waits for bytes of a part until it is stopped."""
+
+    def __init__(self, name: str) -> None:
+        self._condition = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End without a result; the last bytes are synced when the file is published."""
+        with self._condition:
+            self._stopped = True
+            self._condition.notify()
+        self._thread.join()
+
+
+class HashThread(_PartThread):
+    """The sha256 of the first size_bytes of an open file, read up to the frontier of the arrived bytes."""
+
+    def __init__(self, handle: int, size_bytes: int, frontier: Callable[[], int]) -> None:
+        super().__init__("hash")
+        self.hashed_bytes = 0
+        self._error: OSError | None = None
+        self._handle = handle
+        self._size_bytes = size_bytes
+        self._frontier = frontier
+        self._digest = hashlib.sha256()
+        self._notified_bytes = 0
+
+    def notify(self) -> None:
+        """Call after every chunk; wakes the thread only when there is enough to hash."""
+        frontier = self._frontier()
+        if frontier - self._notified_bytes >= _NOTIFY_BYTES or frontier == self._size_bytes:
+            self._notified_bytes = frontier
+            with self._condition:
+                self._condition.notify()
+
+    def result(self) -> str:
+        """Block until the last byte is hashed: 64 hex digits."""
+        self.notify()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._digest.hexdigest()
+
+    def _run(self) -> None:
+        try:
+            self._hash()
+        except OSError as error:
+            self._error = error
+
+    def _hash(self) -> None:
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        while self.hashed_bytes < self._size_bytes:
+            frontier = self._next_frontier()
+            if frontier is None:
+                return
+            while self.hashed_bytes < frontier and not self._stopped:
+                chunk = buffer[: min(CHUNK_BYTES, frontier - self.hashed_bytes)]
+                count = os.preadv(self._handle, [chunk], self.hashed_bytes)
+                if count == 0:
+                    raise OSError(0, "the file became shorter")
+                self._digest.update(chunk[:count])
+                self.hashed_bytes += count
+
+    def _next_frontier(self) -> int | None:
+        """Wait for more bytes; None once stopped."""
+        with self._condition:
+            while not self._stopped and self._frontier() <= self.hashed_bytes:
+                self._condition.wait()
+        return None if self._stopped else self._frontier()
+
+
+class SyncThread(_PartThread):
+    """Syncs a part every 64 MiB or 5 s and watches the free space; `notify` raises its errors."""
+
+    def __init__(self, part: PartFile, hash_thread: HashThread | None, margin_bytes: int) -> None:
+        super().__init__("sync")
+        self._part = part
+        self._hash_thread = hash_thread
+        self._margin_bytes = margin_bytes
+        self._synced = part.ranges
+        self._synced_at = time.monotonic()
+        self._dropped_bytes = 0
+        self._error: TransferError | None = None
+
+    def notify(self) -> None:
+        """Call after every chunk; wakes the thread only when a sync is due."""
+        if self._error is not None:
+            raise self._error
+        if self._is_due():
+            with self._condition:
+                self._condition.notify()
+
+    def _is_due(self) -> bool:
+        new_bytes = self._part.done_bytes - ranges.total_bytes(self._synced)
+        late = time.monotonic() - self._synced_at >= _SYNC_S
+        return new_bytes >= _SYNC_BYTES or (new_bytes > 0 and late)
+
+    def _run(self) -> None:
+        try:
+            sync_folder(self._part.path.parent)  # a synced file whose name is not synced would be lost
+            while self._wait():
+                self._sync()
+                self._drop_cache()
+                require_margin(self._part.path.parent, self._margin_bytes)
+        except OSError as error:
+            self._error = disk_error(error, self._part.path.name)
+        except TransferError as error:
+            self._error = error
+
+    def _wait(self) -> bool:
+        with self._condition:
+            while not self._stopped and not self._is_due():
+                self._condition.wait(_SYNC_S)
+        return not self._stopped
+
+    def _sync(self) -> None:
+        generation, arrived = self._part.journal.generation, self._part.ranges
+        getattr(os, "fdatasync", os.fsync)(self._part.handle)  # without access times where it can
+        self._part.journal.add_synced(arrived, generation)
+        self._synced, self._synced_at = arrived, time.monotonic()
+
+    def _drop_cache(self) -> None:
+        """What is synced and hashed is not read again."""
+        end = ranges.frontier(self._synced)
+        if self._hash_thread is not None:
+            end = min(end, self._hash_thread.hashed_bytes)
+        if end > self._dropped_bytes:
+            drop_page_cache(self._part.handle, self._dropped_bytes, end)
+            self._dropped_bytes = end

@@ -99,7 +99,6 @@ class PeerSources:
 
     @property
     def exhausted(self) -> bool:
-        """Whether no peer is left."""
         return all(peer.excluded for peer in self._peers.values())
 
     def blacklist(self, nodes: Sequence[str]) -> None:

@@ -6,31 +6,48 @@ It may be killed at any time without harm. The exit code is 1 after Failed, else
 import asyncio
 import signal
 import sys
+import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from modelyard.bus import logs
-from modelyard.files.gguf.check import HEAD_BYTES, check_gguf
+from modelyard.files.gguf.parse import HEAD_BYTES, check_gguf
 from modelyard.host.processes import die_with_parent
 from schemas.base import Format
 from services.downloader.errors import DownloadError
 from services.downloader.transfer.disk import file_bytes, require_free
-from services.downloader.worker.fetch import fetch_files
+from services.downloader.transfer.file_transfer import fetch_file, open_session
+from services.downloader.transfer.options import Throttle, TransferOptions
 from services.downloader.worker.messages import (
     JOB_DECODER,
+    BlacklistPeer,
     DownloadJob,
     Failed,
-    FilesFinished,
     FilesJob,
+    FileVerified,
     Finished,
     Job,
+    Received,
+    TransferJob,
+    TransferProblem,
+    TransferProgress,
     WorkerMessage,
 )
 from services.downloader.worker.orders import OrderReader
-from services.downloader.worker.plan import DownloadPlan, PlannedFile, plan_download, plan_files
+from services.downloader.worker.plan import (
+    DownloadPlan,
+    PlannedFile,
+    plan_download,
+    plan_files,
+    require_store,
+)
+
+PROGRESS_S = 0.25
+"""Least time between two progress messages within a file."""
 
 
 def main() -> int:
@@ -38,8 +55,10 @@ def main() -> int:
     # Unbuffered: a thread that waits for the lock of a buffer would keep the process from ending.
     lines = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115 - until the process ends
     line = lines.readline()
+    logs.configure("info", to=sys.stderr)  # stdout is for messages
     try:
         _run(_decode_job(line), OrderReader(lines, _send))
+        _send(Finished())
     except DownloadError as error:
         _send(Failed(code=error.code, message=error.sentence))
         return 1
@@ -56,8 +75,7 @@ def _run(job: Job, orders: OrderReader) -> None:
         case DownloadJob():
             _download(job, orders)
         case FilesJob():
-            _fetch(plan_files(job), job, orders)
-            _send(FilesFinished())
+            asyncio.run(_fetch_files(plan_files(job), job, orders))
 
 
 def _download(job: DownloadJob, orders: OrderReader) -> None:
@@ -66,25 +84,10 @@ def _download(job: DownloadJob, orders: OrderReader) -> None:
     _send(resolved)
     go = orders.wait_for_go()
     require_free(plan.files[0].dest.parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
-    _fetch(plan.files, job, orders)
+    asyncio.run(_fetch_files(plan.files, job, orders))
     _require_files(plan)
     if resolved.format is Format.GGUF:
         _check_model(plan.files[0].dest)
-    _send(
-        Finished(
-            commit=resolved.commit,
-            quant=resolved.quant,
-            bytes_total=resolved.bytes_total,
-            model_path=resolved.model_path,
-            mmproj_path=resolved.mmproj_path,
-            task=resolved.task,
-        )
-    )
-
-
-def _fetch(files: Sequence[PlannedFile], job: Job, orders: OrderReader) -> None:
-    logs.configure("info", to=sys.stderr)  # stdout is for messages
-    asyncio.run(fetch_files(files, job, orders, _send))
 
 
 def _require_files(plan: DownloadPlan) -> None:
@@ -115,6 +118,64 @@ def _decode_job(line: bytes) -> Job:
 def _send(message: WorkerMessage) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
     sys.stdout.buffer.flush()
+
+
+async def _fetch_files(files: Sequence[PlannedFile], job: TransferJob, orders: OrderReader) -> None:
+    """Fetch every file; one that is complete already is only checked."""
+    throttle, progress = Throttle(), _ProgressSender(files, with_sources=job.use_peers)
+    orders.watch_limit(throttle.set_limit)
+    options = TransferOptions(
+        segments=job.segments,
+        margin_bytes=job.margin_bytes,
+        throttle=throttle,
+        on_problem=lambda sentence: _send(TransferProblem(message=sentence)),
+        on_received=progress.on_received,
+        find_peers=orders.find_file_peers if job.use_peers else None,
+        on_hash_mismatch=lambda source, nodes: _send(BlacklistPeer(sha256=source.sha256 or "", nodes=nodes)),
+    )
+    async with open_session() as session:
+        for file in files:
+            progress.start_file(file.path)
+            require_store(job)
+            await fetch_file(session, file.source, file.dest, on_bytes=progress.on_bytes, options=options)
+            progress.finish_file(file.source.size_bytes)
+            _send(FileVerified(file=file.path))
+
+
+class _ProgressSender:
+    """Sends a TransferProgress at most every 250 ms, and one at the end of each file."""
+
+    def __init__(self, files: Sequence[PlannedFile], *, with_sources: bool) -> None:
+        self._with_sources = with_sources
+        self._received: Counter[str] = Counter()
+        self._file_bytes = [file.arrived_bytes for file in files]
+        self._file = ""
+        self._files_done = 0
+        self._sent_at = float("-inf")
+
+    def start_file(self, path: str) -> None:
+        self._file = path
+
+    def on_received(self, source: str, count_bytes: int) -> None:
+        self._received[source] += count_bytes
+
+    def on_bytes(self, present_bytes: int) -> None:
+        self._file_bytes[self._files_done] = present_bytes
+        if time.monotonic() - self._sent_at >= PROGRESS_S:
+            self._send_progress()
+
+    def finish_file(self, size_bytes: int) -> None:
+        self._file_bytes[self._files_done] = size_bytes
+        self._files_done += 1
+        self._send_progress()
+
+    def _send_progress(self) -> None:
+        self._sent_at = time.monotonic()
+        if self._with_sources:
+            _send(Received(received=dict(self._received)))
+        _send(
+            TransferProgress(bytes_done=sum(self._file_bytes), file=self._file, files_done=self._files_done)
+        )
 
 
 if __name__ == "__main__":

@@ -4,14 +4,23 @@ The first line is a job. A download continues with a Go after its Resolved, whic
 Limits. Queries about other nodes are answered. The end of stdin is the end of the parent, and of the worker.
 """
 
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
 import msgspec
 from msgspec import Struct
 
 from schemas.base import Format
 from schemas.hub import Choice
-from services.downloader.selection import RemoteFile
+from services.downloader.selection.files import RemoteFile
 from services.downloader.transfer.disk import MARGIN_BYTES
 from services.downloader.transfer.options import PeerOffer
+
+_LINE_LIMIT_BYTES = 16 * 1024 * 1024
 
 
 class TransferJob(Struct, frozen=True, kw_only=True):
@@ -149,18 +158,7 @@ class FileVerified(Struct, frozen=True, kw_only=True, tag_field="type", tag="ver
 
 
 class Finished(Struct, frozen=True, kw_only=True, tag_field="type", tag="finished"):
-    """A download is complete and its model was checked; the last message of a successful job."""
-
-    commit: str
-    quant: str | None
-    bytes_total: int
-    model_path: str | None
-    mmproj_path: str | None = None
-    task: str | None = None
-
-
-class FilesFinished(Struct, frozen=True, kw_only=True, tag_field="type", tag="files_finished"):
-    """All files of a FilesJob are complete; its last message."""
+    """All files are complete, and a GGUF model was checked; the last message of a successful job."""
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
@@ -173,7 +171,7 @@ class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
 Job = DownloadJob | FilesJob
 WorkerOrder = Go | Limit | FilePeers | PeerRepo
 PeerMessage = FindFilePeers | FindPeerRepo | BlacklistPeer
-FinalMessage = Finished | FilesFinished | Failed
+FinalMessage = Finished | Failed
 WorkerMessage = (
     Resolved | TransferProgress | Received | TransferProblem | FileVerified | PeerMessage | FinalMessage
 )
@@ -181,3 +179,55 @@ WorkerMessage = (
 JOB_DECODER: msgspec.json.Decoder[Job] = msgspec.json.Decoder(Job)
 MESSAGE_DECODER: msgspec.json.Decoder[WorkerMessage] = msgspec.json.Decoder(WorkerMessage)
 ORDER_DECODER: msgspec.json.Decoder[WorkerOrder] = msgspec.json.Decoder(WorkerOrder)
+
+
+class TransferWorkerDied(Exception):
+    """The worker ended without a final message, most likely killed. What it has fetched is on the disk."""
+
+
+class TransferWorker:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def messages(self) -> AsyncIterator[WorkerMessage]:
+        """All messages up to the final one; TransferWorkerDied if there is none."""
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            try:
+                message = MESSAGE_DECODER.decode(line)
+            except msgspec.DecodeError as error:  # an incomplete line: it was killed during a write
+                raise TransferWorkerDied from error
+            yield message
+            if isinstance(message, FinalMessage):
+                return
+        raise TransferWorkerDied
+
+    async def send(self, order: WorkerOrder | Job) -> None:
+        """Send a line; a dead worker is detected by `messages`."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            self._process.stdin.write(msgspec.json.encode(order) + b"\n")
+            await self._process.stdin.drain()
+
+
+@contextlib.asynccontextmanager
+async def transfer_worker(job: Job, log_path: Path) -> AsyncIterator[TransferWorker]:
+    """A worker for this job, whose stderr is appended to log_path; killed at the end of the block."""
+    with log_path.open("ab") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.downloader.worker"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+            env=dict(os.environ),
+            start_new_session=True,
+            limit=_LINE_LIMIT_BYTES,
+        )
+    try:
+        worker = TransferWorker(process)
+        await worker.send(job)
+        yield worker
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

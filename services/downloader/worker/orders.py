@@ -20,7 +20,7 @@ from services.downloader.worker.messages import (
 
 
 class OrderReader:
-    """The lines of stdin after the job. Their end means that the parent is gone, and ends this process."""
+    """The lines of stdin after the job. Their end is the parent's, and ends this process."""
 
     def __init__(self, lines: RawIOBase, send: Callable[[FindFilePeers | FindPeerRepo], None]) -> None:
         self._lines = lines

@@ -12,10 +12,10 @@ from modelyard.host.paths import check_folder, resolve_all, resolve_inside
 from schemas.hub import Choice
 from services.downloader.errors import DownloadError, HubError
 from services.downloader.hub.access import authorization, file_url
-from services.downloader.hub.metadata import RepoListing
 from services.downloader.hub.repositories import list_repo
 from services.downloader.reference import Reference, make_reference
-from services.downloader.selection import RemoteFile, Selection, SelectionError, select_files
+from services.downloader.selection.choose import select_files
+from services.downloader.selection.files import RemoteFile, RepoListing, Selection, SelectionError
 from services.downloader.transfer.disk import file_bytes
 from services.downloader.transfer.options import FileSource
 from services.downloader.transfer.part_file import arrived_bytes
@@ -23,8 +23,8 @@ from services.downloader.worker.messages import DownloadJob, FilesJob, Resolved,
 from services.downloader.worker.orders import OrderReader
 
 _T = TypeVar("_T")
-_HUB_AWAY = frozenset({"hub_unreachable", "hub_error"})
-"""Only then other nodes are queried for a repository: what the hub refuses is not taken from them."""
+_HUB_DOWN = frozenset({"hub_unreachable", "hub_error"})
+"""Only then other nodes are queried for a repository: what the hub refuses is not fetched from them."""
 
 
 class PlannedFile(Struct, frozen=True, kw_only=True):
@@ -100,12 +100,12 @@ def _list_repo(reference: Reference, orders: OrderReader | None) -> RepoListing:
     try:
         return list_repo(reference)
     except HubError as error:
-        if orders is None or error.code not in _HUB_AWAY:
+        if orders is None or error.code not in _HUB_DOWN:
             raise
-        found = orders.find_peer_repo(reference.repo, reference.revision)
-        if found.commit is None:
+        peers = orders.find_peer_repo(reference.repo, reference.revision)
+        if peers.commit is None:
             raise
-        return RepoListing(commit=found.commit, files=found.files)
+        return RepoListing(commit=peers.commit, files=peers.files)
 
 
 def _select(reference: Reference, files: Iterable[RemoteFile], choice: Choice) -> Selection:

@@ -4,7 +4,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from modelyard.files.gguf.check import HEAD_BYTES, GgufError, check_gguf
+from modelyard.files.gguf.parse import HEAD_BYTES, GgufError, check_gguf
 from modelyard.files.gguf.reader import shard_paths
 from modelyard.files.safetensors import check_safetensors, weight_files
 from modelyard.host.paths import resolve_inside
