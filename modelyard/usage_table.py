@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from schemas.usage import CountedRequest, Dimension, Percentiles, UsageReport, UsageSums
+from schemas.usage import Dimension, Percentiles, PricedRequest, UsageReport, UsageSums
 
 Row = Sequence[object]
 _SUMS = (
@@ -53,7 +53,7 @@ def _latency(row: UsageSums) -> Row:
     return [_or_empty(getattr(kind, name)) for kind in kinds for name in _PERCENTILES]
 
 
-def record_row(counted: CountedRequest, currency: str) -> Row:
+def record_row(counted: PricedRequest, currency: str) -> Row:
     """One record, in the order of RECORD_HEADER. Times are unix seconds."""
     record = counted.record
     values = [_or_empty(getattr(record, name)) for name in _RECORD_FIELDS]

@@ -33,7 +33,7 @@ class Comparison(StrEnum):
     AT_MOST = "<="
 
 
-class Missing(StrEnum):
+class AbsencePolicy(StrEnum):
     """An alert on the absence of a metric that existed before."""
 
     RESOLVE = "resolve"
@@ -70,7 +70,7 @@ class AlertRule(Record):
     severity: Severity = Severity.WARNING
     sentence: str = ""
     """For people; `{value}`, `{percent}` and `{label}` are filled in. Empty: made of the rule."""
-    missing: Missing = Missing.RESOLVE
+    missing: AbsencePolicy = AbsencePolicy.RESOLVE
     missing_s: float = 60.0
     """How long a series must be absent before the alert is pending."""
     enabled: bool = True
@@ -194,14 +194,14 @@ class SilenceRef(Record):
     silence: str
 
 
-class TryAlertRule(Record):
+class EvaluateAlertRule(Record):
     """Evaluates a rule now: the stored one of this name, or one that is not stored."""
 
     name: str | None = None
     rule: AlertRule | None = None
 
 
-class TriedSeries(Record):
+class EvaluatedSeries(Record):
     """One series that the rule is about."""
 
     labels: dict[str, str]
@@ -211,7 +211,7 @@ class TriedSeries(Record):
     sentence: str
 
 
-class AlertRuleTried(Record):
+class AlertRuleEvaluated(Record):
     """The series that match the rule now; empty: no such metric exists."""
 
-    series: tuple[TriedSeries, ...]
+    series: tuple[EvaluatedSeries, ...]

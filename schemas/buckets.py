@@ -12,13 +12,13 @@ from schemas.batches import Batch, StoredFile
 from schemas.budgets import Budget, BudgetState
 from schemas.devices import Adapter, Device
 from schemas.downloads import Download
-from schemas.groups import ModelGroup
 from schemas.instances import Instance, Node, NodeLeft
 from schemas.leases import Lease
 from schemas.library import LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from schemas.models import ModelSpec
-from schemas.placing import DesiredState, MeasuredMemory, WaitingModel
+from schemas.placement import DesiredState, MeasuredMemory, WaitingModel
 from schemas.prices import PriceList
+from schemas.registry import ModelGroup
 from schemas.usage import Report
 from schemas.webhooks import Webhook, WebhookState
 

@@ -7,7 +7,7 @@ from schemas.base import Record, check_token
 from schemas.usage import Period, UsageUnit
 
 
-class Action(StrEnum):
+class BudgetAction(StrEnum):
     """The action when a budget is exhausted."""
 
     WARN = "warn"
@@ -29,7 +29,7 @@ class Budget(Record):
     key: str | None = None
     """Id of an API key; `anyone`: requests without one."""
     model: str | None = None
-    action: Action = Action.REFUSE
+    action: BudgetAction = BudgetAction.REFUSE
     warn_at: Decimal = Decimal("0.8")
     """At this share of the limit an event warns."""
     tz: str | None = None
@@ -66,7 +66,7 @@ class BudgetState(Record):
     """Used, as a share of the limit."""
     unit: UsageUnit
     period: Period
-    action: Action
+    action: BudgetAction
     tz: str
     key: str | None = None
     model: str | None = None

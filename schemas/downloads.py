@@ -7,7 +7,7 @@ import msgspec
 from schemas.base import Record
 from schemas.errors import ErrorDetail
 from schemas.hub import Choice
-from schemas.registering import ModelOverrides
+from schemas.registry import ModelOverrides
 
 
 class DownloadState(StrEnum):
@@ -112,7 +112,7 @@ class Download(Record):
     error: ErrorDetail | None = None
 
 
-class Added(Record):
+class ReferenceResult(Record):
     """The result for one reference: a download, or the reason why there is none."""
 
     reference: str
@@ -123,4 +123,4 @@ class Added(Record):
 class DownloadsAdded(Record):
     """The results for all references, in their order."""
 
-    added: tuple[Added, ...]
+    added: tuple[ReferenceResult, ...]

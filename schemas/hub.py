@@ -97,13 +97,13 @@ class HubModel(Record):
     """Models of the registry that came from it."""
 
 
-class HubFound(Record):
+class HubSearchResults(Record):
     """Search results, in the requested order."""
 
     models: tuple[HubModel, ...]
 
 
-class AskOffer(Record):
+class GetOffer(Record):
     """Requests the choices of a repository. A quant in `reference` (as in StartDownload) narrows them."""
 
     reference: str

@@ -219,7 +219,7 @@ class TrashRef(Record):
     item: str
 
 
-class Restored(Record):
+class EntryRestored(Record):
     """Its path before deletion."""
 
     path: str
@@ -294,7 +294,7 @@ class JobRef(Record):
     job: str
 
 
-class AskNode(Record):
+class FindOnNode(Record):
     """About one node; None is the only one there is."""
 
     node: str | None = None
@@ -350,7 +350,7 @@ class FindFile(Record):
     """Only on this node."""
 
 
-class FoundFile(Record):
+class FileLocation(Record):
     """A matching file, with the size and time at which its sha256 was read."""
 
     node: str
@@ -360,13 +360,13 @@ class FoundFile(Record):
     verified: VerifyState
 
 
-class FoundFiles(Record):
+class FileLocations(Record):
     """All places of such a file on the nodes that are online."""
 
-    files: tuple[FoundFile, ...]
+    files: tuple[FileLocation, ...]
 
 
-class Scanned(Record):
+class StoresScanned(Record):
     """The stores of a node as they are now."""
 
     stores: tuple[StoreSpace, ...]

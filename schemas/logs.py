@@ -64,7 +64,7 @@ class LogQuery(Record):
     """Lines before that."""
 
 
-class FoundLine(Record, omit_defaults=True):
+class MatchedLine(Record, omit_defaults=True):
     """A line, and whose it is."""
 
     at: float
@@ -79,6 +79,6 @@ class FoundLine(Record, omit_defaults=True):
 class LogPage(Record):
     """Some of the lines that match."""
 
-    lines: tuple[FoundLine, ...]
+    lines: tuple[MatchedLine, ...]
     cursor: str | None = None
     """Cursor of the next page; None: the end. A page may be short or empty and still have one."""

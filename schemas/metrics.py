@@ -69,7 +69,7 @@ class Series(Record):
     max: tuple[float | None, ...]
 
 
-class MetricsAnswer(Record):
+class MetricsReply(Record):
     """The requested history."""
 
     since: float
@@ -77,7 +77,7 @@ class MetricsAnswer(Record):
     series: tuple[Series, ...] = ()
 
 
-class AskSamples(Record):
+class GetSamples(Record):
     """The samples of now; without `names` all but the buckets of histograms."""
 
     names: tuple[str, ...] = ()

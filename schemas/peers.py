@@ -10,7 +10,7 @@ from schemas.base import Record
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class AskFile(Record):
+class RequestFile(Record):
     """Have you all of this file, and do you give it to me?"""
 
     sha256: str
@@ -53,7 +53,7 @@ class KnownFile(Record):
     remote: str | None = None
 
 
-class AskEntry(Record):
+class ListEntryFiles(Record):
     """Lists the files of an entry (`node.store.entry`)."""
 
     entry: str
@@ -68,7 +68,7 @@ class EntryFiles(Record):
     """Bytes still to be read until all sha256 are known."""
 
 
-class AskRepo(Record):
+class ListRepoFiles(Record):
     """Which files have you of this repository? Without a revision: of the commit that came last."""
 
     repo: str

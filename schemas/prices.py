@@ -12,7 +12,7 @@ _DECIMALS = 6
 MAX_TIERS = 32
 
 
-class Method(StrEnum):
+class PricingMethod(StrEnum):
     """The pricing method."""
 
     FREE = "free"
@@ -24,7 +24,7 @@ class Method(StrEnum):
     """Energy of its devices while it is loaded, shared with the other models there by load."""
 
 
-class Tier(Record):
+class PriceTier(Record):
     """Prices for a million tokens, for requests of a size. Bounds are part of it; None: without end."""
 
     min_prompt_tokens: int = 0
@@ -47,10 +47,10 @@ class Tier(Record):
 class Price(Record):
     """The price of a model from a date until its next price."""
 
-    method: Method = Method.TOKENS
+    method: PricingMethod = PricingMethod.TOKENS
     valid_from: float | None = None
     """Unix seconds; None in an order: from now on."""
-    tiers: tuple[Tier, ...] = ()
+    tiers: tuple[PriceTier, ...] = ()
     per_hour: Decimal | None = None
     per_kwh: Decimal | None = None
 
@@ -59,9 +59,11 @@ class Price(Record):
         check_price(self.per_kwh, "per_kwh")
         if self.valid_from is not None and not 0 <= self.valid_from < 4e9:
             raise ValueError("valid_from must be a time in unix seconds")
-        wanted = {Method.TOKENS: "tiers", Method.HOURLY: "per_hour", Method.ENERGY: "per_kwh"}.get(
-            self.method
-        )
+        wanted = {
+            PricingMethod.TOKENS: "tiers",
+            PricingMethod.HOURLY: "per_hour",
+            PricingMethod.ENERGY: "per_kwh",
+        }.get(self.method)
         for name in ("tiers", "per_hour", "per_kwh"):
             given = getattr(self, name) not in (None, ())
             if given != (name == wanted):
@@ -130,7 +132,7 @@ class StoredPrices(Record):
     """The one that is valid now."""
 
 
-class PricesAnswer(Record):
+class PricesReply(Record):
     """Prices by model."""
 
     prices: tuple[StoredPrices, ...]

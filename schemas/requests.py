@@ -85,7 +85,7 @@ class RequestFinished(Record):
     tokens_per_s: float | None = None
 
 
-class Continues(Record):
+class Continuation(Record):
     """The continuation of an answer that broke off: metadata of its first part."""
 
     id: str
@@ -114,7 +114,7 @@ class InferHeaders(Record, omit_defaults=True):
     """Number of chunks of the body in the BODIES stream; 0 if the message contains it."""
     key: str | None = None
     traceparent: str | None = None
-    continues: Continues | None = None
+    continuation: Continuation | None = None
 
     def to_nats(self) -> dict[str, str]:
         """As NATS headers. `Nats-Msg-Id` makes publishing idempotent."""

@@ -3,7 +3,7 @@
 from schemas.base import Record
 
 
-class AskStorage(Record):
+class GetStorageReport(Record):
     """Everything."""
 
 

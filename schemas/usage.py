@@ -143,7 +143,7 @@ class RecordsQuery(UsageFilter):
     limit: int = 500
 
 
-class CountedRequest(Record):
+class PricedRequest(Record):
     """A usage record and what it cost when it was counted."""
 
     record: RequestFinished
@@ -153,7 +153,7 @@ class CountedRequest(Record):
 class RecordsPage(Record):
     """Some records; the next page begins after `next`, unless that is None."""
 
-    records: tuple[CountedRequest, ...]
+    records: tuple[PricedRequest, ...]
     currency: str
     next: str | None = None
 

@@ -90,7 +90,7 @@ class WebhookRef(Record):
     name: str
 
 
-class Undelivered(Record):
+class DeadLetter(Record):
     """A delivery that was given up."""
 
     id: str
@@ -110,7 +110,7 @@ class WebhookState(Record):
     failing_since: float | None = None
     """None: its last delivery went well."""
     error: str | None = None
-    dead: tuple[Undelivered, ...] = ()
+    dead: tuple[DeadLetter, ...] = ()
     """The newest first."""
 
 

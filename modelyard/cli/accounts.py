@@ -16,9 +16,9 @@ from modelyard.client import Client
 from modelyard.host.settings import load
 from modelyard.usage_table import format_time
 from schemas import subjects
-from schemas.budgets import Action, BudgetList, StoredBudget
+from schemas.budgets import BudgetAction, BudgetList, StoredBudget
 from schemas.errors import BadRequest
-from schemas.prices import Method, Price, PricesAnswer, PutPrice, StoredPrices
+from schemas.prices import Price, PricesReply, PricingMethod, PutPrice, StoredPrices
 
 _PRICE_SET = """
 Valid from now on, or from a day on. Prices are for a million tokens.
@@ -88,7 +88,7 @@ def _add_price_set(parser: VerbParser) -> None:
 
 def _add_budget_set(parser: VerbParser) -> None:
     parser.describe(_BUDGET_SET)
-    refuse = {"dest": "action", "action": "store_const", "const": Action.WARN.value}
+    refuse = {"dest": "action", "action": "store_const", "const": BudgetAction.WARN.value}
     parser.add_argument("--warn-only", **refuse, help="refuse no requests")
     fields = {
         "limit": Argument(metavar="NUMBER"),
@@ -129,10 +129,10 @@ def _price(arguments: argparse.Namespace) -> Price:
     amounts = {field: getattr(arguments, name) for name, field in _AMOUNTS.items()}
     flat = {field: amount for field, amount in amounts.items() if amount is not None}
     given = {
-        Method.TOKENS: bool(flat or arguments.tier),
-        Method.HOURLY: arguments.hourly is not None,
-        Method.ENERGY: arguments.kwh is not None,
-        Method.FREE: arguments.free,
+        PricingMethod.TOKENS: bool(flat or arguments.tier),
+        PricingMethod.HOURLY: arguments.hourly is not None,
+        PricingMethod.ENERGY: arguments.kwh is not None,
+        PricingMethod.FREE: arguments.free,
     }
     if sum(given.values()) != 1 or (flat and arguments.tier):
         raise BadRequest("Give one price: --input and --output, or tiers, or --hourly, --kwh or --free.")
@@ -140,14 +140,14 @@ def _price(arguments: argparse.Namespace) -> Price:
     fields = {
         "method": next(method for method in given if given[method]),
         "valid_from": since.timestamp(None) if since else None,
-        "tiers": (arguments.tier or [flat]) if given[Method.TOKENS] else (),
+        "tiers": (arguments.tier or [flat]) if given[PricingMethod.TOKENS] else (),
         "per_hour": arguments.hourly,
         "per_kwh": arguments.kwh,
     }
     return convert(fields, Price)
 
 
-def _show_prices(answer: PricesAnswer) -> None:
+def _show_prices(answer: PricesReply) -> None:
     def now(stored: StoredPrices) -> str:
         return format_price(stored.now, answer.currency) if stored.now else "none yet"
 

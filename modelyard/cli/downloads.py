@@ -24,7 +24,7 @@ from modelyard.client import Client
 from modelyard.text import format_sources
 from schemas.downloads import AddDownloads, Download, StartDownload
 from schemas.errors import BadRequest, Conflict, ErrorBody, InternalError, NotFound, from_body
-from schemas.registering import ModelOverrides
+from schemas.registry import ModelOverrides
 
 _PULL = """
 REFERENCE is REPO[:QUANT][@REVISION] on the Hugging Face hub, or the address of a page there:

@@ -11,7 +11,7 @@ from modelyard.client import Client
 from modelyard.text import format_age, format_size
 from schemas import subjects
 from schemas.hub import HubModel, Offer, SearchHub
-from schemas.registering import Registered
+from schemas.registry import Registered
 
 _SEARCH = """
   yard search qwen3 --format gguf --sort trending

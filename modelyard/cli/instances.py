@@ -15,9 +15,9 @@ from modelyard.client import Client
 from modelyard.text import format_age, format_duration
 from schemas import subjects
 from schemas.errors import DeadlineExceeded
-from schemas.groups import GroupKind, ModelGroup
 from schemas.instances import COMING, Instance
 from schemas.models import ModelStarting, ModelStopping
+from schemas.registry import GroupKind, ModelGroup
 
 _START_TIMEOUT_S = 3600.0
 _REPEAT_S = 2.0

@@ -19,7 +19,7 @@ from schemas import subjects
 from schemas.audit import Actor, Audited
 from schemas.base import model_key
 from schemas.errors import BadRequest
-from schemas.logs import FoundLine, LogLevel, LogOrder, LogQuery
+from schemas.logs import LogLevel, LogOrder, LogQuery, MatchedLine
 from schemas.models import find_model
 from schemas.subject import Kind
 
@@ -127,7 +127,7 @@ async def _resolve(yard: Client, name: str | None) -> tuple[str | None, str | No
     return (None, name) if _INSTANCE_ID.fullmatch(name) else (name, None)
 
 
-def format_line(line: FoundLine) -> str:
+def format_line(line: MatchedLine) -> str:
     """Time, node, level, source and text."""
     return f"{format_clock(line.at)}  {line.node}  {line.level:<7}  {line.model or line.source}: {line.text}"
 

@@ -36,7 +36,7 @@ from schemas.devices import Device
 from schemas.errors import YardError
 from schemas.instances import LIVE, Instance, Node
 from schemas.metrics import Sample
-from schemas.placing import Cordon
+from schemas.placement import Cordon
 
 _NODES = """
 Memory is what models may use and what is reserved for them; `elsewhere` lists yards on the local network

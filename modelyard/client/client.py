@@ -28,12 +28,12 @@ from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.downloads import Download, DownloadRef, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
-from schemas.groups import GroupRef, ListGroups, ModelGroup
 from schemas.instances import Instance
-from schemas.logs import FoundLine, LogOrder, LogQuery
-from schemas.metrics import AskSamples, MetricsAnswer, MetricsQuery, Samples
+from schemas.logs import LogOrder, LogQuery, MatchedLine
+from schemas.metrics import GetSamples, MetricsQuery, MetricsReply, Samples
 from schemas.models import ModelRef
-from schemas.placing import Cordon, PlanQuery
+from schemas.placement import Cordon, PlanQuery
+from schemas.registry import GroupRef, ListGroups, ModelGroup
 from schemas.subject import Command
 from schemas.usage import UsageQuery
 
@@ -117,9 +117,9 @@ class Client(CommandGroup):
 
     async def metrics(self, *names: str) -> Samples:
         """Every metric as it is now (docs/metrics.md has their names), or those named."""
-        return await self.bus.call(subjects.METRICS_NOW, AskSamples(names=names))
+        return await self.bus.call(subjects.METRICS_NOW, GetSamples(names=names))
 
-    async def history(self, *names: str, **query: Any) -> MetricsAnswer:
+    async def history(self, *names: str, **query: Any) -> MetricsReply:
         """Min, avg and max of metrics a step, at most a day back.
 
         `query`: other fields of `MetricsQuery`; `since` defaults to an hour ago.
@@ -152,7 +152,7 @@ class Client(CommandGroup):
 
     def find_logs(
         self, query: LogQuery, *, order: LogOrder = LogOrder.OLDEST, follow: bool = False
-    ) -> AsyncGenerator[FoundLine, None]:
+    ) -> AsyncGenerator[MatchedLine, None]:
         """Every line that matches; with `follow`, oldest first, continued with new ones."""
         if follow:
             return log_search.follow_search(self.bus, query)

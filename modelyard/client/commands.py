@@ -9,13 +9,19 @@ import msgspec
 from modelyard.bus.connection import Bus
 from modelyard.bus.reads import read_bucket
 from schemas import subjects
-from schemas.alerts import AlertRuleRef, ListAlerts, PutAlertRule, SilenceAlerts, SilenceRef, TryAlertRule
+from schemas.alerts import (
+    AlertRuleRef,
+    EvaluateAlertRule,
+    ListAlerts,
+    PutAlertRule,
+    SilenceAlerts,
+    SilenceRef,
+)
 from schemas.buckets import Bucket
 from schemas.budgets import BudgetRef, ListBudgets, PutBudget
-from schemas.hub import AskOffer, HubModel, SearchHub
+from schemas.hub import GetOffer, HubModel, SearchHub
 from schemas.models import ModelRef, ModelSpec, ModelStored
 from schemas.prices import DeletePrice, ListPrices, PriceRef, PutPrice, Reprice
-from schemas.registering import RegisterFiles
 from schemas.registry import (
     ApplyModels,
     DeleteModel,
@@ -23,15 +29,16 @@ from schemas.registry import (
     ModelRecord,
     PatchModel,
     PutModel,
+    RegisterFiles,
     RenameModel,
     UndoModel,
 )
-from schemas.storage import AskStorage, RemoveUsage, Vacuum
+from schemas.storage import GetStorageReport, RemoveUsage, Vacuum
 from schemas.subject import Command
 from schemas.usage import (
-    CountedRequest,
     ForecastQuery,
     ListReports,
+    PricedRequest,
     PutReport,
     RebuildUsage,
     RecordsQuery,
@@ -136,7 +143,7 @@ def put_model(spec: ModelSpec, revision: int | None = None) -> PutModel:
 class HubClient(CommandGroup):
     """The hub, and models made of files in a store."""
 
-    offer = CommandMethod(subjects.HUB_OFFER, AskOffer)
+    offer = CommandMethod(subjects.HUB_OFFER, GetOffer)
     register = CommandMethod(subjects.FILES_REGISTER, RegisterFiles)
 
     async def search(self, query: SearchHub) -> tuple[HubModel, ...]:
@@ -151,7 +158,7 @@ class AlertClient(CommandGroup):
     put_rule = CommandMethod(subjects.ALERT_PUT, PutAlertRule)
     delete_rule = CommandMethod(subjects.ALERT_DELETE, AlertRuleRef)
     reset_rule = CommandMethod(subjects.ALERT_RESET, AlertRuleRef)
-    test_rule = CommandMethod(subjects.ALERT_TEST, TryAlertRule)
+    test_rule = CommandMethod(subjects.ALERT_TEST, EvaluateAlertRule)
     silence = CommandMethod(subjects.ALERT_SILENCE, SilenceAlerts)
     unsilence = CommandMethod(subjects.ALERT_UNSILENCE, SilenceRef)
     put_webhook = CommandMethod(subjects.WEBHOOK_PUT, PutWebhook)
@@ -184,10 +191,10 @@ class AccountClient(CommandGroup):
     reports = CommandMethod(subjects.REPORT_LIST, ListReports)
     delete_report = CommandMethod(subjects.REPORT_DELETE, ReportRef)
     run_report = CommandMethod(subjects.REPORT_RUN, ReportRef)
-    storage = CommandMethod(subjects.STORAGE_REPORT, AskStorage)
+    storage = CommandMethod(subjects.STORAGE_REPORT, GetStorageReport)
     vacuum = CommandMethod(subjects.STORAGE_VACUUM, Vacuum)
 
-    async def records(self, query: RecordsQuery) -> AsyncGenerator[CountedRequest, None]:
+    async def records(self, query: RecordsQuery) -> AsyncGenerator[PricedRequest, None]:
         """Single records, oldest first, page by page."""
         while True:
             page = await self.bus.call(subjects.USAGE_RECORDS, query)

@@ -10,11 +10,11 @@ from schemas import buckets, subjects
 from schemas.downloads import (
     ENDED,
     AddDownloads,
-    Added,
     Download,
     DownloadRef,
     LimitDownload,
     MoveDownload,
+    ReferenceResult,
     StartDownload,
 )
 
@@ -38,7 +38,7 @@ class DownloadClient(CommandGroup):
         both = (subjects.DOWNLOAD_PROGRESS, subjects.DOWNLOAD_CHANGED)
         self._follower = RecordFollower(bus, "download", buckets.DOWNLOADS, both, ENDED)
 
-    async def add(self, request: str | AddDownloads) -> tuple[Added, ...]:
+    async def add(self, request: str | AddDownloads) -> tuple[ReferenceResult, ...]:
         """Download everything that a text names; each reference is accepted or refused alone."""
         command = AddDownloads(text=request) if isinstance(request, str) else request
         return (await self.bus.call(subjects.DOWNLOAD_ADD, command, timeout_s=_ADD_TIMEOUT_S)).added

@@ -10,11 +10,11 @@ from schemas import buckets, subjects
 from schemas.errors import BadRequest, NotFound
 from schemas.library import (
     JOB_ENDED,
-    AskNode,
     CopyEntry,
     DeleteEntry,
     DescribeEntry,
     FindFile,
+    FindOnNode,
     ImportCached,
     JobRef,
     LibraryEntry,
@@ -35,15 +35,15 @@ class LibraryClient(CommandGroup):
     delete = CommandMethod(subjects.LIBRARY_DELETE, DeleteEntry)
     restore = CommandMethod(subjects.LIBRARY_RESTORE, TrashRef)
     purge = CommandMethod(subjects.LIBRARY_PURGE, TrashRef)
-    empty_trash = CommandMethod(subjects.LIBRARY_EMPTY, AskNode)
+    empty_trash = CommandMethod(subjects.LIBRARY_EMPTY, FindOnNode)
     verify = CommandMethod(subjects.LIBRARY_VERIFY, LibraryRef)
     repair = CommandMethod(subjects.LIBRARY_REPAIR, LibraryRef)
-    cached = CommandMethod(subjects.LIBRARY_CACHED, AskNode)
+    cached = CommandMethod(subjects.LIBRARY_CACHED, FindOnNode)
     import_cached = CommandMethod(subjects.LIBRARY_IMPORT, ImportCached)
     copy = CommandMethod(subjects.LIBRARY_COPY, CopyEntry)
     cancel = CommandMethod(subjects.LIBRARY_CANCEL, JobRef)
     find_file = CommandMethod(subjects.LIBRARY_FIND, FindFile)
-    scan = CommandMethod(subjects.LIBRARY_SCAN, AskNode)
+    scan = CommandMethod(subjects.LIBRARY_SCAN, FindOnNode)
     entries = BucketMethod(buckets.LIBRARY)
     stores = BucketMethod(buckets.STORES)
     trash = BucketMethod(buckets.TRASH)

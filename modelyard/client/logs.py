@@ -26,7 +26,7 @@ from modelyard.bus.reads import (
 from schemas import buckets, streams, subjects
 from schemas.errors import BadRequest, NotFound
 from schemas.instances import Instance
-from schemas.logs import FoundLine, LogLevel, LogLine, LogOrder, LogPage, LogQuery
+from schemas.logs import LogLevel, LogLine, LogOrder, LogPage, LogQuery, MatchedLine
 from schemas.models import find_model
 
 log = logs.get(__name__)
@@ -123,7 +123,7 @@ class _Position(NamedTuple):
         return f"{self.sequence}.{self.number}"
 
 
-_Match = tuple[_Position, FoundLine]
+_Match = tuple[_Position, MatchedLine]
 
 
 async def search(
@@ -146,7 +146,7 @@ async def search(
 
 async def search_all(
     bus: Bus, query: LogQuery, *, order: LogOrder = LogOrder.OLDEST
-) -> AsyncGenerator[FoundLine, None]:
+) -> AsyncGenerator[MatchedLine, None]:
     """Every line that matches, page by page."""
     cursor: str | None = None
     while True:
@@ -158,7 +158,7 @@ async def search_all(
             return
 
 
-async def follow_search(bus: Bus, query: LogQuery) -> AsyncGenerator[FoundLine, None]:
+async def follow_search(bus: Bus, query: LogQuery) -> AsyncGenerator[MatchedLine, None]:
     """Every line that matches since `query.since`, and then new ones, for ever."""
     subject = _subject(query)
     with as_yard_errors():
@@ -268,7 +268,7 @@ def _matches(query: LogQuery, msg: Msg, subject: str, sequence: int) -> Iterator
             and text in line.text.casefold()
         ):
             name = level.name.lower()
-            found = FoundLine(at=line.at, node=node, text=line.text, level=name, source=source, model=about)
+            found = MatchedLine(at=line.at, node=node, text=line.text, level=name, source=source, model=about)
             yield _Position(sequence, number), found
 
 

@@ -16,7 +16,7 @@ from modelyard.files.gguf.spread import LayerSpread, WorkerDevice, spread_layers
 from modelyard.files.safetensors import torch_bytes, weight_files
 from modelyard.host.paths import resolve_inside
 from schemas.models import Mode, ModelSpec
-from schemas.placing import MeasuredMemory
+from schemas.placement import MeasuredMemory
 from schemas.profiles import CPU, Profile
 
 log = logs.get(__name__)

@@ -14,14 +14,14 @@ from schemas.prices import (
     DeletePrice,
     ListPrices,
     PriceRef,
-    PricesAnswer,
+    PricesReply,
     PriceStored,
     PutPrice,
     Reprice,
     Repriced,
     StoredPrices,
 )
-from schemas.storage import AskStorage, RemoveUsage, StorageReport, UsageRemoved, Vacuum, Vacuumed
+from schemas.storage import GetStorageReport, RemoveUsage, StorageReport, UsageRemoved, Vacuum, Vacuumed
 from schemas.subject import Command, Subject
 from schemas.usage import (
     Forecast,
@@ -108,7 +108,7 @@ PRICE_GET = Command(
 PRICE_LIST = Command(
     "yard.command.price.list",
     ListPrices,
-    PricesAnswer,
+    PricesReply,
     callers=CALLERS,
     server=MONITOR,
     summary="The prices of all models.",
@@ -211,7 +211,7 @@ REPORT_RUN = Command(
 )
 STORAGE_REPORT = Command(
     "yard.command.storage.report",
-    AskStorage,
+    GetStorageReport,
     StorageReport,
     callers=CALLERS,
     server=MONITOR,

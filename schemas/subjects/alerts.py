@@ -3,15 +3,15 @@
 from schemas.alerts import (
     Alert,
     AlertList,
+    AlertRuleEvaluated,
     AlertRuleRef,
     AlertRuleStored,
-    AlertRuleTried,
+    EvaluateAlertRule,
     ListAlerts,
     PutAlertRule,
     Silence,
     SilenceAlerts,
     SilenceRef,
-    TryAlertRule,
 )
 from schemas.audit import Audited
 from schemas.base import (
@@ -86,8 +86,8 @@ ALERT_UNSILENCE = Command(
 )
 ALERT_TEST = Command(
     "yard.command.alert.test",
-    TryAlertRule,
-    AlertRuleTried,
+    EvaluateAlertRule,
+    AlertRuleEvaluated,
     callers=CALLERS,
     server=MONITOR,
     summary="Evaluate a rule now, without side effects.",

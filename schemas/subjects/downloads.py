@@ -12,8 +12,8 @@ from schemas.downloads import (
     MoveDownload,
     StartDownload,
 )
-from schemas.hub import AskOffer, HubFound, Offer, SearchHub
-from schemas.registering import Registered, RegisterFiles
+from schemas.hub import GetOffer, HubSearchResults, Offer, SearchHub
+from schemas.registry import Registered, RegisterFiles
 from schemas.subject import Command, R, Subject, T
 
 
@@ -85,7 +85,7 @@ DOWNLOAD_AT_NODE = Command(
 HUB_SEARCH = Command(
     "yard.command.hub.search",
     SearchHub,
-    HubFound,
+    HubSearchResults,
     callers=CALLERS,
     server=DOWNLOADER,
     summary="Search models on the hub by name, most downloaded first by default.",
@@ -93,7 +93,7 @@ HUB_SEARCH = Command(
 )
 HUB_OFFER = Command(
     "yard.command.hub.offer",
-    AskOffer,
+    GetOffer,
     Offer,
     callers=FETCHERS,
     server=DOWNLOADER,

@@ -2,26 +2,26 @@
 
 from schemas.base import CALLERS, DISK_S, DOWNLOADER, FETCHERS, WATCHERS
 from schemas.library import (
-    AskNode,
     CachedModels,
     CopyEntry,
     DeleteEntry,
     DescribeEntry,
     EntryDetails,
+    EntryRestored,
+    FileLocations,
     FindFile,
-    FoundFiles,
+    FindOnNode,
     ImportCached,
     JobRef,
     LibraryEntry,
     LibraryJob,
     LibraryRef,
-    Restored,
-    Scanned,
+    StoresScanned,
     TrashedEntry,
     TrashEmptied,
     TrashRef,
 )
-from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
+from schemas.peers import EntryFiles, FileOffer, ListEntryFiles, ListRepoFiles, RepoFiles, RequestFile
 from schemas.subject import Command, Subject
 
 LIBRARY_SHOW = Command(
@@ -81,7 +81,7 @@ LIBRARY_DELETE = Command(
 LIBRARY_RESTORE = Command(
     "yard.command.library.restore",
     TrashRef,
-    Restored,
+    EntryRestored,
     callers=CALLERS,
     server=DOWNLOADER,
     summary="Restore an item of the trash to its place.",
@@ -100,7 +100,7 @@ LIBRARY_PURGE = Command(
 )
 LIBRARY_EMPTY = Command(
     "yard.command.library.empty",
-    AskNode,
+    FindOnNode,
     TrashEmptied,
     callers=CALLERS,
     server=DOWNLOADER,
@@ -110,7 +110,7 @@ LIBRARY_EMPTY = Command(
 )
 LIBRARY_CACHED = Command(
     "yard.command.library.cached",
-    AskNode,
+    FindOnNode,
     CachedModels,
     callers=CALLERS,
     server=DOWNLOADER,
@@ -140,15 +140,15 @@ LIBRARY_COPY = Command(
 LIBRARY_FIND = Command(
     "yard.command.library.find",
     FindFile,
-    FoundFiles,
+    FileLocations,
     callers=CALLERS,
     server=DOWNLOADER,
     summary="All nodes and paths with a file of this sha256.",
 )
 LIBRARY_SCAN = Command(
     "yard.command.library.scan",
-    AskNode,
-    Scanned,
+    FindOnNode,
+    StoresScanned,
     callers=CALLERS,
     server=DOWNLOADER,
     summary="Scan the stores of a node now.",
@@ -165,7 +165,7 @@ LIBRARY_AT_NODE = Command(
 )
 PEER_OFFER = Command(
     "yard.command.peer.{node}.offer",
-    AskFile,
+    RequestFile,
     FileOffer,
     callers=(DOWNLOADER,),
     server=DOWNLOADER,
@@ -173,7 +173,7 @@ PEER_OFFER = Command(
 )
 PEER_ENTRY = Command(
     "yard.command.peer.{node}.entry",
-    AskEntry,
+    ListEntryFiles,
     EntryFiles,
     callers=(DOWNLOADER,),
     server=DOWNLOADER,
@@ -181,7 +181,7 @@ PEER_ENTRY = Command(
 )
 PEER_REPO = Command(
     "yard.command.peer.{node}.repo",
-    AskRepo,
+    ListRepoFiles,
     RepoFiles,
     callers=(DOWNLOADER,),
     server=DOWNLOADER,

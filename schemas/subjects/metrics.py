@@ -3,12 +3,12 @@
 from schemas.base import CALLERS, GATEWAY, MONITOR, RUNNER, WATCHERS
 from schemas.devices import Device
 from schemas.metrics import (
-    AskSamples,
     Exposition,
+    GetSamples,
     HistoryChunk,
     InstanceMetrics,
-    MetricsAnswer,
     MetricsQuery,
+    MetricsReply,
     Samples,
 )
 from schemas.subject import Command, Subject
@@ -16,14 +16,14 @@ from schemas.subject import Command, Subject
 METRICS_QUERY = Command(
     "yard.command.metrics.query",
     MetricsQuery,
-    MetricsAnswer,
+    MetricsReply,
     callers=CALLERS,
     server=MONITOR,
     summary="The history of metrics, at most a day, downsampled to min, avg and max per step.",
 )
 METRICS_NOW = Command(
     "yard.command.metrics.now",
-    AskSamples,
+    GetSamples,
     Samples,
     callers=CALLERS,
     server=MONITOR,

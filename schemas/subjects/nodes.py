@@ -8,16 +8,17 @@ from schemas.instances import (
     NodeCleared,
     NodeLeft,
     StartInstance,
+    StartWorker,
     StopInstance,
+    WorkerStarted,
 )
 from schemas.logs import LogBatch, ServiceLogBatch
-from schemas.placing import AskOptions, Cordon, NodeOptions
+from schemas.placement import Cordon, GetNodeOptions, NodeOptions
 from schemas.subject import Command, Subject
-from schemas.workers import StartWorker, WorkerStarted
 
 NODE_OPTIONS = Command(
     "yard.command.node.{node}.options",
-    AskOptions,
+    GetNodeOptions,
     NodeOptions,
     callers=(SUPERVISOR,),
     server=SUPERVISOR,

@@ -1,15 +1,19 @@
 """The registry of models, and groups of models."""
 
 from schemas.base import CALLERS, DOWNLOADER, DRAIN_S, MONITOR, RUNNER, SUPERVISOR, WATCHERS
-from schemas.groups import GroupList, GroupRef, GroupStored, ListGroups, ModelGroup
 from schemas.models import ModelRef, ModelStarting, ModelStopping, ModelStored
-from schemas.placing import PlanAnswer, PlanQuery
+from schemas.placement import PlanQuery, PlanReply
 from schemas.registry import (
     ApplyModels,
     DeleteModel,
+    GroupList,
+    GroupRef,
+    GroupStored,
+    ListGroups,
     ListModels,
     ModelChanged,
     ModelDeleted,
+    ModelGroup,
     ModelHistory,
     ModelList,
     ModelRecord,
@@ -123,7 +127,7 @@ MODEL_STOP = Command(
 MODEL_PLAN = Command(
     "yard.command.model.plan",
     PlanQuery,
-    PlanAnswer,
+    PlanReply,
     callers=CALLERS,
     server=SUPERVISOR,
     summary="What would happen if a model were requested now, without side effects.",

@@ -12,13 +12,13 @@ from schemas.base import check_model_name, check_token, new_id
 from schemas.downloads import (
     ENDED,
     AddDownloads,
-    Added,
     Download,
     DownloadRef,
     DownloadsAdded,
     DownloadState,
     LimitDownload,
     MoveDownload,
+    ReferenceResult,
     StartDownload,
 )
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
@@ -105,7 +105,7 @@ class DownloadCommands:
             )
         return DownloadsAdded(added=tuple([await self._add(reference, order) for reference in references]))
 
-    async def _add(self, reference: str, order: AddDownloads) -> Added:
+    async def _add(self, reference: str, order: AddDownloads) -> ReferenceResult:
         start = StartDownload(
             reference=reference,
             choice=order.choice,
@@ -113,9 +113,9 @@ class DownloadCommands:
             limit_bytes_s=order.limit_bytes_s,
         )
         try:
-            return Added(reference=reference, download=await self.on_start(start))
+            return ReferenceResult(reference=reference, download=await self.on_start(start))
         except YardError as error:
-            return Added(reference=reference, error=error.body().error)
+            return ReferenceResult(reference=reference, error=error.body().error)
 
     async def on_pause(self, ref: DownloadRef) -> Download:
         """Kill the worker. Idempotent."""

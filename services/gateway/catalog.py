@@ -8,7 +8,7 @@ from schemas.endpoints import endpoint_of, paths_of
 from schemas.errors import ModelNotFound, StartFailed, WrongMode
 from schemas.instances import LIVE, Instance, InstanceState
 from schemas.models import ModelSpec, find_model
-from schemas.placing import WaitingModel
+from schemas.placement import WaitingModel
 
 
 class Catalog:

@@ -9,7 +9,7 @@ from modelyard.bus.records import BucketCache
 from schemas import subjects
 from schemas.devices import Device
 from schemas.errors import BadRequest
-from schemas.metrics import AskSamples, Exposition, MetricsQuery
+from schemas.metrics import Exposition, GetSamples, MetricsQuery
 from services.gateway.http import json_response
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,7 +43,7 @@ class MetricsApi:
 
     async def on_now(self, request: web.Request) -> web.Response:
         """All metrics, or those of `?names=a,b`."""
-        samples = await self._bus.call(subjects.METRICS_NOW, AskSamples(names=_names(request)))
+        samples = await self._bus.call(subjects.METRICS_NOW, GetSamples(names=_names(request)))
         return json_response(samples)
 
     async def on_history(self, request: web.Request) -> web.Response:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from schemas.base import model_key
 from schemas.errors import BadRequest
-from schemas.prices import DEFAULT, Method, Price, PriceList, Tier, spell_money
+from schemas.prices import DEFAULT, Price, PriceList, PriceTier, PricingMethod, spell_money
 from schemas.requests import RequestFinished
 
 PICO = 10**12
@@ -48,7 +48,7 @@ def valid_at(prices: Iterable[Price], at: float) -> Price | None:
 
 def request_cost(price: Price | None, record: RequestFinished) -> Decimal:
     """The cost of a request; 0 without a price and where time or energy is charged."""
-    if price is None or price.method is not Method.TOKENS:
+    if price is None or price.method is not PricingMethod.TOKENS:
         return Decimal(0)
     prompt, completion = clamp_tokens(record.prompt_tokens), clamp_tokens(record.completion_tokens)
     # Tiers that passed `check_tiers` always have a match.
@@ -56,7 +56,7 @@ def request_cost(price: Price | None, record: RequestFinished) -> Decimal:
     return tier_cost(tier, prompt, min(clamp_tokens(record.cached_tokens), prompt), completion)
 
 
-def tier_matches(tier: Tier, prompt: int, completion: int) -> bool:
+def tier_matches(tier: PriceTier, prompt: int, completion: int) -> bool:
     return (
         tier.min_prompt_tokens <= prompt
         and (tier.max_prompt_tokens is None or prompt <= tier.max_prompt_tokens)
@@ -65,7 +65,7 @@ def tier_matches(tier: Tier, prompt: int, completion: int) -> bool:
     )
 
 
-def tier_cost(tier: Tier, prompt: int, cached: int, completion: int) -> Decimal:
+def tier_cost(tier: PriceTier, prompt: int, cached: int, completion: int) -> Decimal:
     """Prices are per million tokens; prompt tokens not read from the cache are written to it."""
     read = tier.input if tier.cached_read is None else tier.cached_read
     written = EXACT.multiply(Decimal(prompt - cached), EXACT.add(tier.input, tier.cache_write))
@@ -120,7 +120,7 @@ def check_tiers(price: Price) -> None:
             _check_interval(price.tiers, prompt, completion)
 
 
-def _check_bounds(number: int, tier: Tier) -> None:
+def _check_bounds(number: int, tier: PriceTier) -> None:
     for low, high, what in (
         (tier.min_prompt_tokens, tier.max_prompt_tokens, "prompt"),
         (tier.min_completion_tokens, tier.max_completion_tokens, "completion"),
@@ -129,7 +129,7 @@ def _check_bounds(number: int, tier: Tier) -> None:
             raise _invalid_tiers(f"Tier {number} takes from {low} to {high} {what} tokens, which is nothing")
 
 
-def _check_interval(tiers: Sequence[Tier], prompt: _Bounds, completion: _Bounds) -> None:
+def _check_interval(tiers: Sequence[PriceTier], prompt: _Bounds, completion: _Bounds) -> None:
     # Every request of an interval matches the same tiers, so its smallest stands for all.
     matching = [
         number for number, tier in enumerate(tiers, 1) if tier_matches(tier, prompt[0], completion[0])

@@ -18,7 +18,7 @@ from schemas.prices import (
     ListPrices,
     PriceList,
     PriceRef,
-    PricesAnswer,
+    PricesReply,
     PriceStored,
     PutPrice,
     Reprice,
@@ -110,9 +110,9 @@ class Prices:
             raise NotFound(f"{ref.model} has no price of its own.", param="model")
         return _stored(head.value, head.revision)
 
-    async def list(self, _query: ListPrices) -> PricesAnswer:
+    async def list(self, _query: ListPrices) -> PricesReply:
         lists = sorted(self._records.values.values(), key=lambda prices: prices.model)
-        return PricesAnswer(
+        return PricesReply(
             prices=tuple(_stored(prices, self._records.revision(prices.model)) for prices in lists),
             currency=self._currency,
         )

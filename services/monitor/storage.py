@@ -15,8 +15,8 @@ from schemas.base import Record
 from schemas.errors import BrokerUnavailable, Conflict, NotFound
 from schemas.models import ModelSpec
 from schemas.storage import (
-    AskStorage,
     DatabaseStats,
+    GetStorageReport,
     ModelData,
     RemoveUsage,
     StorageReport,
@@ -141,7 +141,7 @@ class Storage:
         await self._usage.notify_recount()
         return UsageRemoved(model=command.model, requests=removed)
 
-    async def report(self, _query: AskStorage) -> StorageReport:
+    async def report(self, _query: GetStorageReport) -> StorageReport:
         named = [(stream.name, "stream", stream.name) for stream in streams.ALL]
         named += [(bucket.name, "bucket", bucket.stream) for bucket in buckets.ALL]
         try:

@@ -9,7 +9,7 @@ from schemas import buckets, subjects
 from schemas.devices import Device
 from schemas.instances import Instance
 from schemas.leases import Lease
-from schemas.placing import MeasuredMemory
+from schemas.placement import MeasuredMemory
 from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
 from services.supervisor.node.agent import NodeAgent
 from services.supervisor.node.backoff import BackoffReset

@@ -16,7 +16,7 @@ from modelyard.host.processes import ProcessGroup, is_same, started_at, wait_unt
 from schemas import subjects
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.models import ModelRef
-from schemas.placing import Cordon
+from schemas.placement import Cordon
 from schemas.profiles import DeviceNeed, Profile
 from tests.e2e.chat_client import HELLO, chat, streaming
 from tests.e2e.instance_history import InstanceHistory, assert_continuous, record_instances

@@ -8,7 +8,7 @@ from modelyard.bus.reads import read_bucket
 from modelyard.files.tinymodels import write_reciter
 from schemas import buckets, subjects
 from schemas.instances import InstanceState
-from schemas.library import AskNode, JobKind
+from schemas.library import FindOnNode, JobKind
 from schemas.models import ModelSource, ModelSpec
 from tests.e2e.chat_client import chat
 from tests.e2e.machines import first_machine, second_machine, two_machines, unavailable_reason, yard_output
@@ -32,7 +32,7 @@ async def test_a_model_without_room_on_its_node_is_copied_to_another_node(tmp_pa
             watch_instances(a.bus) as instances,
         ):
             await a.put(write_tiny_model(a.home, "far"))
-            await a.bus.call(subjects.LIBRARY_SCAN, AskNode(node="a"))
+            await a.bus.call(subjects.LIBRARY_SCAN, FindOnNode(node="a"))
 
             async def plan() -> str:
                 text = await yard_output(a, "plan", "far")
@@ -45,7 +45,7 @@ async def test_a_model_without_room_on_its_node_is_copied_to_another_node(tmp_pa
             assert (b.models / "test/far.gguf").read_bytes() == (a.models / "test/far.gguf").read_bytes()
             # Models of a drained node are copied too.
             await a.put(write_tiny_model(a.home, "second"))
-            await a.bus.call(subjects.LIBRARY_SCAN, AskNode(node="a"))
+            await a.bus.call(subjects.LIBRARY_SCAN, FindOnNode(node="a"))
             await yard_output(a, "drain", "a")
             assert (await chat(a.url, "second", max_tokens=4))[0] == 200
             jobs = (await read_bucket(a.bus, buckets.JOBS)).values()

@@ -17,7 +17,7 @@ from modelyard.text import format_size
 from schemas import buckets, subjects
 from schemas.instances import LIVE, Instance, InstanceState, Reason
 from schemas.models import ModelRef, ModelSpec
-from schemas.placing import MeasuredMemory, PlanQuery
+from schemas.placement import MeasuredMemory, PlanQuery
 from schemas.profiles import DeviceNeed, Profile
 from schemas.registry import DeleteModel, ListModels
 from tests.e2e.chat_client import chat, streaming

@@ -18,9 +18,9 @@ from modelyard.host.home import Membership
 from schemas import buckets, subjects
 from schemas.instances import InstanceState, NodeLeft
 from schemas.leases import SCHEDULER
-from schemas.library import AskNode
+from schemas.library import FindOnNode
 from schemas.models import ModelSpec
-from schemas.placing import Cordon
+from schemas.placement import Cordon
 from schemas.profiles import DeviceNeed, Profile
 from tests.e2e.chat_client import chat, streaming
 from tests.e2e.machines import (
@@ -91,7 +91,7 @@ async def test_files_of_a_model_are_fetched_from_the_other_machine(tmp_path: Pat
             path = "tiny/small-GGUF/small-Q8_0.gguf"
             assert (b.models / path).read_bytes() == (a.models / path).read_bytes()
             write_tiny_model(a.home, "mine")
-            await a.bus.call(subjects.LIBRARY_SCAN, AskNode(node="a"))
+            await a.bus.call(subjects.LIBRARY_SCAN, FindOnNode(node="a"))
             assert " from a." in await yard_output(a, "library", "copy", "test/mine.gguf", "--node", "b")
             assert (b.models / "test/mine.gguf").read_bytes() == (a.models / "test/mine.gguf").read_bytes()
             assert hub.file("tiny/small-GGUF", "small-Q8_0.gguf").bytes_sent == sent

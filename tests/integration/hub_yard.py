@@ -11,7 +11,7 @@ from modelyard.host.settings import Settings
 from schemas import buckets
 from schemas.base import Role
 from schemas.instances import EngineOffer, Node
-from schemas.placing import NodeDevice
+from schemas.placement import NodeDevice
 from services.downloader.service import main as downloader
 from services.supervisor.service import main as supervisor
 from tests.hub import Hub

@@ -13,7 +13,7 @@ from modelyard.bus.tasks import Tasks
 from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.base import Role
-from schemas.library import JOB_ENDED, AskNode, LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
+from schemas.library import JOB_ENDED, FindOnNode, LibraryEntry, LibraryJob, StoreSpace, TrashedEntry
 from services.downloader.service import open_library, serve_library
 from tests.gguf_bytes import Weight, gguf_bytes
 from tests.support import Yard
@@ -93,7 +93,7 @@ class Shown:
 
     async def scan(self, node: str | None = None) -> None:
         """Scan the stores now."""
-        await self.bus.call(subjects.LIBRARY_SCAN, AskNode(node=node))
+        await self.bus.call(subjects.LIBRARY_SCAN, FindOnNode(node=node))
 
 
 @contextlib.asynccontextmanager

@@ -17,7 +17,7 @@ from schemas.budgets import BudgetLevel, PutBudget
 from schemas.errors import BadRequest, Conflict, NotFound, ServiceUnavailable
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.models import ModelSpec
-from schemas.prices import DeletePrice, ListPrices, Method, Price, PutPrice, Reprice, Tier
+from schemas.prices import DeletePrice, ListPrices, Price, PriceTier, PricingMethod, PutPrice, Reprice
 from schemas.registry import PutModel, RenameModel
 from schemas.requests import RequestFinished
 from schemas.usage import Period, PutReport, UsageQuery, UsageRow, UsageUnit
@@ -28,7 +28,7 @@ from tests.support import Yard, eventually
 from tests.unit.usage_records import record
 
 TIMEOUT_S = 20.0
-TOKEN = Price(tiers=(Tier(input=Decimal(1_000_000), output=Decimal(0)),))
+TOKEN = Price(tiers=(PriceTier(input=Decimal(1_000_000), output=Decimal(0)),))
 
 
 async def finish(bus: Bus, *records: RequestFinished) -> None:
@@ -55,7 +55,9 @@ async def test_prices_have_revisions_and_change_stored_costs_only_by_repricing(y
     accounts, began = Client(operator).accounts, time.time()
     async with monitor(yard):
         with pytest.raises(BadRequest, match="gap"):
-            await accounts.put_price(PutPrice(model="a", price=Price(tiers=(Tier(min_prompt_tokens=1),))))
+            await accounts.put_price(
+                PutPrice(model="a", price=Price(tiers=(PriceTier(min_prompt_tokens=1),)))
+            )
         first = await accounts.put_price(PutPrice(model="a", price=TOKEN, revision=0))
         with pytest.raises(Conflict):
             await accounts.put_price(PutPrice(model="a", price=TOKEN, revision=0))
@@ -63,7 +65,7 @@ async def test_prices_have_revisions_and_change_stored_costs_only_by_repricing(y
         await finish(runner, record("old", finished_at=began - 5), record("new", finished_at=time.time()))
         report = await usage(operator, at_least(2))
         assert report.total.cost == "7"
-        free = Price(method=Method.FREE, valid_from=began - 60)
+        free = Price(method=PricingMethod.FREE, valid_from=began - 60)
         await accounts.put_price(PutPrice(model="a", price=free, revision=first.revision))
         assert (await accounts.usage(UsageQuery())).total.cost == "7"
         dearer = msgspec.structs.replace(TOKEN, valid_from=began - 30)
@@ -119,7 +121,7 @@ async def test_loaded_time_is_charged(yard: Yard) -> None:
         ready_at=now - 3600,
     )
     async with monitor(yard):
-        hourly = Price(method=Method.HOURLY, per_hour=Decimal("2.5"), valid_from=0.0)
+        hourly = Price(method=PricingMethod.HOURLY, per_hour=Decimal("2.5"), valid_from=0.0)
         await accounts.put_price(PutPrice(model="a", price=hourly))
         stopped = msgspec.structs.replace(ready, state=InstanceState.STOPPED, changed_at=now)
         for change in (ready, stopped, ready):
@@ -188,7 +190,7 @@ async def test_the_price_list_of_a_model_follows_its_rename(yard: Yard) -> None:
     async with monitor(yard), Tasks() as tasks:
         await supervisor.main(await yard.bus(Role.SUPERVISOR), yard.settings, tasks)
         await operator.call(subjects.MODEL_PUT, PutModel(name="old", path="m.gguf"))
-        price = Price(valid_from=1.0, tiers=(Tier(input=Decimal(3)),))
+        price = Price(valid_from=1.0, tiers=(PriceTier(input=Decimal(3)),))
         await operator.call(subjects.PRICE_PUT, PutPrice(model="old", price=price))
         await operator.call(subjects.MODEL_RENAME, RenameModel(model="old", name="new"))
 

@@ -18,9 +18,8 @@ from schemas import subjects
 from schemas.audit import Actor, Audited, AuditOutcome
 from schemas.base import Role
 from schemas.errors import Conflict, ModelNotFound
-from schemas.groups import GroupRef
 from schemas.models import ModelSpec
-from schemas.registry import ApplyModels, ListModels, PutModel
+from schemas.registry import ApplyModels, GroupRef, ListModels, PutModel
 from services.gateway.service import main as gateway_main
 from services.supervisor.service import main as supervisor_main
 from tests.commands import run_command

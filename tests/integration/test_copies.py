@@ -12,7 +12,7 @@ from schemas import subjects
 from schemas.base import Role
 from schemas.errors import BadRequest, Conflict, NotFound, ServiceUnavailable, YardError
 from schemas.library import CopyEntry, JobState, LibraryEntry, LibraryJob, LibraryRef, VerifyState
-from schemas.peers import AskEntry, AskFile, AskRepo
+from schemas.peers import ListEntryFiles, ListRepoFiles, RequestFile
 from tests.commands import run_command
 from tests.integration.downloads import MIB, model_bytes
 from tests.integration.library_yard import Shown, gguf, put, sha256, shown
@@ -207,12 +207,12 @@ async def test_a_node_offers_only_its_own_files_and_only_to_downloaders(yard: Ya
         peer = await yard.bus(Role.DOWNLOADER)
 
         async def offer(wanted: str, size_bytes: int, host: str = "127.0.0.1") -> str:
-            query = AskFile(sha256=wanted, size_bytes=size_bytes, node="b", host=host)
+            query = RequestFile(sha256=wanted, size_bytes=size_bytes, node="b", host=host)
             return (await peer.call(subjects.PEER_OFFER, query, node="a")).url
 
         with pytest.raises(NotFound):
             await offer(right, len(gguf()))  # its sha256 is not computed yet
-        await peer.call(subjects.PEER_ENTRY, AskEntry(entry=entry.key), node="a")
+        await peer.call(subjects.PEER_ENTRY, ListEntryFiles(entry=entry.key), node="a")
         assert (await offer(right, len(gguf()))).endswith(f"/files/{right}")
         for wanted, size_bytes, host in (
             (right, 1, "127.0.0.1"),
@@ -223,10 +223,10 @@ async def test_a_node_offers_only_its_own_files_and_only_to_downloaders(yard: Ya
             with pytest.raises(NotFound):
                 await offer(wanted, size_bytes, host)
         with pytest.raises(YardError):
-            await peer.call(subjects.PEER_ENTRY, AskEntry(entry="a.models.x/../y"), node="a")
+            await peer.call(subjects.PEER_ENTRY, ListEntryFiles(entry="a.models.x/../y"), node="a")
         with pytest.raises(NotFound):
-            await peer.call(subjects.PEER_REPO, AskRepo(repo="org/none"), node="a")
+            await peer.call(subjects.PEER_REPO, ListRepoFiles(repo="org/none"), node="a")
         stranger = await yard.bus(Role.GATEWAY)
         with pytest.raises(YardError):
-            query = AskFile(sha256=right, size_bytes=len(gguf()), node="b", host="127.0.0.1")
+            query = RequestFile(sha256=right, size_bytes=len(gguf()), node="b", host="127.0.0.1")
             await stranger.call(subjects.PEER_OFFER, query, node="a", timeout_s=0.3)

@@ -8,7 +8,7 @@ from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.instances import ClearNode, Node, NodeLeft
-from schemas.metrics import AskSamples, Samples
+from schemas.metrics import GetSamples, Samples
 from services.supervisor.service import main
 from tests.integration.monitor_service import monitor
 from tests.support import Yard, eventually
@@ -52,7 +52,7 @@ async def test_a_node_is_lost_unless_it_left_on_purpose(yard: Yard, left: bool) 
         await BucketStore(supervisor, buckets.DEPARTURES).put(node, NodeLeft(node=node, at=1.0))
 
     async def is_so() -> bool:
-        answer: Samples = await operator.call(subjects.METRICS_NOW, AskSamples())
+        answer: Samples = await operator.call(subjects.METRICS_NOW, GetSamples())
         names = {sample.name for sample in answer.samples}
         return "yard_info" in names and ("yard_node_up" in names) is not left
 

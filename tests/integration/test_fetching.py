@@ -19,7 +19,7 @@ from schemas.errors import YardError
 from schemas.instances import ClearNode, Instance, InstanceState, Node
 from schemas.library import EntryFormat, JobState, LibraryEntry, StoreSpace, entry_id
 from schemas.models import ModelRef, ModelSource, ModelSpec
-from schemas.placing import AskOptions, NodeOptions, Option, PlanQuery, WaitingModel
+from schemas.placement import GetNodeOptions, NodeOptions, Option, PlanQuery, WaitingModel
 from schemas.profiles import Lora
 from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
 from services.supervisor.scheduler.node_client import NodeClient
@@ -215,7 +215,7 @@ async def test_a_node_that_leaves_during_a_scan_is_no_target_for_files(yard: Yar
     bus = await yard.bus(Role.SUPERVISOR)
     path, records = "m.gguf", BucketStore(bus, buckets.NODES)
 
-    async def lacks(_query: AskOptions) -> NodeOptions:
+    async def lacks(_query: GetNodeOptions) -> NodeOptions:
         return NodeOptions(options=(Option(node="b"),), problem="It lacks it.", missing=(path,), engine="e")
 
     async with Tasks() as tasks:

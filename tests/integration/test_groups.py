@@ -11,8 +11,7 @@ from modelyard.host.settings import Settings
 from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.errors import BadRequest, Conflict
-from schemas.groups import GroupKind, GroupRef, ListGroups, ModelGroup
-from schemas.registry import PutModel, RenameModel
+from schemas.registry import GroupKind, GroupRef, ListGroups, ModelGroup, PutModel, RenameModel
 from services.supervisor.registry.groups import Groups
 from services.supervisor.service import main
 from tests.support import Yard

@@ -15,11 +15,11 @@ from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.library import (
-    AskNode,
     DeleteEntry,
     DescribeEntry,
     EntryFormat,
     FindFile,
+    FindOnNode,
     JobRef,
     JobState,
     LibraryRef,
@@ -157,7 +157,7 @@ async def test_a_link_out_of_the_store_is_shown_and_only_the_link_is_deleted(
     folder = await seen.at("folder")
     for one in (entry, folder):
         await seen.bus.call(subjects.LIBRARY_DELETE, DeleteEntry(entry=one.key))
-    await seen.bus.call(subjects.LIBRARY_EMPTY, AskNode())
+    await seen.bus.call(subjects.LIBRARY_EMPTY, FindOnNode())
     assert outside.read_bytes() == gguf()
     assert not os.path.lexists(root / "linked.gguf")
 
@@ -266,7 +266,7 @@ async def test_an_interrupted_deletion_completes_at_the_next_start(yard: Yard, r
         (place / "files/org/repo/README.md").rename(root / "org/repo/README.md")
         async with library(yard):
             await seen.item()
-            await seen.bus.call(subjects.LIBRARY_SCAN, AskNode())
+            await seen.bus.call(subjects.LIBRARY_SCAN, FindOnNode())
             assert not (root / "org").exists()
             await seen.bus.call(subjects.LIBRARY_RESTORE, TrashRef(item=item.key))
             assert (root / "org/repo/README.md").read_bytes() == b"About it."
@@ -310,7 +310,7 @@ async def test_a_command_is_forwarded_to_the_node_of_its_entry(
         result = await seen.bus.call(subjects.LIBRARY_FIND, FindFile(sha256=sha256(gguf("There"))))
         assert [(file.node, file.path) for file in result.files] == [("other", "x.gguf")]
         with pytest.raises(BadRequest, match="other, testnode"):
-            await seen.bus.call(subjects.LIBRARY_EMPTY, AskNode())
+            await seen.bus.call(subjects.LIBRARY_EMPTY, FindOnNode())
 
 
 async def _keys(seen: Shown) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from modelyard.host.settings import Settings
 from schemas import subjects
 from schemas.errors import DeadlineExceeded, NotFound, ServiceUnavailable
-from schemas.library import AskNode, DeleteEntry, JobRef, JobState, LibraryJob, LibraryRef, TrashRef
+from schemas.library import DeleteEntry, FindOnNode, JobRef, JobState, LibraryJob, LibraryRef, TrashRef
 from services.downloader.library import trash
 from tests.commands import command_environment
 from tests.integration.library_yard import Shown, gguf, put, shown
@@ -40,7 +40,7 @@ async def ready(seen: Shown) -> None:
 
     async def answers() -> bool:
         with contextlib.suppress(ServiceUnavailable, DeadlineExceeded):
-            await seen.bus.call(subjects.LIBRARY_SCAN, AskNode())
+            await seen.bus.call(subjects.LIBRARY_SCAN, FindOnNode())
             with contextlib.suppress(NotFound):
                 await seen.bus.call(subjects.LIBRARY_CANCEL, JobRef(job="unknown"))
             return True

@@ -14,7 +14,7 @@ from schemas import subjects
 from schemas.base import Role
 from schemas.downloads import StartDownload
 from schemas.errors import NotFound
-from schemas.library import AskNode, FindFile, ImportCached, JobState, LibraryRef, VerifyState
+from schemas.library import FindFile, FindOnNode, ImportCached, JobState, LibraryRef, VerifyState
 from services.downloader import service
 from tests.hub import Hub
 from tests.integration.library_yard import Shown, gguf, library, put, sha256, shown
@@ -102,7 +102,7 @@ async def test_an_import_from_the_hub_cache_takes_no_disk_space(
 ) -> None:
     snapshot = cached(home, {"m-Q4_0.gguf": gguf(), "README.md": b"About it."})
     async with library(yard), shown(yard) as seen:
-        listed = await seen.bus.call(subjects.LIBRARY_CACHED, AskNode())
+        listed = await seen.bus.call(subjects.LIBRARY_CACHED, FindOnNode())
         assert [(model.repo, model.revision, model.n_files, model.imported) for model in listed.models] == [
             (REPO, COMMIT, 2, False)
         ]
@@ -118,7 +118,7 @@ async def test_an_import_from_the_hub_cache_takes_no_disk_space(
         assert where.files[0].path == entry.path
         again = await seen.ended(await seen.bus.call(subjects.LIBRARY_IMPORT, ImportCached(repo=REPO)))
         assert (again.state, again.linked) == (JobState.FINISHED, 0)
-        listed = await seen.bus.call(subjects.LIBRARY_CACHED, AskNode())
+        listed = await seen.bus.call(subjects.LIBRARY_CACHED, FindOnNode())
         assert listed.models[0].imported
         with pytest.raises(NotFound):
             await seen.bus.call(subjects.LIBRARY_IMPORT, ImportCached(repo="org/other"))

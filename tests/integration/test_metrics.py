@@ -20,7 +20,7 @@ from schemas import buckets, streams, subjects
 from schemas.base import Role
 from schemas.errors import BadRequest, YardError
 from schemas.instances import Instance, InstanceState, Reason
-from schemas.metrics import AskSamples, InstanceMetrics, MetricsQuery, Sample, Samples
+from schemas.metrics import GetSamples, InstanceMetrics, MetricsQuery, Sample, Samples
 from schemas.models import ModelSpec
 from services.gateway.access import ApiKeys, Origins
 from services.gateway.http import guard, handle_errors
@@ -63,7 +63,7 @@ async def until(operator: Bus, condition: Callable[[dict[str, Sample]], bool]) -
 
     async def sampled() -> dict[str, Sample] | None:
         try:
-            samples: Samples = await operator.call(subjects.METRICS_NOW, AskSamples())
+            samples: Samples = await operator.call(subjects.METRICS_NOW, GetSamples())
         except (YardError, TimeoutError, nats.errors.Error):
             return None  # the broker restarts
         by_name = {sample.name: sample for sample in samples.samples}
@@ -96,7 +96,7 @@ async def test_events_are_sampled_and_added_to_the_history(yard: Yard) -> None:
         ]
         assert values == [40.0]
         with pytest.raises(BadRequest, match="no metric"):
-            await operator.call(subjects.METRICS_NOW, AskSamples(names=("yard_nothing",)))
+            await operator.call(subjects.METRICS_NOW, GetSamples(names=("yard_nothing",)))
 
 
 async def test_starts_ends_and_queues_are_sampled(yard: Yard) -> None:

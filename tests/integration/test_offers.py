@@ -9,7 +9,7 @@ from modelyard.host.settings import Settings
 from schemas import subjects
 from schemas.base import Format
 from schemas.errors import YardError
-from schemas.hub import AskOffer, Offer, OfferedChoice, SearchHub
+from schemas.hub import GetOffer, Offer, OfferedChoice, SearchHub
 from schemas.models import Mode, ModelSource
 from schemas.registry import PutModel
 from tests.gguf_bytes import head, text
@@ -53,7 +53,7 @@ async def asking(
 
 
 async def offer(bus: Bus, reference: str = REPO, n_ctx: int | None = None) -> Offer:
-    return await bus.call(subjects.HUB_OFFER, AskOffer(reference=reference, n_ctx=n_ctx))
+    return await bus.call(subjects.HUB_OFFER, GetOffer(reference=reference, n_ctx=n_ctx))
 
 
 def sentences(offered: OfferedChoice) -> dict[str, str]:

@@ -13,10 +13,9 @@ from schemas import buckets, subjects
 from schemas.downloads import ENDED, Download, DownloadState, StartDownload
 from schemas.errors import Conflict, ModelNotFound, UnreadableModel, YardError
 from schemas.hub import Choice
-from schemas.library import AskNode
+from schemas.library import FindOnNode
 from schemas.models import Mode, ModelRef, ModelSpec
-from schemas.registering import ModelOverrides, Registered, RegisterFiles
-from schemas.registry import PatchModel, PutModel, RenameModel
+from schemas.registry import ModelOverrides, PatchModel, PutModel, Registered, RegisterFiles, RenameModel
 from tests.commands import refusal_code, run_command
 from tests.hub import About, Hub
 from tests.integration.hub_yard import GIB, hub_yard, node, point_at
@@ -190,7 +189,7 @@ async def test_files_added_by_hand_are_registered(yard: Yard, asking: Bus, setti
     again = await run_command(yard, "register", "by-hand/vectors.gguf", "--name", "v", "--ctx", "256")
     assert "it keeps its own aliases" in again.out
     assert (await spec(asking, "v")).n_ctx == 256
-    await asking.call(subjects.LIBRARY_SCAN, AskNode())
+    await asking.call(subjects.LIBRARY_SCAN, FindOnNode())
     entries = await read_bucket(asking, buckets.LIBRARY)
     key = next(entry.key for entry in entries.values() if entry.path == "by-hand/scores.gguf")
     scores = await register(asking, key)

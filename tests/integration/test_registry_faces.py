@@ -18,7 +18,7 @@ from schemas import buckets, subjects
 from schemas.base import Role
 from schemas.errors import DeadlineExceeded, ModelNotFound, StartFailed, YardError
 from schemas.instances import InstanceState
-from schemas.placing import Refusal, WaitingModel
+from schemas.placement import Refusal, WaitingModel
 from services.gateway.admin import AdminApi
 from services.gateway.catalog import Catalog
 from services.gateway.http import handle_errors

@@ -25,7 +25,7 @@ from schemas.instances import (
 )
 from schemas.leases import SCHEDULER, Lease
 from schemas.models import ModelRef, ModelSpec
-from schemas.placing import AskOptions, Need, NodeDevice, NodeOptions, Option, WaitingModel
+from schemas.placement import GetNodeOptions, MemoryNeed, NodeDevice, NodeOptions, Option, WaitingModel
 from schemas.profiles import DeviceNeed, Profile
 from schemas.registry import PatchModel, PutModel
 from services.supervisor.fetching.fetcher import LibraryState, ModelFetcher
@@ -117,10 +117,10 @@ class StandinNode:
         record = Node(node=self.name, version="1", started_at=0.0, devices=devices, cordoned=cordoned)
         await self._nodes.put(self.name, record, ttl_s=60)
 
-    async def _options(self, query: AskOptions) -> NodeOptions:
+    async def _options(self, query: GetNodeOptions) -> NodeOptions:
         if query.model == self._fails_for:
             raise ZeroDivisionError
-        needs = (Need(device="cpu", memory_bytes=1),)
+        needs = (MemoryNeed(device="cpu", memory_bytes=1),)
         return NodeOptions(options=(Option(node=self.name, devices=("cpu",), needs=needs),))
 
     async def _start(self, order: StartInstance) -> Accepted:
@@ -280,7 +280,7 @@ class LocalNode:
             subjects.NODE_STOP: self.stop,
         }
 
-    async def options(self, query: AskOptions) -> NodeOptions:
+    async def options(self, query: GetNodeOptions) -> NodeOptions:
         self.calls.append("options")
         if query.model == "bad":
             raise ZeroDivisionError

@@ -15,8 +15,8 @@ from modelyard.bus.tasks import Tasks
 from modelyard.host.processes import wait_until_gone
 from modelyard.host.settings import Settings
 from schemas.errors import Conflict
-from schemas.placing import NodeDevice
-from schemas.workers import StartWorker, WorkerStarted
+from schemas.instances import StartWorker, WorkerStarted
+from schemas.placement import NodeDevice
 from services.supervisor.node.device_memory import Reservations
 from services.supervisor.node.workers import NodeWorkers
 from services.supervisor.rpc import connections

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from schemas.groups import ModelGroup
 from schemas.instances import Instance, InstanceState, Reason, Reserved
 from schemas.models import ModelSpec
-from schemas.placing import Need, Option
+from schemas.placement import MemoryNeed, Option
+from schemas.registry import ModelGroup
 from services.supervisor.planning.plan import make_plan
 from services.supervisor.planning.world import Demand, FetchOption, NodeCapacity, PlannedStart, World
 
@@ -49,7 +49,7 @@ def instance(
 
 
 def option(gib: float = 0.0, profile: str | None = None, *, node: str = "n", device: str = "gpu0") -> Option:
-    return Option(node=node, profile=profile, needs=(Need(device=device, memory_bytes=int(gib * GIB)),))
+    return Option(node=node, profile=profile, needs=(MemoryNeed(device=device, memory_bytes=int(gib * GIB)),))
 
 
 def capacity(gib: float = 16.0, *, cordoned: bool = False) -> NodeCapacity:

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from schemas.alerts import Alert, AlertRule, AlertState, Comparison, Missing, Silence
+from schemas.alerts import AbsencePolicy, Alert, AlertRule, AlertState, Comparison, Silence
 from schemas.metrics import Sample
 from services.monitor.alerts.defaults import DEFAULTS
 from services.monitor.alerts.evaluation import (
@@ -25,7 +25,7 @@ UP_EXPECTED = AlertRule(
     metric="up",
     threshold=1,
     comparison=Comparison.BELOW,
-    missing=Missing.FIRE,
+    missing=AbsencePolicy.FIRE,
     missing_s=30,
 )
 

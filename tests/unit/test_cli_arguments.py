@@ -10,12 +10,12 @@ from modelyard.cli.arguments import add_fields, parse_moment, parse_rate, read_r
 from modelyard.cli.hub import parse_params
 from modelyard.cli.parser import VERBS, VerbParser, parser
 from modelyard.documents import field_docs
-from schemas.alerts import SilenceAlerts, TryAlertRule
+from schemas.alerts import EvaluateAlertRule, SilenceAlerts
 from schemas.budgets import PutBudget
 from schemas.downloads import StartDownload
 from schemas.errors import BadRequest
 from schemas.hub import Choice, SearchHub
-from schemas.registering import ModelOverrides
+from schemas.registry import ModelOverrides
 from schemas.usage import Period, UsageUnit
 
 
@@ -50,9 +50,9 @@ def test_pairs_become_a_dictionary_and_seconds_a_duration() -> None:
 
 def test_an_omitted_nested_record_is_not_read_from_arguments_of_the_same_name() -> None:
     verb = VerbParser(prog="verb")
-    add_fields(verb, TryAlertRule, positional=("name",), omit=("rule",))
-    command = read_record(verb.parse_args(["mine"]), TryAlertRule, omit=("rule",))
-    assert command == TryAlertRule(name="mine")
+    add_fields(verb, EvaluateAlertRule, positional=("name",), omit=("rule",))
+    command = read_record(verb.parse_args(["mine"]), EvaluateAlertRule, omit=("rule",))
+    assert command == EvaluateAlertRule(name="mine")
 
 
 def test_a_broken_rule_of_the_record_is_a_bad_request() -> None:

@@ -26,12 +26,12 @@ from modelyard.cli import (
 from modelyard.client import Event
 from modelyard.client.follow import leading
 from modelyard.up.child import sentence_of
-from schemas.alerts import Alert, RuleRecord, TriedSeries
+from schemas.alerts import Alert, EvaluatedSeries, RuleRecord
 from schemas.downloads import Download, DownloadState
-from schemas.groups import ModelGroup
 from schemas.hub import HubModel, OfferedChoice
 from schemas.instances import Instance, InstanceState, Reason
 from schemas.library import CachedModel, EntryFile, LibraryEntry, TrashedEntry
+from schemas.registry import ModelGroup
 from schemas.storage import ModelData, StoreStats
 from schemas.usage import StoredReport, UsageReport, UsageRow, UsageSums
 from schemas.webhooks import WebhookRecord
@@ -129,7 +129,7 @@ def test_a_table_prints_its_cells_without_markup(capsys: pytest.CaptureFixture[s
     [
         (alerts._ALERTS, Alert),
         (alerts._RULES, RuleRecord),
-        (alerts._SERIES, TriedSeries),
+        (alerts._SERIES, EvaluatedSeries),
         (downloads._COLUMNS, Download),
         (hub._MODELS, HubModel),
         (hub._CHOICES, OfferedChoice),

@@ -9,7 +9,7 @@ import pytest
 from modelyard.openai.errors import engine_error
 from modelyard.openai.sse import EventParser, SseEvent, encode_event
 from schemas.models import ParameterPolicy
-from schemas.requests import Continues
+from schemas.requests import Continuation
 from services.supervisor.dialects.base import Plain
 from services.supervisor.dialects.completions import Completions
 from services.supervisor.dialects.typed_events import Messages, Responses
@@ -205,7 +205,7 @@ def only_data(stream: bytes) -> bytes:
 
 
 def test_a_continuation_has_the_id_time_and_usage_of_the_whole_answer() -> None:
-    dialect = Completions(WholeChat(), Continues(id="first", created=7, completion_tokens=10))
+    dialect = Completions(WholeChat(), Continuation(id="first", created=7, completion_tokens=10))
     dialect.request_body(b'{"stream_options":{"include_usage":true}}', ParameterPolicy())
     shown = dialect.relay(event(json.dumps(chunk(role="assistant", content="c")).encode()))
     seen = json.loads(only_data(shown))

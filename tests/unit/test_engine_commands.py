@@ -18,7 +18,7 @@ from modelyard.plugins import (
 from schemas.base import Format
 from schemas.instances import PlacedDevice, Placement
 from schemas.models import Mode, ModelSpec
-from schemas.placing import WorkerPlace
+from schemas.placement import WorkerPlacement
 from schemas.profiles import EmbeddingOptions, Lora
 from services.supervisor.engines.command import CommandEngine
 from services.supervisor.engines.embedded import EmbeddedEngine, EmbeddedServerOptions
@@ -41,8 +41,8 @@ TWO_GPUS = Placement(
 )
 SHARED = Placement(devices=(PlacedDevice(device="GPU-b"), PlacedDevice(device="cpu")))
 WORKERS = (
-    WorkerPlace(node="b", device="cpu", memory_bytes=1),
-    WorkerPlace(node="c", device="cpu", memory_bytes=1),
+    WorkerPlacement(node="b", device="cpu", memory_bytes=1),
+    WorkerPlacement(node="c", device="cpu", memory_bytes=1),
 )
 SPREAD_CPU = Placement(
     devices=(PlacedDevice(device="cpu"),),

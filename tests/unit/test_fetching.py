@@ -13,7 +13,7 @@ from schemas.errors import ErrorDetail
 from schemas.hub import Choice, Fit, Offer, OfferedChoice, OfferedFile
 from schemas.library import EntryFormat, JobKind, JobState, LibraryEntry, LibraryJob, TrashedEntry, entry_id
 from schemas.models import ModelSource, ModelSpec
-from schemas.placing import NodeDevice, OnBehalfOf
+from schemas.placement import NodeDevice, OnBehalfOf
 from schemas.profiles import Lora
 from services.supervisor.fetching.sources import read_offer
 from services.supervisor.fetching.transfers import (

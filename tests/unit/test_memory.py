@@ -15,7 +15,7 @@ from modelyard.files.memory import (
     scale_header,
 )
 from schemas.models import Mode
-from schemas.placing import MeasuredMemory, MeasuredUse
+from schemas.placement import MeasuredMemory, MeasuredUse
 from tests.gguf_bytes import Weight, gguf_bytes
 
 GIB = 1024**3

@@ -8,7 +8,7 @@ import pytest
 
 from schemas import subjects
 from schemas.errors import BadRequest
-from schemas.metrics import MetricsAnswer, MetricsQuery, Sample
+from schemas.metrics import MetricsQuery, MetricsReply, Sample
 from services.monitor.metrics.history import (
     EVICTABLE_S,
     FULL_S,
@@ -32,7 +32,7 @@ def requests(value: float) -> Sample:
     return Sample(name=REQUESTS, value=value, labels={"model": "m", "node": "n", "outcome": "ok"})
 
 
-def run_query(history: MetricsHistory, now: float, **query: object) -> MetricsAnswer:
+def run_query(history: MetricsHistory, now: float, **query: object) -> MetricsReply:
     return history.query(MetricsQuery(**{"names": (TEMPERATURE,), **query}), now)  # type: ignore[arg-type]
 
 

@@ -6,14 +6,14 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas.budgets import Action, BudgetLevel, BudgetState
+from schemas.budgets import BudgetAction, BudgetLevel, BudgetState
 from schemas.devices import Device, DeviceKind, DeviceProcess, Host
 from schemas.downloads import Download, DownloadState
 from schemas.errors import EngineFailed
 from schemas.instances import Instance, InstanceState, Node, Reason, Reserved
 from schemas.metric_names import BY_SAMPLE_NAME, METRICS, MetricType
 from schemas.metrics import InstanceMetrics, Sample
-from schemas.placing import Refusal, WaitingModel
+from schemas.placement import Refusal, WaitingModel
 from schemas.requests import Lane, Outcome, RequestFinished
 from schemas.usage import Period, UsageUnit
 from services.monitor.budget_totals import budget_samples
@@ -77,7 +77,7 @@ BUDGET = BudgetState(
     ratio=0.25,
     unit=UsageUnit.MONEY,
     period=Period.MONTH,
-    action=Action.WARN,
+    action=BudgetAction.WARN,
     tz="UTC",
 )
 

@@ -3,7 +3,7 @@
 import pytest
 
 from schemas.instances import Instance, InstanceState
-from schemas.placing import NodeOptions, Option
+from schemas.placement import NodeOptions, Option
 from services.supervisor.scheduler.node_client import merge_options
 from services.supervisor.scheduler.snapshot import failed_nodes_last
 from tests.unit.planning_worlds import instance

@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from schemas.groups import GroupKind, ModelGroup
 from schemas.instances import InstanceState, Reason
 from schemas.models import ModelSpec
 from schemas.profiles import Replicas
+from schemas.registry import GroupKind, ModelGroup
 from tests.unit.planning_worlds import NO_DEMAND, Case, check, instance, option, queued, spec
 
 APART = ModelGroup(name="rivals", kind=GroupKind.APART, models=("a", "b", "c"))

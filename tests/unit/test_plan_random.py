@@ -8,7 +8,7 @@ import pytest
 
 from schemas.instances import LIVE, Instance, InstanceState, Reason, Reserved
 from schemas.models import ModelSpec
-from schemas.placing import Need, Option
+from schemas.placement import MemoryNeed, Option
 from schemas.profiles import Replicas
 from services.supervisor.planning.evictions import is_in_use
 from services.supervisor.planning.plan import make_plan
@@ -63,7 +63,7 @@ class SimulatedYard:
             for node, devices in NODES.items():
                 device = self.rng.choice(list(devices))
                 options.append(
-                    Option(node=node, profile=profile, needs=(Need(device=device, memory_bytes=size),))
+                    Option(node=node, profile=profile, needs=(MemoryNeed(device=device, memory_bytes=size),))
                 )
         return tuple(options)
 
@@ -220,7 +220,7 @@ def test_two_models_that_fit_one_at_a_time_take_turns(seed: int) -> None:
     """Both have requests all the time."""
     yard = SimulatedYard(random.Random(seed), cordons=False)
     yard.capacities = {"n": NodeCapacity(memory_bytes={"gpu0": 10})}
-    need = (Option(node="n", needs=(Need(device="gpu0", memory_bytes=8),)),)
+    need = (Option(node="n", needs=(MemoryNeed(device="gpu0", memory_bytes=8),)),)
     yard.options = dict.fromkeys(MODELS, need)
     yard.specs = {name: ModelSpec(name=name, path="m.gguf") for name in "ab"}
     waited: Counter[str] = Counter()

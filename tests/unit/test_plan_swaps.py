@@ -2,9 +2,9 @@
 
 import pytest
 
-from schemas.groups import GroupKind, ModelGroup
 from schemas.instances import InstanceState, Reason
 from schemas.profiles import Replicas
+from schemas.registry import GroupKind, ModelGroup
 from tests.unit.planning_worlds import NO_DEMAND, Case, check, instance, option, queued, spec
 
 S = InstanceState

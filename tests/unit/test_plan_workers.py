@@ -2,10 +2,9 @@
 
 import pytest
 
-from schemas.instances import EngineOffer, Instance, InstanceState, Node, Reason, Reserved
-from schemas.placing import Need, NodeDevice, Option, WorkerPlace
+from schemas.instances import EngineOffer, Instance, InstanceState, Node, Reason, Reserved, RpcOffer
+from schemas.placement import MemoryNeed, NodeDevice, Option, WorkerPlacement
 from schemas.profiles import ANY_NODE
-from schemas.workers import RpcOffer
 from services.supervisor.planning.plan import make_plan
 from services.supervisor.planning.worker_placement import place_workers
 from services.supervisor.planning.world import NodeCapacity, World
@@ -38,10 +37,10 @@ def node(
 
 
 def option(*workers: tuple[str, str]) -> Option:
-    places = tuple(WorkerPlace(node=name, device=device, memory_bytes=GIB) for name, device in workers)
+    places = tuple(WorkerPlacement(node=name, device=device, memory_bytes=GIB) for name, device in workers)
     return Option(
         node="head",
-        needs=(Need(device="cpu", memory_bytes=GIB),),
+        needs=(MemoryNeed(device="cpu", memory_bytes=GIB),),
         workers=places,
         split=(1,) * (len(places) + 1),
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemas.devices import Device, DeviceKind
 from schemas.errors import BadRequest
 from schemas.instances import Instance, InstanceState, Reason, Reserved
-from schemas.prices import Method, Price, PriceList, Tier, spell_money
+from schemas.prices import Price, PriceList, PriceTier, PricingMethod, spell_money
 from services.monitor.price_book import (
     PriceBook,
     check_tiers,
@@ -29,7 +29,7 @@ SIZES = st.integers(0, 200_000)
 
 
 @st.composite
-def tilings(draw: st.DrawFn) -> tuple[Tier, ...]:
+def tilings(draw: st.DrawFn) -> tuple[PriceTier, ...]:
     """Tiers that cover every size once: split by prompt, and each of these by completion."""
 
     def intervals() -> list[tuple[int, int | None]]:
@@ -37,7 +37,7 @@ def tilings(draw: st.DrawFn) -> tuple[Tier, ...]:
         return list(zip([0, *cuts], [*(cut - 1 for cut in cuts), None], strict=True))
 
     tiers = [
-        Tier(
+        PriceTier(
             min_prompt_tokens=prompt[0],
             max_prompt_tokens=prompt[1],
             min_completion_tokens=completion[0],
@@ -53,7 +53,7 @@ def tilings(draw: st.DrawFn) -> tuple[Tier, ...]:
     return tuple(draw(st.permutations(tiers)))
 
 
-def reference_cost(tiers: tuple[Tier, ...], prompt: int, cached: int, completion: int) -> Fraction:
+def reference_cost(tiers: tuple[PriceTier, ...], prompt: int, cached: int, completion: int) -> Fraction:
     """The reference: the cost of a request in fractions."""
     for tier in tiers:
         too_long = tier.max_prompt_tokens is not None and prompt > tier.max_prompt_tokens
@@ -74,7 +74,7 @@ def reference_cost(tiers: tuple[Tier, ...], prompt: int, cached: int, completion
 
 @given(tilings(), SIZES, SIZES, SIZES)
 def test_request_costs_equal_the_reference(
-    tiers: tuple[Tier, ...], prompt: int, cached: int, completion: int
+    tiers: tuple[PriceTier, ...], prompt: int, cached: int, completion: int
 ) -> None:
     price = Price(tiers=tiers)
     check_tiers(price)
@@ -89,7 +89,7 @@ def test_request_costs_equal_the_reference(
 
 @given(tilings(), st.data())
 def test_a_removed_tier_is_a_gap_and_a_repeated_one_an_overlap(
-    tiers: tuple[Tier, ...], data: st.DataObject
+    tiers: tuple[PriceTier, ...], data: st.DataObject
 ) -> None:
     chosen = data.draw(st.integers(0, len(tiers) - 1))
     if len(tiers) > 1:
@@ -100,27 +100,27 @@ def test_a_removed_tier_is_a_gap_and_a_repeated_one_an_overlap(
 
 
 def test_errors_name_the_gap_or_overlap() -> None:
-    low = Tier(max_prompt_tokens=32_768, input=Decimal(1))
+    low = PriceTier(max_prompt_tokens=32_768, input=Decimal(1))
     with pytest.raises(BadRequest) as gap:
-        check_tiers(Price(tiers=(low, Tier(min_prompt_tokens=40_000))))
+        check_tiers(Price(tiers=(low, PriceTier(min_prompt_tokens=40_000))))
     assert (
         "no tier has a price for 32769 to 39999 prompt tokens and 0 or more completion" in gap.value.message
     )
     with pytest.raises(BadRequest) as overlap:
-        check_tiers(Price(tiers=(low, Tier(min_prompt_tokens=32_768))))
+        check_tiers(Price(tiers=(low, PriceTier(min_prompt_tokens=32_768))))
     assert "Tiers 1 and 2 overlap: both have a price for 32768 prompt tokens" in overlap.value.message
     with pytest.raises(BadRequest, match="which is nothing"):
-        check_tiers(Price(tiers=(Tier(min_prompt_tokens=5, max_prompt_tokens=4),)))
-    check_tiers(Price(tiers=(low, Tier(min_prompt_tokens=32_769))))
+        check_tiers(Price(tiers=(PriceTier(min_prompt_tokens=5, max_prompt_tokens=4),)))
+    check_tiers(Price(tiers=(low, PriceTier(min_prompt_tokens=32_769))))
 
 
 def test_any_number_of_tokens_has_a_price() -> None:
-    price = Price(tiers=(Tier(input=Decimal(1)),))
+    price = Price(tiers=(PriceTier(input=Decimal(1)),))
     assert request_cost(price, record("embedding", prompt_tokens=500_000, completion_tokens=0)) == Decimal(
         "0.5"
     )
     assert request_cost(None, record("r")) == 0
-    assert request_cost(Price(method=Method.FREE), record("r")) == 0
+    assert request_cost(Price(method=PricingMethod.FREE), record("r")) == 0
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_invalid_prices_are_refused(invalid: dict[str, object]) -> None:
 
 
 def priced(valid_from: float, price: str) -> Price:
-    return Price(valid_from=valid_from, tiers=(Tier(input=Decimal(price)),))
+    return Price(valid_from=valid_from, tiers=(PriceTier(input=Decimal(price)),))
 
 
 def test_prices_are_valid_until_the_next_and_fall_back_to_the_default() -> None:
@@ -168,8 +168,8 @@ def test_prices_are_valid_until_the_next_and_fall_back_to_the_default() -> None:
 
 def test_time_and_energy_costs() -> None:
     hourly, energy = (
-        Price(method=Method.HOURLY, per_hour=Decimal("1.2")),
-        Price(method=Method.ENERGY, per_kwh=Decimal("0.3")),
+        Price(method=PricingMethod.HOURLY, per_hour=Decimal("1.2")),
+        Price(method=PricingMethod.ENERGY, per_kwh=Decimal("0.3")),
     )
     assert time_cost(hourly, 1_800_000, 0) == Decimal("0.6")
     assert time_cost(energy, 1_800_000, 500_000) == Decimal("0.15"), "half a kilowatt-hour"

@@ -6,7 +6,7 @@ from schemas.base import Format
 from schemas.hub import Fit
 from schemas.instances import EngineOffer, Node
 from schemas.models import Mode
-from schemas.placing import NodeDevice
+from schemas.placement import NodeDevice
 from services.downloader.register.fit import FitQuery, fits
 
 GIB = 1024**3

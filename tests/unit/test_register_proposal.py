@@ -9,8 +9,8 @@ from schemas.base import Format
 from schemas.errors import UnreadableModel
 from schemas.instances import EngineOffer, Node
 from schemas.models import Mode, ModelSource
-from schemas.placing import NodeDevice
-from schemas.registering import ModelOverrides
+from schemas.placement import NodeDevice
+from schemas.registry import ModelOverrides
 from services.downloader.reference import parse_reference
 from services.downloader.register.facts import ModelFacts
 from services.downloader.register.fit import contexts

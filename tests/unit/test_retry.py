@@ -24,7 +24,7 @@ def test_a_chat_continues_with_its_text_as_prefill() -> None:
     rest = json.loads(continuation(json.dumps(body).encode(), Style.CHAT, received) or b"")
     assert rest["messages"] == [*body["messages"], {"role": "assistant", "content": "Hello"}]  # type: ignore[misc]
     assert rest["max_tokens"] == 8
-    continues = received.continues()
+    continues = received.continuation()
     assert (continues.id, continues.created, continues.completion_tokens) == ("c1", 5, 2)
 
 

@@ -11,7 +11,7 @@ from modelyard.host.settings import Settings, load
 from schemas.errors import Conflict
 from schemas.instances import Reserved
 from schemas.models import ModelSpec
-from schemas.placing import NodeDevice
+from schemas.placement import NodeDevice
 from schemas.profiles import MAX_WORKERS, DeviceNeed, Profile, WorkerNeed
 from services.supervisor.node.commands import placement
 from services.supervisor.node.device_memory import Reservations

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from schemas.budgets import Action, Budget, BudgetLevel
+from schemas.budgets import Budget, BudgetAction, BudgetLevel
 from schemas.prices import Reprice
 from schemas.usage import Dimension, Period, UsageUnit
 from services.monitor import storage
@@ -155,7 +155,7 @@ def test_running_totals_equal_the_stored_sums(tmp_path: Path) -> None:
 
 
 def test_levels_are_crossed_when_reached_and_at_the_start_of_a_period() -> None:
-    total = BudgetTotal.start(budget(action=Action.REFUSE), UTC, 1e9)
+    total = BudgetTotal.start(budget(action=BudgetAction.REFUSE), UTC, 1e9)
     within = total.state()
     total.used = Decimal(80)
     warned = total.state()

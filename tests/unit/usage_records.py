@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from schemas.prices import Method, Price, PriceList, Tier
+from schemas.prices import Price, PriceList, PriceTier, PricingMethod
 from schemas.requests import Lane, Outcome, RequestFinished
 from schemas.usage import RecordsPage, RecordsQuery, UsageQuery, UsageReport
 from services.monitor.price_book import PriceBook
@@ -20,9 +20,9 @@ from services.monitor.usage.store import UsageStore
 
 UTC = ZoneInfo("UTC")
 DAY_S = 86400.0
-CHEAP = Price(tiers=(Tier(input=Decimal("0.000001"), output=Decimal("3")),))
-DEAR = Price(tiers=(Tier(input=Decimal("2"), output=Decimal("0.7")),))
-HOURLY = Price(method=Method.HOURLY, per_hour=Decimal("3.6"))
+CHEAP = Price(tiers=(PriceTier(input=Decimal("0.000001"), output=Decimal("3")),))
+DEAR = Price(tiers=(PriceTier(input=Decimal("2"), output=Decimal("0.7")),))
+HOURLY = Price(method=PricingMethod.HOURLY, per_hour=Decimal("3.6"))
 
 
 def record(request: str, model: str = "a", finished_at: float = 10.0, **changes: Any) -> RequestFinished:

@@ -10,17 +10,17 @@ from schemas import subjects
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
 from schemas.library import (
     MAX_DESCRIPTION_BYTES,
-    AskNode,
     DeleteEntry,
     DescribeEntry,
     EntryDetails,
+    EntryRestored,
+    FileLocation,
+    FileLocations,
     FindFile,
-    FoundFile,
-    FoundFiles,
+    FindOnNode,
     LibraryEntry,
     LibraryRef,
-    Restored,
-    Scanned,
+    StoresScanned,
     TrashedEntry,
     TrashEmptied,
     TrashRef,
@@ -93,7 +93,7 @@ class LibraryCommands:
         self._publish_change(entry, "deleted")
         return manifest.shown(self._bus.node, store.name)
 
-    async def restore(self, ref: TrashRef) -> Restored:
+    async def restore(self, ref: TrashRef) -> EntryRestored:
         """Restore an item to its place; Conflict if a file is in the way."""
         store = self._library.store_of(ref.item)
         async with store.lock:
@@ -106,7 +106,7 @@ class LibraryCommands:
         for entry in report.entries.values() if report else ():
             if entry.path == manifest.path:
                 self._publish_change(entry, "restored")
-        return Restored(path=manifest.path, n_files=len(manifest.files))
+        return EntryRestored(path=manifest.path, n_files=len(manifest.files))
 
     async def purge(self, ref: TrashRef) -> TrashEmptied:
         store = self._library.store_of(ref.item)
@@ -116,7 +116,7 @@ class LibraryCommands:
             await store.refresh()
         return TrashEmptied(items=1, size_bytes=manifest.size_bytes)
 
-    async def empty(self, _request: AskNode) -> TrashEmptied:
+    async def empty(self, _request: FindOnNode) -> TrashEmptied:
         emptied = []
         for store, _ in list(self._library.reports()):
             async with store.lock:
@@ -127,16 +127,16 @@ class LibraryCommands:
                 await store.refresh()
         return TrashEmptied(items=len(emptied), size_bytes=sum(emptied))
 
-    async def scan(self, _request: AskNode) -> Scanned:
+    async def scan(self, _request: FindOnNode) -> StoresScanned:
         spaces = []
         for store in self._library.stores.values():
             async with store.lock:
                 report = await store.refresh()
             if report is not None:
                 spaces.append(report.space)
-        return Scanned(stores=tuple(spaces))
+        return StoresScanned(stores=tuple(spaces))
 
-    async def find_file(self, wanted: FindFile) -> FoundFiles:
+    async def find_file(self, wanted: FindFile) -> FileLocations:
         """Files with this sha256, on one node or on all nodes."""
         files = list(self._find_here(wanted.sha256.lower()))
         if wanted.node is None:
@@ -144,9 +144,9 @@ class LibraryCommands:
             queries = (self._find_at(node, wanted.sha256) for node in others)
             for answer in await asyncio.gather(*queries):
                 files += answer
-        return FoundFiles(files=tuple(files))
+        return FileLocations(files=tuple(files))
 
-    async def _find_at(self, node: str, sha256: str) -> tuple[FoundFile, ...]:
+    async def _find_at(self, node: str, sha256: str) -> tuple[FileLocation, ...]:
         try:
             return (
                 await self._node_commands.forward(
@@ -157,9 +157,9 @@ class LibraryCommands:
             log.info("node_query_failed", node=node, error=error.message)
             return ()
 
-    def _find_here(self, sha256: str) -> list[FoundFile]:
+    def _find_here(self, sha256: str) -> list[FileLocation]:
         return [
-            FoundFile(
+            FileLocation(
                 node=self._bus.node,
                 store=store.name,
                 path=file.path,

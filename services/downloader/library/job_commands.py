@@ -14,10 +14,10 @@ from modelyard.text import format_size
 from schemas import subjects
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.library import (
-    AskNode,
     CachedModel,
     CachedModels,
     CopyEntry,
+    FindOnNode,
     ImportCached,
     JobKind,
     JobRef,
@@ -109,7 +109,7 @@ class JobCommands:
             )
         return await self._jobs.start(JobKind.REPAIR, store.name, entry.path)
 
-    async def cached(self, _request: AskNode) -> CachedModels:
+    async def cached(self, _request: FindOnNode) -> CachedModels:
         folder = await asyncio.to_thread(hub_cache.cache_folder)
         snapshots = await in_thread(hub_cache.snapshots, folder)
         return CachedModels(

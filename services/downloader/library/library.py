@@ -14,7 +14,7 @@ from schemas import buckets
 from schemas.downloads import Download
 from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.instances import LIVE, Instance
-from schemas.library import AskNode, EntryFormat, ImportCached, LibraryEntry, StoreSpace
+from schemas.library import EntryFormat, FindOnNode, ImportCached, LibraryEntry, StoreSpace
 from schemas.models import ModelSpec
 from services.downloader.library.entries import Uses, is_fetching, users_of, uses_of
 from services.downloader.library.scanner import FactsReading, StoredModel, StoreScanner
@@ -89,7 +89,7 @@ class NodeLibrary:
         """Names of the nodes with a running downloader."""
         return sorted({space.node for space in self._spaces.values.values()} | {self.node})
 
-    def target_node(self, request: AskNode | ImportCached) -> str:
+    def target_node(self, request: FindOnNode | ImportCached) -> str:
         """The requested node, or the only one; BadRequest where there are several."""
         nodes = self.nodes()
         if request.node is None and len(nodes) > 1:

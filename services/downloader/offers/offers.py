@@ -15,7 +15,7 @@ from modelyard.host.paths import resolve_inside
 from modelyard.host.settings import Settings
 from schemas.base import Format
 from schemas.errors import BadRequest, DeadlineExceeded, UnreadableModel
-from schemas.hub import AskOffer, Fit, HubFound, HubModel, Offer, OfferedChoice, SearchHub
+from schemas.hub import Fit, GetOffer, HubModel, HubSearchResults, Offer, OfferedChoice, SearchHub
 from schemas.instances import Node
 from schemas.models import Mode, ModelSpec
 from services.downloader.errors import DownloadError, as_yard_error
@@ -54,20 +54,20 @@ class HubCommands:
         self._models = models
         self._headers = RemoteHeaders()
 
-    async def on_search(self, request: SearchHub) -> HubFound:
+    async def on_search(self, request: SearchHub) -> HubSearchResults:
         """Models on the hub, each with the registered models that came from it."""
         models = await _query_hub(lambda: _search(request))
         names: defaultdict[str, list[str]] = defaultdict(list)
         for spec in self._models.values.values():
             if spec.source:
                 names[spec.source.repo].append(spec.name)
-        return HubFound(
+        return HubSearchResults(
             models=tuple(
                 msgspec.structs.replace(model, models=tuple(sorted(names[model.repo]))) for model in models
             )
         )
 
-    async def on_offer(self, request: AskOffer) -> Offer:
+    async def on_offer(self, request: GetOffer) -> Offer:
         """The models of a repository, or the one the reference names."""
         try:
             reference = parse_reference(request.reference)

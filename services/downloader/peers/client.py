@@ -13,7 +13,7 @@ from schemas import subjects
 from schemas.base import check_token
 from schemas.errors import NotFound, ServiceUnavailable, YardError
 from schemas.library import node_of
-from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, RepoFiles
+from schemas.peers import EntryFiles, ListEntryFiles, ListRepoFiles, RepoFiles, RequestFile
 from schemas.subject import Command
 from services.downloader.selection.files import RemoteFile
 from services.downloader.transfer.options import PeerOffer
@@ -56,7 +56,7 @@ class PeerClient:
             case FindFilePeers(sha256=sha256, size_bytes=size_bytes):
                 await reply(FilePeers(sha256=sha256, offers=await self.offers(sha256, size_bytes)))
             case FindPeerRepo(repo=repo, revision=revision):
-                await reply(await self.repo(AskRepo(repo=repo, revision=revision)))
+                await reply(await self.repo(ListRepoFiles(repo=repo, revision=revision)))
             case BlacklistPeer(sha256=sha256, nodes=nodes):
                 log.warning("peer_blacklisted", sha256=sha256, nodes=nodes)
                 self._blacklist |= {(node, sha256) for node in nodes}
@@ -67,17 +67,17 @@ class PeerClient:
         if not nodes:
             return ()
         host = await listen_host(self._bus, self._settings)
-        query = AskFile(sha256=sha256, size_bytes=size_bytes, node=self._bus.node, host=host)
+        query = RequestFile(sha256=sha256, size_bytes=size_bytes, node=self._bus.node, host=host)
         replies = await self._query_all(subjects.PEER_OFFER, query, nodes, OFFER_TIMEOUT_S)
         return tuple(PeerOffer(node=node, url=offer.url, token=offer.token) for node, offer in replies)
 
-    async def repo(self, query: AskRepo) -> PeerRepo:
+    async def repo(self, query: ListRepoFiles) -> PeerRepo:
         """The files of a repository that the other nodes together have, at the newest commit among them."""
         replies = await self._query_all(subjects.PEER_REPO, query, list(self._others()), _LISTING_TIMEOUT_S)
         newest = max((repo for _, repo in replies), key=lambda repo: repo.downloaded_at, default=None)
         if newest is None:
             return PeerRepo()
-        at_commit = AskRepo(repo=query.repo, revision=newest.commit)
+        at_commit = ListRepoFiles(repo=query.repo, revision=newest.commit)
         files: dict[str, RemoteFile] = {}
         for node, repo in replies:
             complete = repo.commit == newest.commit and not repo.bytes_to_read
@@ -85,7 +85,7 @@ class PeerClient:
                 files[file.path] = RemoteFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
         return PeerRepo(commit=newest.commit, files=tuple(files[path] for path in sorted(files)))
 
-    async def _complete_repo(self, query: AskRepo, node: str) -> RepoFiles:
+    async def _complete_repo(self, query: ListRepoFiles, node: str) -> RepoFiles:
         """A node's listing once all its files are hashed; an empty one after too many queries."""
         nothing = RepoFiles(commit=query.revision or "", downloaded_at=0.0, files=())
         for _ in range(_MAX_LISTINGS):
@@ -100,7 +100,10 @@ class PeerClient:
         node = node_of(key)
         try:
             return await self._bus.call(
-                subjects.PEER_ENTRY, AskEntry(entry=key), timeout_s=_LISTING_TIMEOUT_S, node=check_token(node)
+                subjects.PEER_ENTRY,
+                ListEntryFiles(entry=key),
+                timeout_s=_LISTING_TIMEOUT_S,
+                node=check_token(node),
             )
         except ServiceUnavailable as error:
             raise ServiceUnavailable(f"Node {node} has no downloader running that could send it.") from error

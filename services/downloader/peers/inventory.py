@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 from modelyard.bus import logs
 from modelyard.bus.tasks import Tasks
 from schemas.errors import Conflict, NotFound
-from schemas.peers import AskRepo, EntryFiles, KnownFile, RepoFiles
+from schemas.peers import EntryFiles, KnownFile, ListRepoFiles, RepoFiles
 from services.downloader.hashes import sha256_of
 from services.downloader.library import records, store_fs
 from services.downloader.library.library import NodeLibrary
@@ -140,7 +140,7 @@ class Inventory:
         )
         return EntryFiles(path=entry.path, files=files, bytes_to_read=bytes_to_read)
 
-    def repo(self, query: AskRepo) -> RepoFiles:
+    def repo(self, query: ListRepoFiles) -> RepoFiles:
         """The files of a repository at the given commit, or at the most recently downloaded one."""
         has_commit = query.revision not in (None, _MAIN)
         if has_commit and not _COMMIT.fullmatch(query.revision or ""):
@@ -219,6 +219,6 @@ def _as_remote(file: KnownFile) -> KnownFile:
     )
 
 
-def _repo_not_found(query: AskRepo) -> NotFound:
+def _repo_not_found(query: ListRepoFiles) -> NotFound:
     at = f" at {query.revision}" if query.revision else ""
     return NotFound(f"Nothing of {query.repo}{at} is here.", param="repo")

@@ -21,7 +21,7 @@ from modelyard.bus.tasks import Tasks
 from modelyard.host.settings import Settings
 from schemas import subjects
 from schemas.errors import NotFound
-from schemas.peers import AskEntry, AskFile, AskRepo, EntryFiles, FileOffer, RepoFiles
+from schemas.peers import EntryFiles, FileOffer, ListEntryFiles, ListRepoFiles, RepoFiles, RequestFile
 from services.downloader.library import store_fs
 from services.downloader.library.library import NodeLibrary
 from services.downloader.peers.client import advertised_host, file_url, listen_host
@@ -218,7 +218,7 @@ class PeerCommands:
         await commands.add(subjects.PEER_ENTRY, self.on_entry, node=self._bus.node)
         await commands.add(subjects.PEER_REPO, self.on_repo, node=self._bus.node)
 
-    async def on_offer(self, query: AskFile) -> FileOffer:
+    async def on_offer(self, query: RequestFile) -> FileOffer:
         """A token for a complete file of this node; the HTTP server starts with the first one."""
         file = self._inventory.by_hash(query.sha256, query.size_bytes)
         if file is None:
@@ -230,7 +230,7 @@ class PeerCommands:
             expires_in_s=self._tokens.ttl_s,
         )
 
-    async def _listen(self, query: AskFile) -> tuple[str, int]:
+    async def _listen(self, query: RequestFile) -> tuple[str, int]:
         host = await listen_host(self._bus, self._settings)
         try:
             advertised = await asyncio.to_thread(advertised_host, host, query.host)
@@ -243,7 +243,7 @@ class PeerCommands:
             raise NotFound(f"{self._bus.node} serves files on its own machine only; see YARD_PEER_HOST.")
         return advertised, port
 
-    async def on_entry(self, query: AskEntry) -> EntryFiles:
+    async def on_entry(self, query: ListEntryFiles) -> EntryFiles:
         """The files of an entry; callers repeat the query until every sha256 is there."""
         files = self._inventory.entry(query.entry)
         if files.bytes_to_read:
@@ -251,7 +251,7 @@ class PeerCommands:
             files = self._inventory.entry(query.entry)
         return files
 
-    async def on_repo(self, query: AskRepo) -> RepoFiles:
+    async def on_repo(self, query: ListRepoFiles) -> RepoFiles:
         """The files of a repository; callers repeat the query until every sha256 is there."""
         files = self._inventory.repo(query)
         if files.bytes_to_read:

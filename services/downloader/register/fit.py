@@ -8,7 +8,7 @@ from schemas.base import Format
 from schemas.hub import Fit
 from schemas.instances import Node
 from schemas.models import Mode
-from schemas.placing import NodeDevice
+from schemas.placement import NodeDevice
 from schemas.profiles import CPU
 
 GPU_MAX_CONTEXT = 32_768

@@ -16,7 +16,7 @@ from schemas.errors import UnreadableModel
 from schemas.hub import Fit
 from schemas.instances import Node
 from schemas.models import Mode, ModelSpec
-from schemas.registering import GuessedField, ModelOverrides
+from schemas.registry import GuessedField, ModelOverrides
 from services.downloader.reference import Reference
 from services.downloader.register.facts import ModelFacts
 from services.downloader.register.fit import FitQuery, contexts, fits

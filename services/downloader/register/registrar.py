@@ -26,8 +26,7 @@ from schemas.errors import (
 from schemas.hub import NO_MMPROJ
 from schemas.instances import Node
 from schemas.models import ModelRef, ModelSource, ModelSpec, ModelStored, find_model
-from schemas.registering import Registered, RegisterFiles
-from schemas.registry import PatchModel, PutModel
+from schemas.registry import PatchModel, PutModel, Registered, RegisterFiles
 from schemas.subject import Command
 from services.downloader.library.library import NodeLibrary
 from services.downloader.reference import parse_reference

@@ -30,7 +30,7 @@ from schemas.errors import (
 from schemas.frames import AnswerCheck, AnswerCheckReply, Resend, decode_frame
 from schemas.instances import LIVE, Instance, InstanceState
 from schemas.models import ModelSpec
-from schemas.placing import WaitingModel
+from schemas.placement import WaitingModel
 from schemas.requests import RequestStarted
 from services.gateway.catalog import Catalog, start_failed
 from services.gateway.inference.answer import AnswerReceiver
@@ -301,11 +301,11 @@ class Inference:
                 self._tasks.spawn(self._republish(answer, failed_sequence, retry), "retry")
 
     async def _republish(self, answer: AnswerReceiver, failed_sequence: int, retry: Republish) -> None:
-        continued = retry.continues is not None
+        continued = retry.continuation is not None
         log.info("request_retried", request=answer.request.id, attempt=answer.attempt, continued=continued)
         await self._publisher.withdraw(failed_sequence)
         try:
-            await self._publisher.publish(answer, retry.body, retry.continues)
+            await self._publisher.publish(answer, retry.body, retry.continuation)
         except YardError as error:
             answer.fail(error)
 

@@ -13,7 +13,7 @@ from modelyard.bus.connection import Bus
 from schemas import streams, subjects
 from schemas.base import Record, model_key
 from schemas.errors import BodyTooLarge, BrokerUnavailable, Cancelled, Conflict, QueueFull, YardError
-from schemas.requests import ANYONE, Continues, InferHeaders, Outcome, RequestFinished, RequestQueued
+from schemas.requests import ANYONE, Continuation, InferHeaders, Outcome, RequestFinished, RequestQueued
 from services.gateway.inference.answer import AnswerReceiver
 
 MAX_REQUEST_S = 3600.0
@@ -46,8 +46,10 @@ class RequestPublisher:
         self._bus = bus
         self._gateway = gateway
 
-    async def publish(self, answer: AnswerReceiver, body: bytes, continues: Continues | None = None) -> None:
-        await self.publish_again(answer, body, continues)
+    async def publish(
+        self, answer: AnswerReceiver, body: bytes, continuation: Continuation | None = None
+    ) -> None:
+        await self.publish_again(answer, body, continuation)
         request = answer.request
         queued = RequestQueued(
             request=request.id,
@@ -63,7 +65,7 @@ class RequestPublisher:
         )
 
     async def publish_again(
-        self, answer: AnswerReceiver, body: bytes, continues: Continues | None = None
+        self, answer: AnswerReceiver, body: bytes, continuation: Continuation | None = None
     ) -> None:
         """As `publish`, without the event: for a request that the broker perhaps has; its id deduplicates."""
         parts = 0
@@ -78,12 +80,12 @@ class RequestPublisher:
                 subjects.INFER(model=model, lane=request.lane, key=request.key or ANYONE),
                 body,
                 reply=subjects.STORED(gateway=self._gateway, request=request.id),
-                headers=self._headers(answer, parts, continues).to_nats(),
+                headers=self._headers(answer, parts, continuation).to_nats(),
             )
         except nats.errors.Error as error:
             raise not_taken() from error
 
-    def _headers(self, answer: AnswerReceiver, parts: int, continues: Continues | None) -> InferHeaders:
+    def _headers(self, answer: AnswerReceiver, parts: int, continuation: Continuation | None) -> InferHeaders:
         request = answer.request
         return InferHeaders(
             request=request.id,
@@ -98,7 +100,7 @@ class RequestPublisher:
             body_parts=parts,
             key=request.key,
             traceparent=answer.traceparent,
-            continues=continues,
+            continuation=continuation,
         )
 
     async def _store_body(self, request: str, body: bytes) -> int:

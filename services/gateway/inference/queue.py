@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from modelyard.bus.records import BucketCache
 from schemas.base import Record
-from schemas.budgets import Action, BudgetLevel, BudgetState
+from schemas.budgets import BudgetAction, BudgetLevel, BudgetState
 from schemas.errors import BudgetExceeded, QueueFull
 from schemas.models import ModelSpec
 from schemas.requests import ANYONE, Lane
@@ -106,7 +106,7 @@ class BudgetAdmission:
         exhausted = [
             state
             for state in self._states.values()
-            if state.level is BudgetLevel.EXHAUSTED and state.action is Action.REFUSE
+            if state.level is BudgetLevel.EXHAUSTED and state.action is BudgetAction.REFUSE
         ]
         # Of several with one scope, the one that lasts longest decides when to retry.
         self._exhausted = {

@@ -9,7 +9,7 @@ from modelyard.openai.sse import EventParser, EventTooLarge, encode_event
 from schemas.base import Record
 from schemas.endpoints import Style
 from schemas.errors import EngineFailed
-from schemas.requests import Continues
+from schemas.requests import Continuation
 from services.gateway.inference.request import InferRequest
 
 MAX_FAILED_ATTEMPTS = 2
@@ -81,8 +81,8 @@ class Transcript:
             if delta.get(name):
                 self.other = name
 
-    def continues(self) -> Continues:
-        return Continues(id=self.id, created=self.created, completion_tokens=self.tokens)
+    def continuation(self) -> Continuation:
+        return Continuation(id=self.id, created=self.created, completion_tokens=self.tokens)
 
 
 def continuation(body: bytes, style: Style, transcript: Transcript) -> bytes | None:
@@ -118,7 +118,7 @@ def _with_prefill(messages: Any, text: str) -> list[Any] | None:
 
 class Republish(Record):
     body: bytes
-    continues: Continues | None = None
+    continuation: Continuation | None = None
 
 
 class Finish(Record):
@@ -144,7 +144,7 @@ def plan_retry(
         if transcript.finished:
             return Finish()
         if rest is not None:
-            return Republish(body=rest, continues=transcript.continues())
+            return Republish(body=rest, continuation=transcript.continuation())
     return GiveUp(message=str(engine_broke_off()))
 
 

@@ -23,13 +23,13 @@ from schemas import buckets, streams, subjects
 from schemas.alerts import (
     Alert,
     AlertList,
-    AlertRuleTried,
+    AlertRuleEvaluated,
     AlertState,
+    EvaluateAlertRule,
+    EvaluatedSeries,
     ListAlerts,
     Silence,
     SilenceAlerts,
-    TriedSeries,
-    TryAlertRule,
 )
 from schemas.errors import BadRequest, YardError
 from schemas.metrics import Sample
@@ -208,15 +208,15 @@ class Alerts:
             self.rules.find(command.rule)
         return await self._silences.put(command)
 
-    async def test(self, command: TryAlertRule) -> AlertRuleTried:
+    async def test(self, command: EvaluateAlertRule) -> AlertRuleEvaluated:
         """The series that a rule applies to now, each with its result."""
         rule = command.rule or (self.rules.find(command.name) if command.name else None)
         if rule is None:
             raise BadRequest("Name a rule, or give one.", param="name")
         samples = list(series_of(rule, self._samples()))[:MAX_SERIES]
-        return AlertRuleTried(
+        return AlertRuleEvaluated(
             series=tuple(
-                TriedSeries(
+                EvaluatedSeries(
                     labels=sample.labels,
                     value=sample.value,
                     holds=threshold_exceeded(rule, sample.value, holding=False),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from schemas.alerts import Alert, AlertRule, AlertState, Comparison, Missing, Silence
+from schemas.alerts import AbsencePolicy, Alert, AlertRule, AlertState, Comparison, Silence
 from schemas.metrics import Sample
 
 MAX_SERIES = 500
@@ -91,7 +91,7 @@ def _evaluate_sample(
         return _resolved(_updated(rule, before, sample.value, now), now)
     if before is not None and before.state is _S.RESOLVED and not _expired(before, now):
         return _replace(before, seen_at=now)
-    if rule.missing is Missing.FIRE:
+    if rule.missing is AbsencePolicy.FIRE:
         watched = before if before is not None and before.state is _S.WATCHED else None
         watched = watched or _pending(rule, sample.labels, key, now)
         return _replace(_updated(rule, watched, sample.value, now), state=_S.WATCHED)
@@ -104,7 +104,7 @@ def _evaluate_missing(rule: AlertRule | None, before: Alert, key: str, now: floa
         return None
     if rule is not None and now - before.seen_at < rule.missing_s:
         return before
-    if rule is None or rule.missing is Missing.RESOLVE:
+    if rule is None or rule.missing is AbsencePolicy.RESOLVE:
         if before.state is _S.RESOLVED:
             return before
         return _resolved(before, now) if before.state is _S.FIRING else None

@@ -20,11 +20,11 @@ from schemas.errors import BadRequest
 from schemas.instances import Instance
 from schemas.metric_names import BY_SAMPLE_NAME
 from schemas.metrics import (
-    AskSamples,
     Exposition,
+    GetSamples,
     InstanceMetrics,
-    MetricsAnswer,
     MetricsQuery,
+    MetricsReply,
     Sample,
     Samples,
 )
@@ -146,10 +146,10 @@ class MetricsCollector:
         yield Sample(name="yard_monitor_memory_bytes", value=float(self._memory_bytes))
         yield Sample(name="yard_monitor_history_series", value=float(len(self.history)))
 
-    async def query(self, query: MetricsQuery) -> MetricsAnswer:
+    async def query(self, query: MetricsQuery) -> MetricsReply:
         return self.history.query(query)
 
-    async def now(self, query: AskSamples) -> Samples:
+    async def now(self, query: GetSamples) -> Samples:
         if unknown := [name for name in query.names if name not in BY_SAMPLE_NAME]:
             raise BadRequest(
                 f"There is no metric {unknown[0]!r}; docs/metrics.md has them all.", param="names"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from modelyard.bus import logs
 from schemas.errors import BadRequest
 from schemas.metric_names import BY_NAME, BY_SAMPLE_NAME, MetricType
-from schemas.metrics import HistoryChunk, HistorySeries, MetricsAnswer, MetricsQuery, Sample, Series
+from schemas.metrics import HistoryChunk, HistorySeries, MetricsQuery, MetricsReply, Sample, Series
 from services.monitor.metrics.ring_buffers import NAN, RESOLUTIONS, Points, Resolution, SeriesHistory
 
 log = logs.get(__name__)
@@ -89,7 +89,7 @@ class MetricsHistory:
         for key in [key for key, history in self._series.items() if history.last_at < now - DAY_S]:
             self._remove(key)
 
-    def query(self, query: MetricsQuery, now: float | None = None) -> MetricsAnswer:
+    def query(self, query: MetricsQuery, now: float | None = None) -> MetricsReply:
         """BadRequest with a sentence if it cannot be answered."""
         now = time.time() if now is None else now
         until = min(query.until if query.until is not None else now, now)
@@ -109,7 +109,7 @@ class MetricsHistory:
                 param="step_s",
             )
         series = tuple(self._read(key, resolution, step_s, first, count) for key in selected)
-        return MetricsAnswer(since=float(first * step_s), step_s=float(step_s), series=series)
+        return MetricsReply(since=float(first * step_s), step_s=float(step_s), series=series)
 
     def _read(self, key: SeriesKey, resolution: Resolution, step_s: int, first: int, count: int) -> Series:
         history, parts = self._series[key], step_s // resolution.step_s

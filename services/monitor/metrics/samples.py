@@ -9,7 +9,7 @@ from schemas.downloads import ENDED, Download
 from schemas.instances import COMING, LIVE, Instance, InstanceState, Node
 from schemas.metric_names import BY_SAMPLE_NAME, METRICS, Metric
 from schemas.metrics import InstanceMetrics, Sample
-from schemas.placing import WaitingModel
+from schemas.placement import WaitingModel
 from services.monitor.metrics.broker_probe import BrokerHealth
 from services.monitor.metrics.event_counters import InstanceCounters, RequestCounters
 

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from schemas.requests import Outcome, RequestFinished
 from schemas.subjects import REQUEST_FINISHED
-from schemas.usage import CountedRequest
+from schemas.usage import PricedRequest
 from services.monitor.price_book import format_amount
 from services.monitor.usage.rollups import (
     ALL_FIELDS,
@@ -173,18 +173,18 @@ class UsageReader:
 
     def page(
         self, start: float, end: float, only: Collection[int] | None, after: tuple[float, str], limit: int
-    ) -> tuple[list[CountedRequest], tuple[float, str] | None]:
+    ) -> tuple[list[PricedRequest], tuple[float, str] | None]:
         """Records in order of time after the cursor (time and id), and the cursor of the next page.
 
         Fewer than the limit where they would not fit into a message.
         """
         condition, values = _series_filter(only)
         rows = self.db.execute(_RECORDS.format(condition), (start, end, *after, *values, limit))
-        records: list[CountedRequest] = []
+        records: list[PricedRequest] = []
         size = 0
         for request, at, record, whole, pico in rows:
             cost = format_amount(whole, pico)
-            records.append(CountedRequest(record=REQUEST_FINISHED.decode(record.encode()), cost=cost))
+            records.append(PricedRequest(record=REQUEST_FINISHED.decode(record.encode()), cost=cost))
             size += len(record)
             if size > _PAGE_CHARACTERS or len(records) == limit:
                 return records, (at, request)

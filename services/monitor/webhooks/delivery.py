@@ -22,7 +22,7 @@ from modelyard.bus.records import BucketStore
 from modelyard.bus.tasks import cancel
 from schemas import streams
 from schemas.errors import BrokerUnavailable, YardError
-from schemas.webhooks import Undelivered, Webhook, WebhookState
+from schemas.webhooks import DeadLetter, Webhook, WebhookState
 from services.monitor.event_consumer import EventConsumer, fetch
 from services.monitor.webhooks.events import WebhookEvent, decode_event, filter_subjects, matches
 from services.monitor.webhooks.senders import DeliveryFailed, WebhookSender
@@ -90,7 +90,7 @@ class WebhookHealth:
 
     async def record_undelivered(self, name: str, event: WebhookEvent, attempts: int, error: str) -> None:
         """The last attempt for an event failed; stored before this returns."""
-        dead = Undelivered(id=event.id, event=event.kind, at=time.time(), attempts=attempts, error=error)
+        dead = DeadLetter(id=event.id, event=event.kind, at=time.time(), attempts=attempts, error=error)
         state = self.state(name)
         log.error("webhook_undelivered", webhook=name, event_id=event.id, attempts=attempts, error=error)
         self._set(_replace(state, dead=(dead, *state.dead)[:MAX_DEAD]))

@@ -12,9 +12,9 @@ def dialect_of(headers: InferHeaders) -> Dialect:
     """A new reader for the answer to this request."""
     match endpoint_of(headers.path).style:
         case Style.CHAT:
-            return Completions(WholeChat(), headers.continues)
+            return Completions(WholeChat(), headers.continuation)
         case Style.COMPLETION:
-            return Completions(WholeText(), headers.continues)
+            return Completions(WholeText(), headers.continuation)
         case Style.RESPONSES:
             return Responses()
         case Style.MESSAGES:

@@ -9,7 +9,7 @@ from modelyard.openai.chunks import DONE
 from modelyard.openai.errors import engine_error
 from modelyard.openai.sse import SseEvent, encode_event
 from schemas.base import Record
-from schemas.requests import Continues
+from schemas.requests import Continuation
 from services.supervisor.dialects.base import Dialect, Fields, TokenDetails
 from services.supervisor.dialects.whole import WholeAnswer
 
@@ -97,10 +97,10 @@ _any = msgspec.json.Decoder(dict[str, Any])
 class Completions(Dialect):
     """The engine always reports usage; a client that requested it gets it in one chunk before the end."""
 
-    def __init__(self, whole: WholeAnswer, continues: Continues | None = None) -> None:
+    def __init__(self, whole: WholeAnswer, continuation: Continuation | None = None) -> None:
         super().__init__()
         self._whole = whole
-        self._continues = continues
+        self._continuation = continuation
         self._wants_usage = False
         self._usages = UsageTotals()
         self._usage_chunk = b""
@@ -116,13 +116,13 @@ class Completions(Dialect):
 
     def relay(self, event: SseEvent) -> bytes:
         if event.data is None:
-            return event.raw if self._continues is None else b""
+            return event.raw if self._continuation is None else b""
         if not self.read(event.data):
             return b""
         shown = (
             event.raw
-            if self._continues is None
-            else encode_event(self._continued(event.data, self._continues))
+            if self._continuation is None
+            else encode_event(self._continued(event.data, self._continuation))
         )
         return self._usage_event() + shown if self.done and self._wants_usage else shown
 
@@ -133,9 +133,9 @@ class Completions(Dialect):
         if self._usages.several:
             chunk = _any.decode(self._usage_chunk)
             self._usage_chunk = msgspec.json.encode({**chunk, "usage": self._shown_usage()})
-        if self._continues is None:
+        if self._continuation is None:
             return encode_event(self._usage_chunk)
-        return encode_event(self._continued(self._usage_chunk, self._continues))
+        return encode_event(self._continued(self._usage_chunk, self._continuation))
 
     def _shown_usage(self) -> dict[str, Any]:
         total = self._usages.total
@@ -171,7 +171,10 @@ class Completions(Dialect):
             meter.tokens_per_s = chunk.timings.predicted_per_second
         if chunk.usage is not None:
             self._usages.add(chunk.usage, (choice.index for choice in chunk.choices or ()))
-            before, total = self._continues.completion_tokens if self._continues else 0, self._usages.total
+            before, total = (
+                self._continuation.completion_tokens if self._continuation else 0,
+                self._usages.total,
+            )
             meter.prompt_tokens = total.prompt_tokens - before
             meter.completion_tokens = total.completion_tokens + before
             meter.cached_tokens = min(total.cached_tokens, meter.prompt_tokens)
@@ -179,7 +182,7 @@ class Completions(Dialect):
             # Until the engine reports usage, a chunk with choices is about a token.
             meter.completion_tokens += 1
 
-    def _continued(self, data: bytes, first: Continues) -> bytes:
+    def _continued(self, data: bytes, first: Continuation) -> bytes:
         """A chunk of the second part with the id and time of the first, and the usage of both."""
         if data == DONE:
             return data

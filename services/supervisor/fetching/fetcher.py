@@ -18,7 +18,7 @@ from schemas.downloads import ENDED, Download
 from schemas.errors import YardError
 from schemas.library import JOB_ENDED, CopyEntry, LibraryEntry, LibraryJob, StoreSpace, TrashedEntry, node_of
 from schemas.models import ModelSpec
-from schemas.placing import NodeOptions, OnBehalfOf, Option
+from schemas.placement import NodeOptions, OnBehalfOf, Option
 from services.supervisor.fetching.sources import TRANSIENT, TRANSIENT_RETRY_S, HubOffers, LibraryIndex
 from services.supervisor.fetching.transfers import (
     RETRY_S,

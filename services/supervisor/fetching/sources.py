@@ -11,10 +11,10 @@ from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.base import Format
 from schemas.errors import BrokerUnavailable, DeadlineExceeded, ServiceUnavailable, YardError
-from schemas.hub import AskOffer, Fit, Offer, OfferedChoice
+from schemas.hub import Fit, GetOffer, Offer, OfferedChoice
 from schemas.library import EntryFormat, LibraryEntry, StoreSpace, VerifyState, entry_id
 from schemas.models import ModelSource, ModelSpec
-from schemas.placing import Need, Option
+from schemas.placement import MemoryNeed, Option
 
 LIBRARY_TTL_S = 10.0
 """How long the entries at a path are cached."""
@@ -112,7 +112,7 @@ class HubOffers:
 
     async def _query(self, spec: ModelSpec, source: ModelSource) -> None:
         key = spec.path, source.revision
-        request = AskOffer(reference=f"{source.repo}@{source.revision}", n_ctx=spec.n_ctx)
+        request = GetOffer(reference=f"{source.repo}@{source.revision}", n_ctx=spec.n_ctx)
         try:
             options = read_offer(await self._bus.call(subjects.HUB_OFFER, request), spec.path)
         except YardError as error:
@@ -143,7 +143,7 @@ def _not_found(problem: str, *, is_transient: bool = False) -> HubOptions:
 def _option(fit: Fit) -> Option:
     """Without needs for several devices: the share of each is known once the node has the files."""
     is_single = len(fit.devices) == 1 and fit.needs_bytes is not None
-    needs = (Need(device=fit.devices[0], memory_bytes=fit.needs_bytes or 0),) if is_single else ()
+    needs = (MemoryNeed(device=fit.devices[0], memory_bytes=fit.needs_bytes or 0),) if is_single else ()
     return Option(node=fit.node, devices=fit.devices, needs=needs)
 
 

@@ -25,7 +25,7 @@ from schemas import buckets, subjects
 from schemas.errors import BrokerUnavailable, Conflict, NotFound
 from schemas.instances import LIVE, NEXT_STATES, Instance, InstanceState, Reason
 from schemas.leases import SCHEDULER, Lease
-from schemas.placing import NodeDevice
+from schemas.placement import NodeDevice
 from services.supervisor.node.backoff import failure
 from services.supervisor.node.device_memory import Reservations
 from services.supervisor.runner.engine_log import RUNNERS_LOG

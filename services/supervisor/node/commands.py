@@ -17,12 +17,13 @@ from schemas.instances import (
     Reason,
     Reserved,
     StartInstance,
+    StartWorker,
     StopInstance,
+    WorkerStarted,
 )
 from schemas.models import ModelSpec
-from schemas.placing import AskOptions, Cordon, MeasuredMemory, NodeDevice, NodeOptions, Option
+from schemas.placement import Cordon, GetNodeOptions, MeasuredMemory, NodeDevice, NodeOptions, Option
 from schemas.subject import Command
-from schemas.workers import StartWorker, WorkerStarted
 from services.supervisor.node.options import options, options_on_behalf_of
 from services.supervisor.node.presence import LocalNode, NodePresence
 from services.supervisor.registry.registry import ModelRegistry
@@ -60,7 +61,7 @@ class AgentCommands:
             subjects.NODE_CORDON: self.cordon,
         }
 
-    async def options(self, query: AskOptions) -> NodeOptions:
+    async def options(self, query: GetNodeOptions) -> NodeOptions:
         spec = self._spec(query.model, query.revision)
         if query.on_behalf_of is not None:
             return options_on_behalf_of(query.on_behalf_of, spec, self._settings, self._measured.values)

@@ -15,7 +15,7 @@ from schemas import buckets
 from schemas.devices import Device
 from schemas.errors import Conflict, YardError
 from schemas.instances import Instance, InstanceState, Reserved
-from schemas.placing import MeasuredMemory, MeasuredUse, NodeDevice
+from schemas.placement import MeasuredMemory, MeasuredUse, NodeDevice
 from schemas.profiles import CPU
 from services.supervisor.node.options import memory_key
 

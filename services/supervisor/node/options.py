@@ -10,7 +10,15 @@ from modelyard.host.settings import Settings
 from modelyard.plugins import Engine, EngineProblem
 from modelyard.plugins.engines import ENGINES
 from schemas.models import ModelSpec, fingerprint
-from schemas.placing import MeasuredMemory, Need, NodeDevice, NodeOptions, OnBehalfOf, Option, WorkerPlace
+from schemas.placement import (
+    MeasuredMemory,
+    MemoryNeed,
+    NodeDevice,
+    NodeOptions,
+    OnBehalfOf,
+    Option,
+    WorkerPlacement,
+)
 from schemas.profiles import ANY_GPU, CPU, DeviceNeed, Profile
 from services.supervisor.engines.selection import (
     check_files,
@@ -155,7 +163,7 @@ def _option(
         node=settings.node,
         profile=profile.name if profile else None,
         devices=placement.devices,
-        needs=tuple(Need(device=device, memory_bytes=size) for device, size in needs.items()),
+        needs=tuple(MemoryNeed(device=device, memory_bytes=size) for device, size in needs.items()),
         load_s=before.load_s if before else None,
     )
 
@@ -178,9 +186,9 @@ def _spread_option(
         node=settings.node,
         profile=profile.name,
         devices=placement.devices,
-        needs=tuple(Need(device=device, memory_bytes=size) for device, size in needs.items()),
+        needs=tuple(MemoryNeed(device=device, memory_bytes=size) for device, size in needs.items()),
         workers=tuple(
-            WorkerPlace(
+            WorkerPlacement(
                 node=need.node,
                 device=need.device,
                 memory_bytes=need.memory_mib * _MIB if need.memory_mib else size,

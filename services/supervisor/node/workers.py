@@ -17,9 +17,8 @@ from modelyard.host.settings import Settings
 from modelyard.plugins import minimal_environment
 from schemas.base import Record
 from schemas.errors import Conflict
-from schemas.instances import Reserved
-from schemas.placing import NodeDevice
-from schemas.workers import StartWorker, Worker, WorkerStarted
+from schemas.instances import Reserved, StartWorker, Worker, WorkerStarted
+from schemas.placement import NodeDevice
 from services.supervisor.node.device_memory import Reservations
 from services.supervisor.rpc.server import rpc_offer
 from services.supervisor.rpc.worker import START_S, WorkerLaunch, WorkerUp

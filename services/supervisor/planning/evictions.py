@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from schemas.groups import GroupKind, ModelGroup
 from schemas.instances import Instance, Reason
+from schemas.registry import GroupKind, ModelGroup
 from services.supervisor.planning.memory_budget import reserved_by
 from services.supervisor.planning.world import Place, World, idle_since, is_ready, is_serving
 

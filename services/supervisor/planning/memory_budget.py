@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from modelyard.text import format_size
 from schemas.instances import Instance
-from schemas.placing import Option
+from schemas.placement import Option
 from services.supervisor.planning.world import NodeCapacity, Place, is_live, is_serving
 
 

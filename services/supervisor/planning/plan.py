@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from schemas.groups import GroupKind
 from schemas.instances import Instance, Reason
-from schemas.placing import Option
+from schemas.placement import Option
+from schemas.registry import GroupKind
 from services.supervisor.planning.evictions import (
     Retirements,
     cheapest_victims,

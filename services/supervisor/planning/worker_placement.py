@@ -7,7 +7,7 @@ from itertools import islice, product
 import msgspec
 
 from schemas.instances import Instance, Node
-from schemas.placing import Need, Option, WorkerPlace
+from schemas.placement import MemoryNeed, Option, WorkerPlacement
 from schemas.profiles import ANY_GPU, ANY_NODE, CPU
 
 LLAMA_CPP = "llama.cpp"
@@ -65,13 +65,13 @@ def _placements(option: Option, nodes: Mapping[str, Node], preferred: set[str]) 
     for chosen in product(*choices):
         if _are_distinct(option.workers, chosen):
             needs = (
-                Need(node=place.node, device=place.device, memory_bytes=place.memory_bytes)
+                MemoryNeed(node=place.node, device=place.device, memory_bytes=place.memory_bytes)
                 for place in chosen
             )
             yield msgspec.structs.replace(option, workers=chosen, needs=(*option.needs, *needs))
 
 
-def _places(worker: WorkerPlace, head: str, usable: Iterable[Node]) -> Iterator[WorkerPlace]:
+def _places(worker: WorkerPlacement, head: str, usable: Iterable[Node]) -> Iterator[WorkerPlacement]:
     for node in usable:
         if node.node == worker.node or (worker.node == ANY_NODE and node.node != head):
             for device in sorted(node.devices, key=lambda device: -device.memory_bytes):
@@ -81,7 +81,7 @@ def _places(worker: WorkerPlace, head: str, usable: Iterable[Node]) -> Iterator[
                     yield msgspec.structs.replace(worker, node=node.node, device=device.device)
 
 
-def _are_distinct(requested: Sequence[WorkerPlace], chosen: Sequence[WorkerPlace]) -> bool:
+def _are_distinct(requested: Sequence[WorkerPlacement], chosen: Sequence[WorkerPlacement]) -> bool:
     """Whether each worker for any node has a node of its own, and no GPU holds two parts."""
     free = [place.node for worker, place in zip(requested, chosen, strict=True) if worker.node == ANY_NODE]
     gpus = [(place.node, place.device) for place in chosen if place.device != CPU]

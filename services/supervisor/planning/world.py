@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import msgspec
 
 from schemas.base import Record
-from schemas.groups import GroupKind, ModelGroup
 from schemas.instances import COMING, LIVE, SERVING, Instance, InstanceState, Reason
 from schemas.models import ModelSpec
-from schemas.placing import Option
+from schemas.placement import Option
+from schemas.registry import GroupKind, ModelGroup
 
 Place = tuple[str, str]
 """A node and one of its devices."""

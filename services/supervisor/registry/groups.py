@@ -8,8 +8,8 @@ from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache, Records
 from schemas import buckets
 from schemas.errors import BadRequest, Conflict, NotFound
-from schemas.groups import GroupList, GroupRef, GroupStored, ListGroups, ModelGroup
 from schemas.models import ModelSpec, find_model
+from schemas.registry import GroupList, GroupRef, GroupStored, ListGroups, ModelGroup
 
 _ATTEMPTS = 5
 """Of a change that another writer was faster than."""

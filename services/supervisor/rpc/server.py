@@ -7,8 +7,8 @@ from pathlib import Path
 
 from modelyard.host.settings import Settings
 from modelyard.plugins import ServerCommand, minimal_environment
+from schemas.instances import RpcOffer
 from schemas.profiles import CPU
-from schemas.workers import RpcOffer
 from services.supervisor.engines.llama_cpp import find_server, server_version
 
 PROGRAMS = ("ggml-rpc-server", "rpc-server")

@@ -14,8 +14,8 @@ from modelyard.host.settings import Settings
 from schemas import subjects
 from schemas.base import new_id
 from schemas.errors import Conflict, YardError
-from schemas.placing import WorkerPlace
-from schemas.workers import StartWorker, WorkerStarted
+from schemas.instances import StartWorker, WorkerStarted
+from schemas.placement import WorkerPlacement
 from services.supervisor.engines.llama_cpp import find_server, server_version
 from services.supervisor.rpc.connections import (
     BUFFER_BYTES,
@@ -145,9 +145,9 @@ class WorkerSet:
         self._settings = settings
         self._instance = instance
         self._model = model
-        self._tunnels: dict[Tunnel, WorkerPlace] = {}
+        self._tunnels: dict[Tunnel, WorkerPlacement] = {}
 
-    async def acquire(self, places: tuple[WorkerPlace, ...]) -> tuple[str, ...]:
+    async def acquire(self, places: tuple[WorkerPlacement, ...]) -> tuple[str, ...]:
         """The addresses of all workers for the engine; WorkersUnavailable, with none held, if one fails."""
         acquiring = [asyncio.create_task(self._acquire(place)) for place in places]
         try:
@@ -175,7 +175,7 @@ class WorkerSet:
         tunnels, self._tunnels = self._tunnels, {}
         await asyncio.gather(*(tunnel.close() for tunnel in tunnels))
 
-    async def _acquire(self, place: WorkerPlace) -> str:
+    async def _acquire(self, place: WorkerPlacement) -> str:
         token = secrets.token_hex(_TOKEN_BYTES)
         order = StartWorker(
             worker=new_id(),

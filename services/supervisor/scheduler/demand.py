@@ -13,7 +13,7 @@ from modelyard.bus.records import BucketCache, BucketStore
 from modelyard.bus.tasks import Tasks
 from schemas import buckets
 from schemas.base import model_key
-from schemas.placing import DesiredState, Refusal, WaitingModel
+from schemas.placement import DesiredState, Refusal, WaitingModel
 from services.supervisor.planning.world import Demand
 
 log = logs.get(__name__)

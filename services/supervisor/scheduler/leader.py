@@ -15,7 +15,7 @@ from schemas import buckets, subjects
 from schemas.errors import BrokerUnavailable, Conflict, StartFailed
 from schemas.leases import SCHEDULER, Lease
 from schemas.models import ModelRef, ModelStarting, ModelStopping
-from schemas.placing import PlanAnswer, PlanQuery
+from schemas.placement import PlanQuery, PlanReply
 from services.supervisor.registry.registry import ModelRegistry
 from services.supervisor.scheduler.scheduler import Scheduler
 
@@ -117,7 +117,7 @@ class SchedulerCommands:
         model = self._registry.find(ref.model).name
         return ModelStopping(model=model, instances=await self._scheduler.stop(model))
 
-    async def plan(self, query: PlanQuery) -> PlanAnswer:
+    async def plan(self, query: PlanQuery) -> PlanReply:
         """What a start of this model would lead to now."""
         return await self._scheduler.preview(self._registry.find(query.model).name)
 

@@ -12,7 +12,7 @@ from schemas import subjects
 from schemas.errors import BrokerUnavailable, DeadlineExceeded, InternalError, ServiceUnavailable, YardError
 from schemas.instances import Instance, Node, StartInstance, StopInstance
 from schemas.models import ModelSpec
-from schemas.placing import AskOptions, NodeOptions, OnBehalfOf, Option
+from schemas.placement import GetNodeOptions, NodeOptions, OnBehalfOf, Option
 from schemas.subject import Command
 from services.supervisor.planning.worker_placement import place_workers
 from services.supervisor.planning.world import NodeCapacity, join_names
@@ -171,7 +171,7 @@ class NodeClient:
         return cached.options if cached else NodeOptions(options=(Option(node=other.node),))
 
     async def _query(self, query: _Query, other: OnBehalfOf | None = None) -> None:
-        request = AskOptions(model=query.model, revision=query.revision, on_behalf_of=other)
+        request = GetNodeOptions(model=query.model, revision=query.revision, on_behalf_of=other)
         try:
             answer = await self._call(subjects.NODE_OPTIONS, query.node, request, _OPTIONS_TIMEOUT_S)
         except YardError as error:

@@ -15,7 +15,7 @@ from schemas import subjects
 from schemas.base import model_key, model_name, new_id
 from schemas.errors import Conflict, DeadlineExceeded, NotFound, ServiceUnavailable, YardError
 from schemas.instances import LIVE, SERVING, Instance, InstanceState, StartInstance, StopInstance
-from schemas.placing import PlanAnswer
+from schemas.placement import PlanReply
 from services.supervisor.fetching.fetcher import ModelFetcher
 from services.supervisor.planning.explain import explain
 from services.supervisor.planning.plan import make_plan
@@ -107,7 +107,7 @@ class Scheduler:
         except YardError as error:
             log.warning("stop_failed", instance=instance.instance, error=error.message)
 
-    async def preview(self, model: str) -> PlanAnswer:
+    async def preview(self, model: str) -> PlanReply:
         """What a start of `model` would lead to now; nothing is changed by that."""
         world = (await self._snapshots.preview(self.demand, model)).world
         return explain(model, world, make_plan(world))

@@ -11,10 +11,10 @@ from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache
 from schemas import streams, subjects
 from schemas.base import model_name
-from schemas.groups import ModelGroup
 from schemas.instances import LIVE, SERVING, Instance, InstanceState, Node
 from schemas.models import ModelSpec, fingerprint
-from schemas.placing import Option
+from schemas.placement import Option
+from schemas.registry import ModelGroup
 from services.supervisor.fetching.fetcher import Fetches, ModelFetcher
 from services.supervisor.node.backoff import is_superseded
 from services.supervisor.planning.plan import desired_replicas

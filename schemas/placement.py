@@ -14,7 +14,7 @@ class NodeDevice(Record):
     """Simulated by a file. Models placed on it run on another device."""
 
 
-class Need(Record):
+class MemoryNeed(Record):
     """Memory of one device."""
 
     device: str
@@ -23,7 +23,7 @@ class Need(Record):
     """The node of the device; None: the option's own node."""
 
 
-class WorkerPlace(Record):
+class WorkerPlacement(Record):
     """A part of a model on a worker."""
 
     node: str
@@ -40,17 +40,17 @@ class Option(Record):
     """None: the model has no profiles."""
     devices: tuple[str, ...] = ()
     """Devices that it computes on, in the engine's order."""
-    needs: tuple[Need, ...] = ()
+    needs: tuple[MemoryNeed, ...] = ()
     """Memory per device, including main memory (`cpu`) where it computes on a GPU."""
     load_s: float | None = None
     """Duration of the last load."""
-    workers: tuple[WorkerPlace, ...] = ()
+    workers: tuple[WorkerPlacement, ...] = ()
     """Workers that hold the rest of it, in the engine's order; once chosen, their memory is in `needs`."""
     split: tuple[int, ...] = ()
     """Layers of each worker, then of each device; empty: as the engine likes."""
 
 
-class AskOptions(Record):
+class GetNodeOptions(Record):
     """To a node: how could this revision of this model run there?"""
 
     model: str
@@ -93,7 +93,7 @@ class PlanQuery(Record):
     model: str
 
 
-class PlanAnswer(Record):
+class PlanReply(Record):
     """The scheduler's answer, for people in `text`; nothing was done."""
 
     model: str
