@@ -10,8 +10,7 @@ import pytest
 from modelyard.bus.ensure import ensure_all
 from modelyard.host import home
 from modelyard.host.settings import Settings, load
-from modelyard.up.broker import start_broker
-from modelyard.up.child import claim_port
+from modelyard.up.child import claim_port, start_broker
 from schemas.base import Role
 from tests.standins import Services, services
 from tests.support import Yard

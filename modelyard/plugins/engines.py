@@ -82,7 +82,7 @@ class EngineApi(Record):
     metrics_path: str | None = None
     """Metrics as Prometheus text; read only while the engine is busy."""
     missing_paths: frozenset[str] = frozenset()
-    """Paths of `schemas.endpoints` that the server does not have."""
+    """Paths of `schemas.requests` that the server does not have."""
     probe_fields: dict[str, bool] = msgspec.field(default_factory=dict)
     """More fields for the one request that proves a model ready."""
 

@@ -19,8 +19,7 @@ from modelyard.host.broker import BrokerMissing
 from modelyard.host.credentials import ensure_seeds
 from modelyard.host.processes import EXIT_CONFIG, ProcessGroup, terminate
 from modelyard.host.settings import Settings, SettingsError
-from modelyard.up.broker import own_host, start_broker
-from modelyard.up.child import Child, StartupError, claim_port, sentence_of
+from modelyard.up.child import Child, StartupError, claim_port, own_host, sentence_of, start_broker
 from modelyard.up.inviter import announced
 from modelyard.up.joiner import membership, nats_url, read_invitation
 from modelyard.up.terminal import EventPrinter, Terminal, print_banner

@@ -6,7 +6,6 @@ from schemas.subjects.alerts import *
 from schemas.subjects.downloads import *
 from schemas.subjects.inference import *
 from schemas.subjects.library import *
-from schemas.subjects.metrics import *
 from schemas.subjects.nodes import *
 from schemas.subjects.registry import *
 

@@ -1,6 +1,7 @@
-"""Nodes, their instances and logs."""
+"""Nodes, their instances and logs, and the metrics of all of them."""
 
-from schemas.base import CALLERS, MONITOR, OPERATOR, RUNNER, SERVICES, SUPERVISOR, WATCHERS
+from schemas.base import CALLERS, GATEWAY, MONITOR, OPERATOR, RUNNER, SERVICES, SUPERVISOR, WATCHERS
+from schemas.devices import Device
 from schemas.instances import (
     Accepted,
     ClearNode,
@@ -13,6 +14,15 @@ from schemas.instances import (
     WorkerStarted,
 )
 from schemas.logs import LogBatch, ServiceLogBatch
+from schemas.metrics import (
+    Exposition,
+    GetSamples,
+    HistoryChunk,
+    InstanceMetrics,
+    MetricsQuery,
+    MetricsReply,
+    Samples,
+)
 from schemas.placement import Cordon, GetNodeOptions, NodeOptions
 from schemas.subject import Command, Subject
 
@@ -94,4 +104,51 @@ SERVICE_LOG = Subject(
     publish=SERVICES,
     subscribe=WATCHERS,
     summary="Log lines of a service.",
+)
+
+
+METRICS_QUERY = Command(
+    "yard.command.metrics.query",
+    MetricsQuery,
+    MetricsReply,
+    callers=CALLERS,
+    server=MONITOR,
+    summary="The history of metrics, at most a day, downsampled to min, avg and max per step.",
+)
+METRICS_NOW = Command(
+    "yard.command.metrics.now",
+    GetSamples,
+    Samples,
+    callers=CALLERS,
+    server=MONITOR,
+    summary="The current value of every metric.",
+)
+METRICS_EXPOSE = Command(
+    "yard.command.metrics.expose",
+    Exposition,
+    bytes,
+    callers=(GATEWAY,),
+    server=MONITOR,
+    summary="All metrics in the Prometheus text format, compressed with zlib.",
+)
+DEVICE_METRIC = Subject(
+    "yard.metric.device.{node}.{device}",
+    Device,
+    publish=(MONITOR,),
+    subscribe=WATCHERS,
+    summary="One sample of one device, once a second.",
+)
+INSTANCE_METRIC = Subject(
+    "yard.metric.instance.{node}.{instance}",
+    InstanceMetrics,
+    publish=(RUNNER,),
+    subscribe=(*WATCHERS, MONITOR),
+    summary="Activity of one instance, once a second.",
+)
+HISTORY = Subject(
+    "yard.history.{step}.{part}",
+    HistoryChunk,
+    publish=(MONITOR,),
+    subscribe=(),
+    summary="Downsampled metrics, every five minutes; `step` is the seconds per point.",
 )

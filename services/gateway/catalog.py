@@ -4,11 +4,11 @@ import time
 
 from modelyard.bus.records import BucketCache
 from schemas.base import model_key
-from schemas.endpoints import endpoint_of, paths_of
 from schemas.errors import ModelNotFound, StartFailed, WrongMode
 from schemas.instances import LIVE, Instance, InstanceState
 from schemas.models import ModelSpec, find_model
 from schemas.placement import WaitingModel
+from schemas.requests import endpoint_of, paths_of
 
 
 class Catalog:

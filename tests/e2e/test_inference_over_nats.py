@@ -10,8 +10,7 @@ import pytest_asyncio
 from nats.aio.msg import Msg
 
 from schemas import subjects
-from schemas.endpoints import ENDPOINTS
-from schemas.requests import REQUEST_HEADER, Outcome
+from schemas.requests import ENDPOINTS, REQUEST_HEADER, Outcome
 from tests.e2e.chat_client import HELLO, post
 from tests.e2e.models import SLOW, put_slow, put_vectors
 from tests.e2e.yard_process import YardProcess, running_yard

@@ -342,8 +342,7 @@ async def test_a_lost_connection_in_an_answer_is_an_error(
 
 
 async def test_a_broker_without_a_yard_has_an_error_of_its_own(settings: Settings) -> None:
-    from modelyard.up.broker import start_broker
-    from modelyard.up.child import claim_port
+    from modelyard.up.child import claim_port, start_broker
 
     port = claim_port("127.0.0.1", 0, "YARD_NATS_PORT")
     broker = await start_broker(settings, port)

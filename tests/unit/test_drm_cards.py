@@ -6,8 +6,7 @@ import pytest
 
 from modelyard.host.settings import load
 from schemas.devices import Device, DeviceKind, DeviceProcess
-from services.monitor.devices.amd import AmdAdapter
-from services.monitor.devices.intel import IntelAdapter
+from services.monitor.devices.drm_adapters import AmdAdapter, IntelAdapter
 from tests.unit.device_trees import (
     AMD_CLIENT,
     ARC_A770,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from schemas.endpoints import Style
+from schemas.requests import Style
 from services.gateway.inference.retry import FOLD_BYTES, Transcript, continuation
 
 

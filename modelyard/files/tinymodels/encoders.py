@@ -8,7 +8,7 @@ from string import ascii_lowercase, digits, punctuation
 import gguf
 import numpy as np
 
-from modelyard.files.tinymodels.writer import Weights, new_gguf, ones, zeros
+from modelyard.files.tinymodels.chat import Weights, new_gguf, ones, zeros
 
 _ARCHITECTURE = "bert"
 _CONTEXT_LENGTH = 512

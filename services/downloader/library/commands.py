@@ -27,11 +27,10 @@ from schemas.library import (
     node_of,
 )
 from services.downloader.library import store_fs, trash
-from services.downloader.library.entries import revision_of
 from services.downloader.library.integrity import missing_files
 from services.downloader.library.library import NodeLibrary
 from services.downloader.library.scanner import StoredModel, StoreScanner, decode_description
-from services.downloader.library.store import LibraryStore, StoreReport
+from services.downloader.library.store import LibraryStore, StoreReport, revision_of
 from services.downloader.library.store_fs import in_thread
 from services.downloader.node_commands import NodeCommands
 

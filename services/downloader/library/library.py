@@ -16,9 +16,8 @@ from schemas.errors import BadRequest, Conflict, NotFound
 from schemas.instances import LIVE, Instance
 from schemas.library import EntryFormat, FindOnNode, ImportCached, LibraryEntry, StoreSpace
 from schemas.models import ModelSpec
-from services.downloader.library.entries import Uses, is_fetching, users_of, uses_of
 from services.downloader.library.scanner import FactsReading, StoredModel, StoreScanner
-from services.downloader.library.store import LibraryStore, StoreReport
+from services.downloader.library.store import LibraryStore, StoreReport, Uses, is_fetching, users_of, uses_of
 from services.downloader.peers.client import PeerClient
 
 

@@ -13,9 +13,8 @@ from modelyard.bus.connection import Bus
 from modelyard.bus.micro import Commands, Request
 from schemas import subjects
 from schemas.base import check_token, new_id
-from schemas.endpoints import ENDPOINTS, Endpoint
 from schemas.errors import BadRequest, from_error_body
-from schemas.requests import REQUEST_HEADER
+from schemas.requests import ENDPOINTS, REQUEST_HEADER, Endpoint
 from services.gateway.apis.reply import comment, has_comments, places_until_head
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.request import InferRequest, read_fields

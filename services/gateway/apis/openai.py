@@ -4,9 +4,9 @@ import re
 
 from aiohttp import web
 
-from schemas.endpoints import BY_PATH, ENDPOINTS
 from schemas.errors import NotFound
 from schemas.models import ModelSpec
+from schemas.requests import BY_PATH, ENDPOINTS
 from services.gateway.apis.reply import EngineFormat, HttpReply
 from services.gateway.catalog import Catalog
 from services.gateway.http import KEY_ID, json_response

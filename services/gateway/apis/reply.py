@@ -10,9 +10,9 @@ import msgspec
 from aiohttp import web
 
 from modelyard.openai.sse import encode_event
-from schemas.endpoints import Style
 from schemas.errors import ErrorBody, ErrorDetail, YardError, from_error_body
 from schemas.frames import AnswerHead
+from schemas.requests import Style
 from services.gateway.inference.answer import AnswerReceiver
 from services.gateway.inference.inference import Inference
 from services.gateway.inference.queue import QueuePlace

@@ -7,8 +7,8 @@ from aiohttp.http import HttpProcessingError
 
 from schemas.base import Record
 from schemas.batches import Batch, LineError, StoredFile
-from schemas.endpoints import BY_PATH
 from schemas.errors import BadRequest
+from schemas.requests import BY_PATH
 from services.gateway.batches.batches import BatchService
 from services.gateway.batches.storage import FileStore
 from services.gateway.http import KEY_ID, json_response, read_body

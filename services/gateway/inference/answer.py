@@ -6,10 +6,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from modelyard.bus import logs
-from schemas.endpoints import Style
 from schemas.errors import EngineFailed, ErrorBody, YardError, from_body
 from schemas.frames import AnswerEnd, AnswerHead, Frame, Resend
 from schemas.models import ModelSpec
+from schemas.requests import Style
 from services.gateway.inference.request import InferRequest
 from services.gateway.inference.retry import Transcript
 

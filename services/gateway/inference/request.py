@@ -8,9 +8,8 @@ from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDictProxy
 
 from schemas.base import Record, new_id
-from schemas.endpoints import Endpoint, endpoint_of
 from schemas.errors import BadRequest, InvalidJson
-from schemas.requests import Lane
+from schemas.requests import Endpoint, Lane, endpoint_of
 
 JSON = "application/json"
 _NAME_BYTES = 1024

@@ -7,9 +7,8 @@ import msgspec
 from modelyard.openai.chunks import DONE
 from modelyard.openai.sse import EventParser, EventTooLarge, encode_event
 from schemas.base import Record
-from schemas.endpoints import Style
 from schemas.errors import EngineFailed
-from schemas.requests import Continuation
+from schemas.requests import Continuation, Style
 from services.gateway.inference.request import InferRequest
 
 MAX_FAILED_ATTEMPTS = 2

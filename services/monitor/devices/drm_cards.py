@@ -11,7 +11,39 @@ from modelyard.host.settings import Settings
 from modelyard.plugins import DeviceAdapter, as_token
 from schemas.base import Record
 from schemas.devices import Device, DeviceProcess
-from services.monitor.devices.kernel_files import read_field, read_float, read_text
+
+
+def read_text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return None
+
+
+def read_field(path: Path, label: str, separator: str) -> str | None:
+    """The value of the first line `label separator value` that has one."""
+    for line in (read_text(path) or "").splitlines():
+        name, _, value = line.partition(separator)
+        if name.strip() == label and value.strip():
+            return value.strip()
+    return None
+
+
+def read_float(path: Path, factor: float = 1.0) -> float | None:
+    """The first number in a file, times `factor`."""
+    try:
+        return float((read_text(path) or "").split()[0]) * factor
+    except (ValueError, IndexError):
+        return None
+
+
+def read_int(path: Path) -> int | None:
+    """An integer, exact at any size."""
+    try:
+        return int(read_text(path) or "")
+    except ValueError:
+        return None
+
 
 SCAN_S = 30.0
 CLIENTS_S = 5.0

@@ -12,7 +12,7 @@ import psutil
 from modelyard.host.settings import Settings
 from modelyard.plugins import DeviceAdapter
 from schemas.devices import Device, DeviceKind, Host
-from services.monitor.devices.kernel_files import read_field, read_float, read_text
+from services.monitor.devices.drm_cards import read_field, read_float, read_text
 
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "acpitz")
 """Linux' names of the sensors of a processor, best first."""

@@ -1,7 +1,6 @@
 """How the answers of engines are read, by the style of their endpoint."""
 
-from schemas.endpoints import Style, endpoint_of
-from schemas.requests import InferHeaders
+from schemas.requests import InferHeaders, Style, endpoint_of
 from services.supervisor.dialects.base import Dialect, Plain
 from services.supervisor.dialects.completions import Completions
 from services.supervisor.dialects.typed_events import Messages, Responses

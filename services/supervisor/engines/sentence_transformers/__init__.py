@@ -8,10 +8,10 @@ import msgspec
 from modelyard.host.settings import Settings
 from modelyard.plugins import Engine, EngineApi, ModelFiles, ServerCommand, engine_environment
 from schemas.base import Format, Record
-from schemas.endpoints import ENDPOINTS, paths_of
 from schemas.instances import EngineOffer, Placement
 from schemas.models import Mode, ModelSpec
 from schemas.profiles import EmbeddingOptions
+from schemas.requests import ENDPOINTS, paths_of
 from services.supervisor.engines.llama_cpp import listening_port
 from services.supervisor.engines.vllm import OFFLINE
 
