@@ -1,4 +1,4 @@
-"""The child processes of `yard up`, the broker included: started, restarted after a crash, stopped with it."""
+"""The child processes of `yard up`, with the broker: started, restarted after a crash, stopped with it."""
 
 import asyncio
 import contextlib

@@ -13,10 +13,10 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from schemas.base import Format
 from schemas.hub import HubModel, HubSort, SearchHub
 from services.downloader.errors import HubError
-from services.downloader.hashes import is_sha256
 from services.downloader.hub.access import disabled, reachable_endpoint, translated_errors
 from services.downloader.reference import Reference
 from services.downloader.selection.files import TASKS, RemoteFile, RepoListing, mode_of
+from services.downloader.transfer.disk import is_sha256
 
 _REQUEST_TIMEOUT_S = 20.0
 _PAUSES_S = (1.0, 3.0)

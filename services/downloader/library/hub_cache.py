@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modelyard.host.paths import resolve_inside
-from services.downloader.hashes import CHUNK_BYTES, is_sha256
 from services.downloader.library import records, store_fs
 from services.downloader.library.jobs import JobProgress
+from services.downloader.transfer.disk import CHUNK_BYTES, is_sha256
 
 if sys.platform == "linux":
     import fcntl

@@ -9,11 +9,11 @@ import msgspec
 
 from schemas.errors import Conflict
 from schemas.library import EntryFormat, VerifyState
-from services.downloader.hashes import sha256_of
 from services.downloader.library import records, store_fs
 from services.downloader.library.jobs import JobProgress
 from services.downloader.library.scanner import StoredModel
 from services.downloader.library.walk import ScannedFile
+from services.downloader.transfer.disk import sha256_of
 from services.downloader.worker.messages import WantedFile
 
 Records = Mapping[str, records.FileRecord]

@@ -10,9 +10,9 @@ import msgspec
 from modelyard.bus import logs
 from schemas.base import Record
 from schemas.library import EntryFile, VerifyState
-from services.downloader.hashes import is_sha256
 from services.downloader.library import store_fs
 from services.downloader.library.walk import RECORD, ScannedFile
+from services.downloader.transfer.disk import is_sha256
 from services.downloader.worker.messages import Resolved
 
 log = logs.get(__name__)

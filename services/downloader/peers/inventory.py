@@ -11,7 +11,6 @@ from modelyard.bus import logs
 from modelyard.bus.tasks import Tasks
 from schemas.errors import Conflict, NotFound
 from schemas.peers import EntryFiles, KnownFile, ListRepoFiles, RepoFiles
-from services.downloader.hashes import sha256_of
 from services.downloader.library import records, store_fs
 from services.downloader.library.library import NodeLibrary
 from services.downloader.library.records import FileRecord
@@ -19,6 +18,7 @@ from services.downloader.library.scanner import StoredModel
 from services.downloader.library.store import LibraryStore, StoreReport
 from services.downloader.library.store_fs import disk_error
 from services.downloader.library.walk import ScannedFile
+from services.downloader.transfer.disk import sha256_of
 
 log = logs.get(__name__)
 

@@ -8,7 +8,6 @@ import aiohttp
 
 from modelyard.bus import logs
 from services.downloader.errors import TransferError, disk_errors
-from services.downloader.hashes import blob_sha1_of, sha256_of
 from services.downloader.transfer import ranges
 from services.downloader.transfer.connections import (
     ConnectionOptions,
@@ -17,11 +16,13 @@ from services.downloader.transfer.connections import (
     RangesUnsupported,
 )
 from services.downloader.transfer.disk import (
+    blob_sha1_of,
     delete_part,
     file_bytes,
     part_path,
     publish,
     require_free,
+    sha256_of,
 )
 from services.downloader.transfer.options import FileSource, TransferOptions
 from services.downloader.transfer.part_file import HashThread, PartFile, SyncThread, delete_empty_part

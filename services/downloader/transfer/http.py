@@ -10,8 +10,8 @@ from yarl import URL
 
 from modelyard.backoff import parse_retry_after_s
 from services.downloader.errors import HubError, TransferError
-from services.downloader.hashes import is_sha256
 from services.downloader.hub.access import disabled, gated, not_found, proxy_for
+from services.downloader.transfer.disk import is_sha256
 from services.downloader.transfer.options import FileSource
 from services.downloader.transfer.ranges import Range
 

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from services.downloader.errors import TransferError, disk_error, disk_errors
-from services.downloader.hashes import CHUNK_BYTES
 from services.downloader.transfer import ranges
 from services.downloader.transfer.disk import (
+    CHUNK_BYTES,
     delete_part,
     drop_page_cache,
     file_bytes,
