@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,7 +21,7 @@ from schemas.instances import InstanceState
 from schemas.models import Mode, ModelRef, ModelSpec, ParameterPolicy
 from schemas.requests import Outcome, RequestFinished
 from tests.e2e.chat_client import HELLO, chat, post, streaming
-from tests.e2e.yard_process import YardProcess, settings_of, watch_instances
+from tests.e2e.yard_process import YardProcess, running_yard, settings_of, watch_instances
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -296,21 +297,24 @@ async def test_secrets_are_in_no_log_and_no_command_line(yard: YardProcess) -> N
     assert os.environ.get("PATH") == engine.environ()["PATH"]
 
 
-async def test_an_unreachable_broker_is_503(yard: YardProcess) -> None:
+async def test_an_unreachable_broker_is_503(tmp_path: Path) -> None:
     """The broker is suspended, not killed, so that it is not restarted."""
-    broker = next(p for p in yard.processes().values() if p.name() == "nats-server")
-    broker.suspend()
-    try:
-        async with asyncio.timeout(30):
-            status, body = await chat(yard.url, "demo")
-            assert (status, body["error"]["code"]) == (503, "broker_unavailable")
-    finally:
-        broker.resume()
+    async with running_yard(tmp_path / "home") as yard:
+        # nats-py leaves every connection open that a suspended broker accepts but does not answer.
+        await yard.bus.close()
+        broker = next(p for p in yard.processes().values() if p.name() == "nats-server")
+        broker.suspend()
+        try:
+            async with asyncio.timeout(30):
+                status, body = await chat(yard.url, "demo")
+                assert (status, body["error"]["code"]) == (503, "broker_unavailable")
+        finally:
+            broker.resume()
 
-    async def is_answered() -> bool:
-        return (await chat(yard.url, "demo"))[0] == 200
+        async def is_answered() -> bool:
+            return (await chat(yard.url, "demo"))[0] == 200
 
-    await eventually(is_answered, "demo answers", timeout_s=30, every_s=0.05)
+        await eventually(is_answered, "demo answers", timeout_s=30, every_s=0.05)
 
 
 async def test_a_body_of_many_megabytes_arrives_whole_and_is_purged(yard: YardProcess) -> None:
