@@ -121,7 +121,7 @@ async def test_a_followed_stream_continues_after_the_broker_was_killed(
 async def test_a_cache_is_rebuilt_when_its_consumer_is_lost(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was deleted while nobody watched is gone afterwards, and what was put is there."""
+    """Keys deleted while the consumer was lost are removed, and those put then are present."""
     monkeypatch.setattr(consumer_module, "SILENCE_S", 1.0)
     monkeypatch.setattr(consumer_module, "HEARTBEAT_S", 0.5)
     supervisor, gateway = await yard.bus(Role.SUPERVISOR), await yard.bus(Role.GATEWAY)
