@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from modelyard.host.broker import configuration, find_server
 from modelyard.host.credentials import ensure_seeds
@@ -24,16 +26,40 @@ class StartupError(Exception):
     """The yard cannot start; the message is shown on the terminal."""
 
 
-class Child:
-    """A program with its output in a log file."""
+class Process(Protocol):
+    """What a `Child` needs of `asyncio.subprocess.Process`."""
 
-    def __init__(self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    async def wait(self) -> int: ...
+    def send_signal(self, signal: int) -> None: ...
+
+
+async def execute(argv: Sequence[str], env: Mapping[str, str], log: Path) -> Process:
+    """Start a program with its output appended to `log`; the kernel sends it SIGTERM if this process dies."""
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=dying_with_parent(signal.SIGTERM),
+        )
+
+
+class Child:
+    """A process with its output in a log file; `start_process` starts it, or starts it again."""
+
+    def __init__(self, name: str, log: Path, start_process: Callable[[], Awaitable[Process]]) -> None:
         self.name = name
         self.starts = 0
-        self._argv = list(argv)
-        self._env = dict(env)
         self._log = log
-        self._process: asyncio.subprocess.Process | None = None
+        self._start_process = start_process
+        self._process: Process | None = None
         self._stopping = False
 
     @property
@@ -41,19 +67,9 @@ class Child:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Start the program; the kernel sends it SIGTERM if this process dies."""
         self.starts += 1
         _trim(self._log)
-        with self._log.open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._argv,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=dying_with_parent(signal.SIGTERM),
-            )
+        self._process = await self._start_process()
 
     async def wait(self) -> int:
         assert self._process is not None
@@ -142,9 +158,8 @@ async def start_broker(settings: Settings, port: int) -> Child:
         ),
         encoding="utf-8",
     )
-    child = Child(
-        "broker", [str(find_server()), "-c", str(config)], dict(os.environ), settings.logs / "broker.log"
-    )
+    log, argv = settings.logs / "broker.log", [str(find_server()), "-c", str(config)]
+    child = Child("broker", log, partial(execute, argv, dict(os.environ), log))
     await child.start()
     await _wait_until_listening(child, own_host(settings.nats_host), port)
     return child

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import IO, NamedTuple
 
 import msgspec
@@ -22,6 +23,7 @@ from modelyard.host.settings import Settings, SettingsError
 from modelyard.up.child import Child, StartupError, claim_port, own_host, sentence_of, start_broker
 from modelyard.up.inviter import announced
 from modelyard.up.joiner import membership, nats_url, read_invitation
+from modelyard.up.prefork import Prefork
 from modelyard.up.terminal import EventPrinter, Terminal, print_banner
 from schemas import subjects
 from schemas.base import SERVICES, Record, Role
@@ -111,6 +113,7 @@ class Up:
         self._roles = roles
         self._broker: Child | None = None
         self._services: list[Child] = []
+        self._prefork: Prefork | None = None
         self._started_at = time.monotonic()
 
     async def run(self) -> int:
@@ -167,9 +170,10 @@ class Up:
 
     async def _start_services(self, running: home.RunFile) -> None:
         environment = {**os.environ, **self._settings.as_environment(), "YARD_NATS_URL": running.nats_url}
+        self._prefork = Prefork(environment, self._settings.logs / "prefork.log")
         for role in self._roles:
-            argv = [sys.executable, "-m", f"services.{role}"]
-            child = Child(str(role), argv, environment, self._settings.logs / f"{role}.log")
+            log = self._settings.logs / f"{role}.log"
+            child = Child(str(role), log, partial(self._prefork.start, role, log))
             await child.start()
             self._services.append(child)
 
@@ -218,6 +222,8 @@ class Up:
 
     async def _stop_children(self) -> None:
         await asyncio.gather(*(child.stop(STOP_S) for child in self._services))
+        if self._prefork is not None:
+            await self._prefork.close()
         if self._broker is not None:
             await self._broker.stop(STOP_S)
 

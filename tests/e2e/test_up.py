@@ -1,12 +1,14 @@
 """Start and stop of a yard: settings, ports, homes, and a killed `yard up`."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
 from openai import AsyncOpenAI, AuthenticationError
 
@@ -15,6 +17,7 @@ from modelyard.up.child import claim_port
 from schemas.instances import InstanceState
 from tests.e2e.chat_client import chat
 from tests.e2e.yard_process import environment, running_yard, watch_instances
+from tests.support import eventually
 
 
 async def yard_up(home: Path, **more: str) -> tuple[int, str]:
@@ -96,6 +99,27 @@ async def test_runners_of_a_killed_yard_up_are_adopted_by_the_next(tmp_path: Pat
             assert again.pid is not None
             assert again.pid_started_at is not None
             await asyncio.wait_for(wait_until_gone(again.pid, again.pid_started_at), 1)
+
+
+async def test_the_services_come_back_after_the_process_that_forks_them_is_killed(tmp_path: Path) -> None:
+    async with running_yard(tmp_path / "home") as yard:
+        assert (await chat(yard.url, "demo"))[0] == 200
+        names = ("gateway", "downloader", "supervisor", "monitor")
+        before = [yard.service(name) for name in names]
+        parent = before[0].parent()
+        assert parent is not None
+        assert "modelyard.up.prefork" in parent.cmdline()
+        parent.kill()
+        for process in before:
+            await asyncio.wait_for(wait_until_gone(process.pid, process.create_time()), 20)
+
+        async def answers() -> bool:
+            with contextlib.suppress(aiohttp.ClientError):
+                return (await chat(yard.url, "demo"))[0] == 200
+            return False
+
+        await eventually(answers, "the demo answers again", timeout_s=20)
+        assert {yard.service(name).pid for name in names}.isdisjoint(process.pid for process in before)
 
 
 async def test_a_gateway_with_keys_listens_beyond_loopback_and_requires_them(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ class YardProcess:
         return next(
             process
             for process in self.processes().values()
-            if process.cmdline()[-2:] == ["-m", f"services.{name}"]
+            # Forked by `yard up`, it has its title in one argument.
+            if " ".join(process.cmdline()).split()[-2:] == ["-m", f"services.{name}"]
         )
 
     async def put(self, spec: ModelSpec) -> None:

@@ -5,11 +5,12 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from modelyard.bus.connection import Bus
 from modelyard.bus.tasks import Tasks
-from modelyard.up.child import Child
+from modelyard.up.child import Child, execute
 from schemas import subjects
 from schemas.base import Role
 from schemas.errors import BrokerUnavailable, DeadlineExceeded, ServiceUnavailable
@@ -35,9 +36,8 @@ async def monitor(yard: Yard) -> AsyncIterator[Bus]:
 def monitor_process(yard: Yard) -> Child:
     """`python -m services.monitor`, as `yard up` starts it."""
     env = {**os.environ, **yard.settings.as_environment(), "YARD_NATS_URL": yard.url, "PYTHONPATH": str(ROOT)}
-    return Child(
-        "monitor", [sys.executable, "-m", "services.monitor"], env, yard.settings.logs / "monitor.log"
-    )
+    log, argv = yard.settings.logs / "monitor.log", [sys.executable, "-m", "services.monitor"]
+    return Child("monitor", log, partial(execute, argv, env, log))
 
 
 def record(request: str, model: str = "demo") -> RequestFinished:
