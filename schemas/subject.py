@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from schemas.base import Role, check_token
+from schemas.base import CALLERS, Role, check_token
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,10 +54,10 @@ class Subject(Generic[T]):
         self,
         template: str,
         payload: type[T],
+        summary: str,
         *,
         publish: Iterable[Role],
         subscribe: Iterable[Role],
-        summary: str,
     ) -> None:
         self.template = template
         self.payload = payload
@@ -134,14 +134,14 @@ class Command(Subject[T], Generic[T, R]):
         template: str,
         payload: type[T],
         reply: type[R],
+        summary: str,
         *,
         callers: Iterable[Role],
         server: Role,
-        summary: str,
-        timeout_s: float = 5.0,
-        changes: str | None = None,
+        timeout_s: float,
+        changes: str | None,
     ) -> None:
-        super().__init__(template, payload, publish=callers, subscribe=[server], summary=summary)
+        super().__init__(template, payload, summary, publish=callers, subscribe=[server])
         self.reply = reply
         self.server = server
         self.changes = changes
@@ -165,6 +165,38 @@ class Command(Subject[T], Generic[T, R]):
         if self.reply is bytes:
             return data  # type: ignore[return-value]  # R is bytes here
         return self._reply_decoder.decode(data)
+
+
+class Commands:
+    """Declares the commands that one service serves: `command("model.put", payload, reply, summary)`."""
+
+    def __init__(self, server: Role, *, timeout_s: float = 5.0) -> None:
+        self._server = server
+        self._timeout_s = timeout_s
+
+    def __call__(
+        self,
+        name: str,
+        payload: type[T],
+        reply: type[R],
+        summary: str,
+        *,
+        callers: Iterable[Role] = CALLERS,
+        timeout_s: float | None = None,
+        changes: str | None = None,
+    ) -> Command[T, R]:
+        """The command `yard.command.` + `name`. `timeout_s`, `changes`: as in `Command`."""
+        template = f"yard.command.{name}"
+        return Command(
+            template,
+            payload,
+            reply,
+            summary,
+            callers=callers,
+            server=self._server,
+            timeout_s=timeout_s or self._timeout_s,
+            changes=changes,
+        )
 
 
 AnySubject = Subject[Any]

@@ -1,8 +1,6 @@
 """Downloads from the hub, offers, and registration of files as models."""
 
-from collections.abc import Iterable
-
-from schemas.base import CALLERS, DOWNLOADER, DRAIN_S, FETCHERS, HUB_S, WATCHERS, Role
+from schemas.base import DOWNLOADER, DRAIN_S, FETCHERS, HUB_S, WATCHERS
 from schemas.downloads import (
     AddDownloads,
     Download,
@@ -14,113 +12,93 @@ from schemas.downloads import (
 )
 from schemas.hub import GetOffer, HubSearchResults, Offer, SearchHub
 from schemas.registry import Registered, RegisterFiles
-from schemas.subject import Command, R, Subject, T
+from schemas.subject import Commands, Subject
 
-
-def _download(
-    verb: str,
-    payload: type[T],
-    reply: type[R],
-    summary: str,
-    changes: str,
-    callers: Iterable[Role] = CALLERS,
-) -> Command[T, R]:
-    return Command(
-        f"yard.command.download.{verb}",
-        payload,
-        reply,
-        callers=callers,
-        server=DOWNLOADER,
-        summary=summary,
-        timeout_s=15.0,
-        changes=changes,
-    )
-
+_command = Commands(DOWNLOADER)
+_download = Commands(DOWNLOADER, timeout_s=15.0)
 
 DOWNLOAD_START = _download(
-    "start",
+    "download.start",
     StartDownload,
     Download,
     "Download a model from the hub; a second caller joins a running download.",
-    "reference",
     callers=FETCHERS,
+    changes="reference",
 )
 DOWNLOAD_ADD = _download(
-    "add",
+    "download.add",
     AddDownloads,
     DownloadsAdded,
     "Start a download for every reference in a text; each is accepted or refused on its own.",
-    "text",
+    changes="text",
 )
 DOWNLOAD_PAUSE = _download(
-    "pause", DownloadRef, Download, "Pause a download until it is resumed.", "download"
+    "download.pause", DownloadRef, Download, "Pause a download until it is resumed.", changes="download"
 )
-DOWNLOAD_RESUME = _download("resume", DownloadRef, Download, "Resume a paused download.", "download")
+DOWNLOAD_RESUME = _download(
+    "download.resume", DownloadRef, Download, "Resume a paused download.", changes="download"
+)
 DOWNLOAD_CANCEL = _download(
-    "cancel",
+    "download.cancel",
     DownloadRef,
     Download,
     "Cancel a download; received data stays on disk for a later one.",
-    "download",
+    changes="download",
 )
 DOWNLOAD_RETRY = _download(
-    "retry", DownloadRef, Download, "Retry a failed or cancelled download.", "download"
+    "download.retry", DownloadRef, Download, "Retry a failed or cancelled download.", changes="download"
 )
-DOWNLOAD_MOVE = _download("move", MoveDownload, Download, "Move a waiting download in the queue.", "download")
+DOWNLOAD_MOVE = _download(
+    "download.move", MoveDownload, Download, "Move a waiting download in the queue.", changes="download"
+)
 DOWNLOAD_LIMIT = _download(
-    "limit", LimitDownload, Download, "Change the bandwidth limit of a download.", "download"
+    "download.limit", LimitDownload, Download, "Change the bandwidth limit of a download.", changes="download"
 )
 DOWNLOAD_FORGET = _download(
-    "forget", DownloadRef, Download, "Remove a finished download from the list.", "download"
+    "download.forget", DownloadRef, Download, "Remove a finished download from the list.", changes="download"
 )
-DOWNLOAD_AT_NODE = Command(
-    "yard.command.download.{node}.{verb}",
+DOWNLOAD_AT_NODE = _command(
+    "download.{node}.{verb}",
     bytes,
     bytes,
+    "A command about downloads, forwarded to the node in charge: the same JSON.",
     callers=(DOWNLOADER,),
-    server=DOWNLOADER,
-    summary="A command about downloads, forwarded to the node in charge: the same JSON.",
     timeout_s=10.0,
 )
-HUB_SEARCH = Command(
-    "yard.command.hub.search",
+HUB_SEARCH = _command(
+    "hub.search",
     SearchHub,
     HubSearchResults,
-    callers=CALLERS,
-    server=DOWNLOADER,
-    summary="Search models on the hub by name, most downloaded first by default.",
+    "Search models on the hub by name, most downloaded first by default.",
     timeout_s=HUB_S,
 )
-HUB_OFFER = Command(
-    "yard.command.hub.offer",
+HUB_OFFER = _command(
+    "hub.offer",
     GetOffer,
     Offer,
+    "The choices of a repository: quants, sizes and their fit on each node; nothing is downloaded.",
     callers=FETCHERS,
-    server=DOWNLOADER,
-    summary="The choices of a repository: quants, sizes and their fit on each node; nothing is downloaded.",
     timeout_s=HUB_S,
 )
-FILES_REGISTER = Command(
-    "yard.command.files.register",
+FILES_REGISTER = _command(
+    "files.register",
     RegisterFiles,
     Registered,
-    callers=CALLERS,
-    server=DOWNLOADER,
-    summary="Register files of a store as a model; unset fields are derived from the files.",
+    "Register files of a store as a model; unset fields are derived from the files.",
     timeout_s=DRAIN_S,
     changes="path",
 )
 DOWNLOAD_CHANGED = Subject(
     "yard.event.download.{download}.{state}",
     Download,
+    "A download changed its state.",
     publish=(DOWNLOADER,),
     subscribe=WATCHERS,
-    summary="A download changed its state.",
 )
 DOWNLOAD_PROGRESS = Subject(
     "yard.progress.download.{download}",
     Download,
+    "Progress of a download, at most every 500 ms.",
     publish=(DOWNLOADER,),
     subscribe=WATCHERS,
-    summary="Progress of a download, at most every 500 ms.",
 )

@@ -1,6 +1,6 @@
 """Nodes, their instances and logs, and the metrics of all of them."""
 
-from schemas.base import CALLERS, GATEWAY, MONITOR, OPERATOR, RUNNER, SERVICES, SUPERVISOR, WATCHERS
+from schemas.base import GATEWAY, MONITOR, OPERATOR, RUNNER, SERVICES, SUPERVISOR, WATCHERS
 from schemas.devices import Device
 from schemas.instances import (
     Accepted,
@@ -24,131 +24,113 @@ from schemas.metrics import (
     Samples,
 )
 from schemas.placement import Cordon, GetNodeOptions, NodeOptions
-from schemas.subject import Command, Subject
+from schemas.subject import Commands, Subject
 
-NODE_OPTIONS = Command(
-    "yard.command.node.{node}.options",
+_supervisor = Commands(SUPERVISOR)
+_monitor = Commands(MONITOR)
+
+NODE_OPTIONS = _supervisor(
+    "node.{node}.options",
     GetNodeOptions,
     NodeOptions,
+    "The ways in which a node could run a model, with the memory of each.",
     callers=(SUPERVISOR,),
-    server=SUPERVISOR,
-    summary="The ways in which a node could run a model, with the memory of each.",
 )
-NODE_CORDON = Command(
-    "yard.command.node.{node}.cordon",
+NODE_CORDON = _supervisor(
+    "node.{node}.cordon",
     Cordon,
     Accepted,
-    callers=CALLERS,
-    server=SUPERVISOR,
-    summary="Stop or resume scheduling on this node; with `drain` its instances are stopped too.",
+    "Stop or resume scheduling on this node; with `drain` its instances are stopped too.",
     changes="node",
 )
-NODE_START = Command(
-    "yard.command.node.{node}.start",
+NODE_START = _supervisor(
+    "node.{node}.start",
     StartInstance,
     Accepted,
+    "The scheduler proposes a start; the node accepts or refuses.",
     callers=(SUPERVISOR,),
-    server=SUPERVISOR,
-    summary="The scheduler proposes a start; the node accepts or refuses.",
 )
-NODE_STOP = Command(
-    "yard.command.node.{node}.stop",
+NODE_STOP = _supervisor(
+    "node.{node}.stop",
     StopInstance,
     Accepted,
+    "Drain and stop one instance on this node.",
     callers=(SUPERVISOR,),
-    server=SUPERVISOR,
-    summary="Drain and stop one instance on this node.",
 )
-NODE_WORKER = Command(
-    "yard.command.node.{node}.worker",
+NODE_WORKER = _supervisor(
+    "node.{node}.worker",
     StartWorker,
     WorkerStarted,
+    "Host a part of a model for an instance, possibly of another node.",
     callers=(RUNNER,),
-    server=SUPERVISOR,
-    summary="Host a part of a model for an instance, possibly of another node.",
     timeout_s=20.0,
 )
-NODE_CLEAR = Command(
-    "yard.command.node.{node}.clear",
+NODE_CLEAR = _supervisor(
+    "node.{node}.clear",
     ClearNode,
     NodeCleared,
+    "Stop every instance on this node and accept no further start; replies when all have ended.",
     callers=(OPERATOR,),
-    server=SUPERVISOR,
-    summary="Stop every instance on this node and accept no further start; replies when all have ended.",
     changes="node",
 )
 NODE_LEFT = Subject(
     "yard.event.node.{node}.left",
     NodeLeft,
+    "A node left deliberately; a crashed node publishes nothing.",
     publish=(SUPERVISOR,),
     subscribe=(*WATCHERS, MONITOR),
-    summary="A node left deliberately; a crashed node publishes nothing.",
 )
 INSTANCE_CHANGED = Subject(
     "yard.event.instance.{instance}.{state}",
     Instance,
+    "An instance changed its state.",
     publish=(SUPERVISOR, RUNNER),
     subscribe=(*WATCHERS, MONITOR),
-    summary="An instance changed its state.",
 )
 INSTANCE_LOG = Subject(
-    "yard.log.{node}.{instance}",
-    LogBatch,
-    publish=(RUNNER,),
-    subscribe=WATCHERS,
-    summary="Output of an engine.",
+    "yard.log.{node}.{instance}", LogBatch, "Output of an engine.", publish=(RUNNER,), subscribe=WATCHERS
 )
 SERVICE_LOG = Subject(
     "yard.log.{node}.service.{service}",
     ServiceLogBatch,
+    "Log lines of a service.",
     publish=SERVICES,
     subscribe=WATCHERS,
-    summary="Log lines of a service.",
 )
 
 
-METRICS_QUERY = Command(
-    "yard.command.metrics.query",
+METRICS_QUERY = _monitor(
+    "metrics.query",
     MetricsQuery,
     MetricsReply,
-    callers=CALLERS,
-    server=MONITOR,
-    summary="The history of metrics, at most a day, downsampled to min, avg and max per step.",
+    "The history of metrics, at most a day, downsampled to min, avg and max per step.",
 )
-METRICS_NOW = Command(
-    "yard.command.metrics.now",
-    GetSamples,
-    Samples,
-    callers=CALLERS,
-    server=MONITOR,
-    summary="The current value of every metric.",
-)
-METRICS_EXPOSE = Command(
-    "yard.command.metrics.expose",
+METRICS_NOW = _monitor("metrics.now", GetSamples, Samples, "The current value of every metric.")
+METRICS_EXPOSE = _monitor(
+    "metrics.expose",
     Exposition,
     bytes,
+    "All metrics in the Prometheus text format, compressed with zlib.",
     callers=(GATEWAY,),
-    server=MONITOR,
-    summary="All metrics in the Prometheus text format, compressed with zlib.",
 )
 DEVICE_METRIC = Subject(
     "yard.metric.device.{node}.{device}",
     Device,
+    "One sample of one device, once a second.",
     publish=(MONITOR,),
     subscribe=WATCHERS,
-    summary="One sample of one device, once a second.",
 )
 INSTANCE_METRIC = Subject(
     "yard.metric.instance.{node}.{instance}",
     InstanceMetrics,
+    "Activity of one instance, once a second.",
     publish=(RUNNER,),
     subscribe=(*WATCHERS, MONITOR),
-    summary="Activity of one instance, once a second.",
 )
 HISTORY = Subject(
     "yard.history.{step}.{part}",
     HistoryChunk,
+    "Downsampled metrics, every five minutes; `step` is the seconds per point.",
     publish=(MONITOR,),
     subscribe=(),
-    summary="Downsampled metrics, every five minutes; `step` is the seconds per point.",
 )
