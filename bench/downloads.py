@@ -104,7 +104,7 @@ class ProcessSampler:
 
 def _name(process: psutil.Process) -> str:
     """Its module and verb, or the program."""
-    argv = process.cmdline()
+    argv = " ".join(process.cmdline()).split()  # a forked service has its title in one argument
     return " ".join(argv[2:4]) if "-m" in argv[:2] else Path(argv[0]).name
 
 

@@ -48,7 +48,9 @@ class MeasuredYard:
 
     def process(self, module: str) -> psutil.Process:
         """The process of a module, such as `services.monitor`."""
-        return next(p for p in psutil.process_iter() if self._is_ours(p) and module in p.cmdline())
+        ours = (process for process in psutil.process_iter() if self._is_ours(process))
+        # A forked service has its title in one argument.
+        return next(process for process in ours if module in " ".join(process.cmdline()).split())
 
     def _usage(self) -> ProcessUsage:
         """Of every process of the yard except its engine."""
