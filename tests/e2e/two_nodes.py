@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
+import pytest
 
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
@@ -16,14 +17,14 @@ from modelyard.host.home import prepare
 from schemas import buckets
 from schemas.instances import Node
 from services.supervisor.rpc.connections import pipe
-from tests.e2e.networks import HERE, THERE, two_networks
+from tests.e2e.machines import Cable, two_machines, unavailable_reason
 from tests.e2e.yard_process import YardProcess, environment, running_yard, settings_of
 from tests.engines import llama_server, rpc_server
 from tests.support import eventually
 
 FAR = "far"
 _MARK = "LC_TEST_YARD"
-"""An environment variable that is passed on to engines, to find their processes."""
+"""Finds the processes of the yard; engines get the variables of a locale."""
 
 
 class TwoNodes:
@@ -61,25 +62,27 @@ class TwoNodes:
 
 @contextlib.asynccontextmanager
 async def two_nodes(folder: Path, **more: str) -> AsyncIterator[TwoNodes]:
-    """The yard is HERE, the node `far` THERE; it has no models and reaches only the broker."""
+    """The yard is on machine `a`, the node `far` on `b`; it has no models and reaches only the broker."""
+    if reason := unavailable_reason():
+        pytest.skip(reason)
     mark = {
         _MARK: str(folder),
         "YARD_LLAMA_SERVER": str(llama_server()),
         "YARD_RPC_SERVER": str(rpc_server()),
     }
-    with two_networks() as networks:
+    with two_machines() as cable:
         async with running_yard(folder / "home", **mark, **more) as yard, _broker_for_all(yard) as url:
             home = folder / FAR
             prepare(settings_of(home, url))
             shutil.copytree(yard.home / "keys", home / "keys", dirs_exist_ok=True)
-            own = {"YARD_NODE": FAR, "YARD_NATS_URL": url, "YARD_RPC_HOST": THERE}
+            own = {"YARD_NODE": FAR, "YARD_NATS_URL": url, "YARD_RPC_HOST": cable.b}
             with (folder / "far.log").open("wb") as log:
                 far = subprocess.Popen(
                     [sys.executable, "-m", "services.supervisor"],
                     env=environment(home, **mark, **{**more, **own}),
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    preexec_fn=networks.there(),
+                    preexec_fn=lambda: cable.move_in("b"),
                 )
             try:
                 async with Tasks() as tasks:
@@ -94,13 +97,13 @@ async def two_nodes(folder: Path, **more: str) -> AsyncIterator[TwoNodes]:
 
 @contextlib.asynccontextmanager
 async def _broker_for_all(yard: YardProcess) -> AsyncIterator[str]:
-    """Forward HERE to the broker of `yard up`, which listens on loopback only."""
+    """Forward the address of machine `a` to the broker of `yard up`, which listens on loopback only."""
     port = int(yard.nats_url.rpartition(":")[2])
 
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             await pipe((reader, writer), await asyncio.open_connection("127.0.0.1", port))
 
-    server = await asyncio.start_server(on_connection, HERE, 0)
-    yield f"nats://{HERE}:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(on_connection, Cable.a, 0)
+    yield f"nats://{Cable.a}:{server.sockets[0].getsockname()[1]}"
     server.close()

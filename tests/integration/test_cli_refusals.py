@@ -39,7 +39,7 @@ async def test_without_a_broker_every_command_fails_within_seconds(yard: Yard) -
         assert done.err.startswith("yard: The broker at nats://127.0.0.1:1 does not answer")
         assert done.err.count("\n") == 1
         assert done.document["error"]["code"] == "broker_unavailable"
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from modelyard.files.gguf.estimate import (
 )
 from modelyard.files.gguf.header import Header
 from tests.gguf_bytes import Simple, Weight
-from tests.unit.test_gguf_header import MAMBA, MAMBA_STATE, header
+from tests.unit.gguf_headers import MAMBA, MAMBA_STATE, header
 
 MIB = 1024 * 1024
 GEMMA: dict[str, Simple | list[Simple]] = {

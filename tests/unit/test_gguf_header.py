@@ -6,31 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.files.gguf.header import Header, make_header
+from modelyard.files.gguf.header import make_header
 from modelyard.files.gguf.layers import make_layers
 from modelyard.files.gguf.parse import GgufError, parse
 from modelyard.files.gguf.reader import read_model
 from modelyard.files.tinymodels import write_babbler, write_embedder, write_reranker
 from tests.gguf_bytes import Simple, Weight, gguf_bytes
-
-
-def header(
-    architecture: str,
-    values: dict[str, Simple | list[Simple]] | None = None,
-    *weights: Weight,
-    n_layer: int = 4,
-) -> Header:
-    """A model with 8 heads of 64 numbers and 2 key heads; `values` stand below its architecture."""
-    common: dict[str, Simple | list[Simple]] = {
-        "block_count": n_layer,
-        "embedding_length": 512,
-        "context_length": 4096,
-        "attention.head_count": 8,
-        "attention.head_count_kv": 2,
-    }
-    own = {f"{architecture}.{key}": value for key, value in (common | (values or {})).items()}
-    raw = gguf_bytes({"general.architecture": architecture} | own, weights)
-    return make_header(parse(raw, len(raw)))
+from tests.unit.gguf_headers import MAMBA, MAMBA_STATE, header
 
 
 def test_the_header_of_the_babbler_has_the_exact_sizes(tmp_path: Path) -> None:
@@ -184,15 +166,6 @@ def test_latent_attention_caches_keys_only() -> None:
 def test_multi_token_prediction_layers_have_no_cache() -> None:
     layers = make_layers(header("glm4moe", {"nextn_predict_layers": 1}))
     assert [layer.key_length for layer in layers] == [128, 128, 128, 0]
-
-
-MAMBA: dict[str, Simple | list[Simple]] = {
-    "ssm.conv_kernel": 4,
-    "ssm.inner_size": 1024,
-    "ssm.state_size": 16,
-    "ssm.group_count": 2,
-}
-MAMBA_STATE = 3 * (1024 + 2 * 2 * 16) + 16 * 1024
 
 
 @pytest.mark.parametrize(

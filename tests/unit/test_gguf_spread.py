@@ -5,7 +5,7 @@ import pytest
 from modelyard.files.gguf.estimate import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES, RunOptions
 from modelyard.files.gguf.header import Header
 from modelyard.files.gguf.spread import WorkerDevice, spread_layers
-from tests.unit.test_gguf_header import header
+from tests.unit.gguf_headers import header
 
 MIB = 1024 * 1024
 USE = RunOptions(n_ctx=8192, n_parallel=2, n_outputs=2)
