@@ -4,9 +4,8 @@ import errno
 from collections import Counter
 from pathlib import Path
 
-from modelyard.files.gguf.header import Header, make_header
 from modelyard.files.gguf.parse import GgufContents
-from modelyard.files.gguf.reader import read_contents
+from modelyard.files.gguf.reader import join_shards, read_contents
 from modelyard.files.safetensors import ModelConfig, TokenizerConfig, count_elements, read_record
 from schemas.library import EntryFacts, EntryFormat
 from services.downloader.library import store_fs
@@ -39,21 +38,9 @@ def read_facts(root: Path, group: FileGroup) -> EntryFacts:
 
 def _gguf_facts(root: Path, group: FileGroup) -> EntryFacts:
     try:
-        contents = [_contents(root, file.path) for file in group.weights]
-        tensors = tuple(tensor for part in contents for tensor in part.tensors)
-        header = make_header(contents[0]._replace(tensors=tensors), n_shards=len(contents))
+        header = join_shards([_contents(root, file.path) for file in group.weights])
     except ValueError as error:
         raise InvalidModelFiles(str(error)) from error
-    return _header_facts(header)
-
-
-def _contents(root: Path, path: str) -> GgufContents:
-    # By its handle: opened by name again, the path could be a link by now.
-    with store_fs.open_file(root, path) as file:
-        return read_contents(Path(f"/dev/fd/{file.fileno()}"))
-
-
-def _header_facts(header: Header) -> EntryFacts:
     return EntryFacts(
         architecture=header.architecture,
         kind="mmproj" if header.is_mmproj else header.kind,
@@ -68,6 +55,12 @@ def _header_facts(header: Header) -> EntryFacts:
         has_chat_template=header.has_chat_template,
         n_shards=header.n_shards,
     )
+
+
+def _contents(root: Path, path: str) -> GgufContents:
+    # By its handle: opened by name again, the path could be a link by now.
+    with store_fs.open_file(root, path) as file:
+        return read_contents(Path(f"/dev/fd/{file.fileno()}"))
 
 
 def _safetensors_facts(root: Path, group: FileGroup) -> EntryFacts:
