@@ -1,6 +1,7 @@
 """The commands of entries and the trash."""
 
 import asyncio
+from pathlib import Path
 
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
@@ -9,7 +10,6 @@ from modelyard.bus.tasks import Tasks
 from schemas import subjects
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
 from schemas.library import (
-    MAX_DESCRIPTION_BYTES,
     DeleteEntry,
     DescribeEntry,
     EntryDetails,
@@ -29,7 +29,7 @@ from schemas.library import (
 from services.downloader.library import store_fs, trash
 from services.downloader.library.integrity import missing_files
 from services.downloader.library.library import NodeLibrary
-from services.downloader.library.scanner import StoredModel, StoreScanner, decode_description
+from services.downloader.library.scanner import StoredModel, read_description
 from services.downloader.library.store import LibraryStore, StoreReport, revision_of
 from services.downloader.library.store_fs import in_thread
 from services.downloader.node_commands import NodeCommands
@@ -146,12 +146,9 @@ class LibraryCommands:
         return FileLocations(files=tuple(files))
 
     async def _find_at(self, node: str, sha256: str) -> tuple[FileLocation, ...]:
+        request = FindFile(sha256=sha256, node=node)
         try:
-            return (
-                await self._node_commands.forward(
-                    subjects.LIBRARY_FIND, FindFile(sha256=sha256, node=node), node
-                )
-            ).files
+            return (await self._node_commands.forward(subjects.LIBRARY_FIND, request, node)).files
         except YardError as error:
             log.info("node_query_failed", node=node, error=error.message)
             return ()
@@ -192,7 +189,7 @@ def node_of_key(key: str) -> str:
 
 def _describe(store: LibraryStore, model: StoredModel, order: DescribeEntry) -> None:
     scanner, path = store.scanner, model.group.description_path
-    before, after = _description(scanner, path), order.description.strip()
+    before, after = _description(scanner.root, path), order.description.strip()
     if order.revision is not None and order.revision != revision_of(before):
         raise Conflict("The description has changed since; read it again.", param="revision")
     if after == before:
@@ -203,10 +200,10 @@ def _describe(store: LibraryStore, model: StoredModel, order: DescribeEntry) -> 
         store_fs.remove_file(scanner.root, path)
 
 
-def _description(scanner: StoreScanner, path: str) -> str:
+def _description(root: Path, path: str) -> str:
     # An unreadable description is an error: it must not be overwritten unseen.
     try:
-        return decode_description(store_fs.read_file(scanner.root, path, MAX_DESCRIPTION_BYTES))
+        return read_description(root, path)
     except FileNotFoundError:
         return ""
 

@@ -65,14 +65,16 @@ class JobCommands:
         self._library = library
         self._published = published
         self._node_commands = NodeCommands(bus, commands, subjects.LIBRARY_AT_NODE)
-        self._jobs = JobQueue(bus, tasks, library)
+        handlers = {
+            JobKind.VERIFY: self._verify,
+            JobKind.REPAIR: self._repair,
+            JobKind.IMPORT: self._import,
+            JobKind.COPY: self._copy,
+        }
+        self._jobs = JobQueue(bus, tasks, library, handlers)
 
     async def start(self) -> None:
         """Register the commands, and resume the jobs of an earlier process."""
-        self._jobs.add_handler(JobKind.VERIFY, self._verify)
-        self._jobs.add_handler(JobKind.REPAIR, self._repair)
-        self._jobs.add_handler(JobKind.IMPORT, self._import)
-        self._jobs.add_handler(JobKind.COPY, self._copy)
         add = self._node_commands.add
         await add(subjects.LIBRARY_VERIFY, self.verify, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_REPAIR, self.repair, lambda ref: node_of_key(ref.entry))
@@ -155,19 +157,18 @@ class JobCommands:
         await asyncio.to_thread(hub_cache.import_snapshot, store.root, snapshot, progress)
 
     async def _verify(self, job: LibraryJob, progress: JobProgress) -> None:
-        root, model = await self._model(job)
-        await asyncio.to_thread(verify, root, model, job.created_at, progress)
+        store, _, model = await self._scanned(job)
+        await asyncio.to_thread(verify, store.root, model, job.created_at, progress)
         if progress.damaged:
-            entry = (await self._scanned(job))[1]
+            _, entry, _ = await self._scanned(job)
             await self._bus.emit(subjects.LIBRARY_CHANGED, entry, entry=entry.entry, change="damaged")
 
     async def _repair(self, job: LibraryJob, progress: JobProgress) -> None:
-        root, model = await self._model(job)
-        store = self._library.store(job.store)
+        store, _, model = await self._scanned(job)
         recorded = store.scanner.recorded(model.group.folder)
         files = files_to_repair(model, recorded, self._library.paths(store))
         progress.bytes_total = sum(file.size_bytes for file in files)
-        await self._fetch(root, files, {**recorded, **model.record}, progress)
+        await self._fetch(store.root, files, {**recorded, **model.record}, progress)
 
     async def copy(self, order: CopyEntry) -> LibraryJob:
         """Start to copy an entry from another node."""
@@ -178,8 +179,7 @@ class JobCommands:
         return await self._jobs.start(JobKind.COPY, store.name, files.path, source=order.entry)
 
     async def _copy(self, job: LibraryJob, progress: JobProgress) -> None:
-        store = self._library.store(job.store)
-        root = store.root
+        root = self._library.store(job.store).root
         entry = await await_listing(self._library.peers, job.source or "", progress)
         files = await asyncio.to_thread(missing_here, root, entry, progress)
         await self._fetch(root, [wanted_file(file) for file in files], records_of(files), progress)
@@ -196,10 +196,6 @@ class JobCommands:
         )
         log_path = self._settings.logs / "downloads.log"
         await fetch_files(job, log_path, self._library.peers, recorded, progress)
-
-    async def _model(self, job: LibraryJob) -> tuple[Path, StoredModel]:
-        store, _, model = await self._scanned(job)
-        return store.root, model
 
     async def _scanned(self, job: LibraryJob) -> tuple[LibraryStore, LibraryEntry, StoredModel]:
         store = self._library.store(job.store)

@@ -5,7 +5,7 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -66,18 +66,17 @@ JobHandler = Callable[[LibraryJob, JobProgress], Coroutine[Any, Any, None]]
 class JobQueue:
     """Runs the jobs of this node, and is the one writer of their records."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, library: NodeLibrary) -> None:
+    def __init__(
+        self, bus: Bus, tasks: Tasks, library: NodeLibrary, handlers: Mapping[JobKind, JobHandler]
+    ) -> None:
         self._bus = bus
         self._tasks = tasks
         self._library = library
+        self._handlers = handlers
         self._store = BucketStore(bus, buckets.JOBS)
         self._jobs: dict[str, LibraryJob] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._store_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._handlers: dict[JobKind, JobHandler] = {}
-
-    def add_handler(self, kind: JobKind, handler: JobHandler) -> None:
-        self._handlers[kind] = handler
 
     async def resume(self) -> None:
         """Resume the jobs of an earlier process."""

@@ -77,8 +77,7 @@ class NodeLibrary:
         if spec is not None and spec not in self._specs[spec.name]:
             self._specs[spec.name].append(spec)
         self._uses = uses_of(self.models.values.values())
-        for store in self.stores.values():
-            store.wake()
+        self.wake()
 
     def wake(self) -> None:
         for store in self.stores.values():
@@ -133,13 +132,9 @@ class NodeLibrary:
 
     def check_unused(self, entry: LibraryEntry, model: StoredModel) -> None:
         """Conflict while an instance on this node, a model or a download uses the entry."""
-        running = [
-            instance
-            for instance in self._instances.values.values()
-            if instance.node == self.node and instance.state in LIVE
-        ]
-        for instance in running:
-            if users_of(model, uses_of(self._specs[instance.model])):
+        for instance in self._instances.values.values():
+            runs_here = instance.node == self.node and instance.state in LIVE
+            if runs_here and users_of(model, uses_of(self._specs[instance.model])):
                 raise Conflict(
                     f"An instance of {instance.model} runs from {entry.path}; stop it first "
                     f"(yard stop {instance.model}), or force it."

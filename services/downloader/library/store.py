@@ -8,10 +8,13 @@ often so that it takes at most a twentieth of a processor.
 import asyncio
 import contextlib
 import hashlib
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 import modelyard
 from modelyard.bus import logs
@@ -164,7 +167,7 @@ class LibraryStore:
         self._published = dict(published)
         self._published_trash = dict(published_trash)
         self._published_space: tuple[StoreSpace, float] | None = None
-        self._default = default
+        self._identity = StoreSpace(node=bus.node, store=self.name, path=str(self.root), default=default)
         self._reported_uses: Uses | None = None
         self._wake = asyncio.Event()
         self._entries_bucket = BucketStore(bus, buckets.LIBRARY)
@@ -206,7 +209,8 @@ class LibraryStore:
         except OSError as error:
             log.warning("store_unreadable", store=self.name, error=str(error))
             self.report = None
-            await self._publish({}, {}, self._unreadable(error))
+            problem = f"The folder {self.root} cannot be read: {error.strerror}."
+            await self._publish({}, {}, msgspec.structs.replace(self._identity, problem=problem))
             return SCAN_INTERVAL_S
         took_s = time.monotonic() - began
         self.report = report
@@ -231,16 +235,13 @@ class LibraryStore:
         return StoreReport(result, models, entries, trashed, self._space(result, trashed, len(entries)))
 
     def _space(self, result: ScanResult, trashed: Mapping[str, trash.Manifest], n_entries: int) -> StoreSpace:
-        total_bytes, free_bytes = self.scanner.disk_space()
+        disk = shutil.disk_usage(self.root)
         skipped = result.tree.skipped
         more = f" and {len(skipped) - _SHOWN_SKIPPED} more" if len(skipped) > _SHOWN_SKIPPED else ""
-        return StoreSpace(
-            node=self._bus.node,
-            store=self.name,
-            path=str(self.root),
-            default=self._default,
-            total_bytes=total_bytes,
-            free_bytes=free_bytes,
+        return msgspec.structs.replace(
+            self._identity,
+            total_bytes=disk.total,
+            free_bytes=disk.free,
             used_bytes=result.used_bytes,
             partial_bytes=result.partial_bytes,
             trash_bytes=sum(manifest.size_bytes for manifest in trashed.values()),
@@ -249,15 +250,6 @@ class LibraryStore:
             scanned_at=time.time(),
             scan_s=round(result.took_s, 4),
             problem=f"Skipped: {', '.join(skipped[:_SHOWN_SKIPPED])}{more}." if skipped else None,
-        )
-
-    def _unreadable(self, error: OSError) -> StoreSpace:
-        return StoreSpace(
-            node=self._bus.node,
-            store=self.name,
-            path=str(self.root),
-            default=self._default,
-            problem=f"The folder {self.root} cannot be read: {error.strerror}.",
         )
 
     async def _purge_expired(self, report: StoreReport) -> None:

@@ -88,18 +88,29 @@ def write_file(root: Path, path: str, data: bytes) -> None:
     """Write a small file atomically and durably."""
     *parents, name = split_path(path)
     with open_folder(root, parents) as parent:
-        unfinished = f".{secrets.token_hex(8)}.part"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NO_LINK
-        try:
-            with os.fdopen(os.open(unfinished, flags, 0o644, dir_fd=parent), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, name, src_dir_fd=parent, dst_dir_fd=parent)
-            os.fsync(parent)
-        except BaseException:
-            _remove(unfinished, parent)
-            raise
+        with new_file(parent, name) as unfinished, create_file(parent, unfinished) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.fsync(parent)
+
+
+@contextmanager
+def new_file(folder: int, name: str) -> Iterator[str]:
+    """A name to write under; it becomes `name` at the end of the block, and nothing stays of a failure."""
+    unfinished = f".{secrets.token_hex(8)}.part"
+    try:
+        yield unfinished
+        os.replace(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        _remove(unfinished, folder)
+        raise
+
+
+def create_file(folder: int, name: str) -> BinaryIO:
+    """A new file in an open folder, for writing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NO_LINK
+    return os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "wb")
 
 
 def remove_file(root: Path, path: str) -> None:
