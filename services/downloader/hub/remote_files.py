@@ -44,12 +44,6 @@ class RemoteFiles:
                 return contents
             at += wanted_bytes
 
-    async def text(self, file: RemoteFile, most_bytes: int) -> bytes | None:
-        """A whole small file; None if it is larger than most_bytes."""
-        if file.size_bytes > most_bytes:
-            return None
-        return await self.part(file, 0, file.size_bytes)
-
     async def part(self, file: RemoteFile, at: int, count: int) -> bytes:
         """`count` bytes from `at`; fewer only where the file is shorter than the hub lists."""
         if count == 0:

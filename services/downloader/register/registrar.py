@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
@@ -41,20 +42,14 @@ _PAUSE_S = 0.1
 _TRIES = 5
 
 
+@dataclass
 class Registrar:
     """Proposes and registers models, from the records of nodes, models and downloads."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        settings: Settings,
-        nodes: BucketCache[Node],
-        library: NodeLibrary,
-    ) -> None:
-        self._bus = bus
-        self._settings = settings
-        self._nodes = nodes
-        self._library = library
+    _bus: Bus
+    _settings: Settings
+    _nodes: BucketCache[Node]
+    _library: NodeLibrary
 
     def check_names(self, download: Download) -> None:
         """Conflict where a name belongs to a model of other files, before the download starts."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from schemas.base import Format
 from schemas.hub import Choice
 from services.downloader.reference import Reference
-from services.downloader.selection.files import RemoteFile, Selection, SelectionError, excluding, including
+from services.downloader.selection.files import RemoteFile, Selection, SelectionError, matches
 from services.downloader.selection.gguf import group_models, parse_name, select_file, select_gguf
 from services.downloader.selection.safetensors import (
     has_safetensors,
@@ -23,9 +25,9 @@ def select_files(
 ) -> Selection:
     """The selected files; SelectionError with a sentence that lists the choices."""
     choice = choice or Choice()
-    files = excluding(files, choice.exclude)
+    files = [file for file in files if not matches(file.path, choice.exclude)]
     if choice.include:
-        return _select_matches(reference, including(files, choice.include))
+        return _select_matches(reference, [file for file in files if matches(file.path, choice.include)])
     if reference.file is not None:
         return _select_file(reference, reference.file, files, choice.mmproj)
     if (quant := reference.quant) is not None and quant.lower() == SAFETENSORS:
@@ -71,11 +73,6 @@ def _select_matches(reference: Reference, files: Sequence[RemoteFile]) -> Select
         shards = {file.path for file in chosen.model_files}
         others = tuple(file for file in files if file.path not in shards and file is not chosen.mmproj)
         # The first file is the model; other matches follow its shards.
-        return Selection(
-            format=Format.GGUF,
-            quant=chosen.quant,
-            model_files=chosen.model_files + others,
-            mmproj=chosen.mmproj,
-        )
+        return msgspec.structs.replace(chosen, model_files=chosen.model_files + others)
     is_model = not groups and has_safetensors(files) and any(file.path == "config.json" for file in files)
     return Selection(format=Format.SAFETENSORS if is_model else None, model_files=tuple(files))
