@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
@@ -39,7 +40,6 @@ _REQUEST_ERRORS = (RetryableError, aiohttp.ClientError, TimeoutError, OSError)
 class ConnectionOptions(Struct, frozen=True, kw_only=True):
     """How the pieces of a file are requested."""
 
-    transfer: TransferOptions
     on_write: Callable[[], None]
     """Called after every write."""
     use_ranges: bool = True
@@ -56,27 +56,20 @@ class FileChanged(Exception):
     """What the server sends now does not belong to what it sent before."""
 
 
+@dataclass
 class Connections:
     """Fetches pieces of a source into a part; RangesUnsupported and FileChanged are for the caller."""
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        source: FileSource,
-        part: PartFile,
-        options: ConnectionOptions,
-        peers: PeerSources,
-        pieces: list[Range],
-    ) -> None:
-        self._session = session
-        self._source = source
-        self._part = part
-        self._options = options
-        self._transfer = options.transfer
-        self._peers = peers
-        self._pieces = sorted(pieces)
-        self._paused_until = 0.0
-        """A Retry-After of the server, which all connections obey."""
+    _session: aiohttp.ClientSession
+    _source: FileSource
+    _part: PartFile
+    _transfer: TransferOptions
+    _options: ConnectionOptions
+    _peers: PeerSources
+    _pieces: list[Range]
+    """In order."""
+    _paused_until: float = 0.0
+    """A Retry-After of the server, which all connections obey."""
 
     async def run(self, count: int) -> None:
         """Fetch all pieces over so many connections."""
@@ -242,16 +235,10 @@ class Connections:
         raise RetryableError("stopped in the middle of the file")
 
     def _final_error(self, failure: Exception, attempts: int) -> TransferError:
+        stays = "what has arrived stays. Try again later."
         if self._source.url is None:
-            sentence = (
-                f"No other node sends {self._part.path.stem} now; what has arrived stays. Try again later."
-            )
-            return TransferError("no_peer", sentence)
+            return TransferError("no_peer", f"No other node sends {self._part.path.stem} now; {stays}")
+        times = f"{attempts} times in a row"
         if isinstance(failure, RetryableError):
-            return TransferError(
-                "hub_error", f"The hub {failure} {attempts} times in a row; try again later."
-            )
-        sentence = (
-            f"The connection failed {attempts} times in a row; what has arrived stays. Try again later."
-        )
-        return TransferError("hub_unreachable", sentence)
+            return TransferError("hub_error", f"The hub {failure} {times}; try again later.")
+        return TransferError("hub_unreachable", f"The connection failed {times}; {stays}")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -99,26 +100,21 @@ def is_complete(source: FileSource, dest: Path) -> bool:
         return source.blob_sha1 is None or blob_sha1_of(file) == source.blob_sha1
 
 
+@dataclass
 class _FileTransfer:
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        source: FileSource,
-        dest: Path,
-        on_bytes: OnBytes,
-        options: TransferOptions,
-    ) -> None:
-        self.dest = dest
-        self._session = session
-        self._source = source
-        self._on_bytes = on_bytes
-        self._options = options
-        self._peers = PeerSources(source, options.find_peers)
-        self._use_ranges = True
-        self._changes = 0
-        self._senders: set[str] = set()
-        """Nodes that sent bytes of this attempt."""
-        self._segments = options.segments if source.sha256 is not None else 1
+    _session: aiohttp.ClientSession
+    _source: FileSource
+    dest: Path
+    _on_bytes: OnBytes
+    _options: TransferOptions
+    _use_ranges: bool = True
+    _changes: int = 0
+    _senders: set[str] = field(default_factory=set)
+    """Nodes that sent bytes of this attempt."""
+
+    def __post_init__(self) -> None:
+        self._peers = PeerSources(self._source, self._options.find_peers)
+        self._segments = self._options.segments if self._source.sha256 is not None else 1
         """One without a hash: nothing would prove that the pieces belong together."""
 
     async def run(self) -> bool:
@@ -210,7 +206,6 @@ class _FileTransfer:
 
     def _connections(self, part: PartFile, on_write: Callable[[], None]) -> Connections:
         options = ConnectionOptions(
-            transfer=self._options,
             on_write=on_write,
             use_ranges=self._use_ranges,
             # Two servers of one name may send different ETags for the same bytes; then the hash decides.
@@ -220,7 +215,7 @@ class _FileTransfer:
         pieces = ranges.pieces(missing, piece_bytes(part.size_bytes, self._segments))
         if missing and not self._use_ranges:
             pieces = [(0, part.size_bytes)]
-        return Connections(self._session, self._source, part, options, self._peers, pieces)
+        return Connections(self._session, self._source, part, self._options, options, self._peers, pieces)
 
 
 def piece_bytes(size_bytes: int, segments: int) -> int:

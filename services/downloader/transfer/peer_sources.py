@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from time import monotonic
 
 import msgspec
@@ -35,23 +36,19 @@ class PeerTokenRefused(Exception):
     """The peer does not accept its token, which may have expired."""
 
 
+@dataclass
 class PeerSources:
     """The peers of one file; none without a way to find them or without a sha256 to verify their bytes."""
 
-    def __init__(
-        self,
-        source: FileSource,
-        find_peers: Callable[[FileSource], Awaitable[Sequence[PeerOffer]]] | None,
-    ) -> None:
-        self.hub_failed = False
-        """The last request to the hub failed, so slow peers are better than none."""
-        self.one_at_a_time = False
-        """Only one peer serves the file, so that a wrong hash can be attributed."""
-        self._source = source
-        self._find_peers = find_peers if source.sha256 is not None else None
-        self._peers: dict[str, PeerSource] = {}
-        self._blacklist: set[str] = set()
-        self._refreshing = asyncio.Lock()
+    _source: FileSource
+    _find_peers: Callable[[FileSource], Awaitable[Sequence[PeerOffer]]] | None
+    hub_failed: bool = False
+    """The last request to the hub failed, so slow peers are better than none."""
+    one_at_a_time: bool = False
+    """Only one peer serves the file, so that a wrong hash can be attributed."""
+    _peers: dict[str, PeerSource] = field(default_factory=dict)
+    _blacklist: set[str] = field(default_factory=set)
+    _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def refresh(self) -> None:
         """Find the peers that have the file now; each one's failures are reset."""
@@ -59,7 +56,7 @@ class PeerSources:
             await self._refresh()
 
     async def _refresh(self) -> None:
-        if self._find_peers is None:
+        if self._find_peers is None or self._source.sha256 is None:
             return
         offers = {offer.node: offer for offer in await self._find_peers(self._source)}
         for node, peer in self._peers.items():

@@ -25,7 +25,6 @@ from services.downloader.transfer.options import Throttle, TransferOptions
 from services.downloader.worker.messages import (
     JOB_DECODER,
     BlacklistPeer,
-    DownloadJob,
     Failed,
     FilesJob,
     FileVerified,
@@ -71,14 +70,9 @@ def main() -> int:
 
 
 def _run(job: Job, orders: OrderReader) -> None:
-    match job:
-        case DownloadJob():
-            _download(job, orders)
-        case FilesJob():
-            asyncio.run(_fetch_files(plan_files(job), job, orders))
-
-
-def _download(job: DownloadJob, orders: OrderReader) -> None:
+    if isinstance(job, FilesJob):
+        asyncio.run(_fetch_files(plan_files(job), job, orders))
+        return
     plan = plan_download(job, orders)
     resolved = plan.resolved
     _send(resolved)
