@@ -14,14 +14,10 @@ from schemas.base import Record
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
+CHAT_TEMPLATES = frozenset({"chat_template.jinja", "chat_template.json"})
 CARD_FILES = (
-    "config.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "tokenizer_config.json",
-    "1_Pooling/config.json",
-    "chat_template.jinja",
-    "chat_template.json",
+    *("config.json", "modules.json", "sentence_bert_config.json", "tokenizer_config.json"),
+    *("1_Pooling/config.json", "chat_template.jinja", "chat_template.json"),
 )
 """Small files that describe a model."""
 CARD_FILE_BYTES = 4 * 1024 * 1024
@@ -68,14 +64,11 @@ class _Quantization(Record):
     bits: int | None = None
 
 
-class ModelConfig(Record):
+class ModelConfig(_TextConfig):
     """The fields of config.json that are used; None where it lacks them."""
 
     architectures: tuple[str, ...] | None = None
     model_type: str | None = None
-    max_position_embeddings: int | None = None
-    num_hidden_layers: int | None = None
-    hidden_size: int | None = None
     num_local_experts: int | None = None
     num_experts: int | None = None
     n_routed_experts: int | None = None
@@ -163,8 +156,7 @@ def parse_card(texts: Mapping[str, bytes]) -> ModelCard:
         n_labels=len(config.id2label) if config.id2label else config.num_labels,
         modules=tuple(module.type.rpartition(".")[2] for module in modules),
         pooling=next((name for key, name in _POOLINGS.items() if pooling.get(key) is True), None),
-        has_chat_template=bool(tokenizer.chat_template)
-        or bool({"chat_template.jinja", "chat_template.json"} & texts.keys()),
+        has_chat_template=bool(tokenizer.chat_template or CHAT_TEMPLATES & texts.keys()),
         n_ctx_train=_trained(config, sentences, tokenizer),
     )
 

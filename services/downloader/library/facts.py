@@ -6,14 +6,19 @@ from pathlib import Path
 
 from modelyard.files.gguf.parse import GgufContents
 from modelyard.files.gguf.reader import join_shards, read_contents
-from modelyard.files.safetensors import ModelConfig, TokenizerConfig, count_elements, read_record
+from modelyard.files.safetensors import (
+    CHAT_TEMPLATES,
+    ModelConfig,
+    TokenizerConfig,
+    count_elements,
+    read_record,
+)
 from schemas.library import EntryFacts, EntryFormat
 from services.downloader.library import store_fs
 from services.downloader.library.grouping import MARKS, FileGroup
 from services.downloader.library.walk import ScannedFile
 
 _MAX_CONFIG_BYTES = 16 * 1024 * 1024
-_TEMPLATES = frozenset({"chat_template.jinja", "chat_template.json"})
 _PACKED = frozenset({"U8", "I8", "I32", "U32"})
 """Element types that may pack several weights into one element."""
 
@@ -86,7 +91,7 @@ def _safetensors_facts(root: Path, group: FileGroup) -> EntryFacts:
         n_layer=config.num_hidden_layers or config.text.num_hidden_layers,
         n_embd=config.hidden_size or config.text.hidden_size,
         n_expert=config.num_local_experts or config.num_experts or config.n_routed_experts,
-        has_chat_template=tokenizer.chat_template is not None or bool(names & _TEMPLATES),
+        has_chat_template=tokenizer.chat_template is not None or bool(names & CHAT_TEMPLATES),
         n_shards=len(group.weights),
     )
 

@@ -132,8 +132,7 @@ def _is_imported(root: Path, path: str, file: CachedFile) -> bool:
 
 
 def _import_file(root: Path, path: str, snapshot: Snapshot, file: CachedFile, progress: JobProgress) -> None:
-    *parents, name = store_fs.split_path(path)
-    with store_fs.open_folder(root, parents, create=True) as folder:
+    with store_fs.open_parent(root, path, create=True) as (folder, name):
         with store_fs.new_file(folder, name) as unfinished:
             verified = _place(file, unfinished, folder, progress)
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)

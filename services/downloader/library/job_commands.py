@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelyard.bus.connection import Bus
@@ -50,32 +51,26 @@ from services.downloader.worker.messages import FilesJob, WantedFile
 _REPO = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 
 
+@dataclass
 class JobCommands:
-    def __init__(
-        self,
-        bus: Bus,
-        tasks: Tasks,
-        settings: Settings,
-        library: NodeLibrary,
-        commands: Commands,
-        published: BucketCache[LibraryJob],
-    ) -> None:
-        self._bus = bus
-        self._settings = settings
-        self._library = library
-        self._published = published
-        self._node_commands = NodeCommands(bus, commands, subjects.LIBRARY_AT_NODE)
+    _bus: Bus
+    _tasks: Tasks
+    _settings: Settings
+    _library: NodeLibrary
+    _published: BucketCache[LibraryJob]
+
+    def __post_init__(self) -> None:
         handlers = {
             JobKind.VERIFY: self._verify,
             JobKind.REPAIR: self._repair,
             JobKind.IMPORT: self._import,
             JobKind.COPY: self._copy,
         }
-        self._jobs = JobQueue(bus, tasks, library, handlers)
+        self._jobs = JobQueue(self._bus, self._tasks, self._library, handlers)
 
-    async def start(self) -> None:
+    async def start(self, commands: Commands) -> None:
         """Register the commands, and resume the jobs of an earlier process."""
-        add = self._node_commands.add
+        add = NodeCommands(self._bus, commands, subjects.LIBRARY_AT_NODE).add
         await add(subjects.LIBRARY_VERIFY, self.verify, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_REPAIR, self.repair, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_CACHED, self.cached, self._library.target_node)

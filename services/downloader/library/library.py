@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import modelyard
 from modelyard.bus.connection import Bus
@@ -21,31 +22,24 @@ from services.downloader.library.store import LibraryStore, StoreReport, Uses, i
 from services.downloader.peers.client import PeerClient
 
 
+@dataclass
 class NodeLibrary:
     """The stores of this node, and what uses their entries."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        settings: Settings,
-        models: BucketCache[ModelSpec],
-        instances: BucketCache[Instance],
-        spaces: BucketCache[StoreSpace],
-        downloads: BucketCache[Download],
-    ) -> None:
-        self.node = bus.node
-        self.stores: dict[str, LibraryStore] = {}
-        self.peers = PeerClient(bus, settings, self.nodes)
-        """Finds files on other nodes."""
-        self._bus = bus
-        self._settings = settings
-        self.models = models
-        self._instances = instances
-        self._spaces = spaces
-        self.downloads = downloads
-        self._uses: Uses = {}
-        self._specs: defaultdict[str, list[ModelSpec]] = defaultdict(list)
-        """All specs of a name since the start: an instance may outlive its model's record."""
+    _bus: Bus
+    _settings: Settings
+    models: BucketCache[ModelSpec]
+    _instances: BucketCache[Instance]
+    _spaces: BucketCache[StoreSpace]
+    downloads: BucketCache[Download]
+    stores: dict[str, LibraryStore] = field(default_factory=dict)
+    _uses: Uses = field(default_factory=dict)
+    _specs: defaultdict[str, list[ModelSpec]] = field(default_factory=lambda: defaultdict(list))
+    """All specs of a name since the start: an instance may outlive its model's record."""
+
+    def __post_init__(self) -> None:
+        self.node = self._bus.node
+        self.peers = PeerClient(self._bus, self._settings, self.nodes)
 
     async def start(self, tasks: Tasks) -> None:
         """Start every store, and delete the published entries of removed stores."""
@@ -64,7 +58,7 @@ class NodeLibrary:
                 lambda: self._uses,
                 own,
                 {key: item for key, item in trashed.items() if item.store == name},
-                default=index == 0,
+                index == 0,
             )
         bucket = BucketStore(self._bus, buckets.LIBRARY)
         await asyncio.gather(

@@ -64,10 +64,17 @@ def _step(name: str, parent: int) -> int:
 
 
 @contextmanager
+def open_parent(root: Path, path: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+    """A handle of the folder that a path is in, and the path's name in it."""
+    *parents, name = split_path(path)
+    with open_folder(root, parents, create=create) as parent:
+        yield parent, name
+
+
+@contextmanager
 def open_file(root: Path, path: str) -> Iterator[BinaryIO]:
     """A regular file below root, open for reading; OSError for anything else."""
-    *parents, name = split_path(path)
-    with open_folder(root, parents) as parent:
+    with open_parent(root, path) as (parent, name):
         handle = os.open(name, _FILE, dir_fd=parent)
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -86,8 +93,7 @@ def read_file(root: Path, path: str, at_most_bytes: int) -> bytes:
 
 def write_file(root: Path, path: str, data: bytes) -> None:
     """Write a small file atomically and durably."""
-    *parents, name = split_path(path)
-    with open_folder(root, parents) as parent:
+    with open_parent(root, path) as (parent, name):
         with new_file(parent, name) as unfinished, create_file(parent, unfinished) as file:
             file.write(data)
             file.flush()
@@ -115,8 +121,7 @@ def create_file(folder: int, name: str) -> BinaryIO:
 
 def remove_file(root: Path, path: str) -> None:
     """Remove a file, or a link itself; nothing happens if there is none."""
-    *parents, name = split_path(path)
-    with open_folder(root, parents) as parent:
+    with open_parent(root, path) as (parent, name):
         _remove(name, parent)
 
 
@@ -127,11 +132,9 @@ def _remove(name: str, parent: int) -> None:
 
 def move_file(root: Path, path: str, to: str) -> None:
     """Rename within the store, creating folders; FileExistsError if the target exists."""
-    *parents, name = split_path(path)
-    *to_parents, to_name = split_path(to)
-    with open_folder(root, parents) as source:
+    with open_parent(root, path) as (source, name):
         os.stat(name, dir_fd=source, follow_symlinks=False)
-        with open_folder(root, to_parents, create=True) as target:
+        with open_parent(root, to, create=True) as (target, to_name):
             if _exists_in(target, to_name):
                 raise FileExistsError(errno.EEXIST, "the target exists", to)
             os.rename(name, to_name, src_dir_fd=source, dst_dir_fd=target)
@@ -139,14 +142,12 @@ def move_file(root: Path, path: str, to: str) -> None:
 
 def stat_path(root: Path, path: str) -> os.stat_result:
     """Size and time of a path, links not followed."""
-    *parents, name = split_path(path)
-    with open_folder(root, parents) as parent:
+    with open_parent(root, path) as (parent, name):
         return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
 
 def exists(root: Path, path: str) -> bool:
-    *parents, name = split_path(path)
-    with suppress(FileNotFoundError), open_folder(root, parents) as parent:
+    with suppress(FileNotFoundError), open_parent(root, path) as (parent, name):
         return _exists_in(parent, name)
     return False
 
