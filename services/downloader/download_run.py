@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from modelyard.bus import logs
 from modelyard.host.settings import Settings
@@ -55,25 +56,18 @@ class DownloadFailed(Exception):
         self.detail = ErrorDetail(message=message, type="server_error", code=code)
 
 
+@dataclass
 class DownloadRun:
-    """The work at one download. `go_for` returns the permission for a download that knows its size."""
+    """The work at one download."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        records: DownloadRecords,
-        registrar: Registrar,
-        library: NodeLibrary,
-        go_for: Callable[[Download], Go],
-        key: str,
-    ) -> None:
-        self._registrar = registrar
-        self._settings = settings
-        self._records = records
-        self._key = key
-        self._go_for = go_for
-        self._library = library
-        self._worker: TransferWorker | None = None
+    _settings: Settings
+    _records: DownloadRecords
+    _registrar: Registrar
+    _library: NodeLibrary
+    _go_for: Callable[[Download], Go]
+    """Returns the permission for a download that knows its size."""
+    _key: str
+    _worker: TransferWorker | None = None
 
     async def run(self) -> None:
         """Work until the download has ended and update its record."""
@@ -136,7 +130,7 @@ class DownloadRun:
                         case TransferProgress():
                             await progress.on_progress(message)
                         case Received():
-                            progress.on_received(message)
+                            progress.received_now = message.received
                         case FindFilePeers() | FindPeerRepo() | BlacklistPeer():
                             await self._library.peers.handle(message, worker.send)
                         case TransferProblem(message=sentence):
@@ -174,16 +168,14 @@ class _ProgressPublisher:
         self._published_at = time.monotonic()
         self._stored_at = time.monotonic()
         self._received_before = records[key].received
-        self._received: dict[str, int] = {}
+        self.received_now: dict[str, int] = {}
+        """The bytes by source, of this worker."""
 
     @property
     def received(self) -> dict[str, int]:
         """The bytes by source, of this worker and those before it."""
-        before, now = self._received_before, self._received
+        before, now = self._received_before, self.received_now
         return {source: before.get(source, 0) + now.get(source, 0) for source in {**before, **now}}
-
-    def on_received(self, message: Received) -> None:
-        self._received = message.received
 
     async def on_progress(self, progress: TransferProgress) -> None:
         now = time.monotonic()
