@@ -208,19 +208,15 @@ def _name(cursor: _Cursor) -> str:
 
 def _value(cursor: _Cursor, key: str) -> Value:
     kind = cursor.u32()
-    if kind == _STRING:
-        return _text(cursor)
     if kind == _ARRAY:
         return _array(cursor, key)
+    if kind == _STRING:
+        n_bytes = cursor.u64()
+        if n_bytes > MAX_STORED:
+            cursor.skip(n_bytes)
+            return Skipped(n_bytes)
+        return cursor.raw(n_bytes).decode(errors="replace")
     return cursor.numbers(_code(kind, key), 1)[0]
-
-
-def _text(cursor: _Cursor) -> str | Skipped:
-    n_bytes = cursor.u64()
-    if n_bytes > MAX_STORED:
-        cursor.skip(n_bytes)
-        return Skipped(n_bytes)
-    return cursor.raw(n_bytes).decode(errors="replace")
 
 
 def _array(cursor: _Cursor, key: str) -> Value:

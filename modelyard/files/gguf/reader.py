@@ -39,16 +39,13 @@ class HeaderReader:
         except NeedMoreBytes as more:
             if len(data) < self.wanted_bytes:
                 raise GgufError(f"{self._name} became shorter while it was read.") from None
-            self.wanted_bytes = self._next_size(more.at_least_bytes) - len(self._buffer)
+            if more.at_least_bytes > self._most_bytes:
+                raise GgufError(
+                    f"The header of {self._name} is larger than {self._most_bytes} bytes; it is damaged."
+                ) from None
+            grown = max(more.at_least_bytes, self._growth * len(self._buffer))
+            self.wanted_bytes = min(grown, self._most_bytes, self._size_bytes) - len(self._buffer)
             return None
-
-    def _next_size(self, at_least_bytes: int) -> int:
-        if at_least_bytes > self._most_bytes:
-            raise GgufError(
-                f"The header of {self._name} is larger than {self._most_bytes} bytes; it is damaged."
-            )
-        grown = max(at_least_bytes, self._growth * len(self._buffer))
-        return min(grown, self._most_bytes, self._size_bytes)
 
 
 def read_model(path: Path) -> Header:
