@@ -4,15 +4,9 @@ import errno
 from collections import Counter
 from pathlib import Path
 
+from modelyard.files import safetensors
 from modelyard.files.gguf.parse import GgufContents
 from modelyard.files.gguf.reader import join_shards, read_contents
-from modelyard.files.safetensors import (
-    CHAT_TEMPLATES,
-    ModelConfig,
-    TokenizerConfig,
-    count_elements,
-    read_record,
-)
 from schemas.library import EntryFacts, EntryFormat
 from services.downloader.library import store_fs
 from services.downloader.library.grouping import MARKS, FileGroup
@@ -78,8 +72,8 @@ def _safetensors_facts(root: Path, group: FileGroup) -> EntryFacts:
         name: store_fs.read_file(root, f"{group.folder}/{name}", _MAX_CONFIG_BYTES)
         for name in names & {"config.json", "tokenizer_config.json"}
     }
-    config = read_record(texts.get("config.json"), ModelConfig)
-    tokenizer = read_record(texts.get("tokenizer_config.json"), TokenizerConfig)
+    config = safetensors.read_record(texts.get("config.json"), safetensors.ModelConfig)
+    tokenizer = safetensors.read_record(texts.get("tokenizer_config.json"), safetensors.TokenizerConfig)
     elements = sum((_elements(root, file) for file in group.weights), Counter[str]())
     packed = config.quantization_config is not None and bool(_PACKED & elements.keys())
     return EntryFacts(
@@ -91,7 +85,7 @@ def _safetensors_facts(root: Path, group: FileGroup) -> EntryFacts:
         n_layer=config.num_hidden_layers or config.text.num_hidden_layers,
         n_embd=config.hidden_size or config.text.hidden_size,
         n_expert=config.num_local_experts or config.num_experts or config.n_routed_experts,
-        has_chat_template=tokenizer.chat_template is not None or bool(names & CHAT_TEMPLATES),
+        has_chat_template=tokenizer.chat_template is not None or bool(names & safetensors.CHAT_TEMPLATES),
         n_shards=len(group.weights),
     )
 
@@ -99,7 +93,7 @@ def _safetensors_facts(root: Path, group: FileGroup) -> EntryFacts:
 def _elements(root: Path, file: ScannedFile) -> Counter[str]:
     with store_fs.open_file(root, file.path) as opened:
         try:
-            return count_elements(opened, file.size_bytes)
+            return safetensors.count_elements(opened, file.size_bytes)
         except ValueError as error:
             raise InvalidModelFiles(f"{file.name} {error}") from error
 

@@ -17,18 +17,7 @@ from services.downloader.library.jobs import JobProgress
 from services.downloader.library.records import FileRecord
 from services.downloader.library.walk import ScannedFile
 from services.downloader.peers.client import PeerClient
-from services.downloader.worker.messages import (
-    BlacklistPeer,
-    Failed,
-    FilesJob,
-    FileVerified,
-    FindFilePeers,
-    Received,
-    TransferProgress,
-    TransferWorkerDied,
-    WantedFile,
-    transfer_worker,
-)
+from services.downloader.worker import messages
 
 
 async def await_listing(peers: PeerClient, key: str, progress: JobProgress) -> EntryFiles:
@@ -53,10 +42,10 @@ def missing_here(root: Path, entry: EntryFiles, progress: JobProgress) -> list[K
     return files
 
 
-def wanted_file(file: KnownFile) -> WantedFile:
+def wanted_file(file: KnownFile) -> messages.WantedFile:
     """The transfer of a file from the nodes that have it."""
     assert file.sha256 is not None
-    return WantedFile(size_bytes=file.size_bytes, sha256=file.sha256, path=file.path)
+    return messages.WantedFile(size_bytes=file.size_bytes, sha256=file.sha256, path=file.path)
 
 
 def records_of(files: Iterable[KnownFile]) -> dict[str, FileRecord]:
@@ -115,7 +104,7 @@ def _has_sha256(root: Path, file: KnownFile, progress: JobProgress) -> bool:
 
 
 async def fetch_files(
-    job: FilesJob,
+    job: messages.FilesJob,
     log_path: Path,
     peers: PeerClient,
     recorded: Mapping[str, records.FileRecord],
@@ -124,22 +113,22 @@ async def fetch_files(
     """Fetch the files of a job and record each that is verified; Conflict if it fails."""
     present_bytes = progress.bytes_done
     try:
-        async with transfer_worker(job, log_path) as worker:
+        async with messages.transfer_worker(job, log_path) as worker:
             async for message in worker.messages():
                 progress.add(0)
                 match message:
-                    case TransferProgress():
+                    case messages.TransferProgress():
                         progress.file, progress.bytes_done = message.file, present_bytes + message.bytes_done
-                    case Received():
+                    case messages.Received():
                         progress.received = message.received
-                    case FileVerified():
+                    case messages.FileVerified():
                         path = message.file
                         await asyncio.to_thread(_record_verified, Path(job.store_root), path, recorded[path])
-                    case FindFilePeers() | BlacklistPeer():
+                    case messages.FindFilePeers() | messages.BlacklistPeer():
                         await peers.handle(message, worker.send)
-                    case Failed():
+                    case messages.Failed():
                         raise Conflict(message.message)
-    except TransferWorkerDied as error:
+    except messages.TransferWorkerDied as error:
         raise Conflict("The transfer was killed; start it again, and it continues.") from error
 
 

@@ -27,15 +27,8 @@ from schemas.library import (
     LibraryRef,
     entry_id,
 )
-from services.downloader.library import hub_cache
+from services.downloader.library import file_fetch, hub_cache
 from services.downloader.library.commands import node_of_key
-from services.downloader.library.file_fetch import (
-    await_listing,
-    fetch_files,
-    missing_here,
-    records_of,
-    wanted_file,
-)
 from services.downloader.library.hub_cache import Snapshot
 from services.downloader.library.integrity import files_to_repair, verify
 from services.downloader.library.jobs import JobProgress, JobQueue
@@ -175,9 +168,11 @@ class JobCommands:
 
     async def _copy(self, job: LibraryJob, progress: JobProgress) -> None:
         root = self._library.store(job.store).root
-        entry = await await_listing(self._library.peers, job.source or "", progress)
-        files = await asyncio.to_thread(missing_here, root, entry, progress)
-        await self._fetch(root, [wanted_file(file) for file in files], records_of(files), progress)
+        entry = await file_fetch.await_listing(self._library.peers, job.source or "", progress)
+        files = await asyncio.to_thread(file_fetch.missing_here, root, entry, progress)
+        await self._fetch(
+            root, [file_fetch.wanted_file(file) for file in files], file_fetch.records_of(files), progress
+        )
 
     async def _fetch(
         self, root: Path, files: list[WantedFile], recorded: Mapping[str, FileRecord], progress: JobProgress
@@ -190,7 +185,7 @@ class JobCommands:
             use_peers=True,
         )
         log_path = self._settings.logs / "downloads.log"
-        await fetch_files(job, log_path, self._library.peers, recorded, progress)
+        await file_fetch.fetch_files(job, log_path, self._library.peers, recorded, progress)
 
     async def _scanned(self, job: LibraryJob) -> tuple[LibraryStore, LibraryEntry, StoredModel]:
         store = self._library.store(job.store)

@@ -34,15 +34,10 @@ from services.downloader.reference import Reference, parse_reference
 from services.downloader.register.facts import ModelFacts
 from services.downloader.register.fit import FitQuery, fits
 from services.downloader.register.proposal import check_served, guess_mode
+from services.downloader.selection import safetensors
 from services.downloader.selection.choose import SAFETENSORS
 from services.downloader.selection.files import RemoteFile, RepoListing, SelectionError, mode_of
 from services.downloader.selection.gguf import GgufGroup, choose, group_models, mmprojs_of
-from services.downloader.selection.safetensors import (
-    has_safetensors,
-    refuse_kind,
-    refuse_without_model,
-    select_safetensors,
-)
 from services.downloader.transfer.disk import file_bytes
 
 _MAX_CHOICES = 200
@@ -83,10 +78,10 @@ def folder_choice(
     reference: Reference, files: Sequence[RemoteFile], local: LocalModels, is_default: bool
 ) -> OfferedChoice | None:
     """The safetensors model; None without one. SelectionError where no engine serves it."""
-    refuse_kind(reference.repo, files)
-    if not has_safetensors(files):
+    safetensors.refuse_kind(reference.repo, files)
+    if not safetensors.has_weights(files):
         return None
-    chosen = select_safetensors(reference.repo, files)
+    chosen = safetensors.select(reference.repo, files)
     return _offered(reference, SAFETENSORS, Format.SAFETENSORS, chosen, local, is_default)
 
 
@@ -288,7 +283,7 @@ def _empty_offer(offer: Offer, reference: Reference, files: Sequence[RemoteFile]
         wanted = reference.quant or reference.file
         problem = f"{offer.repo} has no {wanted}; leave it out to see what it has."
     else:
-        problem = str(refuse_without_model(offer.repo, files))
+        problem = str(safetensors.refuse_without_model(offer.repo, files))
     return msgspec.structs.replace(offer, problem=problem)
 
 

@@ -31,12 +31,12 @@ _WHOLE = "model.safetensors"
 _MAX_TEXT_BYTES = 64 * 1024 * 1024
 
 
-def has_safetensors(files: Iterable[RemoteFile]) -> bool:
+def has_weights(files: Iterable[RemoteFile]) -> bool:
     """Whether weights are where a model has them."""
     return any(_is_weight(file) for file in files)
 
 
-def select_safetensors(repo: str, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
+def select(repo: str, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
     """The files of the model, weights first; SelectionError if no engine serves it."""
     if not {file.path for file in files} & {"config.json", "modules.json"}:
         raise SelectionError(f"{repo} has safetensors but no config.json, so no engine can load them.")

@@ -22,20 +22,7 @@ from services.downloader.errors import DownloadError
 from services.downloader.transfer.disk import file_bytes, require_free
 from services.downloader.transfer.file_transfer import fetch_file, open_session
 from services.downloader.transfer.options import Throttle, TransferOptions
-from services.downloader.worker.messages import (
-    JOB_DECODER,
-    BlacklistPeer,
-    Failed,
-    FilesJob,
-    FileVerified,
-    Finished,
-    Job,
-    Received,
-    TransferJob,
-    TransferProblem,
-    TransferProgress,
-    WorkerMessage,
-)
+from services.downloader.worker import messages
 from services.downloader.worker.orders import OrderReader
 from services.downloader.worker.plan import (
     DownloadPlan,
@@ -57,20 +44,20 @@ def main() -> int:
     logs.configure("info", to=sys.stderr)  # stdout is for messages
     try:
         _run(_decode_job(line), OrderReader(lines, _send))
-        _send(Finished())
+        _send(messages.Finished())
     except DownloadError as error:
-        _send(Failed(code=error.code, message=error.sentence))
+        _send(messages.Failed(code=error.code, message=error.sentence))
         return 1
     except Exception as error:  # noqa: BLE001 - the process border: the parent always gets a final message
         traceback.print_tb(error.__traceback__)  # without the text, which might quote a header
         sentence = f"The download stopped on an unexpected {type(error).__name__}; try again."
-        _send(Failed(code="internal_error", message=sentence))
+        _send(messages.Failed(code="internal_error", message=sentence))
         return 1
     return 0
 
 
-def _run(job: Job, orders: OrderReader) -> None:
-    if isinstance(job, FilesJob):
+def _run(job: messages.Job, orders: OrderReader) -> None:
+    if isinstance(job, messages.FilesJob):
         asyncio.run(_fetch_files(plan_files(job), job, orders))
         return
     plan = plan_download(job, orders)
@@ -102,19 +89,19 @@ def _check_model(path: Path) -> None:
         raise DownloadError("corrupt_gguf", f"{path.name} from the hub is not a model. {error}") from error
 
 
-def _decode_job(line: bytes) -> Job:
+def _decode_job(line: bytes) -> messages.Job:
     try:
-        return JOB_DECODER.decode(line)
+        return messages.JOB_DECODER.decode(line)
     except ValueError as error:
         raise DownloadError("bad_job", f"The job is not readable: {error}.") from error
 
 
-def _send(message: WorkerMessage) -> None:
+def _send(message: messages.WorkerMessage) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
     sys.stdout.buffer.flush()
 
 
-async def _fetch_files(files: Sequence[PlannedFile], job: TransferJob, orders: OrderReader) -> None:
+async def _fetch_files(files: Sequence[PlannedFile], job: messages.TransferJob, orders: OrderReader) -> None:
     """Fetch every file; one that is complete already is only checked."""
     throttle, progress = Throttle(), _ProgressSender(files, with_sources=job.use_peers)
     orders.watch_limit(throttle.set_limit)
@@ -122,10 +109,12 @@ async def _fetch_files(files: Sequence[PlannedFile], job: TransferJob, orders: O
         segments=job.segments,
         margin_bytes=job.margin_bytes,
         throttle=throttle,
-        on_problem=lambda sentence: _send(TransferProblem(message=sentence)),
+        on_problem=lambda sentence: _send(messages.TransferProblem(message=sentence)),
         on_received=progress.on_received,
         find_peers=orders.find_file_peers if job.use_peers else None,
-        on_hash_mismatch=lambda source, nodes: _send(BlacklistPeer(sha256=source.sha256 or "", nodes=nodes)),
+        on_hash_mismatch=lambda source, nodes: _send(
+            messages.BlacklistPeer(sha256=source.sha256 or "", nodes=nodes)
+        ),
     )
     async with open_session() as session:
         for file in files:
@@ -133,7 +122,7 @@ async def _fetch_files(files: Sequence[PlannedFile], job: TransferJob, orders: O
             require_store(job)
             await fetch_file(session, file.source, file.dest, on_bytes=progress.on_bytes, options=options)
             progress.finish_file(file.source.size_bytes)
-            _send(FileVerified(file=file.path))
+            _send(messages.FileVerified(file=file.path))
 
 
 class _ProgressSender:
@@ -166,9 +155,11 @@ class _ProgressSender:
     def _send_progress(self) -> None:
         self._sent_at = time.monotonic()
         if self._with_sources:
-            _send(Received(received=dict(self._received)))
+            _send(messages.Received(received=dict(self._received)))
         _send(
-            TransferProgress(bytes_done=sum(self._file_bytes), file=self._file, files_done=self._files_done)
+            messages.TransferProgress(
+                bytes_done=sum(self._file_bytes), file=self._file, files_done=self._files_done
+            )
         )
 
 
