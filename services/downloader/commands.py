@@ -45,10 +45,6 @@ class DownloadCommands:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Commands are carried out one by one, so that none meets another half done."""
 
-    @property
-    def _store(self) -> BucketStore[Download]:
-        return BucketStore(self._bus, buckets.DOWNLOADS)
-
     async def start(self, commands: Commands) -> None:
         first_node = not self._settings.joined
         add = NodeCommands(self._bus, commands, subjects.DOWNLOAD_AT_NODE, first_node).add
@@ -74,12 +70,12 @@ class DownloadCommands:
     async def _forget_of_absent(self, ref: DownloadRef) -> Download:
         """Delete a record of a node that has no downloader running."""
         download = await self._stored(ref.download)
-        await self._store.delete(ref.download)
+        await BucketStore(self._bus, buckets.DOWNLOADS).delete(ref.download)
         return download
 
     async def _stored(self, key: str) -> Download:
         try:
-            download = await self._store.get(check_token(key))
+            download = await BucketStore(self._bus, buckets.DOWNLOADS).get(check_token(key))
         except ValueError:
             download = None
         if download is None:

@@ -9,6 +9,7 @@ from modelyard.bus import logs
 from modelyard.host.settings import Settings
 from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail, YardError
+from services.downloader.errors import DownloadError
 from services.downloader.library.library import NodeLibrary
 from services.downloader.library.records import record_download
 from services.downloader.records import DownloadRecords
@@ -29,14 +30,6 @@ _SPEED_WINDOW_S = 5.0
 IDLE_FIGURES: dict[str, object] = {"speed_bytes_s": None, "eta_s": None, "problem": None}
 """Of a download for which nothing arrives."""
 _S = DownloadState
-
-
-class DownloadFailed(Exception):
-    """The final error of a download."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.detail = ErrorDetail(message=message, type="server_error", code=code)
 
 
 @dataclass
@@ -63,11 +56,11 @@ class DownloadRun:
             await self._registrar.register_download(self._records[self._key], resolved)
         except YardError as error:
             await self._fail(error.body().error)
-        except DownloadFailed as error:
-            await self._fail(error.detail)
+        except DownloadError as error:
+            await self._fail(_detail(error.code, error.sentence))
         except OSError as error:
-            failed = DownloadFailed("worker_failed", f"The transfer could not be started: {error.strerror}.")
-            await self._fail(failed.detail)
+            sentence = f"The transfer could not be started: {error.strerror}."
+            await self._fail(_detail("worker_failed", sentence))
         else:
             await self._records.change(
                 self._key,
@@ -95,7 +88,7 @@ class DownloadRun:
             failed_attempts = failed_attempts + 1 if done_bytes <= seen_bytes else 0
             seen_bytes = max(seen_bytes, done_bytes)
             await asyncio.sleep(_RESTART_PAUSE_S * failed_attempts)
-        raise DownloadFailed("worker_died", "The transfer was killed several times; retry it.")
+        raise DownloadError("worker_died", "The transfer was killed several times; retry it.")
 
     async def _run_worker(self, reference: Reference) -> messages.Resolved:
         await self._records.change(self._key, state=_S.RESOLVING, **IDLE_FIGURES)
@@ -123,7 +116,7 @@ class DownloadRun:
                         case messages.Finished() if resolved is not None:
                             return resolved
                         case messages.Failed(code=code, message=sentence):
-                            raise DownloadFailed(code, sentence)
+                            raise DownloadError(code, sentence)
             finally:
                 self._worker = None
                 await self._records.update_progress(self._key, store=False, received=progress.received)
@@ -141,6 +134,10 @@ class DownloadRun:
             bytes_done=resolved.bytes_total - resolved.missing_bytes,
         )
         await worker.send(self._go_for(download))
+
+
+def _detail(code: str, sentence: str) -> ErrorDetail:
+    return ErrorDetail(message=sentence, type="server_error", code=code)
 
 
 class _ProgressPublisher:

@@ -130,12 +130,11 @@ def _memory(
     all_layers = make_layers(header)
     has_output = places[-1] == device
     mmproj_bytes = use.mmproj_bytes + MMPROJ_COMPUTE_BYTES if use.mmproj_bytes else 0
-    takes_part = device in places
     return DeviceMemory(
         weights_bytes=_weights_bytes(header, device, layers, has_output)
         + -(-use.lora_bytes * (len(layers) + has_output) // len(places)),
         cache_bytes=sum(cache_bytes(all_layers[index], use) for index in layers),
-        compute_bytes=_compute_bytes(header, use, all_layers, device, takes_part, len(gpus)),
+        compute_bytes=_compute_bytes(header, use, all_layers, device, device in places, len(gpus)),
         mmproj_bytes=mmproj_bytes if device == (gpus[0] if gpus else CPU) else 0,
         overhead_bytes=CPU_OVERHEAD_BYTES if device == CPU else GPU_OVERHEAD_BYTES,
     )
@@ -195,8 +194,11 @@ def _activation_bytes(header: Header, use: RunOptions, n_batch: int, n_cells: in
     """
     n_head = max(header.attention.n_head, default=0)
     n_outputs = n_batch if use.n_outputs is None else min(n_batch, use.n_outputs)
+    dense = _FEED_FORWARD_COPIES * max(header.n_ff, default=0)
+    expert = _FEED_FORWARD_COPIES * max(header.n_ff_exp, default=0) + header.n_embd
     widest = max(
-        _feed_forward(header),
+        dense,
+        header.n_expert_used * expert,
         _ATTENTION_COPIES * n_head * header.attention.key_length,
         0 if use.flash_attention else n_head * n_cells,
         _STATE_COPIES * header.recurrent.inner_size,
@@ -208,9 +210,3 @@ def _activation_bytes(header: Header, use: RunOptions, n_batch: int, n_cells: in
 def mask_bytes(*, n_batch: int, n_cells: int) -> int:
     """Attention mask; with flash attention newer versions take half of it."""
     return n_batch * n_cells * _FLOAT_BYTES
-
-
-def _feed_forward(header: Header) -> int:
-    dense = _FEED_FORWARD_COPIES * max(header.n_ff, default=0)
-    expert = _FEED_FORWARD_COPIES * max(header.n_ff_exp, default=0) + header.n_embd
-    return max(dense, header.n_expert_used * expert)

@@ -31,7 +31,6 @@ from services.downloader.library.integrity import missing_files
 from services.downloader.library.library import NodeLibrary
 from services.downloader.library.scanner import StoredModel, read_description
 from services.downloader.library.store import LibraryStore, StoreReport, revision_of
-from services.downloader.library.store_fs import in_thread
 from services.downloader.node_commands import NodeCommands
 
 log = logs.get(__name__)
@@ -72,7 +71,7 @@ class LibraryCommands:
         store = self._library.store_of(order.entry)
         async with store.lock:
             _, model = self._library.find(store, order.entry)
-            await in_thread(_describe, store, model, order)
+            await store_fs.in_thread(_describe, store, model, order)
             await store.refresh()
             return self._library.find(store, order.entry)[0]
 
@@ -86,7 +85,7 @@ class LibraryCommands:
             if not order.force:
                 self._library.check_unused(entry, model)
                 _check_complete(self._library.report(store), model)
-            manifest = await in_thread(trash.put, store.root, model)
+            manifest = await store_fs.in_thread(trash.put, store.root, model)
             await store.refresh()
         log.info("entry_deleted", store=entry.store, path=entry.path, bytes=entry.size_bytes)
         self._publish_change(entry, "deleted")
@@ -98,7 +97,7 @@ class LibraryCommands:
         async with store.lock:
             manifest = self._item(store, ref.item)
             try:
-                await in_thread(trash.restore, store.root, manifest)
+                await store_fs.in_thread(trash.restore, store.root, manifest)
             except FileExistsError as error:
                 raise Conflict(f"{error} is there again; move or delete it, then restore.") from error
             report = await store.refresh()
@@ -111,7 +110,7 @@ class LibraryCommands:
         store = self._library.store_of(ref.item)
         async with store.lock:
             manifest = self._item(store, ref.item)
-            await in_thread(trash.purge, store.root, manifest.item)
+            await store_fs.in_thread(trash.purge, store.root, manifest.item)
             await store.refresh()
         return TrashEmptied(items=1, size_bytes=manifest.size_bytes)
 
@@ -121,7 +120,7 @@ class LibraryCommands:
             async with store.lock:
                 await store.refresh()
                 for manifest in list(self._library.report(store).trashed.values()):
-                    await in_thread(trash.purge, store.root, manifest.item)
+                    await store_fs.in_thread(trash.purge, store.root, manifest.item)
                     emptied.append(manifest.size_bytes)
                 await store.refresh()
         return TrashEmptied(items=len(emptied), size_bytes=sum(emptied))
@@ -137,12 +136,11 @@ class LibraryCommands:
 
     async def find_file(self, wanted: FindFile) -> FileLocations:
         """Files with this sha256, on one node or on all nodes."""
-        files = list(self._find_here(wanted.sha256.lower()))
+        files = self._find_here(wanted.sha256.lower())
         if wanted.node is None:
             others = [node for node in self._library.nodes() if node != self._bus.node]
-            queries = (self._find_at(node, wanted.sha256) for node in others)
-            for answer in await asyncio.gather(*queries):
-                files += answer
+            for found in await asyncio.gather(*(self._find_at(node, wanted.sha256) for node in others)):
+                files += found
         return FileLocations(files=tuple(files))
 
     async def _find_at(self, node: str, sha256: str) -> tuple[FileLocation, ...]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,6 @@ from services.downloader.library import records, store_fs
 from services.downloader.library.grouping import DESCRIPTION
 from services.downloader.library.integrity import hash_file
 from services.downloader.library.jobs import JobProgress
-from services.downloader.library.records import FileRecord
 from services.downloader.library.walk import ScannedFile
 from services.downloader.peers.client import PeerClient
 from services.downloader.worker import messages
@@ -48,12 +47,9 @@ def wanted_file(file: KnownFile) -> messages.WantedFile:
     return messages.WantedFile(size_bytes=file.size_bytes, sha256=file.sha256, path=file.path)
 
 
-def records_of(files: Iterable[KnownFile]) -> dict[str, FileRecord]:
-    return {file.path: _new_record(file) for file in files}
-
-
-def _new_record(file: KnownFile) -> FileRecord:
-    return FileRecord(
+def record_of(file: KnownFile) -> records.FileRecord:
+    """Its record before it is verified."""
+    return records.FileRecord(
         size_bytes=file.size_bytes,
         sha256=file.sha256 if file.noted else None,
         repo=file.repo,
@@ -98,7 +94,7 @@ def _has_sha256(root: Path, file: KnownFile, progress: JobProgress) -> bool:
     if sha256 != file.sha256:
         return False
     if file.noted:
-        checked = msgspec.structs.replace(_new_record(file), checked_at=time.time(), checked_ns=modified_ns)
+        checked = msgspec.structs.replace(record_of(file), checked_at=time.time(), checked_ns=modified_ns)
         records.update(root, {file.path: checked})
     return True
 

@@ -29,7 +29,6 @@ from schemas.library import (
 )
 from services.downloader.library import file_fetch, hub_cache
 from services.downloader.library.commands import node_of_key
-from services.downloader.library.hub_cache import Snapshot
 from services.downloader.library.integrity import files_to_repair, verify
 from services.downloader.library.jobs import JobProgress, JobQueue
 from services.downloader.library.library import NodeLibrary
@@ -108,7 +107,7 @@ class JobCommands:
             models=tuple(self._cached_model(snapshot) for snapshot in snapshots),
         )
 
-    def _cached_model(self, snapshot: Snapshot) -> CachedModel:
+    def _cached_model(self, snapshot: hub_cache.Snapshot) -> CachedModel:
         return CachedModel(
             repo=snapshot.repo,
             revision=snapshot.revision,
@@ -131,7 +130,7 @@ class JobCommands:
         snapshot = await self._snapshot(order.repo, order.revision)
         return await self._jobs.start(JobKind.IMPORT, store.name, order.repo, revision=snapshot.revision)
 
-    async def _snapshot(self, repo: str, revision: str | None) -> Snapshot:
+    async def _snapshot(self, repo: str, revision: str | None) -> hub_cache.Snapshot:
         folder = await asyncio.to_thread(hub_cache.cache_folder)
         for snapshot in await in_thread(hub_cache.snapshots, folder):
             if snapshot.repo == repo and snapshot.revision.startswith(revision or ""):
@@ -170,9 +169,8 @@ class JobCommands:
         root = self._library.store(job.store).root
         entry = await file_fetch.await_listing(self._library.peers, job.source or "", progress)
         files = await asyncio.to_thread(file_fetch.missing_here, root, entry, progress)
-        await self._fetch(
-            root, [file_fetch.wanted_file(file) for file in files], file_fetch.records_of(files), progress
-        )
+        recorded = {file.path: file_fetch.record_of(file) for file in files}
+        await self._fetch(root, [file_fetch.wanted_file(file) for file in files], recorded, progress)
 
     async def _fetch(
         self, root: Path, files: list[WantedFile], recorded: Mapping[str, FileRecord], progress: JobProgress
@@ -194,7 +192,7 @@ class JobCommands:
         return store, *self._library.find(store, f"{job.node}.{job.store}.{entry_id(job.subject)}")
 
 
-def _has_files(files: list[ScannedFile], snapshot: Snapshot) -> bool:
+def _has_files(files: list[ScannedFile], snapshot: hub_cache.Snapshot) -> bool:
     sizes = {file.path: file.size_bytes for file in files}
     wanted = {hub_cache.target_path(snapshot, file): file.size_bytes for file in snapshot.files}
     return bool(wanted) and all(sizes.get(path) == size for path, size in wanted.items())

@@ -10,7 +10,6 @@ from modelyard.bus import logs
 from schemas.library import MAX_DESCRIPTION_BYTES, EntryFacts, EntryFile, EntryFormat, VerifyState
 from services.downloader.library import facts, records, store_fs
 from services.downloader.library.grouping import DESCRIPTION, FileGroup, groups_of
-from services.downloader.library.records import FolderRecord
 from services.downloader.library.walk import ScannedFile, StoreTree, walk
 
 log = logs.get(__name__)
@@ -82,7 +81,7 @@ class StoreScanner:
         self.name = name
         self.root = root
         self._readings: dict[str, FactsReading] = {}
-        self._folder_records: dict[str, tuple[ScannedFile, FolderRecord]] = {}
+        self._folder_records: dict[str, tuple[ScannedFile, records.FolderRecord]] = {}
         self._descriptions: dict[str, tuple[ScannedFile, str]] = {}
         self._last: ScanResult | None = None
 

@@ -10,7 +10,6 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.host.settings import Settings
 from schemas import subjects
-from schemas.base import check_token
 from schemas.errors import NotFound, ServiceUnavailable, YardError
 from schemas.library import node_of
 from schemas.peers import EntryFiles, ListEntryFiles, ListRepoFiles, RepoFiles, RequestFile
@@ -92,12 +91,8 @@ class PeerClient:
         """The files of an entry on another node; the sha256 of some may be missing yet."""
         node = node_of(key)
         try:
-            return await self._bus.call(
-                subjects.PEER_ENTRY,
-                ListEntryFiles(entry=key),
-                timeout_s=_LISTING_TIMEOUT_S,
-                node=check_token(node),
-            )
+            query = ListEntryFiles(entry=key)
+            return await self._bus.call(subjects.PEER_ENTRY, query, timeout_s=_LISTING_TIMEOUT_S, node=node)
         except ServiceUnavailable as error:
             raise ServiceUnavailable(f"Node {node} has no downloader running that could send it.") from error
 

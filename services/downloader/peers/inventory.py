@@ -13,10 +13,8 @@ from schemas.errors import Conflict, NotFound
 from schemas.peers import EntryFiles, KnownFile, ListRepoFiles, RepoFiles
 from services.downloader.library import records, store_fs
 from services.downloader.library.library import NodeLibrary
-from services.downloader.library.records import FileRecord
 from services.downloader.library.scanner import StoredModel
 from services.downloader.library.store import LibraryStore, StoreReport
-from services.downloader.library.store_fs import disk_error
 from services.downloader.library.walk import ScannedFile
 from services.downloader.transfer.disk import sha256_of
 
@@ -59,7 +57,7 @@ class FileHashes:
         result = self._results.get(file)
         if isinstance(result, OSError):
             del self._results[file]
-            raise Conflict(f"{file.file.path} cannot be read. {disk_error(result)}") from result
+            raise Conflict(f"{file.file.path} cannot be read. {store_fs.disk_error(result)}") from result
         return result
 
     def find(self, sha256: str, size_bytes: int) -> StoreFile | None:
@@ -188,7 +186,7 @@ class Inventory:
             sha256 = recorded or self._hashes.of(StoreFile(root, file))
             if sha256 is None:
                 unhashed.append(file)
-            source = record or FileRecord(size_bytes=file.size_bytes)
+            source = record or records.FileRecord(size_bytes=file.size_bytes)
             known = KnownFile(
                 path=file.path,
                 size_bytes=file.size_bytes,

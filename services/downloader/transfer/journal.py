@@ -44,7 +44,7 @@ class Journal:
     """An open journal; several threads may append."""
 
     def __init__(self, path: Path, size_bytes: int, sha256: str | None) -> None:
-        self._head = _head(size_bytes, sha256)
+        self._head: _Line = ["file", size_bytes, sha256]
         self._path = path
         self.state = read_journal(path, size_bytes, sha256)
         self._lock = threading.Lock()
@@ -104,7 +104,7 @@ def read_journal(path: Path, size_bytes: int, sha256: str | None) -> JournalStat
     if not path.is_file() or path.is_symlink():
         return JournalState()
     lines = [_decode(line) for line in path.read_bytes().splitlines(keepends=True)]
-    if not lines or lines[0] != _head(size_bytes, sha256):
+    if not lines or lines[0] != ["file", size_bytes, sha256]:
         return JournalState()
     state, this_boot = JournalState(), False
     for line in lines[1:]:
@@ -128,10 +128,6 @@ def boot_id() -> str:
     if _BOOT_ID.exists():
         return _BOOT_ID.read_text().strip()
     return str(int(psutil.boot_time()))
-
-
-def _head(size_bytes: int, sha256: str | None) -> _Line:
-    return ["file", size_bytes, sha256]
 
 
 def _encode(line: _Line) -> bytes:

@@ -23,10 +23,6 @@ class PeerSource(msgspec.Struct, kw_only=True, eq=False):
     slow: bool = False
     excluded: bool = False
 
-    @property
-    def node(self) -> str:
-        return self.offer.node
-
 
 class PeerTooSlow(Exception):
     """The throughput of a peer is below the minimum."""
@@ -74,7 +70,7 @@ class PeerSources:
         if not fast and self._source.url is not None and not self.hub_failed:
             return None
         if self.one_at_a_time:
-            return min(usable, key=lambda peer: peer.node, default=None)
+            return min(usable, key=lambda peer: peer.offer.node, default=None)
         return min(fast or usable, key=lambda peer: peer.connections, default=None)
 
     async def renew_token(self, peer: PeerSource, refused: str) -> None:
@@ -92,7 +88,7 @@ class PeerSources:
         peer.failures += 1
         if peer.failures >= MAX_FAILURES and not peer.excluded:
             peer.excluded = True
-            log.info("peer_excluded", node=peer.node, reason=reason)
+            log.info("peer_excluded", node=peer.offer.node, reason=reason)
 
     @property
     def exhausted(self) -> bool:

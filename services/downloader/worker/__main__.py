@@ -24,13 +24,7 @@ from services.downloader.transfer.file_transfer import fetch_file, open_session
 from services.downloader.transfer.options import Throttle, TransferOptions
 from services.downloader.worker import messages
 from services.downloader.worker.orders import OrderReader
-from services.downloader.worker.plan import (
-    DownloadPlan,
-    PlannedFile,
-    plan_download,
-    plan_files,
-    require_store,
-)
+from services.downloader.worker.plan import PlannedFile, plan_download, plan_files, require_store
 
 PROGRESS_S = 0.25
 """Least time between two progress messages within a file."""
@@ -60,20 +54,19 @@ def _run(job: messages.Job, orders: OrderReader) -> None:
     if isinstance(job, messages.FilesJob):
         asyncio.run(_fetch_files(plan_files(job), job, orders))
         return
-    plan = plan_download(job, orders)
-    resolved = plan.resolved
+    resolved, files = plan_download(job, orders)
     _send(resolved)
     go = orders.wait_for_go()
-    require_free(plan.files[0].dest.parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
-    asyncio.run(_fetch_files(plan.files, job, orders))
-    _require_files(plan)
+    require_free(files[0].dest.parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
+    asyncio.run(_fetch_files(files, job, orders))
+    _require_files(files)
     if resolved.format is Format.GGUF:
-        _check_model(plan.files[0].dest)
+        _check_model(files[0].dest)
 
 
-def _require_files(plan: DownloadPlan) -> None:
+def _require_files(files: Sequence[PlannedFile]) -> None:
     """Other programs may have changed the folder during the transfer."""
-    for file in plan.files:
+    for file in files:
         if file_bytes(file.dest) != file.source.size_bytes:
             raise DownloadError("disk_error", f"{file.dest.name} was removed during the download; retry it.")
 
@@ -118,7 +111,7 @@ async def _fetch_files(files: Sequence[PlannedFile], job: messages.TransferJob, 
     )
     async with open_session() as session:
         for file in files:
-            progress.start_file(file.path)
+            progress.file = file.path
             require_store(job)
             await fetch_file(session, file.source, file.dest, on_bytes=progress.on_bytes, options=options)
             progress.finish_file(file.source.size_bytes)
@@ -132,12 +125,9 @@ class _ProgressSender:
         self._with_sources = with_sources
         self._received: Counter[str] = Counter()
         self._file_bytes = [file.arrived_bytes for file in files]
-        self._file = ""
+        self.file = ""
         self._files_done = 0
         self._sent_at = float("-inf")
-
-    def start_file(self, path: str) -> None:
-        self._file = path
 
     def on_received(self, source: str, count_bytes: int) -> None:
         self._received[source] += count_bytes
@@ -158,7 +148,7 @@ class _ProgressSender:
             _send(messages.Received(received=dict(self._received)))
         _send(
             messages.TransferProgress(
-                bytes_done=sum(self._file_bytes), file=self._file, files_done=self._files_done
+                bytes_done=sum(self._file_bytes), file=self.file, files_done=self._files_done
             )
         )
 

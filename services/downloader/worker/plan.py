@@ -34,12 +34,7 @@ class PlannedFile(Struct, frozen=True, kw_only=True):
     arrived_bytes: int = 0
 
 
-class DownloadPlan(Struct, frozen=True, kw_only=True):
-    resolved: Resolved
-    files: tuple[PlannedFile, ...]
-
-
-def plan_download(job: DownloadJob, orders: OrderReader) -> DownloadPlan:
+def plan_download(job: DownloadJob, orders: OrderReader) -> tuple[Resolved, tuple[PlannedFile, ...]]:
     """Resolve the reference at the hub, or at other nodes while it does not respond."""
     require_store(job)
     with _coded("bad_reference"):
@@ -56,21 +51,19 @@ def plan_download(job: DownloadJob, orders: OrderReader) -> DownloadPlan:
         for file, dest in zip(selection.files, dests, strict=True)
     )
     bytes_total = sum(file.size_bytes for file in selection.files)
-    return DownloadPlan(
-        resolved=Resolved(
-            commit=listing.commit,
-            quant=selection.quant,
-            files=selection.files,
-            bytes_total=bytes_total,
-            missing_bytes=bytes_total - sum(file.arrived_bytes for file in files),
-            model_path=selection.model_path,
-            mmproj_path=selection.mmproj.path if selection.mmproj else None,
-            format=selection.format,
-            task=listing.task,
-            is_default_quant=_is_default(reference, selection, listing.files, job.choice),
-        ),
-        files=files,
+    resolved = Resolved(
+        commit=listing.commit,
+        quant=selection.quant,
+        files=selection.files,
+        bytes_total=bytes_total,
+        missing_bytes=bytes_total - sum(file.arrived_bytes for file in files),
+        model_path=selection.model_path,
+        mmproj_path=selection.mmproj.path if selection.mmproj else None,
+        format=selection.format,
+        task=listing.task,
+        is_default_quant=_is_default(reference, selection, listing.files, job.choice),
     )
+    return resolved, files
 
 
 def plan_files(job: FilesJob) -> tuple[PlannedFile, ...]:
