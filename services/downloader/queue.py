@@ -34,13 +34,7 @@ def next_download(
     if len(running) >= max_running:
         return None
     busy = {folder_of(download) for download in running}
-    ids = {download.download for download in running}
-    startable = (
-        download
-        for download in queued(downloads)
-        if download.download not in ids and folder_of(download) not in busy
-    )
-    return next(startable, None)
+    return next((download for download in queued(downloads) if folder_of(download) not in busy), None)
 
 
 def folder_of(download: Download) -> str:

@@ -46,9 +46,13 @@ class RemoteFiles:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return await self._get(file, at, count)
-            except (http.RetryableError, aiohttp.ClientError, TimeoutError) as error:
+            except http.RetryableError as error:
                 if attempt == _ATTEMPTS:
-                    raise _final_error(error) from error
+                    sentence = f"The hub {error} {_ATTEMPTS} times in a row; try again later."
+                    raise TransferError("hub_error", sentence) from error
+            except (aiohttp.ClientError, TimeoutError) as error:
+                if attempt == _ATTEMPTS:
+                    raise unreachable(hub_endpoint()) from error
             await asyncio.sleep(exponential_s(attempt, _FIRST_PAUSE_S))
         raise AssertionError("every attempt returns or raises")
 
@@ -71,9 +75,3 @@ async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
         if len(data) == most_bytes:
             break
     return bytes(data)
-
-
-def _final_error(error: Exception) -> Exception:
-    if isinstance(error, http.RetryableError):
-        return TransferError("hub_error", f"The hub {error} {_ATTEMPTS} times in a row; try again later.")
-    return unreachable(hub_endpoint())

@@ -90,10 +90,6 @@ def offered_files(files: Iterable[RemoteFile]) -> tuple[OfferedFile, ...]:
     return tuple(OfferedFile(path=file.path, size_bytes=file.size_bytes) for file in files)
 
 
-def weights_bytes(offered: OfferedChoice) -> int:
-    return sum(file.size_bytes for file in offered.files if PurePosixPath(file.path).suffix == ".safetensors")
-
-
 def _default(reference: Reference, groups: Sequence[GgufGroup]) -> GgufGroup | None:
     try:
         return choose(Reference(repo=reference.repo), groups) if groups else None
@@ -243,7 +239,8 @@ class HubCommands:
         facts = ModelFacts(path=offer.repo, format=Format.SAFETENSORS, card=card, task=listing.task)
         mode, problem = _mode(facts)
         if problem is None:
-            files = ModelSizes(weights_bytes=weights_bytes(folder))
+            weights = [file for file in folder.files if PurePosixPath(file.path).suffix == ".safetensors"]
+            files = ModelSizes(weights_bytes=sum(file.size_bytes for file in weights))
             nodes_fit = self._fits(Format.SAFETENSORS, mode, files, card.n_ctx_train, n_ctx)
             folder = msgspec.structs.replace(folder, fits=nodes_fit)
         if offer.choices:
