@@ -1,5 +1,6 @@
 """The memory a model needs on each device: calculated from its files, corrected by what was measured."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -123,12 +124,9 @@ def apply_measurements(needs: dict[str, int], measurements: MeasuredMemory | Non
     """Requirements by device, corrected by what instances of the same model and profile took."""
     if measurements is None:
         return needs
-    measured = {
-        device: [
-            Measured(use.used_bytes, use.predicted_bytes) for use in measurements.uses if use.device == device
-        ]
-        for device in needs
-    }
+    measured: defaultdict[str, list[Measured]] = defaultdict(list)
+    for use in measurements.uses:
+        measured[use.device].append(Measured(use.used_bytes, use.predicted_bytes))
     return {device: correct(size, measured[device]) for device, size in needs.items()}
 
 

@@ -12,15 +12,12 @@ import msgspec
 from schemas.base import Record
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
 
+CHAT_TEMPLATES = frozenset({"chat_template.jinja", "chat_template.json"})
 CARD_FILES = (
-    "config.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "tokenizer_config.json",
-    "1_Pooling/config.json",
-    "chat_template.jinja",
-    "chat_template.json",
+    *("config.json", "modules.json", "sentence_bert_config.json", "tokenizer_config.json"),
+    *("1_Pooling/config.json", "chat_template.jinja", "chat_template.json"),
 )
 """Small files that describe a model."""
 CARD_FILE_BYTES = 4 * 1024 * 1024
@@ -67,14 +64,11 @@ class _Quantization(Record):
     bits: int | None = None
 
 
-class ModelConfig(Record):
+class ModelConfig(_TextConfig):
     """The fields of config.json that are used; None where it lacks them."""
 
     architectures: tuple[str, ...] | None = None
     model_type: str | None = None
-    max_position_embeddings: int | None = None
-    num_hidden_layers: int | None = None
-    hidden_size: int | None = None
     num_local_experts: int | None = None
     num_experts: int | None = None
     n_routed_experts: int | None = None
@@ -153,32 +147,35 @@ def parse_card(texts: Mapping[str, bytes]) -> ModelCard:
     """The card from the contents of files by name; an invalid file counts as missing."""
     config = read_record(texts.get("config.json"), ModelConfig)
     tokenizer = read_record(texts.get("tokenizer_config.json"), TokenizerConfig)
+    sentences = read_record(texts.get("sentence_bert_config.json"), _Sentences)
+    modules = _decode(texts.get("modules.json"), list[_Module], [])
+    pooling = _decode(texts.get("1_Pooling/config.json"), dict[str, Any], {})
     return ModelCard(
         architectures=config.architectures or (),
         model_type=config.model_type,
         n_labels=len(config.id2label) if config.id2label else config.num_labels,
-        modules=_modules(texts.get("modules.json")),
-        pooling=_pooling(texts.get("1_Pooling/config.json")),
-        has_chat_template=bool(tokenizer.chat_template)
-        or bool({"chat_template.jinja", "chat_template.json"} & texts.keys()),
-        n_ctx_train=_trained(
-            config, read_record(texts.get("sentence_bert_config.json"), _Sentences), tokenizer
-        ),
+        modules=tuple(module.type.rpartition(".")[2] for module in modules),
+        pooling=next((name for key, name in _POOLINGS.items() if pooling.get(key) is True), None),
+        has_chat_template=bool(tokenizer.chat_template or CHAT_TEMPLATES & texts.keys()),
+        n_ctx_train=_trained(config, sentences, tokenizer),
     )
 
 
 def read_record(data: bytes | None, kind: type[R]) -> R:
     """A record from JSON; a field of another type counts as missing, and so does an invalid file."""
-    try:
-        values = msgspec.json.decode(data or b"{}", type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError):
-        return kind()
-    fields = {}
+    values, fields = _decode(data, dict[str, msgspec.Raw], {}), {}
     for field in msgspec.structs.fields(kind):
         if (value := values.get(field.encode_name)) is not None:
             with suppress(msgspec.DecodeError, RecursionError):
                 fields[field.name] = msgspec.json.decode(value, type=field.type)
     return kind(**fields)
+
+
+def _decode(data: bytes | None, kind: type[T], default: T) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind) if data else default
+    except (msgspec.DecodeError, RecursionError):
+        return default
 
 
 def count_elements(file: BinaryIO, size_bytes: int) -> Counter[str]:
@@ -206,19 +203,3 @@ def _trained(config: ModelConfig, sentences: _Sentences, tokenizer: TokenizerCon
     )
     # A tokenizer without a limit has 10**30.
     return min((int(tokens) for tokens in limits if tokens and 1 <= tokens <= _MOST_TOKENS), default=None)
-
-
-def _modules(text: bytes | None) -> tuple[str, ...]:
-    try:
-        modules = msgspec.json.decode(text or b"[]", type=list[_Module])
-    except (msgspec.DecodeError, RecursionError):
-        return ()
-    return tuple(module.type.rpartition(".")[2] for module in modules)
-
-
-def _pooling(text: bytes | None) -> str | None:
-    try:
-        config = msgspec.json.decode(text or b"{}", type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    return next((name for key, name in _POOLINGS.items() if config.get(key) is True), None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 
 from modelyard.bus.connection import Bus
 from modelyard.bus.micro import Commands
@@ -32,29 +33,21 @@ from services.downloader.register.registrar import Registrar
 _S = DownloadState
 
 
+@dataclass
 class DownloadCommands:
     """Handles commands about this node's downloads; on the first node it also forwards those about others."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        settings: Settings,
-        records: DownloadRecords,
-        queue: RunQueue,
-        registrar: Registrar,
-    ) -> None:
-        self._bus = bus
-        self._settings = settings
-        self._records = records
-        self._queue = queue
-        self._registrar = registrar
-        self._store = BucketStore(bus, buckets.DOWNLOADS)
-        self._lock = asyncio.Lock()
-        """Commands are carried out one by one, so that none meets another half done."""
+    _bus: Bus
+    _settings: Settings
+    _records: DownloadRecords
+    _queue: RunQueue
+    _registrar: Registrar
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Commands are carried out one by one, so that none meets another half done."""
 
     async def start(self, commands: Commands) -> None:
         first_node = not self._settings.joined
-        add = NodeCommands(self._bus, commands, subjects.DOWNLOAD_AT_NODE, any_node=first_node).add
+        add = NodeCommands(self._bus, commands, subjects.DOWNLOAD_AT_NODE, first_node).add
         await add(subjects.DOWNLOAD_START, self.on_start, self._requested_node)
         await add(subjects.DOWNLOAD_ADD, self.on_add, self._requested_node)
         await add(subjects.DOWNLOAD_PAUSE, self.on_pause, self._node_of)
@@ -77,12 +70,12 @@ class DownloadCommands:
     async def _forget_of_absent(self, ref: DownloadRef) -> Download:
         """Delete a record of a node that has no downloader running."""
         download = await self._stored(ref.download)
-        await self._store.delete(ref.download)
+        await BucketStore(self._bus, buckets.DOWNLOADS).delete(ref.download)
         return download
 
     async def _stored(self, key: str) -> Download:
         try:
-            download = await self._store.get(check_token(key))
+            download = await BucketStore(self._bus, buckets.DOWNLOADS).get(check_token(key))
         except ValueError:
             download = None
         if download is None:
@@ -92,7 +85,32 @@ class DownloadCommands:
     async def on_start(self, order: StartDownload) -> Download:
         """Start a download, or return the active one of the same files."""
         async with self._lock:
-            return await self._start(order)
+            reference, model = _parse(order)
+            active = self._records.active()
+            duplicate = find_duplicate(active, reference, order.name, order.choice)
+            if duplicate is not None:
+                if duplicate.state is _S.PAUSED:
+                    await self._queue.enqueue(duplicate.download)
+                return self._records[duplicate.download]
+            now = time.time()
+            download = Download(
+                download=new_id(),
+                reference=str(reference),
+                model=model,
+                state=_S.QUEUED,
+                created_at=now,
+                changed_at=now,
+                node=self._settings.node,
+                order=last_order(active),
+                limit_bytes_s=_checked_limit(order.limit_bytes_s),
+                choice=order.choice,
+                register=order.register,
+                overrides=order.overrides,
+            )
+            self._registrar.check_names(download)
+            await self._records.add(download)
+            await self._queue.start_next()
+            return download
 
     async def on_add(self, order: AddDownloads) -> DownloadsAdded:
         """Start a download for each reference in a text; a refused one does not affect the others."""
@@ -149,8 +167,7 @@ class DownloadCommands:
             reference, active = parse_reference(download.reference), self._records.active()
             if find_duplicate(active, reference, download.model, download.choice):
                 raise Conflict(f"{download.reference} is being downloaded again already.")
-            order = last_order(active)
-            await self._records.change(ref.download, order=order, error=None, revision=None)
+            await self._records.change(ref.download, order=last_order(active), error=None, revision=None)
             await self._queue.enqueue(ref.download)
             return self._records[ref.download]
 
@@ -161,8 +178,7 @@ class DownloadCommands:
                 raise Conflict(
                     f"The download of {download.reference} is not queued; only a queued one has a position."
                 )
-            orders = moved(self._records.active(), order.download, order.to)
-            for key, position in orders.items():
+            for key, position in moved(self._records.active(), order.download, order.to).items():
                 await self._records.change(key, order=position)
             return self._records[order.download]
 
@@ -183,34 +199,6 @@ class DownloadCommands:
                 raise Conflict(f"The download of {download.reference} has not ended; cancel it first.")
             await self._records.delete(ref.download)
             return download
-
-    async def _start(self, order: StartDownload) -> Download:
-        reference, model = _parse(order)
-        active = self._records.active()
-        duplicate = find_duplicate(active, reference, order.name, order.choice)
-        if duplicate is not None:
-            if duplicate.state is _S.PAUSED:
-                await self._queue.enqueue(duplicate.download)
-            return self._records[duplicate.download]
-        now = time.time()
-        download = Download(
-            download=new_id(),
-            reference=str(reference),
-            model=model,
-            state=_S.QUEUED,
-            created_at=now,
-            changed_at=now,
-            node=self._settings.node,
-            order=last_order(active),
-            limit_bytes_s=_checked_limit(order.limit_bytes_s),
-            choice=order.choice,
-            register=order.register,
-            overrides=order.overrides,
-        )
-        self._registrar.check_names(download)
-        await self._records.add(download)
-        await self._queue.start_next()
-        return download
 
     def _stored_here(self, key: str) -> Download:
         if key not in self._records.downloads:

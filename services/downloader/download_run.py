@@ -3,34 +3,19 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from modelyard.bus import logs
 from modelyard.host.settings import Settings
 from schemas.downloads import Download, DownloadState
 from schemas.errors import ErrorDetail, YardError
+from services.downloader.errors import DownloadError
 from services.downloader.library.library import NodeLibrary
 from services.downloader.library.records import record_download
 from services.downloader.records import DownloadRecords
 from services.downloader.reference import Reference, parse_reference
 from services.downloader.register.registrar import Registrar
-from services.downloader.worker.messages import (
-    BlacklistPeer,
-    DownloadJob,
-    Failed,
-    FileVerified,
-    FindFilePeers,
-    FindPeerRepo,
-    Finished,
-    Go,
-    Limit,
-    Received,
-    Resolved,
-    TransferProblem,
-    TransferProgress,
-    TransferWorker,
-    TransferWorkerDied,
-    transfer_worker,
-)
+from services.downloader.worker import messages
 
 log = logs.get(__name__)
 
@@ -47,33 +32,18 @@ IDLE_FIGURES: dict[str, object] = {"speed_bytes_s": None, "eta_s": None, "proble
 _S = DownloadState
 
 
-class DownloadFailed(Exception):
-    """The final error of a download."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.detail = ErrorDetail(message=message, type="server_error", code=code)
-
-
+@dataclass
 class DownloadRun:
-    """The work at one download. `go_for` returns the permission for a download that knows its size."""
+    """The work at one download."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        records: DownloadRecords,
-        registrar: Registrar,
-        library: NodeLibrary,
-        go_for: Callable[[Download], Go],
-        key: str,
-    ) -> None:
-        self._registrar = registrar
-        self._settings = settings
-        self._records = records
-        self._key = key
-        self._go_for = go_for
-        self._library = library
-        self._worker: TransferWorker | None = None
+    _settings: Settings
+    _records: DownloadRecords
+    _registrar: Registrar
+    _library: NodeLibrary
+    _go_for: Callable[[Download], messages.Go]
+    """Returns the permission for a download that knows its size."""
+    _key: str
+    _worker: messages.TransferWorker | None = None
 
     async def run(self) -> None:
         """Work until the download has ended and update its record."""
@@ -86,11 +56,11 @@ class DownloadRun:
             await self._registrar.register_download(self._records[self._key], resolved)
         except YardError as error:
             await self._fail(error.body().error)
-        except DownloadFailed as error:
-            await self._fail(error.detail)
+        except DownloadError as error:
+            await self._fail(_detail(error.code, error.sentence))
         except OSError as error:
-            failed = DownloadFailed("worker_failed", f"The transfer could not be started: {error.strerror}.")
-            await self._fail(failed.detail)
+            sentence = f"The transfer could not be started: {error.strerror}."
+            await self._fail(_detail("worker_failed", sentence))
         else:
             await self._records.change(
                 self._key,
@@ -102,57 +72,57 @@ class DownloadRun:
 
     async def set_limit(self, bytes_per_s: int | None) -> None:
         if self._worker is not None:
-            await self._worker.send(Limit(limit_bytes_s=bytes_per_s))
+            await self._worker.send(messages.Limit(limit_bytes_s=bytes_per_s))
 
     async def _fail(self, detail: ErrorDetail) -> None:
         await self._records.change(self._key, state=_S.FAILED, error=detail, **IDLE_FIGURES)
 
-    async def _transfer(self, reference: Reference) -> Resolved:
+    async def _transfer(self, reference: Reference) -> messages.Resolved:
         failed_attempts, seen_bytes = 0, 0
         while failed_attempts < MAX_WORKER_ATTEMPTS:
             try:
                 return await self._run_worker(reference)
-            except TransferWorkerDied:
+            except messages.TransferWorkerDied:
                 log.warning("transfer_worker_died", download=self._key)
             done_bytes = self._records[self._key].bytes_done
             failed_attempts = failed_attempts + 1 if done_bytes <= seen_bytes else 0
             seen_bytes = max(seen_bytes, done_bytes)
             await asyncio.sleep(_RESTART_PAUSE_S * failed_attempts)
-        raise DownloadFailed("worker_died", "The transfer was killed several times; retry it.")
+        raise DownloadError("worker_died", "The transfer was killed several times; retry it.")
 
-    async def _run_worker(self, reference: Reference) -> Resolved:
+    async def _run_worker(self, reference: Reference) -> messages.Resolved:
         await self._records.change(self._key, state=_S.RESOLVING, **IDLE_FIGURES)
         job = job_of(self._settings, reference, self._records[self._key])
         progress = _ProgressPublisher(self._records, self._key)
-        resolved: Resolved | None = None
-        async with transfer_worker(job, self._settings.logs / "downloads.log") as worker:
+        resolved: messages.Resolved | None = None
+        async with messages.transfer_worker(job, self._settings.logs / "downloads.log") as worker:
             self._worker = worker
             try:
                 async for message in worker.messages():
                     match message:
-                        case Resolved():
+                        case messages.Resolved():
                             resolved = message
                             await self._start_transfer(worker, resolved)
-                        case TransferProgress():
+                        case messages.TransferProgress():
                             await progress.on_progress(message)
-                        case Received():
-                            progress.on_received(message)
-                        case FindFilePeers() | FindPeerRepo() | BlacklistPeer():
+                        case messages.Received():
+                            progress.received_now = message.received
+                        case messages.FindFilePeers() | messages.FindPeerRepo() | messages.BlacklistPeer():
                             await self._library.peers.handle(message, worker.send)
-                        case TransferProblem(message=sentence):
+                        case messages.TransferProblem(message=sentence):
                             await self._records.update_progress(self._key, store=False, problem=sentence)
-                        case FileVerified(file=file):
+                        case messages.FileVerified(file=file):
                             log.info("file_verified", download=self._key, file=file)
-                        case Finished() if resolved is not None:
+                        case messages.Finished() if resolved is not None:
                             return resolved
-                        case Failed(code=code, message=sentence):
-                            raise DownloadFailed(code, sentence)
+                        case messages.Failed(code=code, message=sentence):
+                            raise DownloadError(code, sentence)
             finally:
                 self._worker = None
                 await self._records.update_progress(self._key, store=False, received=progress.received)
-        raise TransferWorkerDied
+        raise messages.TransferWorkerDied
 
-    async def _start_transfer(self, worker: TransferWorker, resolved: Resolved) -> None:
+    async def _start_transfer(self, worker: messages.TransferWorker, resolved: messages.Resolved) -> None:
         download = await self._records.change(
             self._key,
             state=_S.TRANSFERRING,
@@ -166,6 +136,10 @@ class DownloadRun:
         await worker.send(self._go_for(download))
 
 
+def _detail(code: str, sentence: str) -> ErrorDetail:
+    return ErrorDetail(message=sentence, type="server_error", code=code)
+
+
 class _ProgressPublisher:
     def __init__(self, records: DownloadRecords, key: str) -> None:
         self._records = records
@@ -174,18 +148,16 @@ class _ProgressPublisher:
         self._published_at = time.monotonic()
         self._stored_at = time.monotonic()
         self._received_before = records[key].received
-        self._received: dict[str, int] = {}
+        self.received_now: dict[str, int] = {}
+        """The bytes by source, of this worker."""
 
     @property
     def received(self) -> dict[str, int]:
         """The bytes by source, of this worker and those before it."""
-        before, now = self._received_before, self._received
+        before, now = self._received_before, self.received_now
         return {source: before.get(source, 0) + now.get(source, 0) for source in {**before, **now}}
 
-    def on_received(self, message: Received) -> None:
-        self._received = message.received
-
-    async def on_progress(self, progress: TransferProgress) -> None:
+    async def on_progress(self, progress: messages.TransferProgress) -> None:
         now = time.monotonic()
         if now - self._published_at < PROGRESS_S:
             return
@@ -225,9 +197,9 @@ class _SpeedMeter:
         return (last_bytes - first_bytes) / (last_s - first_s) if last_s > first_s else None
 
 
-def job_of(settings: Settings, reference: Reference, download: Download) -> DownloadJob:
+def job_of(settings: Settings, reference: Reference, download: Download) -> messages.DownloadJob:
     """The job of a download's worker; once its commit is resolved it stays at that."""
-    return DownloadJob(
+    return messages.DownloadJob(
         repo=reference.repo,
         quant=reference.quant,
         file=reference.file,

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -18,17 +19,16 @@ NodeOf = Callable[[T], str | Awaitable[str]]
 """Returns the node that a command is about; it may raise a refusal."""
 
 
+@dataclass
 class NodeCommands:
     """Adds commands that are handled here if they are about this node, else forwarded to its downloader."""
 
-    def __init__(
-        self, bus: Bus, commands: Commands, at_node: Command[bytes, bytes], *, any_node: bool = True
-    ) -> None:
-        """`at_node`: the subject for forwarded commands. Without `any_node` only that one is subscribed."""
-        self._bus = bus
-        self._commands = commands
-        self._at_node = at_node
-        self._any_node = any_node
+    _bus: Bus
+    _commands: Commands
+    _at_node: Command[bytes, bytes]
+    """The subject for forwarded commands."""
+    _any_node: bool = True
+    """Without it only `_at_node` is subscribed."""
 
     async def add(
         self,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterable
-from functools import partial
+from dataclasses import dataclass, field
 
 from modelyard.bus.tasks import Tasks, cancel
 from modelyard.host.settings import Settings
@@ -34,13 +34,7 @@ def next_download(
     if len(running) >= max_running:
         return None
     busy = {folder_of(download) for download in running}
-    ids = {download.download for download in running}
-    startable = (
-        download
-        for download in queued(downloads)
-        if download.download not in ids and folder_of(download) not in busy
-    )
-    return next(startable, None)
+    return next((download for download in queued(downloads) if folder_of(download) not in busy), None)
 
 
 def folder_of(download: Download) -> str:
@@ -118,23 +112,17 @@ def missing_bytes(downloads: Iterable[Download]) -> int:
     return sum(max(0, (download.bytes_total or 0) - download.bytes_done) for download in downloads)
 
 
+@dataclass
 class RunQueue:
-    def __init__(
-        self,
-        tasks: Tasks,
-        settings: Settings,
-        records: DownloadRecords,
-        registrar: Registrar,
-        library: NodeLibrary,
-    ) -> None:
-        self._tasks = tasks
-        self._settings = settings
-        self._records = records
-        self._new_run = partial(DownloadRun, settings, records, registrar, library, self._go_for)
-        self._runs: dict[str, DownloadRun] = {}
-        self._run_tasks: dict[str, asyncio.Task[None]] = {}
-        self._stopping: set[str] = set()
-        """Must not be started again before their new state is set."""
+    _tasks: Tasks
+    _settings: Settings
+    _records: DownloadRecords
+    _registrar: Registrar
+    _library: NodeLibrary
+    _runs: dict[str, DownloadRun] = field(default_factory=dict)
+    _run_tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _stopping: set[str] = field(default_factory=set)
+    """Must not be started again before their new state is set."""
 
     async def resume(self) -> None:
         """Queue what an earlier process was working on, and start."""
@@ -155,8 +143,9 @@ class RunQueue:
         """Start queued downloads while there is room."""
         while download := self._next():
             key = download.download
-            run = self._new_run(key)
-            self._runs[key] = run
+            run = self._runs[key] = DownloadRun(
+                self._settings, self._records, self._registrar, self._library, self._go_for, key
+            )
             self._run_tasks[key] = self._tasks.spawn(self._run(key, run), f"download {download.reference}")
         await self.apply_limits()
 

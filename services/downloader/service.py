@@ -70,7 +70,7 @@ async def serve_library(
     jobs = await BucketCache.start(bus, buckets.JOBS, tasks)
     await LibraryCommands(bus, tasks, library, commands).start()
     await PeerCommands(bus, settings, tasks, library).start(commands)
-    await JobCommands(bus, tasks, settings, library, commands, jobs).start()
+    await JobCommands(bus, tasks, settings, library, jobs).start(commands)
 
 
 async def ensure_demo(bus: Bus, settings: Settings) -> None:

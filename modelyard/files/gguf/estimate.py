@@ -130,12 +130,11 @@ def _memory(
     all_layers = make_layers(header)
     has_output = places[-1] == device
     mmproj_bytes = use.mmproj_bytes + MMPROJ_COMPUTE_BYTES if use.mmproj_bytes else 0
-    takes_part = device in places
     return DeviceMemory(
         weights_bytes=_weights_bytes(header, device, layers, has_output)
         + -(-use.lora_bytes * (len(layers) + has_output) // len(places)),
         cache_bytes=sum(cache_bytes(all_layers[index], use) for index in layers),
-        compute_bytes=_compute_bytes(header, use, all_layers, device, takes_part, len(gpus)),
+        compute_bytes=_compute_bytes(header, use, all_layers, device, device in places, len(gpus)),
         mmproj_bytes=mmproj_bytes if device == (gpus[0] if gpus else CPU) else 0,
         overhead_bytes=CPU_OVERHEAD_BYTES if device == CPU else GPU_OVERHEAD_BYTES,
     )
@@ -173,30 +172,16 @@ def _compute_bytes(
     # One mask for the whole context, one for windows; without a cache tokens attend to their batch.
     cells = sum({n_cells(layer, use) for layer in layers if layer.key_length}) or n_batch
     masks = mask_bytes(n_batch=n_batch, n_cells=cells) * (_PIPELINE_COPIES if n_gpus > 1 else 1)
-    outputs = output_bytes(header, use.n_parallel) if device == CPU else 0
-    if not takes_part:
-        return masks + outputs
-    n_outputs = n_batch if use.n_outputs is None else min(n_batch, use.n_outputs)
-    return (
-        masks
-        + outputs
-        + activation_bytes(
-            header,
-            n_batch=n_batch,
-            n_outputs=n_outputs,
-            n_cells=cells,
-            flash_attention=use.flash_attention,
-        )
-    )
+    # Logits and embeddings, one row a slot, in main memory.
+    outputs = use.n_parallel * (header.n_vocab + header.n_embd) * _FLOAT_BYTES if device == CPU else 0
+    return masks + outputs + (_activation_bytes(header, use, n_batch, cells) if takes_part else 0)
 
 
 def _padded(cells: int) -> int:
     return -(-cells // _CELL_PADDING) * _CELL_PADDING
 
 
-def activation_bytes(
-    header: Header, *, n_batch: int, n_outputs: int, n_cells: int, flash_attention: bool
-) -> int:
+def _activation_bytes(header: Header, use: RunOptions, n_batch: int, n_cells: int) -> int:
     """Upper bound of the compute buffer without masks and outputs, needed once on every device.
 
     ggml overlays the tensors of a graph as far as their lifetimes allow, so the buffer is what lives
@@ -207,10 +192,15 @@ def activation_bytes(
 
         N x (8 x width + the largest of: feed-forward, attention, scores, state, logits) + the mask, N x cells
     """
+    n_head = max(header.attention.n_head, default=0)
+    n_outputs = n_batch if use.n_outputs is None else min(n_batch, use.n_outputs)
+    dense = _FEED_FORWARD_COPIES * max(header.n_ff, default=0)
+    expert = _FEED_FORWARD_COPIES * max(header.n_ff_exp, default=0) + header.n_embd
     widest = max(
-        _feed_forward(header),
-        _ATTENTION_COPIES * max(header.attention.n_head, default=0) * header.attention.key_length,
-        0 if flash_attention else max(header.attention.n_head, default=0) * n_cells,
+        dense,
+        header.n_expert_used * expert,
+        _ATTENTION_COPIES * n_head * header.attention.key_length,
+        0 if use.flash_attention else n_head * n_cells,
         _STATE_COPIES * header.recurrent.inner_size,
         0 if is_encoder(header) else -(-header.n_vocab * n_outputs // n_batch),
     )
@@ -220,14 +210,3 @@ def activation_bytes(
 def mask_bytes(*, n_batch: int, n_cells: int) -> int:
     """Attention mask; with flash attention newer versions take half of it."""
     return n_batch * n_cells * _FLOAT_BYTES
-
-
-def output_bytes(header: Header, n_parallel: int) -> int:
-    """Output logits and embeddings, one row a slot, in main memory."""
-    return n_parallel * (header.n_vocab + header.n_embd) * _FLOAT_BYTES
-
-
-def _feed_forward(header: Header) -> int:
-    dense = _FEED_FORWARD_COPIES * max(header.n_ff, default=0)
-    expert = _FEED_FORWARD_COPIES * max(header.n_ff_exp, default=0) + header.n_embd
-    return max(dense, header.n_expert_used * expert)

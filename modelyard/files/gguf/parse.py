@@ -4,6 +4,7 @@ Version 2 and 3, little endian. The format: https://github.com/ggml-org/ggml/blo
 """
 
 import struct
+from math import prod
 from typing import NamedTuple
 
 import msgspec
@@ -11,8 +12,8 @@ import msgspec
 from modelyard.files.gguf.formats import TENSOR_TYPES, TensorType
 
 _HEADER = struct.Struct("<4sIQQ")
-_KEY_LENGTH = struct.Struct("<Q")
-HEAD_BYTES = _HEADER.size + _KEY_LENGTH.size
+_U64 = struct.Struct("<Q")
+HEAD_BYTES = _HEADER.size + _U64.size
 """Number of first bytes that `check_gguf` needs."""
 
 _VERSIONS = (2, 3)
@@ -31,15 +32,12 @@ _MAX_ELEMENTS = 2**63
 _DEFAULT_ALIGNMENT = 32
 _STRING, _ARRAY = 8, 9
 _CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_CODE_BYTES = {"B": 1, "b": 1, "?": 1, "H": 2, "h": 2, "I": 4, "i": 4, "f": 4, "Q": 8, "q": 8, "d": 8}
 MAX_HEADER_BYTES = 64 * 1024 * 1024
 """Limit of a header; a vocabulary of 262,000 tokens with its merges takes 16 MiB."""
 MAX_STRINGS = 1_000_000
 """Limit of strings in all arrays of a header; bounds the time to skip them."""
 MAX_NUMBERS = 200_000
 """Limit of stored numbers of a header; as Python objects they take many times their size."""
-_U32 = struct.Struct("<I")
-_U64 = struct.Struct("<Q")
 
 
 class GgufError(ValueError):
@@ -69,7 +67,7 @@ def check_gguf(head: bytes, size_bytes: int) -> None:
     room_bytes -= kv_count * _MIN_KV_BYTES
     if tensor_count > room_bytes // _MIN_TENSOR_BYTES:
         raise GgufError(f"The GGUF header claims {tensor_count} tensors, too many for {size_bytes} bytes.")
-    (key_bytes,) = _KEY_LENGTH.unpack_from(head, _HEADER.size)
+    (key_bytes,) = _U64.unpack_from(head, _HEADER.size)
     if not 1 <= key_bytes <= min(MAX_KEY_BYTES, size_bytes - HEAD_BYTES):
         raise GgufError(f"The GGUF header's first key claims {key_bytes} bytes; the file is damaged.")
 
@@ -90,14 +88,10 @@ class _Cursor:
         self.at = at
 
     def u32(self) -> int:
-        start = self.skip(4)
-        number: int = _U32.unpack_from(self._buffer, start)[0]
-        return number
+        return int.from_bytes(self.raw(4), "little")
 
     def u64(self) -> int:
-        start = self.skip(8)
-        number: int = _U64.unpack_from(self._buffer, start)[0]
-        return number
+        return int.from_bytes(self.raw(8), "little")
 
     def numbers(self, code: str, count: int) -> tuple[int | float | bool, ...]:
         """`count` numbers of the `struct` format character `code`."""
@@ -214,19 +208,15 @@ def _name(cursor: _Cursor) -> str:
 
 def _value(cursor: _Cursor, key: str) -> Value:
     kind = cursor.u32()
-    if kind == _STRING:
-        return _text(cursor)
     if kind == _ARRAY:
         return _array(cursor, key)
+    if kind == _STRING:
+        n_bytes = cursor.u64()
+        if n_bytes > MAX_STORED:
+            cursor.skip(n_bytes)
+            return Skipped(n_bytes)
+        return cursor.raw(n_bytes).decode(errors="replace")
     return cursor.numbers(_code(kind, key), 1)[0]
-
-
-def _text(cursor: _Cursor) -> str | Skipped:
-    n_bytes = cursor.u64()
-    if n_bytes > MAX_STORED:
-        cursor.skip(n_bytes)
-        return Skipped(n_bytes)
-    return cursor.raw(n_bytes).decode(errors="replace")
 
 
 def _array(cursor: _Cursor, key: str) -> Value:
@@ -238,7 +228,7 @@ def _array(cursor: _Cursor, key: str) -> Value:
         return Skipped(count)
     code = _code(kind, key)
     if count > MAX_STORED:
-        cursor.skip(count * _CODE_BYTES[code])
+        cursor.skip(count * struct.calcsize(f"<{code}"))
         return Skipped(count)
     return cursor.numbers(code, count)
 
@@ -266,9 +256,7 @@ def _tensor(cursor: _Cursor) -> Tensor:
     kind = TENSOR_TYPES.get(number)
     if kind is None:
         raise GgufError(f"The tensor {name!r} has the type {number}, which is unknown.")
-    n_elements = 1
-    for length in shape:
-        n_elements *= length
+    n_elements = prod(shape)
     row = shape[0] if shape else 1
     if n_elements >= _MAX_ELEMENTS or row % kind.block:
         raise GgufError(f"The tensor {name!r} cannot have the shape {shape} as {kind.name}; it is damaged.")

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from modelyard.files.gguf.header import Header, make_header
@@ -9,8 +10,6 @@ from modelyard.files.gguf.parse import MAX_HEADER_BYTES, GgufContents, GgufError
 
 FIRST_BYTES = 1024 * 1024
 _GROWTH = 4
-
-
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -40,24 +39,24 @@ class HeaderReader:
         except NeedMoreBytes as more:
             if len(data) < self.wanted_bytes:
                 raise GgufError(f"{self._name} became shorter while it was read.") from None
-            self.wanted_bytes = self._next_size(more.at_least_bytes) - len(self._buffer)
+            if more.at_least_bytes > self._most_bytes:
+                raise GgufError(
+                    f"The header of {self._name} is larger than {self._most_bytes} bytes; it is damaged."
+                ) from None
+            grown = max(more.at_least_bytes, self._growth * len(self._buffer))
+            self.wanted_bytes = min(grown, self._most_bytes, self._size_bytes) - len(self._buffer)
             return None
-
-    def _next_size(self, at_least_bytes: int) -> int:
-        if at_least_bytes > self._most_bytes:
-            raise GgufError(
-                f"The header of {self._name} is larger than {self._most_bytes} bytes; it is damaged."
-            )
-        grown = max(at_least_bytes, self._growth * len(self._buffer))
-        return min(grown, self._most_bytes, self._size_bytes)
 
 
 def read_model(path: Path) -> Header:
     """The header of a model with all its shards; GgufError, or OSError if a file cannot be read."""
-    shards = shard_paths(path)
-    contents = [read_contents(shard) for shard in shards]
-    tensors = tuple(tensor for part in contents for tensor in part.tensors)
-    return make_header(contents[0]._replace(tensors=tensors), n_shards=len(shards))
+    return join_shards([read_contents(shard) for shard in shard_paths(path)])
+
+
+def join_shards(shards: Sequence[GgufContents]) -> Header:
+    """The header of a model from the contents of all its shards in order."""
+    tensors = tuple(tensor for shard in shards for tensor in shard.tensors)
+    return make_header(shards[0]._replace(tensors=tensors), n_shards=len(shards))
 
 
 def read_contents(path: Path) -> GgufContents:
@@ -74,10 +73,10 @@ def shard_paths(path: Path) -> tuple[Path, ...]:
     match = _SHARD.fullmatch(path.name)
     if match is None:
         return (path,)
-    shards = []
-    for number in range(1, int(match["count"]) + 1):
-        shard = path.with_name(f"{match['stem']}-{number:05d}-of-{match['count']}.gguf")
+    stem, count = match["stem"], int(match["count"])
+    names = [f"{stem}-{number:05d}-of-{match['count']}.gguf" for number in range(1, count + 1)]
+    shards = tuple(map(path.with_name, names))
+    for shard in shards:
         if not shard.is_file():
-            raise GgufError(f"{shard.name} is missing: the model has {int(match['count'])} files.")
-        shards.append(shard)
-    return tuple(shards) or (path,)
+            raise GgufError(f"{shard.name} is missing: the model has {count} files.")
+    return shards or (path,)

@@ -4,19 +4,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modelyard.files.tinymodels import (
-    DEMO_SENTENCE,
-    write_babbler,
-    write_embedder,
-    write_reciter,
-    write_reranker,
-)
+from modelyard.files import tinymodels
 
 _WRITERS: dict[str, Callable[[Path], None]] = {
-    "reciter": lambda path: write_reciter(path, DEMO_SENTENCE),
-    "babbler": write_babbler,
-    "embedder": write_embedder,
-    "reranker": write_reranker,
+    "reciter": lambda path: tinymodels.write_reciter(path, tinymodels.DEMO_SENTENCE),
+    "babbler": tinymodels.write_babbler,
+    "embedder": tinymodels.write_embedder,
+    "reranker": tinymodels.write_reranker,
 }
 
 

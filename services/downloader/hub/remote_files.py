@@ -10,12 +10,7 @@ from modelyard.files.gguf.reader import HeaderReader
 from services.downloader.errors import TransferError
 from services.downloader.hub.access import authorization, file_url, hub_endpoint, unreachable
 from services.downloader.selection.files import RemoteFile
-from services.downloader.transfer.http import (
-    RetryableError,
-    check_content_range,
-    check_status,
-    get_bytes,
-)
+from services.downloader.transfer import http
 
 MAX_HEADER_BYTES = 32 * 1024 * 1024
 """Twice the size of the largest real headers."""
@@ -44,12 +39,6 @@ class RemoteFiles:
                 return contents
             at += wanted_bytes
 
-    async def text(self, file: RemoteFile, most_bytes: int) -> bytes | None:
-        """A whole small file; None if it is larger than most_bytes."""
-        if file.size_bytes > most_bytes:
-            return None
-        return await self.part(file, 0, file.size_bytes)
-
     async def part(self, file: RemoteFile, at: int, count: int) -> bytes:
         """`count` bytes from `at`; fewer only where the file is shorter than the hub lists."""
         if count == 0:
@@ -57,21 +46,25 @@ class RemoteFiles:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return await self._get(file, at, count)
-            except (RetryableError, aiohttp.ClientError, TimeoutError) as error:
+            except http.RetryableError as error:
                 if attempt == _ATTEMPTS:
-                    raise _final_error(error) from error
+                    sentence = f"The hub {error} {_ATTEMPTS} times in a row; try again later."
+                    raise TransferError("hub_error", sentence) from error
+            except (aiohttp.ClientError, TimeoutError) as error:
+                if attempt == _ATTEMPTS:
+                    raise unreachable(hub_endpoint()) from error
             await asyncio.sleep(exponential_s(attempt, _FIRST_PAUSE_S))
         raise AssertionError("every attempt returns or raises")
 
     async def _get(self, file: RemoteFile, at: int, count: int) -> bytes:
         url = file_url(self._repo, file.path, self._commit, endpoint=hub_endpoint())
         headers = {"Accept-Encoding": "identity", "Range": f"bytes={at}-{at + count - 1}"}
-        request = get_bytes(self._session, url, headers, authorization(), lambda _headers: None)
+        request = http.get_bytes(self._session, url, headers, authorization(), lambda _headers: None)
         async with asyncio.timeout(_REQUEST_TIMEOUT_S), request as response:
-            check_status(response, url)
+            http.check_status(response, url)
             if response.status == 200:  # without support for ranges the whole file is sent
                 return (await _read(response, at + count))[at:]
-            check_content_range(response, (at, at + count), file.size_bytes)
+            http.check_content_range(response, (at, at + count), file.size_bytes)
             return await _read(response, count)
 
 
@@ -82,9 +75,3 @@ async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
         if len(data) == most_bytes:
             break
     return bytes(data)
-
-
-def _final_error(error: Exception) -> Exception:
-    if isinstance(error, RetryableError):
-        return TransferError("hub_error", f"The hub {error} {_ATTEMPTS} times in a row; try again later.")
-    return unreachable(hub_endpoint())

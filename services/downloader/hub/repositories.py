@@ -105,8 +105,7 @@ def _remote_file(entry: RepoSibling) -> RemoteFile:
 
 def license_of(info: ModelInfo) -> str | None:
     """The license among the tags, which the hub sets even where the model card differs."""
-    licenses = (tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:"))
-    return next(licenses, None)
+    return next((tag[len("license:") :] for tag in info.tags or () if tag.startswith("license:")), None)
 
 
 def text_or_none(value: object) -> str | None:

@@ -1,6 +1,7 @@
 """The commands of entries and the trash."""
 
 import asyncio
+from pathlib import Path
 
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
@@ -9,7 +10,6 @@ from modelyard.bus.tasks import Tasks
 from schemas import subjects
 from schemas.errors import BadRequest, Conflict, NotFound, YardError
 from schemas.library import (
-    MAX_DESCRIPTION_BYTES,
     DeleteEntry,
     DescribeEntry,
     EntryDetails,
@@ -29,9 +29,8 @@ from schemas.library import (
 from services.downloader.library import store_fs, trash
 from services.downloader.library.integrity import missing_files
 from services.downloader.library.library import NodeLibrary
-from services.downloader.library.scanner import StoredModel, StoreScanner, decode_description
+from services.downloader.library.scanner import StoredModel, read_description
 from services.downloader.library.store import LibraryStore, StoreReport, revision_of
-from services.downloader.library.store_fs import in_thread
 from services.downloader.node_commands import NodeCommands
 
 log = logs.get(__name__)
@@ -72,7 +71,7 @@ class LibraryCommands:
         store = self._library.store_of(order.entry)
         async with store.lock:
             _, model = self._library.find(store, order.entry)
-            await in_thread(_describe, store, model, order)
+            await store_fs.in_thread(_describe, store, model, order)
             await store.refresh()
             return self._library.find(store, order.entry)[0]
 
@@ -86,7 +85,7 @@ class LibraryCommands:
             if not order.force:
                 self._library.check_unused(entry, model)
                 _check_complete(self._library.report(store), model)
-            manifest = await in_thread(trash.put, store.root, model)
+            manifest = await store_fs.in_thread(trash.put, store.root, model)
             await store.refresh()
         log.info("entry_deleted", store=entry.store, path=entry.path, bytes=entry.size_bytes)
         self._publish_change(entry, "deleted")
@@ -98,7 +97,7 @@ class LibraryCommands:
         async with store.lock:
             manifest = self._item(store, ref.item)
             try:
-                await in_thread(trash.restore, store.root, manifest)
+                await store_fs.in_thread(trash.restore, store.root, manifest)
             except FileExistsError as error:
                 raise Conflict(f"{error} is there again; move or delete it, then restore.") from error
             report = await store.refresh()
@@ -111,7 +110,7 @@ class LibraryCommands:
         store = self._library.store_of(ref.item)
         async with store.lock:
             manifest = self._item(store, ref.item)
-            await in_thread(trash.purge, store.root, manifest.item)
+            await store_fs.in_thread(trash.purge, store.root, manifest.item)
             await store.refresh()
         return TrashEmptied(items=1, size_bytes=manifest.size_bytes)
 
@@ -121,7 +120,7 @@ class LibraryCommands:
             async with store.lock:
                 await store.refresh()
                 for manifest in list(self._library.report(store).trashed.values()):
-                    await in_thread(trash.purge, store.root, manifest.item)
+                    await store_fs.in_thread(trash.purge, store.root, manifest.item)
                     emptied.append(manifest.size_bytes)
                 await store.refresh()
         return TrashEmptied(items=len(emptied), size_bytes=sum(emptied))
@@ -137,21 +136,17 @@ class LibraryCommands:
 
     async def find_file(self, wanted: FindFile) -> FileLocations:
         """Files with this sha256, on one node or on all nodes."""
-        files = list(self._find_here(wanted.sha256.lower()))
+        files = self._find_here(wanted.sha256.lower())
         if wanted.node is None:
             others = [node for node in self._library.nodes() if node != self._bus.node]
-            queries = (self._find_at(node, wanted.sha256) for node in others)
-            for answer in await asyncio.gather(*queries):
-                files += answer
+            for found in await asyncio.gather(*(self._find_at(node, wanted.sha256) for node in others)):
+                files += found
         return FileLocations(files=tuple(files))
 
     async def _find_at(self, node: str, sha256: str) -> tuple[FileLocation, ...]:
+        request = FindFile(sha256=sha256, node=node)
         try:
-            return (
-                await self._node_commands.forward(
-                    subjects.LIBRARY_FIND, FindFile(sha256=sha256, node=node), node
-                )
-            ).files
+            return (await self._node_commands.forward(subjects.LIBRARY_FIND, request, node)).files
         except YardError as error:
             log.info("node_query_failed", node=node, error=error.message)
             return ()
@@ -192,7 +187,7 @@ def node_of_key(key: str) -> str:
 
 def _describe(store: LibraryStore, model: StoredModel, order: DescribeEntry) -> None:
     scanner, path = store.scanner, model.group.description_path
-    before, after = _description(scanner, path), order.description.strip()
+    before, after = _description(scanner.root, path), order.description.strip()
     if order.revision is not None and order.revision != revision_of(before):
         raise Conflict("The description has changed since; read it again.", param="revision")
     if after == before:
@@ -203,10 +198,10 @@ def _describe(store: LibraryStore, model: StoredModel, order: DescribeEntry) -> 
         store_fs.remove_file(scanner.root, path)
 
 
-def _description(scanner: StoreScanner, path: str) -> str:
+def _description(root: Path, path: str) -> str:
     # An unreadable description is an error: it must not be overwritten unseen.
     try:
-        return decode_description(store_fs.read_file(scanner.root, path, MAX_DESCRIPTION_BYTES))
+        return read_description(root, path)
     except FileNotFoundError:
         return ""
 

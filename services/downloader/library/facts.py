@@ -4,17 +4,15 @@ import errno
 from collections import Counter
 from pathlib import Path
 
-from modelyard.files.gguf.header import Header, make_header
+from modelyard.files import safetensors
 from modelyard.files.gguf.parse import GgufContents
-from modelyard.files.gguf.reader import read_contents
-from modelyard.files.safetensors import ModelConfig, TokenizerConfig, count_elements, read_record
+from modelyard.files.gguf.reader import join_shards, read_contents
 from schemas.library import EntryFacts, EntryFormat
 from services.downloader.library import store_fs
 from services.downloader.library.grouping import MARKS, FileGroup
 from services.downloader.library.walk import ScannedFile
 
 _MAX_CONFIG_BYTES = 16 * 1024 * 1024
-_TEMPLATES = frozenset({"chat_template.jinja", "chat_template.json"})
 _PACKED = frozenset({"U8", "I8", "I32", "U32"})
 """Element types that may pack several weights into one element."""
 
@@ -39,21 +37,9 @@ def read_facts(root: Path, group: FileGroup) -> EntryFacts:
 
 def _gguf_facts(root: Path, group: FileGroup) -> EntryFacts:
     try:
-        contents = [_contents(root, file.path) for file in group.weights]
-        tensors = tuple(tensor for part in contents for tensor in part.tensors)
-        header = make_header(contents[0]._replace(tensors=tensors), n_shards=len(contents))
+        header = join_shards([_contents(root, file.path) for file in group.weights])
     except ValueError as error:
         raise InvalidModelFiles(str(error)) from error
-    return _header_facts(header)
-
-
-def _contents(root: Path, path: str) -> GgufContents:
-    # By its handle: opened by name again, the path could be a link by now.
-    with store_fs.open_file(root, path) as file:
-        return read_contents(Path(f"/dev/fd/{file.fileno()}"))
-
-
-def _header_facts(header: Header) -> EntryFacts:
     return EntryFacts(
         architecture=header.architecture,
         kind="mmproj" if header.is_mmproj else header.kind,
@@ -70,6 +56,12 @@ def _header_facts(header: Header) -> EntryFacts:
     )
 
 
+def _contents(root: Path, path: str) -> GgufContents:
+    # By its handle: opened by name again, the path could be a link by now.
+    with store_fs.open_file(root, path) as file:
+        return read_contents(Path(f"/dev/fd/{file.fileno()}"))
+
+
 def _safetensors_facts(root: Path, group: FileGroup) -> EntryFacts:
     names = {file.path.removeprefix(f"{group.folder}/") for file in group.files}
     if not names & MARKS:
@@ -80,8 +72,8 @@ def _safetensors_facts(root: Path, group: FileGroup) -> EntryFacts:
         name: store_fs.read_file(root, f"{group.folder}/{name}", _MAX_CONFIG_BYTES)
         for name in names & {"config.json", "tokenizer_config.json"}
     }
-    config = read_record(texts.get("config.json"), ModelConfig)
-    tokenizer = read_record(texts.get("tokenizer_config.json"), TokenizerConfig)
+    config = safetensors.read_record(texts.get("config.json"), safetensors.ModelConfig)
+    tokenizer = safetensors.read_record(texts.get("tokenizer_config.json"), safetensors.TokenizerConfig)
     elements = sum((_elements(root, file) for file in group.weights), Counter[str]())
     packed = config.quantization_config is not None and bool(_PACKED & elements.keys())
     return EntryFacts(
@@ -93,7 +85,7 @@ def _safetensors_facts(root: Path, group: FileGroup) -> EntryFacts:
         n_layer=config.num_hidden_layers or config.text.num_hidden_layers,
         n_embd=config.hidden_size or config.text.hidden_size,
         n_expert=config.num_local_experts or config.num_experts or config.n_routed_experts,
-        has_chat_template=tokenizer.chat_template is not None or bool(names & _TEMPLATES),
+        has_chat_template=tokenizer.chat_template is not None or bool(names & safetensors.CHAT_TEMPLATES),
         n_shards=len(group.weights),
     )
 
@@ -101,7 +93,7 @@ def _safetensors_facts(root: Path, group: FileGroup) -> EntryFacts:
 def _elements(root: Path, file: ScannedFile) -> Counter[str]:
     with store_fs.open_file(root, file.path) as opened:
         try:
-            return count_elements(opened, file.size_bytes)
+            return safetensors.count_elements(opened, file.size_bytes)
         except ValueError as error:
             raise InvalidModelFiles(f"{file.name} {error}") from error
 

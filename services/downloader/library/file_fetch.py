@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,21 +14,9 @@ from services.downloader.library import records, store_fs
 from services.downloader.library.grouping import DESCRIPTION
 from services.downloader.library.integrity import hash_file
 from services.downloader.library.jobs import JobProgress
-from services.downloader.library.records import FileRecord
 from services.downloader.library.walk import ScannedFile
 from services.downloader.peers.client import PeerClient
-from services.downloader.worker.messages import (
-    BlacklistPeer,
-    Failed,
-    FilesJob,
-    FileVerified,
-    FindFilePeers,
-    Received,
-    TransferProgress,
-    TransferWorkerDied,
-    WantedFile,
-    transfer_worker,
-)
+from services.downloader.worker import messages
 
 
 async def await_listing(peers: PeerClient, key: str, progress: JobProgress) -> EntryFiles:
@@ -53,18 +41,15 @@ def missing_here(root: Path, entry: EntryFiles, progress: JobProgress) -> list[K
     return files
 
 
-def wanted_file(file: KnownFile) -> WantedFile:
+def wanted_file(file: KnownFile) -> messages.WantedFile:
     """The transfer of a file from the nodes that have it."""
     assert file.sha256 is not None
-    return WantedFile(size_bytes=file.size_bytes, sha256=file.sha256, path=file.path)
+    return messages.WantedFile(size_bytes=file.size_bytes, sha256=file.sha256, path=file.path)
 
 
-def records_of(files: Iterable[KnownFile]) -> dict[str, FileRecord]:
-    return {file.path: _new_record(file) for file in files}
-
-
-def _new_record(file: KnownFile) -> FileRecord:
-    return FileRecord(
+def record_of(file: KnownFile) -> records.FileRecord:
+    """Its record before it is verified."""
+    return records.FileRecord(
         size_bytes=file.size_bytes,
         sha256=file.sha256 if file.noted else None,
         repo=file.repo,
@@ -109,13 +94,13 @@ def _has_sha256(root: Path, file: KnownFile, progress: JobProgress) -> bool:
     if sha256 != file.sha256:
         return False
     if file.noted:
-        checked = msgspec.structs.replace(_new_record(file), checked_at=time.time(), checked_ns=modified_ns)
+        checked = msgspec.structs.replace(record_of(file), checked_at=time.time(), checked_ns=modified_ns)
         records.update(root, {file.path: checked})
     return True
 
 
 async def fetch_files(
-    job: FilesJob,
+    job: messages.FilesJob,
     log_path: Path,
     peers: PeerClient,
     recorded: Mapping[str, records.FileRecord],
@@ -124,22 +109,22 @@ async def fetch_files(
     """Fetch the files of a job and record each that is verified; Conflict if it fails."""
     present_bytes = progress.bytes_done
     try:
-        async with transfer_worker(job, log_path) as worker:
+        async with messages.transfer_worker(job, log_path) as worker:
             async for message in worker.messages():
                 progress.add(0)
                 match message:
-                    case TransferProgress():
+                    case messages.TransferProgress():
                         progress.file, progress.bytes_done = message.file, present_bytes + message.bytes_done
-                    case Received():
+                    case messages.Received():
                         progress.received = message.received
-                    case FileVerified():
+                    case messages.FileVerified():
                         path = message.file
                         await asyncio.to_thread(_record_verified, Path(job.store_root), path, recorded[path])
-                    case FindFilePeers() | BlacklistPeer():
+                    case messages.FindFilePeers() | messages.BlacklistPeer():
                         await peers.handle(message, worker.send)
-                    case Failed():
+                    case messages.Failed():
                         raise Conflict(message.message)
-    except TransferWorkerDied as error:
+    except messages.TransferWorkerDied as error:
         raise Conflict("The transfer was killed; start it again, and it continues.") from error
 
 

@@ -22,12 +22,12 @@ MARKS = frozenset({"config.json", "modules.json", "model_index.json", "adapter_c
 _OTHER = (".bin", ".pt", ".pth", ".onnx", ".ckpt", ".npz", ".ggml", ".tflite", ".engine")
 
 
-class FileGroup(msgspec.Struct, kw_only=True):
+class FileGroup(msgspec.Struct):
     """The files of one model: its weights in order, and its companions."""
 
+    format: EntryFormat
     path: str
     folder: str
-    format: EntryFormat
     weights: list[ScannedFile]
     companions: list[ScannedFile] = msgspec.field(default_factory=list)
     mmproj: str | None = None
@@ -67,7 +67,7 @@ class FileGroup(msgspec.Struct, kw_only=True):
         """The path of its description; a file at the top of the store has its own."""
         if self.folder:
             return f"{self.folder}/{DESCRIPTION}"
-        return f"{_stem(self.path)}.{DESCRIPTION}"
+        return f"{self.path.rpartition('.')[0] or self.path}.{DESCRIPTION}"
 
 
 def groups_of(tree: StoreTree) -> list[FileGroup]:
@@ -81,9 +81,7 @@ def groups_of(tree: StoreTree) -> list[FileGroup]:
     _add_companions(tree.files, groups)
     for link in filter(_is_model_link, tree.links):
         folder = link.path.rpartition("/")[0]
-        groups.append(
-            FileGroup(path=link.path, folder=folder, format=EntryFormat.LINK, weights=[], link=link)
-        )
+        groups.append(FileGroup(EntryFormat.LINK, link.path, folder, [], link=link))
     return sorted(groups, key=lambda group: group.path)
 
 
@@ -105,16 +103,10 @@ def _ggufs(files: Iterable[ScannedFile]) -> Iterator[FileGroup]:
         if match and 1 <= int(match["number"]) <= int(match["count"]):
             shards[file.folder, match["stem"], int(match["count"])][int(match["number"])] = file
         else:
-            yield _group(EntryFormat.GGUF, file.path, file.folder, [file])
+            yield FileGroup(EntryFormat.GGUF, file.path, file.folder, [file])
     for (folder, _, count), numbered in shards.items():
         weights = [numbered[number] for number in sorted(numbered)]
-        yield _group(EntryFormat.GGUF, weights[0].path, folder, weights, shards=count)
-
-
-def _group(
-    kind: EntryFormat, path: str, folder: str, weights: list[ScannedFile], shards: int = 1
-) -> FileGroup:
-    return FileGroup(path=path, folder=folder, format=kind, weights=weights, shards=shards)
+        yield FileGroup(EntryFormat.GGUF, weights[0].path, folder, weights, shards=count)
 
 
 def _repos(folders: dict[str, list[ScannedFile]]) -> Iterator[FileGroup]:
@@ -130,16 +122,16 @@ def _repos(folders: dict[str, list[ScannedFile]]) -> Iterator[FileGroup]:
         files = [*own, *below[folder]] if marked else own
         if folder and files and not taken.intersection(ancestors(folder)):
             taken.add(folder)
-            yield _group(EntryFormat.SAFETENSORS, folder, folder, sorted(files))
+            yield FileGroup(EntryFormat.SAFETENSORS, folder, folder, sorted(files))
 
 
 def _others(folders: dict[str, list[ScannedFile]], repos: set[str]) -> Iterator[FileGroup]:
     for folder, files in folders.items():
         if not folder:
             for file in _ending(files, (*_OTHER, ".safetensors")):
-                yield _group(EntryFormat.OTHER, file.path, "", [file])
+                yield FileGroup(EntryFormat.OTHER, file.path, "", [file])
         elif not repos.intersection((folder, *ancestors(folder))) and (others := _ending(files, _OTHER)):
-            yield _group(EntryFormat.OTHER, folder, folder, others)
+            yield FileGroup(EntryFormat.OTHER, folder, folder, others)
 
 
 def _ending(files: Iterable[ScannedFile], suffixes: tuple[str, ...]) -> list[ScannedFile]:
@@ -167,7 +159,7 @@ def _projectors(files: Iterable[ScannedFile], groups: Sequence[FileGroup]) -> li
         if len(users[file.path]) == 1:
             users[file.path][0].companions.append(file)
     return [
-        _group(EntryFormat.GGUF, file.path, file.folder, [file])
+        FileGroup(EntryFormat.GGUF, file.path, file.folder, [file])
         for file in projectors
         if not users[file.path]
     ]
@@ -207,14 +199,7 @@ def _is_model_link(link: ScannedLink) -> bool:
     return name.endswith((".gguf", ".safetensors")) or "." not in name or "/" not in link.path
 
 
-def _stem(path: str) -> str:
-    name = path.rpartition("/")[2]
-    return name.rpartition(".")[0] or name
-
-
 def shown_name(group: FileGroup) -> str:
     """The path without suffix and shard numbers."""
     match = _SHARD.fullmatch(group.path)
-    if match:
-        return match["stem"]
-    return group.path.removesuffix(".gguf")
+    return match["stem"] if match else group.path.removesuffix(".gguf")

@@ -3,11 +3,9 @@
 A cached file is a link into `blobs`; large blobs are named by their sha256.
 """
 
-import contextlib
 import errno
 import hashlib
 import os
-import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -134,16 +132,9 @@ def _is_imported(root: Path, path: str, file: CachedFile) -> bool:
 
 
 def _import_file(root: Path, path: str, snapshot: Snapshot, file: CachedFile, progress: JobProgress) -> None:
-    *parents, name = store_fs.split_path(path)
-    with store_fs.open_folder(root, parents, create=True) as folder:
-        unfinished = f".{secrets.token_hex(8)}.part"
-        try:
+    with store_fs.open_parent(root, path, create=True) as (folder, name):
+        with store_fs.new_file(folder, name) as unfinished:
             verified = _place(file, unfinished, folder, progress)
-            os.rename(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(unfinished, dir_fd=folder)
-            raise
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     now = time.time()
     record = records.FileRecord(
@@ -166,17 +157,14 @@ def _place(file: CachedFile, name: str, folder: int, progress: JobProgress) -> b
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
-    else:
-        progress.linked += 1
-        progress.add(file.size_bytes)
-        return False
-    return _copy(file, name, folder, progress)
+        return _copy(file, name, folder, progress)
+    progress.linked += 1
+    progress.add(file.size_bytes)
+    return False
 
 
 def _copy(file: CachedFile, name: str, folder: int, progress: JobProgress) -> bool:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    handle = os.open(name, flags, 0o644, dir_fd=folder)
-    with file.blob.open("rb") as source, os.fdopen(handle, "wb") as copy:
+    with file.blob.open("rb") as source, store_fs.create_file(folder, name) as copy:
         if _clone(source.fileno(), copy.fileno()):
             progress.linked += 1
             progress.add(file.size_bytes)

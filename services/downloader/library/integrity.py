@@ -80,17 +80,13 @@ def files_to_repair(model: StoredModel, recorded: Records, present: Iterable[str
     damaged = [file.path for file in model.files if file.verified is VerifyState.DAMAGED]
     paths = damaged + missing_files(model, recorded, present)
     all_records = {**recorded, **model.record}
-    wanted = [_wanted(path, all_records.get(path)) for path in paths]
-    unknown = next((path for path, file in zip(paths, wanted, strict=True) if file is None), None)
-    if unknown is not None:
-        raise Conflict(f"The source of {unknown} is unknown; fetch the model again: yard pull REPO:QUANT.")
-    return [file for file in wanted if file is not None]
+    return [_wanted(path, all_records.get(path)) for path in paths]
 
 
-def _wanted(path: str, record: records.FileRecord | None) -> WantedFile | None:
+def _wanted(path: str, record: records.FileRecord | None) -> WantedFile:
     sha256 = records.expected_sha256(record)
     if record is None or sha256 is None or not (record.repo and record.revision and record.remote):
-        return None
+        raise Conflict(f"The source of {path} is unknown; fetch the model again: yard pull REPO:QUANT.")
     return WantedFile(
         repo=record.repo,
         revision=record.revision,

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelyard.bus.connection import Bus
@@ -26,16 +27,8 @@ from schemas.library import (
     LibraryRef,
     entry_id,
 )
-from services.downloader.library import hub_cache
+from services.downloader.library import file_fetch, hub_cache
 from services.downloader.library.commands import node_of_key
-from services.downloader.library.file_fetch import (
-    await_listing,
-    fetch_files,
-    missing_here,
-    records_of,
-    wanted_file,
-)
-from services.downloader.library.hub_cache import Snapshot
 from services.downloader.library.integrity import files_to_repair, verify
 from services.downloader.library.jobs import JobProgress, JobQueue
 from services.downloader.library.library import NodeLibrary
@@ -50,30 +43,26 @@ from services.downloader.worker.messages import FilesJob, WantedFile
 _REPO = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?")
 
 
+@dataclass
 class JobCommands:
-    def __init__(
-        self,
-        bus: Bus,
-        tasks: Tasks,
-        settings: Settings,
-        library: NodeLibrary,
-        commands: Commands,
-        published: BucketCache[LibraryJob],
-    ) -> None:
-        self._bus = bus
-        self._settings = settings
-        self._library = library
-        self._published = published
-        self._node_commands = NodeCommands(bus, commands, subjects.LIBRARY_AT_NODE)
-        self._jobs = JobQueue(bus, tasks, library)
+    _bus: Bus
+    _tasks: Tasks
+    _settings: Settings
+    _library: NodeLibrary
+    _published: BucketCache[LibraryJob]
 
-    async def start(self) -> None:
+    def __post_init__(self) -> None:
+        handlers = {
+            JobKind.VERIFY: self._verify,
+            JobKind.REPAIR: self._repair,
+            JobKind.IMPORT: self._import,
+            JobKind.COPY: self._copy,
+        }
+        self._jobs = JobQueue(self._bus, self._tasks, self._library, handlers)
+
+    async def start(self, commands: Commands) -> None:
         """Register the commands, and resume the jobs of an earlier process."""
-        self._jobs.add_handler(JobKind.VERIFY, self._verify)
-        self._jobs.add_handler(JobKind.REPAIR, self._repair)
-        self._jobs.add_handler(JobKind.IMPORT, self._import)
-        self._jobs.add_handler(JobKind.COPY, self._copy)
-        add = self._node_commands.add
+        add = NodeCommands(self._bus, commands, subjects.LIBRARY_AT_NODE).add
         await add(subjects.LIBRARY_VERIFY, self.verify, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_REPAIR, self.repair, lambda ref: node_of_key(ref.entry))
         await add(subjects.LIBRARY_CACHED, self.cached, self._library.target_node)
@@ -118,7 +107,7 @@ class JobCommands:
             models=tuple(self._cached_model(snapshot) for snapshot in snapshots),
         )
 
-    def _cached_model(self, snapshot: Snapshot) -> CachedModel:
+    def _cached_model(self, snapshot: hub_cache.Snapshot) -> CachedModel:
         return CachedModel(
             repo=snapshot.repo,
             revision=snapshot.revision,
@@ -141,7 +130,7 @@ class JobCommands:
         snapshot = await self._snapshot(order.repo, order.revision)
         return await self._jobs.start(JobKind.IMPORT, store.name, order.repo, revision=snapshot.revision)
 
-    async def _snapshot(self, repo: str, revision: str | None) -> Snapshot:
+    async def _snapshot(self, repo: str, revision: str | None) -> hub_cache.Snapshot:
         folder = await asyncio.to_thread(hub_cache.cache_folder)
         for snapshot in await in_thread(hub_cache.snapshots, folder):
             if snapshot.repo == repo and snapshot.revision.startswith(revision or ""):
@@ -155,19 +144,18 @@ class JobCommands:
         await asyncio.to_thread(hub_cache.import_snapshot, store.root, snapshot, progress)
 
     async def _verify(self, job: LibraryJob, progress: JobProgress) -> None:
-        root, model = await self._model(job)
-        await asyncio.to_thread(verify, root, model, job.created_at, progress)
+        store, _, model = await self._scanned(job)
+        await asyncio.to_thread(verify, store.root, model, job.created_at, progress)
         if progress.damaged:
-            entry = (await self._scanned(job))[1]
+            _, entry, _ = await self._scanned(job)
             await self._bus.emit(subjects.LIBRARY_CHANGED, entry, entry=entry.entry, change="damaged")
 
     async def _repair(self, job: LibraryJob, progress: JobProgress) -> None:
-        root, model = await self._model(job)
-        store = self._library.store(job.store)
+        store, _, model = await self._scanned(job)
         recorded = store.scanner.recorded(model.group.folder)
         files = files_to_repair(model, recorded, self._library.paths(store))
         progress.bytes_total = sum(file.size_bytes for file in files)
-        await self._fetch(root, files, {**recorded, **model.record}, progress)
+        await self._fetch(store.root, files, {**recorded, **model.record}, progress)
 
     async def copy(self, order: CopyEntry) -> LibraryJob:
         """Start to copy an entry from another node."""
@@ -178,11 +166,11 @@ class JobCommands:
         return await self._jobs.start(JobKind.COPY, store.name, files.path, source=order.entry)
 
     async def _copy(self, job: LibraryJob, progress: JobProgress) -> None:
-        store = self._library.store(job.store)
-        root = store.root
-        entry = await await_listing(self._library.peers, job.source or "", progress)
-        files = await asyncio.to_thread(missing_here, root, entry, progress)
-        await self._fetch(root, [wanted_file(file) for file in files], records_of(files), progress)
+        root = self._library.store(job.store).root
+        entry = await file_fetch.await_listing(self._library.peers, job.source or "", progress)
+        files = await asyncio.to_thread(file_fetch.missing_here, root, entry, progress)
+        recorded = {file.path: file_fetch.record_of(file) for file in files}
+        await self._fetch(root, [file_fetch.wanted_file(file) for file in files], recorded, progress)
 
     async def _fetch(
         self, root: Path, files: list[WantedFile], recorded: Mapping[str, FileRecord], progress: JobProgress
@@ -195,11 +183,7 @@ class JobCommands:
             use_peers=True,
         )
         log_path = self._settings.logs / "downloads.log"
-        await fetch_files(job, log_path, self._library.peers, recorded, progress)
-
-    async def _model(self, job: LibraryJob) -> tuple[Path, StoredModel]:
-        store, _, model = await self._scanned(job)
-        return store.root, model
+        await file_fetch.fetch_files(job, log_path, self._library.peers, recorded, progress)
 
     async def _scanned(self, job: LibraryJob) -> tuple[LibraryStore, LibraryEntry, StoredModel]:
         store = self._library.store(job.store)
@@ -208,7 +192,7 @@ class JobCommands:
         return store, *self._library.find(store, f"{job.node}.{job.store}.{entry_id(job.subject)}")
 
 
-def _has_files(files: list[ScannedFile], snapshot: Snapshot) -> bool:
+def _has_files(files: list[ScannedFile], snapshot: hub_cache.Snapshot) -> bool:
     sizes = {file.path: file.size_bytes for file in files}
     wanted = {hub_cache.target_path(snapshot, file): file.size_bytes for file in snapshot.files}
     return bool(wanted) and all(sizes.get(path) == size for path, size in wanted.items())

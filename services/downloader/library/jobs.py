@@ -5,7 +5,8 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -35,18 +36,18 @@ class JobCancelled(Exception):
     """The job was cancelled."""
 
 
+@dataclass
 class JobProgress:
     """Written by one thread, read by another; single numbers need no lock."""
 
-    def __init__(self) -> None:
-        self.bytes_total = 0
-        self.bytes_done = 0
-        self.file: str | None = None
-        self.damaged: list[str] = []
-        self.linked = 0
-        self.received: dict[str, int] = {}
-        """Bytes by source."""
-        self._cancelled = threading.Event()
+    bytes_total: int = 0
+    bytes_done: int = 0
+    file: str | None = None
+    damaged: list[str] = field(default_factory=list)
+    linked: int = 0
+    received: dict[str, int] = field(default_factory=dict)
+    """Bytes by source."""
+    _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
         """End the job at its next chunk."""
@@ -63,21 +64,17 @@ JobHandler = Callable[[LibraryJob, JobProgress], Coroutine[Any, Any, None]]
 """Does a job and counts its progress; ends soon after the progress is cancelled."""
 
 
+@dataclass
 class JobQueue:
     """Runs the jobs of this node, and is the one writer of their records."""
 
-    def __init__(self, bus: Bus, tasks: Tasks, library: NodeLibrary) -> None:
-        self._bus = bus
-        self._tasks = tasks
-        self._library = library
-        self._store = BucketStore(bus, buckets.JOBS)
-        self._jobs: dict[str, LibraryJob] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._store_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._handlers: dict[JobKind, JobHandler] = {}
-
-    def add_handler(self, kind: JobKind, handler: JobHandler) -> None:
-        self._handlers[kind] = handler
+    _bus: Bus
+    _tasks: Tasks
+    _library: NodeLibrary
+    _handlers: Mapping[JobKind, JobHandler]
+    _jobs: dict[str, LibraryJob] = field(default_factory=dict)
+    _running: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _store_locks: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     async def resume(self) -> None:
         """Resume the jobs of an earlier process."""
@@ -179,7 +176,7 @@ class JobQueue:
 
     async def _put(self, job: LibraryJob) -> None:
         try:
-            await self._store.put(job.job, job, ttl_s=JOB_TTL_S)
+            await BucketStore(self._bus, buckets.JOBS).put(job.job, job, ttl_s=JOB_TTL_S)
         except BrokerUnavailable as error:
             log.warning("job_not_stored", error=error.message)
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import modelyard
 from modelyard.bus.connection import Bus
@@ -21,31 +22,24 @@ from services.downloader.library.store import LibraryStore, StoreReport, Uses, i
 from services.downloader.peers.client import PeerClient
 
 
+@dataclass
 class NodeLibrary:
     """The stores of this node, and what uses their entries."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        settings: Settings,
-        models: BucketCache[ModelSpec],
-        instances: BucketCache[Instance],
-        spaces: BucketCache[StoreSpace],
-        downloads: BucketCache[Download],
-    ) -> None:
-        self.node = bus.node
-        self.stores: dict[str, LibraryStore] = {}
-        self.peers = PeerClient(bus, settings, self.nodes)
-        """Finds files on other nodes."""
-        self._bus = bus
-        self._settings = settings
-        self.models = models
-        self._instances = instances
-        self._spaces = spaces
-        self.downloads = downloads
-        self._uses: Uses = {}
-        self._specs: defaultdict[str, list[ModelSpec]] = defaultdict(list)
-        """All specs of a name since the start: an instance may outlive its model's record."""
+    _bus: Bus
+    _settings: Settings
+    models: BucketCache[ModelSpec]
+    _instances: BucketCache[Instance]
+    _spaces: BucketCache[StoreSpace]
+    downloads: BucketCache[Download]
+    stores: dict[str, LibraryStore] = field(default_factory=dict)
+    _uses: Uses = field(default_factory=dict)
+    _specs: defaultdict[str, list[ModelSpec]] = field(default_factory=lambda: defaultdict(list))
+    """All specs of a name since the start: an instance may outlive its model's record."""
+
+    def __post_init__(self) -> None:
+        self.node = self._bus.node
+        self.peers = PeerClient(self._bus, self._settings, self.nodes)
 
     async def start(self, tasks: Tasks) -> None:
         """Start every store, and delete the published entries of removed stores."""
@@ -64,7 +58,7 @@ class NodeLibrary:
                 lambda: self._uses,
                 own,
                 {key: item for key, item in trashed.items() if item.store == name},
-                default=index == 0,
+                index == 0,
             )
         bucket = BucketStore(self._bus, buckets.LIBRARY)
         await asyncio.gather(
@@ -77,8 +71,7 @@ class NodeLibrary:
         if spec is not None and spec not in self._specs[spec.name]:
             self._specs[spec.name].append(spec)
         self._uses = uses_of(self.models.values.values())
-        for store in self.stores.values():
-            store.wake()
+        self.wake()
 
     def wake(self) -> None:
         for store in self.stores.values():
@@ -133,13 +126,9 @@ class NodeLibrary:
 
     def check_unused(self, entry: LibraryEntry, model: StoredModel) -> None:
         """Conflict while an instance on this node, a model or a download uses the entry."""
-        running = [
-            instance
-            for instance in self._instances.values.values()
-            if instance.node == self.node and instance.state in LIVE
-        ]
-        for instance in running:
-            if users_of(model, uses_of(self._specs[instance.model])):
+        for instance in self._instances.values.values():
+            runs_here = instance.node == self.node and instance.state in LIVE
+            if runs_here and users_of(model, uses_of(self._specs[instance.model])):
                 raise Conflict(
                     f"An instance of {instance.model} runs from {entry.path}; stop it first "
                     f"(yard stop {instance.model}), or force it."

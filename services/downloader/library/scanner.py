@@ -1,20 +1,19 @@
 """Scans one store. A scan opens only files that are new or changed since the last one."""
 
-import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from modelyard.bus import logs
 from schemas.library import MAX_DESCRIPTION_BYTES, EntryFacts, EntryFile, EntryFormat, VerifyState
 from services.downloader.library import facts, records, store_fs
 from services.downloader.library.grouping import DESCRIPTION, FileGroup, groups_of
-from services.downloader.library.records import FolderRecord
 from services.downloader.library.walk import ScannedFile, StoreTree, walk
 
 log = logs.get(__name__)
+T = TypeVar("T")
 
 READ_BUDGET_S = 1.0
 """Time for reading headers in one scan; the next scan reads the others."""
@@ -82,7 +81,7 @@ class StoreScanner:
         self.name = name
         self.root = root
         self._readings: dict[str, FactsReading] = {}
-        self._folder_records: dict[str, tuple[ScannedFile, FolderRecord]] = {}
+        self._folder_records: dict[str, tuple[ScannedFile, records.FolderRecord]] = {}
         self._descriptions: dict[str, tuple[ScannedFile, str]] = {}
         self._last: ScanResult | None = None
 
@@ -111,24 +110,18 @@ class StoreScanner:
         )
 
     def _read_records(self, tree: StoreTree) -> None:
-        recorded = {file.path: file for file in tree.files if file.name == records.NAME}
-        described = {file.path: file for file in tree.files if file.name.endswith(DESCRIPTION)}
-        for path, file in recorded.items():
-            if path not in self._folder_records or self._folder_records[path][0] != file:
-                self._folder_records[path] = (file, records.load(self.root, file.folder))
-        for path, file in described.items():
-            if path not in self._descriptions or self._descriptions[path][0] != file:
-                self._descriptions[path] = (file, self._description(path))
-        for path in self._folder_records.keys() - recorded.keys():
-            del self._folder_records[path]
-        for path in self._descriptions.keys() - described.keys():
-            del self._descriptions[path]
+        recorded = [file for file in tree.files if file.name == records.NAME]
+        described = [file for file in tree.files if file.name.endswith(DESCRIPTION)]
+        self._folder_records = _read_changed(
+            self._folder_records, recorded, lambda file: records.load(self.root, file.folder)
+        )
+        self._descriptions = _read_changed(self._descriptions, described, self._description)
 
-    def _description(self, path: str) -> str:
+    def _description(self, file: ScannedFile) -> str:
         try:
-            return decode_description(store_fs.read_file(self.root, path, MAX_DESCRIPTION_BYTES))
+            return read_description(self.root, file.path)
         except OSError as error:
-            log.warning("description_unreadable", path=path, error=str(error))
+            log.warning("description_unreadable", path=file.path, error=str(error))
             return ""
 
     def _read_new(self, groups: Iterable[FileGroup], deadline: float) -> int:
@@ -185,12 +178,18 @@ class StoreScanner:
         entry = self._folder_records.get(records.record_path(folder))
         return {f"{folder}/{name}": record for name, record in entry[1].files.items()} if entry else {}
 
-    def disk_space(self) -> tuple[int, int]:
-        usage = shutil.disk_usage(self.root)
-        return usage.total, usage.free
+
+def _read_changed(
+    read: dict[str, tuple[ScannedFile, T]], files: list[ScannedFile], read_file: Callable[[ScannedFile], T]
+) -> dict[str, tuple[ScannedFile, T]]:
+    """These files with their contents, by path; those that are unchanged are not read again."""
+    known = dict(read.values())
+    return {file.path: (file, known[file] if file in known else read_file(file)) for file in files}
 
 
-def decode_description(data: bytes) -> str:
+def read_description(root: Path, path: str) -> str:
+    """The text of a description; OSError if it cannot be read."""
+    data = store_fs.read_file(root, path, MAX_DESCRIPTION_BYTES)
     return data.decode("utf-8-sig", errors="replace").strip()
 
 

@@ -8,10 +8,14 @@ often so that it takes at most a twentieth of a processor.
 import asyncio
 import contextlib
 import hashlib
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 import modelyard
 from modelyard.bus import logs
@@ -139,37 +143,29 @@ class StoreReport(NamedTuple):
     space: StoreSpace
 
 
+@dataclass
 class LibraryStore:
     """One store of this node, and the one writer of its records."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        scanner: StoreScanner,
-        uses: Callable[[], Uses],
-        published: Mapping[str, LibraryEntry],
-        published_trash: Mapping[str, TrashedEntry],
-        *,
-        default: bool,
-    ) -> None:
-        self.scanner = scanner
-        self.name = scanner.name
-        self.root = scanner.root
-        self.lock = asyncio.Lock()
-        """Held while the store is scanned or changed."""
-        self.report: StoreReport | None = None
-        """The last report; None while the store is unreadable."""
-        self._bus = bus
-        self._uses = uses
-        self._published = dict(published)
-        self._published_trash = dict(published_trash)
-        self._published_space: tuple[StoreSpace, float] | None = None
-        self._default = default
-        self._reported_uses: Uses | None = None
-        self._wake = asyncio.Event()
-        self._entries_bucket = BucketStore(bus, buckets.LIBRARY)
-        self._trash_bucket = BucketStore(bus, buckets.TRASH)
-        self._space_bucket = BucketStore(bus, buckets.STORES)
+    _bus: Bus
+    scanner: StoreScanner
+    _uses: Callable[[], Uses]
+    _published: dict[str, LibraryEntry]
+    _published_trash: dict[str, TrashedEntry]
+    _is_default: bool
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the store is scanned or changed."""
+    report: StoreReport | None = None
+    """The last report; None while the store is unreadable."""
+    _published_space: tuple[StoreSpace, float] | None = None
+    _reported_uses: Uses | None = None
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.name, self.root = self.scanner.name, self.scanner.root
+        self._identity = StoreSpace(
+            node=self._bus.node, store=self.name, path=str(self.root), default=self._is_default
+        )
 
     def wake(self) -> None:
         self._wake.set()
@@ -181,7 +177,13 @@ class LibraryStore:
             log.warning("trash_recovery_failed", store=self.name, error=str(error))
         while True:
             self._wake.clear()
-            pause_s = await self._scan_safely()
+            pause_s = SCAN_INTERVAL_S
+            try:
+                async with self.lock:
+                    pause_s = await self._scan_and_publish()
+            except Exception:
+                # One unexpected file must not end the scans of a store.
+                log.exception("store_scan_failed", store=self.name)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause_s)
 
@@ -190,15 +192,6 @@ class LibraryStore:
         await self._scan_and_publish()
         return self.report
 
-    async def _scan_safely(self) -> float:
-        try:
-            async with self.lock:
-                return await self._scan_and_publish()
-        except Exception:
-            # One unexpected file must not end the scans of a store.
-            log.exception("store_scan_failed", store=self.name)
-            return SCAN_INTERVAL_S
-
     async def _scan_and_publish(self) -> float:
         began = time.monotonic()
         try:
@@ -206,7 +199,8 @@ class LibraryStore:
         except OSError as error:
             log.warning("store_unreadable", store=self.name, error=str(error))
             self.report = None
-            await self._publish({}, {}, self._unreadable(error))
+            problem = f"The folder {self.root} cannot be read: {error.strerror}."
+            await self._publish({}, {}, msgspec.structs.replace(self._identity, problem=problem))
             return SCAN_INTERVAL_S
         took_s = time.monotonic() - began
         self.report = report
@@ -231,16 +225,13 @@ class LibraryStore:
         return StoreReport(result, models, entries, trashed, self._space(result, trashed, len(entries)))
 
     def _space(self, result: ScanResult, trashed: Mapping[str, trash.Manifest], n_entries: int) -> StoreSpace:
-        total_bytes, free_bytes = self.scanner.disk_space()
+        disk = shutil.disk_usage(self.root)
         skipped = result.tree.skipped
         more = f" and {len(skipped) - _SHOWN_SKIPPED} more" if len(skipped) > _SHOWN_SKIPPED else ""
-        return StoreSpace(
-            node=self._bus.node,
-            store=self.name,
-            path=str(self.root),
-            default=self._default,
-            total_bytes=total_bytes,
-            free_bytes=free_bytes,
+        return msgspec.structs.replace(
+            self._identity,
+            total_bytes=disk.total,
+            free_bytes=disk.free,
             used_bytes=result.used_bytes,
             partial_bytes=result.partial_bytes,
             trash_bytes=sum(manifest.size_bytes for manifest in trashed.values()),
@@ -249,15 +240,6 @@ class LibraryStore:
             scanned_at=time.time(),
             scan_s=round(result.took_s, 4),
             problem=f"Skipped: {', '.join(skipped[:_SHOWN_SKIPPED])}{more}." if skipped else None,
-        )
-
-    def _unreadable(self, error: OSError) -> StoreSpace:
-        return StoreSpace(
-            node=self._bus.node,
-            store=self.name,
-            path=str(self.root),
-            default=self._default,
-            problem=f"The folder {self.root} cannot be read: {error.strerror}.",
         )
 
     async def _purge_expired(self, report: StoreReport) -> None:
@@ -276,8 +258,8 @@ class LibraryStore:
         self, entries: Mapping[str, LibraryEntry], trashed: Mapping[str, TrashedEntry], space: StoreSpace
     ) -> None:
         try:
-            await _publish_changes(self._entries_bucket, self._published, entries)
-            await _publish_changes(self._trash_bucket, self._published_trash, trashed)
+            await _publish_changes(BucketStore(self._bus, buckets.LIBRARY), self._published, entries)
+            await _publish_changes(BucketStore(self._bus, buckets.TRASH), self._published_trash, trashed)
             await self._publish_space(space)
         except BrokerUnavailable as error:
             # The difference remains, and is published after the next scan.
@@ -289,7 +271,8 @@ class LibraryStore:
             published, at = self._published_space
             if _relevant(published) == _relevant(space) and time.monotonic() - at < SPACE_INTERVAL_S:
                 return
-        await self._space_bucket.put(f"{space.node}.{space.store}", space, ttl_s=SPACE_TTL_S)
+        bucket = BucketStore(self._bus, buckets.STORES)
+        await bucket.put(f"{space.node}.{space.store}", space, ttl_s=SPACE_TTL_S)
         self._published_space = (space, time.monotonic())
 
 

@@ -64,10 +64,17 @@ def _step(name: str, parent: int) -> int:
 
 
 @contextmanager
+def open_parent(root: Path, path: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+    """A handle of the folder that a path is in, and the path's name in it."""
+    *parents, name = split_path(path)
+    with open_folder(root, parents, create=create) as parent:
+        yield parent, name
+
+
+@contextmanager
 def open_file(root: Path, path: str) -> Iterator[BinaryIO]:
     """A regular file below root, open for reading; OSError for anything else."""
-    *parents, name = split_path(path)
-    with open_folder(root, parents) as parent:
+    with open_parent(root, path) as (parent, name):
         handle = os.open(name, _FILE, dir_fd=parent)
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -86,26 +93,35 @@ def read_file(root: Path, path: str, at_most_bytes: int) -> bytes:
 
 def write_file(root: Path, path: str, data: bytes) -> None:
     """Write a small file atomically and durably."""
-    *parents, name = split_path(path)
-    with open_folder(root, parents) as parent:
-        unfinished = f".{secrets.token_hex(8)}.part"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NO_LINK
-        try:
-            with os.fdopen(os.open(unfinished, flags, 0o644, dir_fd=parent), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, name, src_dir_fd=parent, dst_dir_fd=parent)
-            os.fsync(parent)
-        except BaseException:
-            _remove(unfinished, parent)
-            raise
+    with open_parent(root, path) as (parent, name):
+        with new_file(parent, name) as unfinished, create_file(parent, unfinished) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.fsync(parent)
+
+
+@contextmanager
+def new_file(folder: int, name: str) -> Iterator[str]:
+    """A name to write under; it becomes `name` at the end of the block, and nothing stays of a failure."""
+    unfinished = f".{secrets.token_hex(8)}.part"
+    try:
+        yield unfinished
+        os.replace(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        _remove(unfinished, folder)
+        raise
+
+
+def create_file(folder: int, name: str) -> BinaryIO:
+    """A new file in an open folder, for writing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NO_LINK
+    return os.fdopen(os.open(name, flags, 0o644, dir_fd=folder), "wb")
 
 
 def remove_file(root: Path, path: str) -> None:
     """Remove a file, or a link itself; nothing happens if there is none."""
-    *parents, name = split_path(path)
-    with open_folder(root, parents) as parent:
+    with open_parent(root, path) as (parent, name):
         _remove(name, parent)
 
 
@@ -116,11 +132,9 @@ def _remove(name: str, parent: int) -> None:
 
 def move_file(root: Path, path: str, to: str) -> None:
     """Rename within the store, creating folders; FileExistsError if the target exists."""
-    *parents, name = split_path(path)
-    *to_parents, to_name = split_path(to)
-    with open_folder(root, parents) as source:
+    with open_parent(root, path) as (source, name):
         os.stat(name, dir_fd=source, follow_symlinks=False)
-        with open_folder(root, to_parents, create=True) as target:
+        with open_parent(root, to, create=True) as (target, to_name):
             if _exists_in(target, to_name):
                 raise FileExistsError(errno.EEXIST, "the target exists", to)
             os.rename(name, to_name, src_dir_fd=source, dst_dir_fd=target)
@@ -128,14 +142,12 @@ def move_file(root: Path, path: str, to: str) -> None:
 
 def stat_path(root: Path, path: str) -> os.stat_result:
     """Size and time of a path, links not followed."""
-    *parents, name = split_path(path)
-    with open_folder(root, parents) as parent:
+    with open_parent(root, path) as (parent, name):
         return os.stat(name, dir_fd=parent, follow_symlinks=False)
 
 
 def exists(root: Path, path: str) -> bool:
-    *parents, name = split_path(path)
-    with suppress(FileNotFoundError), open_folder(root, parents) as parent:
+    with suppress(FileNotFoundError), open_parent(root, path) as (parent, name):
         return _exists_in(parent, name)
     return False
 

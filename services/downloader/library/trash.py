@@ -120,8 +120,8 @@ def items(root: Path, read: dict[str, Manifest]) -> dict[str, Manifest]:
 
 def recover(root: Path) -> None:
     """Complete what an earlier process began."""
-    for name in _names(root, purging=True):
-        manifest = None if name.startswith(_PURGING) else _read(root, name)
+    for name in _names(root):
+        manifest = _read(root, name)
         try:
             if manifest is None:
                 _clean_up(root, name)
@@ -144,10 +144,10 @@ def _clean_up(root: Path, name: str) -> None:
         purge(root, name)
 
 
-def _names(root: Path, *, purging: bool = False) -> list[str]:
+def _names(root: Path) -> list[str]:
     try:
         with store_fs.open_folder(root, (FOLDER,)) as trash, os.scandir(trash) as entries:
-            return sorted(entry.name for entry in entries if purging or not entry.name.startswith(_PURGING))
+            return sorted(entry.name for entry in entries)
     except FileNotFoundError:
         return []
 
@@ -199,6 +199,8 @@ def _write(root: Path, manifest: Manifest) -> None:
 
 
 def _read(root: Path, name: str) -> Manifest | None:
+    if name.startswith(_PURGING):
+        return None
     try:
         data = store_fs.read_file(root, f"{FOLDER}/{name}/{_MANIFEST}", _MAX_MANIFEST_BYTES)
         manifest = msgspec.json.decode(data, type=Manifest)

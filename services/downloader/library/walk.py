@@ -9,6 +9,7 @@ RECORD = ".modelyard.json"
 """Name of a folder's record of its files."""
 MAX_DEPTH = 32
 """Nesting of folders; deeper ones are skipped and reported."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PARTIAL = re.compile(
     r"\.(part|partial|incomplete|tmp|crdownload|aria2|download|!qb|jrnl|jrn~)(\.[^.]*)?$", re.IGNORECASE
 )
@@ -49,27 +50,27 @@ class StoreTree(NamedTuple):
 def walk(root: Path) -> StoreTree:
     """Walk the store; OSError if that cannot be read."""
     tree = StoreTree([], [], [], [])
-    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _walk(handle, "", tree, 0)
-    finally:
-        os.close(handle)
+    _walk(os.open(root, _FOLDER), "", tree, 0)
     return tree
 
 
 def _walk(handle: int, prefix: str, tree: StoreTree, depth: int) -> None:
-    with os.scandir(handle) as entries:
-        listed = list(entries)
-    names = {entry.name for entry in listed}
-    for entry in listed:
-        name = entry.name
-        # Our trash, and the folders of other systems at the top of a disk.
-        if depth == 0 and name.startswith((".", "lost+found", "$")) and name != RECORD:
-            continue
-        if not name.isprintable() or "\\" in name:
-            tree.skipped.append(f"{prefix}{ascii(name)[1:-1]}")
-            continue
-        _add_entry(entry, handle, prefix, tree, depth, unfinished=f"{name}.aria2" in names)
+    """Add what is in an open folder, and close it."""
+    try:
+        with os.scandir(handle) as entries:
+            listed = list(entries)
+        names = {entry.name for entry in listed}
+        for entry in listed:
+            name = entry.name
+            # Our trash, and the folders of other systems at the top of a disk.
+            if depth == 0 and name.startswith((".", "lost+found", "$")) and name != RECORD:
+                continue
+            if not name.isprintable() or "\\" in name:
+                tree.skipped.append(f"{prefix}{ascii(name)[1:-1]}")
+                continue
+            _add_entry(entry, handle, prefix, tree, depth, unfinished=f"{name}.aria2" in names)
+    finally:
+        os.close(handle)
 
 
 def _add_entry(
@@ -84,11 +85,14 @@ def _add_entry(
                 ScannedLink(path, os.fsencode(target).decode(errors="replace"), status.st_mtime_ns)
             )
         elif entry.is_dir(follow_symlinks=False):
-            _descend(entry.name, handle, path, tree, depth)
+            if depth >= MAX_DEPTH:
+                tree.skipped.append(path)
+            else:
+                below = os.open(entry.name, _FOLDER | os.O_NOFOLLOW, dir_fd=handle)
+                _walk(below, f"{path}/", tree, depth + 1)
         elif entry.is_file(follow_symlinks=False):
             status = entry.stat(follow_symlinks=False)
-            partial = unfinished or _PARTIAL.search(entry.name)
-            if partial:
+            if unfinished or _PARTIAL.search(entry.name):
                 tree.partials.append(ScannedFile(path, _allocated_bytes(status), status.st_mtime_ns))
             else:
                 tree.files.append(ScannedFile(path, status.st_size, status.st_mtime_ns))
@@ -102,14 +106,3 @@ def _allocated_bytes(status: os.stat_result) -> int:
     # An incomplete file may be sparse.
     blocks: int | None = getattr(status, "st_blocks", None)
     return status.st_size if blocks is None else min(status.st_size, blocks * 512)
-
-
-def _descend(name: str, handle: int, path: str, tree: StoreTree, depth: int) -> None:
-    if depth >= MAX_DEPTH:
-        tree.skipped.append(path)
-        return
-    below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=handle)
-    try:
-        _walk(below, path + "/", tree, depth + 1)
-    finally:
-        os.close(below)

@@ -34,25 +34,26 @@ from services.downloader.reference import Reference, parse_reference
 from services.downloader.register.facts import ModelFacts
 from services.downloader.register.fit import FitQuery, fits
 from services.downloader.register.proposal import check_served, guess_mode
+from services.downloader.selection import safetensors
 from services.downloader.selection.choose import SAFETENSORS
 from services.downloader.selection.files import RemoteFile, RepoListing, SelectionError, mode_of
 from services.downloader.selection.gguf import GgufGroup, choose, group_models, mmprojs_of
-from services.downloader.selection.safetensors import (
-    has_safetensors,
-    refuse_kind,
-    refuse_without_model,
-    select_safetensors,
-)
+from services.downloader.transfer.disk import file_bytes
 
 _MAX_CHOICES = 200
-IsStored = Callable[[RemoteFile], bool]
 
 
 class LocalModels(Struct, frozen=True, kw_only=True):
-    """Registered models, and whether a file is in the store already."""
+    """Registered models, and the folder of the repository in the store."""
 
     models: tuple[ModelSpec, ...]
-    is_stored: IsStored
+    folder: Path
+
+    def has(self, file: RemoteFile) -> bool:
+        try:
+            return file_bytes(resolve_inside(self.folder, file.path)) == file.size_bytes
+        except (ValueError, OSError):
+            return False
 
 
 def gguf_choices(
@@ -64,40 +65,29 @@ def gguf_choices(
     default = _default(reference, groups)
     if reference.quant or reference.file:
         groups = [group for group in groups if _matches(reference, group)]
-    return [
-        (group, _offered(reference, group, labels[group.label] == 1, group is default, local))
-        for group in sorted(groups, key=lambda group: (group.size_bytes, group.stem))[:_MAX_CHOICES]
-    ]
+    choices = []
+    for group in sorted(groups, key=lambda group: (group.size_bytes, group.stem))[:_MAX_CHOICES]:
+        # Models that share a label are distinguished by name.
+        label = group.label if labels[group.label] == 1 else group.base_name
+        offered = _offered(reference, label, Format.GGUF, group.in_order, local, group is default)
+        choices.append((group, offered))
+    return choices
 
 
 def folder_choice(
-    reference: Reference, files: Sequence[RemoteFile], local: LocalModels, *, is_default: bool
+    reference: Reference, files: Sequence[RemoteFile], local: LocalModels, is_default: bool
 ) -> OfferedChoice | None:
     """The safetensors model; None without one. SelectionError where no engine serves it."""
-    refuse_kind(reference.repo, files)
-    if not has_safetensors(files):
+    safetensors.refuse_kind(reference.repo, files)
+    if not safetensors.has_weights(files):
         return None
-    chosen = select_safetensors(reference.repo, files)
-    suffix = "" if is_default else f":{SAFETENSORS}"
-    return OfferedChoice(
-        label=SAFETENSORS,
-        reference=f"{reference.repo}{suffix}{_revision_suffix(reference)}",
-        format=Format.SAFETENSORS,
-        files=offered_files(chosen),
-        size_bytes=sum(file.size_bytes for file in chosen),
-        is_default=is_default,
-        is_here=all(map(local.is_stored, chosen)),
-        models=_models_at([reference.repo], local.models),
-    )
+    chosen = safetensors.select(reference.repo, files)
+    return _offered(reference, SAFETENSORS, Format.SAFETENSORS, chosen, local, is_default)
 
 
 def offered_files(files: Iterable[RemoteFile]) -> tuple[OfferedFile, ...]:
     """Files as they are on the wire."""
     return tuple(OfferedFile(path=file.path, size_bytes=file.size_bytes) for file in files)
-
-
-def weights_bytes(offered: OfferedChoice) -> int:
-    return sum(file.size_bytes for file in offered.files if PurePosixPath(file.path).suffix == ".safetensors")
 
 
 def _default(reference: Reference, groups: Sequence[GgufGroup]) -> GgufGroup | None:
@@ -115,29 +105,27 @@ def _matches(reference: Reference, group: GgufGroup) -> bool:
 
 
 def _offered(
-    reference: Reference, group: GgufGroup, is_only: bool, is_default: bool, local: LocalModels
+    reference: Reference,
+    label: str,
+    format_: Format,
+    files: Sequence[RemoteFile],
+    local: LocalModels,
+    is_default: bool,
 ) -> OfferedChoice:
-    # Models that share a label are distinguished by name.
-    label = group.label if is_only else group.base_name
-    paths = [f"{reference.repo}/{file.path}" for file in group.in_order]
+    is_folder = format_ is Format.SAFETENSORS
+    paths = [reference.repo] if is_folder else [f"{reference.repo}/{file.path}" for file in files]
+    selector = "" if is_folder and is_default else f":{label}"
+    revision = f"@{reference.revision}" if reference.revision else ""
     return OfferedChoice(
         label=label,
-        reference=f"{reference.repo}:{label}{_revision_suffix(reference)}",
-        format=Format.GGUF,
-        files=offered_files(group.in_order),
-        size_bytes=group.size_bytes,
+        reference=f"{reference.repo}{selector}{revision}",
+        format=format_,
+        files=offered_files(files),
+        size_bytes=sum(file.size_bytes for file in files),
         is_default=is_default,
-        is_here=all(map(local.is_stored, group.in_order)),
-        models=_models_at(paths, local.models),
+        is_here=all(map(local.has, files)),
+        models=tuple(sorted(model.name for model in local.models if model.path in paths)),
     )
-
-
-def _models_at(paths: Sequence[str], models: Iterable[ModelSpec]) -> tuple[str, ...]:
-    return tuple(sorted(model.name for model in models if model.path in paths))
-
-
-def _revision_suffix(reference: Reference) -> str:
-    return f"@{reference.revision}" if reference.revision else ""
 
 
 R = TypeVar("R")
@@ -200,9 +188,9 @@ class HubCommands:
         """One header gives the shape of all quants, scaled by the sizes of their files."""
         default = next((group for group, choice in ggufs if choice.is_default), ggufs[0][0])
         choices = tuple(choice for _, choice in ggufs)
-        result = await self._headers.read(offer.repo, offer.revision, default)
-        if (header := result.header) is None:
-            return msgspec.structs.replace(offer, choices=choices, problem=result.problem)
+        header = await self._headers.read(offer.repo, offer.revision, default)
+        if isinstance(header, str):
+            return msgspec.structs.replace(offer, choices=choices, problem=header)
         mmproj = offer.mmprojs[0] if offer.mmprojs else None
         facts = ModelFacts(
             path=f"{offer.repo}/{default.in_order[0].path}",
@@ -221,10 +209,8 @@ class HubCommands:
             return self._fits(Format.GGUF, mode, files, header.n_ctx_train or None, n_ctx)
 
         if problem is None:
-            fitting = await asyncio.to_thread(lambda: [fits_of(group) for group, _ in ggufs])
-            choices = tuple(
-                msgspec.structs.replace(choice, fits=fit)
-                for choice, fit in zip(choices, fitting, strict=True)
+            choices = await asyncio.to_thread(
+                lambda: tuple(msgspec.structs.replace(choice, fits=fits_of(group)) for group, choice in ggufs)
             )
         return msgspec.structs.replace(
             offer,
@@ -241,12 +227,10 @@ class HubCommands:
     ) -> Offer:
         """The safetensors model, or why there is nothing at all."""
         wants_folder = (reference.quant or "").lower() == SAFETENSORS
-        if not wants_folder and (reference.quant or reference.file):
-            return offer if offer.choices else _empty_offer(offer, reference, listing.files)
+        wants_other = not wants_folder and (reference.quant or reference.file)
+        is_default, local = not group_models(listing.files), self._local(reference)
         try:
-            folder = folder_choice(
-                reference, listing.files, self._local(reference), is_default=not group_models(listing.files)
-            )
+            folder = None if wants_other else folder_choice(reference, listing.files, local, is_default)
         except SelectionError as error:
             return offer if offer.choices else msgspec.structs.replace(offer, problem=str(error))
         if folder is None:
@@ -255,7 +239,8 @@ class HubCommands:
         facts = ModelFacts(path=offer.repo, format=Format.SAFETENSORS, card=card, task=listing.task)
         mode, problem = _mode(facts)
         if problem is None:
-            files = ModelSizes(weights_bytes=weights_bytes(folder))
+            weights = [file for file in folder.files if PurePosixPath(file.path).suffix == ".safetensors"]
+            files = ModelSizes(weights_bytes=sum(file.size_bytes for file in weights))
             nodes_fit = self._fits(Format.SAFETENSORS, mode, files, card.n_ctx_train, n_ctx)
             folder = msgspec.structs.replace(folder, fits=nodes_fit)
         if offer.choices:
@@ -277,12 +262,8 @@ class HubCommands:
         return fits(query, self._nodes.values.values())
 
     def _local(self, reference: Reference) -> LocalModels:
-        folder = self._settings.models / reference.repo
-
-        def is_stored(file: RemoteFile) -> bool:
-            return _stored_bytes(folder, file.path) == file.size_bytes
-
-        return LocalModels(models=tuple(self._models.values.values()), is_stored=is_stored)
+        models = tuple(self._models.values.values())
+        return LocalModels(models=models, folder=self._settings.models / reference.repo)
 
 
 def _mode(facts: ModelFacts) -> tuple[Mode, str | None]:
@@ -299,16 +280,8 @@ def _empty_offer(offer: Offer, reference: Reference, files: Sequence[RemoteFile]
         wanted = reference.quant or reference.file
         problem = f"{offer.repo} has no {wanted}; leave it out to see what it has."
     else:
-        problem = str(refuse_without_model(offer.repo, files))
+        problem = str(safetensors.refuse_without_model(offer.repo, files))
     return msgspec.structs.replace(offer, problem=problem)
-
-
-def _stored_bytes(folder: Path, path: str) -> int | None:
-    try:
-        place = resolve_inside(folder, path)
-        return place.stat().st_size if place.is_file() else None
-    except (ValueError, OSError):
-        return None
 
 
 def _search(query: SearchHub) -> tuple[HubModel, ...]:

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from modelyard.files.gguf.header import Header, make_header
 from modelyard.files.gguf.parse import GgufError
 from modelyard.files.safetensors import CARD_FILE_BYTES, CARD_FILES, ModelCard, parse_card
@@ -23,21 +21,14 @@ _TIMEOUT_S = 20.0
 """A person waits for the offer, which is of use without a header too."""
 
 
-class HeaderResult(Struct, frozen=True, kw_only=True):
-    """A header, or why it could not be read."""
-
-    header: Header | None = None
-    problem: str | None = None
-
-
 class RemoteHeaders:
     """Reads headers of files on the hub; caches the latest, since a commit never changes."""
 
     def __init__(self) -> None:
         self._cache: OrderedDict[tuple[str, str, str], Header] = OrderedDict()
 
-    async def read(self, repo: str, commit: str, group: GgufGroup) -> HeaderResult:
-        """The header of a model's first file, or the problem if it is refused or invalid."""
+    async def read(self, repo: str, commit: str, group: GgufGroup) -> Header | str:
+        """The header of a model's first file, or a sentence on why it cannot be read."""
         file = group.in_order[0]
         key = (repo, commit, file.path)
         if (header := self._cache.get(key)) is None:
@@ -46,23 +37,21 @@ class RemoteHeaders:
                     contents = await remote.header(file)
                 header = await asyncio.to_thread(make_header, contents, n_shards=group.shards)
             except GgufError as error:
-                return HeaderResult(problem=f"{file.path} cannot be read: {error}")
+                return f"{file.path} cannot be read: {error}"
             except DownloadError as error:
-                return HeaderResult(problem=error.sentence)
+                return error.sentence
             except TimeoutError:
-                return HeaderResult(
-                    problem=f"{file.path} could not be read within {_TIMEOUT_S:g} s; try again."
-                )
+                return f"{file.path} could not be read within {_TIMEOUT_S:g} s; try again."
         self._cache[key] = header
         self._cache.move_to_end(key)
         while len(self._cache) > _CACHED_HEADERS:
             self._cache.popitem(last=False)
-        return HeaderResult(header=header)
+        return header
 
 
 async def read_remote_card(repo: str, commit: str, files: Sequence[RemoteFile]) -> ModelCard:
     """The card of a repository; a file that is missing or refused counts as empty."""
-    wanted = [file for file in files if file.path in CARD_FILES]
+    wanted = [file for file in files if file.path in CARD_FILES and file.size_bytes <= CARD_FILE_BYTES]
     async with _remote_files(repo, commit) as remote:
         texts = await asyncio.gather(*(_text(remote, file) for file in wanted))
     pairs = zip(wanted, texts, strict=True)
@@ -81,6 +70,6 @@ async def _remote_files(repo: str, commit: str) -> AsyncIterator["RemoteFiles"]:
 
 async def _text(remote: "RemoteFiles", file: RemoteFile) -> bytes | None:
     try:
-        return await remote.text(file, CARD_FILE_BYTES)
+        return await remote.part(file, 0, file.size_bytes)
     except DownloadError:
         return None

@@ -10,21 +10,13 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.host.settings import Settings
 from schemas import subjects
-from schemas.base import check_token
 from schemas.errors import NotFound, ServiceUnavailable, YardError
 from schemas.library import node_of
 from schemas.peers import EntryFiles, ListEntryFiles, ListRepoFiles, RepoFiles, RequestFile
 from schemas.subject import Command
 from services.downloader.selection.files import RemoteFile
 from services.downloader.transfer.options import PeerOffer
-from services.downloader.worker.messages import (
-    BlacklistPeer,
-    FilePeers,
-    FindFilePeers,
-    FindPeerRepo,
-    PeerMessage,
-    PeerRepo,
-)
+from services.downloader.worker import messages
 
 log = logs.get(__name__)
 T = TypeVar("T")
@@ -49,15 +41,15 @@ class PeerClient:
         """Node and sha256."""
 
     async def handle(
-        self, message: PeerMessage, reply: Callable[[FilePeers | PeerRepo], Awaitable[None]]
+        self, message: messages.PeerMessage, reply: Callable[[messages.PeerReply], Awaitable[None]]
     ) -> None:
         """Answer a worker's query, also an empty one, or record its report."""
         match message:
-            case FindFilePeers(sha256=sha256, size_bytes=size_bytes):
-                await reply(FilePeers(sha256=sha256, offers=await self.offers(sha256, size_bytes)))
-            case FindPeerRepo(repo=repo, revision=revision):
+            case messages.FindFilePeers(sha256=sha256, size_bytes=size_bytes):
+                await reply(messages.FilePeers(sha256=sha256, offers=await self.offers(sha256, size_bytes)))
+            case messages.FindPeerRepo(repo=repo, revision=revision):
                 await reply(await self.repo(ListRepoFiles(repo=repo, revision=revision)))
-            case BlacklistPeer(sha256=sha256, nodes=nodes):
+            case messages.BlacklistPeer(sha256=sha256, nodes=nodes):
                 log.warning("peer_blacklisted", sha256=sha256, nodes=nodes)
                 self._blacklist |= {(node, sha256) for node in nodes}
 
@@ -71,19 +63,19 @@ class PeerClient:
         replies = await self._query_all(subjects.PEER_OFFER, query, nodes, OFFER_TIMEOUT_S)
         return tuple(PeerOffer(node=node, url=offer.url, token=offer.token) for node, offer in replies)
 
-    async def repo(self, query: ListRepoFiles) -> PeerRepo:
+    async def repo(self, query: ListRepoFiles) -> messages.PeerRepo:
         """The files of a repository that the other nodes together have, at the newest commit among them."""
         replies = await self._query_all(subjects.PEER_REPO, query, list(self._others()), _LISTING_TIMEOUT_S)
         newest = max((repo for _, repo in replies), key=lambda repo: repo.downloaded_at, default=None)
         if newest is None:
-            return PeerRepo()
+            return messages.PeerRepo()
         at_commit = ListRepoFiles(repo=query.repo, revision=newest.commit)
         files: dict[str, RemoteFile] = {}
         for node, repo in replies:
             complete = repo.commit == newest.commit and not repo.bytes_to_read
             for file in (repo if complete else await self._complete_repo(at_commit, node)).files:
                 files[file.path] = RemoteFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
-        return PeerRepo(commit=newest.commit, files=tuple(files[path] for path in sorted(files)))
+        return messages.PeerRepo(commit=newest.commit, files=tuple(files[path] for path in sorted(files)))
 
     async def _complete_repo(self, query: ListRepoFiles, node: str) -> RepoFiles:
         """A node's listing once all its files are hashed; an empty one after too many queries."""
@@ -99,12 +91,8 @@ class PeerClient:
         """The files of an entry on another node; the sha256 of some may be missing yet."""
         node = node_of(key)
         try:
-            return await self._bus.call(
-                subjects.PEER_ENTRY,
-                ListEntryFiles(entry=key),
-                timeout_s=_LISTING_TIMEOUT_S,
-                node=check_token(node),
-            )
+            query = ListEntryFiles(entry=key)
+            return await self._bus.call(subjects.PEER_ENTRY, query, timeout_s=_LISTING_TIMEOUT_S, node=node)
         except ServiceUnavailable as error:
             raise ServiceUnavailable(f"Node {node} has no downloader running that could send it.") from error
 

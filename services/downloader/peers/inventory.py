@@ -13,10 +13,8 @@ from schemas.errors import Conflict, NotFound
 from schemas.peers import EntryFiles, KnownFile, ListRepoFiles, RepoFiles
 from services.downloader.library import records, store_fs
 from services.downloader.library.library import NodeLibrary
-from services.downloader.library.records import FileRecord
 from services.downloader.library.scanner import StoredModel
 from services.downloader.library.store import LibraryStore, StoreReport
-from services.downloader.library.store_fs import disk_error
 from services.downloader.library.walk import ScannedFile
 from services.downloader.transfer.disk import sha256_of
 
@@ -59,7 +57,7 @@ class FileHashes:
         result = self._results.get(file)
         if isinstance(result, OSError):
             del self._results[file]
-            raise Conflict(f"{file.file.path} cannot be read. {disk_error(result)}") from result
+            raise Conflict(f"{file.file.path} cannot be read. {store_fs.disk_error(result)}") from result
         return result
 
     def find(self, sha256: str, size_bytes: int) -> StoreFile | None:
@@ -184,10 +182,21 @@ class Inventory:
         root, listed, unhashed = store.root, [], []
         for file in files:
             record = store.scanner.record_of(file)
-            sha256 = records.expected_sha256(record) or self._hashes.of(StoreFile(root, file))
+            recorded = records.expected_sha256(record)
+            sha256 = recorded or self._hashes.of(StoreFile(root, file))
             if sha256 is None:
                 unhashed.append(file)
-            listed.append(_known_file(file, record, sha256, noted=file.path in weights))
+            source = record or records.FileRecord(size_bytes=file.size_bytes)
+            known = KnownFile(
+                path=file.path,
+                size_bytes=file.size_bytes,
+                sha256=sha256,
+                noted=file.path in weights or recorded is not None,
+                repo=source.repo,
+                revision=source.revision,
+                remote=source.remote,
+            )
+            listed.append(known)
         return tuple(listed), self._hashes.request(root, unhashed)
 
 
@@ -197,20 +206,6 @@ def _entry_files(model: StoredModel, report: StoreReport) -> list[ScannedFile]:
     shared = [by_path.get(model.group.mmproj or ""), by_path.get(model.group.description_path)]
     files = {file.path: file for file in [*model.group.files, *filter(None, shared)]}
     return [file for file in files.values() if file.name != records.NAME]
-
-
-def _known_file(
-    file: ScannedFile, record: FileRecord | None, sha256: str | None, *, noted: bool
-) -> KnownFile:
-    return KnownFile(
-        path=file.path,
-        size_bytes=file.size_bytes,
-        sha256=sha256,
-        noted=noted or records.expected_sha256(record) is not None,
-        repo=record.repo if record else None,
-        revision=record.revision if record else None,
-        remote=record.remote if record else None,
-    )
 
 
 def _as_remote(file: KnownFile) -> KnownFile:

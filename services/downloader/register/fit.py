@@ -19,7 +19,7 @@ VECTORS_MAX_CONTEXT = 8_192
 MIN_CONTEXT = 4_096
 """A GPU with room for less than this is a worse place than main memory."""
 _UNKNOWN_CONTEXT = 8_192
-_TORCH_MODES = (Mode.EMBEDDING, Mode.RERANK)
+VECTOR_MODES = (Mode.EMBEDDING, Mode.RERANK)
 _NO_MEMORY = "it has not reported its memory yet"
 
 Requirements = Callable[[int, Sequence[str]], dict[str, int]]
@@ -37,10 +37,11 @@ class FitQuery(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    """Sets of devices that an engine of the node can use, in the order of preference; or why none."""
+    """Sets of devices that an engine of the node can use, in the order of preference."""
 
-    places: tuple[tuple[NodeDevice, ...], ...]
-    problem: str | None = None
+    places: Sequence[tuple[NodeDevice, ...]]
+    problem: str
+    """Why there are none, if so."""
 
 
 def fits(query: FitQuery, nodes: Iterable[Node]) -> tuple[Fit, ...]:
@@ -53,7 +54,7 @@ def contexts(n_ctx_train: int | None, mode: Mode, *, on_cpu: bool) -> tuple[int,
 
     A model trained for less than the minimum has one candidate, its trained context.
     """
-    most = VECTORS_MAX_CONTEXT if mode in _TORCH_MODES else CPU_MAX_CONTEXT if on_cpu else GPU_MAX_CONTEXT
+    most = VECTORS_MAX_CONTEXT if mode in VECTOR_MODES else CPU_MAX_CONTEXT if on_cpu else GPU_MAX_CONTEXT
     largest = max(16, min(n_ctx_train or _UNKNOWN_CONTEXT, most))
     least = min(MIN_CONTEXT, largest)
     powers = [2**power for power in range(largest.bit_length(), 3, -1)]
@@ -67,7 +68,7 @@ def _rank(fit: Fit) -> tuple[int, int, str]:
 
 def _fit(query: FitQuery, node: Node) -> Fit:
     candidates = _candidates(query, node)
-    if candidates.problem is not None:
+    if not candidates.places:
         return Fit(node=node.node, sentence=f"cannot run on node {node.node}: {candidates.problem}")
     for place in candidates.places:
         for n_ctx in _contexts(query, place):
@@ -100,19 +101,15 @@ def _candidates(query: FitQuery, node: Node) -> _Candidates:
     together = [tuple(gpus)] if len(gpus) > 1 else []
     if query.format is Format.GGUF:
         if "llama.cpp" in usable:
-            return _places([*single, *together, *cpus], _NO_MEMORY)
+            return _Candidates([*single, *together, *cpus], _NO_MEMORY)
         # The engine in the wheel computes in main memory only.
-        return _places(cpus if "embedded" in usable else [], _problems(node, "llama.cpp", "embedded"))
-    if query.mode in _TORCH_MODES and "sentence-transformers" in usable:
-        return _places([*single, *cpus], _NO_MEMORY)
+        return _Candidates(cpus if "embedded" in usable else [], _problems(node, "llama.cpp", "embedded"))
+    if query.mode in VECTOR_MODES and "sentence-transformers" in usable:
+        return _Candidates([*single, *cpus], _NO_MEMORY)
     if "vllm" in usable:
-        return _places([*single, *together], "it has no GPU for vLLM")
-    engines = ("sentence-transformers", "vllm") if query.mode in _TORCH_MODES else ("vllm",)
-    return _places([], _problems(node, *engines))
-
-
-def _places(places: Sequence[tuple[NodeDevice, ...]], problem: str) -> _Candidates:
-    return _Candidates(tuple(places), None if places else problem)
+        return _Candidates([*single, *together], "it has no GPU for vLLM")
+    engines = ("sentence-transformers", "vllm") if query.mode in VECTOR_MODES else ("vllm",)
+    return _Candidates([], _problems(node, *engines))
 
 
 def _problems(node: Node, *engines: str) -> str:

@@ -19,7 +19,7 @@ from schemas.models import Mode, ModelSpec
 from schemas.registry import GuessedField, ModelOverrides
 from services.downloader.reference import Reference
 from services.downloader.register.facts import ModelFacts
-from services.downloader.register.fit import FitQuery, contexts, fits
+from services.downloader.register.fit import VECTOR_MODES, FitQuery, contexts, fits
 from services.downloader.selection.files import mode_of
 from services.downloader.selection.gguf import label_of_file
 
@@ -48,7 +48,6 @@ _RERANK = re.compile(r"(?<![a-z])(re-?rank(er|ing)?|cross-?encoder)(?![a-z])")
 _EMBED = re.compile(r"(?<![a-z])(embed(ding|dings|der)?|gte|e5|bge)(?![a-z])")
 _CHAT = re.compile(r"(?<![a-z])(chat|instruct|it|assistant)(?![a-z])")
 _CHOSEN = "you chose it"
-_VECTORS = (Mode.EMBEDDING, Mode.RERANK)
 _DEFAULT_BRANCH = "main"
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 
@@ -234,14 +233,13 @@ def _engine(facts: ModelFacts, mode: Mode, overrides: ModelOverrides, nodes: tup
         return Guess(
             "auto", "a GGUF file runs in llama-server where a node has one, else in the embedded engine"
         )
-    if mode not in _VECTORS:
-        return Guess("vllm", f"it is a folder of safetensors for {mode}")
+    reason = f"it is a folder of safetensors for {mode}"
+    if mode not in VECTOR_MODES:
+        return Guess("vllm", reason)
     usable = {offer.engine for node in nodes for offer in node.engines if offer.problem is None}
     if "vllm" in usable and "sentence-transformers" not in usable:
-        return Guess(
-            "vllm", f"it is a folder of safetensors for {mode}, and no node has sentence-transformers"
-        )
-    return Guess("sentence-transformers", f"it is a folder of safetensors for {mode}")
+        return Guess("vllm", f"{reason}, and no node has sentence-transformers")
+    return Guess("sentence-transformers", reason)
 
 
 def _context(facts: ModelFacts, mode: Mode, overrides: ModelOverrides, nodes: tuple[Node, ...]) -> Guess:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
@@ -41,20 +42,14 @@ _PAUSE_S = 0.1
 _TRIES = 5
 
 
+@dataclass
 class Registrar:
     """Proposes and registers models, from the records of nodes, models and downloads."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        settings: Settings,
-        nodes: BucketCache[Node],
-        library: NodeLibrary,
-    ) -> None:
-        self._bus = bus
-        self._settings = settings
-        self._nodes = nodes
-        self._library = library
+    _bus: Bus
+    _settings: Settings
+    _nodes: BucketCache[Node]
+    _library: NodeLibrary
 
     def check_names(self, download: Download) -> None:
         """Conflict where a name belongs to a model of other files, before the download starts."""
@@ -97,24 +92,22 @@ class Registrar:
         proposal = propose(facts, _name(request, facts), request.overrides, self._nodes.values.values())
         before = self._library.models.values.get(model_key(proposal.spec.name))
         retained = retained_fields(before, proposal.spec, proposal.chosen) if before else ()
+        registered = Registered(spec=proposal.spec, reasons=proposal.reasons, kept=retained)
         if request.dry_run:
-            return Registered(spec=proposal.spec, reasons=proposal.reasons, kept=retained)
+            return registered
         stored = await register_model(self._bus, proposal.spec, proposal.chosen)
-        return Registered(
-            spec=proposal.spec, reasons=proposal.reasons, revision=stored.revision, kept=retained
-        )
+        return msgspec.structs.replace(registered, revision=stored.revision)
 
     def _resolve(self, named: str) -> tuple[str, ModelSource | None]:
         """The path of a path, entry or entry name, and the source of its files."""
         entries = [entry for _, report in self._library.reports() for entry in report.entries.values()]
+        downloads = self._library.downloads.values.values()
         for entry in entries:
             if named in (entry.key, entry.entry, entry.path):
-                return entry.path, entry.source or source_of(
-                    entry.path, self._library.downloads.values.values()
-                )
+                return entry.path, entry.source or source_of(entry.path, downloads)
         same_name = [entry for entry in entries if entry.name == named]
         path = same_name[0].path if len(same_name) == 1 else named
-        return path, source_of(path, self._library.downloads.values.values())
+        return path, source_of(path, downloads)
 
 
 def source_of(path: str, downloads: Iterable[Download]) -> ModelSource | None:

@@ -2,17 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from schemas.base import Format
 from schemas.hub import Choice
 from services.downloader.reference import Reference
-from services.downloader.selection.files import RemoteFile, Selection, SelectionError, excluding, including
+from services.downloader.selection import safetensors
+from services.downloader.selection.files import RemoteFile, Selection, SelectionError, matches
 from services.downloader.selection.gguf import group_models, parse_name, select_file, select_gguf
-from services.downloader.selection.safetensors import (
-    has_safetensors,
-    refuse_kind,
-    refuse_without_model,
-    select_safetensors,
-)
 
 SAFETENSORS = Format.SAFETENSORS.value
 """Used in place of a quant: selects the safetensors of a repository that has GGUF files too."""
@@ -23,9 +20,9 @@ def select_files(
 ) -> Selection:
     """The selected files; SelectionError with a sentence that lists the choices."""
     choice = choice or Choice()
-    files = excluding(files, choice.exclude)
+    files = [file for file in files if not matches(file.path, choice.exclude)]
     if choice.include:
-        return _select_matches(reference, including(files, choice.include))
+        return _select_matches(reference, [file for file in files if matches(file.path, choice.include)])
     if reference.file is not None:
         return _select_file(reference, reference.file, files, choice.mmproj)
     if (quant := reference.quant) is not None and quant.lower() == SAFETENSORS:
@@ -36,13 +33,13 @@ def select_files(
 
 
 def _select_folder(reference: Reference, files: Sequence[RemoteFile]) -> Selection:
-    refuse_kind(reference.repo, files)
-    if not has_safetensors(files):
-        raise refuse_without_model(reference.repo, files)
+    safetensors.refuse_kind(reference.repo, files)
+    if not safetensors.has_weights(files):
+        raise safetensors.refuse_without_model(reference.repo, files)
     return Selection(
         format=Format.SAFETENSORS,
         quant=reference.quant and SAFETENSORS,
-        model_files=select_safetensors(reference.repo, files),
+        model_files=safetensors.select(reference.repo, files),
     )
 
 
@@ -71,11 +68,7 @@ def _select_matches(reference: Reference, files: Sequence[RemoteFile]) -> Select
         shards = {file.path for file in chosen.model_files}
         others = tuple(file for file in files if file.path not in shards and file is not chosen.mmproj)
         # The first file is the model; other matches follow its shards.
-        return Selection(
-            format=Format.GGUF,
-            quant=chosen.quant,
-            model_files=chosen.model_files + others,
-            mmproj=chosen.mmproj,
-        )
-    is_model = not groups and has_safetensors(files) and any(file.path == "config.json" for file in files)
+        return msgspec.structs.replace(chosen, model_files=chosen.model_files + others)
+    has_config = any(file.path == "config.json" for file in files)
+    is_model = not groups and has_config and safetensors.has_weights(files)
     return Selection(format=Format.SAFETENSORS if is_model else None, model_files=tuple(files))

@@ -1,6 +1,6 @@
 """A repository as the hub lists it, patterns over its files, and a selection of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from msgspec import Struct
@@ -60,17 +60,9 @@ class SelectionError(ValueError):
         self.code = code
 
 
-def _matches(path: str, patterns: Iterable[str]) -> bool:
+def matches(path: str, patterns: Iterable[str]) -> bool:
     """Whether a pattern matches; `folder/` stands for everything below it."""
     return any(fnmatchcase(path, f"{pattern}*" if pattern.endswith("/") else pattern) for pattern in patterns)
-
-
-def excluding(files: Iterable[RemoteFile], exclude: Sequence[str]) -> list[RemoteFile]:
-    return [file for file in files if not _matches(file.path, exclude)]
-
-
-def including(files: Iterable[RemoteFile], include: Sequence[str]) -> list[RemoteFile]:
-    return [file for file in files if _matches(file.path, include)]
 
 
 class RepoListing(Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ Copies of the weights in other formats, precisions and layouts are left out.
 
 import re
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from services.downloader.selection.files import RemoteFile, SelectionError
 
@@ -30,12 +31,12 @@ _WHOLE = "model.safetensors"
 _MAX_TEXT_BYTES = 64 * 1024 * 1024
 
 
-def has_safetensors(files: Iterable[RemoteFile]) -> bool:
+def has_weights(files: Iterable[RemoteFile]) -> bool:
     """Whether weights are where a model has them."""
     return any(_is_weight(file) for file in files)
 
 
-def select_safetensors(repo: str, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
+def select(repo: str, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
     """The files of the model, weights first; SelectionError if no engine serves it."""
     if not {file.path for file in files} & {"config.json", "modules.json"}:
         raise SelectionError(f"{repo} has safetensors but no config.json, so no engine can load them.")
@@ -44,7 +45,7 @@ def select_safetensors(repo: str, files: Sequence[RemoteFile]) -> tuple[RemoteFi
     chosen = {file.path for file in weights}
     _check_modules(repo, files, chosen)
     texts = [file for file in files if _is_text(file) and not _indexes_others(file.path, chosen)]
-    return (*sorted(weights, key=_by_path), *sorted(texts, key=_by_path))
+    return (*sorted(weights, key=attrgetter("path")), *sorted(texts, key=attrgetter("path")))
 
 
 def pickles_of(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
@@ -144,7 +145,3 @@ def _indexes_others(path: str, chosen: set[str]) -> bool:
         return False
     stem = path.removesuffix(".index.json").removesuffix(".safetensors")
     return not any(_SHARD.fullmatch(name) and name.startswith(f"{stem}-") for name in chosen)
-
-
-def _by_path(file: RemoteFile) -> str:
-    return file.path

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
@@ -10,16 +11,7 @@ from msgspec import Struct
 
 from modelyard.bus.tasks import cancel
 from services.downloader.errors import TransferError
-from services.downloader.transfer import ranges
-from services.downloader.transfer.http import (
-    RetryableError,
-    check_content_range,
-    check_file_identity,
-    check_full_response,
-    check_status,
-    get_bytes,
-    strong_etag,
-)
+from services.downloader.transfer import http, ranges
 from services.downloader.transfer.options import FileSource, PeerOffer, TransferOptions
 from services.downloader.transfer.part_file import PartFile
 from services.downloader.transfer.peer_sources import (
@@ -33,13 +25,12 @@ from services.downloader.transfer.ranges import Range
 
 HUB = "hub"
 """The name of the hub as a source of bytes."""
-_REQUEST_ERRORS = (RetryableError, aiohttp.ClientError, TimeoutError, OSError)
+_REQUEST_ERRORS = (http.RetryableError, aiohttp.ClientError, TimeoutError, OSError)
 
 
 class ConnectionOptions(Struct, frozen=True, kw_only=True):
     """How the pieces of a file are requested."""
 
-    transfer: TransferOptions
     on_write: Callable[[], None]
     """Called after every write."""
     use_ranges: bool = True
@@ -56,27 +47,20 @@ class FileChanged(Exception):
     """What the server sends now does not belong to what it sent before."""
 
 
+@dataclass
 class Connections:
     """Fetches pieces of a source into a part; RangesUnsupported and FileChanged are for the caller."""
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        source: FileSource,
-        part: PartFile,
-        options: ConnectionOptions,
-        peers: PeerSources,
-        pieces: list[Range],
-    ) -> None:
-        self._session = session
-        self._source = source
-        self._part = part
-        self._options = options
-        self._transfer = options.transfer
-        self._peers = peers
-        self._pieces = sorted(pieces)
-        self._paused_until = 0.0
-        """A Retry-After of the server, which all connections obey."""
+    _session: aiohttp.ClientSession
+    _source: FileSource
+    _part: PartFile
+    _transfer: TransferOptions
+    _options: ConnectionOptions
+    _peers: PeerSources
+    _pieces: list[Range]
+    """In order."""
+    _paused_until: float = 0.0
+    """A Retry-After of the server, which all connections obey."""
 
     async def run(self, count: int) -> None:
         """Fetch all pieces over so many connections."""
@@ -119,13 +103,13 @@ class Connections:
         self._pieces.sort()
 
     async def _pause(self, failure: Exception, idle_attempts: int) -> None:
-        retry_after_s = failure.retry_after_s if isinstance(failure, RetryableError) else None
+        retry_after_s = failure.retry_after_s if isinstance(failure, http.RetryableError) else None
         pause_s = self._transfer.retry_policy.pause_s(idle_attempts, retry_after_s)
         if retry_after_s is not None:
             self._paused_until = max(self._paused_until, monotonic() + pause_s)
         if idle_attempts or retry_after_s is not None:
             problem = "The connection failed"
-            if isinstance(failure, RetryableError):
+            if isinstance(failure, http.RetryableError):
                 problem = f"{'The hub' if self._source.url is not None else 'No other node'} {failure}"
             self._transfer.on_problem(f"{problem}; trying again in {pause_s:.0f} s.")
         await asyncio.sleep(pause_s)
@@ -135,7 +119,7 @@ class Connections:
         while (wait_s := self._paused_until - monotonic()) > 0:
             await asyncio.sleep(wait_s)
         if self._source.url is None:
-            return RetryableError("sends the file now")
+            return http.RetryableError("sends the file now")
         try:
             await self._request_from_hub(piece, self._source.url)
         except _REQUEST_ERRORS as error:
@@ -150,9 +134,9 @@ class Connections:
         if not whole and source.sha256 is None:
             headers["If-Range"] = next(iter(self._part.etags.values()), '""')
 
-        on_headers = partial(check_file_identity, source=source)
-        async with get_bytes(self._session, url, headers, source.authorization, on_headers) as response:
-            check_status(response, url)
+        on_headers = partial(http.check_file_identity, source=source)
+        async with http.get_bytes(self._session, url, headers, source.authorization, on_headers) as response:
+            http.check_status(response, url)
             self._check_response(response, piece, whole=whole)
             await self._receive(response, piece, HUB)
 
@@ -161,13 +145,13 @@ class Connections:
         if not whole and response.status == 200:
             raise RangesUnsupported if self._source.sha256 else FileChanged
         if whole:
-            check_full_response(response, size_bytes)
+            http.check_full_response(response, size_bytes)
         else:
-            check_content_range(response, piece, size_bytes)
+            http.check_content_range(response, piece, size_bytes)
         self._check_etag(response)
 
     def _check_etag(self, response: aiohttp.ClientResponse) -> None:
-        host, etag = response.url.host or "", strong_etag(response)
+        host, etag = response.url.host or "", http.strong_etag(response)
         earlier = self._part.etags.get(host)
         if etag is None or etag == earlier or not self._options.single_etag:
             return
@@ -211,8 +195,8 @@ class Connections:
             if response.status == 401:
                 raise PeerTokenRefused
             if response.status != 206:
-                raise RetryableError(f"answered {response.status}")
-            check_content_range(response, piece, self._source.size_bytes)
+                raise http.RetryableError(f"answered {response.status}")
+            http.check_content_range(response, piece, self._source.size_bytes)
             self._part.add_peer(offer.node)
             await self._receive(response, piece, offer.node, check)
 
@@ -230,7 +214,7 @@ class Connections:
             if check is not None:
                 check.add(len(chunk))
             if at + len(chunk) > end and self._source.sha256 is None:
-                raise RetryableError("sends more bytes than it lists")
+                raise http.RetryableError("sends more bytes than it lists")
             self._part.write(at, chunk[: end - at])
             at += len(chunk)
             self._options.on_write()
@@ -239,19 +223,13 @@ class Connections:
                 return
             if check is not None:
                 check.start_wait()
-        raise RetryableError("stopped in the middle of the file")
+        raise http.RetryableError("stopped in the middle of the file")
 
     def _final_error(self, failure: Exception, attempts: int) -> TransferError:
+        stays = "what has arrived stays. Try again later."
         if self._source.url is None:
-            sentence = (
-                f"No other node sends {self._part.path.stem} now; what has arrived stays. Try again later."
-            )
-            return TransferError("no_peer", sentence)
-        if isinstance(failure, RetryableError):
-            return TransferError(
-                "hub_error", f"The hub {failure} {attempts} times in a row; try again later."
-            )
-        sentence = (
-            f"The connection failed {attempts} times in a row; what has arrived stays. Try again later."
-        )
-        return TransferError("hub_unreachable", sentence)
+            return TransferError("no_peer", f"No other node sends {self._part.path.stem} now; {stays}")
+        times = f"{attempts} times in a row"
+        if isinstance(failure, http.RetryableError):
+            return TransferError("hub_error", f"The hub {failure} {times}; try again later.")
+        return TransferError("hub_unreachable", f"The connection failed {times}; {stays}")

@@ -78,12 +78,9 @@ def replace_file(path: Path, content: bytes) -> None:
     """Replace a small file atomically: the old or the new content survives a power cut."""
     temporary = path.with_name(path.name[:-1] + "~")
     temporary.unlink(missing_ok=True)
-    handle = open_append_only(temporary)
-    try:
-        os.write(handle, content)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with os.fdopen(open_append_only(temporary), "ab", buffering=0) as file:
+        file.write(content)
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

@@ -2,28 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
 from modelyard.bus import logs
 from services.downloader.errors import TransferError, disk_errors
-from services.downloader.transfer import ranges
-from services.downloader.transfer.connections import (
-    ConnectionOptions,
-    Connections,
-    FileChanged,
-    RangesUnsupported,
-)
-from services.downloader.transfer.disk import (
-    blob_sha1_of,
-    delete_part,
-    file_bytes,
-    part_path,
-    publish,
-    require_free,
-    sha256_of,
-)
+from services.downloader.transfer import connections, disk, ranges
 from services.downloader.transfer.options import FileSource, TransferOptions
 from services.downloader.transfer.part_file import HashThread, PartFile, SyncThread, delete_empty_part
 from services.downloader.transfer.peer_sources import PeerSources
@@ -62,7 +48,7 @@ async def fetch_file(
     A `<dest>.part` with its journal is continued.
     """
     options = options or TransferOptions()
-    if file_bytes(dest) == source.size_bytes:
+    if disk.file_bytes(dest) == source.size_bytes:
         on_bytes(source.size_bytes)
         options.on_problem(f"{dest.name} is here already; its bytes are being checked.")
     if not await asyncio.to_thread(is_complete, source, dest):
@@ -71,16 +57,16 @@ async def fetch_file(
         except TransferError:
             delete_empty_part(dest, source)
             raise
-    delete_part(dest)
+    disk.delete_part(dest)
 
 
 async def _fetch(transfer: "_FileTransfer") -> None:
     attempts = 0
     while attempts < MAX_ATTEMPTS:
         if await transfer.run():
-            await asyncio.to_thread(publish, part_path(transfer.dest), transfer.dest)
+            await asyncio.to_thread(disk.publish, disk.part_path(transfer.dest), transfer.dest)
             return
-        delete_part(transfer.dest)
+        disk.delete_part(transfer.dest)
         attempts += not transfer.exclude_bad_peers()
     raise TransferError(
         "hash_mismatch",
@@ -91,34 +77,29 @@ async def _fetch(transfer: "_FileTransfer") -> None:
 
 def is_complete(source: FileSource, dest: Path) -> bool:
     """Whether dest has the size and hash of the source."""
-    if file_bytes(dest) != source.size_bytes:
+    if disk.file_bytes(dest) != source.size_bytes:
         return False
     with disk_errors(dest.name), dest.open("rb") as file:
         if source.sha256 is not None:
-            return sha256_of(file) == source.sha256
-        return source.blob_sha1 is None or blob_sha1_of(file) == source.blob_sha1
+            return disk.sha256_of(file) == source.sha256
+        return source.blob_sha1 is None or disk.blob_sha1_of(file) == source.blob_sha1
 
 
+@dataclass
 class _FileTransfer:
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        source: FileSource,
-        dest: Path,
-        on_bytes: OnBytes,
-        options: TransferOptions,
-    ) -> None:
-        self.dest = dest
-        self._session = session
-        self._source = source
-        self._on_bytes = on_bytes
-        self._options = options
-        self._peers = PeerSources(source, options.find_peers)
-        self._use_ranges = True
-        self._changes = 0
-        self._senders: set[str] = set()
-        """Nodes that sent bytes of this attempt."""
-        self._segments = options.segments if source.sha256 is not None else 1
+    _session: aiohttp.ClientSession
+    _source: FileSource
+    dest: Path
+    _on_bytes: OnBytes
+    _options: TransferOptions
+    _use_ranges: bool = True
+    _changes: int = 0
+    _senders: set[str] = field(default_factory=set)
+    """Nodes that sent bytes of this attempt."""
+
+    def __post_init__(self) -> None:
+        self._peers = PeerSources(self._source, self._options.find_peers)
+        self._segments = self._options.segments if self._source.sha256 is not None else 1
         """One without a hash: nothing would prove that the pieces belong together."""
 
     async def run(self) -> bool:
@@ -127,15 +108,15 @@ class _FileTransfer:
             if self._source.sha256 is None and not (part.etags and part.done_bytes < part.size_bytes):
                 part.restart()  # nothing proves the bytes of an earlier process any more
             missing_bytes = part.size_bytes - part.done_bytes
-            require_free(self.dest.parent, missing_bytes, self._options.margin_bytes)
+            disk.require_free(self.dest.parent, missing_bytes, self._options.margin_bytes)
             if missing_bytes:
                 await self._peers.refresh()
             while True:
                 try:
                     return await self._fill(part)
-                except RangesUnsupported:
+                except connections.RangesUnsupported:
                     self._use_ranges = False
-                except FileChanged:
+                except connections.FileChanged:
                     self._count_change()
                     part.restart()
                 finally:
@@ -206,11 +187,10 @@ class _FileTransfer:
         if f'"{listed}"' not in part.etags.values():
             return True
         with part.path.open("rb") as file:
-            return blob_sha1_of(file) == listed
+            return disk.blob_sha1_of(file) == listed
 
-    def _connections(self, part: PartFile, on_write: Callable[[], None]) -> Connections:
-        options = ConnectionOptions(
-            transfer=self._options,
+    def _connections(self, part: PartFile, on_write: Callable[[], None]) -> connections.Connections:
+        options = connections.ConnectionOptions(
             on_write=on_write,
             use_ranges=self._use_ranges,
             # Two servers of one name may send different ETags for the same bytes; then the hash decides.
@@ -220,7 +200,9 @@ class _FileTransfer:
         pieces = ranges.pieces(missing, piece_bytes(part.size_bytes, self._segments))
         if missing and not self._use_ranges:
             pieces = [(0, part.size_bytes)]
-        return Connections(self._session, self._source, part, options, self._peers, pieces)
+        return connections.Connections(
+            self._session, self._source, part, self._options, options, self._peers, pieces
+        )
 
 
 def piece_bytes(size_bytes: int, segments: int) -> int:

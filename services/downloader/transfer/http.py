@@ -94,33 +94,27 @@ def check_status(response: ClientResponse, hub_url: str) -> None:
     at_hub = same_origin(response.url, URL(hub_url))
     if status in {408, 429} or status >= 500 or not at_hub:  # a 403 of a CDN is only an expired address
         raise RetryableError(f"answered {status}", parse_retry_after_s(response.headers.get("Retry-After")))
-    raise _refusal(response, hub_url)
+    refusal = _refusal(response, hub_url)
+    raise TransferError(refusal.code, refusal.sentence)
 
 
-def _refusal(response: ClientResponse, hub_url: str) -> TransferError:
+def _refusal(response: ClientResponse, hub_url: str) -> HubError:
     url = URL(hub_url)
     hub, repo = str(url.origin()), "/".join(url.parts[1:3])
     if response.headers.get("X-Error-Message") == _DISABLED:
-        return _as_transfer_error(disabled(repo))
-    code = _CODES.get(response.headers.get("X-Error-Code", ""))
-    match code or _CODE_BY_STATUS.get(response.status, "hub_error"):
+        return disabled(repo)
+    by_status = _CODE_BY_STATUS.get(response.status, "hub_error")
+    code = _CODES.get(response.headers.get("X-Error-Code", ""), by_status)
+    match code:
         case "gated_repo":
-            return _as_transfer_error(gated(repo, hub))
+            return gated(repo, hub)
         case "repo_not_found":
-            return _as_transfer_error(not_found(repo))
+            return not_found(repo)
         case "revision_not_found":
-            return TransferError(
-                "revision_not_found", f"The hub has no such revision of {repo} any more; choose another."
-            )
+            return HubError(code, f"The hub has no such revision of {repo} any more; choose another.")
         case "entry_not_found":
-            return TransferError(
-                "entry_not_found", f"The file is no longer in {repo}; start the download again."
-            )
-    return TransferError("hub_error", f"The hub answered {response.status} for a file; try again later.")
-
-
-def _as_transfer_error(error: HubError) -> TransferError:
-    return TransferError(error.code, error.sentence)
+            return HubError(code, f"The file is no longer in {repo}; start the download again.")
+    return HubError(code, f"The hub answered {response.status} for a file; try again later.")
 
 
 def check_file_identity(headers: Mapping[str, str], source: FileSource) -> None:

@@ -15,7 +15,7 @@ import psutil
 
 from services.downloader.transfer import ranges
 from services.downloader.transfer.disk import open_append_only, replace_file
-from services.downloader.transfer.ranges import Range, Ranges
+from services.downloader.transfer.ranges import Ranges
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _Line = list[str | int | None]
@@ -44,7 +44,7 @@ class Journal:
     """An open journal; several threads may append."""
 
     def __init__(self, path: Path, size_bytes: int, sha256: str | None) -> None:
-        self._head = _head(size_bytes, sha256)
+        self._head: _Line = ["file", size_bytes, sha256]
         self._path = path
         self.state = read_journal(path, size_bytes, sha256)
         self._lock = threading.Lock()
@@ -58,20 +58,21 @@ class Journal:
         lines: list[_Line] = [self._head, ["boot", boot_id()]]
         lines += [["etag", host, etag] for host, etag in state.etags.items()]
         lines += [["peer", node] for node in state.peers]
-        lines += [_range_line("synced", span) for span in state.synced]
-        lines += [_range_line("written", span) for span in state.written]
+        lines += [["synced", *span] for span in state.synced]
+        lines += [["written", *span] for span in state.written]
         replace_file(self._path, b"".join(map(_encode, lines)))
         return open_append_only(self._path)
 
     def add_written(self, start: int, end: int) -> None:
         """Record bytes that are in the file, though maybe not on the disk yet."""
-        self._append(_range_line("written", (start, end)))
+        self._append(["written", start, end])
 
     def add_synced(self, confirmed: Ranges, generation: int) -> None:
         """Record bytes that the disk has confirmed; ignored for bytes of an earlier generation."""
+        lines: list[_Line] = [["synced", *span] for span in confirmed]
         with self._lock:
             if generation == self.generation:
-                self._write(*(_range_line("synced", span) for span in confirmed))
+                self._write(*lines)
 
     def add_etag(self, host: str, etag: str) -> None:
         """Record the ETag of the file that a host sends."""
@@ -103,7 +104,7 @@ def read_journal(path: Path, size_bytes: int, sha256: str | None) -> JournalStat
     if not path.is_file() or path.is_symlink():
         return JournalState()
     lines = [_decode(line) for line in path.read_bytes().splitlines(keepends=True)]
-    if not lines or lines[0] != _head(size_bytes, sha256):
+    if not lines or lines[0] != ["file", size_bytes, sha256]:
         return JournalState()
     state, this_boot = JournalState(), False
     for line in lines[1:]:
@@ -127,14 +128,6 @@ def boot_id() -> str:
     if _BOOT_ID.exists():
         return _BOOT_ID.read_text().strip()
     return str(int(psutil.boot_time()))
-
-
-def _head(size_bytes: int, sha256: str | None) -> _Line:
-    return ["file", size_bytes, sha256]
-
-
-def _range_line(kind: str, span: Range) -> _Line:
-    return [kind, span[0], span[1]]
 
 
 def _encode(line: _Line) -> bytes:

@@ -10,18 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from services.downloader.errors import TransferError, disk_error, disk_errors
-from services.downloader.transfer import ranges
-from services.downloader.transfer.disk import (
-    CHUNK_BYTES,
-    delete_part,
-    drop_page_cache,
-    file_bytes,
-    journal_path,
-    open_part,
-    part_path,
-    require_margin,
-    sync_folder,
-)
+from services.downloader.transfer import disk, ranges
 from services.downloader.transfer.journal import Journal, read_journal
 from services.downloader.transfer.options import FileSource
 from services.downloader.transfer.ranges import Ranges
@@ -38,7 +27,7 @@ class PartFile:
     """An open part. Any thread may read its ranges; one thread writes."""
 
     def __init__(self, dest: Path, source: FileSource, on_bytes: Callable[[int], None]) -> None:
-        self.path = part_path(dest)
+        self.path = disk.part_path(dest)
         self.size_bytes = source.size_bytes
         self._on_bytes = on_bytes
         grain_bytes = source.size_bytes // _MAX_JOURNAL_LINES
@@ -48,10 +37,10 @@ class PartFile:
         """Runs that the journal does not have yet: start by end."""
         with disk_errors(self.path.name):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if file_bytes(self.path) != source.size_bytes:  # the journal belongs to another file
-                journal_path(dest).unlink(missing_ok=True)
-            self.journal = Journal(journal_path(dest), source.size_bytes, source.sha256)
-            self.handle = open_part(self.path, source.size_bytes)
+            if disk.file_bytes(self.path) != source.size_bytes:  # the journal belongs to another file
+                disk.journal_path(dest).unlink(missing_ok=True)
+            self.journal = Journal(disk.journal_path(dest), source.size_bytes, source.sha256)
+            self.handle = disk.open_part(self.path, source.size_bytes)
         self.ranges: Ranges = self.journal.state.arrived
         self.etags = self.journal.state.etags
         self.peers = self.journal.state.peers
@@ -80,9 +69,7 @@ class PartFile:
         """Write bytes at their offset; bytes that are there already stay, since they may be hashed."""
         with disk_errors(self.path.name):
             for start, end in ranges.gaps(self.ranges, offset, offset + len(chunk)):
-                self._write_new(
-                    start, chunk if len(chunk) == end - start else chunk[start - offset : end - offset]
-                )
+                self._write_new(start, chunk[start - offset : end - offset])
         self._on_bytes(self.done_bytes)
 
     def _write_new(self, start: int, chunk: bytes) -> None:
@@ -129,15 +116,15 @@ class PartFile:
 
 def delete_empty_part(dest: Path, source: FileSource) -> None:
     """Delete a part without any bytes: it has the full size of the file and would count as complete."""
-    if not read_journal(journal_path(dest), source.size_bytes, source.sha256).arrived:
-        delete_part(dest)
+    if not read_journal(disk.journal_path(dest), source.size_bytes, source.sha256).arrived:
+        disk.delete_part(dest)
 
 
 def arrived_bytes(dest: Path, size_bytes: int, sha256: str | None) -> int:
     """How many bytes of dest an earlier process has fetched; opens nothing for writing."""
-    if sha256 is None or file_bytes(part_path(dest)) != size_bytes:
+    if sha256 is None or disk.file_bytes(disk.part_path(dest)) != size_bytes:
         return 0
-    return ranges.total_bytes(read_journal(journal_path(dest), size_bytes, sha256).arrived)
+    return ranges.total_bytes(read_journal(disk.journal_path(dest), size_bytes, sha256).arrived)
 
 
 class _PartThread:
@@ -198,13 +185,13 @@ class HashThread(_PartThread):
             self._error = error
 
     def _hash(self) -> None:
-        buffer = memoryview(bytearray(CHUNK_BYTES))
+        buffer = memoryview(bytearray(disk.CHUNK_BYTES))
         while self.hashed_bytes < self._size_bytes:
             frontier = self._next_frontier()
             if frontier is None:
                 return
             while self.hashed_bytes < frontier and not self._stopped:
-                chunk = buffer[: min(CHUNK_BYTES, frontier - self.hashed_bytes)]
+                chunk = buffer[: min(disk.CHUNK_BYTES, frontier - self.hashed_bytes)]
                 count = os.preadv(self._handle, [chunk], self.hashed_bytes)
                 if count == 0:
                     raise OSError(0, "the file became shorter")
@@ -247,11 +234,11 @@ class SyncThread(_PartThread):
 
     def _run(self) -> None:
         try:
-            sync_folder(self._part.path.parent)  # a synced file whose name is not synced would be lost
+            disk.sync_folder(self._part.path.parent)  # a synced file whose name is not synced would be lost
             while self._wait():
                 self._sync()
                 self._drop_cache()
-                require_margin(self._part.path.parent, self._margin_bytes)
+                disk.require_margin(self._part.path.parent, self._margin_bytes)
         except OSError as error:
             self._error = disk_error(error, self._part.path.name)
         except TransferError as error:
@@ -275,5 +262,5 @@ class SyncThread(_PartThread):
         if self._hash_thread is not None:
             end = min(end, self._hash_thread.hashed_bytes)
         if end > self._dropped_bytes:
-            drop_page_cache(self._part.handle, self._dropped_bytes, end)
+            disk.drop_page_cache(self._part.handle, self._dropped_bytes, end)
             self._dropped_bytes = end

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from time import monotonic
 
 import msgspec
@@ -22,10 +23,6 @@ class PeerSource(msgspec.Struct, kw_only=True, eq=False):
     slow: bool = False
     excluded: bool = False
 
-    @property
-    def node(self) -> str:
-        return self.offer.node
-
 
 class PeerTooSlow(Exception):
     """The throughput of a peer is below the minimum."""
@@ -35,23 +32,19 @@ class PeerTokenRefused(Exception):
     """The peer does not accept its token, which may have expired."""
 
 
+@dataclass
 class PeerSources:
     """The peers of one file; none without a way to find them or without a sha256 to verify their bytes."""
 
-    def __init__(
-        self,
-        source: FileSource,
-        find_peers: Callable[[FileSource], Awaitable[Sequence[PeerOffer]]] | None,
-    ) -> None:
-        self.hub_failed = False
-        """The last request to the hub failed, so slow peers are better than none."""
-        self.one_at_a_time = False
-        """Only one peer serves the file, so that a wrong hash can be attributed."""
-        self._source = source
-        self._find_peers = find_peers if source.sha256 is not None else None
-        self._peers: dict[str, PeerSource] = {}
-        self._blacklist: set[str] = set()
-        self._refreshing = asyncio.Lock()
+    _source: FileSource
+    _find_peers: Callable[[FileSource], Awaitable[Sequence[PeerOffer]]] | None
+    hub_failed: bool = False
+    """The last request to the hub failed, so slow peers are better than none."""
+    one_at_a_time: bool = False
+    """Only one peer serves the file, so that a wrong hash can be attributed."""
+    _peers: dict[str, PeerSource] = field(default_factory=dict)
+    _blacklist: set[str] = field(default_factory=set)
+    _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def refresh(self) -> None:
         """Find the peers that have the file now; each one's failures are reset."""
@@ -59,7 +52,7 @@ class PeerSources:
             await self._refresh()
 
     async def _refresh(self) -> None:
-        if self._find_peers is None:
+        if self._find_peers is None or self._source.sha256 is None:
             return
         offers = {offer.node: offer for offer in await self._find_peers(self._source)}
         for node, peer in self._peers.items():
@@ -77,7 +70,7 @@ class PeerSources:
         if not fast and self._source.url is not None and not self.hub_failed:
             return None
         if self.one_at_a_time:
-            return min(usable, key=lambda peer: peer.node, default=None)
+            return min(usable, key=lambda peer: peer.offer.node, default=None)
         return min(fast or usable, key=lambda peer: peer.connections, default=None)
 
     async def renew_token(self, peer: PeerSource, refused: str) -> None:
@@ -95,7 +88,7 @@ class PeerSources:
         peer.failures += 1
         if peer.failures >= MAX_FAILURES and not peer.excluded:
             peer.excluded = True
-            log.info("peer_excluded", node=peer.node, reason=reason)
+            log.info("peer_excluded", node=peer.offer.node, reason=reason)
 
     @property
     def exhausted(self) -> bool:

@@ -22,29 +22,9 @@ from services.downloader.errors import DownloadError
 from services.downloader.transfer.disk import file_bytes, require_free
 from services.downloader.transfer.file_transfer import fetch_file, open_session
 from services.downloader.transfer.options import Throttle, TransferOptions
-from services.downloader.worker.messages import (
-    JOB_DECODER,
-    BlacklistPeer,
-    DownloadJob,
-    Failed,
-    FilesJob,
-    FileVerified,
-    Finished,
-    Job,
-    Received,
-    TransferJob,
-    TransferProblem,
-    TransferProgress,
-    WorkerMessage,
-)
+from services.downloader.worker import messages
 from services.downloader.worker.orders import OrderReader
-from services.downloader.worker.plan import (
-    DownloadPlan,
-    PlannedFile,
-    plan_download,
-    plan_files,
-    require_store,
-)
+from services.downloader.worker.plan import PlannedFile, plan_download, plan_files, require_store
 
 PROGRESS_S = 0.25
 """Least time between two progress messages within a file."""
@@ -58,41 +38,35 @@ def main() -> int:
     logs.configure("info", to=sys.stderr)  # stdout is for messages
     try:
         _run(_decode_job(line), OrderReader(lines, _send))
-        _send(Finished())
+        _send(messages.Finished())
     except DownloadError as error:
-        _send(Failed(code=error.code, message=error.sentence))
+        _send(messages.Failed(code=error.code, message=error.sentence))
         return 1
     except Exception as error:  # noqa: BLE001 - the process border: the parent always gets a final message
         traceback.print_tb(error.__traceback__)  # without the text, which might quote a header
         sentence = f"The download stopped on an unexpected {type(error).__name__}; try again."
-        _send(Failed(code="internal_error", message=sentence))
+        _send(messages.Failed(code="internal_error", message=sentence))
         return 1
     return 0
 
 
-def _run(job: Job, orders: OrderReader) -> None:
-    match job:
-        case DownloadJob():
-            _download(job, orders)
-        case FilesJob():
-            asyncio.run(_fetch_files(plan_files(job), job, orders))
-
-
-def _download(job: DownloadJob, orders: OrderReader) -> None:
-    plan = plan_download(job, orders)
-    resolved = plan.resolved
+def _run(job: messages.Job, orders: OrderReader) -> None:
+    if isinstance(job, messages.FilesJob):
+        asyncio.run(_fetch_files(plan_files(job), job, orders))
+        return
+    resolved, files = plan_download(job, orders)
     _send(resolved)
     go = orders.wait_for_go()
-    require_free(plan.files[0].dest.parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
-    asyncio.run(_fetch_files(plan.files, job, orders))
-    _require_files(plan)
+    require_free(files[0].dest.parent, resolved.missing_bytes, job.margin_bytes, go.others_bytes)
+    asyncio.run(_fetch_files(files, job, orders))
+    _require_files(files)
     if resolved.format is Format.GGUF:
-        _check_model(plan.files[0].dest)
+        _check_model(files[0].dest)
 
 
-def _require_files(plan: DownloadPlan) -> None:
+def _require_files(files: Sequence[PlannedFile]) -> None:
     """Other programs may have changed the folder during the transfer."""
-    for file in plan.files:
+    for file in files:
         if file_bytes(file.dest) != file.source.size_bytes:
             raise DownloadError("disk_error", f"{file.dest.name} was removed during the download; retry it.")
 
@@ -108,19 +82,19 @@ def _check_model(path: Path) -> None:
         raise DownloadError("corrupt_gguf", f"{path.name} from the hub is not a model. {error}") from error
 
 
-def _decode_job(line: bytes) -> Job:
+def _decode_job(line: bytes) -> messages.Job:
     try:
-        return JOB_DECODER.decode(line)
+        return messages.JOB_DECODER.decode(line)
     except ValueError as error:
         raise DownloadError("bad_job", f"The job is not readable: {error}.") from error
 
 
-def _send(message: WorkerMessage) -> None:
+def _send(message: messages.WorkerMessage) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
     sys.stdout.buffer.flush()
 
 
-async def _fetch_files(files: Sequence[PlannedFile], job: TransferJob, orders: OrderReader) -> None:
+async def _fetch_files(files: Sequence[PlannedFile], job: messages.TransferJob, orders: OrderReader) -> None:
     """Fetch every file; one that is complete already is only checked."""
     throttle, progress = Throttle(), _ProgressSender(files, with_sources=job.use_peers)
     orders.watch_limit(throttle.set_limit)
@@ -128,18 +102,20 @@ async def _fetch_files(files: Sequence[PlannedFile], job: TransferJob, orders: O
         segments=job.segments,
         margin_bytes=job.margin_bytes,
         throttle=throttle,
-        on_problem=lambda sentence: _send(TransferProblem(message=sentence)),
+        on_problem=lambda sentence: _send(messages.TransferProblem(message=sentence)),
         on_received=progress.on_received,
         find_peers=orders.find_file_peers if job.use_peers else None,
-        on_hash_mismatch=lambda source, nodes: _send(BlacklistPeer(sha256=source.sha256 or "", nodes=nodes)),
+        on_hash_mismatch=lambda source, nodes: _send(
+            messages.BlacklistPeer(sha256=source.sha256 or "", nodes=nodes)
+        ),
     )
     async with open_session() as session:
         for file in files:
-            progress.start_file(file.path)
+            progress.file = file.path
             require_store(job)
             await fetch_file(session, file.source, file.dest, on_bytes=progress.on_bytes, options=options)
             progress.finish_file(file.source.size_bytes)
-            _send(FileVerified(file=file.path))
+            _send(messages.FileVerified(file=file.path))
 
 
 class _ProgressSender:
@@ -149,12 +125,9 @@ class _ProgressSender:
         self._with_sources = with_sources
         self._received: Counter[str] = Counter()
         self._file_bytes = [file.arrived_bytes for file in files]
-        self._file = ""
+        self.file = ""
         self._files_done = 0
         self._sent_at = float("-inf")
-
-    def start_file(self, path: str) -> None:
-        self._file = path
 
     def on_received(self, source: str, count_bytes: int) -> None:
         self._received[source] += count_bytes
@@ -172,9 +145,11 @@ class _ProgressSender:
     def _send_progress(self) -> None:
         self._sent_at = time.monotonic()
         if self._with_sources:
-            _send(Received(received=dict(self._received)))
+            _send(messages.Received(received=dict(self._received)))
         _send(
-            TransferProgress(bytes_done=sum(self._file_bytes), file=self._file, files_done=self._files_done)
+            messages.TransferProgress(
+                bytes_done=sum(self._file_bytes), file=self.file, files_done=self._files_done
+            )
         )
 
 

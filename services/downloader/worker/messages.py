@@ -169,7 +169,8 @@ class Failed(Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
 
 
 Job = DownloadJob | FilesJob
-WorkerOrder = Go | Limit | FilePeers | PeerRepo
+PeerReply = FilePeers | PeerRepo
+WorkerOrder = Go | Limit | PeerReply
 PeerMessage = FindFilePeers | FindPeerRepo | BlacklistPeer
 FinalMessage = Finished | Failed
 WorkerMessage = (

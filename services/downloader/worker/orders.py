@@ -8,46 +8,40 @@ from collections.abc import Callable
 from io import RawIOBase
 
 from services.downloader.transfer.options import FileSource, PeerOffer
-from services.downloader.worker.messages import (
-    ORDER_DECODER,
-    FilePeers,
-    FindFilePeers,
-    FindPeerRepo,
-    Go,
-    Limit,
-    PeerRepo,
-)
+from services.downloader.worker import messages
 
 
 class OrderReader:
     """The lines of stdin after the job. Their end is the parent's, and ends this process."""
 
-    def __init__(self, lines: RawIOBase, send: Callable[[FindFilePeers | FindPeerRepo], None]) -> None:
+    def __init__(
+        self, lines: RawIOBase, send: Callable[[messages.FindFilePeers | messages.FindPeerRepo], None]
+    ) -> None:
         self._lines = lines
         self._send = send
-        self._go: queue.SimpleQueue[Go] = queue.SimpleQueue()
-        self._peer_repo: queue.SimpleQueue[PeerRepo] = queue.SimpleQueue()
-        self._queries: dict[str, asyncio.Future[FilePeers]] = {}
+        self._go: queue.SimpleQueue[messages.Go] = queue.SimpleQueue()
+        self._peer_repo: queue.SimpleQueue[messages.PeerRepo] = queue.SimpleQueue()
+        self._queries: dict[str, asyncio.Future[messages.FilePeers]] = {}
         self._limit_bytes_s: int | None = None
         self._limit_lock = threading.Lock()
         self._notify_limit: Callable[[int | None], None] | None = None
         threading.Thread(target=self._read, name="orders", daemon=True).start()
 
-    def wait_for_go(self) -> Go:
+    def wait_for_go(self) -> messages.Go:
         """Block until the parent allows the transfer."""
         return self._go.get()
 
-    def find_peer_repo(self, repo: str, revision: str | None) -> PeerRepo:
+    def find_peer_repo(self, repo: str, revision: str | None) -> messages.PeerRepo:
         """The files of a repository that other nodes have. Blocks."""
-        self._send(FindPeerRepo(repo=repo, revision=revision))
+        self._send(messages.FindPeerRepo(repo=repo, revision=revision))
         return self._peer_repo.get()
 
     async def find_file_peers(self, source: FileSource) -> tuple[PeerOffer, ...]:
         """The nodes that have this file now; one query a file at a time."""
         assert source.sha256 is not None
-        answer: asyncio.Future[FilePeers] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[messages.FilePeers] = asyncio.get_running_loop().create_future()
         self._queries[source.sha256] = answer
-        self._send(FindFilePeers(sha256=source.sha256, size_bytes=source.size_bytes))
+        self._send(messages.FindFilePeers(sha256=source.sha256, size_bytes=source.size_bytes))
         return (await answer).offers
 
     def watch_limit(self, on_limit: Callable[[int | None], None]) -> None:
@@ -63,15 +57,15 @@ class OrderReader:
 
     def _read(self) -> None:
         for line in self._lines:
-            match ORDER_DECODER.decode(line):
-                case Go() as go:
+            match messages.ORDER_DECODER.decode(line):
+                case messages.Go() as go:
                     self._set_limit(go.limit_bytes_s)
                     self._go.put(go)
-                case Limit(limit_bytes_s=limit):
+                case messages.Limit(limit_bytes_s=limit):
                     self._set_limit(limit)
-                case PeerRepo() as repo:
+                case messages.PeerRepo() as repo:
                     self._peer_repo.put(repo)
-                case FilePeers() as peers:
+                case messages.FilePeers() as peers:
                     self._answer(peers)
         os._exit(1)
 
@@ -81,11 +75,11 @@ class OrderReader:
             if self._notify_limit is not None:
                 self._notify_limit(bytes_per_s)
 
-    def _answer(self, peers: FilePeers) -> None:
+    def _answer(self, peers: messages.FilePeers) -> None:
         if (query := self._queries.pop(peers.sha256, None)) is not None:
             query.get_loop().call_soon_threadsafe(_set_result, query, peers)
 
 
-def _set_result(query: asyncio.Future[FilePeers], peers: FilePeers) -> None:
+def _set_result(query: asyncio.Future[messages.FilePeers], peers: messages.FilePeers) -> None:
     if not query.done():
         query.set_result(peers)

@@ -1,9 +1,8 @@
 """What a job fetches, from where and to which path, decided before any byte is written."""
 
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -22,7 +21,6 @@ from services.downloader.transfer.part_file import arrived_bytes
 from services.downloader.worker.messages import DownloadJob, FilesJob, Resolved, TransferJob, WantedFile
 from services.downloader.worker.orders import OrderReader
 
-_T = TypeVar("_T")
 _HUB_DOWN = frozenset({"hub_unreachable", "hub_error"})
 """Only then other nodes are queried for a repository: what the hub refuses is not fetched from them."""
 
@@ -36,57 +34,53 @@ class PlannedFile(Struct, frozen=True, kw_only=True):
     arrived_bytes: int = 0
 
 
-class DownloadPlan(Struct, frozen=True, kw_only=True):
-    resolved: Resolved
-    files: tuple[PlannedFile, ...]
-
-
-def plan_download(job: DownloadJob, orders: OrderReader) -> DownloadPlan:
+def plan_download(job: DownloadJob, orders: OrderReader) -> tuple[Resolved, tuple[PlannedFile, ...]]:
     """Resolve the reference at the hub, or at other nodes while it does not respond."""
     require_store(job)
-    reference = _with_code(
-        "bad_reference", lambda: make_reference(job.repo, job.quant, job.revision, job.file)
-    )
-    folder = _with_code("unsafe_path", lambda: check_folder(Path(job.store_root), Path(job.folder)))
+    with _coded("bad_reference"):
+        reference = make_reference(job.repo, job.quant, job.revision, job.file)
+    with _coded("unsafe_path"):
+        folder = check_folder(Path(job.store_root), Path(job.folder))
     listing = _list_repo(reference, orders if job.use_peers else None)
     selection = _select(reference, listing.files, job.choice)
-    dests = _with_code("unsafe_path", lambda: resolve_all(folder, [file.path for file in selection.files]))
+    with _coded("unsafe_path"):
+        dests = resolve_all(folder, [file.path for file in selection.files])
     header = authorization()
     files = tuple(
         _planned_file(reference.repo, listing.commit, file, dest, header)
         for file, dest in zip(selection.files, dests, strict=True)
     )
     bytes_total = sum(file.size_bytes for file in selection.files)
-    return DownloadPlan(
-        resolved=Resolved(
-            commit=listing.commit,
-            quant=selection.quant,
-            files=selection.files,
-            bytes_total=bytes_total,
-            missing_bytes=bytes_total - sum(file.arrived_bytes for file in files),
-            model_path=selection.model_path,
-            mmproj_path=selection.mmproj.path if selection.mmproj else None,
-            format=selection.format,
-            task=listing.task,
-            is_default_quant=_is_default(reference, selection, listing.files, job.choice),
-        ),
-        files=files,
+    resolved = Resolved(
+        commit=listing.commit,
+        quant=selection.quant,
+        files=selection.files,
+        bytes_total=bytes_total,
+        missing_bytes=bytes_total - sum(file.arrived_bytes for file in files),
+        model_path=selection.model_path,
+        mmproj_path=selection.mmproj.path if selection.mmproj else None,
+        format=selection.format,
+        task=listing.task,
+        is_default_quant=_is_default(reference, selection, listing.files, job.choice),
     )
+    return resolved, files
 
 
 def plan_files(job: FilesJob) -> tuple[PlannedFile, ...]:
     """The files of a job by their paths in the store."""
     require_store(job)
     root, header = Path(job.store_root), authorization()
+    with _coded("unsafe_path"):
+        dests = [resolve_inside(root, file.path) for file in job.files]
     return tuple(
         PlannedFile(
             path=file.path,
-            dest=_with_code("unsafe_path", partial(resolve_inside, root, file.path)),
+            dest=dest,
             source=FileSource(
                 url=_hub_url(file), size_bytes=file.size_bytes, sha256=file.sha256, authorization=header
             ),
         )
-        for file in job.files
+        for file, dest in zip(job.files, dests, strict=True)
     )
 
 
@@ -147,9 +141,10 @@ def _hub_url(file: WantedFile) -> str | None:
     return file_url(file.repo, file.remote, file.revision)
 
 
-def _with_code(code: str, decide: Callable[[], _T]) -> _T:
+@contextmanager
+def _coded(code: str) -> Iterator[None]:
     """Turn the ValueError of a pure function into a DownloadError."""
     try:
-        return decide()
+        yield
     except ValueError as error:
         raise DownloadError(code, str(error)) from error
