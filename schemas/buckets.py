@@ -1,13 +1,14 @@
 """State: JetStream key-value buckets, each with one writer role (a runner hands over to its supervisor)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from schemas.alerts import Alert, AlertRule, Silence
-from schemas.base import Role
+from schemas.base import DOWNLOADER, GATEWAY, MONITOR, RUNNER, SUPERVISOR, WATCHERS, Role
 from schemas.batches import Batch, StoredFile
 from schemas.budgets import Budget, BudgetState
 from schemas.devices import Adapter, Device
@@ -24,37 +25,28 @@ from schemas.webhooks import Webhook, WebhookState
 
 V = TypeVar("V")
 
-_WATCHERS = (Role.GATEWAY, Role.OPERATOR)
 
-
+@dataclass(eq=False)
 class Bucket(Generic[V]):
-    """One bucket.
+    """One bucket."""
 
-    `expires`: values have a time to live, so the death of their writer shows. `history`: how many revisions
-    of a key are retained, deletions included. `transient`: in the broker's memory alone.
-    `renamed_fields`: fields of values that an earlier version wrote, and their names now.
-    """
+    name: str
+    value: type[V]
+    _: KW_ONLY
+    writers: Collection[Role]
+    readers: Collection[Role] = WATCHERS
+    """The writers are added to them."""
+    expires: bool = False
+    """Values have a time to live, so the death of their writer shows."""
+    history: int = 1
+    """How many revisions of a key are retained, deletions included."""
+    transient: bool = False
+    """In the broker's memory alone."""
+    renamed_fields: Mapping[str, str] = field(default_factory=dict)
+    """Fields of values that an earlier version wrote, and their names now."""
 
-    def __init__(
-        self,
-        name: str,
-        value: type[V],
-        *,
-        writers: Iterable[Role],
-        readers: Iterable[Role],
-        expires: bool = False,
-        history: int = 1,
-        transient: bool = False,
-        renamed_fields: Mapping[str, str] | None = None,
-    ) -> None:
-        self.name = name
-        self.value = value
-        self.writers = frozenset(writers)
-        self.readers = frozenset(readers) | self.writers
-        self.expires = expires
-        self.history = history
-        self.transient = transient
-        self.renamed_fields = renamed_fields or {}
+    def __post_init__(self) -> None:
+        self.readers = frozenset({*self.readers, *self.writers})
 
     @property
     def stream(self) -> str:
@@ -79,76 +71,48 @@ class Bucket(Generic[V]):
 
 
 MODELS = Bucket(
-    "models",
-    ModelSpec,
-    writers=[Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.DOWNLOADER, Role.RUNNER, Role.MONITOR],
-    history=20,
+    "models", ModelSpec, writers=[SUPERVISOR], readers=[*WATCHERS, DOWNLOADER, RUNNER, MONITOR], history=20
 )
 INSTANCES = Bucket(
     "instances",
     Instance,
-    writers=[Role.RUNNER, Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
+    writers=[RUNNER, SUPERVISOR],
+    readers=[*WATCHERS, MONITOR, DOWNLOADER],
     expires=True,
 )
-NODES = Bucket(
-    "nodes",
-    Node,
-    writers=[Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
-    expires=True,
-)
-DEPARTURES = Bucket("departures", NodeLeft, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.MONITOR])
+NODES = Bucket("nodes", Node, writers=[SUPERVISOR], readers=[*WATCHERS, MONITOR, DOWNLOADER], expires=True)
+DEPARTURES = Bucket("departures", NodeLeft, writers=[SUPERVISOR], readers=[*WATCHERS, MONITOR])
 """Nodes that left on purpose and are not back, by node."""
-DEVICES = Bucket(
-    "devices",
-    Device,
-    writers=[Role.MONITOR],
-    readers=[*_WATCHERS, Role.SUPERVISOR, Role.RUNNER],
-    expires=True,
-)
-ADAPTERS = Bucket("adapters", Adapter, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+DEVICES = Bucket("devices", Device, writers=[MONITOR], readers=[*WATCHERS, SUPERVISOR, RUNNER], expires=True)
+ADAPTERS = Bucket("adapters", Adapter, writers=[MONITOR], expires=True)
 DOWNLOADS = Bucket(
     "downloads",
     Download,
-    writers=[Role.DOWNLOADER],
-    readers=[*_WATCHERS, Role.MONITOR, Role.SUPERVISOR],
+    writers=[DOWNLOADER],
+    readers=[*WATCHERS, MONITOR, SUPERVISOR],
     renamed_fields={"wishes": "overrides", "trouble": "problem"},
 )
-LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR])
-STORES = Bucket(
-    "stores", StoreSpace, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR], expires=True
-)
-TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR])
-JOBS = Bucket(
-    "jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR], expires=True
-)
-FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
-BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
-LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
-GROUPS = Bucket("groups", ModelGroup, writers=[Role.SUPERVISOR], readers=_WATCHERS)
-WAITING = Bucket(
-    "waiting",
-    WaitingModel,
-    writers=[Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.MONITOR],
-    expires=True,
-)
-DESIRED_STATE = Bucket(
-    "desired_state", DesiredState, writers=[Role.SUPERVISOR], readers=_WATCHERS, transient=True
-)
-MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
-ALERTS = Bucket("alerts", AlertRule, writers=[Role.MONITOR], readers=_WATCHERS)
-ALERT_STATES = Bucket("alert_states", Alert, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
-SILENCES = Bucket("silences", Silence, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
-WEBHOOKS = Bucket("webhooks", Webhook, writers=[Role.MONITOR], readers=_WATCHERS)
-WEBHOOK_STATES = Bucket("webhook_states", WebhookState, writers=[Role.MONITOR], readers=_WATCHERS)
-PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=_WATCHERS)
-BUDGETS = Bucket("budgets", Budget, writers=[Role.MONITOR], readers=_WATCHERS)
-SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATCHERS)
+LIBRARY = Bucket("library", LibraryEntry, writers=[DOWNLOADER], readers=[*WATCHERS, SUPERVISOR])
+STORES = Bucket("stores", StoreSpace, writers=[DOWNLOADER], readers=[*WATCHERS, SUPERVISOR], expires=True)
+TRASH = Bucket("trash", TrashedEntry, writers=[DOWNLOADER], readers=[*WATCHERS, SUPERVISOR])
+JOBS = Bucket("jobs", LibraryJob, writers=[DOWNLOADER], readers=[*WATCHERS, SUPERVISOR], expires=True)
+FILES = Bucket("files", StoredFile, writers=[GATEWAY])
+BATCHES = Bucket("batches", Batch, writers=[GATEWAY])
+LEASES = Bucket("leases", Lease, writers=[GATEWAY, SUPERVISOR], expires=True)
+GROUPS = Bucket("groups", ModelGroup, writers=[SUPERVISOR])
+WAITING = Bucket("waiting", WaitingModel, writers=[SUPERVISOR], readers=[*WATCHERS, MONITOR], expires=True)
+DESIRED_STATE = Bucket("desired_state", DesiredState, writers=[SUPERVISOR], transient=True)
+MEMORY = Bucket("memory", MeasuredMemory, writers=[SUPERVISOR])
+ALERTS = Bucket("alerts", AlertRule, writers=[MONITOR])
+ALERT_STATES = Bucket("alert_states", Alert, writers=[MONITOR], expires=True)
+SILENCES = Bucket("silences", Silence, writers=[MONITOR], expires=True)
+WEBHOOKS = Bucket("webhooks", Webhook, writers=[MONITOR])
+WEBHOOK_STATES = Bucket("webhook_states", WebhookState, writers=[MONITOR])
+PRICES = Bucket("prices", PriceList, writers=[MONITOR])
+BUDGETS = Bucket("budgets", Budget, writers=[MONITOR])
+SPENDING = Bucket("spending", BudgetState, writers=[MONITOR])
 """Running totals, by budget."""
-REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
+REPORTS = Bucket("reports", Report, writers=[MONITOR])
 
 ALL: tuple[Bucket[Any], ...] = (
     *(MODELS, GROUPS, INSTANCES, NODES, DEPARTURES, DEVICES, ADAPTERS, MEMORY, WAITING, DESIRED_STATE),
