@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -18,6 +19,8 @@ from schemas import buckets, streams
 from schemas.base import Role
 from schemas.buckets import Bucket
 from schemas.errors import BrokerUnavailable, Conflict
+
+log = logs.get(__name__)
 
 _NO_STORAGE = 10047
 _MARKER_TTL_S = 1.0
@@ -52,12 +55,8 @@ async def _ensure(bus: Bus) -> None:
 async def _ensure_stream(bus: Bus, stream: streams.Stream) -> None:
     if stream.migrated_by is not None and (existing := await _existing(bus, stream.name)) is not None:
         config = _stream_config(stream)
-        differs = (existing.max_bytes, existing.max_age, existing.compression) != (
-            config.max_bytes,
-            config.max_age,
-            config.compression,
-        )
-        if differs and bus.role is stream.migrated_by:
+        migrated = attrgetter("max_bytes", "max_age", "compression")
+        if migrated(existing) != migrated(config) and bus.role is stream.migrated_by:
             await bus.js.update_stream(config)
         return
     try:
@@ -82,19 +81,13 @@ async def _existing(bus: Bus, name: str) -> api.StreamConfig | None:
         return None
 
 
-async def ensure_bucket(bus: Bus, bucket: buckets.Bucket[Any]) -> None:
+async def ensure_bucket(bus: Bus, bucket: Bucket[Any]) -> None:
     """The writer of a bucket extends the shorter history that an earlier version created."""
-    existing = await _existing_history(bus, bucket) if bucket.history > 1 else None
+    existing = await _existing(bus, bucket.stream) if bucket.history > 1 else None
     if existing is None:
         await bus.js.add_stream(_bucket_config(bucket))
-    elif existing < bucket.history and bus.role in bucket.writers:
+    elif (existing.max_msgs_per_subject or 0) < bucket.history and bus.role in bucket.writers:
         await bus.js.update_stream(_bucket_config(bucket))
-
-
-async def _existing_history(bus: Bus, bucket: buckets.Bucket[Any]) -> int | None:
-    """How many values per key the broker retains; None if the bucket does not exist."""
-    existing = await _existing(bus, bucket.stream)
-    return None if existing is None else existing.max_msgs_per_subject
 
 
 def _stream_config(stream: streams.Stream) -> api.StreamConfig:
@@ -115,7 +108,7 @@ def _stream_config(stream: streams.Stream) -> api.StreamConfig:
     )
 
 
-def _bucket_config(bucket: buckets.Bucket[Any]) -> api.StreamConfig:
+def _bucket_config(bucket: Bucket[Any]) -> api.StreamConfig:
     """As NATS' key-value clients expect it, with per-key expiry where the contract requires it."""
     return api.StreamConfig(
         name=bucket.stream,
@@ -129,9 +122,6 @@ def _bucket_config(bucket: buckets.Bucket[Any]) -> api.StreamConfig:
         subject_delete_marker_ttl=_MARKER_TTL_S if bucket.expires else None,
         storage=api.StorageType.MEMORY if bucket.transient else api.StorageType.FILE,
     )
-
-
-log = logs.get(__name__)
 
 
 async def migrate_buckets(bus: Bus) -> None:

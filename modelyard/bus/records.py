@@ -149,7 +149,7 @@ class BucketCache(Generic[V]):
             self._rebuild.clear()
             try:
                 await self._follow_until_rebuild()
-            except (ConsumerLost, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+            except (ConsumerLost, TimeoutError, nats.errors.Error) as error:
                 log.warning("bucket_watch_failed", bucket=self._bucket.name, error=str(error))
                 await asyncio.sleep(RETRY_PAUSE_S)
 

@@ -20,7 +20,7 @@ MAX_FILE_BYTES = 100 * 1024 * 1024
 PART_BYTES = 1024 * 1024
 _PARALLEL_READS = 16
 _MAX_MESSAGES_REACHED = 10077
-_ERRORS = (TimeoutError, nats.errors.Error, nats.js.errors.Error, msgspec.DecodeError)
+_ERRORS = (TimeoutError, nats.errors.Error, msgspec.DecodeError)
 
 
 class FileStore:
@@ -150,5 +150,5 @@ async def _read_messages(bus: Bus, stream: str, names: Iterable[str]) -> list[by
 
 async def _purge(bus: Bus, stream: str, subject: str) -> None:
     """Delete the messages on `subject`; what cannot be deleted now expires."""
-    with contextlib.suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
+    with contextlib.suppress(TimeoutError, nats.errors.Error):
         await bus.js.purge_stream(stream, subject=subject)

@@ -7,7 +7,6 @@ from http import HTTPStatus
 
 import msgspec
 import nats.errors
-import nats.js.errors
 
 from modelyard.bus.connection import Bus
 from schemas import streams, subjects
@@ -110,19 +109,19 @@ class RequestPublisher:
         try:
             for number, part in enumerate(parts):
                 await self._bus.js.publish(subjects.BODY(request=request, part=str(number)), part)
-        except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+        except (TimeoutError, nats.errors.Error) as error:
             raise BrokerUnavailable("The broker did not take the body; try again in a moment.") from error
         return len(parts)
 
     async def withdraw(self, sequence: int) -> None:
         """Remove a request from the queue, if it is still there."""
         if sequence:
-            with contextlib.suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
+            with contextlib.suppress(TimeoutError, nats.errors.Error):
                 await self._bus.js.delete_msg(streams.INFER.name, sequence)
 
     async def delete_body(self, request: str) -> None:
         """Delete the stored body of a request that has ended. What cannot be deleted now expires."""
-        with contextlib.suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
+        with contextlib.suppress(TimeoutError, nats.errors.Error):
             await self._bus.js.purge_stream(
                 streams.BODIES.name, subject=subjects.BODY.matching(request=request)
             )

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable
 import aiohttp
 import msgspec
 import nats.errors
-import nats.js.errors
 
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
@@ -245,7 +244,7 @@ async def fetch_body(bus: Bus, request: str, parts: int) -> bytes:
 
     try:
         return b"".join(await asyncio.gather(*(fetch(number) for number in range(parts))))
-    except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+    except (TimeoutError, nats.errors.Error) as error:
         raise EngineFailed(f"The body of the request could not be fetched: {error}.") from error
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import nats.errors
-import nats.js.errors
 from nats.aio.msg import Msg
 
 from modelyard.bus import logs
@@ -140,7 +139,7 @@ class Scheduler:
             next_at = None
             try:
                 next_at = await self._run_cycle()
-            except (TimeoutError, nats.errors.Error, nats.js.errors.Error, YardError) as error:
+            except (TimeoutError, nats.errors.Error, YardError) as error:
                 log.warning("scheduler_cycle_failed", error=str(error))
             except Exception:
                 # One model or answer must not stop the decisions for all others.
