@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,7 +16,15 @@ from modelyard.bus.records import BucketCache, BucketStore
 from modelyard.bus.tasks import Tasks
 from modelyard.bus.tracing import tracing_environment
 from modelyard.host.home import RunnerFile, forget_runner, leave_reason, read_reason, read_runners
-from modelyard.host.processes import ProcessGroup, is_same, started_at, terminate, wait_until_gone
+from modelyard.host.processes import (
+    ProcessGroup,
+    is_same,
+    send_signal,
+    start_detached,
+    started_at,
+    terminate,
+    wait_until_gone,
+)
 from modelyard.host.settings import Settings
 from modelyard.plugins import minimal_environment
 from schemas import buckets, subjects
@@ -138,21 +144,9 @@ class NodeAgent:
         self._watch(launch.instance, record, process.pid, created_at, process)
 
     def _spawn(self, launch: Launch) -> subprocess.Popen[bytes]:
-        """Detached: in a session of its own, it outlives this supervisor."""
         environment = {**minimal_environment(), **tracing_environment(), **self._settings.as_environment()}
-        with (self._settings.logs / RUNNERS_LOG).open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "services.supervisor.runner"],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin:
-            process.stdin.write(msgspec.json.encode(launch))
-        return process
+        log_path = self._settings.logs / RUNNERS_LOG
+        return start_detached("services.supervisor.runner", launch, environment, log_path)
 
     def _watch(
         self, key: str, record: Instance, pid: int, created_at: float, child: subprocess.Popen[bytes] | None
@@ -262,10 +256,8 @@ class NodeAgent:
     def _terminate(self, key: str) -> None:
         """SIGTERM: the first means drain, the second now."""
         runner = self._runners.get(key)
-        if runner is not None and is_same(runner.pid, runner.created_at):
+        if runner is not None and send_signal(runner.pid, runner.created_at, signal.SIGTERM):
             self._stopping.add(key)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(runner.pid, signal.SIGTERM)
 
     async def _delete_own_failures(self, model: str) -> None:
         """A new start supersedes the failures before it; those of other nodes are deleted there."""
