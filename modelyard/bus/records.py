@@ -58,16 +58,14 @@ class BucketStore(Generic[V]):
 
     async def get(self, key: str) -> V | None:
         """The value as the broker has it now; None if there is none."""
-        entry = await self.entry(key)
-        return entry[0] if entry else None
-
-    async def entry(self, key: str) -> tuple[V, int] | None:
-        """The value and its revision, for compare-and-set."""
-        value, revision = await self.head(key)
-        return None if value is None else (value, revision)
+        value, _ = await self.head(key)
+        return value
 
     async def head(self, key: str) -> tuple[V | None, int]:
-        """As `entry`, also for a deleted key, which has a revision too; (None, 0) for an unknown key."""
+        """The value and its revision, for compare-and-set.
+
+        A deleted key has no value, but a revision; an unknown key is (None, 0).
+        """
         try:
             msg = await self._bus.js.get_last_msg(self._bucket.stream, self._bucket.subject(key), direct=True)
         except nats.js.errors.NotFoundError:

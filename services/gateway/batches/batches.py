@@ -94,10 +94,9 @@ class BatchService:
     async def _change(self, name: str, **fields: Any) -> Batch:
         """Write fields of a record; a concurrent cancel is not undone."""
         while True:
-            entry = await self._store.entry(name)
-            if entry is None:
+            batch, revision = await self._store.head(name)
+            if batch is None:
                 raise NotFound(f"There is no batch {name}.")
-            batch, revision = entry
             if batch.state is _S.CANCELLING and fields.get("state") in (_S.IN_PROGRESS, _S.FINALIZING):
                 fields.pop("state")
             changed = msgspec.structs.replace(batch, **fields)

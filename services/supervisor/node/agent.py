@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -171,7 +171,7 @@ class NodeAgent:
             await self._store.put(key, last, ttl_s=_STOPPED_TTL_S)
         elif was_stopping and InstanceState.STOPPED in NEXT_STATES[last.state]:
             # It was stopped before it handled signals, or killed while it stopped: that is no failure.
-            await self._record_stopped(last, reason)
+            await self._record_end(last, InstanceState.STOPPED, reason, ttl_s=_STOPPED_TTL_S)
         elif last.state is not InstanceState.FAILED:
             await self._record_failed(last)
 
@@ -190,26 +190,20 @@ class NodeAgent:
             return await self._store.get(key)
         return None
 
-    async def _record_stopped(self, last: Instance, reason: Reason) -> None:
-        stopped = InstanceState.STOPPED
-        record = msgspec.structs.replace(last, state=stopped, reason=reason, changed_at=time.time(), busy=0)
-        await self._store.put(last.instance, record, ttl_s=_STOPPED_TTL_S)
-        await self._publish(record)
-
     async def _record_failed(self, last: Instance, error: str | None = None) -> None:
         how = "was killed or crashed" if last.ever_ready else "ended before the model was ready"
         reason = (
             error or last.error or f"The runner {how}; its log is in {self._settings.logs / RUNNERS_LOG}."
         )
-        record = msgspec.structs.replace(
-            last,
-            state=InstanceState.FAILED,
-            reason=Reason.CRASHED,
-            changed_at=time.time(),
-            busy=0,
-            **failure(last, reason, time.time())._asdict(),
-        )
-        await self._store.put(last.instance, record)
+        failed = failure(last, reason, time.time())
+        await self._record_end(last, InstanceState.FAILED, Reason.CRASHED, **failed._asdict())
+
+    async def _record_end(
+        self, last: Instance, state: InstanceState, reason: Reason, *, ttl_s: int | None = None, **fields: Any
+    ) -> None:
+        fields |= {"state": state, "reason": reason, "changed_at": time.time(), "busy": 0}
+        record = msgspec.structs.replace(last, **fields)
+        await self._store.put(last.instance, record, ttl_s=ttl_s)
         await self._publish(record)
 
     async def stop(self, key: str, reason: Reason) -> None:

@@ -134,16 +134,12 @@ def _distinct_devices(needs: Sequence[DeviceNeed], devices: Sequence[NodeDevice]
     free = sorted(devices, key=lambda device: -device.memory_bytes)
     chosen: list[str] = []
     for need in needs:
-        fitting = next((device for device in free if _matches(need.device, device)), None)
+        fitting = next((device for device in free if device.matches(need.device)), None)
         if fitting is None:
             return None
         free.remove(fitting)
         chosen.append(fitting.device)
     return tuple(chosen)
-
-
-def _matches(name: str, device: NodeDevice) -> bool:
-    return name in (device.device, device.name) or (name == ANY_GPU and device.device != CPU)
 
 
 def _option(
