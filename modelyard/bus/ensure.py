@@ -1,6 +1,7 @@
 """Create missing streams and buckets of the contract, and migrate those of the version before."""
 
 import asyncio
+import contextlib
 import time
 from operator import attrgetter
 from typing import Any
@@ -131,7 +132,9 @@ async def migrate_buckets(bus: Bus) -> None:
             await _rename_fields(bus, bucket)
     if bus.role is Role.SUPERVISOR:
         for stream in buckets.RETIRED_STREAMS:
-            await _delete_stream(bus, stream)
+            with contextlib.suppress(nats.js.errors.NotFoundError):
+                await bus.js.delete_stream(stream)
+                log.info("bucket_retired", stream=stream)
 
 
 def renamed(value: dict[str, Any], names: dict[str, str]) -> dict[str, Any] | None:
@@ -158,11 +161,3 @@ async def _rename_fields(bus: Bus, bucket: Bucket[Any]) -> None:
         except Conflict:
             # Its writer was quicker, and writes the names of today.
             continue
-
-
-async def _delete_stream(bus: Bus, stream: str) -> None:
-    try:
-        await bus.js.delete_stream(stream)
-    except nats.js.errors.NotFoundError:
-        return
-    log.info("bucket_retired", stream=stream)

@@ -59,6 +59,5 @@ def quiet(level: str) -> None:
 
 
 def get(name: str) -> Logger:
-    """The logger of one module."""
     logger: Logger = structlog.stdlib.get_logger(name)
     return logger

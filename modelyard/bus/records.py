@@ -127,7 +127,6 @@ class BucketCache(Generic[V]):
         return lambda: self._listeners.remove(listener)
 
     async def until(self, condition: Callable[[dict[str, V]], bool]) -> None:
-        """Wait until the values fulfil `condition`."""
         while not condition(self.values):
             self._changed.clear()
             await self._changed.wait()

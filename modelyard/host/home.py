@@ -94,7 +94,6 @@ def yard_of(settings: Settings) -> str | None:
 
 
 def broker_config(settings: Settings) -> Path:
-    """The configuration file of this home's broker."""
     return settings.run / "nats.conf"
 
 

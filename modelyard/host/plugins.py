@@ -29,8 +29,6 @@ _NOT_OURS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Named(Protocol):
-    """What every plugin has."""
-
     name: str
 
 

@@ -34,8 +34,6 @@ _READ_S = 5.0
 
 
 class BrokerAddress(NamedTuple):
-    """The address on which the broker of this home listens."""
-
     host: str
     port: int
 

@@ -45,8 +45,6 @@ class _Pong(Record):
 
 
 class UpOptions(NamedTuple):
-    """The options of `yard up`."""
-
     listen: str | None = None
     """The broker's address instead of the one in the settings."""
     join: bool = False
@@ -105,8 +103,6 @@ def _roles(options: UpOptions) -> tuple[Role, ...]:
 
 
 class Up:
-    """The broker, the services, and the terminal."""
-
     def __init__(self, configured: Settings, terminal: Terminal, roles: Sequence[Role] = SERVICES) -> None:
         self._settings = configured
         self._terminal = terminal

@@ -28,8 +28,6 @@ _S = BatchState
 
 
 class BatchService:
-    """Creates, lists, cancels and executes batches."""
-
     def __init__(
         self, bus: Bus, tasks: Tasks, files: FileStore, cache: BucketCache[Batch], inference: Inference
     ) -> None:

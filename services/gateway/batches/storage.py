@@ -97,17 +97,12 @@ class ResultStore:
                     raise
         return result
 
-    async def answered_lines(self) -> set[int]:
+    async def all(self) -> list[LineResult]:
         subject = subjects.RESULT.matching(batch=self._batch)
         with _unavailable("The results cannot be counted now."):
             info = await self._bus.js.stream_info(streams.RESULTS.name, subjects_filter=subject)
-        return {int(subjects.RESULT.token(name, "line")) for name in info.state.subjects or {}}
-
-    async def all(self) -> list[LineResult]:
-        lines = await self.answered_lines()
-        names = [subjects.RESULT(batch=self._batch, line=str(line)) for line in lines]
         with _unavailable("The results cannot be read now."):
-            messages = await read_messages(self._bus, streams.RESULTS, names)
+            messages = await read_messages(self._bus, streams.RESULTS, info.state.subjects or {})
             return [subjects.RESULT.decode(data) for data in messages]
 
     async def delete_all(self) -> None:

@@ -1,7 +1,5 @@
 """The plan: which instances stop, which start, what is evicted for them, and why models wait."""
 
-from collections.abc import Iterable
-
 from schemas.instances import Instance, Reason
 from schemas.placement import Option
 from schemas.registry import GroupKind
@@ -53,18 +51,12 @@ def desired_replicas(world: World, name: str) -> int:
 
 def _may_evict(world: World, name: str) -> bool:
     """Whether others may be evicted for it: not for a model that only stays loaded."""
-    together = world.partners(name, GroupKind.TOGETHER)
-    return (
-        world.is_demanded(name)
-        or _is_being_replaced(world, world.instances_of(name))
-        or any(map(world.is_demanded, together))
-    )
-
-
-def _is_being_replaced(world: World, instances: Iterable[Instance]) -> bool:
-    """An edit must not leave a model unloaded that was loaded."""
+    if any(map(world.is_demanded, (name, *world.partners(name, GroupKind.TOGETHER)))):
+        return True
+    # An edit must not leave a model unloaded that was loaded.
     return any(
-        instance.reason is Reason.REPLACED or instance.instance in world.outdated for instance in instances
+        instance.reason is Reason.REPLACED or instance.instance in world.outdated
+        for instance in world.instances_of(name)
     )
 
 

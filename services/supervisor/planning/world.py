@@ -15,8 +15,6 @@ Place = tuple[str, str]
 
 
 class Demand(Record):
-    """The requests of one model."""
-
     queued: int = 0
     """Requests in its queue; those in flight count until they are answered."""
     since: float | None = None
@@ -52,8 +50,6 @@ class SwapLimits(Record):
 
 
 class World(Record):
-    """Everything that the plan depends on."""
-
     now: float
     models: dict[str, ModelSpec]
     """By name."""

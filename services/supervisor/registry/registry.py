@@ -1,6 +1,7 @@
 """The registry: queries about models, and every change of them."""
 
 import asyncio
+from dataclasses import dataclass
 
 from modelyard.bus.connection import Bus
 from modelyard.bus.reads import Revision, read_revisions
@@ -44,22 +45,15 @@ STOP_TIMEOUT_S = 50.0
 """Longer than a runner may take: it drains for 30 s and ends its engine after that."""
 
 
+@dataclass
 class ModelRegistry:
     """Answers the `model` commands, but for start and stop."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        models: BucketCache[ModelSpec],
-        instances: BucketCache[Instance],
-        ledger: ModelLedger,
-        groups: Groups,
-    ) -> None:
-        self._bus = bus
-        self._models = models
-        self._instances = instances
-        self._ledger = ledger
-        self._groups = groups
+    _bus: Bus
+    _models: BucketCache[ModelSpec]
+    _instances: BucketCache[Instance]
+    _ledger: ModelLedger
+    _groups: Groups
 
     def find(self, name: str) -> ModelSpec:
         """The model with this name or alias; ModelNotFound."""
@@ -75,7 +69,6 @@ class ModelRegistry:
         return self._models.revisions[model_key(name)]
 
     async def get(self, ref: ModelRef) -> ModelRecord:
-        """One model, by name or alias."""
         return self._record(self.find(ref.model))
 
     async def models(self, query: ListModels) -> ModelList:

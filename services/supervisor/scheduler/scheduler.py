@@ -102,7 +102,9 @@ class Scheduler:
     async def _request_stop(self, instance: Instance) -> None:
         """A node that does not respond does not keep the others from stopping."""
         try:
-            await self._nodes.stop(instance.node, StopInstance(instance=instance.instance))
+            await self._nodes.order(
+                subjects.NODE_STOP, instance.node, StopInstance(instance=instance.instance)
+            )
         except YardError as error:
             log.warning("stop_failed", instance=instance.instance, error=error.message)
 
@@ -131,7 +133,6 @@ class Scheduler:
             await self._progress.wait()
 
     async def run(self, epoch: int) -> None:
-        """Decide until cancelled."""
         self._epoch = epoch
         self.demand = self._stored.load()
         while True:
@@ -205,7 +206,7 @@ class Scheduler:
         )
         node = start.option.node
         try:
-            await self._nodes.start(node, order)
+            await self._nodes.order(subjects.NODE_START, node, order)
         except Conflict as error:
             # The node's measurement of its memory is newer than the snapshot.
             self.reasons[start.model] = error.message
@@ -220,7 +221,7 @@ class Scheduler:
         log.info("instance_evicting", model=stop.model, instance=stop.instance, reason=stop.reason)
         order = StopInstance(instance=stop.instance, reason=stop.reason, epoch=self._epoch)
         try:
-            await self._nodes.stop(stop.node, order)
+            await self._nodes.order(subjects.NODE_STOP, stop.node, order)
         except NotFound:
             log.info("instance_not_found", instance=stop.instance)
         except (ServiceUnavailable, DeadlineExceeded) as error:

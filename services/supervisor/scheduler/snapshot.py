@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -52,15 +53,13 @@ class WorldSnapshot(NamedTuple):
     fetches: Fetches
 
 
+@dataclass
 class WorldSnapshots:
-    def __init__(
-        self, bus: Bus, state: YardState, nodes: NodeClient, fetching: ModelFetcher, limits: SwapLimits
-    ) -> None:
-        self._bus = bus
-        self._state = state
-        self._nodes = nodes
-        self._fetching = fetching
-        self._limits = limits
+    _bus: Bus
+    _state: YardState
+    _nodes: NodeClient
+    _fetching: ModelFetcher
+    _limits: SwapLimits
 
     async def take(self, demand: DemandTracker) -> WorldSnapshot:
         """The world now; `demand` is brought up to date."""

@@ -85,8 +85,6 @@ class LineFormat(ReplyFormat):
 
 
 class OllamaApi:
-    """Handlers of Ollama's paths."""
-
     def __init__(self, inference: Inference, listing: ModelListing) -> None:
         self._inference = inference
         self._listing = listing

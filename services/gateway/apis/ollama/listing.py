@@ -23,8 +23,6 @@ _CAPABILITIES = {Mode.CHAT: ["completion"], Mode.COMPLETION: ["completion"], Mod
 
 
 class ModelListing:
-    """The models of the catalog in Ollama's shape."""
-
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
