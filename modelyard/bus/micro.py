@@ -115,11 +115,10 @@ class Commands:
         answers = {ServiceVerb.PING: self._ping, ServiceVerb.INFO: self._info, ServiceVerb.STATS: self._stats}
         name = str(self.bus.role)
         for verb, answer in answers.items():
+            on_message = _replying(self.bus.nc, answer)
             for named, identified in ((None, None), (name, None), (name, self._id)):
                 subject = control_subject(verb, name=named, id=identified, prefix=_SRV)
-                self._discovery.append(
-                    await self.bus.nc.subscribe(subject, cb=_replying(self.bus.nc, answer))
-                )
+                self._discovery.append(await self.bus.nc.subscribe(subject, cb=on_message))
         await self.bus.flush_subscriptions()
 
     async def stop(self) -> None:

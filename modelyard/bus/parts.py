@@ -24,9 +24,8 @@ async def store_parts(bus: Bus, subject: Subject[bytes], data: bytes, **tokens: 
 
 async def read_parts(bus: Bus, stream: Stream, subject: Subject[bytes], parts: int, **tokens: str) -> bytes:
     """What `store_parts` stored."""
-    return b"".join(
-        await read_messages(bus, stream, (subject(part=str(part), **tokens) for part in range(parts)))
-    )
+    subjects = (subject(part=str(part), **tokens) for part in range(parts))
+    return b"".join(await read_messages(bus, stream, subjects))
 
 
 async def read_messages(bus: Bus, stream: Stream, subjects: Iterable[str]) -> list[bytes]:

@@ -59,9 +59,8 @@ def run_up(options: UpOptions) -> int:
     try:
         configured = settings.load()
         if options.listen is not None:
-            configured = msgspec.structs.replace(
-                configured, nats_host=settings.address(options.listen, "--listen")
-            )
+            host = settings.address(options.listen, "--listen")
+            configured = msgspec.structs.replace(configured, nats_host=host)
         for name in settings.unknown():
             sys.stderr.write(f"yard: there is no setting {name}; it is ignored.\n")
         with _locked_home(configured):
@@ -212,9 +211,8 @@ class Up:
 
     async def _clear_node(self, bus: Bus) -> None:
         with contextlib.suppress(YardError):
-            await bus.call(
-                subjects.NODE_CLEAR, ClearNode(drain_s=DRAIN_S), timeout_s=20, node=self._settings.node
-            )
+            order, node = ClearNode(drain_s=DRAIN_S), self._settings.node
+            await bus.call(subjects.NODE_CLEAR, order, timeout_s=20, node=node)
 
     async def _stop_children(self) -> None:
         await asyncio.gather(*(child.stop(STOP_S) for child in self._services))

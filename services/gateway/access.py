@@ -77,9 +77,7 @@ class Origins:
     """The allowed values of Host and Origin: other sites must not use a browser to reach a local yard."""
 
     def __init__(self, settings: Settings) -> None:
-        self._names = (
-            _LOCAL_NAMES | {settings.host.lower()} | {name.lower() for name in settings.allowed_hosts}
-        )
+        self._names = _LOCAL_NAMES | {name.lower() for name in (settings.host, *settings.allowed_hosts)}
         # On every interface, behind a key, the address by which a client reaches it is not known.
         self._any_address = not _is_loopback(settings.host)
 

@@ -161,11 +161,9 @@ async def add_cors_headers(request: web.Request, response: web.StreamResponse) -
 
 def page_routes(folder: Path) -> list[web.RouteDef]:
     """`/` and every file of the page by its own path; a file that is not there at start is not served."""
-    routes = [web.get("/", _serve(folder / "index.html"))]
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in _PAGE_SUFFIXES:
-            routes.append(web.get(f"/{file.relative_to(folder).as_posix()}", _serve(file)))
-    return routes
+    files = (file for file in sorted(folder.rglob("*")) if file.suffix in _PAGE_SUFFIXES)
+    own = [web.get(f"/{file.relative_to(folder).as_posix()}", _serve(file)) for file in files]
+    return [web.get("/", _serve(folder / "index.html")), *own]
 
 
 def _serve(file: Path) -> Callable[[web.Request], Awaitable[web.FileResponse]]:

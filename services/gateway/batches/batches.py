@@ -140,9 +140,8 @@ class BatchService:
         batch = await self._store.get(name)
         if batch is None:
             return
-        execution = BatchExecution(
-            batch, self._files, ResultStore(self._bus, name), self._inference, self._change
-        )
+        results = ResultStore(self._bus, name)
+        execution = BatchExecution(batch, self._files, results, self._inference, self._change)
         running = asyncio.create_task(execution.run())
         ending = asyncio.create_task(self._wait_for_early_end(batch))
         try:

@@ -61,9 +61,8 @@ class LibraryIndex:
             await self._library.get(subject.removeprefix(prefix)) for subject in info.state.subjects or ()
         ]
         usable = [entry for entry in entries if entry is not None and _is_usable(entry)]
-        return tuple(
-            sorted(usable, key=lambda entry: (entry.verified is not VerifyState.VERIFIED, entry.key))
-        )
+        usable.sort(key=lambda entry: (entry.verified is not VerifyState.VERIFIED, entry.key))
+        return tuple(usable)
 
 
 def _is_usable(entry: LibraryEntry) -> bool:

@@ -63,15 +63,13 @@ def options_on_behalf_of(
 ) -> NodeOptions:
     """The options of a node that lacks the files, by those that are here."""
     try:
-        engine = ENGINES.discover(settings.engine_plugins).plugins.get(other.engine) or choose_engine(
-            spec, settings
-        )
+        plugins = ENGINES.discover(settings.engine_plugins).plugins
+        engine = plugins.get(other.engine) or choose_engine(spec, settings)
         check_files(spec, settings.store_of(spec.path), engine)
     except EngineProblem as error:
         return NodeOptions(problem=str(error))
-    answer = _all_options(
-        spec, msgspec.structs.replace(settings, node=other.node), engine, other.devices, measured
-    )
+    others = msgspec.structs.replace(settings, node=other.node)
+    answer = _all_options(spec, others, engine, other.devices, measured)
     return msgspec.structs.replace(answer, engine=other.engine)
 
 

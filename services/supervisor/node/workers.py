@@ -84,9 +84,8 @@ class NodeWorkers:
 
     async def stop_all(self) -> None:
         """End every worker; returns when they have exited."""
-        await asyncio.gather(
-            *(terminate(file.pid, file.created_at, grace_s=_STOP_S) for file in self._workers.values())
-        )
+        files = self._workers.values()
+        await asyncio.gather(*(terminate(file.pid, file.created_at, grace_s=_STOP_S) for file in files))
 
     async def clear(self) -> None:
         """End every worker, and refuse starts from now on."""

@@ -116,9 +116,7 @@ class _PlanBuilder:
         if starting := [start.model for start in self._starts if start.model in apart]:
             self._reasons[name] = f"it never runs beside {join_names(starting)}, which is being started"
             return
-        blockers = [
-            instance for instance in self._world.instances if instance.model in apart and is_live(instance)
-        ]
+        blockers = list(filter(is_live, self._world.instances_of_any(apart)))
         fitting = None if blockers else next(filter(self._memory.fits_now, options), None)
         if fitting is not None:
             self._start(name, fitting)
@@ -247,11 +245,8 @@ class _PlanBuilder:
     def _idle_partners(self, victim: Instance) -> list[Instance]:
         """Instances that are of no use without the victim."""
         together = self._world.partners(victim.model, GroupKind.TOGETHER)
-        return [
-            instance
-            for instance in self._world.instances
-            if instance.model in together and is_ready(instance) and not is_in_use(instance, self._world)
-        ]
+        ready = filter(is_ready, self._world.instances_of_any(together))
+        return [instance for instance in ready if not is_in_use(instance, self._world)]
 
     def _is_evictable(self, instance: Instance, for_model: str) -> bool:
         """Whether an instance may be evicted for a model now; if only later, the time is noted."""

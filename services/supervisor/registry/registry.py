@@ -72,10 +72,8 @@ class ModelRegistry:
         return self._record(self.find(ref.model))
 
     async def models(self, query: ListModels) -> ModelList:
-        specs = sorted(self._models.values.values(), key=lambda spec: spec.name)
-        return ModelList(
-            models=tuple(self._record(spec) for spec in specs if query.mode in (None, spec.mode))
-        )
+        listed = (spec for spec in self._models.values.values() if query.mode in (None, spec.mode))
+        return ModelList(models=tuple(map(self._record, sorted(listed, key=lambda spec: spec.name))))
 
     def _record(self, spec: ModelSpec) -> ModelRecord:
         return ModelRecord(spec=spec, revision=self.revision(spec.name))

@@ -101,10 +101,9 @@ class Scheduler:
 
     async def _request_stop(self, instance: Instance) -> None:
         """A node that does not respond does not keep the others from stopping."""
+        order = StopInstance(instance=instance.instance)
         try:
-            await self._nodes.order(
-                subjects.NODE_STOP, instance.node, StopInstance(instance=instance.instance)
-            )
+            await self._nodes.order(subjects.NODE_STOP, instance.node, order)
         except YardError as error:
             log.warning("stop_failed", instance=instance.instance, error=error.message)
 
@@ -161,18 +160,16 @@ class Scheduler:
         since = {model: state.since for model, state in demand if state.since is not None}
         await self._waiting.publish(plan.reasons, since)
         await self._carry_out(plan, snapshot)
-        live = {
-            instance.model for instance in self._state.instances.values.values() if instance.state in LIVE
-        }
+        instances = self._state.instances.values.values()
+        live = {instance.model for instance in instances if instance.state in LIVE}
         self.demand.complete(live - plan.reasons.keys())
         await self._stored.write(self.demand)
         return plan.next_evaluation_at
 
     def _refuse(self, plan: PlacementPlan) -> None:
         """Requests of models that cannot run here fail at once: waiting would not help."""
-        revisions = {
-            spec.name: self._state.models.revisions[key] for key, spec in self._state.models.values.items()
-        }
+        models = self._state.models
+        revisions = {spec.name: models.revisions[key] for key, spec in models.values.items()}
         self._waiting.expire(revisions, [start.model for start in plan.starts])
         if self._nodes.unresponsive():
             return

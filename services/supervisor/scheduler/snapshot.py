@@ -99,10 +99,8 @@ class WorldSnapshots:
         needed = [name for name in specs if desired_replicas(world, name) > len(self._state.serving(name))]
         options, problems = await self._nodes.options(needed, world.instances)
         # A node that is unresponsive for a moment may have the files.
-        fetchable = () if self._nodes.unresponsive() else needed
-        fetches = await self._fetching.scan(
-            [specs[name] for name in fetchable], requested_at, preview=preview
-        )
+        fetchable = [] if self._nodes.unresponsive() else [specs[name] for name in needed]
+        fetches = await self._fetching.scan(fetchable, requested_at, preview=preview)
         complete = msgspec.structs.replace(
             world,
             options={name: failed_nodes_last(name, own, world.instances) for name, own in options.items()},
