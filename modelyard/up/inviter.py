@@ -69,12 +69,8 @@ def reachable(host: str) -> tuple[str, ...]:
     import psutil
 
     every = [entry.address for entries in psutil.net_if_addrs().values() for entry in entries]
-    ipv4 = [
-        address
-        for address in every
-        if address.count(".") == 3 and not address.startswith(("127.", "169.254."))
-    ]
-    return tuple(dict.fromkeys(ipv4))
+    ipv4 = (address for address in every if address.count(".") == 3)
+    return tuple(dict.fromkeys(address for address in ipv4 if not address.startswith(("127.", "169.254."))))
 
 
 class Inviter:

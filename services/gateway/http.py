@@ -142,10 +142,8 @@ def _is_preflight(request: web.Request) -> bool:
 
 def _preflight(request: web.Request) -> web.Response:
     """Any method and header is allowed to a page whose origin is."""
-    headers = {
-        "Access-Control-Allow-Methods": request.headers["Access-Control-Request-Method"],
-        "Access-Control-Max-Age": _PREFLIGHT_MAX_AGE_S,
-    }
+    method = request.headers["Access-Control-Request-Method"]
+    headers = {"Access-Control-Allow-Methods": method, "Access-Control-Max-Age": _PREFLIGHT_MAX_AGE_S}
     if requested := request.headers.get("Access-Control-Request-Headers"):
         headers["Access-Control-Allow-Headers"] = requested
     return web.Response(status=204, headers=headers)

@@ -64,10 +64,8 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     files = FileStore(bus, caches[buckets.FILES.name])
     batches = BatchService(bus, tasks, files, caches[buckets.BATCHES.name], inference)
     encoders = dict.fromkeys(PATHS, error_body) | dict.fromkeys(ANTHROPIC_PATHS, anthropic_error)
-    app = web.Application(
-        middlewares=[handle_errors(encoders), guard(Origins(settings), keys)],
-        client_max_size=MAX_BODY_BYTES,
-    )
+    middlewares = [handle_errors(encoders), guard(Origins(settings), keys)]
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(add_cors_headers)
     # Before OpenAI's routes, whose last one takes every path below `/v1/`.
     app.router.add_routes(BatchApi(files, batches).routes())

@@ -34,12 +34,9 @@ class UsageExportApi:
         pieces = self._sums(parameters, kind) if sums else self._records(parameters, kind)
         # The first piece is read before the head is sent: an error is an HTTP status.
         first = await anext(pieces)
-        response = web.StreamResponse(
-            headers={
-                "Content-Disposition": f'attachment; filename="usage.{kind}"',
-                "Cache-Control": "no-cache",
-            }
-        )
+        disposition = f'attachment; filename="usage.{kind}"'
+        headers = {"Content-Disposition": disposition, "Cache-Control": "no-cache"}
+        response = web.StreamResponse(headers=headers)
         response.content_type = _TYPES[kind]
         await response.prepare(request)
         await response.write(first.encode())
@@ -56,11 +53,10 @@ class UsageExportApi:
         step = query.step is not None
         header = report_header(query.by, step=step, latency=query.latency)
         rows = list(report_rows(report, query.by, step=step))
-        yield (
-            write_csv([header, *rows])
-            if kind == "csv"
-            else _json([dict(zip(header, row, strict=True)) for row in rows])
-        )
+        if kind == "csv":
+            yield write_csv([header, *rows])
+        else:
+            yield _json([dict(zip(header, row, strict=True)) for row in rows])
 
     async def _records(self, parameters: dict[str, Any], kind: str) -> AsyncIterator[str]:
         query = _query(parameters, RecordsQuery)

@@ -134,11 +134,8 @@ def cheapest_victims(
     candidates: Iterable[Instance], shortfall: Mapping[Place, int], required: Sequence[Instance], world: World
 ) -> tuple[Instance, ...] | None:
     """The cheapest set that frees `shortfall` and contains `required`; None if all together do not."""
-    useful = [
-        instance
-        for instance in candidates
-        if instance not in required and reserved_by(instance).keys() & shortfall.keys()
-    ]
+    others = (instance for instance in candidates if instance not in required)
+    useful = [instance for instance in others if reserved_by(instance).keys() & shortfall.keys()]
     if not _frees((*required, *useful), shortfall):
         return None
     if len(useful) > _EXHAUSTIVE:

@@ -172,11 +172,9 @@ class _PlanBuilder:
 
     def _best_fetch(self, name: str) -> FetchOption | None:
         """To a node on which it could start at once, else to one that is large enough."""
-        possible = [
-            fetch
-            for fetch in self._world.fetch_options.get(name, ())
-            if self._takes_starts(fetch.option.node) and self._memory.fits_when_empty(fetch.option)
-        ]
+        options = self._world.fetch_options.get(name, ())
+        usable = (fetch for fetch in options if self._takes_starts(fetch.option.node))
+        possible = [fetch for fetch in usable if self._memory.fits_when_empty(fetch.option)]
         at_once = (fetch for fetch in possible if self._memory.fits_now(fetch.option))
         return next(at_once, next(iter(possible), None))
 
@@ -280,9 +278,6 @@ class _PlanBuilder:
         if self._reserved_for:
             return f"its memory goes to {join_names(self._reserved_for)} first"
         nodes = {node for option in possible for node, _ in required_by(option)}
-        holders = (
-            instance.model
-            for instance in self._world.instances
-            if is_live(instance) and nodes & {node for node, _ in reserved_by(instance)}
-        )
+        live = filter(is_live, self._world.instances)
+        holders = (instance.model for instance in live if nodes & {node for node, _ in reserved_by(instance)})
         return f"its memory is held by {join_names(holders)}, which cannot be evicted now"

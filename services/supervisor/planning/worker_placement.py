@@ -26,11 +26,9 @@ def place_workers(
     placed: list[Option] = []
     problem = None
     for option in options:
-        placements = (
-            list(islice(_placements(option, nodes, preferred), _MAX_PLACEMENTS))
-            if option.workers
-            else [option]
-        )
+        placements = [option]
+        if option.workers:
+            placements = list(islice(_placements(option, nodes, preferred), _MAX_PLACEMENTS))
         if not placements:
             problem = problem or _explain_no_placement(option, nodes)
         placed += placements

@@ -142,13 +142,11 @@ class ModelRegistry:
     async def history(self, ref: ModelRef) -> ModelHistory:
         """The stored revisions of a model; by its name also after its deletion."""
         name, revisions = await self._revisions(ref.model)
-        return ModelHistory(
-            model=name,
-            revisions=tuple(
-                ModelRevision(revision=entry.revision, at=entry.at, by=entry.by, spec=entry.value)
-                for entry in revisions
-            ),
+        history = tuple(
+            ModelRevision(revision=entry.revision, at=entry.at, by=entry.by, spec=entry.value)
+            for entry in revisions
         )
+        return ModelHistory(model=name, revisions=history)
 
     async def undo(self, request: UndoModel, by: Role) -> ModelStored:
         """Put an earlier spec of a model as a new revision: undo of an undo is redo."""

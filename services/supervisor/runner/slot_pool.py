@@ -198,11 +198,8 @@ class SlotPool:
         applied to the retry.
         """
         since = time.monotonic() - 2 * CHECK_S
-        ended = [
-            answer
-            for ended_at, answer in self._ended
-            if ended_at > since and answer.request not in self._answers
-        ]
+        recent = (answer for ended_at, answer in self._ended if ended_at > since)
+        ended = [answer for answer in recent if answer.request not in self._answers]
         by_gateway: dict[str, list[AnswerSender]] = {}
         for answer in (*self._answers.values(), *ended):
             by_gateway.setdefault(answer.headers.reply, []).append(answer)

@@ -128,11 +128,8 @@ class NodeClient:
         self, queries: Iterable[_Query], previous: list[Instance]
     ) -> tuple[tuple[Option, ...], str | None]:
         unresponsive = self.unresponsive()
-        answers = [
-            self._cache[query].options
-            for query in queries
-            if query in self._cache and query.node not in unresponsive
-        ]
+        responsive = (query for query in queries if query.node not in unresponsive)
+        answers = [self._cache[query].options for query in responsive if query in self._cache]
         options, problem = merge_options(answers, unresponsive)
         nodes = {name: node for name, node in self._nodes.values.items() if name not in unresponsive}
         placed, unplaced = place_workers(options, nodes, previous)

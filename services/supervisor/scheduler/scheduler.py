@@ -117,13 +117,9 @@ class Scheduler:
 
     def failure_since(self, model: str, since: float) -> str | None:
         """Why the model was refused or failed after `since` (unix seconds); None if neither."""
-        failed = (
-            instance
-            for instance in self._state.instances.values.values()
-            if instance.model == model and instance.error
-        )
-        error = next((instance.error for instance in failed if instance.changed_at >= since), None)
-        return error or self._waiting.refusal_since(model, since)
+        own = (instance for instance in self._state.instances.values.values() if instance.model == model)
+        errors = (instance.error for instance in own if instance.error and instance.changed_at >= since)
+        return next(errors, None) or self._waiting.refusal_since(model, since)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for a change of the instances or a refusal that fulfils `condition`."""
@@ -224,12 +220,10 @@ class Scheduler:
         except (ServiceUnavailable, DeadlineExceeded) as error:
             self._on_no_response(stop.node, error)
             return
-        await asyncio.wait_for(
-            self._state.instances.until(
-                lambda values: stop.instance not in values or values[stop.instance].state not in SERVING
-            ),
-            _VISIBLE_S,
+        stopping = self._state.instances.until(
+            lambda values: stop.instance not in values or values[stop.instance].state not in SERVING
         )
+        await asyncio.wait_for(stopping, _VISIBLE_S)
 
     def _on_no_response(self, node: str, error: YardError) -> None:
         """The next cycle does without the node, and starts at once."""

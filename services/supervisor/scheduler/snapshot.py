@@ -124,11 +124,8 @@ def failed_nodes_last(
     model: str, options: tuple[Option, ...], instances: tuple[Instance, ...]
 ) -> tuple[Option, ...]:
     """A model that failed on one node is tried on the others before it is tried there again."""
-    failed = {
-        instance.node
-        for instance in instances
-        if instance.model == model and instance.state is InstanceState.FAILED
-    }
+    own = (instance for instance in instances if instance.model == model)
+    failed = {instance.node for instance in own if instance.state is InstanceState.FAILED}
     return tuple(sorted(options, key=lambda option: option.node in failed))
 
 
@@ -150,10 +147,7 @@ def without_superseded(instances: Iterable[Instance]) -> tuple[Instance, ...]:
 def outdated_instances(instances: tuple[Instance, ...], specs: dict[str, ModelSpec]) -> frozenset[str]:
     """Instances that were started with a spec that their model does not have any more."""
     current = {name: fingerprint(spec) for name, spec in specs.items()}
+    known = [instance for instance in instances if instance.fingerprint and instance.model in current]
     return frozenset(
-        instance.instance
-        for instance in instances
-        if instance.fingerprint
-        and instance.model in current
-        and instance.fingerprint != current[instance.model]
+        instance.instance for instance in known if instance.fingerprint != current[instance.model]
     )
