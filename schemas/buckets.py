@@ -1,7 +1,6 @@
 """State: JetStream key-value buckets, each with one writer role (a runner hands over to its supervisor)."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -26,27 +25,35 @@ from schemas.webhooks import Webhook, WebhookState
 V = TypeVar("V")
 
 
-@dataclass(eq=False)
 class Bucket(Generic[V]):
-    """One bucket."""
+    """One bucket.
 
-    name: str
-    value: type[V]
-    _: KW_ONLY
-    writers: Collection[Role]
-    readers: Collection[Role] = WATCHERS
-    """The writers are added to them."""
-    expires: bool = False
-    """Values have a time to live, so the death of their writer shows."""
-    history: int = 1
-    """How many revisions of a key are retained, deletions included."""
-    transient: bool = False
-    """In the broker's memory alone."""
-    renamed_fields: Mapping[str, str] = field(default_factory=dict)
-    """Fields of values that an earlier version wrote, and their names now."""
+    `readers`: besides its writers, the gateway and the operator, which read every bucket.
+    `expires`: values have a time to live, so the death of their writer shows. `history`: how many revisions
+    of a key are retained, deletions included. `transient`: in the broker's memory alone.
+    `renamed_fields`: fields of values that an earlier version wrote, and their names now.
+    """
 
-    def __post_init__(self) -> None:
-        self.readers = frozenset({*self.readers, *self.writers})
+    def __init__(
+        self,
+        name: str,
+        value: type[V],
+        *,
+        writers: Iterable[Role],
+        readers: Iterable[Role] = (),
+        expires: bool = False,
+        history: int = 1,
+        transient: bool = False,
+        renamed_fields: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.value = value
+        self.writers = frozenset(writers)
+        self.readers = frozenset((*WATCHERS, *readers)) | self.writers
+        self.expires = expires
+        self.history = history
+        self.transient = transient
+        self.renamed_fields = renamed_fields or {}
 
     @property
     def stream(self) -> str:
@@ -70,39 +77,33 @@ class Bucket(Generic[V]):
             raise msgspec.DecodeError("JSON is nested too deeply") from None
 
 
-MODELS = Bucket(
-    "models", ModelSpec, writers=[SUPERVISOR], readers=[*WATCHERS, DOWNLOADER, RUNNER, MONITOR], history=20
-)
+MODELS = Bucket("models", ModelSpec, writers=[SUPERVISOR], readers=[DOWNLOADER, RUNNER, MONITOR], history=20)
+GROUPS = Bucket("groups", ModelGroup, writers=[SUPERVISOR])
 INSTANCES = Bucket(
-    "instances",
-    Instance,
-    writers=[RUNNER, SUPERVISOR],
-    readers=[*WATCHERS, MONITOR, DOWNLOADER],
-    expires=True,
+    "instances", Instance, writers=[RUNNER, SUPERVISOR], readers=[MONITOR, DOWNLOADER], expires=True
 )
-NODES = Bucket("nodes", Node, writers=[SUPERVISOR], readers=[*WATCHERS, MONITOR, DOWNLOADER], expires=True)
-DEPARTURES = Bucket("departures", NodeLeft, writers=[SUPERVISOR], readers=[*WATCHERS, MONITOR])
+NODES = Bucket("nodes", Node, writers=[SUPERVISOR], readers=[MONITOR, DOWNLOADER], expires=True)
+DEPARTURES = Bucket("departures", NodeLeft, writers=[SUPERVISOR], readers=[MONITOR])
 """Nodes that left on purpose and are not back, by node."""
-DEVICES = Bucket("devices", Device, writers=[MONITOR], readers=[*WATCHERS, SUPERVISOR, RUNNER], expires=True)
+DEVICES = Bucket("devices", Device, writers=[MONITOR], readers=[SUPERVISOR, RUNNER], expires=True)
 ADAPTERS = Bucket("adapters", Adapter, writers=[MONITOR], expires=True)
+MEMORY = Bucket("memory", MeasuredMemory, writers=[SUPERVISOR])
+WAITING = Bucket("waiting", WaitingModel, writers=[SUPERVISOR], readers=[MONITOR], expires=True)
+DESIRED_STATE = Bucket("desired_state", DesiredState, writers=[SUPERVISOR], transient=True)
 DOWNLOADS = Bucket(
     "downloads",
     Download,
     writers=[DOWNLOADER],
-    readers=[*WATCHERS, MONITOR, SUPERVISOR],
+    readers=[MONITOR, SUPERVISOR],
     renamed_fields={"wishes": "overrides", "trouble": "problem"},
 )
-LIBRARY = Bucket("library", LibraryEntry, writers=[DOWNLOADER], readers=[*WATCHERS, SUPERVISOR])
-STORES = Bucket("stores", StoreSpace, writers=[DOWNLOADER], readers=[*WATCHERS, SUPERVISOR], expires=True)
-TRASH = Bucket("trash", TrashedEntry, writers=[DOWNLOADER], readers=[*WATCHERS, SUPERVISOR])
-JOBS = Bucket("jobs", LibraryJob, writers=[DOWNLOADER], readers=[*WATCHERS, SUPERVISOR], expires=True)
+LIBRARY = Bucket("library", LibraryEntry, writers=[DOWNLOADER], readers=[SUPERVISOR])
+STORES = Bucket("stores", StoreSpace, writers=[DOWNLOADER], readers=[SUPERVISOR], expires=True)
+TRASH = Bucket("trash", TrashedEntry, writers=[DOWNLOADER], readers=[SUPERVISOR])
+JOBS = Bucket("jobs", LibraryJob, writers=[DOWNLOADER], readers=[SUPERVISOR], expires=True)
 FILES = Bucket("files", StoredFile, writers=[GATEWAY])
 BATCHES = Bucket("batches", Batch, writers=[GATEWAY])
 LEASES = Bucket("leases", Lease, writers=[GATEWAY, SUPERVISOR], expires=True)
-GROUPS = Bucket("groups", ModelGroup, writers=[SUPERVISOR])
-WAITING = Bucket("waiting", WaitingModel, writers=[SUPERVISOR], readers=[*WATCHERS, MONITOR], expires=True)
-DESIRED_STATE = Bucket("desired_state", DesiredState, writers=[SUPERVISOR], transient=True)
-MEMORY = Bucket("memory", MeasuredMemory, writers=[SUPERVISOR])
 ALERTS = Bucket("alerts", AlertRule, writers=[MONITOR])
 ALERT_STATES = Bucket("alert_states", Alert, writers=[MONITOR], expires=True)
 SILENCES = Bucket("silences", Silence, writers=[MONITOR], expires=True)
@@ -114,11 +115,6 @@ SPENDING = Bucket("spending", BudgetState, writers=[MONITOR])
 """Running totals, by budget."""
 REPORTS = Bucket("reports", Report, writers=[MONITOR])
 
-ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEPARTURES, DEVICES, ADAPTERS, MEMORY, WAITING, DESIRED_STATE),
-    *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
-    *(ALERTS, ALERT_STATES, SILENCES, WEBHOOKS, WEBHOOK_STATES),
-    *(PRICES, BUDGETS, SPENDING, REPORTS),
-)
+ALL: tuple[Bucket[Any], ...] = tuple(value for value in globals().values() if isinstance(value, Bucket))
 RETIRED_STREAMS = ("KV_waits", "KV_wishes")
 """Buckets of an earlier version, with nothing to keep in them; the supervisor deletes them."""

@@ -23,15 +23,13 @@ class ErrorBody(Record):
 
 
 class YardError(Exception):
-    """An error with a message for the caller. Subclasses name their `code`, `status` and `type` (`kind`)."""
+    """An error with a message for the caller. Subclasses declare `code`, `status` and `kind` (the `type`)."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
 
-    def __init_subclass__(
-        cls, *, code: str | None = None, status: int | None = None, kind: str | None = None
-    ) -> None:
+    def __init_subclass__(cls, code: str = "", status: int = 0, kind: str = "") -> None:
         cls.code, cls.status, cls.type = code or cls.code, status or cls.status, kind or cls.type
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
@@ -51,7 +49,7 @@ class YardError(Exception):
 
 
 class _Invalid(YardError, kind="invalid_request_error"):
-    """The request itself is wrong."""
+    """The request is at fault."""
 
 
 class BadRequest(_Invalid, code="bad_request", status=400):

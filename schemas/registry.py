@@ -153,8 +153,7 @@ class ModelOverrides(Record):
     def __post_init__(self) -> None:
         for alias in self.aliases:
             check_model_name(alias)
-        if self.n_ctx is not None:
-            check_n_ctx(self.n_ctx)
+        check_n_ctx(self.n_ctx)
 
 
 class RegisterFiles(Record):
