@@ -53,10 +53,11 @@ class UsageExportApi:
         step = query.step is not None
         header = report_header(query.by, step=step, latency=query.latency)
         rows = list(report_rows(report, query.by, step=step))
-        if kind == "csv":
-            yield write_csv([header, *rows])
-        else:
-            yield _json([dict(zip(header, row, strict=True)) for row in rows])
+        yield (
+            write_csv([header, *rows])
+            if kind == "csv"
+            else _json([dict(zip(header, row, strict=True)) for row in rows])
+        )
 
     async def _records(self, parameters: dict[str, Any], kind: str) -> AsyncIterator[str]:
         query = _query(parameters, RecordsQuery)

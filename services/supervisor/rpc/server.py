@@ -25,9 +25,12 @@ class NoRpcServer(Exception):
 
 
 def rpc_offer(settings: Settings) -> RpcOffer:
-    if (program := find_program(settings)) is None:
-        return RpcOffer(host=settings.rpc_host, problem=_MISSING)
-    return RpcOffer(host=settings.rpc_host, version=program_version(program))
+    program = find_program(settings)
+    return RpcOffer(
+        host=settings.rpc_host,
+        version=program_version(program) if program else None,
+        problem=None if program else _MISSING,
+    )
 
 
 def find_program(settings: Settings) -> Path | None:
