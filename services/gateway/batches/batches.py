@@ -100,10 +100,9 @@ class BatchService:
             changed = msgspec.structs.replace(batch, **fields)
             try:
                 await self._store.put(name, changed, last=revision)
+                return changed
             except Conflict:
                 await asyncio.sleep(CONFLICT_PAUSE_S)
-                continue
-            return changed
 
     async def _run(self) -> None:
         while True:

@@ -231,16 +231,13 @@ class NodeAgent:
 
     async def _wait_until_gone(self, keys: list[str], timeout_s: float) -> None:
         runners = [self._runners[key] for key in keys if key in self._runners]
-        waits = [asyncio.create_task(wait_until_gone(runner.pid, runner.created_at)) for runner in runners]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=timeout_s)
-            for task in late:
-                task.cancel()
+        gone = asyncio.gather(*(wait_until_gone(runner.pid, runner.created_at) for runner in runners))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(gone, timeout_s)
 
     async def _kill_after(self, key: str, timeout_s: float) -> None:
-        if key not in self._runners:
+        if (runner := self._runners.get(key)) is None:
             return
-        runner = self._runners[key]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(wait_until_gone(runner.pid, runner.created_at), timeout_s)
             return
