@@ -100,12 +100,11 @@ def device_placements(
 ) -> Iterator[DevicePlacement]:
     """Profiles in their order, each on every set of devices that it fits by name."""
     for profile in spec.profiles or (None,):
-        for chosen in _device_sets(profile.devices if profile else (), engine, devices):
-            needs = profile.devices if profile else ()
+        needs = profile.devices if profile else ()
+        for chosen in _device_sets(needs, engine, devices):
+            given = zip(chosen, needs, strict=False)
             specified = {
-                device: need.memory_mib * _MIB
-                for device, need in zip(chosen, needs, strict=False)
-                if need.memory_mib is not None
+                device: need.memory_mib * _MIB for device, need in given if need.memory_mib is not None
             }
             yield DevicePlacement(profile, chosen, specified)
 
