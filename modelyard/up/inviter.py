@@ -151,9 +151,8 @@ async def announced(settings: Settings, terminal: Terminal, *, broker: bool) -> 
     async with contextlib.AsyncExitStack() as stack:
         yard = credentials.yard_id(settings.credentials)
         try:
-            await stack.enter_async_context(
-                lan.announced(settings.node, yard, reachable(settings.nats_host), settings.nats_port)
-            )
+            hosts, port = reachable(settings.nats_host), settings.nats_port
+            await stack.enter_async_context(lan.announced(settings.node, yard, hosts, port))
         except OSError as error:
             terminal.print_line(f"  Not announced on the network: {error.strerror or error}.")
         yield

@@ -181,9 +181,8 @@ class Up:
         self, bus: Bus, restarts: list[asyncio.Task[int]], stopping: asyncio.Task[bool]
     ) -> bool:
         """Wait until every service is discoverable; False if a stop was requested before."""
-        ended = await first_of(
-            _all_discoverable(bus, self._roles), stopping, *restarts, timeout_s=READY_TIMEOUT_S
-        )
+        ready = _all_discoverable(bus, self._roles)
+        ended = await first_of(ready, stopping, *restarts, timeout_s=READY_TIMEOUT_S)
         self._check(restarts)
         if not any(ended):
             missing = [child for child in self._services if child.starts > 1] or self._services

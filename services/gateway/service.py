@@ -52,9 +52,8 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     check_exposure(settings, keys)
     followed: tuple[Bucket[Any], ...] = (*PAGE_BUCKETS, buckets.FILES, buckets.BATCHES)
     started = await asyncio.gather(*(BucketCache.start(bus, bucket, tasks) for bucket in followed))
-    caches: dict[str, BucketCache[Any]] = {
-        bucket.name: cache for bucket, cache in zip(followed, started, strict=True)
-    }
+    caches: dict[str, BucketCache[Any]]
+    caches = {bucket.name: cache for bucket, cache in zip(followed, started, strict=True)}
     catalog = Catalog(
         caches[buckets.MODELS.name], caches[buckets.INSTANCES.name], caches[buckets.WAITING.name]
     )

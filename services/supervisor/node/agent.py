@@ -192,9 +192,8 @@ class NodeAgent:
 
     async def _record_failed(self, last: Instance, error: str | None = None) -> None:
         how = "was killed or crashed" if last.ever_ready else "ended before the model was ready"
-        reason = (
-            error or last.error or f"The runner {how}; its log is in {self._settings.logs / RUNNERS_LOG}."
-        )
+        log_path = self._settings.logs / RUNNERS_LOG
+        reason = error or last.error or f"The runner {how}; its log is in {log_path}."
         failed = failure(last, reason, time.time())
         await self._record_end(last, InstanceState.FAILED, Reason.CRASHED, **failed._asdict())
 

@@ -163,10 +163,8 @@ class ModelRegistry:
         return current, revisions
 
     def _live(self, model: str) -> set[str]:
-        instances = self._instances.values.values()
-        return {
-            instance.instance for instance in instances if instance.model == model and instance.state in LIVE
-        }
+        own = (instance for instance in self._instances.values.values() if instance.model == model)
+        return {instance.instance for instance in own if instance.state in LIVE}
 
     def _check_stopped(self, model: str, *, force: bool) -> None:
         if not force and (live := self._live(model)):

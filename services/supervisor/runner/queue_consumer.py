@@ -96,9 +96,8 @@ class QueueConsumer:
         while not self._draining:
             self._poll_now.clear()
             with contextlib.suppress(TimeoutError, nats.errors.Error):
-                info = await self._bus.js.stream_info(
-                    streams.INFER.name, subjects_filter=subjects.INFER.matching(model=self._model_key)
-                )
+                queues = subjects.INFER.matching(model=self._model_key)
+                info = await self._bus.js.stream_info(streams.INFER.name, subjects_filter=queues)
                 for subject in info.state.subjects or {}:
                     self._queue(queue_of(subject)).filled = True
                 for queue in tuple(self._queues.values()):
