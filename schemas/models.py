@@ -7,14 +7,7 @@ from typing import Any
 import msgspec
 
 from schemas.base import Record, check_engine_name, check_model_name, check_process
-from schemas.profiles import (
-    EmbeddingOptions,
-    Lora,
-    Profile,
-    Replicas,
-    check_n_ctx,
-    check_n_parallel,
-)
+from schemas.profiles import EmbeddingOptions, Lora, Profile, Replicas, check_n_ctx, check_n_parallel
 
 
 class Mode(StrEnum):
@@ -189,17 +182,8 @@ def find_model(name: str, specs: dict[str, ModelSpec]) -> ModelSpec | None:
 
 LIVE_FIELDS = frozenset(
     {
-        "aliases",
-        "source",
-        "replicas",
-        "autostart",
-        "ttl_s",
-        "pinned",
-        "priority",
-        "parameters",
-        "queue_max",
-        "queue_wait_s",
-        "start_budget_s",
+        *("aliases", "source", "replicas", "autostart", "ttl_s", "pinned", "priority", "parameters"),
+        *("queue_max", "queue_wait_s", "start_budget_s"),
     }
 )
 """Fields that take effect at once; every other field is fixed when an engine starts."""

@@ -47,9 +47,8 @@ def _serves(role: Role) -> bool:
 
 def _state(role: Role) -> list[str]:
     written = [bucket.subject(">") for bucket in buckets.ALL if role in bucket.writers]
-    return written + [
-        rule for bucket in buckets.ALL if role in bucket.readers for rule in _reading(bucket.stream)
-    ]
+    readable = (bucket.stream for bucket in buckets.ALL if role in bucket.readers)
+    return written + [rule for stream in readable for rule in _reading(stream)]
 
 
 def _streams(role: Role) -> list[str]:

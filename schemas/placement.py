@@ -1,6 +1,7 @@
 """Placement: what a node offers, what a model needs there, and what the scheduler would do."""
 
 from schemas.base import Record
+from schemas.profiles import ANY_GPU, CPU
 
 
 class NodeDevice(Record):
@@ -12,6 +13,10 @@ class NodeDevice(Record):
     """Memory available to all instances together."""
     simulated: bool = False
     """Simulated by a file. Models placed on it run on another device."""
+
+    def matches(self, name: str) -> bool:
+        """Whether `name` is its id, its name, or stands for any GPU and it is one."""
+        return name in (self.device, self.name) or (name == ANY_GPU and self.device != CPU)
 
 
 class MemoryNeed(Record):

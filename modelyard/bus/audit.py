@@ -98,7 +98,6 @@ MAX_USER = 64
 
 
 def own_actor(role: Role, node: str) -> Actor:
-    """The actor of this process."""
     return Actor(role=role, node=node, user=_user() if role is Role.OPERATOR else None)
 
 

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import nats.errors
-import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -173,7 +172,7 @@ class Bus:
                 self.check(data)
                 await self.js.publish(subject, data, headers=dict(headers), timeout=ACK_TIMEOUT_S)
                 return
-            except (TimeoutError, nats.errors.Error, nats.js.errors.Error, BrokerUnavailable) as error:
+            except (TimeoutError, nats.errors.Error, BrokerUnavailable) as error:
                 if time.monotonic() > deadline:
                     raise BrokerUnavailable(f"{subject} could not be stored.") from error
             await asyncio.sleep(RETRY_PAUSE_S)

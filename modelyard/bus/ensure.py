@@ -1,7 +1,9 @@
 """Create missing streams and buckets of the contract, and migrate those of the version before."""
 
 import asyncio
+import contextlib
 import time
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -18,6 +20,8 @@ from schemas import buckets, streams
 from schemas.base import Role
 from schemas.buckets import Bucket
 from schemas.errors import BrokerUnavailable, Conflict
+
+log = logs.get(__name__)
 
 _NO_STORAGE = 10047
 _MARKER_TTL_S = 1.0
@@ -52,12 +56,8 @@ async def _ensure(bus: Bus) -> None:
 async def _ensure_stream(bus: Bus, stream: streams.Stream) -> None:
     if stream.migrated_by is not None and (existing := await _existing(bus, stream.name)) is not None:
         config = _stream_config(stream)
-        differs = (existing.max_bytes, existing.max_age, existing.compression) != (
-            config.max_bytes,
-            config.max_age,
-            config.compression,
-        )
-        if differs and bus.role is stream.migrated_by:
+        migrated = attrgetter("max_bytes", "max_age", "compression")
+        if migrated(existing) != migrated(config) and bus.role is stream.migrated_by:
             await bus.js.update_stream(config)
         return
     try:
@@ -82,19 +82,13 @@ async def _existing(bus: Bus, name: str) -> api.StreamConfig | None:
         return None
 
 
-async def ensure_bucket(bus: Bus, bucket: buckets.Bucket[Any]) -> None:
+async def ensure_bucket(bus: Bus, bucket: Bucket[Any]) -> None:
     """The writer of a bucket extends the shorter history that an earlier version created."""
-    existing = await _existing_history(bus, bucket) if bucket.history > 1 else None
+    existing = await _existing(bus, bucket.stream) if bucket.history > 1 else None
     if existing is None:
         await bus.js.add_stream(_bucket_config(bucket))
-    elif existing < bucket.history and bus.role in bucket.writers:
+    elif (existing.max_msgs_per_subject or 0) < bucket.history and bus.role in bucket.writers:
         await bus.js.update_stream(_bucket_config(bucket))
-
-
-async def _existing_history(bus: Bus, bucket: buckets.Bucket[Any]) -> int | None:
-    """How many values per key the broker retains; None if the bucket does not exist."""
-    existing = await _existing(bus, bucket.stream)
-    return None if existing is None else existing.max_msgs_per_subject
 
 
 def _stream_config(stream: streams.Stream) -> api.StreamConfig:
@@ -115,7 +109,7 @@ def _stream_config(stream: streams.Stream) -> api.StreamConfig:
     )
 
 
-def _bucket_config(bucket: buckets.Bucket[Any]) -> api.StreamConfig:
+def _bucket_config(bucket: Bucket[Any]) -> api.StreamConfig:
     """As NATS' key-value clients expect it, with per-key expiry where the contract requires it."""
     return api.StreamConfig(
         name=bucket.stream,
@@ -131,9 +125,6 @@ def _bucket_config(bucket: buckets.Bucket[Any]) -> api.StreamConfig:
     )
 
 
-log = logs.get(__name__)
-
-
 async def migrate_buckets(bus: Bus) -> None:
     """Rewrite what this role writes under the names of today; safe to repeat and to interrupt."""
     for bucket in buckets.ALL:
@@ -141,7 +132,9 @@ async def migrate_buckets(bus: Bus) -> None:
             await _rename_fields(bus, bucket)
     if bus.role is Role.SUPERVISOR:
         for stream in buckets.RETIRED_STREAMS:
-            await _delete_stream(bus, stream)
+            with contextlib.suppress(nats.js.errors.NotFoundError):
+                await bus.js.delete_stream(stream)
+                log.info("bucket_retired", stream=stream)
 
 
 def renamed(value: dict[str, Any], names: dict[str, str]) -> dict[str, Any] | None:
@@ -168,11 +161,3 @@ async def _rename_fields(bus: Bus, bucket: Bucket[Any]) -> None:
         except Conflict:
             # Its writer was quicker, and writes the names of today.
             continue
-
-
-async def _delete_stream(bus: Bus, stream: str) -> None:
-    try:
-        await bus.js.delete_stream(stream)
-    except nats.js.errors.NotFoundError:
-        return
-    log.info("bucket_retired", stream=stream)

@@ -26,10 +26,9 @@ def configure(level: str, *more: logging.Handler, to: TextIO | None = None) -> N
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    console = stream.isatty()
     render: list[Processor] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if console
+        if stream.isatty()
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
     )
     structlog.configure(
@@ -59,6 +58,5 @@ def quiet(level: str) -> None:
 
 
 def get(name: str) -> Logger:
-    """The logger of one module."""
     logger: Logger = structlog.stdlib.get_logger(name)
     return logger

@@ -115,11 +115,10 @@ class Commands:
         answers = {ServiceVerb.PING: self._ping, ServiceVerb.INFO: self._info, ServiceVerb.STATS: self._stats}
         name = str(self.bus.role)
         for verb, answer in answers.items():
+            on_message = _replying(self.bus.nc, answer)
             for named, identified in ((None, None), (name, None), (name, self._id)):
                 subject = control_subject(verb, name=named, id=identified, prefix=_SRV)
-                self._discovery.append(
-                    await self.bus.nc.subscribe(subject, cb=_replying(self.bus.nc, answer))
-                )
+                self._discovery.append(await self.bus.nc.subscribe(subject, cb=on_message))
         await self.bus.flush_subscriptions()
 
     async def stop(self) -> None:
@@ -188,13 +187,8 @@ class Commands:
             log.warning("audit_failed", command=audited.command, target=audited.target, error=error.message)
 
     def _identity(self) -> dict[str, Any]:
-        metadata = {"node": self.bus.node}
-        return {
-            "id": self._id,
-            "name": str(self.bus.role),
-            "version": modelyard.__version__,
-            "metadata": metadata,
-        }
+        node, version = {"node": self.bus.node}, modelyard.__version__
+        return {"id": self._id, "name": str(self.bus.role), "version": version, "metadata": node}
 
     def _ping(self) -> dict[str, Any]:
         return ServicePing(**self._identity()).to_dict()
@@ -237,17 +231,14 @@ async def _guarded(endpoint: _Endpoint, request: Request, handler: RawHandler) -
     endpoint.requests += 1
     try:
         await handler(request)
-    except YardError as error:
+    except Exception as failure:
+        error = failure
+        if not isinstance(error, YardError):
+            log.exception("command_failed", subject=request.subject)
+            error = InternalError("Something went wrong inside; the log of the service has it.")
         endpoint.errors += 1
         endpoint.last_error = error.code
         await request.respond_error(error)
-    except Exception:
-        endpoint.errors += 1
-        endpoint.last_error = InternalError.code
-        log.exception("command_failed", subject=request.subject)
-        await request.respond_error(
-            InternalError("Something went wrong inside; the log of the service has it.")
-        )
     finally:
         endpoint.busy_s += time.perf_counter() - began
 

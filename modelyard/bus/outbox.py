@@ -25,8 +25,6 @@ TIMEOUT_S = 30.0
 
 
 class Message(NamedTuple):
-    """What is published."""
-
     subject: str
     data: bytes
     headers: dict[str, str]

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import nats.errors
@@ -24,6 +24,7 @@ from schemas.models import ModelSpec, find_model
 from schemas.subject import Subject
 
 log = logs.get(__name__)
+T = TypeVar("T")
 V = TypeVar("V")
 
 _BATCH = 1000
@@ -56,34 +57,34 @@ async def read_pages(
 ) -> AsyncGenerator[list[Msg], None]:
     """Messages from the sequence `first` on, oldest first, `batch` or `max_bytes` (0: any) at a time."""
     bus.check(b"")
-    inbox = bus.nc.new_inbox()
-    sub = await bus.nc.subscribe(inbox)
-    sequence: int | None = first
-    try:
-        with as_yard_errors():
-            while sequence is not None:
-                query = {"seq": sequence, "next_by_subj": subject, "batch": batch, "max_bytes": max_bytes}
-                await bus.nc.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query), reply=inbox)
-                messages: list[Msg] = []
-                sequence = await _read_page(sub, stream, messages)
-                yield messages
-    finally:
-        if bus.connected:
-            await sub.unsubscribe()
+    query = {"seq": first, "next_by_subj": subject, "batch": batch, "max_bytes": max_bytes}
+    async with aclosing(_query_pages(bus, stream, query)) as pages:
+        async for page in pages:
+            yield page
 
 
 async def first_sequence_since(bus: Bus, stream: str, at: float) -> int | None:
     """The sequence of the first message stored at or after `at` (unix seconds); None: no such message."""
     start = datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
-    query = msgspec.json.encode({"start_time": start, "next_by_subj": ">", "batch": 1})
+    query = {"start_time": start, "next_by_subj": ">", "batch": 1}
+    async with aclosing(_query_pages(bus, stream, query)) as pages:
+        messages = await anext(pages)
+    return int((messages[0].headers or {})["Nats-Sequence"]) if messages else None
+
+
+async def _query_pages(bus: Bus, stream: str, query: dict[str, Any]) -> AsyncGenerator[list[Msg], None]:
+    """The messages that a direct get finds, a list for each query that it takes."""
     inbox = bus.nc.new_inbox()
     sub = await bus.nc.subscribe(inbox)
     try:
         with as_yard_errors():
-            await bus.nc.publish(f"$JS.API.DIRECT.GET.{stream}", query, reply=inbox)
-            messages: list[Msg] = []
-            await _read_page(sub, stream, messages)
-        return int((messages[0].headers or {})["Nats-Sequence"]) if messages else None
+            more = True
+            while more:
+                await bus.nc.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query), reply=inbox)
+                messages: list[Msg] = []
+                query["seq"] = await _read_page(sub, stream, messages)
+                more = query["seq"] is not None
+                yield messages
     finally:
         if bus.connected:
             await sub.unsubscribe()
@@ -128,12 +129,8 @@ async def read_model(bus: Bus, model: str) -> ModelSpec:
     return spec
 
 
-log = logs.get(__name__)
-T = TypeVar("T")
-
-
 class StoredMessage(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """One stored_messages message."""
+    """One message of a stream, decoded."""
 
     subject: str
     tokens: dict[str, str]
@@ -182,7 +179,7 @@ async def stored_messages(
                 return
         except ConsumerLost as error:
             log.info("consumer_lost", stream=stream.name, error=str(error))
-        except (TimeoutError, nats.errors.Error, nats.js.errors.Error):
+        except (TimeoutError, nats.errors.Error):
             # Once begun, it continues where it was when the broker is back.
             if left is None or bus.nc.is_closed:
                 raise
@@ -209,9 +206,6 @@ def _replayed(subject: Subject[T], msg: Msg) -> StoredMessage[T]:
         payload=subject.decode(msg.data),
         stored_at=msg.metadata.timestamp.timestamp(),
     )
-
-
-log = logs.get(__name__)
 
 
 class Revision(NamedTuple, Generic[V]):

@@ -58,16 +58,14 @@ class BucketStore(Generic[V]):
 
     async def get(self, key: str) -> V | None:
         """The value as the broker has it now; None if there is none."""
-        entry = await self.entry(key)
-        return entry[0] if entry else None
-
-    async def entry(self, key: str) -> tuple[V, int] | None:
-        """The value and its revision, for compare-and-set."""
-        value, revision = await self.head(key)
-        return None if value is None else (value, revision)
+        value, _ = await self.head(key)
+        return value
 
     async def head(self, key: str) -> tuple[V | None, int]:
-        """As `entry`, also for a deleted key, which has a revision too; (None, 0) for an unknown key."""
+        """The value and its revision, for compare-and-set.
+
+        A deleted key has no value, but a revision; an unknown key is (None, 0).
+        """
         try:
             msg = await self._bus.js.get_last_msg(self._bucket.stream, self._bucket.subject(key), direct=True)
         except nats.js.errors.NotFoundError:
@@ -129,7 +127,6 @@ class BucketCache(Generic[V]):
         return lambda: self._listeners.remove(listener)
 
     async def until(self, condition: Callable[[dict[str, V]], bool]) -> None:
-        """Wait until the values fulfil `condition`."""
         while not condition(self.values):
             self._changed.clear()
             await self._changed.wait()
@@ -149,7 +146,7 @@ class BucketCache(Generic[V]):
             self._rebuild.clear()
             try:
                 await self._follow_until_rebuild()
-            except (ConsumerLost, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+            except (ConsumerLost, TimeoutError, nats.errors.Error) as error:
                 log.warning("bucket_watch_failed", bucket=self._bucket.name, error=str(error))
                 await asyncio.sleep(RETRY_PAUSE_S)
 

@@ -73,9 +73,8 @@ def _tracing() -> "tuple[Tracer, TraceContextTextMapPropagator] | None":
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
     except ImportError:
-        log.warning(
-            "tracing_unavailable", reason=f"{ENDPOINT} is set; install modelyard[otel] to export spans."
-        )
+        reason = f"{ENDPOINT} is set; install modelyard[otel] to export spans."
+        log.warning("tracing_unavailable", reason=reason)
         return None
     provider = TracerProvider(resource=Resource.create({"service.name": "modelyard"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

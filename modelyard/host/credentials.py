@@ -48,12 +48,10 @@ def public_key(folder: Path, role: Role) -> str:
 
 
 def yard_id(folder: Path) -> str:
-    """The public id of this yard."""
     return hashlib.sha256(public_key(folder, Role.OPERATOR).encode()).hexdigest()[:12]
 
 
 def members(folder: Path) -> list[Member]:
-    """All machines that joined."""
     members = []
     for path in sorted((folder / "members").glob("*.json")):
         with contextlib.suppress(msgspec.DecodeError):

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import msgspec
 
@@ -12,6 +12,8 @@ from modelyard.host.credentials import yard_id
 from modelyard.host.settings import Settings
 from schemas.base import Record
 from schemas.instances import Reason
+
+R = TypeVar("R", bound=Record)
 
 DEFAULT_NATS_PORT = 4222
 
@@ -39,16 +41,20 @@ class AlreadyRunning(Exception):
     """The home is locked by another process."""
 
 
+def read_record(path: Path, kind: type[R]) -> R | None:
+    """The record that a file has as JSON; None without the file, or where it has something else."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    return None
+
+
 def run_file(settings: Settings) -> Path:
     return settings.run / "yard.json"
 
 
 def read_run_file(settings: Settings) -> RunFile | None:
     """The run file of the running `yard up`; None if none runs."""
-    try:
-        return msgspec.json.decode(run_file(settings).read_bytes(), type=RunFile)
-    except (OSError, msgspec.DecodeError):
-        return None
+    return read_record(run_file(settings), RunFile)
 
 
 def write_run_file(settings: Settings, content: RunFile) -> None:
@@ -57,10 +63,7 @@ def write_run_file(settings: Settings, content: RunFile) -> None:
 
 def read_membership(settings: Settings) -> Membership | None:
     """The joined yard; None if none."""
-    try:
-        return msgspec.json.decode(membership_file(settings).read_bytes(), type=Membership)
-    except (OSError, msgspec.DecodeError):
-        return None
+    return read_record(membership_file(settings), Membership)
 
 
 def membership_file(settings: Settings) -> Path:
@@ -91,7 +94,6 @@ def yard_of(settings: Settings) -> str | None:
 
 
 def broker_config(settings: Settings) -> Path:
-    """The configuration file of this home's broker."""
     return settings.run / "nats.conf"
 
 
@@ -152,12 +154,8 @@ def write_runner(settings: Settings, instance: str, content: RunnerFile) -> None
 
 def read_runners(settings: Settings) -> dict[str, RunnerFile]:
     """All runner files by instance; a process may have ended without removing its file."""
-    runners = {}
-    for path in settings.run.glob("runner-*.json"):
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            instance = path.stem.removeprefix("runner-")
-            runners[instance] = msgspec.json.decode(path.read_bytes(), type=RunnerFile)
-    return runners
+    files = {path: read_record(path, RunnerFile) for path in settings.run.glob("runner-*.json")}
+    return {path.stem.removeprefix("runner-"): file for path, file in files.items() if file is not None}
 
 
 def forget_runner(settings: Settings, instance: str) -> None:

@@ -19,8 +19,6 @@ _RESOLVE_MS = 1000
 
 
 class DiscoveredYard(Record):
-    """An announced yard."""
-
     node: str
     """Its first machine."""
     yard: str

@@ -29,8 +29,6 @@ _NOT_OURS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Named(Protocol):
-    """What every plugin has."""
-
     name: str
 
 
@@ -157,11 +155,8 @@ class PluginFolder(Generic[P]):
             path: self._load(path, max(deadline - time.monotonic(), FILE_TIMEOUT_S)) for path in paths
         }
         plugins = [file.plugin for file in self._files.values() if file.plugin is not None]
-        errors = [
-            PluginError(path.stem, f"{path}: {file.problem}", file.loading)
-            for path, file in self._files.items()
-            if file.problem is not None
-        ]
+        unusable = ((path, file) for path, file in self._files.items() if file.problem is not None)
+        errors = [PluginError(path.stem, f"{path}: {file.problem}", file.loading) for path, file in unusable]
         return plugins, errors
 
     def _paths(self) -> list[Path]:

@@ -6,12 +6,17 @@ import ctypes
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Self
 
+import msgspec
 import psutil
+
+from schemas.base import Record
 
 EXIT_CONFIG = 78
 """Exit status of a process with an invalid configuration (EX_CONFIG): a restart does not help."""
@@ -34,6 +39,29 @@ def dying_with_parent(number: signal.Signals) -> Callable[[], None]:
     return lambda: die_with_parent(number)
 
 
+def start_detached(
+    module: str, launch: Record, env: Mapping[str, str], log: Path, *, reports: bool = False
+) -> subprocess.Popen[bytes]:
+    """`python -m module` in a session of its own: it outlives this process. OSError if it cannot be run.
+
+    It gets `launch` as JSON on standard input. Its output is appended to `log`; if it `reports`, standard
+    output is a pipe instead.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if reports else output,
+            stderr=output,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(msgspec.json.encode(launch))
+    return process
+
+
 POLL_S = 0.1
 
 
@@ -50,6 +78,15 @@ def is_same(pid: int, created_at: float) -> bool:
     """Whether `pid` is still the process that started at `created_at`."""
     now = started_at(pid)
     return now is not None and abs(now - created_at) < 1.0
+
+
+def send_signal(pid: int, created_at: float, number: signal.Signals) -> bool:
+    """Signal the process that started at `created_at`; False if it has ended."""
+    if not is_same(pid, created_at):
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+    return True
 
 
 async def wait_until_gone(pid: int, created_at: float) -> None:
@@ -86,10 +123,8 @@ async def _poll_gone(pid: int, created_at: float) -> None:
 async def terminate(pid: int, created_at: float, *, grace_s: float) -> None:
     """TERM, wait up to `grace_s`, KILL, wait. A no-op if it has ended."""
     for number, timeout_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 5.0)):
-        if not is_same(pid, created_at):
+        if not send_signal(pid, created_at, number):
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(wait_until_gone(pid, created_at), timeout_s)
 
@@ -120,9 +155,7 @@ class ProcessGroup:
 
     def signal_leader(self, number: signal.Signals) -> None:
         """Signal its leader, if it is running."""
-        if is_same(self.leader, self.created_at):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.leader, number)
+        send_signal(self.leader, self.created_at, number)
 
     async def kill(self) -> None:
         """KILL all members and wait until none is left. Zombies hold no memory and are ignored."""

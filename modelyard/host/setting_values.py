@@ -170,17 +170,13 @@ def _parts(text: str) -> list[str]:
     return [part for part in map(str.strip, text.split(",")) if part]
 
 
-def _write_pairs(pairs: Mapping[str, Path]) -> str:
-    return ",".join(f"{name}={value}" for name, value in pairs.items())
-
-
 def _write_sizes(sizes: Mapping[str, int]) -> str:
     return ",".join(f"{name}={write_size(size)}" for name, size in sizes.items())
 
 
 TEXT = ValueKind(str)
 HOME = ValueKind(parse_home)
-STORES = ValueKind(parse_stores, _write_pairs)
+STORES = ValueKind(parse_stores, lambda stores: ",".join(f"{name}={path}" for name, path in stores.items()))
 PORT = ValueKind(parse_port)
 BROKER_URL = ValueKind(parse_broker_url)
 LISTEN_ADDRESS = ValueKind(parse_listen_address)

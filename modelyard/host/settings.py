@@ -167,8 +167,6 @@ class Settings(Record):
 
 
 class TableEntry(NamedTuple):
-    """One row of the table."""
-
     field: str
     variable: str
     setting: Setting

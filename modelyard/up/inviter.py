@@ -34,8 +34,6 @@ _READ_S = 5.0
 
 
 class BrokerAddress(NamedTuple):
-    """The address on which the broker of this home listens."""
-
     host: str
     port: int
 
@@ -71,12 +69,8 @@ def reachable(host: str) -> tuple[str, ...]:
     import psutil
 
     every = [entry.address for entries in psutil.net_if_addrs().values() for entry in entries]
-    ipv4 = [
-        address
-        for address in every
-        if address.count(".") == 3 and not address.startswith(("127.", "169.254."))
-    ]
-    return tuple(dict.fromkeys(ipv4))
+    ipv4 = (address for address in every if address.count(".") == 3)
+    return tuple(dict.fromkeys(address for address in ipv4 if not address.startswith(("127.", "169.254."))))
 
 
 class Inviter:
@@ -157,9 +151,8 @@ async def announced(settings: Settings, terminal: Terminal, *, broker: bool) -> 
     async with contextlib.AsyncExitStack() as stack:
         yard = credentials.yard_id(settings.credentials)
         try:
-            await stack.enter_async_context(
-                lan.announced(settings.node, yard, reachable(settings.nats_host), settings.nats_port)
-            )
+            hosts, port = reachable(settings.nats_host), settings.nats_port
+            await stack.enter_async_context(lan.announced(settings.node, yard, hosts, port))
         except OSError as error:
             terminal.print_line(f"  Not announced on the network: {error.strerror or error}.")
         yield

@@ -134,5 +134,4 @@ def _host(url: str | None) -> str | None:
 
 
 def nats_url(host: str, port: int) -> str:
-    """A broker's URL."""
     return f"nats://[{host}]:{port}" if ":" in host else f"nats://{host}:{port}"

@@ -45,8 +45,6 @@ class _Pong(Record):
 
 
 class UpOptions(NamedTuple):
-    """The options of `yard up`."""
-
     listen: str | None = None
     """The broker's address instead of the one in the settings."""
     join: bool = False
@@ -61,9 +59,8 @@ def run_up(options: UpOptions) -> int:
     try:
         configured = settings.load()
         if options.listen is not None:
-            configured = msgspec.structs.replace(
-                configured, nats_host=settings.address(options.listen, "--listen")
-            )
+            host = settings.address(options.listen, "--listen")
+            configured = msgspec.structs.replace(configured, nats_host=host)
         for name in settings.unknown():
             sys.stderr.write(f"yard: there is no setting {name}; it is ignored.\n")
         with _locked_home(configured):
@@ -105,8 +102,6 @@ def _roles(options: UpOptions) -> tuple[Role, ...]:
 
 
 class Up:
-    """The broker, the services, and the terminal."""
-
     def __init__(self, configured: Settings, terminal: Terminal, roles: Sequence[Role] = SERVICES) -> None:
         self._settings = configured
         self._terminal = terminal
@@ -186,9 +181,8 @@ class Up:
         self, bus: Bus, restarts: list[asyncio.Task[int]], stopping: asyncio.Task[bool]
     ) -> bool:
         """Wait until every service is discoverable; False if a stop was requested before."""
-        ended = await first_of(
-            _all_discoverable(bus, self._roles), stopping, *restarts, timeout_s=READY_TIMEOUT_S
-        )
+        ready = _all_discoverable(bus, self._roles)
+        ended = await first_of(ready, stopping, *restarts, timeout_s=READY_TIMEOUT_S)
         self._check(restarts)
         if not any(ended):
             missing = [child for child in self._services if child.starts > 1] or self._services
@@ -216,9 +210,8 @@ class Up:
 
     async def _clear_node(self, bus: Bus) -> None:
         with contextlib.suppress(YardError):
-            await bus.call(
-                subjects.NODE_CLEAR, ClearNode(drain_s=DRAIN_S), timeout_s=20, node=self._settings.node
-            )
+            order, node = ClearNode(drain_s=DRAIN_S), self._settings.node
+            await bus.call(subjects.NODE_CLEAR, order, timeout_s=20, node=node)
 
     async def _stop_children(self) -> None:
         await asyncio.gather(*(child.stop(STOP_S) for child in self._services))

@@ -86,8 +86,6 @@ def curl_line(base: str, settings: Settings) -> str:
 
 
 class EventPrinter:
-    """Prints lifecycle events as sentences."""
-
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
 

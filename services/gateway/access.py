@@ -62,21 +62,22 @@ def check_exposure(settings: Settings, keys: ApiKeys) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
 
 
 class Origins:
     """The allowed values of Host and Origin: other sites must not use a browser to reach a local yard."""
 
     def __init__(self, settings: Settings) -> None:
-        self._names = (
-            _LOCAL_NAMES | {settings.host.lower()} | {name.lower() for name in settings.allowed_hosts}
-        )
+        self._names = _LOCAL_NAMES | {name.lower() for name in (settings.host, *settings.allowed_hosts)}
         # On every interface, behind a key, the address by which a client reaches it is not known.
         self._any_address = not _is_loopback(settings.host)
 
@@ -88,7 +89,7 @@ class Origins:
             raise Forbidden(f"Pages from {origin!r} may not use this yard; YARD_ALLOWED_HOSTS can add it.")
 
     def _is_allowed(self, name: str) -> bool:
-        return name in self._names or (self._any_address and _is_address(name))
+        return name in self._names or (self._any_address and _address(name) is not None)
 
 
 def _name(url: str) -> str:
@@ -96,11 +97,3 @@ def _name(url: str) -> str:
         return (urlsplit(url).hostname or "").lower()
     except ValueError:
         return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -1,6 +1,7 @@
 """The models by name and alias, and the state of their instances."""
 
 import time
+from dataclasses import dataclass
 
 from modelyard.bus.records import BucketCache
 from schemas.base import model_key
@@ -11,18 +12,16 @@ from schemas.placement import WaitingModel
 from schemas.requests import endpoint_of, paths_of
 
 
+@dataclass
 class Catalog:
     """A view of the caches of models, instances and waiting models."""
 
-    def __init__(
-        self,
-        models: BucketCache[ModelSpec],
-        instances: BucketCache[Instance],
-        waiting: BucketCache[WaitingModel] | None = None,
-    ) -> None:
-        self.models = models
-        self.instances = instances
-        self.waiting = waiting
+    models: BucketCache[ModelSpec]
+    instances: BucketCache[Instance]
+    waiting: BucketCache[WaitingModel] | None = None
+
+    def _instances_of(self, model: str) -> list[Instance]:
+        return [instance for instance in self.instances.values.values() if instance.model == model]
 
     def waiting_reason(self, model: str) -> str | None:
         """What a model waits for that is not served yet, as the end of a sentence."""
@@ -64,7 +63,7 @@ class Catalog:
         waiting, now = self._waiting(model), time.time()
         if waiting is None or waiting.refused is None or waiting.refused.retry_at <= now:
             return None
-        if any(i.model == model and i.state in LIVE for i in self.instances.values.values()):
+        if any(instance.state in LIVE for instance in self._instances_of(model)):
             return None
         pause_s = max(1, round(waiting.refused.retry_at - now))
         return StartFailed(f"{model} could not be started. {waiting.refused.error}", retry_after_s=pause_s)
@@ -74,7 +73,7 @@ class Catalog:
 
         None after a crash that does not open the circuit: requests wait for the restart.
         """
-        own = [instance for instance in self.instances.values.values() if instance.model == model]
+        own = self._instances_of(model)
         if any(instance.state in LIVE for instance in own):
             return None
         failed = [i for i in own if i.state is InstanceState.FAILED]
@@ -83,12 +82,12 @@ class Catalog:
 
     def slots(self, spec: ModelSpec) -> int:
         """How many requests a model answers at a time: the slots of its ready instances, else of one."""
-        ready = [i for i in self.instances.values.values() if i.model == spec.name]
-        return sum(i.slots for i in ready if i.state is InstanceState.READY) or spec.n_parallel
+        own = self._instances_of(spec.name)
+        return sum(i.slots for i in own if i.state is InstanceState.READY) or spec.n_parallel
 
     def state(self, model: str) -> str:
         """The state of its instance closest to ready; without one `failed` if refused, else `stopped`."""
-        states = [i.state for i in self.instances.values.values() if i.model == model]
+        states = [instance.state for instance in self._instances_of(model)]
         without = InstanceState.STOPPED if self.refusal(model) is None else InstanceState.FAILED
         return next((state for state in _BY_READINESS if state in states), without)
 

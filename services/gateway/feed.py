@@ -18,10 +18,8 @@ from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
 from schemas import buckets, subjects
 from schemas.base import Record
-from schemas.downloads import Download
 from schemas.errors import Unauthorized
 from schemas.instances import LIVE, Instance
-from schemas.library import LibraryJob
 from schemas.metrics import InstanceMetrics
 from services.gateway.access import ApiKeys
 from services.gateway.http import bearer
@@ -64,15 +62,16 @@ class Feed:
         """Follow the caches, and what changes between two records: progress and activity."""
         for name, cache in self._caches.items():
             cache.listen(partial(self._changed, name))
-        await self._bus.subscribe(subjects.DOWNLOAD_PROGRESS, self._on_progress)
+        await self._bus.subscribe(subjects.DOWNLOAD_PROGRESS, partial(self._on_progress, "downloads"))
         await self._bus.subscribe(subjects.INSTANCE_METRIC, self._on_activity)
         self._caches[buckets.INSTANCES.name].listen(self._on_instance)
-        await self._bus.subscribe(subjects.LIBRARY_JOB_PROGRESS, self._on_job_progress)
+        await self._bus.subscribe(subjects.LIBRARY_JOB_PROGRESS, partial(self._on_progress, "jobs"))
         self._tasks.spawn(self._run(), "feed deltas")
         self._tasks.spawn(self._watch_broker(), "feed broker")
 
-    async def _on_progress(self, tokens: dict[str, str], download: Download) -> None:
-        self._changed("downloads", tokens["download"], download)
+    async def _on_progress(self, bucket: str, tokens: dict[str, str], value: object) -> None:
+        (key,) = tokens.values()
+        self._changed(bucket, key, value)
 
     async def _on_activity(self, tokens: dict[str, str], activity: InstanceMetrics) -> None:
         self._activity[tokens["instance"]] = activity
@@ -82,9 +81,6 @@ class Feed:
         ended = value is None or (isinstance(value, Instance) and value.state not in LIVE)
         if ended and self._activity.pop(key, None) is not None:
             self._changed(_ACTIVITY, key, None)
-
-    async def _on_job_progress(self, tokens: dict[str, str], job: LibraryJob) -> None:
-        self._changed("jobs", tokens["job"], job)
 
     def _changed(self, bucket: str, key: str, value: object) -> None:
         if self._viewers:

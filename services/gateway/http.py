@@ -142,10 +142,8 @@ def _is_preflight(request: web.Request) -> bool:
 
 def _preflight(request: web.Request) -> web.Response:
     """Any method and header is allowed to a page whose origin is."""
-    headers = {
-        "Access-Control-Allow-Methods": request.headers["Access-Control-Request-Method"],
-        "Access-Control-Max-Age": _PREFLIGHT_MAX_AGE_S,
-    }
+    method = request.headers["Access-Control-Request-Method"]
+    headers = {"Access-Control-Allow-Methods": method, "Access-Control-Max-Age": _PREFLIGHT_MAX_AGE_S}
     if requested := request.headers.get("Access-Control-Request-Headers"):
         headers["Access-Control-Allow-Headers"] = requested
     return web.Response(status=204, headers=headers)
@@ -161,11 +159,9 @@ async def add_cors_headers(request: web.Request, response: web.StreamResponse) -
 
 def page_routes(folder: Path) -> list[web.RouteDef]:
     """`/` and every file of the page by its own path; a file that is not there at start is not served."""
-    routes = [web.get("/", _serve(folder / "index.html"))]
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in _PAGE_SUFFIXES:
-            routes.append(web.get(f"/{file.relative_to(folder).as_posix()}", _serve(file)))
-    return routes
+    files = (file for file in sorted(folder.rglob("*")) if file.suffix in _PAGE_SUFFIXES)
+    own = [web.get(f"/{file.relative_to(folder).as_posix()}", _serve(file)) for file in files]
+    return [web.get("/", _serve(folder / "index.html")), *own]
 
 
 def _serve(file: Path) -> Callable[[web.Request], Awaitable[web.FileResponse]]:

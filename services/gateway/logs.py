@@ -39,26 +39,16 @@ class LogsApi:
             until=_number(request, "until", 0) if "until" in parameters else None,
         )
         limit = int(_number(request, "limit", SEARCH_LIMIT))
-        page = await search(
-            self._bus,
-            query,
-            order=_order(parameters.get("order")),
-            limit=limit,
-            cursor=parameters.get("cursor"),
-        )
+        order, cursor = _order(parameters.get("order")), parameters.get("cursor")
+        page = await search(self._bus, query, order=order, limit=limit, cursor=cursor)
         return json_response(page)
 
     async def on_logs(self, request: web.Request) -> web.Response:
         """The newest `limit` lines of the last `since_s` seconds that contain `grep`, oldest first."""
-        since_s = _number(request, "since_s", SINCE_S)
+        since = time.time() - _number(request, "since_s", SINCE_S)
         newest = collections.deque[object](maxlen=int(_number(request, "limit", LIMIT)))
-        lines = instance_lines(
-            self._bus,
-            request.match_info["name"],
-            since=time.time() - since_s,
-            grep=request.query.get("grep"),
-            follow=False,
-        )
+        name, grep = request.match_info["name"], request.query.get("grep")
+        lines = instance_lines(self._bus, name, since=since, grep=grep, follow=False)
         async for line in lines:
             newest.append(line)
         return json_response({"lines": list(newest)})

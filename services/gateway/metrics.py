@@ -37,9 +37,8 @@ class MetricsApi:
         """The exposition of the monitor, which is at most a second old."""
         openmetrics = _OPENMETRICS_TYPE in request.headers.get("Accept", "")
         text = await self._bus.call(subjects.METRICS_EXPOSE, Exposition(openmetrics=openmetrics))
-        return web.Response(
-            body=zlib.decompress(text), headers={"Content-Type": _OPENMETRICS if openmetrics else _TEXT}
-        )
+        headers = {"Content-Type": _OPENMETRICS if openmetrics else _TEXT}
+        return web.Response(body=zlib.decompress(text), headers=headers)
 
     async def on_now(self, request: web.Request) -> web.Response:
         """All metrics, or those of `?names=a,b`."""

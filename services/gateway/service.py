@@ -52,9 +52,8 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     check_exposure(settings, keys)
     followed: tuple[Bucket[Any], ...] = (*PAGE_BUCKETS, buckets.FILES, buckets.BATCHES)
     started = await asyncio.gather(*(BucketCache.start(bus, bucket, tasks) for bucket in followed))
-    caches: dict[str, BucketCache[Any]] = {
-        bucket.name: cache for bucket, cache in zip(followed, started, strict=True)
-    }
+    caches: dict[str, BucketCache[Any]]
+    caches = {bucket.name: cache for bucket, cache in zip(followed, started, strict=True)}
     catalog = Catalog(
         caches[buckets.MODELS.name], caches[buckets.INSTANCES.name], caches[buckets.WAITING.name]
     )
@@ -64,10 +63,8 @@ async def main(bus: Bus, settings: Settings, tasks: Tasks) -> None:
     files = FileStore(bus, caches[buckets.FILES.name])
     batches = BatchService(bus, tasks, files, caches[buckets.BATCHES.name], inference)
     encoders = dict.fromkeys(PATHS, error_body) | dict.fromkeys(ANTHROPIC_PATHS, anthropic_error)
-    app = web.Application(
-        middlewares=[handle_errors(encoders), guard(Origins(settings), keys)],
-        client_max_size=MAX_BODY_BYTES,
-    )
+    middlewares = [handle_errors(encoders), guard(Origins(settings), keys)]
+    app = web.Application(middlewares=middlewares, client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(add_cors_headers)
     # Before OpenAI's routes, whose last one takes every path below `/v1/`.
     app.router.add_routes(BatchApi(files, batches).routes())

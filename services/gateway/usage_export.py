@@ -34,12 +34,9 @@ class UsageExportApi:
         pieces = self._sums(parameters, kind) if sums else self._records(parameters, kind)
         # The first piece is read before the head is sent: an error is an HTTP status.
         first = await anext(pieces)
-        response = web.StreamResponse(
-            headers={
-                "Content-Disposition": f'attachment; filename="usage.{kind}"',
-                "Cache-Control": "no-cache",
-            }
-        )
+        disposition = f'attachment; filename="usage.{kind}"'
+        headers = {"Content-Disposition": disposition, "Cache-Control": "no-cache"}
+        response = web.StreamResponse(headers=headers)
         response.content_type = _TYPES[kind]
         await response.prepare(request)
         await response.write(first.encode())

@@ -310,9 +310,9 @@ async def test_the_schedulers_own_node_is_called_directly(yard: Yard) -> None:
         assert [option.node for option in options["m"]] == ["a"]
         assert "a failed to report" in problems["bad"], "the error is reported for this model only"
         with pytest.raises(NotFound):
-            await client.stop("a", StopInstance(instance="i"))
+            await client.order(subjects.NODE_STOP, "a", StopInstance(instance="i"))
         order = StartInstance(instance="i", model="m", revision=1)
-        starting = asyncio.create_task(client.start("a", order))
+        starting = asyncio.create_task(client.order(subjects.NODE_START, "a", order))
         await asyncio.sleep(0)
         starting.cancel()
         local.release.set()

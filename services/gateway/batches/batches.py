@@ -28,8 +28,6 @@ _S = BatchState
 
 
 class BatchService:
-    """Creates, lists, cancels and executes batches."""
-
     def __init__(
         self, bus: Bus, tasks: Tasks, files: FileStore, cache: BucketCache[Batch], inference: Inference
     ) -> None:
@@ -94,19 +92,17 @@ class BatchService:
     async def _change(self, name: str, **fields: Any) -> Batch:
         """Write fields of a record; a concurrent cancel is not undone."""
         while True:
-            entry = await self._store.entry(name)
-            if entry is None:
+            batch, revision = await self._store.head(name)
+            if batch is None:
                 raise NotFound(f"There is no batch {name}.")
-            batch, revision = entry
             if batch.state is _S.CANCELLING and fields.get("state") in (_S.IN_PROGRESS, _S.FINALIZING):
                 fields.pop("state")
             changed = msgspec.structs.replace(batch, **fields)
             try:
                 await self._store.put(name, changed, last=revision)
+                return changed
             except Conflict:
                 await asyncio.sleep(CONFLICT_PAUSE_S)
-                continue
-            return changed
 
     async def _run(self) -> None:
         while True:
@@ -143,9 +139,8 @@ class BatchService:
         batch = await self._store.get(name)
         if batch is None:
             return
-        execution = BatchExecution(
-            batch, self._files, ResultStore(self._bus, name), self._inference, self._change
-        )
+        results = ResultStore(self._bus, name)
+        execution = BatchExecution(batch, self._files, results, self._inference, self._change)
         running = asyncio.create_task(execution.run())
         ending = asyncio.create_task(self._wait_for_early_end(batch))
         try:

@@ -6,7 +6,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from schemas.base import Record
-from schemas.batches import Batch, LineError, StoredFile
+from schemas.batches import Batch, StoredFile
 from schemas.errors import BadRequest
 from schemas.requests import BY_PATH
 from services.gateway.batches.batches import BatchService
@@ -139,9 +139,7 @@ def batch_object(batch: Batch) -> Json:
         "id": batch.batch,
         "object": "batch",
         "endpoint": batch.endpoint,
-        "errors": {"object": "list", "data": [_error(error) for error in batch.errors]}
-        if batch.errors
-        else None,
+        "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
         "input_file_id": batch.input_file,
         "completion_window": batch.completion_window,
         "status": batch.state,
@@ -154,7 +152,3 @@ def batch_object(batch: Batch) -> Json:
         "metadata": batch.metadata,
         **changed,
     }
-
-
-def _error(error: LineError) -> Json:
-    return {"code": error.code, "message": error.message, "line": error.line, "param": error.param}

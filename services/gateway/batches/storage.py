@@ -1,15 +1,15 @@
 """What batches store in the broker: files, in parts, and the result of every line."""
 
-import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 import nats.errors
 import nats.js.errors
 
 from modelyard.bus.connection import Bus
+from modelyard.bus.parts import purge, read_messages, read_parts, store_parts
 from modelyard.bus.records import BucketCache, BucketStore
 from schemas import buckets, streams, subjects
 from schemas.base import is_token, new_id
@@ -17,10 +17,8 @@ from schemas.batches import LineResult, StoredFile
 from schemas.errors import BodyTooLarge, BrokerUnavailable, NotFound
 
 MAX_FILE_BYTES = 100 * 1024 * 1024
-PART_BYTES = 1024 * 1024
-_PARALLEL_READS = 16
 _MAX_MESSAGES_REACHED = 10077
-_ERRORS = (TimeoutError, nats.errors.Error, nats.js.errors.Error, msgspec.DecodeError)
+_ERRORS = (TimeoutError, nats.errors.Error, msgspec.DecodeError)
 
 
 class FileStore:
@@ -41,16 +39,14 @@ class FileStore:
         if len(data) > MAX_FILE_BYTES:
             raise BodyTooLarge(f"The file has {len(data)} bytes; at most {MAX_FILE_BYTES} are taken.")
         name = name or f"file-{new_id()}"
-        parts = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
         with _unavailable("The broker did not take the file; try again in a moment."):
-            for number, part in enumerate(parts):
-                await self._bus.js.publish(subjects.FILE(file=name, part=str(number)), part)
+            parts = await store_parts(self._bus, subjects.FILE, data, file=name)
         stored = StoredFile(
             file=name,
             filename=filename,
             purpose=purpose,
             size_bytes=len(data),
-            parts=len(parts),
+            parts=parts,
             created_at=time.time(),
             key=key,
         )
@@ -71,16 +67,15 @@ class FileStore:
         return file
 
     async def read(self, file: StoredFile) -> bytes:
-        parts = [subjects.FILE(file=file.file, part=str(number)) for number in range(file.parts)]
         try:
-            return b"".join(await _read_messages(self._bus, streams.FILES.name, parts))
+            return await read_parts(self._bus, streams.FILES, subjects.FILE, file.parts, file=file.file)
         except _ERRORS as error:
             raise BrokerUnavailable(f"{file.file} could not be read now: {error}.") from error
 
     async def delete(self, file: StoredFile) -> None:
         """First the record, then the bytes: an incomplete file is never visible."""
         await self._records.delete(file.file)
-        await _purge(self._bus, streams.FILES.name, subjects.FILE.matching(file=file.file))
+        await purge(self._bus, streams.FILES, subjects.FILE.matching(file=file.file))
 
 
 class ResultStore:
@@ -102,21 +97,16 @@ class ResultStore:
                     raise
         return result
 
-    async def answered_lines(self) -> set[int]:
+    async def all(self) -> list[LineResult]:
         subject = subjects.RESULT.matching(batch=self._batch)
         with _unavailable("The results cannot be counted now."):
             info = await self._bus.js.stream_info(streams.RESULTS.name, subjects_filter=subject)
-        return {int(subjects.RESULT.token(name, "line")) for name in info.state.subjects or {}}
-
-    async def all(self) -> list[LineResult]:
-        lines = await self.answered_lines()
-        names = [subjects.RESULT(batch=self._batch, line=str(line)) for line in lines]
         with _unavailable("The results cannot be read now."):
-            messages = await _read_messages(self._bus, streams.RESULTS.name, names)
+            messages = await read_messages(self._bus, streams.RESULTS, info.state.subjects or {})
             return [subjects.RESULT.decode(data) for data in messages]
 
     async def delete_all(self) -> None:
-        await _purge(self._bus, streams.RESULTS.name, subjects.RESULT.matching(batch=self._batch))
+        await purge(self._bus, streams.RESULTS, subjects.RESULT.matching(batch=self._batch))
 
 
 def fit_result(result: LineResult, max_bytes: int) -> LineResult:
@@ -134,21 +124,3 @@ def _unavailable(message: str) -> Iterator[None]:
         yield
     except _ERRORS as error:
         raise BrokerUnavailable(message) from error
-
-
-async def _read_messages(bus: Bus, stream: str, names: Iterable[str]) -> list[bytes]:
-    """The last message on every subject, several at a time."""
-    slots = asyncio.Semaphore(_PARALLEL_READS)
-
-    async def read(subject: str) -> bytes:
-        async with slots:
-            msg = await bus.js.get_msg(stream, subject=subject, direct=True)
-            return msg.data or b""
-
-    return list(await asyncio.gather(*map(read, names)))
-
-
-async def _purge(bus: Bus, stream: str, subject: str) -> None:
-    """Delete the messages on `subject`; what cannot be deleted now expires."""
-    with contextlib.suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
-        await bus.js.purge_stream(stream, subject=subject)

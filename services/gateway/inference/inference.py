@@ -240,11 +240,8 @@ class Inference:
             if spec is not None:
                 answer.spec = spec
             else:
-                answer.fail(
-                    ModelNotFound(
-                        f"{answer.spec.name} was deleted or renamed while the request waited.", param="model"
-                    )
-                )
+                deleted = f"{answer.spec.name} was deleted or renamed while the request waited."
+                answer.fail(ModelNotFound(deleted, param="model"))
 
     def _on_instance(self, key: str, instance: Instance | None) -> None:
         # A record that merely expired proves nothing: the broker may have been away longer than its runner.
@@ -328,9 +325,9 @@ class Inference:
             return DeadlineExceeded(f"The request took longer than {MAX_REQUEST_S:.0f} s.")
         if answer.queued and waited_s > answer.spec.queue_wait_s:
             reason = self._catalog.waiting_reason(name)
+            why = f": {reason}" if reason else ""
             return DeadlineExceeded(
-                f"The request waited {waited_s:.0f} s for {name}, which is its limit"
-                + (f": {reason}." if reason else ".")
+                f"The request waited {waited_s:.0f} s for {name}, which is its limit{why}."
             )
         if away_since is not None:
             too_long = now - away_since > BROKER_TIMEOUT_S

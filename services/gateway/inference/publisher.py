@@ -7,9 +7,9 @@ from http import HTTPStatus
 
 import msgspec
 import nats.errors
-import nats.js.errors
 
 from modelyard.bus.connection import Bus
+from modelyard.bus.parts import purge, store_parts
 from schemas import streams, subjects
 from schemas.base import Record, model_key
 from schemas.errors import BodyTooLarge, BrokerUnavailable, Cancelled, Conflict, QueueFull, YardError
@@ -20,7 +20,6 @@ MAX_REQUEST_S = 3600.0
 """How long a request may take altogether."""
 MAX_BODY_BYTES = 100 * 1024 * 1024
 """How large a body may be, pictures included."""
-PART_BYTES = 1024 * 1024
 _MAX_MESSAGES_REACHED = 10077
 RUNNER_RECORD_TIMEOUT_S = 5.0
 """How long a runner may take to record a cancelled request before the gateway does."""
@@ -106,26 +105,20 @@ class RequestPublisher:
     async def _store_body(self, request: str, body: bytes) -> int:
         if len(body) > MAX_BODY_BYTES:
             raise BodyTooLarge(f"The body has {len(body)} bytes; at most {MAX_BODY_BYTES} are taken.")
-        parts = [body[start : start + PART_BYTES] for start in range(0, len(body), PART_BYTES)]
         try:
-            for number, part in enumerate(parts):
-                await self._bus.js.publish(subjects.BODY(request=request, part=str(number)), part)
-        except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+            return await store_parts(self._bus, subjects.BODY, body, request=request)
+        except (TimeoutError, nats.errors.Error) as error:
             raise BrokerUnavailable("The broker did not take the body; try again in a moment.") from error
-        return len(parts)
 
     async def withdraw(self, sequence: int) -> None:
         """Remove a request from the queue, if it is still there."""
         if sequence:
-            with contextlib.suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
+            with contextlib.suppress(TimeoutError, nats.errors.Error):
                 await self._bus.js.delete_msg(streams.INFER.name, sequence)
 
     async def delete_body(self, request: str) -> None:
-        """Delete the stored body of a request that has ended. What cannot be deleted now expires."""
-        with contextlib.suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
-            await self._bus.js.purge_stream(
-                streams.BODIES.name, subject=subjects.BODY.matching(request=request)
-            )
+        """Delete the stored body of a request that has ended."""
+        await purge(self._bus, streams.BODIES, subjects.BODY.matching(request=request))
 
 
 def on_ack(answer: AnswerReceiver, data: bytes) -> None:

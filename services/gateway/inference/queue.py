@@ -103,15 +103,11 @@ class BudgetAdmission:
         self._index()
 
     def _index(self) -> None:
-        exhausted = [
-            state
-            for state in self._states.values()
-            if state.level is BudgetLevel.EXHAUSTED and state.action is BudgetAction.REFUSE
-        ]
+        refusing = (state for state in self._states.values() if state.action is BudgetAction.REFUSE)
+        exhausted = [state for state in refusing if state.level is BudgetLevel.EXHAUSTED]
         # Of several with one scope, the one that lasts longest decides when to retry.
-        self._exhausted = {
-            (state.key, state.model): state for state in sorted(exhausted, key=lambda state: state.ends_at)
-        }
+        exhausted.sort(key=lambda state: state.ends_at)
+        self._exhausted = {(state.key, state.model): state for state in exhausted}
 
     def check(self, key: str | None, model: str) -> None:
         """BudgetExceeded if a budget of this key, this model or everything is used up."""

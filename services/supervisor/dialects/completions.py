@@ -171,10 +171,8 @@ class Completions(Dialect):
             meter.tokens_per_s = chunk.timings.predicted_per_second
         if chunk.usage is not None:
             self._usages.add(chunk.usage, (choice.index for choice in chunk.choices or ()))
-            before, total = (
-                self._continuation.completion_tokens if self._continuation else 0,
-                self._usages.total,
-            )
+            before = self._continuation.completion_tokens if self._continuation else 0
+            total = self._usages.total
             meter.prompt_tokens = total.prompt_tokens - before
             meter.completion_tokens = total.completion_tokens + before
             meter.cached_tokens = min(total.cached_tokens, meter.prompt_tokens)

@@ -26,11 +26,7 @@ class _ResponsesEvent(Record):
 
 
 _responses_event = msgspec.json.Decoder(_ResponsesEvent).decode
-
-
 _response = msgspec.json.Decoder(_Response).decode
-
-
 _LAST = frozenset({"response.completed", "response.incomplete", "response.failed"})
 
 
@@ -86,8 +82,6 @@ class _MessagesEvent(Record):
 
 
 _messages_event = msgspec.json.Decoder(_MessagesEvent).decode
-
-
 _any = msgspec.json.Decoder(dict[str, Any]).decode
 
 

@@ -61,13 +61,8 @@ class VllmEngine(Engine):
     ) -> ServerCommand:
         if (program := _find(settings)) is None:
             raise EngineProblem(_MISSING)
-        argv = (
-            str(program),
-            "serve",
-            str(files.model),
-            *_arguments(spec, files, placement, port),
-            *spec.args,
-        )
+        chosen = _arguments(spec, files, placement, port)
+        argv = (str(program), "serve", str(files.model), *chosen, *spec.args)
         return ServerCommand(argv=argv, env=engine_environment(spec, placement, _OWN))
 
     def api(self, spec: ModelSpec) -> EngineApi:

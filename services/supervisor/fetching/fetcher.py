@@ -184,9 +184,8 @@ class ModelFetcher:
         jobs, downloads = self._state.jobs.values.values(), self._state.downloads.values.values()
         transfers = transfers_to(node, lacking.spec.name, missing, jobs, downloads)
         trashed = self._state.trash.values.values()
-        return fetch_progress(transfers, node, now, requested_at) or trashed_files(
-            trashed, missing, node, requested_at
-        )
+        progress = fetch_progress(transfers, node, now, requested_at)
+        return progress or trashed_files(trashed, missing, node, requested_at)
 
     async def _copy_options(
         self, lacking: _Lacking, copy: CopyEntry, entries: list[list[LibraryEntry]]

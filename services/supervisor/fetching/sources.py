@@ -57,13 +57,11 @@ class LibraryIndex:
         wildcard = buckets.LIBRARY.subject(f"*.*.{entry_id(path)}")
         info = await self._bus.js.stream_info(buckets.LIBRARY.stream, subjects_filter=wildcard)
         prefix = buckets.LIBRARY.subject("")
-        entries = [
-            await self._library.get(subject.removeprefix(prefix)) for subject in info.state.subjects or ()
-        ]
+        keys = [subject.removeprefix(prefix) for subject in info.state.subjects or ()]
+        entries = [await self._library.get(key) for key in keys]
         usable = [entry for entry in entries if entry is not None and _is_usable(entry)]
-        return tuple(
-            sorted(usable, key=lambda entry: (entry.verified is not VerifyState.VERIFIED, entry.key))
-        )
+        usable.sort(key=lambda entry: (entry.verified is not VerifyState.VERIFIED, entry.key))
+        return tuple(usable)
 
 
 def _is_usable(entry: LibraryEntry) -> bool:

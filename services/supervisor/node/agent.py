@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,7 +16,15 @@ from modelyard.bus.records import BucketCache, BucketStore
 from modelyard.bus.tasks import Tasks
 from modelyard.bus.tracing import tracing_environment
 from modelyard.host.home import RunnerFile, forget_runner, leave_reason, read_reason, read_runners
-from modelyard.host.processes import ProcessGroup, is_same, started_at, terminate, wait_until_gone
+from modelyard.host.processes import (
+    ProcessGroup,
+    is_same,
+    send_signal,
+    start_detached,
+    started_at,
+    terminate,
+    wait_until_gone,
+)
 from modelyard.host.settings import Settings
 from modelyard.plugins import minimal_environment
 from schemas import buckets, subjects
@@ -138,21 +144,9 @@ class NodeAgent:
         self._watch(launch.instance, record, process.pid, created_at, process)
 
     def _spawn(self, launch: Launch) -> subprocess.Popen[bytes]:
-        """Detached: in a session of its own, it outlives this supervisor."""
         environment = {**minimal_environment(), **tracing_environment(), **self._settings.as_environment()}
-        with (self._settings.logs / RUNNERS_LOG).open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "services.supervisor.runner"],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin:
-            process.stdin.write(msgspec.json.encode(launch))
-        return process
+        log_path = self._settings.logs / RUNNERS_LOG
+        return start_detached("services.supervisor.runner", launch, environment, log_path)
 
     def _watch(
         self, key: str, record: Instance, pid: int, created_at: float, child: subprocess.Popen[bytes] | None
@@ -177,7 +171,7 @@ class NodeAgent:
             await self._store.put(key, last, ttl_s=_STOPPED_TTL_S)
         elif was_stopping and InstanceState.STOPPED in NEXT_STATES[last.state]:
             # It was stopped before it handled signals, or killed while it stopped: that is no failure.
-            await self._record_stopped(last, reason)
+            await self._record_end(last, InstanceState.STOPPED, reason, ttl_s=_STOPPED_TTL_S)
         elif last.state is not InstanceState.FAILED:
             await self._record_failed(last)
 
@@ -196,26 +190,19 @@ class NodeAgent:
             return await self._store.get(key)
         return None
 
-    async def _record_stopped(self, last: Instance, reason: Reason) -> None:
-        stopped = InstanceState.STOPPED
-        record = msgspec.structs.replace(last, state=stopped, reason=reason, changed_at=time.time(), busy=0)
-        await self._store.put(last.instance, record, ttl_s=_STOPPED_TTL_S)
-        await self._publish(record)
-
     async def _record_failed(self, last: Instance, error: str | None = None) -> None:
         how = "was killed or crashed" if last.ever_ready else "ended before the model was ready"
-        reason = (
-            error or last.error or f"The runner {how}; its log is in {self._settings.logs / RUNNERS_LOG}."
-        )
-        record = msgspec.structs.replace(
-            last,
-            state=InstanceState.FAILED,
-            reason=Reason.CRASHED,
-            changed_at=time.time(),
-            busy=0,
-            **failure(last, reason, time.time())._asdict(),
-        )
-        await self._store.put(last.instance, record)
+        log_path = self._settings.logs / RUNNERS_LOG
+        reason = error or last.error or f"The runner {how}; its log is in {log_path}."
+        failed = failure(last, reason, time.time())
+        await self._record_end(last, InstanceState.FAILED, Reason.CRASHED, **failed._asdict())
+
+    async def _record_end(
+        self, last: Instance, state: InstanceState, reason: Reason, *, ttl_s: int | None = None, **fields: Any
+    ) -> None:
+        fields |= {"state": state, "reason": reason, "changed_at": time.time(), "busy": 0}
+        record = msgspec.structs.replace(last, **fields)
+        await self._store.put(last.instance, record, ttl_s=ttl_s)
         await self._publish(record)
 
     async def stop(self, key: str, reason: Reason) -> None:
@@ -243,16 +230,13 @@ class NodeAgent:
 
     async def _wait_until_gone(self, keys: list[str], timeout_s: float) -> None:
         runners = [self._runners[key] for key in keys if key in self._runners]
-        waits = [asyncio.create_task(wait_until_gone(runner.pid, runner.created_at)) for runner in runners]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=timeout_s)
-            for task in late:
-                task.cancel()
+        gone = asyncio.gather(*(wait_until_gone(runner.pid, runner.created_at) for runner in runners))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(gone, timeout_s)
 
     async def _kill_after(self, key: str, timeout_s: float) -> None:
-        if key not in self._runners:
+        if (runner := self._runners.get(key)) is None:
             return
-        runner = self._runners[key]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(wait_until_gone(runner.pid, runner.created_at), timeout_s)
             return
@@ -262,10 +246,8 @@ class NodeAgent:
     def _terminate(self, key: str) -> None:
         """SIGTERM: the first means drain, the second now."""
         runner = self._runners.get(key)
-        if runner is not None and is_same(runner.pid, runner.created_at):
+        if runner is not None and send_signal(runner.pid, runner.created_at, signal.SIGTERM):
             self._stopping.add(key)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(runner.pid, signal.SIGTERM)
 
     async def _delete_own_failures(self, model: str) -> None:
         """A new start supersedes the failures before it; those of other nodes are deleted there."""

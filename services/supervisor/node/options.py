@@ -63,15 +63,13 @@ def options_on_behalf_of(
 ) -> NodeOptions:
     """The options of a node that lacks the files, by those that are here."""
     try:
-        engine = ENGINES.discover(settings.engine_plugins).plugins.get(other.engine) or choose_engine(
-            spec, settings
-        )
+        plugins = ENGINES.discover(settings.engine_plugins).plugins
+        engine = plugins.get(other.engine) or choose_engine(spec, settings)
         check_files(spec, settings.store_of(spec.path), engine)
     except EngineProblem as error:
         return NodeOptions(problem=str(error))
-    answer = _all_options(
-        spec, msgspec.structs.replace(settings, node=other.node), engine, other.devices, measured
-    )
+    others = msgspec.structs.replace(settings, node=other.node)
+    answer = _all_options(spec, others, engine, other.devices, measured)
     return msgspec.structs.replace(answer, engine=other.engine)
 
 
@@ -102,12 +100,11 @@ def device_placements(
 ) -> Iterator[DevicePlacement]:
     """Profiles in their order, each on every set of devices that it fits by name."""
     for profile in spec.profiles or (None,):
-        for chosen in _device_sets(profile.devices if profile else (), engine, devices):
-            needs = profile.devices if profile else ()
+        needs = profile.devices if profile else ()
+        for chosen in _device_sets(needs, engine, devices):
+            given = zip(chosen, needs, strict=False)
             specified = {
-                device: need.memory_mib * _MIB
-                for device, need in zip(chosen, needs, strict=False)
-                if need.memory_mib is not None
+                device: need.memory_mib * _MIB for device, need in given if need.memory_mib is not None
             }
             yield DevicePlacement(profile, chosen, specified)
 
@@ -134,16 +131,12 @@ def _distinct_devices(needs: Sequence[DeviceNeed], devices: Sequence[NodeDevice]
     free = sorted(devices, key=lambda device: -device.memory_bytes)
     chosen: list[str] = []
     for need in needs:
-        fitting = next((device for device in free if _matches(need.device, device)), None)
+        fitting = next((device for device in free if device.matches(need.device)), None)
         if fitting is None:
             return None
         free.remove(fitting)
         chosen.append(fitting.device)
     return tuple(chosen)
-
-
-def _matches(name: str, device: NodeDevice) -> bool:
-    return name in (device.device, device.name) or (name == ANY_GPU and device.device != CPU)
 
 
 def _option(

@@ -1,6 +1,7 @@
 """The record of this node, renewed as long as its supervisor runs."""
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -89,10 +90,8 @@ class NodePresence:
                 has_returned = has_returned or await self._clear_departure()
             except YardError as error:
                 log.warning("presence_not_renewed", error=error.message)
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), RENEW_S)
-            except TimeoutError:
-                continue
 
     async def _clear_departure(self) -> bool:
         if await self._departures.get(self._settings.node) is not None:

@@ -1,9 +1,7 @@
 """The RPC workers of a node: they hold parts of models whose instances run elsewhere."""
 
 import asyncio
-import contextlib
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +10,8 @@ import msgspec
 
 from modelyard.bus import logs
 from modelyard.bus.tasks import Tasks
-from modelyard.host.processes import ProcessGroup, started_at, terminate, wait_until_gone
+from modelyard.host.home import read_record
+from modelyard.host.processes import ProcessGroup, start_detached, started_at, terminate, wait_until_gone
 from modelyard.host.settings import Settings
 from modelyard.plugins import minimal_environment
 from schemas.base import Record
@@ -55,8 +54,7 @@ class NodeWorkers:
     def adopt(self) -> None:
         """Watch the workers that an earlier supervisor started."""
         for path in self._settings.run.glob("worker-*.json"):
-            with contextlib.suppress(OSError, msgspec.DecodeError):
-                file = msgspec.json.decode(path.read_bytes(), type=WorkerFile)
+            if (file := read_record(path, WorkerFile)) is not None:
                 log.info("worker_adopted", worker=file.worker.worker, instance=file.worker.instance)
                 self._reservations.adopt(file.worker.worker, _reserved(file.worker))
                 self._watch(file, None)
@@ -86,9 +84,8 @@ class NodeWorkers:
 
     async def stop_all(self) -> None:
         """End every worker; returns when they have exited."""
-        await asyncio.gather(
-            *(terminate(file.pid, file.created_at, grace_s=_STOP_S) for file in self._workers.values())
-        )
+        files = self._workers.values()
+        await asyncio.gather(*(terminate(file.pid, file.created_at, grace_s=_STOP_S) for file in files))
 
     async def clear(self) -> None:
         """End every worker, and refuse starts from now on."""
@@ -115,19 +112,9 @@ class NodeWorkers:
     def _spawn(self, order: StartWorker) -> subprocess.Popen[bytes]:
         """Detached: it ends with its instance, not with this supervisor."""
         launch = WorkerLaunch(worker=order.worker, token=order.token, device=order.device)
-        with (self._settings.logs / f"worker-{order.worker}.log").open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "services.supervisor.rpc"],
-                env={**minimal_environment(), **self._settings.as_environment()},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                start_new_session=True,
-            )
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin:
-            process.stdin.write(msgspec.json.encode(launch))
-        return process
+        environment = {**minimal_environment(), **self._settings.as_environment()}
+        log_path = self._settings.logs / f"worker-{order.worker}.log"
+        return start_detached("services.supervisor.rpc", launch, environment, log_path, reports=True)
 
     async def _read_report(self, process: subprocess.Popen[bytes]) -> WorkerUp:
         assert process.stdout is not None

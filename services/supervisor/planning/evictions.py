@@ -46,9 +46,8 @@ def retire(world: World) -> Retirements:
         serving = world.serving(name)
         outdated = [instance for instance in serving if instance.instance in world.outdated]
         if outdated:
-            retired.stops += (
-                Retirement(instance, Reason.REPLACED) for instance in _next_to_replace(serving, outdated)
-            )
+            replaced = _next_to_replace(serving, outdated)
+            retired.stops += (Retirement(instance, Reason.REPLACED) for instance in replaced)
         else:
             _retire_idle(world, name, serving, retired)
     for group in world.groups:
@@ -60,11 +59,8 @@ def retire(world: World) -> Retirements:
 def _separate(world: World, group: ModelGroup, retired: Retirements) -> Iterator[Retirement]:
     """All but one model of a group stop: the group, or a node that was cut off, may appear after they run."""
     stopping = {retirement.instance.instance for retirement in retired.stops}
-    running = [
-        instance
-        for instance in world.instances
-        if instance.model in group.models and is_serving(instance) and instance.instance not in stopping
-    ]
+    serving = filter(is_serving, world.instances_of_any(group.models))
+    running = [instance for instance in serving if instance.instance not in stopping]
     if running:
         preferred = max(running, key=lambda instance: _precedence(world, instance)).model
         yield from (
@@ -109,9 +105,7 @@ def _retire_idle(world: World, name: str, serving: list[Instance], retired: Reti
 def _partners_idle_since(world: World, name: str) -> float:
     """When the last of the models that run together with it finished a request; in use: now."""
     together = world.partners(name, GroupKind.TOGETHER)
-    partners = [
-        instance for instance in world.instances if instance.model in together and is_serving(instance)
-    ]
+    partners = list(filter(is_serving, world.instances_of_any(together)))
     if any(partner.busy or world.queued(partner.model) for partner in partners):
         return world.now
     return max(map(idle_since, partners), default=0.0)
@@ -140,17 +134,13 @@ def cheapest_victims(
     candidates: Iterable[Instance], shortfall: Mapping[Place, int], required: Sequence[Instance], world: World
 ) -> tuple[Instance, ...] | None:
     """The cheapest set that frees `shortfall` and contains `required`; None if all together do not."""
-    useful = [
-        instance
-        for instance in candidates
-        if instance not in required and reserved_by(instance).keys() & shortfall.keys()
-    ]
+    others = (instance for instance in candidates if instance not in required)
+    useful = [instance for instance in others if reserved_by(instance).keys() & shortfall.keys()]
     if not _frees((*required, *useful), shortfall):
         return None
     if len(useful) > _EXHAUSTIVE:
-        return _greedy(
-            sorted(useful, key=lambda instance: eviction_cost(instance, world)), shortfall, required
-        )
+        useful.sort(key=lambda instance: eviction_cost(instance, world))
+        return _greedy(useful, shortfall, required)
     sets = (
         (*required, *chosen)
         for count in range(len(useful) + 1)

@@ -17,11 +17,8 @@ def explain(model: str, world: World, plan: PlacementPlan) -> PlanReply:
     if serving:
         return PlanReply(model=model, text=f"{model} is being started already.")
     evicted = tuple(stop.model for stop in plan.stops if stop.reason is Reason.EVICTED)
-    running = tuple(
-        instance.model
-        for instance in world.instances
-        if is_ready(instance) and instance.model not in evicted and instance.model != model
-    )
+    ready = (instance.model for instance in filter(is_ready, world.instances))
+    running = tuple(name for name in ready if name not in (*evicted, model))
     start = next((start for start in plan.starts if start.model == model), None)
     if start is not None:
         return _answer(model, start.option, (), running)

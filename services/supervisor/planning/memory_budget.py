@@ -10,8 +10,6 @@ from services.supervisor.planning.world import NodeCapacity, Place, is_live, is_
 
 
 class MemoryBudget:
-    """The memory of all nodes."""
-
     def __init__(self, nodes: Mapping[str, NodeCapacity], instances: Iterable[Instance]) -> None:
         self._free: Counter[Place] = Counter()
         self._releasing: Counter[Place] = Counter()

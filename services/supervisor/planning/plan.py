@@ -1,7 +1,5 @@
 """The plan: which instances stop, which start, what is evicted for them, and why models wait."""
 
-from collections.abc import Iterable
-
 from schemas.instances import Instance, Reason
 from schemas.placement import Option
 from schemas.registry import GroupKind
@@ -53,18 +51,12 @@ def desired_replicas(world: World, name: str) -> int:
 
 def _may_evict(world: World, name: str) -> bool:
     """Whether others may be evicted for it: not for a model that only stays loaded."""
-    together = world.partners(name, GroupKind.TOGETHER)
-    return (
-        world.is_demanded(name)
-        or _is_being_replaced(world, world.instances_of(name))
-        or any(map(world.is_demanded, together))
-    )
-
-
-def _is_being_replaced(world: World, instances: Iterable[Instance]) -> bool:
-    """An edit must not leave a model unloaded that was loaded."""
+    if any(map(world.is_demanded, (name, *world.partners(name, GroupKind.TOGETHER)))):
+        return True
+    # An edit must not leave a model unloaded that was loaded.
     return any(
-        instance.reason is Reason.REPLACED or instance.instance in world.outdated for instance in instances
+        instance.reason is Reason.REPLACED or instance.instance in world.outdated
+        for instance in world.instances_of(name)
     )
 
 
@@ -124,9 +116,7 @@ class _PlanBuilder:
         if starting := [start.model for start in self._starts if start.model in apart]:
             self._reasons[name] = f"it never runs beside {join_names(starting)}, which is being started"
             return
-        blockers = [
-            instance for instance in self._world.instances if instance.model in apart and is_live(instance)
-        ]
+        blockers = list(filter(is_live, self._world.instances_of_any(apart)))
         fitting = None if blockers else next(filter(self._memory.fits_now, options), None)
         if fitting is not None:
             self._start(name, fitting)
@@ -182,11 +172,9 @@ class _PlanBuilder:
 
     def _best_fetch(self, name: str) -> FetchOption | None:
         """To a node on which it could start at once, else to one that is large enough."""
-        possible = [
-            fetch
-            for fetch in self._world.fetch_options.get(name, ())
-            if self._takes_starts(fetch.option.node) and self._memory.fits_when_empty(fetch.option)
-        ]
+        options = self._world.fetch_options.get(name, ())
+        usable = (fetch for fetch in options if self._takes_starts(fetch.option.node))
+        possible = [fetch for fetch in usable if self._memory.fits_when_empty(fetch.option)]
         at_once = (fetch for fetch in possible if self._memory.fits_now(fetch.option))
         return next(at_once, next(iter(possible), None))
 
@@ -255,11 +243,8 @@ class _PlanBuilder:
     def _idle_partners(self, victim: Instance) -> list[Instance]:
         """Instances that are of no use without the victim."""
         together = self._world.partners(victim.model, GroupKind.TOGETHER)
-        return [
-            instance
-            for instance in self._world.instances
-            if instance.model in together and is_ready(instance) and not is_in_use(instance, self._world)
-        ]
+        ready = filter(is_ready, self._world.instances_of_any(together))
+        return [instance for instance in ready if not is_in_use(instance, self._world)]
 
     def _is_evictable(self, instance: Instance, for_model: str) -> bool:
         """Whether an instance may be evicted for a model now; if only later, the time is noted."""
@@ -293,9 +278,6 @@ class _PlanBuilder:
         if self._reserved_for:
             return f"its memory goes to {join_names(self._reserved_for)} first"
         nodes = {node for option in possible for node, _ in required_by(option)}
-        holders = (
-            instance.model
-            for instance in self._world.instances
-            if is_live(instance) and nodes & {node for node, _ in reserved_by(instance)}
-        )
+        live = filter(is_live, self._world.instances)
+        holders = (instance.model for instance in live if nodes & {node for node, _ in reserved_by(instance)})
         return f"its memory is held by {join_names(holders)}, which cannot be evicted now"

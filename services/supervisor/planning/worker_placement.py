@@ -8,7 +8,7 @@ import msgspec
 
 from schemas.instances import Instance, Node
 from schemas.placement import MemoryNeed, Option, WorkerPlacement
-from schemas.profiles import ANY_GPU, ANY_NODE, CPU
+from schemas.profiles import ANY_NODE, CPU
 
 LLAMA_CPP = "llama.cpp"
 _MAX_PLACEMENTS = 24
@@ -26,11 +26,9 @@ def place_workers(
     placed: list[Option] = []
     problem = None
     for option in options:
-        placements = (
-            list(islice(_placements(option, nodes, preferred), _MAX_PLACEMENTS))
-            if option.workers
-            else [option]
-        )
+        placements = [option]
+        if option.workers:
+            placements = list(islice(_placements(option, nodes, preferred), _MAX_PLACEMENTS))
         if not placements:
             problem = problem or _explain_no_placement(option, nodes)
         placed += placements
@@ -75,9 +73,7 @@ def _places(worker: WorkerPlacement, head: str, usable: Iterable[Node]) -> Itera
     for node in usable:
         if node.node == worker.node or (worker.node == ANY_NODE and node.node != head):
             for device in sorted(node.devices, key=lambda device: -device.memory_bytes):
-                if worker.device in (device.device, device.name) or (
-                    worker.device == ANY_GPU and device.device != CPU
-                ):
+                if device.matches(worker.device):
                     yield msgspec.structs.replace(worker, node=node.node, device=device.device)
 
 

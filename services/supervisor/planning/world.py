@@ -1,6 +1,6 @@
 """The snapshot that a plan is made from, and the plan."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -15,8 +15,6 @@ Place = tuple[str, str]
 
 
 class Demand(Record):
-    """The requests of one model."""
-
     queued: int = 0
     """Requests in its queue; those in flight count until they are answered."""
     since: float | None = None
@@ -52,8 +50,6 @@ class SwapLimits(Record):
 
 
 class World(Record):
-    """Everything that the plan depends on."""
-
     now: float
     models: dict[str, ModelSpec]
     """By name."""
@@ -82,8 +78,10 @@ class World(Record):
 
     def instances_of(self, model: str) -> list[Instance]:
         """The instances of a model, oldest change first."""
-        own = (instance for instance in self.instances if instance.model == model)
-        return sorted(own, key=lambda instance: instance.changed_at)
+        return sorted(self.instances_of_any((model,)), key=lambda instance: instance.changed_at)
+
+    def instances_of_any(self, models: Collection[str]) -> list[Instance]:
+        return [instance for instance in self.instances if instance.model in models]
 
     def serving(self, model: str) -> list[Instance]:
         """Its instances that take requests now or soon."""

@@ -55,11 +55,10 @@ class Groups:
             models = tuple(dict.fromkeys(new if model == old else model for model in head.value.models))
             try:
                 await self._records.replace(head, msgspec.structs.replace(head.value, models=models))
+                return
             except Conflict:
                 if attempt == _ATTEMPTS - 1:
                     raise
-            else:
-                return
 
 
 def with_model_names(group: ModelGroup, models: Mapping[str, ModelSpec]) -> ModelGroup:

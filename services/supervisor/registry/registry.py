@@ -1,6 +1,7 @@
 """The registry: queries about models, and every change of them."""
 
 import asyncio
+from dataclasses import dataclass
 
 from modelyard.bus.connection import Bus
 from modelyard.bus.reads import Revision, read_revisions
@@ -44,22 +45,15 @@ STOP_TIMEOUT_S = 50.0
 """Longer than a runner may take: it drains for 30 s and ends its engine after that."""
 
 
+@dataclass
 class ModelRegistry:
     """Answers the `model` commands, but for start and stop."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        models: BucketCache[ModelSpec],
-        instances: BucketCache[Instance],
-        ledger: ModelLedger,
-        groups: Groups,
-    ) -> None:
-        self._bus = bus
-        self._models = models
-        self._instances = instances
-        self._ledger = ledger
-        self._groups = groups
+    _bus: Bus
+    _models: BucketCache[ModelSpec]
+    _instances: BucketCache[Instance]
+    _ledger: ModelLedger
+    _groups: Groups
 
     def find(self, name: str) -> ModelSpec:
         """The model with this name or alias; ModelNotFound."""
@@ -75,14 +69,11 @@ class ModelRegistry:
         return self._models.revisions[model_key(name)]
 
     async def get(self, ref: ModelRef) -> ModelRecord:
-        """One model, by name or alias."""
         return self._record(self.find(ref.model))
 
     async def models(self, query: ListModels) -> ModelList:
-        specs = sorted(self._models.values.values(), key=lambda spec: spec.name)
-        return ModelList(
-            models=tuple(self._record(spec) for spec in specs if query.mode in (None, spec.mode))
-        )
+        listed = (spec for spec in self._models.values.values() if query.mode in (None, spec.mode))
+        return ModelList(models=tuple(map(self._record, sorted(listed, key=lambda spec: spec.name))))
 
     def _record(self, spec: ModelSpec) -> ModelRecord:
         return ModelRecord(spec=spec, revision=self.revision(spec.name))
@@ -151,13 +142,11 @@ class ModelRegistry:
     async def history(self, ref: ModelRef) -> ModelHistory:
         """The stored revisions of a model; by its name also after its deletion."""
         name, revisions = await self._revisions(ref.model)
-        return ModelHistory(
-            model=name,
-            revisions=tuple(
-                ModelRevision(revision=entry.revision, at=entry.at, by=entry.by, spec=entry.value)
-                for entry in revisions
-            ),
+        history = tuple(
+            ModelRevision(revision=entry.revision, at=entry.at, by=entry.by, spec=entry.value)
+            for entry in revisions
         )
+        return ModelHistory(model=name, revisions=history)
 
     async def undo(self, request: UndoModel, by: Role) -> ModelStored:
         """Put an earlier spec of a model as a new revision: undo of an undo is redo."""
@@ -174,10 +163,8 @@ class ModelRegistry:
         return current, revisions
 
     def _live(self, model: str) -> set[str]:
-        instances = self._instances.values.values()
-        return {
-            instance.instance for instance in instances if instance.model == model and instance.state in LIVE
-        }
+        own = (instance for instance in self._instances.values.values() if instance.model == model)
+        return {instance.instance for instance in own if instance.state in LIVE}
 
     def _check_stopped(self, model: str, *, force: bool) -> None:
         if not force and (live := self._live(model)):

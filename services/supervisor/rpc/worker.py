@@ -165,9 +165,8 @@ async def _wait_until_ready(process: Process, port: int) -> str:
 
 async def _wait_for_end(process: Process, guard: Guard, stop: asyncio.Event) -> str:
     """Wait for the end of the server or the instance, or a stop; the reason, for the instance."""
-    exited, stopped, *_ = await first_of(
-        process.wait(), stop.wait(), guard.instance_lost.wait(), _instance_missing(guard)
-    )
+    lost, missing = guard.instance_lost.wait(), _instance_missing(guard)
+    exited, stopped, *_ = await first_of(process.wait(), stop.wait(), lost, missing)
     if exited:
         return f"its RPC server {describe_exit(process.returncode)}"
     return "its node stopped it" if stopped else "its instance has ended"

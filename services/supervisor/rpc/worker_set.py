@@ -98,12 +98,11 @@ class Tunnel:
             await shut(writer)
 
     async def _connect(self, purpose: Purpose) -> Connection:
-        where = f"{self._worker.host} port {self._worker.port}"
+        host, port = self._worker.host, self._worker.port
+        where = f"{host} port {port}"
         try:
             async with asyncio.timeout(CONNECT_S):
-                connection = await asyncio.open_connection(
-                    self._worker.host, self._worker.port, limit=BUFFER_BYTES
-                )
+                connection = await asyncio.open_connection(host, port, limit=BUFFER_BYTES)
         except (OSError, TimeoutError) as error:
             reason = getattr(error, "strerror", None) or "it does not answer"
             raise Unreachable(f"it cannot be reached at {where}: {reason}") from error

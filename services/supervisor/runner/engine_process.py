@@ -61,7 +61,6 @@ def is_taken(port: int) -> bool:
 
 
 async def accepts(port: int) -> bool:
-    """Whether a connection to the port can be opened."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -229,7 +228,6 @@ def describe_exit(code: int | None) -> str:
 
 
 def is_out_of_memory(line: str) -> bool:
-    """Whether the line reports a failed allocation."""
     return bool(_OUT_OF_MEMORY.search(line)) and not _HARMLESS.search(line)
 
 

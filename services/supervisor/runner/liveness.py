@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 
+import msgspec
 import psutil
 
 from modelyard.bus.connection import Bus
@@ -34,14 +35,11 @@ async def measure(
     pids = _tree(engine_pid)
     measured = []
     for entry in reserved:
-        if entry.node is not None:
-            measured.append(entry)
-            continue
-        used = _resident(pids) if entry.device == CPU else await _on_gpu(bus, node, entry.device, pids)
-        peak = max(filter(None, (used, entry.measured_bytes)), default=None)
-        measured.append(
-            Reserved(device=entry.device, predicted_bytes=entry.predicted_bytes, measured_bytes=peak)
-        )
+        peak = entry.measured_bytes
+        if entry.node is None:
+            used = _resident(pids) if entry.device == CPU else await _on_gpu(bus, node, entry.device, pids)
+            peak = max(filter(None, (used, peak)), default=None)
+        measured.append(msgspec.structs.replace(entry, measured_bytes=peak))
     return tuple(measured)
 
 

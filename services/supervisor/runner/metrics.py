@@ -86,7 +86,6 @@ class InstanceMetricsPublisher:
             self._failed += record.outcome is Outcome.FAILED
 
     async def run(self) -> None:
-        """Publish until cancelled."""
         querying = asyncio.create_task(self._query_while_busy())
         due = time.monotonic()
         try:

@@ -6,7 +6,6 @@ import contextlib
 import time
 
 import nats.errors
-import nats.js.errors
 from nats.aio.msg import Msg
 
 from modelyard.bus import logs
@@ -69,7 +68,7 @@ class QueueConsumer:
                 await self._pull_and_wait(*self._queues)
             else:
                 await self._pull_in_turns()
-        except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+        except (TimeoutError, nats.errors.Error) as error:
             log.warning("pull_failed", error=str(error))
             self._pulls.forget()
 
@@ -96,10 +95,9 @@ class QueueConsumer:
         """Read the filled queues from the stream itself: events can be lost, and pulls end."""
         while not self._draining:
             self._poll_now.clear()
-            with contextlib.suppress(TimeoutError, nats.errors.Error, nats.js.errors.Error):
-                info = await self._bus.js.stream_info(
-                    streams.INFER.name, subjects_filter=subjects.INFER.matching(model=self._model_key)
-                )
+            with contextlib.suppress(TimeoutError, nats.errors.Error):
+                queues = subjects.INFER.matching(model=self._model_key)
+                info = await self._bus.js.stream_info(streams.INFER.name, subjects_filter=queues)
                 for subject in info.state.subjects or {}:
                     self._queue(queue_of(subject)).filled = True
                 for queue in tuple(self._queues.values()):

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Awaitable
 import aiohttp
 import msgspec
 import nats.errors
-import nats.js.errors
 
 from modelyard.bus import logs
 from modelyard.bus.connection import Bus
+from modelyard.bus.parts import read_parts
 from modelyard.openai.errors import engine_error
 from modelyard.openai.sse import EventParser, EventTooLarge, SseEvent
 from schemas import streams, subjects
@@ -34,7 +34,6 @@ RETAINED_BYTES = 8 * 1024 * 1024
 """The part of one answer that can be resent."""
 EXIT_NOTICE_S = 0.5
 """Within this time a broken connection turns out to be the exit of the engine, or not."""
-_PARTS_AT_ONCE = 8
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
 
@@ -235,17 +234,9 @@ class Relay:
 
 async def fetch_body(bus: Bus, request: str, parts: int) -> bytes:
     """A body that was too large for its message, from its parts; EngineFailed if one is missing."""
-    gate = asyncio.Semaphore(_PARTS_AT_ONCE)
-
-    async def fetch(number: int) -> bytes:
-        async with gate:
-            subject = subjects.BODY(request=request, part=str(number))
-            msg = await bus.js.get_msg(streams.BODIES.name, subject=subject, direct=True)
-            return msg.data or b""
-
     try:
-        return b"".join(await asyncio.gather(*(fetch(number) for number in range(parts))))
-    except (TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+        return await read_parts(bus, streams.BODIES, subjects.BODY, parts, request=request)
+    except (TimeoutError, nats.errors.Error) as error:
         raise EngineFailed(f"The body of the request could not be fetched: {error}.") from error
 
 

@@ -133,9 +133,8 @@ class Runner:
     def _on_started(self, process: EngineProcess) -> None:
         write_runner(self._settings, self._launch.instance, own_file(process))
         self._tasks.spawn(process.follow(), "engine output")
-        self._tasks.spawn(
-            publish_lines(self._bus, process.pending_lines, self._record.instance), "engine log"
-        )
+        publishing = publish_lines(self._bus, process.pending_lines, self._record.instance)
+        self._tasks.spawn(publishing, "engine log")
 
     async def _serve(self, consumer: QueueConsumer) -> None:
         """Serve until a stop, then drain; EngineExited if the engine or a worker ends before."""
@@ -251,10 +250,8 @@ def own_file(engine: EngineProcess | None = None) -> RunnerFile:
 
 def own_record(launch: Launch, settings: Settings) -> Instance:
     """The record as the supervisor wrote it, with this process."""
-    pid = os.getpid()
-    return msgspec.structs.replace(
-        first_record(launch, settings.node), pid=pid, pid_started_at=started_at(pid)
-    )
+    pid, record = os.getpid(), first_record(launch, settings.node)
+    return msgspec.structs.replace(record, pid=pid, pid_started_at=started_at(pid))
 
 
 async def run(launch: Launch, settings: Settings) -> int:

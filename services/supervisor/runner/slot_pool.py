@@ -198,11 +198,8 @@ class SlotPool:
         applied to the retry.
         """
         since = time.monotonic() - 2 * CHECK_S
-        ended = [
-            answer
-            for ended_at, answer in self._ended
-            if ended_at > since and answer.request not in self._answers
-        ]
+        recent = (answer for ended_at, answer in self._ended if ended_at > since)
+        ended = [answer for answer in recent if answer.request not in self._answers]
         by_gateway: dict[str, list[AnswerSender]] = {}
         for answer in (*self._answers.values(), *ended):
             by_gateway.setdefault(answer.headers.reply, []).append(answer)
@@ -212,16 +209,13 @@ class SlotPool:
 
     async def _check(self, gateway: str, answers: list[AnswerSender]) -> None:
         """Cancel answers that the gateway does not expect; a lost gateway expects none."""
-        running = tuple(answer.running() for answer in answers)
+        check = AnswerCheck(running=tuple(answer.running() for answer in answers))
         try:
-            reply = await self.bus.call(
-                subjects.ANSWER_CHECK, AnswerCheck(running=running), timeout_s=CHECK_S, gateway=gateway
-            )
+            reply = await self.bus.call(subjects.ANSWER_CHECK, check, timeout_s=CHECK_S, gateway=gateway)
         except ServiceUnavailable:
             self._missed_checks[gateway] += 1
-            is_lost = self._missed_checks[gateway] >= GATEWAY_LOST_AFTER or all(
-                answer.headers.attempt > 1 for answer in answers
-            )
+            all_retried = all(answer.headers.attempt > 1 for answer in answers)
+            is_lost = all_retried or self._missed_checks[gateway] >= GATEWAY_LOST_AFTER
             reply = AnswerCheckReply(unwanted=tuple(answer.request for answer in answers) if is_lost else ())
         except (YardError, nats.errors.Error):
             return

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from modelyard.bus import logs
@@ -52,24 +53,17 @@ class StartCancelled(Exception):
     """A stop was requested before the engine was ready."""
 
 
+@dataclass
 class EngineStart:
-    """One start of an engine; setting `stop` ends it with StartCancelled."""
+    """One start of an engine; setting `_stop` ends it with StartCancelled."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        placement: Placement,
-        settings: Settings,
-        record: InstanceRecord,
-        stop: asyncio.Event,
-    ) -> None:
-        self._spec = spec
-        self._placement = placement
-        self._settings = settings
-        self._record = record
-        self._stop = stop
-        self._started_at = time.monotonic()
-        self._budget_s = 0.0
+    _spec: ModelSpec
+    _placement: Placement
+    _settings: Settings
+    _record: InstanceRecord
+    _stop: asyncio.Event
+    _started_at: float = field(default_factory=time.monotonic)
+    _budget_s: float = 0.0
 
     async def start_process(self, on_started: Callable[[EngineProcess], None]) -> EngineProcess:
         """Check the files and start the process; `on_started` begins to read its output."""

@@ -9,8 +9,9 @@ from modelyard.bus import logs
 from modelyard.bus.connection import Bus
 from modelyard.bus.records import BucketCache
 from schemas import subjects
+from schemas.base import model_key
 from schemas.errors import BrokerUnavailable, DeadlineExceeded, InternalError, ServiceUnavailable, YardError
-from schemas.instances import Instance, Node, StartInstance, StopInstance
+from schemas.instances import Accepted, Instance, Node
 from schemas.models import ModelSpec
 from schemas.placement import GetNodeOptions, NodeOptions, OnBehalfOf, Option
 from schemas.subject import Command
@@ -62,13 +63,9 @@ class NodeClient:
         self._unresponsive: dict[str, int] = {}
         """The revision of a node's record when it did not respond."""
 
-    async def start(self, node: str, order: StartInstance) -> None:
-        """Propose a start; Conflict with the reason if the node refuses it."""
-        await self._call(subjects.NODE_START, node, order, ORDER_TIMEOUT_S)
-
-    async def stop(self, node: str, order: StopInstance) -> None:
-        """Drain and stop an instance; NotFound if it does not run there."""
-        await self._call(subjects.NODE_STOP, node, order, ORDER_TIMEOUT_S)
+    async def order(self, command: Command[T, Accepted], node: str, order: T) -> None:
+        """Order a start or a stop; the node's error, if it refuses."""
+        await self._call(command, node, order, ORDER_TIMEOUT_S)
 
     async def _call(self, command: Command[T, R], node: str, payload: T, timeout_s: float) -> R:
         handler = self._local.get(node, {}).get(command)
@@ -88,7 +85,6 @@ class NodeClient:
         return self._unresponsive.get(node) == self._nodes.revisions.get(node)
 
     def get(self, node: str) -> Node | None:
-        """The record of a node; None if it has none."""
         return self._nodes.values.get(node)
 
     def capacities(self) -> dict[str, NodeCapacity]:
@@ -109,11 +105,11 @@ class NodeClient:
 
         `instances`: the last ones, whose nodes are preferred for the workers of spread models.
         """
-        revisions = {spec.name: self._models.revisions[key] for key, spec in self._models.values.items()}
+        nodes = self.capacities()
         queries = {
-            model: [_Query(model, revisions[model], node) for node in self.capacities()]
+            model: [_Query(model, revision, node) for node in nodes]
             for model in models
-            if model in revisions and self.capacities()
+            if nodes and (revision := self._revision(model)) is not None
         }
         self._expire()
         pending = (query for sent in queries.values() for query in sent if query not in self._cache)
@@ -132,11 +128,8 @@ class NodeClient:
         self, queries: Iterable[_Query], previous: list[Instance]
     ) -> tuple[tuple[Option, ...], str | None]:
         unresponsive = self.unresponsive()
-        answers = [
-            self._cache[query].options
-            for query in queries
-            if query in self._cache and query.node not in unresponsive
-        ]
+        responsive = (query for query in queries if query.node not in unresponsive)
+        answers = [self._cache[query].options for query in responsive if query in self._cache]
         options, problem = merge_options(answers, unresponsive)
         nodes = {name: node for name, node in self._nodes.values.items() if name not in unresponsive}
         placed, unplaced = place_workers(options, nodes, previous)
@@ -154,8 +147,7 @@ class NodeClient:
         }
 
     def _revision(self, model: str) -> int | None:
-        key = next((key for key, spec in self._models.values.items() if spec.name == model), None)
-        return None if key is None else self._models.revisions[key]
+        return self._models.revisions.get(model_key(model))
 
     def invalidate(self) -> None:
         """Query the nodes again: their files have changed."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import nats.errors
-import nats.js.errors
 from nats.aio.msg import Msg
 
 from modelyard.bus import logs
@@ -102,8 +101,9 @@ class Scheduler:
 
     async def _request_stop(self, instance: Instance) -> None:
         """A node that does not respond does not keep the others from stopping."""
+        order = StopInstance(instance=instance.instance)
         try:
-            await self._nodes.stop(instance.node, StopInstance(instance=instance.instance))
+            await self._nodes.order(subjects.NODE_STOP, instance.node, order)
         except YardError as error:
             log.warning("stop_failed", instance=instance.instance, error=error.message)
 
@@ -117,13 +117,9 @@ class Scheduler:
 
     def failure_since(self, model: str, since: float) -> str | None:
         """Why the model was refused or failed after `since` (unix seconds); None if neither."""
-        failed = (
-            instance
-            for instance in self._state.instances.values.values()
-            if instance.model == model and instance.error
-        )
-        error = next((instance.error for instance in failed if instance.changed_at >= since), None)
-        return error or self._waiting.refusal_since(model, since)
+        own = (instance for instance in self._state.instances.values.values() if instance.model == model)
+        errors = (instance.error for instance in own if instance.error and instance.changed_at >= since)
+        return next(errors, None) or self._waiting.refusal_since(model, since)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for a change of the instances or a refusal that fulfils `condition`."""
@@ -132,7 +128,6 @@ class Scheduler:
             await self._progress.wait()
 
     async def run(self, epoch: int) -> None:
-        """Decide until cancelled."""
         self._epoch = epoch
         self.demand = self._stored.load()
         while True:
@@ -140,7 +135,7 @@ class Scheduler:
             next_at = None
             try:
                 next_at = await self._run_cycle()
-            except (TimeoutError, nats.errors.Error, nats.js.errors.Error, YardError) as error:
+            except (TimeoutError, nats.errors.Error, YardError) as error:
                 log.warning("scheduler_cycle_failed", error=str(error))
             except Exception:
                 # One model or answer must not stop the decisions for all others.
@@ -161,18 +156,16 @@ class Scheduler:
         since = {model: state.since for model, state in demand if state.since is not None}
         await self._waiting.publish(plan.reasons, since)
         await self._carry_out(plan, snapshot)
-        live = {
-            instance.model for instance in self._state.instances.values.values() if instance.state in LIVE
-        }
+        instances = self._state.instances.values.values()
+        live = {instance.model for instance in instances if instance.state in LIVE}
         self.demand.complete(live - plan.reasons.keys())
         await self._stored.write(self.demand)
         return plan.next_evaluation_at
 
     def _refuse(self, plan: PlacementPlan) -> None:
         """Requests of models that cannot run here fail at once: waiting would not help."""
-        revisions = {
-            spec.name: self._state.models.revisions[key] for key, spec in self._state.models.values.items()
-        }
+        models = self._state.models
+        revisions = {spec.name: models.revisions[key] for key, spec in models.values.items()}
         self._waiting.expire(revisions, [start.model for start in plan.starts])
         if self._nodes.unresponsive():
             return
@@ -206,7 +199,7 @@ class Scheduler:
         )
         node = start.option.node
         try:
-            await self._nodes.start(node, order)
+            await self._nodes.order(subjects.NODE_START, node, order)
         except Conflict as error:
             # The node's measurement of its memory is newer than the snapshot.
             self.reasons[start.model] = error.message
@@ -221,18 +214,16 @@ class Scheduler:
         log.info("instance_evicting", model=stop.model, instance=stop.instance, reason=stop.reason)
         order = StopInstance(instance=stop.instance, reason=stop.reason, epoch=self._epoch)
         try:
-            await self._nodes.stop(stop.node, order)
+            await self._nodes.order(subjects.NODE_STOP, stop.node, order)
         except NotFound:
             log.info("instance_not_found", instance=stop.instance)
         except (ServiceUnavailable, DeadlineExceeded) as error:
             self._on_no_response(stop.node, error)
             return
-        await asyncio.wait_for(
-            self._state.instances.until(
-                lambda values: stop.instance not in values or values[stop.instance].state not in SERVING
-            ),
-            _VISIBLE_S,
+        stopping = self._state.instances.until(
+            lambda values: stop.instance not in values or values[stop.instance].state not in SERVING
         )
+        await asyncio.wait_for(stopping, _VISIBLE_S)
 
     def _on_no_response(self, node: str, error: YardError) -> None:
         """The next cycle does without the node, and starts at once."""

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -52,15 +53,13 @@ class WorldSnapshot(NamedTuple):
     fetches: Fetches
 
 
+@dataclass
 class WorldSnapshots:
-    def __init__(
-        self, bus: Bus, state: YardState, nodes: NodeClient, fetching: ModelFetcher, limits: SwapLimits
-    ) -> None:
-        self._bus = bus
-        self._state = state
-        self._nodes = nodes
-        self._fetching = fetching
-        self._limits = limits
+    _bus: Bus
+    _state: YardState
+    _nodes: NodeClient
+    _fetching: ModelFetcher
+    _limits: SwapLimits
 
     async def take(self, demand: DemandTracker) -> WorldSnapshot:
         """The world now; `demand` is brought up to date."""
@@ -100,10 +99,8 @@ class WorldSnapshots:
         needed = [name for name in specs if desired_replicas(world, name) > len(self._state.serving(name))]
         options, problems = await self._nodes.options(needed, world.instances)
         # A node that is unresponsive for a moment may have the files.
-        fetchable = () if self._nodes.unresponsive() else needed
-        fetches = await self._fetching.scan(
-            [specs[name] for name in fetchable], requested_at, preview=preview
-        )
+        fetchable = [] if self._nodes.unresponsive() else [specs[name] for name in needed]
+        fetches = await self._fetching.scan(fetchable, requested_at, preview=preview)
         complete = msgspec.structs.replace(
             world,
             options={name: failed_nodes_last(name, own, world.instances) for name, own in options.items()},
@@ -127,11 +124,8 @@ def failed_nodes_last(
     model: str, options: tuple[Option, ...], instances: tuple[Instance, ...]
 ) -> tuple[Option, ...]:
     """A model that failed on one node is tried on the others before it is tried there again."""
-    failed = {
-        instance.node
-        for instance in instances
-        if instance.model == model and instance.state is InstanceState.FAILED
-    }
+    own = (instance for instance in instances if instance.model == model)
+    failed = {instance.node for instance in own if instance.state is InstanceState.FAILED}
     return tuple(sorted(options, key=lambda option: option.node in failed))
 
 
@@ -153,10 +147,7 @@ def without_superseded(instances: Iterable[Instance]) -> tuple[Instance, ...]:
 def outdated_instances(instances: tuple[Instance, ...], specs: dict[str, ModelSpec]) -> frozenset[str]:
     """Instances that were started with a spec that their model does not have any more."""
     current = {name: fingerprint(spec) for name, spec in specs.items()}
+    known = [instance for instance in instances if instance.fingerprint and instance.model in current]
     return frozenset(
-        instance.instance
-        for instance in instances
-        if instance.fingerprint
-        and instance.model in current
-        and instance.fingerprint != current[instance.model]
+        instance.instance for instance in known if instance.fingerprint != current[instance.model]
     )

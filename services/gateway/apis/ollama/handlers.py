@@ -40,8 +40,6 @@ PATHS = frozenset(f"/api/{name}" for name in _NAMES)
 """Paths with errors in Ollama's shape, whatever part of the yard they come from."""
 _LOADING_PATH = "/tokenize"
 """A path that every model serves: once it is answered, the model is loaded."""
-
-
 LINES = "application/x-ndjson"
 
 
@@ -85,8 +83,6 @@ class LineFormat(ReplyFormat):
 
 
 class OllamaApi:
-    """Handlers of Ollama's paths."""
-
     def __init__(self, inference: Inference, listing: ModelListing) -> None:
         self._inference = inference
         self._listing = listing

@@ -23,8 +23,6 @@ _CAPABILITIES = {Mode.CHAT: ["completion"], Mode.COMPLETION: ["completion"], Mod
 
 
 class ModelListing:
-    """The models of the catalog in Ollama's shape."""
-
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
@@ -50,10 +48,8 @@ class ModelListing:
 
     async def on_ps(self, _request: web.Request) -> web.Response:
         ready = [spec for spec in self._specs() if self._catalog.state(spec.name) == InstanceState.READY]
-        models = [
-            _entry(spec) | {"expires_at": _FOREVER, "size_vram": 0, "context_length": spec.n_ctx}
-            for spec in ready
-        ]
+        loaded: Json = {"expires_at": _FOREVER, "size_vram": 0}
+        models = [_entry(spec) | loaded | {"context_length": spec.n_ctx} for spec in ready]
         return json_response({"models": models})
 
     async def on_show(self, request: web.Request) -> web.Response:

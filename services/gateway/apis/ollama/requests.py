@@ -166,11 +166,8 @@ def _content(message: ChatMessage) -> object:
 
 def _tool_call(call: ToolCall, call_id: str) -> Json:
     arguments = msgspec.json.encode(call.function.arguments).decode()
-    return {
-        "id": call_id,
-        "type": "function",
-        "function": {"name": call.function.name, "arguments": arguments},
-    }
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": function}
 
 
 def _data_url(image: str) -> str:

@@ -63,10 +63,8 @@ class LoadedRanker:
             list(pairs), batch_size=len(pairs), show_progress_bar=False, convert_to_numpy=True
         )
         counts = _count(self._model, [query for query, _ in pairs], [document for _, document in pairs])
-        return [
-            ScoredPair(score=float(score), tokens=tokens)
-            for score, tokens in zip(scores, counts, strict=True)
-        ]
+        scored = zip(scores, counts, strict=True)
+        return [ScoredPair(score=float(score), tokens=tokens) for score, tokens in scored]
 
 
 def _count(model: Any, *texts: list[str]) -> list[int]:

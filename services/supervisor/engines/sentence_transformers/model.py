@@ -25,8 +25,6 @@ class ModelProblem(Exception):
 
 
 class EmbeddedText(Record):
-    """A text as a vector, and its number of tokens."""
-
     vector: Vector
     tokens: int
 
