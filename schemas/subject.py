@@ -1,15 +1,16 @@
 """Subjects: a template, a payload type, a kind, and the roles that may publish and subscribe."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import msgspec
 
 from schemas.base import CALLERS, Role, check_token
 
+P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -167,6 +168,10 @@ class Command(Subject[T], Generic[T, R]):
         return self._reply_decoder.decode(data)
 
 
+class CommandOf(Command[T, R], Generic[P, T, R]):
+    """A command whose payload is created with the arguments `P`."""
+
+
 class Commands:
     """Declares the commands that one service serves: `command("model.put", payload, reply, summary)`."""
 
@@ -177,19 +182,18 @@ class Commands:
     def __call__(
         self,
         name: str,
-        payload: type[T],
+        payload: Callable[P, T],
         reply: type[R],
         summary: str,
         *,
         callers: Iterable[Role] = CALLERS,
         timeout_s: float | None = None,
         changes: str | None = None,
-    ) -> Command[T, R]:
+    ) -> CommandOf[P, T, R]:
         """The command `yard.command.` + `name`. `timeout_s`, `changes`: as in `Command`."""
-        template = f"yard.command.{name}"
-        return Command(
-            template,
-            payload,
+        return CommandOf(
+            f"yard.command.{name}",
+            cast("type[T]", payload),
             reply,
             summary,
             callers=callers,

@@ -26,16 +26,14 @@ from modelyard.host.home import broker_url
 from modelyard.host.settings import Settings, load
 from schemas import buckets, subjects
 from schemas.base import Role
-from schemas.downloads import Download, DownloadRef, StartDownload
+from schemas.downloads import Download, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
 from schemas.instances import Instance
 from schemas.logs import LogOrder, LogQuery, MatchedLine
 from schemas.metrics import GetSamples, MetricsQuery, MetricsReply, Samples
-from schemas.models import ModelRef
-from schemas.placement import Cordon, PlanQuery
-from schemas.registry import GroupRef, ListGroups, ModelGroup
+from schemas.placement import Cordon
+from schemas.registry import ListGroups, ModelGroup
 from schemas.subject import Command
-from schemas.usage import UsageQuery
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -64,13 +62,13 @@ class Client(CommandGroup):
     downloads = BucketMethod(buckets.DOWNLOADS)
     """Downloads, ended ones included, by id."""
 
-    start = CommandMethod(subjects.MODEL_START, ModelRef)
-    stop = CommandMethod(subjects.MODEL_STOP, ModelRef)
-    plan = CommandMethod(subjects.MODEL_PLAN, PlanQuery)
-    put_group = CommandMethod(subjects.GROUP_PUT, ModelGroup)
-    remove_group = CommandMethod(subjects.GROUP_DELETE, GroupRef)
-    cancel_download = CommandMethod(subjects.DOWNLOAD_CANCEL, DownloadRef)
-    usage = CommandMethod(subjects.USAGE_QUERY, UsageQuery)
+    start = CommandMethod(subjects.MODEL_START)
+    stop = CommandMethod(subjects.MODEL_STOP)
+    plan = CommandMethod(subjects.MODEL_PLAN)
+    put_group = CommandMethod(subjects.GROUP_PUT)
+    remove_group = CommandMethod(subjects.GROUP_DELETE)
+    cancel_download = CommandMethod(subjects.DOWNLOAD_CANCEL)
+    usage = CommandMethod(subjects.USAGE_QUERY)
 
     starting = BusMethod(follow_start)
     events = BusMethod(events)
