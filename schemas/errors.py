@@ -23,11 +23,14 @@ class ErrorBody(Record):
 
 
 class YardError(Exception):
-    """An error with a message for the caller. Subclasses set `code`, `status` and `type`."""
+    """An error with a message for the caller. Subclasses declare `code`, `status` and `kind` (the `type`)."""
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
+
+    def __init_subclass__(cls, code: str = "", status: int = 0, kind: str = "") -> None:
+        cls.code, cls.status, cls.type = code or cls.code, status or cls.status, kind or cls.type
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -45,216 +48,148 @@ class YardError(Exception):
         return msgspec.json.encode(self.body())
 
 
-class _Invalid(YardError):
-    type = "invalid_request_error"
+class _Invalid(YardError, kind="invalid_request_error"):
+    """The request is at fault."""
 
 
-class BadRequest(_Invalid):
+class BadRequest(_Invalid, code="bad_request", status=400):
     """The request cannot be understood."""
 
-    code, status = "bad_request", 400
 
-
-class InvalidJson(_Invalid):
+class InvalidJson(_Invalid, code="invalid_json", status=400):
     """The body is not the JSON that this call takes."""
 
-    code, status = "invalid_json", 400
 
-
-class WrongMode(_Invalid):
+class WrongMode(_Invalid, code="wrong_mode", status=400):
     """The model does not serve this path."""
 
-    code, status = "wrong_mode", 400
 
-
-class NotServed(_Invalid):
+class NotServed(_Invalid, code="not_served", status=501):
     """The engine of this model does not serve this path."""
 
-    code, status = "not_served", 501
 
-
-class Unauthorized(_Invalid):
+class Unauthorized(_Invalid, code="invalid_api_key", status=401):
     """No valid API key."""
 
-    code, status = "invalid_api_key", 401
 
-
-class Forbidden(_Invalid):
+class Forbidden(_Invalid, code="forbidden", status=403):
     """The caller may not do this from there."""
 
-    code, status = "forbidden", 403
 
-
-class NotFound(_Invalid):
+class NotFound(_Invalid, code="not_found", status=404):
     """No such path or thing."""
 
-    code, status = "not_found", 404
 
-
-class ModelNotFound(_Invalid):
+class ModelNotFound(_Invalid, code="model_not_found", status=404):
     """No model has this name or alias."""
-
-    code, status = "model_not_found", 404
 
 
 class _HubRefusal(_Invalid):
     """A permanent refusal of the hub; a retry does not help."""
 
 
-class RepoNotFound(_HubRefusal):
+class RepoNotFound(_HubRefusal, code="repo_not_found", status=404):
     """No such repository on the hub, or it is private."""
 
-    code, status = "repo_not_found", 404
 
-
-class GatedRepo(_HubRefusal):
+class GatedRepo(_HubRefusal, code="gated_repo", status=403):
     """The repository is gated: its terms must be accepted first."""
 
-    code, status = "gated_repo", 403
 
-
-class RepoDisabled(_HubRefusal):
+class RepoDisabled(_HubRefusal, code="repo_disabled", status=403):
     """The hub has taken the repository down."""
 
-    code, status = "repo_disabled", 403
 
-
-class RevisionNotFound(_HubRefusal):
+class RevisionNotFound(_HubRefusal, code="revision_not_found", status=404):
     """The repository has no such branch, tag or commit."""
 
-    code, status = "revision_not_found", 404
 
-
-class EntryNotFound(_HubRefusal):
+class EntryNotFound(_HubRefusal, code="entry_not_found", status=404):
     """The repository has no such file."""
 
-    code, status = "entry_not_found", 404
 
-
-class HubTokenRefused(_HubRefusal):
+class HubTokenRefused(_HubRefusal, code="hub_token_refused", status=403):
     """The hub does not take the token."""
 
-    code, status = "hub_token_refused", 403
 
-
-class NoSuchModel(_HubRefusal):
+class NoSuchModel(_HubRefusal, code="no_such_model", status=404):
     """The repository has no model that matches the reference."""
 
-    code, status = "no_such_model", 404
 
-
-class PickleOnly(_HubRefusal):
+class PickleOnly(_HubRefusal, code="pickle_only", status=400):
     """Its weights are pickle files alone, which can hold programs."""
 
-    code, status = "pickle_only", 400
 
-
-class UnreadableModel(_Invalid):
+class UnreadableModel(_Invalid, code="unreadable_model", status=400):
     """The files are no model that an engine of the yard serves."""
 
-    code, status = "unreadable_model", 400
 
-
-class MethodNotAllowed(_Invalid):
+class MethodNotAllowed(_Invalid, code="method_not_allowed", status=405):
     """The path is served, by another method."""
 
-    code, status = "method_not_allowed", 405
 
-
-class Conflict(_Invalid):
+class Conflict(_Invalid, code="conflict", status=409):
     """The state does not allow this now."""
 
-    code, status = "conflict", 409
 
-
-class BodyTooLarge(_Invalid):
+class BodyTooLarge(_Invalid, code="body_too_large", status=413):
     """The body is over the limit."""
 
-    code, status = "body_too_large", 413
 
-
-class QueueFull(YardError):
+class QueueFull(YardError, code="queue_full", status=429, kind="rate_limit_error"):
     """Too many requests wait for this model."""
 
-    code, status, type = "queue_full", 429, "rate_limit_error"
 
-
-class HubRateLimited(YardError):
+class HubRateLimited(YardError, code="hub_rate_limited", status=429, kind="rate_limit_error"):
     """The hub's rate limit is reached."""
 
-    code, status, type = "hub_rate_limited", 429, "rate_limit_error"
 
-
-class BudgetExceeded(YardError):
+class BudgetExceeded(YardError, code="budget_exceeded", status=429, kind="insufficient_quota"):
     """A budget is used up until its period ends."""
 
-    code, status, type = "budget_exceeded", 429, "insufficient_quota"
 
-
-class Cancelled(YardError):
+class Cancelled(YardError, code="cancelled", status=499, kind="cancelled"):
     """The request was cancelled."""
 
-    code, status, type = "cancelled", 499, "cancelled"
 
-
-class InternalError(YardError):
+class InternalError(YardError, code="internal_error", status=500):
     """A fault of ours; the log has the details."""
 
-    code, status = "internal_error", 500
 
-
-class EngineFailed(YardError):
+class EngineFailed(YardError, code="engine_failed", status=502):
     """The engine died or broke off while it answered."""
 
-    code, status = "engine_failed", 502
 
-
-class WebhookRefused(YardError):
+class WebhookRefused(YardError, code="webhook_refused", status=502):
     """The webhook's receiver rejected the delivery."""
 
-    code, status = "webhook_refused", 502
 
-
-class HubFailed(YardError):
+class HubFailed(YardError, code="hub_error", status=502):
     """The hub sent an invalid response."""
 
-    code, status = "hub_error", 502
 
-
-class HubUnreachable(YardError):
+class HubUnreachable(YardError, code="hub_unreachable", status=503, kind="unavailable_error"):
     """The hub does not respond."""
 
-    code, status, type = "hub_unreachable", 503, "unavailable_error"
 
-
-class HubOffline(YardError):
+class HubOffline(YardError, code="hub_offline", status=503, kind="unavailable_error"):
     """Offline mode: this machine must not contact the hub."""
 
-    code, status, type = "hub_offline", 503, "unavailable_error"
 
-
-class BrokerUnavailable(YardError):
+class BrokerUnavailable(YardError, code="broker_unavailable", status=503, kind="unavailable_error"):
     """NATS cannot be reached now."""
 
-    code, status, type = "broker_unavailable", 503, "unavailable_error"
 
-
-class ServiceUnavailable(YardError):
+class ServiceUnavailable(YardError, code="service_unavailable", status=503, kind="unavailable_error"):
     """The service that answers this is not there now."""
 
-    code, status, type = "service_unavailable", 503, "unavailable_error"
 
-
-class StartFailed(YardError):
+class StartFailed(YardError, code="model_start_failed", status=503, kind="unavailable_error"):
     """The model could not be started; the message has the engine's own reason."""
 
-    code, status, type = "model_start_failed", 503, "unavailable_error"
 
-
-class DeadlineExceeded(YardError):
+class DeadlineExceeded(YardError, code="deadline_exceeded", status=504, kind="timeout_error"):
     """The time limit was exceeded."""
-
-    code, status, type = "deadline_exceeded", 504, "timeout_error"
 
 
 def _concrete(base: type[YardError]) -> list[type[YardError]]:
