@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from schemas.alerts import Alert, AlertRule, Silence
-from schemas.base import Role
+from schemas.base import WATCHERS, Role
 from schemas.batches import Batch, StoredFile
 from schemas.budgets import Budget, BudgetState
 from schemas.devices import Adapter, Device
@@ -23,8 +23,6 @@ from schemas.usage import Report
 from schemas.webhooks import Webhook, WebhookState
 
 V = TypeVar("V")
-
-_WATCHERS = (Role.GATEWAY, Role.OPERATOR)
 
 
 class Bucket(Generic[V]):
@@ -82,73 +80,69 @@ MODELS = Bucket(
     "models",
     ModelSpec,
     writers=[Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.DOWNLOADER, Role.RUNNER, Role.MONITOR],
+    readers=[*WATCHERS, Role.DOWNLOADER, Role.RUNNER, Role.MONITOR],
     history=20,
 )
 INSTANCES = Bucket(
     "instances",
     Instance,
     writers=[Role.RUNNER, Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
+    readers=[*WATCHERS, Role.MONITOR, Role.DOWNLOADER],
     expires=True,
 )
 NODES = Bucket(
     "nodes",
     Node,
     writers=[Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.MONITOR, Role.DOWNLOADER],
+    readers=[*WATCHERS, Role.MONITOR, Role.DOWNLOADER],
     expires=True,
 )
-DEPARTURES = Bucket("departures", NodeLeft, writers=[Role.SUPERVISOR], readers=[*_WATCHERS, Role.MONITOR])
+DEPARTURES = Bucket("departures", NodeLeft, writers=[Role.SUPERVISOR], readers=[*WATCHERS, Role.MONITOR])
 """Nodes that left on purpose and are not back, by node."""
 DEVICES = Bucket(
     "devices",
     Device,
     writers=[Role.MONITOR],
-    readers=[*_WATCHERS, Role.SUPERVISOR, Role.RUNNER],
+    readers=[*WATCHERS, Role.SUPERVISOR, Role.RUNNER],
     expires=True,
 )
-ADAPTERS = Bucket("adapters", Adapter, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
+ADAPTERS = Bucket("adapters", Adapter, writers=[Role.MONITOR], readers=WATCHERS, expires=True)
 DOWNLOADS = Bucket(
     "downloads",
     Download,
     writers=[Role.DOWNLOADER],
-    readers=[*_WATCHERS, Role.MONITOR, Role.SUPERVISOR],
+    readers=[*WATCHERS, Role.MONITOR, Role.SUPERVISOR],
     renamed_fields={"wishes": "overrides", "trouble": "problem"},
 )
-LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR])
+LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=[*WATCHERS, Role.SUPERVISOR])
 STORES = Bucket(
-    "stores", StoreSpace, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR], expires=True
+    "stores", StoreSpace, writers=[Role.DOWNLOADER], readers=[*WATCHERS, Role.SUPERVISOR], expires=True
 )
-TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR])
+TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=[*WATCHERS, Role.SUPERVISOR])
 JOBS = Bucket(
-    "jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=[*_WATCHERS, Role.SUPERVISOR], expires=True
+    "jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=[*WATCHERS, Role.SUPERVISOR], expires=True
 )
-FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=_WATCHERS)
-BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=_WATCHERS)
-LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=_WATCHERS, expires=True)
-GROUPS = Bucket("groups", ModelGroup, writers=[Role.SUPERVISOR], readers=_WATCHERS)
+FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=WATCHERS)
+BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=WATCHERS)
+LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=WATCHERS, expires=True)
+GROUPS = Bucket("groups", ModelGroup, writers=[Role.SUPERVISOR], readers=WATCHERS)
 WAITING = Bucket(
-    "waiting",
-    WaitingModel,
-    writers=[Role.SUPERVISOR],
-    readers=[*_WATCHERS, Role.MONITOR],
-    expires=True,
+    "waiting", WaitingModel, writers=[Role.SUPERVISOR], readers=[*WATCHERS, Role.MONITOR], expires=True
 )
 DESIRED_STATE = Bucket(
-    "desired_state", DesiredState, writers=[Role.SUPERVISOR], readers=_WATCHERS, transient=True
+    "desired_state", DesiredState, writers=[Role.SUPERVISOR], readers=WATCHERS, transient=True
 )
-MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=_WATCHERS)
-ALERTS = Bucket("alerts", AlertRule, writers=[Role.MONITOR], readers=_WATCHERS)
-ALERT_STATES = Bucket("alert_states", Alert, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
-SILENCES = Bucket("silences", Silence, writers=[Role.MONITOR], readers=_WATCHERS, expires=True)
-WEBHOOKS = Bucket("webhooks", Webhook, writers=[Role.MONITOR], readers=_WATCHERS)
-WEBHOOK_STATES = Bucket("webhook_states", WebhookState, writers=[Role.MONITOR], readers=_WATCHERS)
-PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=_WATCHERS)
-BUDGETS = Bucket("budgets", Budget, writers=[Role.MONITOR], readers=_WATCHERS)
-SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=_WATCHERS)
+MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=WATCHERS)
+ALERTS = Bucket("alerts", AlertRule, writers=[Role.MONITOR], readers=WATCHERS)
+ALERT_STATES = Bucket("alert_states", Alert, writers=[Role.MONITOR], readers=WATCHERS, expires=True)
+SILENCES = Bucket("silences", Silence, writers=[Role.MONITOR], readers=WATCHERS, expires=True)
+WEBHOOKS = Bucket("webhooks", Webhook, writers=[Role.MONITOR], readers=WATCHERS)
+WEBHOOK_STATES = Bucket("webhook_states", WebhookState, writers=[Role.MONITOR], readers=WATCHERS)
+PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=WATCHERS)
+BUDGETS = Bucket("budgets", Budget, writers=[Role.MONITOR], readers=WATCHERS)
+SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=WATCHERS)
 """Running totals, by budget."""
-REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=_WATCHERS)
+REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=WATCHERS)
 
 ALL: tuple[Bucket[Any], ...] = (
     *(MODELS, GROUPS, INSTANCES, NODES, DEPARTURES, DEVICES, ADAPTERS, MEMORY, WAITING, DESIRED_STATE),

@@ -7,14 +7,7 @@ from typing import Any
 import msgspec
 
 from schemas.base import Record, check_engine_name, check_model_name, check_process
-from schemas.profiles import (
-    EmbeddingOptions,
-    Lora,
-    Profile,
-    Replicas,
-    check_n_ctx,
-    check_n_parallel,
-)
+from schemas.profiles import EmbeddingOptions, Lora, Profile, Replicas, check_n_ctx, check_n_parallel
 
 
 class Mode(StrEnum):

@@ -14,15 +14,15 @@ ANY_NODE = "any"
 """Instead of a node's name: any other node with enough free memory."""
 
 
-def check_n_ctx(n_ctx: int) -> None:
+def check_n_ctx(n_ctx: int | None) -> None:
     """ValueError for a context that no engine has."""
-    if not 16 <= n_ctx <= 16_777_216:
+    if n_ctx is not None and not 16 <= n_ctx <= 16_777_216:
         raise ValueError("n_ctx must be between 16 and 16777216 tokens")
 
 
-def check_n_parallel(n_parallel: int) -> None:
+def check_n_parallel(n_parallel: int | None) -> None:
     """ValueError for a number of slots that no engine has."""
-    if not 1 <= n_parallel <= 256:
+    if n_parallel is not None and not 1 <= n_parallel <= 256:
         raise ValueError("n_parallel must be between 1 and 256")
 
 
@@ -81,10 +81,8 @@ class Profile(Record):
         if [need.device for need in self.devices].count(CPU) > 1:
             raise ValueError(f"a profile has the device {CPU} once at most")
         check_process(self.args, self.env)
-        if self.n_ctx is not None:
-            check_n_ctx(self.n_ctx)
-        if self.n_parallel is not None:
-            check_n_parallel(self.n_parallel)
+        check_n_ctx(self.n_ctx)
+        check_n_parallel(self.n_parallel)
 
 
 class Replicas(Record):

@@ -9,6 +9,7 @@ from typing import Any
 
 from schemas.base import Record, check_model_name, check_token
 from schemas.models import Mode, ModelSpec
+from schemas.profiles import check_n_ctx
 
 
 class ModelRecord(Record):
@@ -152,8 +153,7 @@ class ModelOverrides(Record):
     def __post_init__(self) -> None:
         for alias in self.aliases:
             check_model_name(alias)
-        if self.n_ctx is not None and not 16 <= self.n_ctx <= 16_777_216:
-            raise ValueError("n_ctx must be between 16 and 16777216 tokens")
+        check_n_ctx(self.n_ctx)
 
 
 class RegisterFiles(Record):

@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import msgspec
 
-from schemas.base import CALLERS, Role, check_token
+from schemas.base import CALLERS, WATCHERS, Role, check_token
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,7 +49,10 @@ class Kind(StrEnum):
 
 
 class Subject(Generic[T]):
-    """One subject of the contract. Build with `subject(id=...)`, match with `wildcard`, read with `parse`."""
+    """One subject of the contract. Build with `subject(id=...)`, match with `wildcard`, read with `parse`.
+
+    By default the gateway and the operator may subscribe.
+    """
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class Subject(Generic[T]):
         summary: str,
         *,
         publish: Iterable[Role],
-        subscribe: Iterable[Role],
+        subscribe: Iterable[Role] = WATCHERS,
     ) -> None:
         self.template = template
         self.payload = payload

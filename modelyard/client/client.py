@@ -157,12 +157,7 @@ class Client(CommandGroup):
         return log_search.search_all(self.bus, query, order=order)
 
     def chat(
-        self,
-        model: str,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        timeout_s: float = 300.0,
-        **params: Any,
+        self, model: str, messages: Sequence[Mapping[str, Any]], *, timeout_s: float = 300.0, **params: Any
     ) -> AsyncGenerator[str, None]:
         """The answer's text in pieces. `params` go into the request as they are (temperature, …).
 

@@ -1,6 +1,6 @@
 """Usage, prices, budgets, reports and retention."""
 
-from schemas.base import LONG_S, MONITOR, VERY_LONG_S, WATCHERS
+from schemas.base import LONG_S, MONITOR, VERY_LONG_S
 from schemas.budgets import (
     BudgetList,
     BudgetRef,
@@ -129,5 +129,4 @@ BUDGET_CROSSED = Subject(
     BudgetState,
     "A budget reached its warning level or its limit; `within`: a new period began.",
     publish=(MONITOR,),
-    subscribe=WATCHERS,
 )

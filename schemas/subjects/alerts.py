@@ -14,11 +14,7 @@ from schemas.alerts import (
     SilenceRef,
 )
 from schemas.audit import Audited
-from schemas.base import (
-    AUDITING,
-    MONITOR,
-    WATCHERS,
-)
+from schemas.base import AUDITING, MONITOR
 from schemas.subject import Commands, Subject
 from schemas.webhooks import (
     ListWebhooks,
@@ -78,16 +74,11 @@ WEBHOOK_TEST = _command(
     timeout_s=20.0,
 )
 ALERT_CHANGED = Subject(
-    "yard.event.alert.{alert}.{state}",
-    Alert,
-    "An alert is pending, firing or resolved.",
-    publish=(MONITOR,),
-    subscribe=WATCHERS,
+    "yard.event.alert.{alert}.{state}", Alert, "An alert is pending, firing or resolved.", publish=(MONITOR,)
 )
 AUDITED = Subject(
     "yard.event.audit.{command}.{outcome}",
     Audited,
     "A command changed something or was refused; `command` is its noun and verb.",
     publish=AUDITING,
-    subscribe=WATCHERS,
 )

@@ -1,6 +1,6 @@
 """Downloads from the hub, offers, and registration of files as models."""
 
-from schemas.base import DOWNLOADER, DRAIN_S, FETCHERS, HUB_S, WATCHERS
+from schemas.base import DOWNLOADER, DRAIN_S, FETCHERS, HUB_S
 from schemas.downloads import (
     AddDownloads,
     Download,
@@ -89,16 +89,11 @@ FILES_REGISTER = _command(
     changes="path",
 )
 DOWNLOAD_CHANGED = Subject(
-    "yard.event.download.{download}.{state}",
-    Download,
-    "A download changed its state.",
-    publish=(DOWNLOADER,),
-    subscribe=WATCHERS,
+    "yard.event.download.{download}.{state}", Download, "A download changed its state.", publish=(DOWNLOADER,)
 )
 DOWNLOAD_PROGRESS = Subject(
     "yard.progress.download.{download}",
     Download,
     "Progress of a download, at most every 500 ms.",
     publish=(DOWNLOADER,),
-    subscribe=WATCHERS,
 )

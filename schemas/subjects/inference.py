@@ -1,13 +1,6 @@
 """Inference requests, from a client to an engine and back."""
 
-from schemas.base import (
-    GATEWAY,
-    MONITOR,
-    OPERATOR,
-    RUNNER,
-    SUPERVISOR,
-    WATCHERS,
-)
+from schemas.base import GATEWAY, MONITOR, OPERATOR, RUNNER, SUPERVISOR, WATCHERS
 from schemas.batches import LineResult
 from schemas.frames import AnswerCheck, AnswerCheckReply, Resend
 from schemas.requests import RequestFinished, RequestQueued, RequestStarted
@@ -41,7 +34,6 @@ REQUEST_STARTED = Subject(
     RequestStarted,
     "A runner took the request.",
     publish=(RUNNER,),
-    subscribe=WATCHERS,
 )
 REQUEST_FINISHED = Subject(
     "yard.event.request.{model}.{request}.finished",

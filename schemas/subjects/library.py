@@ -1,6 +1,6 @@
 """The library: model files in the stores of the nodes, and transfers between nodes."""
 
-from schemas.base import DISK_S, DOWNLOADER, FETCHERS, WATCHERS
+from schemas.base import DISK_S, DOWNLOADER, FETCHERS
 from schemas.library import (
     CachedModels,
     CopyEntry,
@@ -153,19 +153,13 @@ LIBRARY_CHANGED = Subject(
     LibraryEntry,
     "An entry was deleted, restored or found damaged.",
     publish=(DOWNLOADER,),
-    subscribe=WATCHERS,
 )
 LIBRARY_JOB_CHANGED = Subject(
-    "yard.event.job.{job}.{state}",
-    LibraryJob,
-    "A library job changed its state.",
-    publish=(DOWNLOADER,),
-    subscribe=WATCHERS,
+    "yard.event.job.{job}.{state}", LibraryJob, "A library job changed its state.", publish=(DOWNLOADER,)
 )
 LIBRARY_JOB_PROGRESS = Subject(
     "yard.progress.job.{job}",
     LibraryJob,
     "Progress of a library job, at most every 500 ms.",
     publish=(DOWNLOADER,),
-    subscribe=WATCHERS,
 )

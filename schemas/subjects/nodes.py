@@ -87,15 +87,9 @@ INSTANCE_CHANGED = Subject(
     publish=(SUPERVISOR, RUNNER),
     subscribe=(*WATCHERS, MONITOR),
 )
-INSTANCE_LOG = Subject(
-    "yard.log.{node}.{instance}", LogBatch, "Output of an engine.", publish=(RUNNER,), subscribe=WATCHERS
-)
+INSTANCE_LOG = Subject("yard.log.{node}.{instance}", LogBatch, "Output of an engine.", publish=(RUNNER,))
 SERVICE_LOG = Subject(
-    "yard.log.{node}.service.{service}",
-    ServiceLogBatch,
-    "Log lines of a service.",
-    publish=SERVICES,
-    subscribe=WATCHERS,
+    "yard.log.{node}.service.{service}", ServiceLogBatch, "Log lines of a service.", publish=SERVICES
 )
 
 
@@ -118,7 +112,6 @@ DEVICE_METRIC = Subject(
     Device,
     "One sample of one device, once a second.",
     publish=(MONITOR,),
-    subscribe=WATCHERS,
 )
 INSTANCE_METRIC = Subject(
     "yard.metric.instance.{node}.{instance}",
