@@ -59,7 +59,7 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     command(verbs["groups"], subjects.GROUP_LIST, show, document=attrgetter("groups"), json="a JSON list")
     group = verbs["group"]
     group.add_argument("name", help="the group's name")
-    add_rule = group.exclusive(required=True)
+    add_rule = group.add_mutually_exclusive_group(required=True).add_argument
     add_rule("--apart", nargs="+", metavar="MODEL", help="at most one of them runs at a time")
     add_rule("--together", nargs="+", metavar="MODEL", help="when one is started, all are")
     add_rule("--remove", action="store_true", help="remove the group")

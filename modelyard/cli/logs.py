@@ -73,7 +73,8 @@ def _register_logs(parser: VerbParser) -> None:
     parser.add_argument("--since", type=parse_duration, metavar="TIME", help=text)
     text = "only lines that contain this text, ignoring case"
     parser.add_argument("--grep", "--search", metavar="TEXT", help=text)
-    search = parser.section("search (also without MODEL|INSTANCE; --since is then 1h by default)")
+    title = "search (also without MODEL|INSTANCE; --since is then 1h by default)"
+    search = parser.add_argument_group(title).add_argument
     search("--until", type=parse_duration, metavar="TIME", help="how far back to end, like 10m")
     search("--model", help="lines of a model, and those of services about it")
     search("--node", help="lines of one node")

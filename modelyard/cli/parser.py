@@ -94,7 +94,6 @@ class VerbParser(argparse.ArgumentParser):
     """The parser of one verb, filled when it is first used."""
 
     def __init__(self, **options: Any) -> None:
-        self.arguments: list[argparse.Action] = []
         self.verbs: dict[str, VerbParser] = {}
         """The verbs below this one."""
         self.on_load: Callable[[], None] | None = None
@@ -128,27 +127,16 @@ class VerbParser(argparse.ArgumentParser):
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         if not names[0].startswith("-"):
             options = {"metavar": names[0].upper(), "help": COMMON_HELP.get(names[0]), **options}
-        self.arguments.append(super().add_argument(*names, **options))
-        return self.arguments[-1]
+        return super().add_argument(*names, **options)
 
     def flag(self, *names: str, text: str) -> None:
         """Add an option without a value; `text` is its help."""
         self.add_argument(*names, action="store_true", help=text)
 
-    def exclusive(self, *, required: bool = False) -> Callable[..., argparse.Action]:
-        """A function that adds arguments of which only one may be given."""
-        return self._recorded(self.add_mutually_exclusive_group(required=required).add_argument)
-
-    def section(self, title: str) -> Callable[..., argparse.Action]:
-        """A function that adds arguments under a title of their own."""
-        return self._recorded(self.add_argument_group(title).add_argument)
-
-    def _recorded(self, add_argument: Callable[..., argparse.Action]) -> Callable[..., argparse.Action]:
-        def add(*names: Any, **options: Any) -> argparse.Action:
-            self.arguments.append(add_argument(*names, **options))
-            return self.arguments[-1]
-
-        return add
+    @property
+    def arguments(self) -> list[argparse.Action]:
+        """All but `--help` and the verbs below this one."""
+        return [action for action in self._actions if action.dest not in ("help", argparse.SUPPRESS)]
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.load()

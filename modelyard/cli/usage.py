@@ -135,7 +135,8 @@ def _register_reports(parser: VerbParser) -> None:
 
 def _add_query(parser: VerbParser) -> None:
     others = tuple(name for name in UsageQuery.__struct_fields__ if name not in _BOUNDS)
-    add_fields(parser, UsageFilter, omit=("last_s", *others), fields=_FILTER, add=parser.exclusive())
+    bounds = parser.add_mutually_exclusive_group()
+    add_fields(parser, UsageFilter, omit=("last_s", *others), fields=_FILTER, add=bounds.add_argument)
     add_fields(parser, UsageQuery, omit=("last_s", "recent", "by", *_BOUNDS), fields=_FILTER)
     text = f"one or more of {', '.join(Dimension)}, comma separated (default: model); `none`: one sum"
     parser.add_argument("--by", type=_parse_dimensions, metavar="WHAT", help=text)
