@@ -11,12 +11,12 @@ from modelyard.client.chat import chat
 from modelyard.client.commands import (
     AccountClient,
     AlertClient,
-    BucketMethod,
     BusMethod,
     CommandGroup,
     CommandMethod,
     HubClient,
     RegistryClient,
+    values_of,
 )
 from modelyard.client.downloads import DownloadClient
 from modelyard.client.events import audit_records, events
@@ -45,21 +45,21 @@ class Client(CommandGroup):
     A generator works while it is iterated; close it (`contextlib.aclosing`) to leave early.
     """
 
-    models = BucketMethod(buckets.MODELS)
+    models = values_of(buckets.MODELS)
     """The registry, by model key."""
-    instances = BucketMethod(buckets.INSTANCES)
+    instances = values_of(buckets.INSTANCES)
     """Running instances, and recently ended ones, by instance id."""
-    waiting = BucketMethod(buckets.WAITING)
+    waiting = values_of(buckets.WAITING)
     """Models that are requested and not served yet, with the reason."""
-    nodes = BucketMethod(buckets.NODES)
+    nodes = values_of(buckets.NODES)
     """Live nodes, by name."""
-    departures = BucketMethod(buckets.DEPARTURES)
+    departures = values_of(buckets.DEPARTURES)
     """Nodes that left on purpose and are not back, by name."""
-    devices = BucketMethod(buckets.DEVICES)
+    devices = values_of(buckets.DEVICES)
     """The newest sample of every device, by `node.device`."""
-    adapters = BucketMethod(buckets.ADAPTERS)
+    adapters = values_of(buckets.ADAPTERS)
     """The sources of devices, and their problems, by `node.adapter`."""
-    downloads = BucketMethod(buckets.DOWNLOADS)
+    downloads = values_of(buckets.DOWNLOADS)
     """Downloads, ended ones included, by id."""
 
     start = CommandMethod(subjects.MODEL_START)

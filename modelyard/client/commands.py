@@ -60,18 +60,6 @@ class CommandMethod(Generic[P, T, R]):
         return BoundCommand(group.bus, self._command)
 
 
-class BucketMethod(Generic[V]):
-    """A method of a CommandGroup that returns the values of a bucket, by key."""
-
-    def __init__(self, bucket: Bucket[V]) -> None:
-        self._bucket = bucket
-
-    def __get__(
-        self, group: CommandGroup, owner: type | None = None
-    ) -> Callable[[], Coroutine[None, None, dict[str, V]]]:
-        return lambda: read_bucket(group.bus, self._bucket)
-
-
 class BusMethod(Generic[P, R]):
     """A method of a CommandGroup that is a function of the connection."""
 
@@ -81,6 +69,11 @@ class BusMethod(Generic[P, R]):
 
     def __get__(self, group: CommandGroup, owner: type | None = None) -> Callable[P, R]:
         return partial(self._function, group.bus)
+
+
+def values_of(bucket: Bucket[V]) -> BusMethod[[], Coroutine[Any, Any, dict[str, V]]]:
+    """A method that returns the values of a bucket, by key."""
+    return BusMethod(lambda bus: read_bucket(bus, bucket))
 
 
 class RegistryClient(CommandGroup):

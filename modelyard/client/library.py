@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 from modelyard.bus.reads import read_bucket
-from modelyard.client.commands import BucketMethod, CommandGroup, CommandMethod
+from modelyard.client.commands import CommandGroup, CommandMethod, values_of
 from modelyard.client.follow import RecordFollower
 from schemas import buckets, subjects
 from schemas.errors import BadRequest, NotFound
@@ -30,9 +30,9 @@ class LibraryClient(CommandGroup):
     cancel = CommandMethod(subjects.LIBRARY_CANCEL)
     find_file = CommandMethod(subjects.LIBRARY_FIND)
     scan = CommandMethod(subjects.LIBRARY_SCAN)
-    entries = BucketMethod(buckets.LIBRARY)
-    stores = BucketMethod(buckets.STORES)
-    trash = BucketMethod(buckets.TRASH)
+    entries = values_of(buckets.LIBRARY)
+    stores = values_of(buckets.STORES)
+    trash = values_of(buckets.TRASH)
 
     async def find(self, name: str) -> LibraryEntry:
         """The one entry of this key, path or name, or whose path ends so; else NotFound or BadRequest."""
