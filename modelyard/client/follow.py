@@ -129,16 +129,16 @@ async def follow_start(bus: Bus, model: str, instance: str | None = None) -> Asy
 
 def leading(instances: Iterable[Instance], model: str, instance: str | None) -> Instance | None:
     """The instance that decides whether `model` gets ready: a ready one, else `instance`, else the newest."""
-    own = sorted((other for other in instances if other.model == model), key=lambda own: own.changed_at)
-    for candidates in (
-        [other for other in own if other.state is InstanceState.READY],
-        [other for other in own if instance is not None and other.instance == instance],
-        [other for other in own if instance is None and other.state in COMING],
-        [other for other in own if instance is None],
-    ):
-        if candidates:
-            return candidates[-1]
-    return None
+
+    def rank(other: Instance) -> int:
+        if other.state is InstanceState.READY:
+            return 3
+        if instance is not None:
+            return 2 if other.instance == instance else 0
+        return 2 if other.state in COMING else 1
+
+    own = [other for other in instances if other.model == model and rank(other)]
+    return max(own, key=lambda other: (rank(other), other.changed_at), default=None)
 
 
 def _check(latest: Instance | None, model: str, *, followed: bool) -> None:
