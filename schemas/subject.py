@@ -175,7 +175,7 @@ class CommandOf(Command[T, R], Generic[P, T, R]):
     """A command whose payload is created with the arguments `P`."""
 
 
-class Commands:
+class CommandDeclarer:
     """Declares the commands that one service serves: `command("model.put", payload, reply, summary)`."""
 
     def __init__(self, server: Role, *, timeout_s: float = 5.0) -> None:

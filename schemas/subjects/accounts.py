@@ -22,7 +22,7 @@ from schemas.prices import (
     StoredPrices,
 )
 from schemas.storage import GetStorageReport, RemoveUsage, StorageReport, UsageRemoved, Vacuum, Vacuumed
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 from schemas.usage import (
     Forecast,
     ForecastQuery,
@@ -40,7 +40,7 @@ from schemas.usage import (
     UsageReport,
 )
 
-_command = Commands(MONITOR)
+_command = CommandDeclarer(MONITOR)
 
 USAGE_QUERY = _command(
     "usage.query", UsageQuery, UsageReport, "Sum usage and cost, grouped by dimensions.", timeout_s=LONG_S

@@ -15,7 +15,7 @@ from schemas.alerts import (
 )
 from schemas.audit import Audited
 from schemas.base import AUDITING, MONITOR
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 from schemas.webhooks import (
     ListWebhooks,
     PutWebhook,
@@ -26,7 +26,7 @@ from schemas.webhooks import (
     WebhookTested,
 )
 
-_command = Commands(MONITOR)
+_command = CommandDeclarer(MONITOR)
 
 ALERT_LIST = _command("alert.list", ListAlerts, AlertList, "All alert rules, alerts and silences.")
 ALERT_PUT = _command(

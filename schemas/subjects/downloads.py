@@ -12,10 +12,10 @@ from schemas.downloads import (
 )
 from schemas.hub import GetOffer, HubSearchResults, Offer, SearchHub
 from schemas.registry import Registered, RegisterFiles
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 
-_command = Commands(DOWNLOADER)
-_download = Commands(DOWNLOADER, timeout_s=15.0)
+_command = CommandDeclarer(DOWNLOADER)
+_download = CommandDeclarer(DOWNLOADER, timeout_s=15.0)
 
 DOWNLOAD_START = _download(
     "download.start",

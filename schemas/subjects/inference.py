@@ -4,9 +4,9 @@ from schemas.base import GATEWAY, MONITOR, OPERATOR, RUNNER, SUPERVISOR, WATCHER
 from schemas.batches import LineResult
 from schemas.frames import AnswerCheck, AnswerCheckReply, Resend
 from schemas.requests import RequestFinished, RequestQueued, RequestStarted
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 
-_command = Commands(GATEWAY)
+_command = CommandDeclarer(GATEWAY)
 
 ANSWER_CHECK = _command(
     "gateway.{gateway}.check",

@@ -22,9 +22,9 @@ from schemas.library import (
     TrashRef,
 )
 from schemas.peers import EntryFiles, FileOffer, ListEntryFiles, ListRepoFiles, RepoFiles, RequestFile
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 
-_command = Commands(DOWNLOADER)
+_command = CommandDeclarer(DOWNLOADER)
 
 LIBRARY_SHOW = _command(
     "library.show", LibraryRef, EntryDetails, "One entry of the library with its files and their sha256."

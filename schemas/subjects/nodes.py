@@ -24,10 +24,10 @@ from schemas.metrics import (
     Samples,
 )
 from schemas.placement import Cordon, GetNodeOptions, NodeOptions
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 
-_supervisor = Commands(SUPERVISOR)
-_monitor = Commands(MONITOR)
+_supervisor = CommandDeclarer(SUPERVISOR)
+_monitor = CommandDeclarer(MONITOR)
 
 NODE_OPTIONS = _supervisor(
     "node.{node}.options",

@@ -23,9 +23,9 @@ from schemas.registry import (
     RenameModel,
     UndoModel,
 )
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 
-_command = Commands(SUPERVISOR)
+_command = CommandDeclarer(SUPERVISOR)
 
 MODEL_PUT = _command(
     "model.put",
