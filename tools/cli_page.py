@@ -50,7 +50,7 @@ def _arguments(verb: VerbParser) -> str:
     rows = [
         f"| `{_spelling(action)}` | {_cell(_meaning(action))} |\n"
         for action in verb.arguments
-        if action.help is not argparse.SUPPRESS
+        if action.dest != "help" and action.help is not argparse.SUPPRESS
     ]
     return f"| argument | meaning |\n|---|---|\n{''.join(rows)}" if rows else ""
 

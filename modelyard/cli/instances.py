@@ -8,8 +8,9 @@ from contextlib import nullcontext
 from operator import attrgetter
 
 from modelyard.cli.arguments import convert, parse_duration
-from modelyard.cli.output import Column, listing, on_interrupt, print_line, print_list, print_result, screen
+from modelyard.cli.output import on_interrupt, print_line, print_result
 from modelyard.cli.parser import VerbParser
+from modelyard.cli.tables import Column, listing, print_list, screen
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
 from modelyard.text import format_age, format_duration
@@ -59,7 +60,7 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     command(verbs["groups"], subjects.GROUP_LIST, show, document=attrgetter("groups"), json="a JSON list")
     group = verbs["group"]
     group.add_argument("name", help="the group's name")
-    add_rule = group.add_mutually_exclusive_group(required=True).add_argument
+    add_rule = group.exclusive(required=True)
     add_rule("--apart", nargs="+", metavar="MODEL", help="at most one of them runs at a time")
     add_rule("--together", nargs="+", metavar="MODEL", help="when one is started, all are")
     add_rule("--remove", action="store_true", help="remove the group")

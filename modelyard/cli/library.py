@@ -10,19 +10,9 @@ from typing import Any
 import msgspec
 
 from modelyard.cli.arguments import Argument, add_fields, read_record
-from modelyard.cli.output import (
-    Column,
-    cells,
-    confirm,
-    on_interrupt,
-    print_json,
-    print_line,
-    print_list,
-    print_result,
-    print_rows,
-    table,
-)
+from modelyard.cli.output import confirm, on_interrupt, print_json, print_line, print_result
 from modelyard.cli.parser import VerbParser
+from modelyard.cli.tables import Column, cells, print_list, print_rows, table
 from modelyard.cli.verbs import Work, command, online
 from modelyard.client import Client
 from modelyard.text import format_age, format_clock, format_duration, format_size, format_sources

@@ -73,8 +73,7 @@ def _register_logs(parser: VerbParser) -> None:
     parser.add_argument("--since", type=parse_duration, metavar="TIME", help=text)
     text = "only lines that contain this text, ignoring case"
     parser.add_argument("--grep", "--search", metavar="TEXT", help=text)
-    title = "search (also without MODEL|INSTANCE; --since is then 1h by default)"
-    search = parser.add_argument_group(title).add_argument
+    search = parser.section("search (also without MODEL|INSTANCE; --since is then 1h by default)")
     search("--until", type=parse_duration, metavar="TIME", help="how far back to end, like 10m")
     search("--model", help="lines of a model, and those of services about it")
     search("--node", help="lines of one node")
@@ -99,11 +98,9 @@ async def _logs(yard: Client, arguments: argparse.Namespace) -> None:
 
 async def _search(yard: Client, arguments: argparse.Namespace) -> None:
     now = time.time()
-    model, instance = await _resolve(yard, arguments.model or arguments.name)
     query = LogQuery(
+        **await _resolve(yard, arguments.model or arguments.name),
         text=arguments.grep,
-        model=model,
-        instance=instance,
         node=arguments.node,
         service=arguments.service,
         level=LogLevel[arguments.level.upper()] if arguments.level else None,
@@ -119,13 +116,13 @@ async def _search(yard: Client, arguments: argparse.Namespace) -> None:
                 return
 
 
-async def _resolve(yard: Client, name: str | None) -> tuple[str | None, str | None]:
+async def _resolve(yard: Client, name: str | None) -> dict[str, str]:
     if name is None:
-        return None, None
+        return {}
     spec = find_model(name, await yard.models())
-    if spec is not None:
-        return spec.name, None
-    return (None, name) if _INSTANCE_ID.fullmatch(name) else (name, None)
+    if spec is None and _INSTANCE_ID.fullmatch(name):
+        return {"instance": name}
+    return {"model": spec.name if spec else name}
 
 
 def format_line(line: MatchedLine) -> str:

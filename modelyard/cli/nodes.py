@@ -14,18 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from modelyard.cli.arguments import parse_duration
-from modelyard.cli.output import (
-    Column,
-    cells,
-    make_table,
-    print_json,
-    print_line,
-    print_result,
-    print_rows,
-    screen,
-    table,
-)
+from modelyard.cli.output import print_json, print_line, print_result
 from modelyard.cli.parser import VerbParser
+from modelyard.cli.tables import Column, cells, make_table, print_rows, screen, table
 from modelyard.cli.verbs import online
 from modelyard.client import Client
 from modelyard.host import lan

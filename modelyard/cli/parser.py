@@ -69,7 +69,7 @@ VERBS = (
     Verb("usage", "usage", "Sum up requests, tokens and cost."),
     Verb("alerts", "alerts", "List alerts, or the rules that raise them."),
     Verb("alert", "alerts", "Change alert rules, and silence alerts."),
-    Verb("webhook", "webhooks", "Choose who is notified of events."),
+    Verb("webhook", "alerts", "Choose who is notified of events."),
     Verb("audit", "logs", "Show who changed what."),
     Verb("price", "accounts", "Show and change what models cost."),
     Verb("budget", "accounts", "Show and change how much may be used."),
@@ -94,6 +94,7 @@ class VerbParser(argparse.ArgumentParser):
     """The parser of one verb, filled when it is first used."""
 
     def __init__(self, **options: Any) -> None:
+        self.arguments: list[argparse.Action] = []
         self.verbs: dict[str, VerbParser] = {}
         """The verbs below this one."""
         self.on_load: Callable[[], None] | None = None
@@ -127,16 +128,23 @@ class VerbParser(argparse.ArgumentParser):
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         if not names[0].startswith("-"):
             options = {"metavar": names[0].upper(), "help": COMMON_HELP.get(names[0]), **options}
-        return super().add_argument(*names, **options)
+        return self._add_to(super(), *names, **options)
 
     def flag(self, *names: str, text: str) -> None:
         """Add an option without a value; `text` is its help."""
         self.add_argument(*names, action="store_true", help=text)
 
-    @property
-    def arguments(self) -> list[argparse.Action]:
-        """All but `--help` and the verbs below this one."""
-        return [action for action in self._actions if action.dest not in ("help", argparse.SUPPRESS)]
+    def exclusive(self, *, required: bool = False) -> Callable[..., argparse.Action]:
+        """A function that adds arguments of which only one may be given."""
+        return partial(self._add_to, self.add_mutually_exclusive_group(required=required))
+
+    def section(self, title: str) -> Callable[..., argparse.Action]:
+        """A function that adds arguments under a title of their own."""
+        return partial(self._add_to, self.add_argument_group(title))
+
+    def _add_to(self, group: Any, *names: Any, **options: Any) -> argparse.Action:
+        self.arguments.append(group.add_argument(*names, **options))
+        return self.arguments[-1]
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.load()

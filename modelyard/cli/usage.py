@@ -7,28 +7,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from modelyard.cli.arguments import Argument, add_fields, convert, given_fields, read_record
-from modelyard.cli.output import (
-    Column,
-    listing,
-    print_json,
-    print_line,
-    print_list,
-    print_result,
-    print_rows,
-    table,
-)
+from modelyard.cli.output import print_json, print_line, print_result
 from modelyard.cli.parser import VerbParser
+from modelyard.cli.tables import Column, listing, print_list, print_rows, table
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
 from modelyard.text import format_age, format_duration, format_size
-from modelyard.usage_table import (
-    RECORD_HEADER,
-    format_time,
-    record_row,
-    report_header,
-    report_rows,
-    write_csv,
-)
+from modelyard.usage_table import RECORD_HEADER, format_time, record_row, report_table, write_csv
 from schemas import subjects
 from schemas.errors import BadRequest
 from schemas.storage import StorageReport
@@ -135,8 +120,7 @@ def _register_reports(parser: VerbParser) -> None:
 
 def _add_query(parser: VerbParser) -> None:
     others = tuple(name for name in UsageQuery.__struct_fields__ if name not in _BOUNDS)
-    bounds = parser.add_mutually_exclusive_group()
-    add_fields(parser, UsageFilter, omit=("last_s", *others), fields=_FILTER, add=bounds.add_argument)
+    add_fields(parser, UsageFilter, omit=("last_s", *others), fields=_FILTER, add=parser.exclusive())
     add_fields(parser, UsageQuery, omit=("last_s", "recent", "by", *_BOUNDS), fields=_FILTER)
     text = f"one or more of {', '.join(Dimension)}, comma separated (default: model); `none`: one sum"
     parser.add_argument("--by", type=_parse_dimensions, metavar="WHAT", help=text)
@@ -174,17 +158,15 @@ async def _usage(yard: Client, arguments: argparse.Namespace) -> None:
 def show_report(arguments: argparse.Namespace, usage: UsageReport, query: UsageQuery) -> None:
     """Print a report as JSON, CSV or a table."""
     by, step = query.by, query.step is not None
-    latency = usage.total.latency is not None
     if arguments.json:
         print_json(usage)
     elif arguments.csv:
-        header = report_header(by, step=step, latency=latency)
-        sys.stdout.write(write_csv([header, *report_rows(usage, by, step=step)]))
+        sys.stdout.write(write_csv(report_table(usage, query)))
     elif not (shown := rows(usage, by, step=step)):
         print_line("No requests were made in that time.")
     else:
         groups = (*(["TIME"] if step else []), *(name.upper() for name in by)) or ("",)
-        table((*groups, *_COUNTS, ">COST", *(_LATENCY_HEADER if latency else ())), shown)
+        table((*groups, *_COUNTS, ">COST", *(_LATENCY_HEADER if query.latency else ())), shown)
 
 
 def rows(usage: UsageReport, by: Sequence[str] = ("model",), *, step: bool = False) -> list[tuple[str, ...]]:
