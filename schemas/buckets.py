@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from schemas.alerts import Alert, AlertRule, Silence
-from schemas.base import WATCHERS, Role
+from schemas.base import DOWNLOADER, GATEWAY, MONITOR, RUNNER, SUPERVISOR, WATCHERS, Role
 from schemas.batches import Batch, StoredFile
 from schemas.budgets import Budget, BudgetState
 from schemas.devices import Adapter, Device
@@ -28,6 +28,7 @@ V = TypeVar("V")
 class Bucket(Generic[V]):
     """One bucket.
 
+    `readers`: besides its writers, the gateway and the operator, which read every bucket.
     `expires`: values have a time to live, so the death of their writer shows. `history`: how many revisions
     of a key are retained, deletions included. `transient`: in the broker's memory alone.
     `renamed_fields`: fields of values that an earlier version wrote, and their names now.
@@ -39,7 +40,7 @@ class Bucket(Generic[V]):
         value: type[V],
         *,
         writers: Iterable[Role],
-        readers: Iterable[Role],
+        readers: Iterable[Role] = (),
         expires: bool = False,
         history: int = 1,
         transient: bool = False,
@@ -48,7 +49,7 @@ class Bucket(Generic[V]):
         self.name = name
         self.value = value
         self.writers = frozenset(writers)
-        self.readers = frozenset(readers) | self.writers
+        self.readers = frozenset((*WATCHERS, *readers)) | self.writers
         self.expires = expires
         self.history = history
         self.transient = transient
@@ -76,79 +77,44 @@ class Bucket(Generic[V]):
             raise msgspec.DecodeError("JSON is nested too deeply") from None
 
 
-MODELS = Bucket(
-    "models",
-    ModelSpec,
-    writers=[Role.SUPERVISOR],
-    readers=[*WATCHERS, Role.DOWNLOADER, Role.RUNNER, Role.MONITOR],
-    history=20,
-)
+MODELS = Bucket("models", ModelSpec, writers=[SUPERVISOR], readers=[DOWNLOADER, RUNNER, MONITOR], history=20)
+GROUPS = Bucket("groups", ModelGroup, writers=[SUPERVISOR])
 INSTANCES = Bucket(
-    "instances",
-    Instance,
-    writers=[Role.RUNNER, Role.SUPERVISOR],
-    readers=[*WATCHERS, Role.MONITOR, Role.DOWNLOADER],
-    expires=True,
+    "instances", Instance, writers=[RUNNER, SUPERVISOR], readers=[MONITOR, DOWNLOADER], expires=True
 )
-NODES = Bucket(
-    "nodes",
-    Node,
-    writers=[Role.SUPERVISOR],
-    readers=[*WATCHERS, Role.MONITOR, Role.DOWNLOADER],
-    expires=True,
-)
-DEPARTURES = Bucket("departures", NodeLeft, writers=[Role.SUPERVISOR], readers=[*WATCHERS, Role.MONITOR])
+NODES = Bucket("nodes", Node, writers=[SUPERVISOR], readers=[MONITOR, DOWNLOADER], expires=True)
+DEPARTURES = Bucket("departures", NodeLeft, writers=[SUPERVISOR], readers=[MONITOR])
 """Nodes that left on purpose and are not back, by node."""
-DEVICES = Bucket(
-    "devices",
-    Device,
-    writers=[Role.MONITOR],
-    readers=[*WATCHERS, Role.SUPERVISOR, Role.RUNNER],
-    expires=True,
-)
-ADAPTERS = Bucket("adapters", Adapter, writers=[Role.MONITOR], readers=WATCHERS, expires=True)
+DEVICES = Bucket("devices", Device, writers=[MONITOR], readers=[SUPERVISOR, RUNNER], expires=True)
+ADAPTERS = Bucket("adapters", Adapter, writers=[MONITOR], expires=True)
+MEMORY = Bucket("memory", MeasuredMemory, writers=[SUPERVISOR])
+WAITING = Bucket("waiting", WaitingModel, writers=[SUPERVISOR], readers=[MONITOR], expires=True)
+DESIRED_STATE = Bucket("desired_state", DesiredState, writers=[SUPERVISOR], transient=True)
 DOWNLOADS = Bucket(
     "downloads",
     Download,
-    writers=[Role.DOWNLOADER],
-    readers=[*WATCHERS, Role.MONITOR, Role.SUPERVISOR],
+    writers=[DOWNLOADER],
+    readers=[MONITOR, SUPERVISOR],
     renamed_fields={"wishes": "overrides", "trouble": "problem"},
 )
-LIBRARY = Bucket("library", LibraryEntry, writers=[Role.DOWNLOADER], readers=[*WATCHERS, Role.SUPERVISOR])
-STORES = Bucket(
-    "stores", StoreSpace, writers=[Role.DOWNLOADER], readers=[*WATCHERS, Role.SUPERVISOR], expires=True
-)
-TRASH = Bucket("trash", TrashedEntry, writers=[Role.DOWNLOADER], readers=[*WATCHERS, Role.SUPERVISOR])
-JOBS = Bucket(
-    "jobs", LibraryJob, writers=[Role.DOWNLOADER], readers=[*WATCHERS, Role.SUPERVISOR], expires=True
-)
-FILES = Bucket("files", StoredFile, writers=[Role.GATEWAY], readers=WATCHERS)
-BATCHES = Bucket("batches", Batch, writers=[Role.GATEWAY], readers=WATCHERS)
-LEASES = Bucket("leases", Lease, writers=[Role.GATEWAY, Role.SUPERVISOR], readers=WATCHERS, expires=True)
-GROUPS = Bucket("groups", ModelGroup, writers=[Role.SUPERVISOR], readers=WATCHERS)
-WAITING = Bucket(
-    "waiting", WaitingModel, writers=[Role.SUPERVISOR], readers=[*WATCHERS, Role.MONITOR], expires=True
-)
-DESIRED_STATE = Bucket(
-    "desired_state", DesiredState, writers=[Role.SUPERVISOR], readers=WATCHERS, transient=True
-)
-MEMORY = Bucket("memory", MeasuredMemory, writers=[Role.SUPERVISOR], readers=WATCHERS)
-ALERTS = Bucket("alerts", AlertRule, writers=[Role.MONITOR], readers=WATCHERS)
-ALERT_STATES = Bucket("alert_states", Alert, writers=[Role.MONITOR], readers=WATCHERS, expires=True)
-SILENCES = Bucket("silences", Silence, writers=[Role.MONITOR], readers=WATCHERS, expires=True)
-WEBHOOKS = Bucket("webhooks", Webhook, writers=[Role.MONITOR], readers=WATCHERS)
-WEBHOOK_STATES = Bucket("webhook_states", WebhookState, writers=[Role.MONITOR], readers=WATCHERS)
-PRICES = Bucket("prices", PriceList, writers=[Role.MONITOR], readers=WATCHERS)
-BUDGETS = Bucket("budgets", Budget, writers=[Role.MONITOR], readers=WATCHERS)
-SPENDING = Bucket("spending", BudgetState, writers=[Role.MONITOR], readers=WATCHERS)
+LIBRARY = Bucket("library", LibraryEntry, writers=[DOWNLOADER], readers=[SUPERVISOR])
+STORES = Bucket("stores", StoreSpace, writers=[DOWNLOADER], readers=[SUPERVISOR], expires=True)
+TRASH = Bucket("trash", TrashedEntry, writers=[DOWNLOADER], readers=[SUPERVISOR])
+JOBS = Bucket("jobs", LibraryJob, writers=[DOWNLOADER], readers=[SUPERVISOR], expires=True)
+FILES = Bucket("files", StoredFile, writers=[GATEWAY])
+BATCHES = Bucket("batches", Batch, writers=[GATEWAY])
+LEASES = Bucket("leases", Lease, writers=[GATEWAY, SUPERVISOR], expires=True)
+ALERTS = Bucket("alerts", AlertRule, writers=[MONITOR])
+ALERT_STATES = Bucket("alert_states", Alert, writers=[MONITOR], expires=True)
+SILENCES = Bucket("silences", Silence, writers=[MONITOR], expires=True)
+WEBHOOKS = Bucket("webhooks", Webhook, writers=[MONITOR])
+WEBHOOK_STATES = Bucket("webhook_states", WebhookState, writers=[MONITOR])
+PRICES = Bucket("prices", PriceList, writers=[MONITOR])
+BUDGETS = Bucket("budgets", Budget, writers=[MONITOR])
+SPENDING = Bucket("spending", BudgetState, writers=[MONITOR])
 """Running totals, by budget."""
-REPORTS = Bucket("reports", Report, writers=[Role.MONITOR], readers=WATCHERS)
+REPORTS = Bucket("reports", Report, writers=[MONITOR])
 
-ALL: tuple[Bucket[Any], ...] = (
-    *(MODELS, GROUPS, INSTANCES, NODES, DEPARTURES, DEVICES, ADAPTERS, MEMORY, WAITING, DESIRED_STATE),
-    *(DOWNLOADS, LIBRARY, STORES, TRASH, JOBS, FILES, BATCHES, LEASES),
-    *(ALERTS, ALERT_STATES, SILENCES, WEBHOOKS, WEBHOOK_STATES),
-    *(PRICES, BUDGETS, SPENDING, REPORTS),
-)
+ALL: tuple[Bucket[Any], ...] = tuple(value for value in globals().values() if isinstance(value, Bucket))
 RETIRED_STREAMS = ("KV_waits", "KV_wishes")
 """Buckets of an earlier version, with nothing to keep in them; the supervisor deletes them."""
