@@ -255,11 +255,9 @@ async def _test_webhook(yard: Client, arguments: argparse.Namespace) -> None:
 
 
 async def _remove_webhook(yard: Client, arguments: argparse.Namespace) -> None:
-    if _remove_program(arguments.name):
-        removed: object = {"name": arguments.name}
-    else:
-        removed = await yard.alerting.delete_webhook(name=arguments.name)
-    print_result(arguments, removed, f"{arguments.name} is told nothing more.")
+    name = arguments.name
+    removed = {"name": name} if _remove_program(name) else await yard.alerting.delete_webhook(name=name)
+    print_result(arguments, removed, f"{name} is told nothing more.")
 
 
 def _remove_program(name: str) -> bool:
