@@ -15,6 +15,7 @@ from schemas.registry import Registered, RegisterFiles
 from schemas.subject import CommandDeclarer, Subject
 
 _command = CommandDeclarer(DOWNLOADER)
+_hub = CommandDeclarer(DOWNLOADER, timeout_s=HUB_S)
 _download = CommandDeclarer(DOWNLOADER, timeout_s=15.0)
 
 DOWNLOAD_START = _download(
@@ -65,20 +66,18 @@ DOWNLOAD_AT_NODE = _command(
     callers=(DOWNLOADER,),
     timeout_s=10.0,
 )
-HUB_SEARCH = _command(
+HUB_SEARCH = _hub(
     "hub.search",
     SearchHub,
     HubSearchResults,
     "Search models on the hub by name, most downloaded first by default.",
-    timeout_s=HUB_S,
 )
-HUB_OFFER = _command(
+HUB_OFFER = _hub(
     "hub.offer",
     GetOffer,
     Offer,
     "The choices of a repository: quants, sizes and their fit on each node; nothing is downloaded.",
     callers=FETCHERS,
-    timeout_s=HUB_S,
 )
 FILES_REGISTER = _command(
     "files.register",

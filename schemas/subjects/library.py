@@ -25,6 +25,7 @@ from schemas.peers import EntryFiles, FileOffer, ListEntryFiles, ListRepoFiles, 
 from schemas.subject import CommandDeclarer, Subject
 
 _command = CommandDeclarer(DOWNLOADER)
+_on_disk = CommandDeclarer(DOWNLOADER, timeout_s=DISK_S)
 
 LIBRARY_SHOW = _command(
     "library.show", LibraryRef, EntryDetails, "One entry of the library with its files and their sha256."
@@ -57,75 +58,50 @@ LIBRARY_CANCEL = _command(
     "Cancel a library job; what it has completed remains.",
     changes="job",
 )
-LIBRARY_DELETE = _command(
+LIBRARY_DELETE = _on_disk(
     "library.delete",
     DeleteEntry,
     TrashedEntry,
     "Move an entry to the trash of its store, for a day.",
-    timeout_s=DISK_S,
     changes="entry",
 )
-LIBRARY_RESTORE = _command(
-    "library.restore",
-    TrashRef,
-    EntryRestored,
-    "Restore an item of the trash to its place.",
-    timeout_s=DISK_S,
-    changes="item",
+LIBRARY_RESTORE = _on_disk(
+    "library.restore", TrashRef, EntryRestored, "Restore an item of the trash to its place.", changes="item"
 )
-LIBRARY_PURGE = _command(
-    "library.purge",
-    TrashRef,
-    TrashEmptied,
-    "Delete an item of the trash permanently.",
-    timeout_s=DISK_S,
-    changes="item",
+LIBRARY_PURGE = _on_disk(
+    "library.purge", TrashRef, TrashEmptied, "Delete an item of the trash permanently.", changes="item"
 )
-LIBRARY_EMPTY = _command(
-    "library.empty",
-    FindOnNode,
-    TrashEmptied,
-    "Empty the trash of a node permanently.",
-    timeout_s=DISK_S,
-    changes="node",
+LIBRARY_EMPTY = _on_disk(
+    "library.empty", FindOnNode, TrashEmptied, "Empty the trash of a node permanently.", changes="node"
 )
-LIBRARY_CACHED = _command(
-    "library.cached",
-    FindOnNode,
-    CachedModels,
-    "The models in the Hub's own cache on a node.",
-    timeout_s=DISK_S,
+LIBRARY_CACHED = _on_disk(
+    "library.cached", FindOnNode, CachedModels, "The models in the Hub's own cache on a node."
 )
-LIBRARY_IMPORT = _command(
+LIBRARY_IMPORT = _on_disk(
     "library.import",
     ImportCached,
     LibraryJob,
     "Import a model from the Hub's own cache into a store.",
-    timeout_s=DISK_S,
     changes="repo",
 )
-LIBRARY_COPY = _command(
+LIBRARY_COPY = _on_disk(
     "library.copy",
     CopyEntry,
     LibraryJob,
     "Copy an entry to another node, from the nodes that have its files, without the hub.",
     callers=FETCHERS,
-    timeout_s=DISK_S,
     changes="entry",
 )
 LIBRARY_FIND = _command(
     "library.find", FindFile, FileLocations, "All nodes and paths with a file of this sha256."
 )
-LIBRARY_SCAN = _command(
-    "library.scan", FindOnNode, StoresScanned, "Scan the stores of a node now.", timeout_s=DISK_S
-)
-LIBRARY_AT_NODE = _command(
+LIBRARY_SCAN = _on_disk("library.scan", FindOnNode, StoresScanned, "Scan the stores of a node now.")
+LIBRARY_AT_NODE = _on_disk(
     "library.{node}.{verb}",
     bytes,
     bytes,
     "A command of the library, forwarded to the node in charge: the same JSON.",
     callers=(DOWNLOADER,),
-    timeout_s=DISK_S,
 )
 PEER_OFFER = _command(
     "peer.{node}.offer",

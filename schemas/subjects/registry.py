@@ -26,6 +26,7 @@ from schemas.registry import (
 from schemas.subject import CommandDeclarer, Subject
 
 _command = CommandDeclarer(SUPERVISOR)
+_draining = CommandDeclarer(SUPERVISOR, timeout_s=DRAIN_S)
 
 MODEL_PUT = _command(
     "model.put",
@@ -51,23 +52,19 @@ MODEL_PATCH = _command(
     callers=(*CALLERS, DOWNLOADER),
     changes="model",
 )
-MODEL_RENAME = _command(
-    "model.rename", RenameModel, ModelStored, "Rename a model.", timeout_s=DRAIN_S, changes="model"
-)
-MODEL_DELETE = _command(
+MODEL_RENAME = _draining("model.rename", RenameModel, ModelStored, "Rename a model.", changes="model")
+MODEL_DELETE = _draining(
     "model.delete",
     DeleteModel,
     ModelDeleted,
     "Delete a model from the registry; its files remain.",
-    timeout_s=DRAIN_S,
     changes="model",
 )
-MODEL_APPLY = _command(
+MODEL_APPLY = _draining(
     "model.apply",
     ApplyModels,
     ModelsApplied,
     "Create, change and delete many models, atomically.",
-    timeout_s=DRAIN_S,
     changes="models",
 )
 MODEL_HISTORY = _command(
