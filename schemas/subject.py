@@ -178,8 +178,9 @@ class CommandOf(Command[T, R], Generic[P, T, R]):
 class CommandDeclarer:
     """Declares the commands that one service serves: `command("model.put", payload, reply, summary)`."""
 
-    def __init__(self, server: Role, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, server: Role, *, callers: Iterable[Role] = CALLERS, timeout_s: float = 5.0) -> None:
         self._server = server
+        self._callers = callers
         self._timeout_s = timeout_s
 
     def __call__(
@@ -189,7 +190,7 @@ class CommandDeclarer:
         reply: type[R],
         summary: str,
         *,
-        callers: Iterable[Role] = CALLERS,
+        callers: Iterable[Role] | None = None,
         timeout_s: float | None = None,
         changes: str | None = None,
     ) -> CommandOf[P, T, R]:
@@ -199,7 +200,7 @@ class CommandDeclarer:
             cast("type[T]", payload),
             reply,
             summary,
-            callers=callers,
+            callers=callers or self._callers,
             server=self._server,
             timeout_s=timeout_s or self._timeout_s,
             changes=changes,

@@ -25,6 +25,7 @@ from schemas.peers import EntryFiles, FileOffer, ListEntryFiles, ListRepoFiles, 
 from schemas.subject import CommandDeclarer, Subject
 
 _command = CommandDeclarer(DOWNLOADER)
+_between_nodes = CommandDeclarer(DOWNLOADER, callers=(DOWNLOADER,))
 _on_disk = CommandDeclarer(DOWNLOADER, timeout_s=DISK_S)
 
 LIBRARY_SHOW = _command(
@@ -103,26 +104,23 @@ LIBRARY_AT_NODE = _on_disk(
     "A command of the library, forwarded to the node in charge: the same JSON.",
     callers=(DOWNLOADER,),
 )
-PEER_OFFER = _command(
+PEER_OFFER = _between_nodes(
     "peer.{node}.offer",
     RequestFile,
     FileOffer,
     "The address of a complete file on this node, and a short-lived token for it.",
-    callers=(DOWNLOADER,),
 )
-PEER_ENTRY = _command(
+PEER_ENTRY = _between_nodes(
     "peer.{node}.entry",
     ListEntryFiles,
     EntryFiles,
     "The files of an entry of this node with their sha256, computed where unknown.",
-    callers=(DOWNLOADER,),
 )
-PEER_REPO = _command(
+PEER_REPO = _between_nodes(
     "peer.{node}.repo",
     ListRepoFiles,
     RepoFiles,
     "Files of a repository on this node, for a node that cannot reach the hub.",
-    callers=(DOWNLOADER,),
 )
 LIBRARY_CHANGED = Subject(
     "yard.event.library.{entry}.{change}",

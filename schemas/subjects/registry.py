@@ -26,31 +26,16 @@ from schemas.registry import (
 from schemas.subject import CommandDeclarer, Subject
 
 _command = CommandDeclarer(SUPERVISOR)
+_registry = CommandDeclarer(SUPERVISOR, callers=(*CALLERS, DOWNLOADER))
 _draining = CommandDeclarer(SUPERVISOR, timeout_s=DRAIN_S)
 
-MODEL_PUT = _command(
-    "model.put",
-    PutModel,
-    ModelStored,
-    "Create or change a model in the registry.",
-    callers=(*CALLERS, DOWNLOADER),
-    changes="name",
+MODEL_PUT = _registry(
+    "model.put", PutModel, ModelStored, "Create or change a model in the registry.", changes="name"
 )
-MODEL_GET = _command(
-    "model.get",
-    ModelRef,
-    ModelRecord,
-    "One model of the registry, by name or alias.",
-    callers=(*CALLERS, DOWNLOADER),
-)
+MODEL_GET = _registry("model.get", ModelRef, ModelRecord, "One model of the registry, by name or alias.")
 MODEL_LIST = _command("model.list", ListModels, ModelList, "All models of the registry.")
-MODEL_PATCH = _command(
-    "model.patch",
-    PatchModel,
-    ModelStored,
-    "Change some fields of a model.",
-    callers=(*CALLERS, DOWNLOADER),
-    changes="model",
+MODEL_PATCH = _registry(
+    "model.patch", PatchModel, ModelStored, "Change some fields of a model.", changes="model"
 )
 MODEL_RENAME = _draining("model.rename", RenameModel, ModelStored, "Rename a model.", changes="model")
 MODEL_DELETE = _draining(
