@@ -17,17 +17,7 @@ from modelyard.usage_table import RECORD_HEADER, format_time, record_row, report
 from schemas import subjects
 from schemas.errors import BadRequest
 from schemas.storage import StorageReport
-from schemas.usage import (
-    Dimension,
-    ForecastQuery,
-    PutReport,
-    RebuildUsage,
-    RecordsQuery,
-    UsageFilter,
-    UsageQuery,
-    UsageReport,
-    UsageSums,
-)
+from schemas.usage import Dimension, PutReport, UsageFilter, UsageQuery, UsageReport, UsageSums
 
 _USAGE = """\
 yard usage rebuild    read the event stream again and recalculate all sums; older records stay
@@ -90,9 +80,9 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     usage.flag("--csv", text="print CSV, for spreadsheets")
     usage.flag("--records", text="single records: JSON lines, or CSV")
     unit = {"unit": Argument(help="of a forecast (default: money)")}
-    add_fields(usage, ForecastQuery, omit=("period", "tz", "model", "key"), fields=unit)
+    add_fields(usage, subjects.USAGE_FORECAST.payload, omit=("period", "tz", "model", "key"), fields=unit)
     older = {"discard_older": Argument(help="drop records that the stream no longer has in a rebuild")}
-    add_fields(usage, RebuildUsage, fields=older)
+    add_fields(usage, subjects.USAGE_REBUILD.payload, fields=older)
     online(usage, _usage)
     _register_reports(verbs["report"])
     storage = verbs["storage"]
@@ -142,7 +132,7 @@ def _since(arguments: argparse.Namespace) -> dict[str, Any]:
 
 async def _usage(yard: Client, arguments: argparse.Namespace) -> None:
     if arguments.what == "rebuild":
-        done = await yard.accounts.rebuild(read_record(arguments, RebuildUsage))
+        done = await yard.accounts.rebuild(read_record(arguments, subjects.USAGE_REBUILD.payload))
         discarded = f"{done.discarded:,} discarded, {done.kept:,} kept."
         sentence = f"Read {done.read:,} records, of which {done.added:,} were new; {discarded}"
         print_result(arguments, done, sentence)
@@ -195,7 +185,7 @@ def _cells(sums: UsageSums, currency: str) -> tuple[str, ...]:
 
 
 async def _forecast(yard: Client, arguments: argparse.Namespace) -> None:
-    query = read_record(arguments, ForecastQuery)
+    query = read_record(arguments, subjects.USAGE_FORECAST.payload)
     forecast = await yard.accounts.forecast(query)
     sentence = (
         f"This {query.period}: {forecast.so_far:,.6g} {query.unit} so far, "
@@ -211,7 +201,8 @@ async def _records(yard: Client, arguments: argparse.Namespace) -> None:
     currency = (await yard.accounts.prices()).currency if arguments.csv else ""
     if arguments.csv:
         sys.stdout.write(write_csv([RECORD_HEADER]))
-    async for record in yard.accounts.records(read_record(arguments, RecordsQuery, **_since(arguments))):
+    query = read_record(arguments, subjects.USAGE_RECORDS.payload, **_since(arguments))
+    async for record in yard.accounts.records(query):
         if arguments.csv:
             sys.stdout.write(write_csv([record_row(record, currency)]))
         else:
