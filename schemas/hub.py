@@ -2,8 +2,6 @@
 
 from enum import StrEnum
 
-import msgspec
-
 from schemas.base import Format, Record
 from schemas.models import Mode
 from schemas.profiles import check_n_ctx
@@ -182,4 +180,4 @@ class Offer(Record):
     n_params: int | None = None
     n_ctx_train: int | None = None
     """Tokens of context that it was trained for."""
-    tags: tuple[str, ...] = msgspec.field(default_factory=tuple)
+    tags: tuple[str, ...] = ()
