@@ -206,5 +206,19 @@ class CommandDeclarer:
             changes=changes,
         )
 
+    def change(
+        self,
+        name: str,
+        payload: Callable[P, T],
+        reply: type[R],
+        summary: str,
+        *,
+        callers: Iterable[Role] | None = None,
+        timeout_s: float | None = None,
+    ) -> CommandOf[P, T, R]:
+        """A command that changes what the first field of its payload names."""
+        changes, *_ = cast("type[msgspec.Struct]", payload).__struct_fields__
+        return self(name, payload, reply, summary, callers=callers, timeout_s=timeout_s, changes=changes)
+
 
 AnySubject = Subject[Any]

@@ -61,20 +61,17 @@ USAGE_FORECAST = _long(
     Forecast,
     "Forecast the usage or cost of a period from the days before it.",
 )
-USAGE_REMOVE = _very_long(
+USAGE_REMOVE = _very_long.change(
     "usage.remove",
     RemoveUsage,
     UsageRemoved,
     "Delete the usage of a model that is no longer in the registry, permanently.",
-    changes="model",
 )
-PRICE_PUT = _very_long(
-    "price.put", PutPrice, PriceStored, "Set the price of a model from a date on.", changes="model"
-)
+PRICE_PUT = _very_long.change("price.put", PutPrice, PriceStored, "Set the price of a model from a date on.")
 PRICE_GET = _command("price.get", PriceRef, StoredPrices, "All prices of a model, and the one in force.")
 PRICE_LIST = _command("price.list", ListPrices, PricesReply, "The prices of all models.")
-PRICE_DELETE = _command(
-    "price.delete", DeletePrice, PriceStored, "Delete a price of a model, or all of them.", changes="model"
+PRICE_DELETE = _command.change(
+    "price.delete", DeletePrice, PriceStored, "Delete a price of a model, or all of them."
 )
 PRICE_REPRICE = _very_long(
     "price.reprice",
@@ -83,18 +80,16 @@ PRICE_REPRICE = _very_long(
     "Recompute the costs of a period with the current prices.",
     changes="model",
 )
-BUDGET_PUT = _command(
-    "budget.put", PutBudget, BudgetStored, "Set a budget for a day, a week or a month.", changes="budget"
+BUDGET_PUT = _command.change(
+    "budget.put", PutBudget, BudgetStored, "Set a budget for a day, a week or a month."
 )
 BUDGET_GET = _command("budget.get", BudgetRef, StoredBudget, "One budget and its state.")
 BUDGET_LIST = _command("budget.list", ListBudgets, BudgetList, "All budgets and their state.")
-BUDGET_DELETE = _command("budget.delete", BudgetRef, BudgetStored, "Delete a budget.", changes="budget")
-REPORT_PUT = _command(
-    "report.put", PutReport, ReportStored, "Save a usage query as a report.", changes="report"
-)
+BUDGET_DELETE = _command.change("budget.delete", BudgetRef, BudgetStored, "Delete a budget.")
+REPORT_PUT = _command.change("report.put", PutReport, ReportStored, "Save a usage query as a report.")
 REPORT_GET = _command("report.get", ReportRef, StoredReport, "One saved report.")
 REPORT_LIST = _command("report.list", ListReports, ReportList, "All saved reports.")
-REPORT_DELETE = _command("report.delete", ReportRef, ReportStored, "Delete a report.", changes="report")
+REPORT_DELETE = _command.change("report.delete", ReportRef, ReportStored, "Delete a report.")
 REPORT_RUN = _long("report.run", ReportRef, UsageReport, "Run a saved report.")
 STORAGE_REPORT = _long(
     "storage.report",

@@ -31,67 +31,45 @@ _on_disk = CommandDeclarer(DOWNLOADER, timeout_s=DISK_S)
 LIBRARY_SHOW = _command(
     "library.show", LibraryRef, EntryDetails, "One entry of the library with its files and their sha256."
 )
-LIBRARY_DESCRIBE = _command(
-    "library.describe",
-    DescribeEntry,
-    LibraryEntry,
-    "Write the description of an entry into its folder.",
-    changes="entry",
+LIBRARY_DESCRIBE = _command.change(
+    "library.describe", DescribeEntry, LibraryEntry, "Write the description of an entry into its folder."
 )
-LIBRARY_VERIFY = _command(
-    "library.verify",
-    LibraryRef,
-    LibraryJob,
-    "Read all bytes of an entry and compare their sha256.",
-    changes="entry",
+LIBRARY_VERIFY = _command.change(
+    "library.verify", LibraryRef, LibraryJob, "Read all bytes of an entry and compare their sha256."
 )
-LIBRARY_REPAIR = _command(
+LIBRARY_REPAIR = _command.change(
     "library.repair",
     LibraryRef,
     LibraryJob,
     "Download damaged and missing files of an entry again, and no others.",
-    changes="entry",
 )
-LIBRARY_CANCEL = _command(
-    "library.cancel",
-    JobRef,
-    LibraryJob,
-    "Cancel a library job; what it has completed remains.",
-    changes="job",
+LIBRARY_CANCEL = _command.change(
+    "library.cancel", JobRef, LibraryJob, "Cancel a library job; what it has completed remains."
 )
-LIBRARY_DELETE = _on_disk(
-    "library.delete",
-    DeleteEntry,
-    TrashedEntry,
-    "Move an entry to the trash of its store, for a day.",
-    changes="entry",
+LIBRARY_DELETE = _on_disk.change(
+    "library.delete", DeleteEntry, TrashedEntry, "Move an entry to the trash of its store, for a day."
 )
-LIBRARY_RESTORE = _on_disk(
-    "library.restore", TrashRef, EntryRestored, "Restore an item of the trash to its place.", changes="item"
+LIBRARY_RESTORE = _on_disk.change(
+    "library.restore", TrashRef, EntryRestored, "Restore an item of the trash to its place."
 )
-LIBRARY_PURGE = _on_disk(
-    "library.purge", TrashRef, TrashEmptied, "Delete an item of the trash permanently.", changes="item"
+LIBRARY_PURGE = _on_disk.change(
+    "library.purge", TrashRef, TrashEmptied, "Delete an item of the trash permanently."
 )
-LIBRARY_EMPTY = _on_disk(
-    "library.empty", FindOnNode, TrashEmptied, "Empty the trash of a node permanently.", changes="node"
+LIBRARY_EMPTY = _on_disk.change(
+    "library.empty", FindOnNode, TrashEmptied, "Empty the trash of a node permanently."
 )
 LIBRARY_CACHED = _on_disk(
     "library.cached", FindOnNode, CachedModels, "The models in the Hub's own cache on a node."
 )
-LIBRARY_IMPORT = _on_disk(
-    "library.import",
-    ImportCached,
-    LibraryJob,
-    "Import a model from the Hub's own cache into a store.",
-    changes="repo",
+LIBRARY_IMPORT = _on_disk.change(
+    "library.import", ImportCached, LibraryJob, "Import a model from the Hub's own cache into a store."
 )
-LIBRARY_COPY = _on_disk(
+LIBRARY_COPY = _on_disk.change(
     "library.copy",
     CopyEntry,
     LibraryJob,
     "Copy an entry to another node, from the nodes that have its files, without the hub.",
     callers=FETCHERS,
-    changes="entry",
 )
 LIBRARY_FIND = _command(
     "library.find", FindFile, FileLocations, "All nodes and paths with a file of this sha256."
