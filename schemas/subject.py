@@ -200,7 +200,7 @@ class CommandDeclarer:
             cast("type[T]", payload),
             reply,
             summary,
-            callers=callers or self._callers,
+            callers=self._callers if callers is None else callers,
             server=self._server,
             timeout_s=timeout_s or self._timeout_s,
             changes=changes,

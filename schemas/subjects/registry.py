@@ -26,13 +26,13 @@ from schemas.registry import (
 from schemas.subject import CommandDeclarer, Subject
 
 _command = CommandDeclarer(SUPERVISOR)
-_registry = CommandDeclarer(SUPERVISOR, callers=(*CALLERS, DOWNLOADER))
+_shared = CommandDeclarer(SUPERVISOR, callers=(*CALLERS, DOWNLOADER))
 _draining = CommandDeclarer(SUPERVISOR, timeout_s=DRAIN_S)
 
-MODEL_PUT = _registry.change("model.put", PutModel, ModelStored, "Create or change a model in the registry.")
-MODEL_GET = _registry("model.get", ModelRef, ModelRecord, "One model of the registry, by name or alias.")
+MODEL_PUT = _shared.change("model.put", PutModel, ModelStored, "Create or change a model in the registry.")
+MODEL_GET = _shared("model.get", ModelRef, ModelRecord, "One model of the registry, by name or alias.")
 MODEL_LIST = _command("model.list", ListModels, ModelList, "All models of the registry.")
-MODEL_PATCH = _registry.change("model.patch", PatchModel, ModelStored, "Change some fields of a model.")
+MODEL_PATCH = _shared.change("model.patch", PatchModel, ModelStored, "Change some fields of a model.")
 MODEL_RENAME = _draining.change("model.rename", RenameModel, ModelStored, "Rename a model.")
 MODEL_DELETE = _draining.change(
     "model.delete", DeleteModel, ModelDeleted, "Delete a model from the registry; its files remain."
