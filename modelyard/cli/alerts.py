@@ -238,13 +238,10 @@ async def _add_webhook(yard: Client, arguments: argparse.Namespace) -> None:
     except (OSError, ValueError) as error:
         raise BadRequest(f"{error}.") from error
     stored = await yard.alerting.put_webhook(webhook)
-    if arguments.json:
-        print_json(stored)
-        return
-    name = stored.webhook.name
-    print_line(f"{stored.webhook.target} is notified by {name} from now on. Try it: yard webhook test {name}")
-    if stored.secret is not None:
-        print_line(f"Its secret, shown this once: {stored.secret}")
+    name, target = stored.webhook.name, stored.webhook.target
+    secret = "" if stored.secret is None else f"\nIts secret, shown this once: {stored.secret}"
+    sentence = f"{target} is notified by {name} from now on. Try it: yard webhook test {name}{secret}"
+    print_result(arguments, stored, sentence)
 
 
 async def _test_webhook(yard: Client, arguments: argparse.Namespace) -> None:
