@@ -138,7 +138,7 @@ def leading(instances: Iterable[Instance], model: str, instance: str | None) -> 
         return 2 if other.state in COMING else 1
 
     own = [other for other in instances if other.model == model and rank(other)]
-    return max(own, key=lambda other: (rank(other), other.changed_at), default=None)
+    return max(reversed(own), key=lambda other: (rank(other), other.changed_at), default=None)
 
 
 def _check(latest: Instance | None, model: str, *, followed: bool) -> None:
