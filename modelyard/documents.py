@@ -3,7 +3,7 @@
 import ast
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import cache
 from inspect import cleandoc, getsource
@@ -33,36 +33,28 @@ def check_fields(record: type, document: object, noun: str) -> None:
 
     `noun` begins the sentence.
     """
-    if (unknown := _unknown_field(document, _type_info(record), "")) is not None:
-        field, similar = unknown
+    for field, similar in _unknown_fields(document, _type_info(record), ""):
         hint = f" Did you mean {similar!r}?" if similar else " docs/asyncapi.json lists those there are."
         raise BadRequest(f"{noun} has no field {field!r}.{hint}", param=field)
 
 
-def _unknown_field(document: object, kind: inspect.Type, path: str) -> tuple[str, str | None] | None:
-    """The path of the first unknown field, and the known one that is spelt most like it."""
+def _unknown_fields(document: object, kind: inspect.Type, path: str) -> Iterator[tuple[str, str | None]]:
+    """The path of each unknown field, and the known one that is spelt most like it."""
     match kind:
         case inspect.StructType(fields=fields) if isinstance(document, Mapping):
-            return _unknown_name({field.encode_name: field.type for field in fields}, document, path)
+            known = {field.encode_name: field.type for field in fields}
+            for name, value in document.items():
+                inner = f"{path}.{name}" if path else str(name)
+                if name in known:
+                    yield from _unknown_fields(value, known[name], inner)
+                else:
+                    yield inner, next(iter(difflib.get_close_matches(str(name), known, 1)), None)
         case inspect.VarTupleType(item_type=item) if isinstance(document, list | tuple):
-            unknown = (_unknown_field(value, item, f"{path}[{at}]") for at, value in enumerate(document))
+            for at, value in enumerate(document):
+                yield from _unknown_fields(value, item, f"{path}[{at}]")
         case inspect.UnionType(types=types):
-            unknown = (_unknown_field(document, member, path) for member in types)
-        case _:
-            return None
-    return next(filter(None, unknown), None)
-
-
-def _unknown_name(
-    known: Mapping[str, inspect.Type], document: Mapping[str, object], path: str
-) -> tuple[str, str | None] | None:
-    for name, value in document.items():
-        inner = f"{path}.{name}" if path else str(name)
-        if name not in known:
-            return inner, next(iter(difflib.get_close_matches(str(name), known, 1)), None)
-        if (unknown := _unknown_field(value, known[name], inner)) is not None:
-            return unknown
-    return None
+            for member in types:
+                yield from _unknown_fields(document, member, path)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

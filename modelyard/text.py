@@ -17,12 +17,12 @@ def format_size(count: float | None) -> str:
         return "-"
     if count < _SIZE_STEP:
         return f"{count:.0f} B"
-    units = list(_UNITS)
-    count /= _SIZE_STEP
-    while round(count, 1) >= _SIZE_STEP and len(units) > 1:
+    *smaller, largest = _UNITS
+    for unit in smaller:
         count /= _SIZE_STEP
-        del units[0]
-    return f"{count:.1f} {units[0]}"
+        if round(count, 1) < _SIZE_STEP:
+            return f"{count:.1f} {unit}"
+    return f"{count / _SIZE_STEP:.1f} {largest}"
 
 
 def format_sources(received: Mapping[str, int]) -> str:

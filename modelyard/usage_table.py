@@ -2,18 +2,18 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from schemas.usage import Dimension, Percentiles, PricedRequest, UsageReport, UsageSums
+from schemas.usage import Latency, Percentiles, PricedRequest, UsageQuery, UsageReport
 
 Row = Sequence[object]
 _SUMS = (
     *("requests", "failed", "cancelled", "prompt_tokens", "cached_tokens", "completion_tokens"),
     *("loaded_s", "energy_wh", "cost"),
 )
-_PERCENTILES = Percentiles.__struct_fields__
+_LATENCIES, _PERCENTILES = Latency.__struct_fields__, Percentiles.__struct_fields__
 _RECORD_FIELDS = (
     *("request", "finished_at", "queued_at", "model", "key", "mode", "node", "instance", "lane", "path"),
     *("stream", "outcome", "status", "prompt_tokens", "cached_tokens", "completion_tokens"),
@@ -22,35 +22,17 @@ _RECORD_FIELDS = (
 RECORD_HEADER = (*_RECORD_FIELDS, "error", "cost", "currency")
 
 
-def report_header(by: Sequence[Dimension], *, step: bool, latency: bool) -> Row:
-    """The columns of `report_rows`."""
-    times = [f"{kind}_{name}" for kind in ("duration", "first_token") for name in _PERCENTILES]
-    return (*(["at"] if step else []), *by, *_SUMS, "currency", *(times if latency else []))
-
-
-def report_rows(report: UsageReport, by: Sequence[Dimension], *, step: bool) -> Iterable[Row]:
-    """A table row for each row of the report."""
+def report_table(report: UsageReport, query: UsageQuery) -> Iterator[Row]:
+    """The header, and a row for each row of the report that answers `query`."""
     tz = ZoneInfo(report.tz)
+    times = [(kind, name) for kind in _LATENCIES if query.latency for name in _PERCENTILES]
+    at = ["at"] if query.step else []
+    yield (*at, *query.by, *_SUMS, "currency", *(f"{kind}_{name}" for kind, name in times))
     for row in report.rows:
-        at = [] if not step or row.at is None else [format_time(row.at, tz)]
-        yield (
-            *at,
-            *(_or_empty(getattr(row, name)) for name in by),
-            *_sums(row),
-            report.currency,
-            *_latency(row),
-        )
-
-
-def _sums(row: UsageSums) -> Row:
-    return [getattr(row, name) for name in _SUMS]
-
-
-def _latency(row: UsageSums) -> Row:
-    if row.latency is None:
-        return []
-    kinds = (row.latency.duration, row.latency.first_token)
-    return [_or_empty(getattr(kind, name)) for kind in kinds for name in _PERCENTILES]
+        begins = [] if query.step is None or row.at is None else [format_time(row.at, tz)]
+        groups_and_sums = (_or_empty(getattr(row, name)) for name in (*query.by, *_SUMS))
+        latency = (_or_empty(getattr(getattr(row.latency, kind), name)) for kind, name in times)
+        yield (*begins, *groups_and_sums, report.currency, *latency)
 
 
 def record_row(counted: PricedRequest, currency: str) -> Row:

@@ -2,10 +2,9 @@
 
 from enum import StrEnum
 
-import msgspec
-
 from schemas.base import Format, Record
 from schemas.models import Mode
+from schemas.profiles import check_n_ctx
 
 NO_MMPROJ = "none"
 MAX_PATTERNS = 64
@@ -111,8 +110,7 @@ class GetOffer(Record):
     """Estimate the fit with this context instead of the largest that fits."""
 
     def __post_init__(self) -> None:
-        if self.n_ctx is not None and not 16 <= self.n_ctx <= 16_777_216:
-            raise ValueError("n_ctx must be between 16 and 16777216 tokens")
+        check_n_ctx(self.n_ctx)
 
 
 class OfferedFile(Record):
@@ -182,4 +180,4 @@ class Offer(Record):
     n_params: int | None = None
     n_ctx_train: int | None = None
     """Tokens of context that it was trained for."""
-    tags: tuple[str, ...] = msgspec.field(default_factory=tuple)
+    tags: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ Prometheus' HELP and TYPE lines, `docs/metrics.md` and the check of queries come
 
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 
 from schemas.base import Record
 
@@ -35,27 +36,16 @@ class Metric(Record):
         return (self.name,)
 
 
-def _gauges(labels: tuple[str, ...], *, has_history: bool = True, **names: str) -> Iterator[Metric]:
+def _metrics(
+    kind: MetricType, labels: tuple[str, ...], *, has_history: bool = True, **names: str
+) -> Iterator[Metric]:
     for name, meaning in names.items():
-        yield Metric(
-            name=f"yard_{name}", type=MetricType.GAUGE, labels=labels, help=meaning, has_history=has_history
-        )
+        yield Metric(name=f"yard_{name}", type=kind, labels=labels, help=meaning, has_history=has_history)
 
 
-def _counters(labels: tuple[str, ...], *, has_history: bool = True, **names: str) -> Iterator[Metric]:
-    for name, meaning in names.items():
-        yield Metric(
-            name=f"yard_{name}", type=MetricType.COUNTER, labels=labels, help=meaning, has_history=has_history
-        )
-
-
-def _histograms(labels: tuple[str, ...], **names: str) -> Iterator[Metric]:
-    for name, meaning in names.items():
-        yield Metric(
-            name=f"yard_{name}", type=MetricType.HISTOGRAM, labels=labels, help=meaning, has_history=False
-        )
-
-
+_gauges = partial(_metrics, MetricType.GAUGE)
+_counters = partial(_metrics, MetricType.COUNTER)
+_histograms = partial(_metrics, MetricType.HISTOGRAM, has_history=False)
 _DEVICE = ("node", "device")
 _INSTANCE = ("instance_id", "model", "node")
 """Not `instance`: Prometheus gives that name to what it scrapes."""
@@ -132,9 +122,7 @@ METRICS: tuple[Metric, ...] = (
         instance_reserved_bytes="Memory of a device reserved for it.",
     ),
     *_gauges(
-        (*_INSTANCE, "state"),
-        has_history=False,
-        instance_state="1 for the present state of the instance.",
+        (*_INSTANCE, "state"), has_history=False, instance_state="1 for the present state of the instance."
     ),
     *_gauges(
         _INSTANCE,
@@ -147,10 +135,7 @@ METRICS: tuple[Metric, ...] = (
         instance_engine_busy="Requests in flight as the engine reports them.",
         instance_engine_waiting="Requests queued inside the engine.",
     ),
-    *_gauges(
-        (*_INSTANCE, "device"),
-        instance_memory_bytes="Measured memory of a device.",
-    ),
+    *_gauges((*_INSTANCE, "device"), instance_memory_bytes="Measured memory of a device."),
     *_counters(
         _INSTANCE,
         instance_requests_total="Finished requests.",

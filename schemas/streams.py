@@ -1,8 +1,8 @@
 """The JetStream streams behind the persistent kinds. Constants: the first service to start creates them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from schemas.base import Role, check_token
+from schemas.base import GATEWAY, MONITOR, OPERATOR, RUNNER, WATCHERS, Role, check_token
 from schemas.subject import Kind
 
 _MIB = 1024 * 1024
@@ -21,13 +21,13 @@ class Stream:
     max_msgs_per_subject: int = -1
     """In a work queue: maximum of waiting messages per subject; the next is refused."""
     duplicate_window_s: float = 120.0
-    readers: frozenset[Role] = field(default_factory=frozenset)
-    workers: frozenset[Role] = field(default_factory=frozenset)
+    readers: frozenset[Role] = frozenset()
+    workers: frozenset[Role] = frozenset()
     once: bool = False
     """One message a subject, for good: the second is refused."""
-    purgers: frozenset[Role] = field(default_factory=frozenset)
+    purgers: frozenset[Role] = frozenset()
     """Roles that may purge messages of things that no longer exist."""
-    fetchers: frozenset[Role] = field(default_factory=frozenset)
+    fetchers: frozenset[Role] = frozenset()
     """Roles that may read single messages by subject."""
     compressed: bool = False
     """On disk; what is alike from message to message takes a fraction."""
@@ -48,33 +48,27 @@ EVENTS = Stream(
     Kind.EVENT,
     max_age_s=7 * 24 * _HOUR_S,
     max_bytes=256 * _MIB,
-    readers=frozenset({Role.GATEWAY, Role.MONITOR, Role.OPERATOR}),
-    workers=frozenset({Role.MONITOR}),
+    readers=frozenset({GATEWAY, MONITOR, OPERATOR}),
+    workers=frozenset({MONITOR}),
 )
 METRICS = Stream(
     "METRICS",
     Kind.METRIC,
     max_age_s=24 * _HOUR_S,
     max_bytes=1024 * _MIB,
-    readers=frozenset({Role.GATEWAY, Role.OPERATOR, Role.MONITOR}),
+    readers=frozenset({GATEWAY, OPERATOR, MONITOR}),
     compressed=True,
-    migrated_by=Role.MONITOR,
+    migrated_by=MONITOR,
 )
 HISTORY = Stream(
     "HISTORY",
     Kind.HISTORY,
     max_age_s=25 * _HOUR_S,
     max_bytes=256 * _MIB,
-    readers=frozenset({Role.MONITOR}),
+    readers=frozenset({MONITOR}),
     compressed=True,
 )
-LOGS = Stream(
-    "LOGS",
-    Kind.LOG,
-    max_age_s=7 * 24 * _HOUR_S,
-    max_bytes=256 * _MIB,
-    readers=frozenset({Role.GATEWAY, Role.OPERATOR}),
-)
+LOGS = Stream("LOGS", Kind.LOG, max_age_s=7 * 24 * _HOUR_S, max_bytes=256 * _MIB, readers=frozenset(WATCHERS))
 INFER = Stream(
     "INFER",
     Kind.INFER,
@@ -82,23 +76,23 @@ INFER = Stream(
     max_bytes=1024 * _MIB,
     work_queue=True,
     max_msgs_per_subject=512,
-    workers=frozenset({Role.RUNNER}),
+    workers=frozenset({RUNNER}),
 )
 BODIES = Stream(
     "BODIES",
     Kind.BODY,
     max_age_s=6 * _HOUR_S,
     max_bytes=4096 * _MIB,
-    fetchers=frozenset({Role.RUNNER}),
-    purgers=frozenset({Role.GATEWAY}),
+    fetchers=frozenset({RUNNER}),
+    purgers=frozenset({GATEWAY}),
 )
 FILES = Stream(
     "FILES",
     Kind.FILE,
     max_age_s=30 * 24 * _HOUR_S,
     max_bytes=16 * 1024 * _MIB,
-    fetchers=frozenset({Role.GATEWAY}),
-    purgers=frozenset({Role.GATEWAY}),
+    fetchers=frozenset({GATEWAY}),
+    purgers=frozenset({GATEWAY}),
 )
 RESULTS = Stream(
     "RESULTS",
@@ -107,8 +101,8 @@ RESULTS = Stream(
     max_bytes=16 * 1024 * _MIB,
     once=True,
     max_msgs_per_subject=1,
-    fetchers=frozenset({Role.GATEWAY}),
-    purgers=frozenset({Role.GATEWAY}),
+    fetchers=frozenset({GATEWAY}),
+    purgers=frozenset({GATEWAY}),
 )
 
 ALL = (EVENTS, METRICS, HISTORY, LOGS, INFER, BODIES, FILES, RESULTS)

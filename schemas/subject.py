@@ -1,15 +1,16 @@
 """Subjects: a template, a payload type, a kind, and the roles that may publish and subscribe."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import msgspec
 
-from schemas.base import CALLERS, Role, check_token
+from schemas.base import CALLERS, WATCHERS, Role, check_token
 
+P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -48,7 +49,10 @@ class Kind(StrEnum):
 
 
 class Subject(Generic[T]):
-    """One subject of the contract. Build with `subject(id=...)`, match with `wildcard`, read with `parse`."""
+    """One subject of the contract. Build with `subject(id=...)`, match with `wildcard`, read with `parse`.
+
+    By default the gateway and the operator may subscribe.
+    """
 
     def __init__(
         self,
@@ -57,7 +61,7 @@ class Subject(Generic[T]):
         summary: str,
         *,
         publish: Iterable[Role],
-        subscribe: Iterable[Role],
+        subscribe: Iterable[Role] = WATCHERS,
     ) -> None:
         self.template = template
         self.payload = payload
@@ -167,36 +171,54 @@ class Command(Subject[T], Generic[T, R]):
         return self._reply_decoder.decode(data)
 
 
-class Commands:
+class CommandOf(Command[T, R], Generic[P, T, R]):
+    """A command whose payload is created with the arguments `P`."""
+
+
+class CommandDeclarer:
     """Declares the commands that one service serves: `command("model.put", payload, reply, summary)`."""
 
-    def __init__(self, server: Role, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, server: Role, *, callers: Iterable[Role] = CALLERS, timeout_s: float = 5.0) -> None:
         self._server = server
+        self._callers = callers
         self._timeout_s = timeout_s
 
     def __call__(
         self,
         name: str,
-        payload: type[T],
+        payload: Callable[P, T],
         reply: type[R],
         summary: str,
         *,
-        callers: Iterable[Role] = CALLERS,
+        callers: Iterable[Role] | None = None,
         timeout_s: float | None = None,
         changes: str | None = None,
-    ) -> Command[T, R]:
+    ) -> CommandOf[P, T, R]:
         """The command `yard.command.` + `name`. `timeout_s`, `changes`: as in `Command`."""
-        template = f"yard.command.{name}"
-        return Command(
-            template,
-            payload,
+        return CommandOf(
+            f"yard.command.{name}",
+            cast("type[T]", payload),
             reply,
             summary,
-            callers=callers,
+            callers=self._callers if callers is None else callers,
             server=self._server,
             timeout_s=timeout_s or self._timeout_s,
             changes=changes,
         )
+
+    def change(
+        self,
+        name: str,
+        payload: Callable[P, T],
+        reply: type[R],
+        summary: str,
+        *,
+        callers: Iterable[Role] | None = None,
+        timeout_s: float | None = None,
+    ) -> CommandOf[P, T, R]:
+        """A command that changes what the first field of its payload names."""
+        changes, *_ = cast("type[msgspec.Struct]", payload).__struct_fields__
+        return self(name, payload, reply, summary, callers=callers, timeout_s=timeout_s, changes=changes)
 
 
 AnySubject = Subject[Any]

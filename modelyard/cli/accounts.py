@@ -9,8 +9,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from modelyard.cli.arguments import Argument, Moment, add_fields, convert, parse_decimal, read_record
-from modelyard.cli.output import Column, print_list, print_result, print_rows
+from modelyard.cli.output import print_result
 from modelyard.cli.parser import VerbParser
+from modelyard.cli.tables import Column, print_list, print_rows
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
 from modelyard.host.settings import load

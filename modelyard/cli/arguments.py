@@ -11,19 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
-from msgspec.inspect import (
-    BoolType,
-    DecimalType,
-    DictType,
-    EnumType,
-    FloatType,
-    IntType,
-    StructType,
-    Type,
-    UnionType,
-    VarTupleType,
-    type_info,
-)
+from msgspec import inspect
 
 from modelyard.cli.parser import COMMON_HELP, VerbParser
 from modelyard.documents import default_of, field_docs
@@ -76,13 +64,13 @@ def add_fields(
     A `revision` is never an argument. What is not given stays None and gets the contract's default in
     `read_record`. `add`: of a group.
     """
-    info = {field.name: field for field in type_info(record).fields}  # type: ignore[attr-defined]
+    info = {field.name: field for field in fields_of(record)}
     for name in (*positional, *(name for name in info if name not in positional)):
         field = info[name]
         kind = _without_none(field.type)
         if name == "revision" or name in omit:
             continue
-        if isinstance(kind, StructType):
+        if isinstance(kind, inspect.StructType):
             add_fields(parser, kind.cls, omit=omit, fields=fields, add=add)
             continue
         given = (fields or {}).get(name, Argument())
@@ -95,58 +83,71 @@ def add_fields(
             words, options = _flag(name, kind, given, default=field.default, required=field.required)
         action = (add or parser.add_argument)(*words or (name,), **options, help=given.help or " ")
         if given.help is None:
-            repeatable = isinstance(kind, VarTupleType | DictType)
+            repeatable = isinstance(kind, inspect.VarTupleType | inspect.DictType)
             parser.on_help.append(partial(_add_help, action, record, name, repeatable=repeatable))
 
 
+def fields_of(record: type) -> tuple[inspect.Field, ...]:
+    """The fields with their types, in the order of the contract."""
+    kind = inspect.type_info(record)
+    assert isinstance(kind, inspect.StructType)
+    return kind.fields
+
+
 def _flag(
-    name: str, kind: Type, given: Argument, *, default: object, required: bool
+    name: str, kind: inspect.Type, given: Argument, *, default: object, required: bool
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     flag = given.flag or f"--{_flag_name(name, kind)}"
-    if isinstance(kind, BoolType):
+    if isinstance(kind, inspect.BoolType):
         action = "store_false" if default is True else "store_true"
         words = f"--no-{name}" if default is True else flag
         return (words,), {"dest": name, "action": action, "default": None}
     options: dict[str, Any] = {"dest": name, "required": required}
-    item = kind.item_type if isinstance(kind, VarTupleType) else kind
-    if isinstance(kind, VarTupleType | DictType):
+    item = kind.item_type if isinstance(kind, inspect.VarTupleType) else kind
+    if isinstance(kind, inspect.VarTupleType | inspect.DictType):
         options["action"] = "append"
-    if isinstance(item, EnumType):
+    if isinstance(item, inspect.EnumType):
         options["choices"] = [member.value for member in item.cls]
         options |= {"metavar": given.metavar} if given.metavar else {}
     else:
-        derived = "NAME=VALUE" if isinstance(kind, DictType) else flag[2:].upper().replace("-", "_")
+        derived = "NAME=VALUE" if isinstance(kind, inspect.DictType) else flag[2:].upper().replace("-", "_")
         options["metavar"] = given.metavar or _METAVARS.get(name, derived)
         options["type"] = given.parse or _parser_of(name, item)
     return (flag,), options
 
 
-def _flag_name(name: str, kind: Type) -> str:
+def _flag_name(name: str, kind: inspect.Type) -> str:
     """The field's name without its unit, `_` as `-`; of a list in the singular."""
     name = re.sub(r"^n_(?=ctx)|(_bytes)?_s$", "", name)
-    if isinstance(kind, VarTupleType | DictType):
+    if isinstance(kind, inspect.VarTupleType | inspect.DictType):
         name = name.removesuffix("es") if name.endswith("ses") else name.removesuffix("s")
     return name.replace("_", "-")
 
 
-def _without_none(kind: Type) -> Type:
-    if isinstance(kind, UnionType):
-        return next(member for member in kind.types if not isinstance(member, msgspec.inspect.NoneType))
+def _without_none(kind: inspect.Type) -> inspect.Type:
+    if isinstance(kind, inspect.UnionType):
+        return next(member for member in kind.types if not isinstance(member, inspect.NoneType))
     return kind
 
 
-def _parser_of(name: str, kind: Type) -> Parse:
-    if isinstance(kind, DictType):
+def _parser_of(name: str, kind: inspect.Type) -> Parse:
+    if isinstance(kind, inspect.DictType):
         return parse_pair
     if name == "tz":
         return parse_time_zone
     if name.endswith("_bytes_s"):
         return parse_rate
-    if isinstance(kind, FloatType):
+    if isinstance(kind, inspect.FloatType):
         if name in _MOMENTS:
             return parse_moment
         return parse_duration if name.endswith("_s") else float
-    return int if isinstance(kind, IntType) else parse_decimal if isinstance(kind, DecimalType) else str
+    return (
+        int
+        if isinstance(kind, inspect.IntType)
+        else parse_decimal
+        if isinstance(kind, inspect.DecimalType)
+        else str
+    )
 
 
 def _add_help(action: argparse.Action, record: type, name: str, *, repeatable: bool) -> None:
@@ -166,11 +167,11 @@ def _add_help(action: argparse.Action, record: type, name: str, *, repeatable: b
 def given_fields(arguments: argparse.Namespace, record: type, *, omit: Container[str] = ()) -> dict[str, Any]:
     """What the command line gives for the fields of `record`, nested records included but for `omit`."""
     given: dict[str, Any] = {}
-    for field in type_info(record).fields:  # type: ignore[attr-defined]
+    for field in fields_of(record):
         kind, value = _without_none(field.type), getattr(arguments, field.name, None)
-        if isinstance(kind, StructType) and value is None and field.name not in omit:
+        if isinstance(kind, inspect.StructType) and value is None and field.name not in omit:
             value = given_fields(arguments, kind.cls) or None
-        elif isinstance(kind, DictType) and value is not None:
+        elif isinstance(kind, inspect.DictType) and value is not None:
             value = dict(value)
         elif isinstance(value, Moment):
             value = value.timestamp(getattr(arguments, "tz", None))

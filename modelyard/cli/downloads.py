@@ -8,17 +8,10 @@ from contextlib import AbstractContextManager, aclosing, nullcontext
 
 from modelyard.cli import progress
 from modelyard.cli.arguments import Argument, add_fields, parse_rate, read_record
-from modelyard.cli.output import (
-    Column,
-    on_interrupt,
-    print_error,
-    print_json,
-    print_line,
-    print_result,
-    print_rows,
-)
+from modelyard.cli.output import on_interrupt, print_error, print_json, print_line, print_result
 from modelyard.cli.parser import VerbParser
 from modelyard.cli.progress import Show, amount, pace
+from modelyard.cli.tables import Column, print_rows
 from modelyard.cli.verbs import online
 from modelyard.client import Client
 from modelyard.text import format_sources

@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Mapping
 
 from modelyard.cli.arguments import Argument, add_fields, read_record
-from modelyard.cli.output import Column, print_line, print_list, print_rows, table
+from modelyard.cli.output import print_line
 from modelyard.cli.parser import VerbParser
+from modelyard.cli.tables import Column, print_list, print_rows, table
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
 from modelyard.text import format_age, format_size

@@ -8,8 +8,9 @@ from contextlib import nullcontext
 from operator import attrgetter
 
 from modelyard.cli.arguments import convert, parse_duration
-from modelyard.cli.output import Column, listing, on_interrupt, print_line, print_list, print_result, screen
+from modelyard.cli.output import on_interrupt, print_line, print_result
 from modelyard.cli.parser import VerbParser
+from modelyard.cli.tables import Column, listing, print_list, screen
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
 from modelyard.text import format_age, format_duration

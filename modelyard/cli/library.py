@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from operator import attrgetter
 from typing import Any
@@ -10,20 +10,10 @@ from typing import Any
 import msgspec
 
 from modelyard.cli.arguments import Argument, add_fields, read_record
-from modelyard.cli.output import (
-    Column,
-    cells,
-    confirm,
-    on_interrupt,
-    print_json,
-    print_line,
-    print_list,
-    print_result,
-    print_rows,
-    table,
-)
+from modelyard.cli.output import confirm, on_interrupt, print_json, print_line, print_result
 from modelyard.cli.parser import VerbParser
-from modelyard.cli.verbs import Work, command, online
+from modelyard.cli.tables import Column, cells, print_list, print_rows, table
+from modelyard.cli.verbs import command, online
 from modelyard.client import Client
 from modelyard.text import format_age, format_clock, format_duration, format_size, format_sources
 from schemas import subjects
@@ -34,6 +24,7 @@ _LIBRARY = (
     "Without a command: every model on disk. ENTRY is a path as it is listed, the end of one, or a key."
 )
 _LINE_INTERVAL_S = 5.0
+EntryWork = Callable[[Client, LibraryEntry, argparse.Namespace], Awaitable[None]]
 _SORT_KEYS: dict[str, Callable[[LibraryEntry], float]] = {
     "size": lambda entry: -entry.size_bytes,
     "date": lambda entry: -(entry.downloaded_at or entry.modified_at),
@@ -78,10 +69,13 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     online(library, _entries, json="a JSON document")
     add = library.subverbs(required=False)
 
-    def on_entry(name: str, summary: str, work: Work) -> VerbParser:
+    def on_entry(name: str, summary: str, work: EntryWork) -> VerbParser:
+        async def find_and_work(yard: Client, arguments: argparse.Namespace) -> None:
+            await work(yard, await yard.library.find(arguments.entry), arguments)
+
         parser = add(name, summary)
         parser.add_argument("entry", help="its path, the end of that, or its key")
-        online(parser, work)
+        online(parser, find_and_work)
         return parser
 
     on_entry("show", "Show an entry with its files.", _show)
@@ -147,8 +141,7 @@ def format_space(store: StoreSpace) -> str:
     return ", ".join(parts) + (f"\n  {store.problem}" if store.problem else "")
 
 
-async def _show(yard: Client, arguments: argparse.Namespace) -> None:
-    entry = await yard.library.find(arguments.entry)
+async def _show(yard: Client, entry: LibraryEntry, arguments: argparse.Namespace) -> None:
     details = await yard.library.show(entry=entry.key)
     if arguments.json:
         print_json(details)
@@ -186,15 +179,13 @@ def _facts(details: EntryDetails) -> list[tuple[str, Any]]:
     ]
 
 
-async def _describe(yard: Client, arguments: argparse.Namespace) -> None:
-    entry = await yard.library.find(arguments.entry)
+async def _describe(yard: Client, entry: LibraryEntry, arguments: argparse.Namespace) -> None:
     seen, text = entry.description_revision, arguments.text
     entry = await yard.library.describe(entry=entry.key, description=text, revision=seen)
     print_result(arguments, entry, f"{entry.name}: {entry.description or 'no description any more'}")
 
 
-async def _delete(yard: Client, arguments: argparse.Namespace) -> None:
-    entry = await yard.library.find(arguments.entry)
+async def _delete(yard: Client, entry: LibraryEntry, arguments: argparse.Namespace) -> None:
     question = f"Delete {entry.path} on {entry.node} ({entry.size})?"
     await confirm(arguments, question, "Nothing was deleted.")
     item = await yard.library.delete(entry=entry.key, force=arguments.force)
@@ -221,8 +212,7 @@ async def _trash(yard: Client, arguments: argparse.Namespace) -> None:
     print_list(items, _TRASH, empty="The trash is empty.", arguments=arguments)
 
 
-async def _verify(yard: Client, arguments: argparse.Namespace) -> None:
-    entry = await yard.library.find(arguments.entry)
+async def _verify(yard: Client, entry: LibraryEntry, arguments: argparse.Namespace) -> None:
     job = await _follow(yard, await yard.library.verify(entry=entry.key), as_json=arguments.json)
     if job.damaged:
         again = f"Download that again: yard library repair {job.subject}"
@@ -232,15 +222,13 @@ async def _verify(yard: Client, arguments: argparse.Namespace) -> None:
         print_line(f"{entry.name} {result}: {format_size(job.bytes_total)}.")
 
 
-async def _repair(yard: Client, arguments: argparse.Namespace) -> None:
-    entry = await yard.library.find(arguments.entry)
+async def _repair(yard: Client, entry: LibraryEntry, arguments: argparse.Namespace) -> None:
     job = await _follow(yard, await yard.library.repair(entry=entry.key), as_json=arguments.json)
     if not arguments.json:
         print_line(f"{entry.name} is complete again: {format_size(job.bytes_total)} downloaded.")
 
 
-async def _copy(yard: Client, arguments: argparse.Namespace) -> None:
-    entry = await yard.library.find(arguments.entry)
+async def _copy(yard: Client, entry: LibraryEntry, arguments: argparse.Namespace) -> None:
     job = await yard.library.copy(entry=entry.key, node=arguments.node, store=arguments.store)
     job = await _follow(yard, job, as_json=arguments.json)
     if not arguments.json:

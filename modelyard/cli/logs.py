@@ -98,11 +98,9 @@ async def _logs(yard: Client, arguments: argparse.Namespace) -> None:
 
 async def _search(yard: Client, arguments: argparse.Namespace) -> None:
     now = time.time()
-    model, instance = await _resolve(yard, arguments.model or arguments.name)
     query = LogQuery(
+        **await _resolve(yard, arguments.model or arguments.name),
         text=arguments.grep,
-        model=model,
-        instance=instance,
         node=arguments.node,
         service=arguments.service,
         level=LogLevel[arguments.level.upper()] if arguments.level else None,
@@ -118,13 +116,13 @@ async def _search(yard: Client, arguments: argparse.Namespace) -> None:
                 return
 
 
-async def _resolve(yard: Client, name: str | None) -> tuple[str | None, str | None]:
+async def _resolve(yard: Client, name: str | None) -> dict[str, str]:
     if name is None:
-        return None, None
+        return {}
     spec = find_model(name, await yard.models())
-    if spec is not None:
-        return spec.name, None
-    return (None, name) if _INSTANCE_ID.fullmatch(name) else (name, None)
+    if spec is None and _INSTANCE_ID.fullmatch(name):
+        return {"instance": name}
+    return {"model": spec.name if spec else name}
 
 
 def format_line(line: MatchedLine) -> str:

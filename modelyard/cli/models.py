@@ -15,8 +15,9 @@ import msgspec
 
 from modelyard.cli.arguments import Argument
 from modelyard.cli.importing.toml import read_toml, write_toml
-from modelyard.cli.output import Column, print_list, print_result, table
+from modelyard.cli.output import print_result
 from modelyard.cli.parser import VerbParser
+from modelyard.cli.tables import Column, print_list, table
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
 from modelyard.documents import differences

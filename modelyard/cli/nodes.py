@@ -9,23 +9,15 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
 from modelyard.cli.arguments import parse_duration
-from modelyard.cli.output import (
-    Column,
-    cells,
-    make_table,
-    print_json,
-    print_line,
-    print_result,
-    print_rows,
-    screen,
-    table,
-)
+from modelyard.cli.output import print_json, print_line, print_result
 from modelyard.cli.parser import VerbParser
+from modelyard.cli.tables import Column, cells, make_table, print_rows, screen, table
 from modelyard.cli.verbs import online
 from modelyard.client import Client
 from modelyard.host import lan
@@ -47,6 +39,7 @@ _CORDONS = {
     "uncordon": (Cordon(cordoned=False), "{} takes starts again."),
     "drain": (Cordon(drain=True), "{} takes no new starts and drains its instances."),
 }
+_NODE_HEADER = ("NODE", "STATE", "DEVICE", ">RESERVED", ">FOR MODELS", "ENGINES", "MODELS")
 _FIRST_TOKEN = "yard_request_first_token_quantile_seconds"  # noqa: S105 - the name of a metric
 _METRICS = (
     "yard_instance_prompt_tokens_per_second",
@@ -87,7 +80,7 @@ async def _nodes(yard: Client, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json({"nodes": rows, "left": departures, "elsewhere": others})
         return
-    _print_nodes(rows)
+    table(_NODE_HEADER, [_node_row(row, device) for row in rows for device in row["devices"]])
     for departure in departures:
         print_line(f"\n{departure.node} left {format_age(departure.at)} ago.")
     for other in others:
@@ -127,11 +120,6 @@ def _fields(record: object, *names: str) -> dict[str, Any]:
     return {name: getattr(record, name) for name in names}
 
 
-def _print_nodes(rows: list[dict[str, Any]]) -> None:
-    header = ("NODE", "STATE", "DEVICE", ">RESERVED", ">FOR MODELS", "ENGINES", "MODELS")
-    table(header, [_node_row(row, device) for row in rows for device in row["devices"]])
-
-
 def _node_row(row: dict[str, Any], device: dict[str, Any]) -> tuple[str, ...]:
     models = [instance["model"] for instance in row["instances"]]
     models += [f"a part of {worker['model']}" for worker in row["workers"]]
@@ -145,10 +133,9 @@ def _node_row(row: dict[str, Any], device: dict[str, Any]) -> tuple[str, ...]:
 
 
 async def _cordon(command: Cordon, sentence: str, yard: Client, arguments: argparse.Namespace) -> None:
-    node = arguments.node
-    await yard.cordon(node, command)
-    done = {"node": node, "cordoned": command.cordoned, "drain": command.drain}
-    print_result(arguments, done, sentence.format(node))
+    await yard.cordon(arguments.node, command)
+    done = {"node": arguments.node, **msgspec.structs.asdict(command)}
+    print_result(arguments, done, sentence.format(arguments.node))
 
 
 async def _devices(yard: Client, arguments: argparse.Namespace) -> None:

@@ -69,7 +69,7 @@ VERBS = (
     Verb("usage", "usage", "Sum up requests, tokens and cost."),
     Verb("alerts", "alerts", "List alerts, or the rules that raise them."),
     Verb("alert", "alerts", "Change alert rules, and silence alerts."),
-    Verb("webhook", "webhooks", "Choose who is notified of events."),
+    Verb("webhook", "alerts", "Choose who is notified of events."),
     Verb("audit", "logs", "Show who changed what."),
     Verb("price", "accounts", "Show and change what models cost."),
     Verb("budget", "accounts", "Show and change how much may be used."),
@@ -128,8 +128,7 @@ class VerbParser(argparse.ArgumentParser):
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         if not names[0].startswith("-"):
             options = {"metavar": names[0].upper(), "help": COMMON_HELP.get(names[0]), **options}
-        self.arguments.append(super().add_argument(*names, **options))
-        return self.arguments[-1]
+        return self._add_to(super(), *names, **options)
 
     def flag(self, *names: str, text: str) -> None:
         """Add an option without a value; `text` is its help."""
@@ -137,18 +136,15 @@ class VerbParser(argparse.ArgumentParser):
 
     def exclusive(self, *, required: bool = False) -> Callable[..., argparse.Action]:
         """A function that adds arguments of which only one may be given."""
-        return self._recorded(self.add_mutually_exclusive_group(required=required).add_argument)
+        return partial(self._add_to, self.add_mutually_exclusive_group(required=required))
 
     def section(self, title: str) -> Callable[..., argparse.Action]:
         """A function that adds arguments under a title of their own."""
-        return self._recorded(self.add_argument_group(title).add_argument)
+        return partial(self._add_to, self.add_argument_group(title))
 
-    def _recorded(self, add_argument: Callable[..., argparse.Action]) -> Callable[..., argparse.Action]:
-        def add(*names: Any, **options: Any) -> argparse.Action:
-            self.arguments.append(add_argument(*names, **options))
-            return self.arguments[-1]
-
-        return add
+    def _add_to(self, group: Any, *names: Any, **options: Any) -> argparse.Action:
+        self.arguments.append(group.add_argument(*names, **options))
+        return self.arguments[-1]
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.load()

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from modelyard.cli.output import print_line, screen
+from modelyard.cli.output import print_line
+from modelyard.cli.tables import screen
 from modelyard.text import format_clock, format_duration, format_size, printable
 from schemas.downloads import ENDED, Download
 

@@ -174,12 +174,11 @@ def _settings(settings: Settings, arguments: argparse.Namespace) -> int:
 def settings_rows(settings: Settings, environ: Mapping[str, str]) -> list[dict[str, Any]]:
     """Every setting with its value, the source of that, the default and the meaning."""
     entries = [
-        (entry.variable, entry.meaning, entry.default_text, entry.written(value))
+        (entry.variable, entry.meaning, entry.default_text, entry.written(getattr(settings, entry.field)))
         for entry in host_settings.TABLE
-        for value in (getattr(settings, entry.field),)
     ]
-    for name, meaning in host_settings.LIBRARY_VARIABLES.items():
-        entries.append((name, meaning, "", environ.get(name, "")))
+    libraries = host_settings.LIBRARY_VARIABLES.items()
+    entries += [(name, meaning, "", environ.get(name, "")) for name, meaning in libraries]
     return [
         {
             "name": name,

@@ -7,42 +7,17 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from modelyard.cli.arguments import Argument, add_fields, convert, given_fields, read_record
-from modelyard.cli.output import (
-    Column,
-    listing,
-    print_json,
-    print_line,
-    print_list,
-    print_result,
-    print_rows,
-    table,
-)
+from modelyard.cli.output import print_json, print_line, print_result
 from modelyard.cli.parser import VerbParser
+from modelyard.cli.tables import Column, listing, print_list, print_rows, table
 from modelyard.cli.verbs import command, online
 from modelyard.client import Client
 from modelyard.text import format_age, format_duration, format_size
-from modelyard.usage_table import (
-    RECORD_HEADER,
-    format_time,
-    record_row,
-    report_header,
-    report_rows,
-    write_csv,
-)
+from modelyard.usage_table import RECORD_HEADER, format_time, record_row, report_table, write_csv
 from schemas import subjects
 from schemas.errors import BadRequest
 from schemas.storage import StorageReport
-from schemas.usage import (
-    Dimension,
-    ForecastQuery,
-    PutReport,
-    RebuildUsage,
-    RecordsQuery,
-    UsageFilter,
-    UsageQuery,
-    UsageReport,
-    UsageSums,
-)
+from schemas.usage import Dimension, PutReport, UsageFilter, UsageQuery, UsageReport, UsageSums
 
 _USAGE = """\
 yard usage rebuild    read the event stream again and recalculate all sums; older records stay
@@ -105,9 +80,9 @@ def register(verbs: Mapping[str, VerbParser]) -> None:
     usage.flag("--csv", text="print CSV, for spreadsheets")
     usage.flag("--records", text="single records: JSON lines, or CSV")
     unit = {"unit": Argument(help="of a forecast (default: money)")}
-    add_fields(usage, ForecastQuery, omit=("period", "tz", "model", "key"), fields=unit)
+    add_fields(usage, subjects.USAGE_FORECAST.payload, omit=("period", "tz", "model", "key"), fields=unit)
     older = {"discard_older": Argument(help="drop records that the stream no longer has in a rebuild")}
-    add_fields(usage, RebuildUsage, fields=older)
+    add_fields(usage, subjects.USAGE_REBUILD.payload, fields=older)
     online(usage, _usage)
     _register_reports(verbs["report"])
     storage = verbs["storage"]
@@ -157,7 +132,7 @@ def _since(arguments: argparse.Namespace) -> dict[str, Any]:
 
 async def _usage(yard: Client, arguments: argparse.Namespace) -> None:
     if arguments.what == "rebuild":
-        done = await yard.accounts.rebuild(read_record(arguments, RebuildUsage))
+        done = await yard.accounts.rebuild(read_record(arguments, subjects.USAGE_REBUILD.payload))
         discarded = f"{done.discarded:,} discarded, {done.kept:,} kept."
         sentence = f"Read {done.read:,} records, of which {done.added:,} were new; {discarded}"
         print_result(arguments, done, sentence)
@@ -173,17 +148,15 @@ async def _usage(yard: Client, arguments: argparse.Namespace) -> None:
 def show_report(arguments: argparse.Namespace, usage: UsageReport, query: UsageQuery) -> None:
     """Print a report as JSON, CSV or a table."""
     by, step = query.by, query.step is not None
-    latency = usage.total.latency is not None
     if arguments.json:
         print_json(usage)
     elif arguments.csv:
-        header = report_header(by, step=step, latency=latency)
-        sys.stdout.write(write_csv([header, *report_rows(usage, by, step=step)]))
+        sys.stdout.write(write_csv(report_table(usage, query)))
     elif not (shown := rows(usage, by, step=step)):
         print_line("No requests were made in that time.")
     else:
         groups = (*(["TIME"] if step else []), *(name.upper() for name in by)) or ("",)
-        table((*groups, *_COUNTS, ">COST", *(_LATENCY_HEADER if latency else ())), shown)
+        table((*groups, *_COUNTS, ">COST", *(_LATENCY_HEADER if query.latency else ())), shown)
 
 
 def rows(usage: UsageReport, by: Sequence[str] = ("model",), *, step: bool = False) -> list[tuple[str, ...]]:
@@ -212,7 +185,7 @@ def _cells(sums: UsageSums, currency: str) -> tuple[str, ...]:
 
 
 async def _forecast(yard: Client, arguments: argparse.Namespace) -> None:
-    query = read_record(arguments, ForecastQuery)
+    query = read_record(arguments, subjects.USAGE_FORECAST.payload)
     forecast = await yard.accounts.forecast(query)
     sentence = (
         f"This {query.period}: {forecast.so_far:,.6g} {query.unit} so far, "
@@ -228,7 +201,8 @@ async def _records(yard: Client, arguments: argparse.Namespace) -> None:
     currency = (await yard.accounts.prices()).currency if arguments.csv else ""
     if arguments.csv:
         sys.stdout.write(write_csv([RECORD_HEADER]))
-    async for record in yard.accounts.records(read_record(arguments, RecordsQuery, **_since(arguments))):
+    query = read_record(arguments, subjects.USAGE_RECORDS.payload, **_since(arguments))
+    async for record in yard.accounts.records(query):
         if arguments.csv:
             sys.stdout.write(write_csv([record_row(record, currency)]))
         else:

@@ -5,10 +5,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import TypeVar
 
-from msgspec.inspect import type_info
-
 from modelyard.bus import logs
-from modelyard.cli.arguments import Argument, add_fields, read_record
+from modelyard.cli.arguments import Argument, add_fields, fields_of, read_record
 from modelyard.cli.output import print_error, print_json, print_line
 from modelyard.cli.parser import VerbParser
 from modelyard.client import Client
@@ -59,8 +57,7 @@ def command(
     `{1.model}`; `document` selects what `--json` prints of the reply.
     """
     if positional is None:
-        first = type_info(command.payload).fields[:1]  # type: ignore[attr-defined]
-        positional = tuple(field.name for field in first if field.required)
+        positional = tuple(field.name for field in fields_of(command.payload)[:1] if field.required)
 
     async def work(yard: Client, arguments: argparse.Namespace) -> None:
         reply = await yard.call(command, read_record(arguments, command.payload, omit=omit))

@@ -11,12 +11,12 @@ from modelyard.client.chat import chat
 from modelyard.client.commands import (
     AccountClient,
     AlertClient,
-    BucketMethod,
     BusMethod,
     CommandGroup,
     CommandMethod,
     HubClient,
     RegistryClient,
+    values_of,
 )
 from modelyard.client.downloads import DownloadClient
 from modelyard.client.events import audit_records, events
@@ -26,16 +26,14 @@ from modelyard.host.home import broker_url
 from modelyard.host.settings import Settings, load
 from schemas import buckets, subjects
 from schemas.base import Role
-from schemas.downloads import Download, DownloadRef, StartDownload
+from schemas.downloads import Download, StartDownload
 from schemas.errors import BadRequest, DeadlineExceeded, NotFound
 from schemas.instances import Instance
 from schemas.logs import LogOrder, LogQuery, MatchedLine
 from schemas.metrics import GetSamples, MetricsQuery, MetricsReply, Samples
-from schemas.models import ModelRef
-from schemas.placement import Cordon, PlanQuery
-from schemas.registry import GroupRef, ListGroups, ModelGroup
+from schemas.placement import Cordon
+from schemas.registry import ListGroups, ModelGroup
 from schemas.subject import Command
-from schemas.usage import UsageQuery
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,30 +45,30 @@ class Client(CommandGroup):
     A generator works while it is iterated; close it (`contextlib.aclosing`) to leave early.
     """
 
-    models = BucketMethod(buckets.MODELS)
+    models = values_of(buckets.MODELS)
     """The registry, by model key."""
-    instances = BucketMethod(buckets.INSTANCES)
+    instances = values_of(buckets.INSTANCES)
     """Running instances, and recently ended ones, by instance id."""
-    waiting = BucketMethod(buckets.WAITING)
+    waiting = values_of(buckets.WAITING)
     """Models that are requested and not served yet, with the reason."""
-    nodes = BucketMethod(buckets.NODES)
+    nodes = values_of(buckets.NODES)
     """Live nodes, by name."""
-    departures = BucketMethod(buckets.DEPARTURES)
+    departures = values_of(buckets.DEPARTURES)
     """Nodes that left on purpose and are not back, by name."""
-    devices = BucketMethod(buckets.DEVICES)
+    devices = values_of(buckets.DEVICES)
     """The newest sample of every device, by `node.device`."""
-    adapters = BucketMethod(buckets.ADAPTERS)
+    adapters = values_of(buckets.ADAPTERS)
     """The sources of devices, and their problems, by `node.adapter`."""
-    downloads = BucketMethod(buckets.DOWNLOADS)
+    downloads = values_of(buckets.DOWNLOADS)
     """Downloads, ended ones included, by id."""
 
-    start = CommandMethod(subjects.MODEL_START, ModelRef)
-    stop = CommandMethod(subjects.MODEL_STOP, ModelRef)
-    plan = CommandMethod(subjects.MODEL_PLAN, PlanQuery)
-    put_group = CommandMethod(subjects.GROUP_PUT, ModelGroup)
-    remove_group = CommandMethod(subjects.GROUP_DELETE, GroupRef)
-    cancel_download = CommandMethod(subjects.DOWNLOAD_CANCEL, DownloadRef)
-    usage = CommandMethod(subjects.USAGE_QUERY, UsageQuery)
+    start = CommandMethod(subjects.MODEL_START)
+    stop = CommandMethod(subjects.MODEL_STOP)
+    plan = CommandMethod(subjects.MODEL_PLAN)
+    put_group = CommandMethod(subjects.GROUP_PUT)
+    remove_group = CommandMethod(subjects.GROUP_DELETE)
+    cancel_download = CommandMethod(subjects.DOWNLOAD_CANCEL)
+    usage = CommandMethod(subjects.USAGE_QUERY)
 
     starting = BusMethod(follow_start)
     events = BusMethod(events)
@@ -159,12 +157,7 @@ class Client(CommandGroup):
         return log_search.search_all(self.bus, query, order=order)
 
     def chat(
-        self,
-        model: str,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        timeout_s: float = 300.0,
-        **params: Any,
+        self, model: str, messages: Sequence[Mapping[str, Any]], *, timeout_s: float = 300.0, **params: Any
     ) -> AsyncGenerator[str, None]:
         """The answer's text in pieces. `params` go into the request as they are (temperature, …).
 

@@ -9,43 +9,13 @@ import msgspec
 from modelyard.bus.connection import Bus
 from modelyard.bus.reads import read_bucket
 from schemas import subjects
-from schemas.alerts import (
-    AlertRuleRef,
-    EvaluateAlertRule,
-    ListAlerts,
-    PutAlertRule,
-    SilenceAlerts,
-    SilenceRef,
-)
 from schemas.buckets import Bucket
-from schemas.budgets import BudgetRef, ListBudgets, PutBudget
-from schemas.hub import GetOffer, HubModel, SearchHub
-from schemas.models import ModelRef, ModelSpec, ModelStored
-from schemas.prices import DeletePrice, ListPrices, PriceRef, PutPrice, Reprice
-from schemas.registry import (
-    ApplyModels,
-    DeleteModel,
-    ListModels,
-    ModelRecord,
-    PatchModel,
-    PutModel,
-    RegisterFiles,
-    RenameModel,
-    UndoModel,
-)
-from schemas.storage import GetStorageReport, RemoveUsage, Vacuum
-from schemas.subject import Command
-from schemas.usage import (
-    ForecastQuery,
-    ListReports,
-    PricedRequest,
-    PutReport,
-    RebuildUsage,
-    RecordsQuery,
-    ReportRef,
-    UsageQuery,
-)
-from schemas.webhooks import ListWebhooks, PutWebhook, WebhookRecord, WebhookRef
+from schemas.hub import HubModel, SearchHub
+from schemas.models import ModelSpec, ModelStored
+from schemas.registry import ListModels, ModelRecord, PutModel
+from schemas.subject import CommandOf
+from schemas.usage import PricedRequest, RecordsQuery
+from schemas.webhooks import ListWebhooks, WebhookRecord
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,15 +34,14 @@ class BoundCommand(NamedTuple, Generic[P, T, R]):
     """A command on a connection. It takes a payload, the payload's fields, or the first field alone."""
 
     bus: Bus
-    command: Command[T, R]
-    payload: Callable[P, T]
+    command: CommandOf[P, T, R]
 
     @overload
     async def __call__(self, payload: T | str, /) -> R: ...
     @overload
     async def __call__(self, *args: P.args, **fields: P.kwargs) -> R: ...
     async def __call__(self, *args: Any, **fields: Any) -> R:
-        create: Callable[..., T] = self.payload
+        create: Callable[..., T] = self.command.payload
         (payload,) = args or (create(**fields),)
         if isinstance(payload, str):
             first, *_ = self.command.payload.__annotations__
@@ -81,27 +50,14 @@ class BoundCommand(NamedTuple, Generic[P, T, R]):
 
 
 class CommandMethod(Generic[P, T, R]):
-    """A method of a CommandGroup; `payload` is the command's own type, whose fields become the arguments."""
+    """A method of a CommandGroup; the fields of the command's payload are its arguments."""
 
-    def __init__(self, command: Command[T, R], payload: Callable[P, T]) -> None:
+    def __init__(self, command: CommandOf[P, T, R]) -> None:
         self._command = command
-        self._payload = payload
         self.__doc__ = command.summary
 
     def __get__(self, group: CommandGroup, owner: type | None = None) -> BoundCommand[P, T, R]:
-        return BoundCommand(group.bus, self._command, self._payload)
-
-
-class BucketMethod(Generic[V]):
-    """A method of a CommandGroup that returns the values of a bucket, by key."""
-
-    def __init__(self, bucket: Bucket[V]) -> None:
-        self._bucket = bucket
-
-    def __get__(
-        self, group: CommandGroup, owner: type | None = None
-    ) -> Callable[[], Coroutine[None, None, dict[str, V]]]:
-        return lambda: read_bucket(group.bus, self._bucket)
+        return BoundCommand(group.bus, self._command)
 
 
 class BusMethod(Generic[P, R]):
@@ -115,16 +71,21 @@ class BusMethod(Generic[P, R]):
         return partial(self._function, group.bus)
 
 
+def values_of(bucket: Bucket[V]) -> BusMethod[[], Coroutine[Any, Any, dict[str, V]]]:
+    """A method that returns the values of a bucket, by key."""
+    return BusMethod(lambda bus: read_bucket(bus, bucket))
+
+
 class RegistryClient(CommandGroup):
     """Models. With a `revision`, a change is refused if the model has another one by now."""
 
-    get = CommandMethod(subjects.MODEL_GET, ModelRef)
-    patch = CommandMethod(subjects.MODEL_PATCH, PatchModel)
-    rename = CommandMethod(subjects.MODEL_RENAME, RenameModel)
-    delete = CommandMethod(subjects.MODEL_DELETE, DeleteModel)
-    apply = CommandMethod(subjects.MODEL_APPLY, ApplyModels)
-    history = CommandMethod(subjects.MODEL_HISTORY, ModelRef)
-    undo = CommandMethod(subjects.MODEL_UNDO, UndoModel)
+    get = CommandMethod(subjects.MODEL_GET)
+    patch = CommandMethod(subjects.MODEL_PATCH)
+    rename = CommandMethod(subjects.MODEL_RENAME)
+    delete = CommandMethod(subjects.MODEL_DELETE)
+    apply = CommandMethod(subjects.MODEL_APPLY)
+    history = CommandMethod(subjects.MODEL_HISTORY)
+    undo = CommandMethod(subjects.MODEL_UNDO)
 
     async def put(self, spec: ModelSpec, revision: int | None = None) -> ModelStored:
         """Store a whole spec, new or in place of the one before."""
@@ -143,8 +104,8 @@ def put_model(spec: ModelSpec, revision: int | None = None) -> PutModel:
 class HubClient(CommandGroup):
     """The hub, and models made of files in a store."""
 
-    offer = CommandMethod(subjects.HUB_OFFER, GetOffer)
-    register = CommandMethod(subjects.FILES_REGISTER, RegisterFiles)
+    offer = CommandMethod(subjects.HUB_OFFER)
+    register = CommandMethod(subjects.FILES_REGISTER)
 
     async def search(self, query: SearchHub) -> tuple[HubModel, ...]:
         """Models on the hub, in the order of the query."""
@@ -154,16 +115,16 @@ class HubClient(CommandGroup):
 class AlertClient(CommandGroup):
     """Alert rules, silences and webhooks."""
 
-    alerts = CommandMethod(subjects.ALERT_LIST, ListAlerts)
-    put_rule = CommandMethod(subjects.ALERT_PUT, PutAlertRule)
-    delete_rule = CommandMethod(subjects.ALERT_DELETE, AlertRuleRef)
-    reset_rule = CommandMethod(subjects.ALERT_RESET, AlertRuleRef)
-    test_rule = CommandMethod(subjects.ALERT_TEST, EvaluateAlertRule)
-    silence = CommandMethod(subjects.ALERT_SILENCE, SilenceAlerts)
-    unsilence = CommandMethod(subjects.ALERT_UNSILENCE, SilenceRef)
-    put_webhook = CommandMethod(subjects.WEBHOOK_PUT, PutWebhook)
-    delete_webhook = CommandMethod(subjects.WEBHOOK_DELETE, WebhookRef)
-    test_webhook = CommandMethod(subjects.WEBHOOK_TEST, WebhookRef)
+    alerts = CommandMethod(subjects.ALERT_LIST)
+    put_rule = CommandMethod(subjects.ALERT_PUT)
+    delete_rule = CommandMethod(subjects.ALERT_DELETE)
+    reset_rule = CommandMethod(subjects.ALERT_RESET)
+    test_rule = CommandMethod(subjects.ALERT_TEST)
+    silence = CommandMethod(subjects.ALERT_SILENCE)
+    unsilence = CommandMethod(subjects.ALERT_UNSILENCE)
+    put_webhook = CommandMethod(subjects.WEBHOOK_PUT)
+    delete_webhook = CommandMethod(subjects.WEBHOOK_DELETE)
+    test_webhook = CommandMethod(subjects.WEBHOOK_TEST)
 
     async def webhooks(self) -> tuple[WebhookRecord, ...]:
         """Every webhook with the state of its deliveries."""
@@ -173,26 +134,26 @@ class AlertClient(CommandGroup):
 class AccountClient(CommandGroup):
     """Usage, prices, budgets, reports and storage."""
 
-    usage = CommandMethod(subjects.USAGE_QUERY, UsageQuery)
-    rebuild = CommandMethod(subjects.USAGE_REBUILD, RebuildUsage)
-    forecast = CommandMethod(subjects.USAGE_FORECAST, ForecastQuery)
-    remove_usage = CommandMethod(subjects.USAGE_REMOVE, RemoveUsage)
-    put_price = CommandMethod(subjects.PRICE_PUT, PutPrice)
-    price = CommandMethod(subjects.PRICE_GET, PriceRef)
-    prices = CommandMethod(subjects.PRICE_LIST, ListPrices)
-    delete_price = CommandMethod(subjects.PRICE_DELETE, DeletePrice)
-    reprice = CommandMethod(subjects.PRICE_REPRICE, Reprice)
-    put_budget = CommandMethod(subjects.BUDGET_PUT, PutBudget)
-    budget = CommandMethod(subjects.BUDGET_GET, BudgetRef)
-    budgets = CommandMethod(subjects.BUDGET_LIST, ListBudgets)
-    delete_budget = CommandMethod(subjects.BUDGET_DELETE, BudgetRef)
-    put_report = CommandMethod(subjects.REPORT_PUT, PutReport)
-    report = CommandMethod(subjects.REPORT_GET, ReportRef)
-    reports = CommandMethod(subjects.REPORT_LIST, ListReports)
-    delete_report = CommandMethod(subjects.REPORT_DELETE, ReportRef)
-    run_report = CommandMethod(subjects.REPORT_RUN, ReportRef)
-    storage = CommandMethod(subjects.STORAGE_REPORT, GetStorageReport)
-    vacuum = CommandMethod(subjects.STORAGE_VACUUM, Vacuum)
+    usage = CommandMethod(subjects.USAGE_QUERY)
+    rebuild = CommandMethod(subjects.USAGE_REBUILD)
+    forecast = CommandMethod(subjects.USAGE_FORECAST)
+    remove_usage = CommandMethod(subjects.USAGE_REMOVE)
+    put_price = CommandMethod(subjects.PRICE_PUT)
+    price = CommandMethod(subjects.PRICE_GET)
+    prices = CommandMethod(subjects.PRICE_LIST)
+    delete_price = CommandMethod(subjects.PRICE_DELETE)
+    reprice = CommandMethod(subjects.PRICE_REPRICE)
+    put_budget = CommandMethod(subjects.BUDGET_PUT)
+    budget = CommandMethod(subjects.BUDGET_GET)
+    budgets = CommandMethod(subjects.BUDGET_LIST)
+    delete_budget = CommandMethod(subjects.BUDGET_DELETE)
+    put_report = CommandMethod(subjects.REPORT_PUT)
+    report = CommandMethod(subjects.REPORT_GET)
+    reports = CommandMethod(subjects.REPORT_LIST)
+    delete_report = CommandMethod(subjects.REPORT_DELETE)
+    run_report = CommandMethod(subjects.REPORT_RUN)
+    storage = CommandMethod(subjects.STORAGE_REPORT)
+    vacuum = CommandMethod(subjects.STORAGE_VACUUM)
 
     async def records(self, query: RecordsQuery) -> AsyncGenerator[PricedRequest, None]:
         """Single records, oldest first, page by page."""

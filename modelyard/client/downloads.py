@@ -7,16 +7,7 @@ from modelyard.bus.reads import read_bucket
 from modelyard.client.commands import CommandGroup, CommandMethod
 from modelyard.client.follow import RecordFollower
 from schemas import buckets, subjects
-from schemas.downloads import (
-    ENDED,
-    AddDownloads,
-    Download,
-    DownloadRef,
-    LimitDownload,
-    MoveDownload,
-    ReferenceResult,
-    StartDownload,
-)
+from schemas.downloads import ENDED, AddDownloads, Download, ReferenceResult, StartDownload
 
 _ADD_TIMEOUT_S = 60.0
 
@@ -24,14 +15,14 @@ _ADD_TIMEOUT_S = 60.0
 class DownloadClient(CommandGroup):
     """The queue. A download is named by its id."""
 
-    start = CommandMethod(subjects.DOWNLOAD_START, StartDownload)
-    pause = CommandMethod(subjects.DOWNLOAD_PAUSE, DownloadRef)
-    resume = CommandMethod(subjects.DOWNLOAD_RESUME, DownloadRef)
-    cancel = CommandMethod(subjects.DOWNLOAD_CANCEL, DownloadRef)
-    retry = CommandMethod(subjects.DOWNLOAD_RETRY, DownloadRef)
-    move = CommandMethod(subjects.DOWNLOAD_MOVE, MoveDownload)
-    limit = CommandMethod(subjects.DOWNLOAD_LIMIT, LimitDownload)
-    forget = CommandMethod(subjects.DOWNLOAD_FORGET, DownloadRef)
+    start = CommandMethod(subjects.DOWNLOAD_START)
+    pause = CommandMethod(subjects.DOWNLOAD_PAUSE)
+    resume = CommandMethod(subjects.DOWNLOAD_RESUME)
+    cancel = CommandMethod(subjects.DOWNLOAD_CANCEL)
+    retry = CommandMethod(subjects.DOWNLOAD_RETRY)
+    move = CommandMethod(subjects.DOWNLOAD_MOVE)
+    limit = CommandMethod(subjects.DOWNLOAD_LIMIT)
+    forget = CommandMethod(subjects.DOWNLOAD_FORGET)
 
     def __init__(self, bus: Bus) -> None:
         super().__init__(bus)

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from modelyard.bus.connection import Bus
@@ -32,18 +32,18 @@ class Stateful(Protocol):
 V = TypeVar("V", bound=Stateful)
 
 
+@dataclass
 class RecordFollower(Generic[V]):
     """Follows records of a bucket whose key is their field `noun`, by messages on some subjects."""
 
-    def __init__(
-        self, bus: Bus, noun: str, bucket: Bucket[V], subjects: Sequence[Subject[V]], ended: Iterable[str]
-    ) -> None:
-        self._bus = bus
-        self._noun = noun
-        self._bucket = bucket
-        self._subjects = subjects
-        self._ended = frozenset(ended)
-        self.key: Callable[[V], str] = attrgetter(noun)
+    bus: Bus
+    noun: str
+    bucket: Bucket[V]
+    subjects: Sequence[Subject[V]]
+    ended: Container[str]
+
+    def key(self, record: V) -> str:
+        return str(getattr(record, self.noun))
 
     @contextlib.asynccontextmanager
     async def updates(self, **tokens: str) -> AsyncGenerator[asyncio.Queue[V | None], None]:
@@ -53,13 +53,13 @@ class RecordFollower(Generic[V]):
         async def on_update(_: dict[str, str], update: V) -> None:
             updates.put_nowait(update)
 
-        subs = [await self._bus.subscribe(subject, on_update, **tokens) for subject in self._subjects]
-        remove_hook = self._bus.on_reconnect(lambda: updates.put_nowait(None))
+        subs = [await self.bus.subscribe(subject, on_update, **tokens) for subject in self.subjects]
+        remove_hook = self.bus.on_reconnect(lambda: updates.put_nowait(None))
         try:
             yield updates
         finally:
             remove_hook()
-            if self._bus.connected:
+            if self.bus.connected:
                 for sub in subs:
                     await sub.unsubscribe()
 
@@ -72,7 +72,7 @@ class RecordFollower(Generic[V]):
             latest = {self.key(record): record for record in await begin()}
             for record in tuple(latest.values()):
                 yield record
-            while any(record.state not in self._ended for record in latest.values()):
+            while any(record.state not in self.ended for record in latest.values()):
                 for update in await self._next_updates(updates, latest):
                     latest[self.key(update)] = update
                     yield update
@@ -97,14 +97,14 @@ class RecordFollower(Generic[V]):
                 return changed
 
     async def _read_open(self, latest: Mapping[str, V]) -> list[V]:
-        keys = [key for key, record in latest.items() if record.state not in self._ended]
-        stored = await read_bucket(self._bus, self._bucket, keys[0] if len(keys) == 1 else ">")
+        keys = [key for key, record in latest.items() if record.state not in self.ended]
+        stored = await read_bucket(self.bus, self.bucket, keys[0] if len(keys) == 1 else ">")
         return [self.record(stored, key) for key in keys]
 
     def record(self, stored: Mapping[str, V], key: str) -> V:
         """The record under `key`; NotFound if there is none."""
         if key not in stored:
-            raise NotFound(f"The {self._noun} {key} is no longer known in the yard.", param=self._noun)
+            raise NotFound(f"The {self.noun} {key} is no longer known in the yard.", param=self.noun)
         return stored[key]
 
 
@@ -129,16 +129,16 @@ async def follow_start(bus: Bus, model: str, instance: str | None = None) -> Asy
 
 def leading(instances: Iterable[Instance], model: str, instance: str | None) -> Instance | None:
     """The instance that decides whether `model` gets ready: a ready one, else `instance`, else the newest."""
-    own = sorted((other for other in instances if other.model == model), key=lambda own: own.changed_at)
-    for candidates in (
-        [other for other in own if other.state is InstanceState.READY],
-        [other for other in own if instance is not None and other.instance == instance],
-        [other for other in own if instance is None and other.state in COMING],
-        [other for other in own if instance is None],
-    ):
-        if candidates:
-            return candidates[-1]
-    return None
+
+    def rank(other: Instance) -> int:
+        if other.state is InstanceState.READY:
+            return 3
+        if instance is not None:
+            return 2 if other.instance == instance else 0
+        return 2 if other.state in COMING else 1
+
+    own = [other for other in instances if other.model == model and rank(other)]
+    return max(reversed(own), key=lambda other: (rank(other), other.changed_at), default=None)
 
 
 def _check(latest: Instance | None, model: str, *, followed: bool) -> None:

@@ -4,25 +4,11 @@ from collections.abc import AsyncGenerator
 from typing import TypeVar
 
 from modelyard.bus.reads import read_bucket
-from modelyard.client.commands import BucketMethod, CommandGroup, CommandMethod
+from modelyard.client.commands import CommandGroup, CommandMethod, values_of
 from modelyard.client.follow import RecordFollower
 from schemas import buckets, subjects
 from schemas.errors import BadRequest, NotFound
-from schemas.library import (
-    JOB_ENDED,
-    CopyEntry,
-    DeleteEntry,
-    DescribeEntry,
-    FindFile,
-    FindOnNode,
-    ImportCached,
-    JobRef,
-    LibraryEntry,
-    LibraryJob,
-    LibraryRef,
-    TrashedEntry,
-    TrashRef,
-)
+from schemas.library import JOB_ENDED, LibraryEntry, LibraryJob, TrashedEntry
 
 N = TypeVar("N", LibraryEntry, TrashedEntry)
 
@@ -30,23 +16,23 @@ N = TypeVar("N", LibraryEntry, TrashedEntry)
 class LibraryClient(CommandGroup):
     """Entries, trash and jobs. An entry is named by its key, `node.store.entry`."""
 
-    show = CommandMethod(subjects.LIBRARY_SHOW, LibraryRef)
-    describe = CommandMethod(subjects.LIBRARY_DESCRIBE, DescribeEntry)
-    delete = CommandMethod(subjects.LIBRARY_DELETE, DeleteEntry)
-    restore = CommandMethod(subjects.LIBRARY_RESTORE, TrashRef)
-    purge = CommandMethod(subjects.LIBRARY_PURGE, TrashRef)
-    empty_trash = CommandMethod(subjects.LIBRARY_EMPTY, FindOnNode)
-    verify = CommandMethod(subjects.LIBRARY_VERIFY, LibraryRef)
-    repair = CommandMethod(subjects.LIBRARY_REPAIR, LibraryRef)
-    cached = CommandMethod(subjects.LIBRARY_CACHED, FindOnNode)
-    import_cached = CommandMethod(subjects.LIBRARY_IMPORT, ImportCached)
-    copy = CommandMethod(subjects.LIBRARY_COPY, CopyEntry)
-    cancel = CommandMethod(subjects.LIBRARY_CANCEL, JobRef)
-    find_file = CommandMethod(subjects.LIBRARY_FIND, FindFile)
-    scan = CommandMethod(subjects.LIBRARY_SCAN, FindOnNode)
-    entries = BucketMethod(buckets.LIBRARY)
-    stores = BucketMethod(buckets.STORES)
-    trash = BucketMethod(buckets.TRASH)
+    show = CommandMethod(subjects.LIBRARY_SHOW)
+    describe = CommandMethod(subjects.LIBRARY_DESCRIBE)
+    delete = CommandMethod(subjects.LIBRARY_DELETE)
+    restore = CommandMethod(subjects.LIBRARY_RESTORE)
+    purge = CommandMethod(subjects.LIBRARY_PURGE)
+    empty_trash = CommandMethod(subjects.LIBRARY_EMPTY)
+    verify = CommandMethod(subjects.LIBRARY_VERIFY)
+    repair = CommandMethod(subjects.LIBRARY_REPAIR)
+    cached = CommandMethod(subjects.LIBRARY_CACHED)
+    import_cached = CommandMethod(subjects.LIBRARY_IMPORT)
+    copy = CommandMethod(subjects.LIBRARY_COPY)
+    cancel = CommandMethod(subjects.LIBRARY_CANCEL)
+    find_file = CommandMethod(subjects.LIBRARY_FIND)
+    scan = CommandMethod(subjects.LIBRARY_SCAN)
+    entries = values_of(buckets.LIBRARY)
+    stores = values_of(buckets.STORES)
+    trash = values_of(buckets.TRASH)
 
     async def find(self, name: str) -> LibraryEntry:
         """The one entry of this key, path or name, or whose path ends so; else NotFound or BadRequest."""

@@ -12,17 +12,8 @@ from typing import NamedTuple
 import msgspec
 from nats.aio.msg import Msg
 
-from modelyard.bus import logs
+from modelyard.bus import logs, reads
 from modelyard.bus.connection import Bus
-from modelyard.bus.reads import (
-    as_yard_errors,
-    first_sequence_since,
-    read_bucket,
-    read_pages,
-    read_stream,
-    replay,
-    stored_messages,
-)
 from schemas import buckets, streams, subjects
 from schemas.errors import BadRequest, NotFound
 from schemas.instances import Instance
@@ -72,9 +63,9 @@ async def instance_lines(
     if since is None:
         model = None
     tokens = {"instance": instance} if model is None else {}
-    batches = replay(bus, subjects.INSTANCE_LOG, since=since, follow=follow, **tokens)
+    batches = reads.replay(bus, subjects.INSTANCE_LOG, since=since, follow=follow, **tokens)
     text = (grep or "").casefold()
-    with as_yard_errors():
+    with reads.as_yard_errors():
         async with aclosing(batches):
             async for batch in batches:
                 if model in (None, batch.payload.model):
@@ -85,10 +76,10 @@ async def instance_lines(
 
 async def _resolve(bus: Bus, name: str) -> tuple[str, str | None]:
     """The instance that `name` stands for, and its model unless `name` is an instance; else NotFound."""
-    known = await read_bucket(bus, buckets.INSTANCES)
+    known = await reads.read_bucket(bus, buckets.INSTANCES)
     if name in known:
         return name, None
-    spec = find_model(name, await read_bucket(bus, buckets.MODELS))
+    spec = find_model(name, await reads.read_bucket(bus, buckets.MODELS))
     model = spec.name if spec else name
     for instances in (list(known.values()), await _past_instances(bus)):
         own = [instance for instance in instances if instance.model == model]
@@ -102,7 +93,7 @@ async def _resolve(bus: Bus, name: str) -> tuple[str, str | None]:
 
 async def _past_instances(bus: Bus) -> list[Instance]:
     changed = subjects.INSTANCE_CHANGED
-    messages = await read_stream(bus, streams.EVENTS.name, changed.wildcard)
+    messages = await reads.read_stream(bus, streams.EVENTS.name, changed.wildcard)
     return [changed.decode(msg.data) for msg in messages]
 
 
@@ -161,15 +152,17 @@ async def search_all(
 async def follow_search(bus: Bus, query: LogQuery) -> AsyncGenerator[MatchedLine, None]:
     """Every line that matches since `query.since`, and then new ones, for ever."""
     subject = _subject(query)
-    with as_yard_errors():
-        async with aclosing(stored_messages(bus, streams.LOGS, subject, since=query.since)) as messages:
+    with reads.as_yard_errors():
+        async with aclosing(reads.stored_messages(bus, streams.LOGS, subject, since=query.since)) as messages:
             async for msg in messages:
                 for _, line in _matches(query, msg, msg.subject, 0):
                     yield line
 
 
 async def _search_forward(bus: Bus, query: LogQuery, limit: int, position: _Position | None) -> LogPage:
-    first = position.sequence if position else await first_sequence_since(bus, _STREAM, query.since or 0.0)
+    first = (
+        position.sequence if position else await reads.first_sequence_since(bus, _STREAM, query.since or 0.0)
+    )
     if first is None:
         return LogPage(lines=())
     end = await _end_sequence(bus, query)
@@ -189,7 +182,7 @@ async def _search_forward(bus: Bus, query: LogQuery, limit: int, position: _Posi
 
 
 async def _search_backward(bus: Bus, query: LogQuery, limit: int, position: _Position | None) -> LogPage:
-    first = await first_sequence_since(bus, _STREAM, query.since or 0.0)
+    first = await reads.first_sequence_since(bus, _STREAM, query.since or 0.0)
     # The line at the cursor was returned already; those before it may be in the same message.
     end = position.sequence + 1 if position else await _end_sequence(bus, query)
     matches: list[_Match] = []
@@ -220,17 +213,17 @@ def _page(matches: list[_Match], limit: int, cursor: str | None) -> LogPage:
 async def _end_sequence(bus: Bus, query: LogQuery) -> int:
     """After the last message that may have a line of the query."""
     if query.until is not None:
-        end = await first_sequence_since(bus, _STREAM, query.until + _MAX_DELAY_S)
+        end = await reads.first_sequence_since(bus, _STREAM, query.until + _MAX_DELAY_S)
         if end is not None:
             return end
-    with as_yard_errors():
+    with reads.as_yard_errors():
         return (await bus.js.stream_info(_STREAM)).state.last_seq + 1
 
 
 async def _messages(bus: Bus, query: LogQuery, first: int, end: int) -> AsyncGenerator[tuple[int, Msg], None]:
     """Messages that may have a line of the query, from `first` to before `end`."""
     batch = max(1, min(_WINDOW, end - first))
-    pages = read_pages(bus, _STREAM, _subject(query), first=first, batch=batch, max_bytes=_PAGE_BYTES)
+    pages = reads.read_pages(bus, _STREAM, _subject(query), first=first, batch=batch, max_bytes=_PAGE_BYTES)
     async with aclosing(pages):
         async for page in pages:
             for msg in page:

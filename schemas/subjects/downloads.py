@@ -1,6 +1,6 @@
 """Downloads from the hub, offers, and registration of files as models."""
 
-from schemas.base import DOWNLOADER, DRAIN_S, FETCHERS, HUB_S, WATCHERS
+from schemas.base import DOWNLOADER, DRAIN_S, FETCHERS, HUB_S
 from schemas.downloads import (
     AddDownloads,
     Download,
@@ -12,50 +12,46 @@ from schemas.downloads import (
 )
 from schemas.hub import GetOffer, HubSearchResults, Offer, SearchHub
 from schemas.registry import Registered, RegisterFiles
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 
-_command = Commands(DOWNLOADER)
-_download = Commands(DOWNLOADER, timeout_s=15.0)
+_command = CommandDeclarer(DOWNLOADER)
+_hub = CommandDeclarer(DOWNLOADER, timeout_s=HUB_S)
+_download = CommandDeclarer(DOWNLOADER, timeout_s=15.0)
 
-DOWNLOAD_START = _download(
+DOWNLOAD_START = _download.change(
     "download.start",
     StartDownload,
     Download,
     "Download a model from the hub; a second caller joins a running download.",
     callers=FETCHERS,
-    changes="reference",
 )
-DOWNLOAD_ADD = _download(
+DOWNLOAD_ADD = _download.change(
     "download.add",
     AddDownloads,
     DownloadsAdded,
     "Start a download for every reference in a text; each is accepted or refused on its own.",
-    changes="text",
 )
-DOWNLOAD_PAUSE = _download(
-    "download.pause", DownloadRef, Download, "Pause a download until it is resumed.", changes="download"
+DOWNLOAD_PAUSE = _download.change(
+    "download.pause", DownloadRef, Download, "Pause a download until it is resumed."
 )
-DOWNLOAD_RESUME = _download(
-    "download.resume", DownloadRef, Download, "Resume a paused download.", changes="download"
-)
-DOWNLOAD_CANCEL = _download(
+DOWNLOAD_RESUME = _download.change("download.resume", DownloadRef, Download, "Resume a paused download.")
+DOWNLOAD_CANCEL = _download.change(
     "download.cancel",
     DownloadRef,
     Download,
     "Cancel a download; received data stays on disk for a later one.",
-    changes="download",
 )
-DOWNLOAD_RETRY = _download(
-    "download.retry", DownloadRef, Download, "Retry a failed or cancelled download.", changes="download"
+DOWNLOAD_RETRY = _download.change(
+    "download.retry", DownloadRef, Download, "Retry a failed or cancelled download."
 )
-DOWNLOAD_MOVE = _download(
-    "download.move", MoveDownload, Download, "Move a waiting download in the queue.", changes="download"
+DOWNLOAD_MOVE = _download.change(
+    "download.move", MoveDownload, Download, "Move a waiting download in the queue."
 )
-DOWNLOAD_LIMIT = _download(
-    "download.limit", LimitDownload, Download, "Change the bandwidth limit of a download.", changes="download"
+DOWNLOAD_LIMIT = _download.change(
+    "download.limit", LimitDownload, Download, "Change the bandwidth limit of a download."
 )
-DOWNLOAD_FORGET = _download(
-    "download.forget", DownloadRef, Download, "Remove a finished download from the list.", changes="download"
+DOWNLOAD_FORGET = _download.change(
+    "download.forget", DownloadRef, Download, "Remove a finished download from the list."
 )
 DOWNLOAD_AT_NODE = _command(
     "download.{node}.{verb}",
@@ -65,40 +61,32 @@ DOWNLOAD_AT_NODE = _command(
     callers=(DOWNLOADER,),
     timeout_s=10.0,
 )
-HUB_SEARCH = _command(
+HUB_SEARCH = _hub(
     "hub.search",
     SearchHub,
     HubSearchResults,
     "Search models on the hub by name, most downloaded first by default.",
-    timeout_s=HUB_S,
 )
-HUB_OFFER = _command(
+HUB_OFFER = _hub(
     "hub.offer",
     GetOffer,
     Offer,
     "The choices of a repository: quants, sizes and their fit on each node; nothing is downloaded.",
     callers=FETCHERS,
-    timeout_s=HUB_S,
 )
-FILES_REGISTER = _command(
+FILES_REGISTER = _command.change(
     "files.register",
     RegisterFiles,
     Registered,
     "Register files of a store as a model; unset fields are derived from the files.",
     timeout_s=DRAIN_S,
-    changes="path",
 )
 DOWNLOAD_CHANGED = Subject(
-    "yard.event.download.{download}.{state}",
-    Download,
-    "A download changed its state.",
-    publish=(DOWNLOADER,),
-    subscribe=WATCHERS,
+    "yard.event.download.{download}.{state}", Download, "A download changed its state.", publish=(DOWNLOADER,)
 )
 DOWNLOAD_PROGRESS = Subject(
     "yard.progress.download.{download}",
     Download,
     "Progress of a download, at most every 500 ms.",
     publish=(DOWNLOADER,),
-    subscribe=WATCHERS,
 )

@@ -1,19 +1,12 @@
 """Inference requests, from a client to an engine and back."""
 
-from schemas.base import (
-    GATEWAY,
-    MONITOR,
-    OPERATOR,
-    RUNNER,
-    SUPERVISOR,
-    WATCHERS,
-)
+from schemas.base import GATEWAY, MONITOR, OPERATOR, RUNNER, SUPERVISOR, WATCHERS
 from schemas.batches import LineResult
 from schemas.frames import AnswerCheck, AnswerCheckReply, Resend
 from schemas.requests import RequestFinished, RequestQueued, RequestStarted
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 
-_command = Commands(GATEWAY)
+_command = CommandDeclarer(GATEWAY)
 
 ANSWER_CHECK = _command(
     "gateway.{gateway}.check",
@@ -41,7 +34,6 @@ REQUEST_STARTED = Subject(
     RequestStarted,
     "A runner took the request.",
     publish=(RUNNER,),
-    subscribe=WATCHERS,
 )
 REQUEST_FINISHED = Subject(
     "yard.event.request.{model}.{request}.finished",

@@ -1,6 +1,6 @@
 """The library: model files in the stores of the nodes, and transfers between nodes."""
 
-from schemas.base import DISK_S, DOWNLOADER, FETCHERS, WATCHERS
+from schemas.base import DISK_S, DOWNLOADER, FETCHERS
 from schemas.library import (
     CachedModels,
     CopyEntry,
@@ -22,150 +22,96 @@ from schemas.library import (
     TrashRef,
 )
 from schemas.peers import EntryFiles, FileOffer, ListEntryFiles, ListRepoFiles, RepoFiles, RequestFile
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 
-_command = Commands(DOWNLOADER)
+_command = CommandDeclarer(DOWNLOADER)
+_between_nodes = CommandDeclarer(DOWNLOADER, callers=(DOWNLOADER,))
+_on_disk = CommandDeclarer(DOWNLOADER, timeout_s=DISK_S)
 
 LIBRARY_SHOW = _command(
     "library.show", LibraryRef, EntryDetails, "One entry of the library with its files and their sha256."
 )
-LIBRARY_DESCRIBE = _command(
-    "library.describe",
-    DescribeEntry,
-    LibraryEntry,
-    "Write the description of an entry into its folder.",
-    changes="entry",
+LIBRARY_DESCRIBE = _command.change(
+    "library.describe", DescribeEntry, LibraryEntry, "Write the description of an entry into its folder."
 )
-LIBRARY_VERIFY = _command(
-    "library.verify",
-    LibraryRef,
-    LibraryJob,
-    "Read all bytes of an entry and compare their sha256.",
-    changes="entry",
+LIBRARY_VERIFY = _command.change(
+    "library.verify", LibraryRef, LibraryJob, "Read all bytes of an entry and compare their sha256."
 )
-LIBRARY_REPAIR = _command(
+LIBRARY_REPAIR = _command.change(
     "library.repair",
     LibraryRef,
     LibraryJob,
     "Download damaged and missing files of an entry again, and no others.",
-    changes="entry",
 )
-LIBRARY_CANCEL = _command(
-    "library.cancel",
-    JobRef,
-    LibraryJob,
-    "Cancel a library job; what it has completed remains.",
-    changes="job",
+LIBRARY_CANCEL = _command.change(
+    "library.cancel", JobRef, LibraryJob, "Cancel a library job; what it has completed remains."
 )
-LIBRARY_DELETE = _command(
-    "library.delete",
-    DeleteEntry,
-    TrashedEntry,
-    "Move an entry to the trash of its store, for a day.",
-    timeout_s=DISK_S,
-    changes="entry",
+LIBRARY_DELETE = _on_disk.change(
+    "library.delete", DeleteEntry, TrashedEntry, "Move an entry to the trash of its store, for a day."
 )
-LIBRARY_RESTORE = _command(
-    "library.restore",
-    TrashRef,
-    EntryRestored,
-    "Restore an item of the trash to its place.",
-    timeout_s=DISK_S,
-    changes="item",
+LIBRARY_RESTORE = _on_disk.change(
+    "library.restore", TrashRef, EntryRestored, "Restore an item of the trash to its place."
 )
-LIBRARY_PURGE = _command(
-    "library.purge",
-    TrashRef,
-    TrashEmptied,
-    "Delete an item of the trash permanently.",
-    timeout_s=DISK_S,
-    changes="item",
+LIBRARY_PURGE = _on_disk.change(
+    "library.purge", TrashRef, TrashEmptied, "Delete an item of the trash permanently."
 )
-LIBRARY_EMPTY = _command(
-    "library.empty",
-    FindOnNode,
-    TrashEmptied,
-    "Empty the trash of a node permanently.",
-    timeout_s=DISK_S,
-    changes="node",
+LIBRARY_EMPTY = _on_disk.change(
+    "library.empty", FindOnNode, TrashEmptied, "Empty the trash of a node permanently."
 )
-LIBRARY_CACHED = _command(
-    "library.cached",
-    FindOnNode,
-    CachedModels,
-    "The models in the Hub's own cache on a node.",
-    timeout_s=DISK_S,
+LIBRARY_CACHED = _on_disk(
+    "library.cached", FindOnNode, CachedModels, "The models in the Hub's own cache on a node."
 )
-LIBRARY_IMPORT = _command(
-    "library.import",
-    ImportCached,
-    LibraryJob,
-    "Import a model from the Hub's own cache into a store.",
-    timeout_s=DISK_S,
-    changes="repo",
+LIBRARY_IMPORT = _on_disk.change(
+    "library.import", ImportCached, LibraryJob, "Import a model from the Hub's own cache into a store."
 )
-LIBRARY_COPY = _command(
+LIBRARY_COPY = _on_disk.change(
     "library.copy",
     CopyEntry,
     LibraryJob,
     "Copy an entry to another node, from the nodes that have its files, without the hub.",
     callers=FETCHERS,
-    timeout_s=DISK_S,
-    changes="entry",
 )
 LIBRARY_FIND = _command(
     "library.find", FindFile, FileLocations, "All nodes and paths with a file of this sha256."
 )
-LIBRARY_SCAN = _command(
-    "library.scan", FindOnNode, StoresScanned, "Scan the stores of a node now.", timeout_s=DISK_S
-)
-LIBRARY_AT_NODE = _command(
+LIBRARY_SCAN = _on_disk("library.scan", FindOnNode, StoresScanned, "Scan the stores of a node now.")
+LIBRARY_AT_NODE = _on_disk(
     "library.{node}.{verb}",
     bytes,
     bytes,
     "A command of the library, forwarded to the node in charge: the same JSON.",
     callers=(DOWNLOADER,),
-    timeout_s=DISK_S,
 )
-PEER_OFFER = _command(
+PEER_OFFER = _between_nodes(
     "peer.{node}.offer",
     RequestFile,
     FileOffer,
     "The address of a complete file on this node, and a short-lived token for it.",
-    callers=(DOWNLOADER,),
 )
-PEER_ENTRY = _command(
+PEER_ENTRY = _between_nodes(
     "peer.{node}.entry",
     ListEntryFiles,
     EntryFiles,
     "The files of an entry of this node with their sha256, computed where unknown.",
-    callers=(DOWNLOADER,),
 )
-PEER_REPO = _command(
+PEER_REPO = _between_nodes(
     "peer.{node}.repo",
     ListRepoFiles,
     RepoFiles,
     "Files of a repository on this node, for a node that cannot reach the hub.",
-    callers=(DOWNLOADER,),
 )
 LIBRARY_CHANGED = Subject(
     "yard.event.library.{entry}.{change}",
     LibraryEntry,
     "An entry was deleted, restored or found damaged.",
     publish=(DOWNLOADER,),
-    subscribe=WATCHERS,
 )
 LIBRARY_JOB_CHANGED = Subject(
-    "yard.event.job.{job}.{state}",
-    LibraryJob,
-    "A library job changed its state.",
-    publish=(DOWNLOADER,),
-    subscribe=WATCHERS,
+    "yard.event.job.{job}.{state}", LibraryJob, "A library job changed its state.", publish=(DOWNLOADER,)
 )
 LIBRARY_JOB_PROGRESS = Subject(
     "yard.progress.job.{job}",
     LibraryJob,
     "Progress of a library job, at most every 500 ms.",
     publish=(DOWNLOADER,),
-    subscribe=WATCHERS,
 )

@@ -24,17 +24,17 @@ from schemas.metrics import (
     Samples,
 )
 from schemas.placement import Cordon, GetNodeOptions, NodeOptions
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 
-_supervisor = Commands(SUPERVISOR)
-_monitor = Commands(MONITOR)
+_supervisor = CommandDeclarer(SUPERVISOR)
+_scheduling = CommandDeclarer(SUPERVISOR, callers=(SUPERVISOR,))
+_monitor = CommandDeclarer(MONITOR)
 
-NODE_OPTIONS = _supervisor(
+NODE_OPTIONS = _scheduling(
     "node.{node}.options",
     GetNodeOptions,
     NodeOptions,
     "The ways in which a node could run a model, with the memory of each.",
-    callers=(SUPERVISOR,),
 )
 NODE_CORDON = _supervisor(
     "node.{node}.cordon",
@@ -43,19 +43,14 @@ NODE_CORDON = _supervisor(
     "Stop or resume scheduling on this node; with `drain` its instances are stopped too.",
     changes="node",
 )
-NODE_START = _supervisor(
+NODE_START = _scheduling(
     "node.{node}.start",
     StartInstance,
     Accepted,
     "The scheduler proposes a start; the node accepts or refuses.",
-    callers=(SUPERVISOR,),
 )
-NODE_STOP = _supervisor(
-    "node.{node}.stop",
-    StopInstance,
-    Accepted,
-    "Drain and stop one instance on this node.",
-    callers=(SUPERVISOR,),
+NODE_STOP = _scheduling(
+    "node.{node}.stop", StopInstance, Accepted, "Drain and stop one instance on this node."
 )
 NODE_WORKER = _supervisor(
     "node.{node}.worker",
@@ -87,15 +82,9 @@ INSTANCE_CHANGED = Subject(
     publish=(SUPERVISOR, RUNNER),
     subscribe=(*WATCHERS, MONITOR),
 )
-INSTANCE_LOG = Subject(
-    "yard.log.{node}.{instance}", LogBatch, "Output of an engine.", publish=(RUNNER,), subscribe=WATCHERS
-)
+INSTANCE_LOG = Subject("yard.log.{node}.{instance}", LogBatch, "Output of an engine.", publish=(RUNNER,))
 SERVICE_LOG = Subject(
-    "yard.log.{node}.service.{service}",
-    ServiceLogBatch,
-    "Log lines of a service.",
-    publish=SERVICES,
-    subscribe=WATCHERS,
+    "yard.log.{node}.service.{service}", ServiceLogBatch, "Log lines of a service.", publish=SERVICES
 )
 
 
@@ -118,7 +107,6 @@ DEVICE_METRIC = Subject(
     Device,
     "One sample of one device, once a second.",
     publish=(MONITOR,),
-    subscribe=WATCHERS,
 )
 INSTANCE_METRIC = Subject(
     "yard.metric.instance.{node}.{instance}",

@@ -23,72 +23,34 @@ from schemas.registry import (
     RenameModel,
     UndoModel,
 )
-from schemas.subject import Commands, Subject
+from schemas.subject import CommandDeclarer, Subject
 
-_command = Commands(SUPERVISOR)
+_command = CommandDeclarer(SUPERVISOR)
+_shared = CommandDeclarer(SUPERVISOR, callers=(*CALLERS, DOWNLOADER))
+_draining = CommandDeclarer(SUPERVISOR, timeout_s=DRAIN_S)
 
-MODEL_PUT = _command(
-    "model.put",
-    PutModel,
-    ModelStored,
-    "Create or change a model in the registry.",
-    callers=(*CALLERS, DOWNLOADER),
-    changes="name",
-)
-MODEL_GET = _command(
-    "model.get",
-    ModelRef,
-    ModelRecord,
-    "One model of the registry, by name or alias.",
-    callers=(*CALLERS, DOWNLOADER),
-)
+MODEL_PUT = _shared.change("model.put", PutModel, ModelStored, "Create or change a model in the registry.")
+MODEL_GET = _shared("model.get", ModelRef, ModelRecord, "One model of the registry, by name or alias.")
 MODEL_LIST = _command("model.list", ListModels, ModelList, "All models of the registry.")
-MODEL_PATCH = _command(
-    "model.patch",
-    PatchModel,
-    ModelStored,
-    "Change some fields of a model.",
-    callers=(*CALLERS, DOWNLOADER),
-    changes="model",
+MODEL_PATCH = _shared.change("model.patch", PatchModel, ModelStored, "Change some fields of a model.")
+MODEL_RENAME = _draining.change("model.rename", RenameModel, ModelStored, "Rename a model.")
+MODEL_DELETE = _draining.change(
+    "model.delete", DeleteModel, ModelDeleted, "Delete a model from the registry; its files remain."
 )
-MODEL_RENAME = _command(
-    "model.rename", RenameModel, ModelStored, "Rename a model.", timeout_s=DRAIN_S, changes="model"
-)
-MODEL_DELETE = _command(
-    "model.delete",
-    DeleteModel,
-    ModelDeleted,
-    "Delete a model from the registry; its files remain.",
-    timeout_s=DRAIN_S,
-    changes="model",
-)
-MODEL_APPLY = _command(
-    "model.apply",
-    ApplyModels,
-    ModelsApplied,
-    "Create, change and delete many models, atomically.",
-    timeout_s=DRAIN_S,
-    changes="models",
+MODEL_APPLY = _draining.change(
+    "model.apply", ApplyModels, ModelsApplied, "Create, change and delete many models, atomically."
 )
 MODEL_HISTORY = _command(
     "model.history", ModelRef, ModelHistory, "The last revisions of a model, including a deleted one."
 )
-MODEL_UNDO = _command(
-    "model.undo",
-    UndoModel,
-    ModelStored,
-    "Restore an earlier revision of a model, including a deleted one.",
-    changes="model",
+MODEL_UNDO = _command.change(
+    "model.undo", UndoModel, ModelStored, "Restore an earlier revision of a model, including a deleted one."
 )
-MODEL_START = _command(
-    "model.start",
-    ModelRef,
-    ModelStarting,
-    "Start a model; accepted at once if it is running or waiting.",
-    changes="model",
+MODEL_START = _command.change(
+    "model.start", ModelRef, ModelStarting, "Start a model; accepted at once if it is running or waiting."
 )
-MODEL_STOP = _command(
-    "model.stop", ModelRef, ModelStopping, "Drain and stop every instance of a model.", changes="model"
+MODEL_STOP = _command.change(
+    "model.stop", ModelRef, ModelStopping, "Drain and stop every instance of a model."
 )
 MODEL_PLAN = _command(
     "model.plan",
@@ -96,16 +58,10 @@ MODEL_PLAN = _command(
     PlanReply,
     "What would happen if a model were requested now, without side effects.",
 )
-GROUP_PUT = _command(
-    "group.put",
-    ModelGroup,
-    GroupStored,
-    "Let models run together, or never at the same time.",
-    changes="name",
+GROUP_PUT = _command.change(
+    "group.put", ModelGroup, GroupStored, "Let models run together, or never at the same time."
 )
-GROUP_DELETE = _command(
-    "group.delete", GroupRef, GroupStored, "Delete a group; its models remain.", changes="name"
-)
+GROUP_DELETE = _command.change("group.delete", GroupRef, GroupStored, "Delete a group; its models remain.")
 GROUP_LIST = _command("group.list", ListGroups, GroupList, "All groups of models.")
 MODEL_CHANGED = Subject(
     "yard.event.model.{model}.{change}",

@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 
 from modelyard.bus.connection import Bus
-from modelyard.usage_table import RECORD_HEADER, record_row, report_header, report_rows, write_csv
+from modelyard.usage_table import RECORD_HEADER, record_row, report_table, write_csv
 from schemas import subjects
 from schemas.errors import BadRequest
 from schemas.usage import RecordsQuery, UsageQuery
@@ -50,13 +50,11 @@ class UsageExportApi:
         fields = {**parameters, **({} if by is None else {"by": [name for name in by.split(",") if name]})}
         query = _query(fields, UsageQuery)
         report = await self._bus.call(subjects.USAGE_QUERY, query)
-        step = query.step is not None
-        header = report_header(query.by, step=step, latency=query.latency)
-        rows = list(report_rows(report, query.by, step=step))
+        header, *rows = report_table(report, query)
         yield (
             write_csv([header, *rows])
             if kind == "csv"
-            else _json([dict(zip(header, row, strict=True)) for row in rows])
+            else _json([dict(zip(map(str, header), row, strict=True)) for row in rows])
         )
 
     async def _records(self, parameters: dict[str, Any], kind: str) -> AsyncIterator[str]:

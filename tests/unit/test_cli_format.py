@@ -18,10 +18,9 @@ from modelyard.cli import (
     library,
     logs,
     models,
-    output,
     progress,
+    tables,
     usage,
-    webhooks,
 )
 from modelyard.client import Event
 from modelyard.client.follow import leading
@@ -119,7 +118,7 @@ def test_terminal_control_sequences_are_removed() -> None:
 
 def test_a_table_prints_its_cells_without_markup(capsys: pytest.CaptureFixture[str]) -> None:
     name = "org/[bold]model:smile:" + "x" * 90
-    output.table(("MODEL", ">SIZE"), [(name, "1.0 GB"), ("b", "12.0 MB")])
+    tables.table(("MODEL", ">SIZE"), [(name, "1.0 GB"), ("b", "12.0 MB")])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [["MODEL", "SIZE"], [name, "1.0", "GB"], ["b", "12.0", "MB"]]
 
@@ -142,10 +141,10 @@ def test_a_table_prints_its_cells_without_markup(capsys: pytest.CaptureFixture[s
         (usage._REPORTS, StoredReport),
         (usage._ORPHANS, ModelData),
         (usage._STORES, StoreStats),
-        (webhooks._HOOKS, WebhookRecord),
+        (alerts._HOOKS, WebhookRecord),
     ],
 )
-def test_a_column_names_an_attribute_of_its_record(columns: dict[str, output.Column], record: type) -> None:
+def test_a_column_names_an_attribute_of_its_record(columns: dict[str, tables.Column], record: type) -> None:
     for path in filter(lambda column: isinstance(column, str), columns.values()):
         owner: Any = record
         for name in str(path).split("."):
@@ -154,9 +153,9 @@ def test_a_column_names_an_attribute_of_its_record(columns: dict[str, output.Col
 
 
 def test_a_cell_shows_lists_flags_and_absent_values() -> None:
-    columns: dict[str, output.Column] = {"A": "aliases", "B": "autostart", "C": "quant", "D": "count"}
+    columns: dict[str, tables.Column] = {"A": "aliases", "B": "autostart", "C": "quant", "D": "count"}
     item = SimpleNamespace(aliases=("a", "b"), autostart=True, quant=None, count=2)
-    assert output.cells(columns, [item]) == [("a, b", "yes", "-", "2")]
+    assert tables.cells(columns, [item]) == [("a, b", "yes", "-", "2")]
 
 
 def test_a_table_fits_a_narrow_terminal(
@@ -165,7 +164,7 @@ def test_a_table_fits_a_narrow_terminal(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "dumb")
-    output.table(
+    tables.table(
         ("MODEL", "INSTANCE", "NODE", "ENGINE", "STATE"),
         [("q" * 60, "0123456789abcdef", "node", "llama.cpp", "ready")],
     )
@@ -181,7 +180,7 @@ def test_a_table_loses_no_column_where_the_terminal_is_too_narrow(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "30")
     monkeypatch.setenv("TERM", "dumb")
-    output.table(("MODEL", "INSTANCE", "NODE"), [("demo", "0123456789abcdef", "some-node")])
+    tables.table(("MODEL", "INSTANCE", "NODE"), [("demo", "0123456789abcdef", "some-node")])
     assert capsys.readouterr().out.splitlines()[-2].split() == ["demo", "0123456789abcdef", "some-node"]
 
 

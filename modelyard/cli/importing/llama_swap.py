@@ -8,13 +8,7 @@ from typing import Any
 
 import msgspec
 
-from modelyard.cli.importing.llama_server import (
-    is_llama_server,
-    program_of,
-    read_command,
-    split_environment,
-    words_of,
-)
+from modelyard.cli.importing import llama_server
 from modelyard.cli.importing.result import CannotImport, Fields, ImportResult, Note, StorePaths
 
 _MACRO = re.compile(r"\$\{([^}]+)\}")
@@ -72,7 +66,7 @@ def _preloaded(document: Mapping[str, Any]) -> list[str]:
 def _fields(name: str, given: object, document: Mapping[str, Any], paths: StorePaths, note: Note) -> Fields:
     model = _convert(given)
     macros = {**(document.get("macros") or {}), **model.macros, "PORT": _PORT, "PID": 0, "MODEL_ID": name}
-    fields = _command(words_of(expanded(model.cmd, macros)), model, paths, note)
+    fields = _command(llama_server.words_of(expanded(model.cmd, macros)), model, paths, note)
     aliases = [name, *model.aliases, *fields.pop("aliases", [])]
     env = dict(expanded(variable, macros).partition("=")[::2] for variable in model.env)
     ttl = model.ttl if model.ttl >= 0 else float(document.get("globalTTL") or 0)
@@ -92,12 +86,14 @@ def _fields(name: str, given: object, document: Mapping[str, Any], paths: StoreP
 
 
 def _command(words: list[str], model: _Model, paths: StorePaths, note: Note) -> Fields:
-    if is_llama_server(program_of(words)):
-        return read_command([word.replace(_PORT, "0") for word in words], paths, note)
+    if llama_server.is_llama_server(llama_server.program_of(words)):
+        return llama_server.read_command([word.replace(_PORT, "0") for word in words], paths, note)
     if not any(_PORT in word for word in words):
-        raise CannotImport(f"it runs {program_of(words) or 'nothing'}, and passes it no ${{PORT}}")
+        raise CannotImport(
+            f"it runs {llama_server.program_of(words) or 'nothing'}, and passes it no ${{PORT}}"
+        )
     note("is run by the engine `command`; set its mode, and its memory with a profile")
-    env, program = split_environment(words)
+    env, program = llama_server.split_environment(words)
     args = [_BRACES.sub(r"{{\1}}", word).replace(_PORT, "{port}") for word in program]
     # `none` means no check there; the yard always checks, at the usual path.
     path = model.check_endpoint if model.check_endpoint.startswith("/") else _HEALTH

@@ -81,36 +81,31 @@ def _shared(started: Mapping[str, Fields]) -> Fields:
 
 def _profile(name: str, scheme: Mapping[str, Any], fields: Fields) -> Fields:
     memory = scheme.get("memory_mb") or {}
-    devices = [
-        {"device": device, **({"memory_mib": int(memory[device])} if device in memory else {})}
-        for device in scheme["required_devices"]
-    ]
     return {
         "name": name,
-        "devices": [_with_cpu_id(need) for need in devices],
+        "devices": [
+            {
+                "device": "cpu" if device.lower() == "cpu" else device,
+                **({"memory_mib": int(memory[device])} if device in memory else {}),
+            }
+            for device in scheme["required_devices"]
+        ],
         **{field: fields[field] for field in _PROFILE_FIELDS if field in fields},
     }
-
-
-def _with_cpu_id(need: Fields) -> Fields:
-    return {**need, "device": "cpu"} if need["device"].lower() == "cpu" else need
 
 
 def _started(name: str, scheme: Mapping[str, Any], paths: StorePaths, note: Note) -> Fields:
     """The fields of the command in a profile's start script, or of a command in place of the script."""
     start = str(scheme.get("bat_path") or "")
     script = paths.base / start.replace("\\", "/")
-    text = _text(script) if script.is_file() else start
+    exists = script.is_file()
+    text, base = (_text(script), script.parent) if exists else (start, paths.base)
     for line in _commands(text):
         words = words_of(line)
         program = next((index for index, word in enumerate(words) if is_llama_server(word)), None)
         if program is not None:
-            return read_command(
-                words[program:],
-                StorePaths(script.parent if script.is_file() else paths.base, paths.root),
-                note,
-            )
-    where = "has no line with llama-server" if script.is_file() else "does not exist"
+            return read_command(words[program:], StorePaths(base, paths.root), note)
+    where = "has no line with llama-server" if exists else "does not exist"
     raise CannotImport(f"the start script {start!r} of its profile {name} {where}")
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from modelyard.documents import spec_from
 from schemas.errors import BadRequest
@@ -54,12 +54,11 @@ class ImportResult:
         self.specs.append(spec_from(fields))
 
 
-class StorePaths:
+class StorePaths(NamedTuple):
     """`base` is the folder of the imported file; files under `root` are in the store under the same paths."""
 
-    def __init__(self, base: Path, root: Path) -> None:
-        self.base = base
-        self.root = root
+    base: Path
+    root: Path
 
     def file(self, written: str, note: Note) -> str:
         """The path in the store of a file as the other program writes it."""
