@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from schemas.metric_names import BY_SAMPLE_NAME, METRICS, Metric, MetricType
-from tools import metrics_page
+from schemas.metric_names import BY_SAMPLE_NAME
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "examples" / "prometheus"
@@ -51,21 +50,3 @@ def test_every_rule_has_an_action_in_its_description() -> None:
         for rule in group["rules"]:
             assert rule["annotations"]["summary"].endswith(".")
             assert rule["labels"]["severity"] in ("warning", "critical")
-
-
-def test_the_metrics_page_is_current() -> None:
-    page = (ROOT / "docs" / "metrics.md").read_text()
-    assert page == metrics_page.text(), "python -m tools.metrics_page > docs/metrics.md"
-
-
-@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_metric_names_follow_the_prometheus_conventions(metric: Metric) -> None:
-    assert re.fullmatch(r"yard_[a-z0-9_]+", metric.name)
-    assert metric.name.endswith("_total") == (metric.type is MetricType.COUNTER)
-    assert metric.help.endswith(".")
-    assert "instance" not in metric.labels, "Prometheus calls what it scrapes so"
-    assert len(set(metric.labels)) == len(metric.labels)
-
-
-def test_names_are_unique() -> None:
-    assert len({metric.name for metric in METRICS}) == len(METRICS)

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from tools import cli_page, settings_page
+import pytest
+
+from tools.pages import PAGES
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_page_of_the_command_line_is_current() -> None:
-    assert (DOCS / "cli.md").read_text() == cli_page.text(), "python -m tools.cli_page > docs/cli.md"
-
-
-def test_the_page_of_settings_is_current() -> None:
-    page = (DOCS / "settings.md").read_text()
-    assert page == settings_page.text(), "python -m tools.settings_page > docs/settings.md"
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_current(name: str) -> None:
+    page = (DOCS / f"{name}.md").read_text()
+    assert page == PAGES[name](), f"python -m tools.pages {name} > docs/{name}.md"
