@@ -19,7 +19,7 @@ class AnswerEnd(Record):
 
     error: ErrorDetail | None = None
     """Why the answer is incomplete; None if it is complete."""
-    again: bool = False
+    may_retry: bool = False
     """The engine broke off: the request may be retried or continued by another instance."""
 
 

@@ -114,7 +114,7 @@ METRICS: tuple[Metric, ...] = (
         _INSTANCE,
         has_history=False,
         instance_load_seconds="Time from start to ready.",
-        instance_failures_in_row="Consecutive failures of its model.",
+        instance_consecutive_failures="Consecutive failures of its model.",
     ),
     *_gauges(
         (*_INSTANCE, "device"),
@@ -147,7 +147,7 @@ METRICS: tuple[Metric, ...] = (
     *_gauges(
         ("model",),
         model_ready="Ready instances of the model.",
-        model_coming="Starting instances of the model.",
+        model_starting="Starting instances of the model.",
         model_blocked_seconds="How long the model has been requested without being served.",
         model_circuit_open="1 while the circuit breaker of the model is open after repeated failures.",
     ),

@@ -254,7 +254,7 @@ async def _test_webhook(yard: Client, arguments: argparse.Namespace) -> None:
 async def _remove_webhook(yard: Client, arguments: argparse.Namespace) -> None:
     name = arguments.name
     removed = {"name": name} if _remove_program(name) else await yard.alerting.delete_webhook(name=name)
-    print_result(arguments, removed, f"{name} is told nothing more.")
+    print_result(arguments, removed, f"No more events are sent to {name}.")
 
 
 def _remove_program(name: str) -> bool:

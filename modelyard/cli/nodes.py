@@ -31,7 +31,7 @@ from schemas.metrics import Sample
 from schemas.placement import Cordon
 
 _NODES = """
-Memory is what models may use and what is reserved for them; `elsewhere` lists yards on the local network
+Memory is what models may use and what is reserved for them; `other_yards` lists yards on the local network
 that this home does not belong to.
 """
 _CORDONS = {
@@ -78,14 +78,14 @@ async def _nodes(yard: Client, arguments: argparse.Namespace) -> None:
     others = [] if arguments.no_look else [other for other in await lan.browse() if other.yard != own]
     rows = [row_of(node, instances.values()) for _, node in sorted(nodes.items())]
     if arguments.json:
-        print_json({"nodes": rows, "left": departures, "elsewhere": others})
+        print_json({"nodes": rows, "left": departures, "other_yards": others})
         return
     table(_NODE_HEADER, [_node_row(row, device) for row in rows for device in row["devices"]])
     for departure in departures:
         print_line(f"\n{departure.node} left {format_age(departure.at)} ago.")
     for other in others:
         address = f"{other.nats_url} (modelyard {other.version})"
-        print_line(f"\nelsewhere: {other.node}, a yard at {address}, not joined")
+        print_line(f"\nother yard: {other.node} at {address}, not joined")
 
 
 def row_of(node: Node, instances: Iterable[Instance]) -> dict[str, Any]:

@@ -29,8 +29,6 @@ MARGIN_PERCENT = 3
 FLOOR_PERCENT = 50
 """Lower bound of a correction, of the estimate: a process's measured memory excludes pages it reserved but
 has not touched."""
-CEILING_PERCENT = 200
-"""Upper bound of a correction by measurements under other settings."""
 
 _MIB = 1024 * 1024
 _GENERATING = (Mode.CHAT, Mode.COMPLETION)
@@ -44,13 +42,6 @@ class ModelSizes(NamedTuple):
     weights_bytes: int = 0
     mmproj_bytes: int = 0
     lora_bytes: int = 0
-
-
-class Measured(NamedTuple):
-    """Bytes an instance took on one device, and the estimate for it."""
-
-    used_bytes: int
-    estimated_bytes: int
 
 
 def memory_requirements(
@@ -124,28 +115,22 @@ def apply_measurements(needs: dict[str, int], measurements: MeasuredMemory | Non
     """Requirements by device, corrected by what instances of the same model and profile took."""
     if measurements is None:
         return needs
-    measured: defaultdict[str, list[Measured]] = defaultdict(list)
+    measured: defaultdict[str, list[int]] = defaultdict(list)
     for use in measurements.uses:
-        measured[use.device].append(Measured(use.used_bytes, use.predicted_bytes))
+        measured[use.device].append(use.used_bytes)
     return {device: correct(size, measured[device]) for device, size in needs.items()}
 
 
-def correct(estimate_bytes: int, same: Sequence[Measured] = (), similar: Sequence[Measured] = ()) -> int:
+def correct(estimate_bytes: int, used_bytes: Sequence[int]) -> int:
     """The estimate for one device corrected by measurements, the oldest first.
 
-    `same` ran the same files, profile, context, slots and cache type: the largest recent measurement with a
-    margin replaces the estimate. Without it `similar` (the same files under other settings) scales the
-    estimate by the largest recent ratio of used to estimated bytes.
+    They ran the same files, profile, context, slots and cache type: the largest recent one with a margin
+    replaces the estimate.
     """
-    floor = _percent(estimate_bytes, FLOOR_PERCENT)
-    if same:
-        used = max(measured.used_bytes for measured in same[-RECENT:])
-        return max(floor, _percent(used, 100 + MARGIN_PERCENT))
-    usable = [measured for measured in similar[-RECENT:] if measured.estimated_bytes > 0]
-    if not usable:
+    if not used_bytes:
         return estimate_bytes
-    scaled = max(-(-estimate_bytes * used // estimated) for used, estimated in usable)
-    return min(_percent(estimate_bytes, CEILING_PERCENT), max(floor, _percent(scaled, 100 + MARGIN_PERCENT)))
+    floor = _percent(estimate_bytes, FLOOR_PERCENT)
+    return max(floor, _percent(max(used_bytes[-RECENT:]), 100 + MARGIN_PERCENT))
 
 
 def scale_header(header: Header, size_bytes: int, *, complete: bool) -> Header:

@@ -103,12 +103,8 @@ async def _join_at_any_address(
     for candidate in hosts:
         if (reply := await _send_request(candidate, invitation, request)) is not None:
             return candidate, reply
-    announced = _host(await _discover(invitation.yard))
-    if (
-        host is None
-        and announced
-        and (reply := await _send_request(announced, invitation, request)) is not None
-    ):
+    announced = _host(await _discover(invitation.yard)) if host is None else None
+    if announced and (reply := await _send_request(announced, invitation, request)) is not None:
         return announced, reply
     places = " or ".join(hosts)
     raise StartupError(

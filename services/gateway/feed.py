@@ -106,7 +106,7 @@ class Feed:
             await asyncio.sleep(DELTA_INTERVAL_S)
             if connected is not self._bus.connected:
                 connected = self._bus.connected
-                self._send(_message("broker", {"there": connected}))
+                self._send(_message("broker", {"connected": connected}))
 
     async def on_connect(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(heartbeat=PING_INTERVAL_S, compress=True, protocols=(PROTOCOL,))
@@ -120,7 +120,7 @@ class Feed:
         state = {name: cache.values for name, cache in self._caches.items()}
         viewer.send(_message("snapshot", {**state, _ACTIVITY: self._activity}))
         if not self._bus.connected:
-            viewer.send(_message("broker", {"there": False}))
+            viewer.send(_message("broker", {"connected": False}))
         self._viewers.add(viewer)
         try:
             await viewer.run()

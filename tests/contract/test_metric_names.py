@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from schemas.metric_names import BY_SAMPLE_NAME
+from schemas.metric_names import BY_SAMPLE_NAME, METRICS, Metric, MetricType
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "examples" / "prometheus"
@@ -50,3 +50,16 @@ def test_every_rule_has_an_action_in_its_description() -> None:
         for rule in group["rules"]:
             assert rule["annotations"]["summary"].endswith(".")
             assert rule["labels"]["severity"] in ("warning", "critical")
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_metric_names_follow_the_prometheus_conventions(metric: Metric) -> None:
+    assert re.fullmatch(r"yard_[a-z0-9_]+", metric.name)
+    assert metric.name.endswith("_total") == (metric.type is MetricType.COUNTER)
+    assert metric.help.endswith(".")
+    assert "instance" not in metric.labels, "Prometheus calls what it scrapes so"
+    assert len(set(metric.labels)) == len(metric.labels)
+
+
+def test_names_are_unique() -> None:
+    assert len({metric.name for metric in METRICS}) == len(METRICS)

@@ -103,9 +103,9 @@ test("a conversation streams into its last turn and ends", () => {
 
 test("without a broker the page shows that its state is stale", () => {
   const open = reduce(initialState, { type: "connection", data: { status: "open" } });
-  const withoutBroker = reduce(open, { type: "broker", data: { there: false } });
+  const withoutBroker = reduce(open, { type: "broker", data: { connected: false } });
   assert.match(String(top({ ...open, loaded: true })), /Live/);
   assert.match(String(top({ ...withoutBroker, loaded: true })), /broker is unreachable/);
-  assert.match(String(top(reduce(withoutBroker, { type: "broker", data: { there: true } }))), /Live/);
+  assert.match(String(top(reduce(withoutBroker, { type: "broker", data: { connected: true } }))), /Live/);
   assert.ok(reduce(withoutBroker, { type: "connection", data: { status: "open" } }).connection.broker, "a new connection resets the broker state");
 });

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from modelyard.bus.records import BucketCache
 from modelyard.bus.tasks import Tasks
-from modelyard.files.memory import Measured, correct
+from modelyard.files.memory import correct
 from modelyard.files.tinymodels import write_babbler
 from modelyard.text import format_size
 from schemas import buckets, subjects
@@ -252,7 +252,7 @@ async def test_measured_memory_corrects_the_next_estimate(tmp_path: Path) -> Non
             used, estimated = record.uses[-1].used_bytes, before.reserved[0].predicted_bytes
             assert used >= (measured(before) or 0)
             assert record.load_s == before.load_s
-            expected = correct(estimated, [Measured(used, estimated)])
+            expected = correct(estimated, [used])
             assert expected != estimated
             # The scheduler queries the options of a node again after some seconds.
 

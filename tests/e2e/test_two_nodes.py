@@ -141,7 +141,7 @@ async def test_yards_discover_each_other_by_mdns(a: YardProcess, cable: Cable, t
     other = {"preexec_fn": lambda: cable.move_in("b"), "YARD_NODE": "stranger"}
     async with running_yard(tmp_path / "c", "--listen", cable.b, **other) as stranger:  # type: ignore[arg-type]
         nodes_report = json.loads(await yard_output(a, "nodes", "--json"))
-        assert [(found["node"], found["nats_url"]) for found in nodes_report["elsewhere"]] == [
+        assert [(found["node"], found["nats_url"]) for found in nodes_report["other_yards"]] == [
             ("stranger", stranger.nats_url)
         ]
 

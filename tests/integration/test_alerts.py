@@ -271,4 +271,4 @@ async def test_alert_and_webhook_commands_of_the_cli(yard: Yard, client: Client)
         listed = (await run_command(yard, "webhook", "list")).out
         assert "model.ready" in listed
         assert "s3cret" not in listed
-        assert (await run_command(yard, "webhook", "rm", "me")).out == "me is told nothing more.\n"
+        assert (await run_command(yard, "webhook", "rm", "me")).out == "No more events are sent to me.\n"

@@ -46,8 +46,8 @@ async def test_a_page_gets_a_message_when_the_broker_disconnects_and_reconnects(
         assert yard.broker.pid is not None
         os.kill(yard.broker.pid, signal.SIGKILL)
         await yard.broker.wait()
-        assert await ws.receive_json() == {"type": "broker", "data": {"there": False}}
+        assert await ws.receive_json() == {"type": "broker", "data": {"connected": False}}
         await yard.broker.start()
         while (message := await ws.receive_json())["type"] != "broker":
             pass
-        assert message["data"] == {"there": True}
+        assert message["data"] == {"connected": True}

@@ -111,7 +111,7 @@ async def test_an_end_with_an_error_raises_that_error(answer: AnswerReceiver) ->
 
 async def test_an_engine_that_broke_off_does_not_end_the_answer(answer: AnswerReceiver) -> None:
     error = ErrorDetail(message="Ended.", type="server_error", code="engine_failed")
-    answer.on_frame(frame(0, end=AnswerEnd(error=error, again=True)), b"")
+    answer.on_frame(frame(0, end=AnswerEnd(error=error, may_retry=True)), b"")
     with pytest.raises(EngineFailed, match="broke"):
         await answer.read_all()
     assert not answer.ended_by_runner

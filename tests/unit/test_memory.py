@@ -7,7 +7,6 @@ from modelyard.files.gguf.header import make_header
 from modelyard.files.gguf.parse import parse
 from modelyard.files.memory import (
     RECENT,
-    Measured,
     ModelSizes,
     apply_measurements,
     correct,
@@ -87,29 +86,17 @@ def test_measurements_of_a_device_correct_its_requirement() -> None:
     assert apply_measurements({"g1": 1000}, None) == {"g1": 1000}
 
 
-def measured(*used: int, estimated: int = 1000) -> list[Measured]:
-    return [Measured(used_bytes=bytes_, estimated_bytes=estimated) for bytes_ in used]
-
-
 @pytest.mark.parametrize(
-    ("same", "similar", "expected"),
+    ("used", "expected"),
     [
-        ([], [], 1000),
-        (measured(800), [], 824),
-        (measured(700, 900, 800), [], 927),
-        (measured(1500), [], 1545),
-        (measured(9000), [], 9270),
-        (measured(100), [], 500),
-        (measured(9000, *[800] * RECENT), [], 824),
-        (measured(800), measured(2000), 824),
-        ([], measured(900), 927),
-        ([], measured(450, 400, estimated=500), 927),
-        ([], measured(100), 500),
-        ([], measured(9000), 2000),
-        ([], measured(500, estimated=0), 1000),
+        ([], 1000),
+        ([800], 824),
+        ([700, 900, 800], 927),
+        ([1500], 1545),
+        ([9000], 9270),
+        ([100], 500),
+        ([9000, *[800] * RECENT], 824),
     ],
 )
-def test_recent_measurements_correct_an_estimate(
-    same: list[Measured], similar: list[Measured], expected: int
-) -> None:
-    assert correct(1000, same, similar) == expected
+def test_recent_measurements_correct_an_estimate(used: list[int], expected: int) -> None:
+    assert correct(1000, used) == expected

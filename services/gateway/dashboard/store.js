@@ -91,8 +91,8 @@ const handlers = {
   },
 
   /** Whether the gateway is connected to the broker; without it the state shown is stale. */
-  broker(state, { there }) {
-    return { ...state, connection: { ...state.connection, broker: there } };
+  broker(state, { connected }) {
+    return { ...state, connection: { ...state.connection, broker: connected } };
   },
 
   logs(state, { instance }) {

@@ -156,7 +156,7 @@ class AnswerReceiver:
             self.on_reader_too_slow()
 
     def _on_end(self, end: AnswerEnd) -> None:
-        if end.again:
+        if end.may_retry:
             self._on_engine_failure(self)
         elif end.error is not None:
             self.fail(from_body(ErrorBody(error=end.error)), by_runner=True)

@@ -184,7 +184,7 @@ def instance_samples(instances: Iterable[Instance]) -> Iterator[Sample]:
         labels = _instance_labels(instance)
         if instance.state in LIVE or instance.state is InstanceState.FAILED:
             yield _sample("yard_instance_state", 1.0, **labels, state=instance.state.value)
-            yield _sample("yard_instance_failures_in_row", instance.failures, **labels)
+            yield _sample("yard_instance_consecutive_failures", instance.failures, **labels)
         if instance.state not in LIVE:
             continue
         if instance.load_s is not None:
@@ -211,7 +211,7 @@ def model_samples(
         circuit_open[model] = instance.circuit_open and (instance.retry_at or 0.0) > now
     for model, count in ready.items():
         yield _sample("yard_model_ready", count, model=model)
-        yield _sample("yard_model_coming", coming[model], model=model)
+        yield _sample("yard_model_starting", coming[model], model=model)
         yield _sample("yard_model_circuit_open", circuit_open[model], model=model)
     for waiting_model in waiting:
         if waiting_model.refused is None:

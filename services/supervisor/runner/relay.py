@@ -183,7 +183,7 @@ class Relay:
         # The exit of the engine has to be noticed first: a retry must not come back to it.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._upstream.exited.wait(), EXIT_NOTICE_S)
-        await self._frames.send_end(AnswerEnd(error=failed.body().error, again=True))
+        await self._frames.send_end(AnswerEnd(error=failed.body().error, may_retry=True))
 
     async def _relay_stream(self, response: aiohttp.ClientResponse) -> RelayResult:
         # The head is sent with the first event: before that another runner may take over unnoticed.
