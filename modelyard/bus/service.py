@@ -78,13 +78,15 @@ async def _serve(role: Role, main: ServiceMain, settings: Settings, publisher: L
     stop = stop_signal()
     try:
         bus = await Bus.connect(settings, role, url=broker_url(settings))
-        if role in SERVICES:
-            await ensure_all(bus)
         async with Tasks() as tasks:
             tasks.spawn(publisher.run(bus, role), "log")
-            await main(bus, settings, tasks)
-            log.info("service_ready", service=role)
-            await first_of(bus.closed.wait(), stop.wait())
+            # Without a broker the setup waits for ever, and a stop must end it.
+            ready, _, _ = await first_of(
+                _set_up(role, main, bus, settings, tasks), bus.closed.wait(), stop.wait()
+            )
+            if ready:
+                log.info("service_ready", service=role)
+                await first_of(bus.closed.wait(), stop.wait())
     except YardError as error:
         log.error("service_failed", service=role, error=error.message)  # noqa: TRY400 - a sentence, no traceback
         return 1
@@ -95,6 +97,12 @@ async def _serve(role: Role, main: ServiceMain, settings: Settings, publisher: L
     await publisher.send(bus, role)
     await bus.close()
     return 0
+
+
+async def _set_up(role: Role, main: ServiceMain, bus: Bus, settings: Settings, tasks: Tasks) -> None:
+    if role in SERVICES:
+        await ensure_all(bus)
+    await main(bus, settings, tasks)
 
 
 def stop_signal() -> asyncio.Event:
