@@ -85,7 +85,9 @@ class Child:
                 return code
             pause_s = 0.1 if time.monotonic() - started_at > 10 else min(pause_s * 2, 5.0)
             await asyncio.sleep(pause_s)
-            await self.start()
+            # A start that failed leaves the process that ended: it is tried again after a longer pause.
+            with contextlib.suppress(StartupError):
+                await self.start()
 
     async def stop(self, grace_s: float) -> None:
         """TERM, wait, KILL, wait."""

@@ -210,7 +210,11 @@ def _detach(log: Path) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666), 1)
     os.dup2(1, 2)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    # Not a range: in a container a process may have a thousand million files, each a call on an old kernel.
+    for descriptor in [int(entry.name) for entry in Path("/dev/fd").iterdir()]:
+        if descriptor > 2:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The process that forks the services of `yard up`: starts, exits, signals, and its own death."""
 
+import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import psutil
 import pytest
 
 from modelyard.host.processes import EXIT_CONFIG, started_at
+from modelyard.up.child import Child, Process, StartupError, execute
 from modelyard.up.prefork import Prefork
 from schemas.base import Role
 from tests.support import Yard, eventually
@@ -70,3 +73,35 @@ async def test_services_end_with_the_killed_forking_process_and_start_again(
     await eventually(lambda: log.read_text().count("service_ready") == 2, "the second monitor is ready")
     assert second.returncode is None
     assert started_at(first.pid) is None
+
+
+async def test_a_start_fails_when_the_forking_process_is_killed_meanwhile(
+    prefork: Prefork, tmp_path: Path
+) -> None:
+    log = tmp_path / "monitor.log"
+    parent = psutil.Process((await prefork.start(Role.MONITOR, log)).pid).parent()
+    assert parent is not None
+    parent.suspend()
+    starting = asyncio.create_task(prefork.start(Role.MONITOR, log))
+    await asyncio.sleep(0)
+    parent.kill()
+    with pytest.raises(StartupError, match=r"prefork\.log"):
+        await asyncio.wait_for(starting, 10)
+
+
+async def test_a_service_is_started_again_after_a_start_that_failed(tmp_path: Path) -> None:
+    log = tmp_path / "service.log"
+    argv = [[sys.executable, "-c", ""], None, [sys.executable, "-c", "import time; time.sleep(1000)"]]
+
+    async def start() -> Process:
+        if (program := argv.pop(0)) is None:
+            raise StartupError("The forking process was killed.")
+        return await execute(program, os.environ, log)
+
+    child = Child("service", log, start)
+    await child.start()
+    keeping = asyncio.create_task(child.keep_running())
+    await eventually(lambda: keeping.done() or not argv, "it is started a third time")
+    assert not keeping.done()
+    await child.stop(5.0)
+    assert await asyncio.wait_for(keeping, 5) == -signal.SIGTERM
